@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * nearcache: a lock-free cache in the application's own process, in front of Redis.
+ *
+ * Everything here may be called from any number of threads at once, with no registration, unless a
+ * function says otherwise.  Keys and values are bytes with a length: they may be empty and may contain
+ * any byte.  Options and call structures begin with their own size, so that they can grow: fill them
+ * with their _init function, then change fields.
+ *
+ * Results: 0 (NEAR_OK) is done, a positive status is an outcome that is not an error (NEAR_MISS), a
+ * negative one is an error, so that `if (status < 0)` is the whole test.
+ */
+#ifndef NEARCACHE_H
+#define NEARCACHE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define NEAR_API __attribute__((visibility("default")))
+#else
+#define NEAR_API
+#endif
+
+#define NEAR_VERSION_MAJOR 0
+#define NEAR_VERSION_MINOR 1
+#define NEAR_VERSION_PATCH 0
+#define NEAR_VERSION_STRING "0.1.0"
+
+/* ---------------------------------------------------------------- status */
+
+/* One list makes the enumeration, the names and the texts.  Values never change once released. */
+#define NEAR_STATUS_MAP(X)                                                                              \
+    X(OK, 0, "done")                                                                                    \
+    X(MISS, 1, "the key does not exist")                                                                \
+    X(STALE, 2, "served from the local tier without a current freshness proof")                         \
+    X(UNMET, 3, "the condition of a conditional write was not met; nothing was written")                \
+    X(TRUNCATED, 4, "the caller's buffer is too small; its size is too")                                \
+    X(ERR_INVALID, -1, "an argument is invalid")                                                        \
+    X(ERR_NOMEM, -2, "memory allocation failed")                                                        \
+    X(ERR_CLOSED, -3, "the cache is closed")                                                            \
+    X(ERR_FORKED, -4, "this handle belongs to the parent process; open a new one")                      \
+    X(ERR_BUSY, -5, "values are still pinned or owned")                                                 \
+    X(ERR_TOO_LARGE, -6, "the key or the value exceeds its limit")                                      \
+    X(ERR_OPTION, -7, "unknown option, or a value outside its range")                                   \
+    X(ERR_URI, -8, "the URI is malformed")                                                              \
+    X(ERR_UNSUPPORTED, -9, "not supported by this build or this remote tier")                           \
+    X(ERR_TIMEOUT, -10, "the deadline passed; nothing was changed")                                     \
+    X(ERR_UNKNOWN, -11, "a write was sent but its fate is unknown; no local copy remains")              \
+    X(ERR_UNAVAILABLE, -12, "the remote tier cannot be reached")                                        \
+    X(ERR_IO, -13, "the connection failed")                                                             \
+    X(ERR_PROTOCOL, -14, "the remote tier sent a malformed or unexpected reply")                        \
+    X(ERR_AUTH, -15, "the remote tier refused the credentials")                                         \
+    X(ERR_DENIED, -16, "the remote tier's access rules forbid the command, key or channel")             \
+    X(ERR_LOADING, -17, "the remote tier is loading its data")                                          \
+    X(ERR_READONLY, -18, "the remote tier is a read-only replica")                                      \
+    X(ERR_FULL, -19, "the remote tier is out of memory")                                                \
+    X(ERR_WRONG_TYPE, -20, "the key holds a value of another type")                                     \
+    X(ERR_MOVED, -21, "the key belongs to another server")                                              \
+    X(ERR_SCRIPT_BUSY, -22, "the remote tier is busy running a script")                                 \
+    X(ERR_MAX_CLIENTS, -23, "the remote tier has reached its limit of clients")                         \
+    X(ERR_MISCONFIGURED, -24, "the remote tier refuses writes because of its configuration or replicas") \
+    X(ERR_REMOTE, -25, "the remote tier answered with an error")                                        \
+    X(ERR_TLS, -26, "the TLS handshake or certificate verification failed")                             \
+    X(ERR_RESOLVE, -27, "the host name cannot be resolved")                                             \
+    X(ERR_UNPROVEN, -28, "freshness is not proven at present and the policy is to fail")                \
+    X(ERR_OVERFLOW, -29, "the counter is not an integer or would overflow")                             \
+    X(ERR_SYSTEM, -30, "a system call failed")
+
+typedef enum near_status {
+#define NEAR_STATUS_ENUM_(name, value, text) NEAR_##name = (value),
+    NEAR_STATUS_MAP(NEAR_STATUS_ENUM_)
+#undef NEAR_STATUS_ENUM_
+} near_status;
+
+/* The name of a status ("NEAR_ERR_TIMEOUT") and a sentence about it; "unknown status" for others.
+ * Owner: static.  Blocks: never. */
+NEAR_API const char *near_status_name(int status);
+NEAR_API const char *near_status_text(int status);
+/* 1 when the same call may succeed later with no change (time-outs, connection faults, busy servers). */
+NEAR_API int near_status_is_transient(int status);
+
+/* Details of a failure, in memory of the caller's.  Written only when the call returns an error. */
+typedef struct near_error {
+    int status;
+    char text[252]; /* one line, NUL-terminated, never contains a password */
+} near_error;
+
+/* ---------------------------------------------------------------- options */
+
+typedef struct near_cache near_cache;
+
+/* Levels as in syslog: 3 error, 4 warning, 5 notice, 6 information, 7 debugging.
+ * Called with no lock of the library's held, from any thread, also the library's own.  It may call
+ * near_stats, near_get and near_peek on the same cache, nothing else. */
+typedef void (*near_log_fn)(void *arg, int level, const char *component, const char *text);
+
+/* Memory for the library's own structures.  All three or none; same contract as malloc, realloc, free.
+ * Called from any thread.  TLS and name resolution keep their own allocators. */
+typedef struct near_allocator {
+    void *(*allocate)(void *arg, size_t size);
+    void *(*reallocate)(void *arg, void *memory, size_t size);
+    void (*release)(void *arg, void *memory);
+    void *arg;
+} near_allocator;
+
+/* What a read does while the proof that the local tier is fresh is missing. */
+typedef enum near_unproven {
+    NEAR_UNPROVEN_READ_THROUGH = 0, /* ask the remote tier (default) */
+    NEAR_UNPROVEN_SERVE_STALE = 1,  /* serve with NEAR_STALE while the last proof is younger than stale_ms */
+    NEAR_UNPROVEN_FAIL = 2          /* return NEAR_ERR_UNPROVEN */
+} near_unproven;
+
+typedef struct near_options {
+    size_t size;                 /* sizeof(near_options), set by near_options_init */
+    uint64_t local_bytes;        /* budget of the local tier, everything included */
+    uint64_t local_entries;      /* most entries in the local tier; 0: only bytes count */
+    uint64_t value_max;          /* largest value accepted, bytes */
+    uint64_t local_value_max;    /* largest value kept locally, bytes; 0: an eighth of the budget */
+    uint32_t bound_ms;           /* staleness bound */
+    uint32_t stale_ms;           /* second bound, for NEAR_UNPROVEN_SERVE_STALE */
+    uint32_t unproven;           /* a near_unproven */
+    uint32_t local_ttl_ms;       /* longest life of a local copy; 0: as long as in the remote tier */
+    uint32_t idle_ms;            /* a local copy not read for so long is dropped; 0: never */
+    uint32_t timeout_ms;         /* deadline of a call that names none */
+    uint32_t connect_timeout_ms; /* resolving, connecting, TLS, authentication together */
+    uint32_t connections;        /* shared data connections */
+    uint32_t backoff_min_ms;     /* first pause between reconnections */
+    uint32_t backoff_max_ms;     /* longest pause between reconnections */
+    uint32_t breaker_failures;   /* failures in a row that open the circuit breaker */
+    uint32_t log_level;          /* messages up to this level reach log */
+    const char *prefix;          /* put before every key in the remote tier; also names the channel */
+    const char *username;        /* ACL user; overrides the URI */
+    const char *password;        /* overrides the URI */
+    const char *client_name;     /* CLIENT SETNAME; NULL: "nearcache" */
+    const char *tls_ca_file;     /* NULL: the system's certificates */
+    const char *tls_ca_dir;
+    const char *tls_cert_file; /* client certificate, with tls_key_file */
+    const char *tls_key_file;
+    const char *tls_server_name; /* SNI and name check; NULL: the URI's host */
+    uint32_t tls_verify;         /* 1 (default): verify the chain and the host name */
+    uint32_t reserved;           /* 0 */
+    near_log_fn log;
+    void *log_arg;
+    near_allocator allocator;
+} near_options;
+
+/* Fills options with the defaults.  Blocks: never. */
+NEAR_API void near_options_init(near_options *options);
+
+/* Sets one option by its name, from text ("local_bytes" "64m", "bound_ms" "250ms", "tls_verify" "no").
+ * The same names serve as URI query parameters and, in upper case after NEAR_, in the environment.
+ * Owner: texts are not copied; they must live until near_open returns.
+ * Returns NEAR_OK, NEAR_ERR_OPTION or NEAR_ERR_INVALID; error may be NULL. */
+NEAR_API int near_option_set(near_options *options, const char *name, const char *text, near_error *error);
+
+/* Applies every NEAR_<OPTION> environment variable that is set (none in a set-user-ID program).
+ * Owner: keeps pointers into the environment.  Not safe beside setenv.  Returns as near_option_set. */
+NEAR_API int near_options_from_environment(near_options *options, near_error *error);
+
+/* One row of the option table; the row with number index, or NULL past the end. */
+typedef struct near_option_info {
+    const char *name;
+    const char *type; /* "size", "count", "duration", "boolean", "choice", "text" */
+    const char *default_text;
+    uint64_t min, max; /* of numbers, in bytes or milliseconds */
+    const char *choices;  /* of a choice: "read_through|serve_stale|fail" */
+    const char *sentence; /* what it does */
+    int at_run_time;      /* 1 when a near_set_… function changes it on an open cache */
+} near_option_info;
+NEAR_API const near_option_info *near_option_info_at(size_t index);
+
+/* Writes the URI without its password into buffer, always NUL-terminated when capacity > 0.
+ * Returns the length the whole text has, as snprintf does. */
+NEAR_API size_t near_uri_redact(const char *uri, char *buffer, size_t capacity);
+
+/* ---------------------------------------------------------------- open and close */
+
+/* Opens a cache.
+ *
+ *   redis://[user[:password]@]host[:port][/db][?option=value&…]    rediss:// the same over TLS
+ *   unix://[user[:password]@]/path/of/socket[?db=N&…]
+ *   memory://NAME      a store inside this process, shared by all caches that name it
+ *   local:             no remote tier at all
+ *
+ * User, password and path may be percent-encoded; an IPv6 host stands in brackets.  The connection is
+ * made in the background: a cache opens while Redis is down and works as soon as it is there.
+ * Threads: any.  Blocks: on allocation and thread creation only.
+ * Returns NEAR_OK, NEAR_ERR_URI, NEAR_ERR_OPTION, NEAR_ERR_UNSUPPORTED, NEAR_ERR_NOMEM, NEAR_ERR_SYSTEM,
+ * NEAR_ERR_FORKED (in a child whose parent was in the middle of a grace period at fork). */
+NEAR_API int near_open(const char *uri, const near_options *options, near_cache **ret_cache, near_error *error);
+
+/* Closes a cache: new calls are refused with NEAR_ERR_CLOSED, calls under way end, the library's threads
+ * are joined.  The handle itself (a few dozen bytes) stays, so that late calls are refused and harmless.
+ * Blocks: until calls under way have ended, at most their deadlines.
+ * Returns NEAR_OK; NEAR_ERR_BUSY when values are still pinned or owned (the cache stays open);
+ * NEAR_ERR_CLOSED; NEAR_ERR_FORKED. */
+NEAR_API int near_close(near_cache *cache);
+
+/* ---------------------------------------------------------------- calls */
+
+enum {
+    NEAR_BYPASS_LOCAL = 1u << 0, /* do not look in the local tier */
+    NEAR_NO_FILL = 1u << 1,      /* do not keep what was read or written in the local tier */
+    NEAR_ALLOW_STALE = 1u << 2   /* as NEAR_UNPROVEN_SERVE_STALE, for this call */
+};
+
+/* Options of one call; NULL means the cache's defaults everywhere. */
+typedef struct near_call {
+    size_t size;
+    uint32_t flags;
+    uint32_t timeout_ms; /* 0: the cache's */
+    uint32_t bound_ms;   /* a tighter staleness bound for this read; 0: the cache's */
+    uint32_t reserved;   /* 0 */
+} near_call;
+NEAR_API void near_call_init(near_call *call);
+
+/* A pinned value.  data stays valid and unchanged until near_release. */
+typedef struct near_value {
+    const void *data;
+    size_t size;
+    int64_t ttl_ms;   /* time left, -1: no expiry */
+    uint32_t source;  /* NEAR_FROM_LOCAL, NEAR_FROM_REMOTE or NEAR_FROM_FLIGHT (another thread's fetch) */
+    uint32_t state_;  /* the library's */
+    void *private_[2];
+} near_value;
+enum { NEAR_FROM_LOCAL = 1, NEAR_FROM_REMOTE = 2, NEAR_FROM_FLIGHT = 3 };
+
+/* Reads a key: from the local tier if it is there and proven fresh, otherwise from the remote tier.
+ * Owner: on NEAR_OK and NEAR_STALE the caller holds the value until near_release, which the same thread
+ * must call.  A local hit takes no lock, makes no system call and allocates nothing as long as the thread holds
+ * fewer than 64 values; a further one is copied.
+ * Blocks: on a hit never; otherwise up to the deadline.
+ * Returns NEAR_OK, NEAR_MISS, NEAR_STALE, NEAR_ERR_INVALID, _TOO_LARGE (key), _NOMEM, _CLOSED, _FORKED, _UNPROVEN,
+ * _TIMEOUT, _UNAVAILABLE, _IO, _PROTOCOL and the remote tier's own errors (_AUTH … _REMOTE). */
+NEAR_API int near_get(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value);
+
+/* Gives a value back.  Does nothing on a zeroed or already released one.  Blocks: never. */
+NEAR_API void near_release(near_value *value);
+
+/* Turns a pinned value into one that any thread may release.  Returns NEAR_OK or NEAR_ERR_NOMEM (still pinned). */
+NEAR_API int near_own(near_value *value);
+
+/* As near_get, but copies the value into buffer.  ret_size is the value's whole size, also on NEAR_TRUNCATED, when
+ * the first capacity bytes are copied.  Nothing needs releasing. */
+NEAR_API int near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer,
+                           size_t capacity, size_t *ret_size);
+
+/* Looks in the local tier only; never touches the network, never blocks.
+ * Returns NEAR_OK, NEAR_MISS (also when freshness is not proven), NEAR_ERR_INVALID, _TOO_LARGE, _CLOSED, _FORKED, _NOMEM. */
+NEAR_API int near_peek(near_cache *cache, const void *key, size_t key_size, near_value *ret_value);
+
+/* Forgets the local copy in this process only.  Reads under way do not bring it back.  Blocks: never. */
+NEAR_API int near_drop(near_cache *cache, const void *key, size_t key_size);
+
+enum {
+    NEAR_SET_IF_ABSENT = 1u << 0,  /* NX */
+    NEAR_SET_IF_PRESENT = 1u << 1, /* XX */
+    NEAR_SET_KEEP_TTL = 1u << 2
+};
+typedef struct near_write {
+    size_t size;
+    uint32_t flags;
+    uint32_t reserved; /* 0 */
+    int64_t ttl_ms;    /* 0: no expiry; otherwise at least 1 */
+} near_write;
+NEAR_API void near_write_init(near_write *write);
+
+/* Writes a key through to the remote tier.  NEAR_OK means that the remote tier has it and every process is told.
+ * write and call may be NULL.  Blocks: up to the deadline.
+ * Returns NEAR_OK, NEAR_UNMET, NEAR_ERR_INVALID, _TOO_LARGE, _NOMEM, _CLOSED, _FORKED, _TIMEOUT (not sent),
+ * _UNKNOWN (sent, no answer), _UNAVAILABLE, _IO (not sent), _PROTOCOL and the remote tier's own errors. */
+NEAR_API int near_set(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size,
+                      const near_write *write, const near_call *call);
+
+/* Removes a key everywhere.  NEAR_MISS: it did not exist.  Otherwise as near_set. */
+NEAR_API int near_del(near_cache *cache, const void *key, size_t key_size, const near_call *call);
+
+/* Gives a key a new time to live (at least 1 ms), or none with ttl_ms 0.  NEAR_MISS: it does not exist. */
+NEAR_API int near_expire(near_cache *cache, const void *key, size_t key_size, int64_t ttl_ms, const near_call *call);
+
+/* Adds delta to the decimal integer in key (absent: 0), atomically; keeps the time to live.
+ * Also returns NEAR_ERR_OVERFLOW. */
+NEAR_API int near_incr(near_cache *cache, const void *key, size_t key_size, int64_t delta, const near_call *call,
+                       int64_t *ret_number);
+
+/* Replaces the value if it equals expected, atomically.  NEAR_UNMET: it does not; NEAR_MISS: the key does not exist.
+ * The write's NX/XX flags are not allowed. */
+NEAR_API int near_cas(near_cache *cache, const void *key, size_t key_size, const void *expected, size_t expected_size,
+                      const void *value, size_t value_size, const near_write *write, const near_call *call);
+
+/* ---------------------------------------------------------------- many keys at once */
+
+typedef struct near_item {
+    const void *key;
+    size_t key_size;
+    const void *data; /* near_mset: the value */
+    size_t size;
+    int32_t status; /* set by the call, for this key */
+    uint32_t reserved;
+    near_value value; /* near_mget: as by near_get, to be released */
+} near_item;
+
+/* Reads count keys: local hits first, one round trip for the rest.  Each item has its own status; the call returns
+ * NEAR_OK when no item has an error, otherwise the first item's error in order.  Release every value with
+ * near_release (harmless on those that have none). */
+NEAR_API int near_mget(near_cache *cache, near_item *items, size_t count, const near_call *call);
+/* Writes, or removes, count keys in one round trip.  Each key is written atomically, the whole is not. */
+NEAR_API int near_mset(near_cache *cache, near_item *items, size_t count, const near_write *write, const near_call *call);
+NEAR_API int near_mdel(near_cache *cache, near_item *items, size_t count, const near_call *call);
+
+/* ---------------------------------------------------------------- the whole cache */
+
+enum { NEAR_CLEAR_KEYS = 1u << 0 /* also remove the prefix's keys from the remote tier; needs a prefix */ };
+/* Empties the local tier of every process that shares the prefix.  Blocks: up to the deadline, with NEAR_CLEAR_KEYS
+ * while it scans (ret_removed may be NULL).  Returns as near_set, and NEAR_ERR_INVALID for NEAR_CLEAR_KEYS without
+ * a prefix. */
+NEAR_API int near_clear(near_cache *cache, uint32_t flags, const near_call *call, uint64_t *ret_removed);
+
+/* Changes the local tier's budget on a running cache.  What still fits stays; what does not is evicted in the
+ * background, in bounded steps.  Blocks: never.  Returns NEAR_OK or NEAR_ERR_OPTION (outside the option's range). */
+NEAR_API int near_set_local_bytes(near_cache *cache, uint64_t bytes);
+NEAR_API int near_set_local_entries(near_cache *cache, uint64_t entries); /* 0: only bytes count */
+/* Changes the staleness bound, milliseconds. */
+NEAR_API int near_set_bound(near_cache *cache, uint32_t bound_ms);
+
+/* Checks the path that keeps the cache coherent: connections, rights on keys and on the channel, one server behind
+ * both connections, a message's round trip, output buffer limits.  Blocks: up to timeout_ms.
+ * Returns NEAR_OK, or the first problem with a precise text in error. */
+NEAR_API int near_check(near_cache *cache, uint32_t timeout_ms, near_error *error);
+
+/* Waits until the local tier may serve, i.e. the subscription is proven.  Returns NEAR_OK or NEAR_ERR_TIMEOUT with the
+ * last problem's text in error. */
+NEAR_API int near_wait_ready(near_cache *cache, uint32_t timeout_ms, near_error *error);
+
+/* ---------------------------------------------------------------- statistics */
+
+/* Latency or delay in nanoseconds; from log-linear buckets, relative error at most 1.6 %. */
+typedef struct near_quantiles {
+    uint64_t count, p50, p90, p99, p999, max;
+} near_quantiles;
+
+typedef struct near_stats {
+    size_t size;
+    /* local tier, gauges */
+    uint64_t local_bytes;       /* everything: entries, index, metadata, retired */
+    uint64_t local_bytes_limit;
+    uint64_t local_entries;
+    uint64_t local_entries_limit;
+    uint64_t local_index_bytes;
+    uint64_t local_retired_bytes; /* unlinked, not yet reclaimed */
+    uint64_t local_resize_permille; /* progress of a running resize; 1000: none */
+    /* reads, counters */
+    uint64_t gets, local_hits, local_misses, stale_served;
+    uint64_t miss_absent, miss_expired, miss_unproven, miss_suspect, miss_bypassed; /* local_misses by cause */
+    uint64_t flights_joined;  /* reads that shared another thread's fetch */
+    uint64_t remote_hits, remote_misses, remote_errors;
+    /* fills and what ended entries */
+    uint64_t fills, fills_refused_order, fills_refused_space;
+    uint64_t evictions, expirations, invalidations, invalidations_absent, invalidations_older, drops;
+    /* writes */
+    uint64_t writes, writes_unmet, writes_failed, writes_unknown;
+    /* coherence */
+    uint64_t messages, messages_own, messages_bad, message_gaps;
+    uint64_t proofs, proofs_failed, subscriptions, disconnections, suspicions; /* times entries were made suspect */
+    uint64_t server_changes, position_regressions;
+    int64_t proof_age_ms; /* -1: never proven */
+    uint32_t proven;      /* 1: the local tier serves */
+    uint32_t breaker_open;
+    /* remote tier */
+    uint64_t requests, connections_opened, connections_lost, timeouts, bytes_sent, bytes_received;
+    near_quantiles hit_ns;          /* one in 64 local hits is timed */
+    near_quantiles miss_ns;         /* reads that went to the remote tier */
+    near_quantiles write_ns;
+    near_quantiles invalidation_ns; /* from the writer's send to application here; both clocks of one host */
+} near_stats;
+
+/* Fills a snapshot; the counters are not from one instant.  stats->size must be set. */
+NEAR_API int near_stats_get(near_cache *cache, near_stats *stats);
+
+typedef enum near_format { NEAR_FORMAT_INFO = 0, NEAR_FORMAT_JSON = 1, NEAR_FORMAT_OPENMETRICS = 2 } near_format;
+/* Writes a snapshot as text; name labels the cache.  Returns the whole length, as snprintf does. */
+NEAR_API size_t near_stats_render(const near_stats *stats, near_format format, const char *name, char *buffer,
+                                  size_t capacity);
+
+/* ---------------------------------------------------------------- about the library */
+
+NEAR_API const char *near_version(void);
+/* 1 when the library was built with it: "tls". */
+NEAR_API int near_has_feature(const char *name);
+
+#define NEAR_KEY_MAX 65535u              /* bytes */
+#define NEAR_VALUE_MAX (512u << 20) /* bytes; Redis's own limit */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

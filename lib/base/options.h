@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The option table: one row an option gives its name, field, type, bounds, default and sentence; defaults, checks,
+ * near_option_set, URI query, environment and the manual all come from that row. */
+#ifndef NEAR_BASE_OPTIONS_H
+#define NEAR_BASE_OPTIONS_H
+#include "nearcache.h"
+#include "base/alloc.h"
+
+/* Checks a caller's struct (any size: a smaller one gets defaults for the rest, a larger one must be zero beyond ours),
+ * every number's range, choices and combinations, and copies it with its texts into *ret. */
+int near__options_copy(const near_options *from, const struct near__alloc *alloc, near_options *ret, near_error *error);
+void near__options_fini(near_options *options, const struct near__alloc *alloc);
+
+#endif

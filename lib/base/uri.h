@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * URIs of caches: redis, rediss, unix, memory, local. */
+#ifndef NEAR_BASE_URI_H
+#define NEAR_BASE_URI_H
+#include <stdint.h>
+#include "nearcache.h"
+#include "base/alloc.h"
+
+enum near__uri_kind { NEAR_URI_TCP = 1, NEAR_URI_TLS, NEAR_URI_UNIX, NEAR_URI_MEMORY, NEAR_URI_LOCAL };
+
+struct near__uri {
+    enum near__uri_kind kind;
+    char *host; /* TCP, TLS: no brackets */
+    char *path; /* UNIX: the socket; MEMORY: the name */
+    char *username, *password; /* NULL: none */
+    uint16_t port;
+    uint32_t database;
+};
+
+/* Parses text; query parameters other than db are set in options (near_option_set), pointing into ret's own memory
+ * (ret->query), so ret must outlive the copying of options.  Unknown ones are an error that names them.
+ * On error nothing needs freeing. */
+int near__uri_parse(const char *text, const struct near__alloc *alloc, near_options *options, struct near__uri *ret,
+                    near_error *error);
+void near__uri_fini(struct near__uri *uri, const struct near__alloc *alloc);
+
+#endif

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Coherence: keeps one local tier in step with the remote tier's messages, and knows whether it is.
+ *
+ * Two threads.  The *subscriber* drives the channel: parses messages and marks the local tier, nothing else.  The *prover*
+ * asks for proofs: a PING with a nonce on the channel and a heartbeat (a write that changes nothing, published on the
+ * private channel with the position reached), at most one of each outstanding; when both have come back, the gate's
+ * proved_ns becomes the earlier of their sending times (COHERENCE 0.2, 0.10, R25, R26).
+ *
+ * One recovery path for everything that may have hidden a message (disconnect, gap, position going backwards, malformed
+ * message, other server, lost position): the gate's proof is withdrawn at once; the next complete proof, on a proven
+ * subscription, brings a position P.  If P is what the messages had reached and the server is the same, nothing was missed;
+ * otherwise the watermark rises to P.  Then the proof stands. */
+#ifndef NEAR_COHERENCE_COHERENCE_H
+#define NEAR_COHERENCE_COHERENCE_H
+#include <stdint.h>
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/histogram.h"
+#include "base/log.h"
+#include "coherence/message.h"
+#include "local/local.h"
+#include "remote/remote.h"
+
+struct near__coherence;
+
+struct near__coherence_config {
+    const struct near__alloc *alloc;
+    const struct near__clock *clock;
+    const struct near__log *log;
+    struct near__local *local;
+    struct near__remote *remote;
+    uint32_t bound_ms, backoff_min_ms, backoff_max_ms, connect_timeout_ms;
+    uint64_t seed; /* of jitter and ids; 0: random */
+    int manual;    /* tests: no threads; near__coherence_step does their work */
+};
+
+int near__coherence_open(const struct near__coherence_config *config, struct near__coherence **ret, near_error *error);
+/* Stops and joins both threads. */
+void near__coherence_close(struct near__coherence *c);
+
+/* This process's id in messages, and a write id never used before. */
+uint64_t near__coherence_sender(const struct near__coherence *c);
+uint64_t near__coherence_next_write(struct near__coherence *c);
+/* Builds the body of a message about one key (NULL, 0 for CLEAR).  Check b->failed. */
+void near__coherence_body(struct near__coherence *c, enum near__message_operation operation, const void *key,
+                          size_t key_size, struct near__buffer *b);
+
+/* A reply carried a position.  `before` is near__coherence_highest at the time of sending: a reply below it means that the
+ * server has lost its position; everything is suspect until the next proof.  Returns 0 when in order, -1 when regressed
+ * (the caller must then treat the reply's position as unknown). */
+uint64_t near__coherence_highest(const struct near__coherence *c);
+int near__coherence_saw(struct near__coherence *c, uint64_t before, uint64_t position);
+
+/* Positions on the wire are absolute; the local tier's are relative to the first one seen, so that 48 bits suffice.
+ * 0 stays 0 (unknown); out of range becomes 0. */
+uint64_t near__coherence_relative(const struct near__coherence *c, uint64_t position);
+
+void near__coherence_set_bound(struct near__coherence *c, uint32_t bound_ms);
+/* Waits until the gate is proven: NEAR_OK or NEAR_ERR_TIMEOUT with the last problem in error. */
+int near__coherence_wait(struct near__coherence *c, int64_t deadline_ns, near_error *error);
+/* Self-check of the subscription side with a message's round trip: NEAR_OK or the first problem. */
+int near__coherence_check(struct near__coherence *c, int64_t deadline_ns, near_error *error);
+/* Fills the coherence fields of stats. */
+void near__coherence_stats(const struct near__coherence *c, near_stats *stats);
+
+/* One step of both threads' work without blocking; only with config.manual, from one thread.  Returns 1 when it did something. */
+int near__coherence_step(struct near__coherence *c);
+
+#endif

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The local tier: the only room that knows liburcu.
+ *
+ * Positions.  The remote tier numbers its writes: every reply and every message carries the number reached, its
+ * *position* (48 bits after near__local rebasing; 0: unknown).  An entry carries the position at which its value was
+ * known to be current.  Everything about order follows from comparing positions:
+ *   - floor[stripe of key]: an entry may become visible only if its position is at or above it.  Raised by messages,
+ *     by replies that are returned but not kept, and by every entry that leaves the tier (so forgetting an entry never
+ *     forgets how far its key had come).
+ *   - generation[stripe]: raised where an invalidation has no position; a fill compares it with its ticket.
+ *   - gate.watermark: entries below it are suspect (messages may have been missed) and are not served.
+ *   - gate.proved_ns: send time of the last freshness proof; a hit is served while it is younger than the bound.
+ */
+#ifndef NEAR_LOCAL_LOCAL_H
+#define NEAR_LOCAL_LOCAL_H
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "nearcache.h"
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/histogram.h"
+#include "base/log.h"
+
+struct near__local;
+struct near__reader; /* one thread's pins, counters and sampling state in one tier */
+
+#define NEAR_POSITION_MAX ((UINT64_C(1) << 48) - 1)
+#define NEAR_PROVED_NEVER INT64_MIN         /* gate: nothing is served */
+#define NEAR_PROVED_ALWAYS (INT64_MAX / 2)  /* gate: no remote tier, everything is served */
+
+/* What a hit must pass.  One cache line, written by the coherence room, read by every hit.
+ * Order on a hit (R47): proved_ns, then the entry, then watermark, then the clock. */
+struct near__gate {
+    _Alignas(64) _Atomic(int64_t) proved_ns;
+    _Atomic(uint64_t) watermark; /* position */
+    _Atomic(int64_t) bound_ns;   /* the cache's bound */
+};
+
+struct near__local_config {
+    const struct near__alloc *alloc;
+    const struct near__clock *clock;
+    const struct near__log *log;
+    uint64_t bytes_max, entries_max; /* entries_max 0: only bytes count */
+    uint64_t value_max;              /* larger values are refused (not kept); 0: bytes_max / 8 */
+    uint32_t ttl_max_ms, idle_ms;    /* 0: none */
+    uint64_t seed;                   /* of the hash; 0: random */
+    int manual;                      /* tests: no keeper thread; near__local_keep does its work */
+};
+
+/* Threads: open and close by one thread.  close: no other call may be under way or come later. */
+int near__local_open(const struct near__local_config *config, struct near__local **ret);
+void near__local_close(struct near__local *local);
+struct near__gate *near__local_gate(struct near__local *local);
+
+/* The calling thread's reader, created and registered at its first use; NULL without memory.
+ * Every other call that takes a reader takes the calling thread's own. */
+struct near__reader *near__local_reader(struct near__local *local);
+
+enum near__local_result {
+    NEAR_LOCAL_HIT = 0,
+    NEAR_LOCAL_ABSENT,    /* not there */
+    NEAR_LOCAL_EXPIRED,   /* there, but its time is over */
+    NEAR_LOCAL_SUSPECT,   /* there, but below the watermark */
+    NEAR_LOCAL_UNPROVEN,  /* there, but the proof is older than the bound */
+    NEAR_LOCAL_STALE_HIT  /* as UNPROVEN, and stale_ns allowed serving it */
+};
+
+struct near__view {
+    const void *data;
+    size_t size;
+    int64_t expires_ns; /* NEAR_NEVER: no expiry */
+    void *pin;          /* opaque; NULL: nothing to unpin */
+};
+
+/* Finds a key and pins its value.  bound_ns: this read's staleness bound (the cache's or tighter); stale_ns: second
+ * bound, 0: none.  On HIT and STALE_HIT *view is set and must be unpinned by the same thread.  Lock-free, bounded, no system call,
+ * no allocation unless the reader's 64 pins are all in use (then the value is copied). */
+enum near__local_result near__local_get(struct near__local *local, struct near__reader *reader, const void *key,
+                                        size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view);
+void near__local_unpin(struct near__reader *reader, struct near__view *view);
+/* Copies without pinning: up to capacity bytes; view->size is the whole size, view->data is not set. */
+enum near__local_result near__local_copy(struct near__local *local, struct near__reader *reader, const void *key,
+                                         size_t key_size, int64_t bound_ns, int64_t stale_ns, void *buffer,
+                                         size_t capacity, struct near__view *view);
+/* near__local_get for many keys, with prefetching. results[i] as returned by near__local_get. */
+struct near__local_key { const void *key; size_t size; };
+void near__local_get_many(struct near__local *local, struct near__reader *reader, const struct near__local_key *keys,
+                          size_t count, int64_t bound_ns, int64_t stale_ns, enum near__local_result *results,
+                          struct near__view *views);
+
+/* Moves a pin to a record that belongs to no thread; near__local_disown may be called by any thread.
+ * NULL without memory (the pin stays as it was). */
+struct near__owned;
+struct near__owned *near__local_own(struct near__local *local, struct near__reader *reader, struct near__view *view);
+void near__local_disown(struct near__local *local, struct near__owned *owned);
+/* Pins and owned values outstanding (exact only while no reader is active). */
+size_t near__local_pinned(struct near__local *local);
+
+/* A ticket is taken before a command is sent that may lead to an install: what order the key had reached.
+ * Two tickets of one key are equal when nothing about its order was learnt between them. */
+struct near__ticket {
+    uint64_t floor;
+    uint32_t generation;
+    uint32_t stripe;
+};
+struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size);
+static inline int near__ticket_equal(struct near__ticket a, struct near__ticket b)
+{
+    return a.floor == b.floor && a.generation == b.generation;
+}
+
+/* Offers a value that the remote tier had at position (0: unknown, then never kept).  ttl_ms -1: no expiry; sent_ns: when
+ * the command was sent (expiry counts from there).  Keeps it if nothing newer is known, evicting if need be; in every case,
+ * when it returns, no entry for the key is visible whose position is below `position`, and none will become so.
+ * Returns 1 when kept, 0 when not (order, space, size, memory). */
+int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
+                        const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
+                        int64_t ttl_ms, int64_t sent_ns);
+
+/* A reply at `position` was seen and is not kept: entries of the key below it go, and none below it comes (I4, R54). */
+void near__local_observe(struct near__local *local, const void *key, size_t key_size, uint64_t position);
+
+enum near__local_cause { NEAR_CAUSE_MESSAGE, NEAR_CAUSE_WRITE, NEAR_CAUSE_DROP };
+/* A write at `position` is known (0: position unknown: every entry goes and every fill under way fails).
+ * Returns 1 when an entry went, 0 when none was there, -1 when the entry there is as new as the write and stays. */
+int near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,
+                           enum near__local_cause cause);
+
+/* Everything at positions below `position` is suspect from now on (never lowers it). */
+void near__local_raise_watermark(struct near__local *local, uint64_t position);
+/* Everything goes, in the background; nothing present at the call is served after it; fills under way fail. */
+void near__local_clear(struct near__local *local);
+
+void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t entries_max);
+
+/* Fills the local tier's and the reads' fields of stats (not the others). */
+void near__local_stats(struct near__local *local, near_stats *stats);
+
+/* Counters that the cache room adds to (per-thread, no shared writes). */
+enum near__count {
+    NEAR_COUNT_GETS, NEAR_COUNT_HITS, NEAR_COUNT_STALE, NEAR_COUNT_ABSENT, NEAR_COUNT_EXPIRED, NEAR_COUNT_UNPROVEN,
+    NEAR_COUNT_SUSPECT, NEAR_COUNT_BYPASSED, NEAR_COUNT_FILLS, NEAR_COUNT_REFUSED_ORDER, NEAR_COUNT_REFUSED_SPACE,
+    NEAR_COUNT_MAX
+};
+void near__local_count(struct near__reader *reader, enum near__count what); /* get, copy and install count by themselves */
+
+/* Blocks until every read section that was under way has ended (near_close; never on a hit path). */
+void near__local_synchronize(void);
+/* A read section around more than one call (near_close's handshake with callers). Nests. */
+void near__local_section_enter(void);
+void near__local_section_leave(void);
+
+/* One round of the keeper's work (reclaim, expire, migrate); only with config.manual, from one thread. */
+void near__local_keep(struct near__local *local);
+
+/* fork(): the cache room installs the handlers and calls these.  prepare returns 0 when liburcu was found busy and the child
+ * may therefore not use it; child is called before the first open in a child. */
+int near__local_fork_prepare(void);
+void near__local_fork_release(void); /* in parent and child, after a prepare that returned 1 */
+void near__local_fork_child(void);
+
+#endif

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The remote tier's interface, and its two implementations: redis.c and memory.c.
+ *
+ * A remote runs *requests* (data connections, any thread) and opens *channels* (one subscription each, driven by one
+ * thread).  Whatever the implementation, the server runs requests one after another and numbers its writes: every reply
+ * carries the *position* reached, and every write puts one message, with its own position, on the shared channel before
+ * it takes effect, atomically (COHERENCE 0.11, R11, R12).  Messages reach a channel in the order of their positions.
+ */
+#ifndef NEAR_REMOTE_REMOTE_H
+#define NEAR_REMOTE_REMOTE_H
+#include <stddef.h>
+#include <stdint.h>
+#include "nearcache.h"
+#include "base/alloc.h"
+#include "base/buffer.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/uri.h"
+
+struct near__remote_config {
+    const struct near__alloc *alloc;
+    const struct near__clock *clock;
+    const struct near__log *log;
+    const struct near__uri *uri;
+    const near_options *options; /* lives as long as the remote */
+};
+
+enum near__operation {
+    NEAR_OP_FETCH = 1, /* value, time to live, position */
+    NEAR_OP_SET,
+    NEAR_OP_DEL,
+    NEAR_OP_EXPIRE,
+    NEAR_OP_INCR,
+    NEAR_OP_CAS,
+    NEAR_OP_CLEAR,  /* only the message; no key */
+    NEAR_OP_PROVE   /* heartbeat: a write that changes nothing, then `number` and the position published on the private
+                       channel as "P<nonce>:<position>"; repairs a lost or lagging position, see `known` */
+};
+
+/* One request and its result.  The caller owns everything it points to until near__remote_run returns.  Only `value_out`
+ * is the library's: allocated with config.alloc, freed by the caller. */
+struct near__request {
+    enum near__operation operation;
+    const void *key;
+    size_t key_size; /* without the prefix */
+    const void *value;
+    size_t value_size; /* SET, CAS: the new value */
+    const void *expected;
+    size_t expected_size; /* CAS */
+    uint32_t flags;       /* SET: NEAR_SET_… */
+    int64_t ttl_ms;       /* SET, CAS: 0 none; EXPIRE: 0 persist */
+    int64_t number;       /* INCR: delta; PROVE: nonce */
+    uint64_t known;       /* PROVE: highest position seen by anybody here; if the server's is below it or gone, the server's
+                             jumps above it (never the other way) */
+    const void *body;     /* writes: the message's body (coherence/message.h); the server puts "1<position>:" before it,
+                             position "0" when it could not number the write (out of memory; the write still counts).
+                             PROVE: the private channel's name, as given to near__channel_open */
+    size_t body_size;
+
+    int status;        /* NEAR_OK, NEAR_MISS, NEAR_UNMET or an error; NEAR_ERR_TIMEOUT/IO/UNAVAILABLE mean not sent (nothing
+                          happened), NEAR_ERR_UNKNOWN sent and no answer (writes only; a FETCH says TIMEOUT or IO) */
+    uint64_t position; /* 0: unknown */
+    int64_t sent_ns;   /* when it was handed to the connection */
+    int64_t ttl_left_ms; /* FETCH, SET, INCR, CAS: -1 none */
+    int64_t result_number; /* INCR */
+    void *value_out;   /* FETCH, NEAR_OK */
+    size_t value_out_size;
+    char detail[120];  /* the server's own words on an error; "" otherwise */
+};
+
+struct near__remote; /* first member of an implementation: the table below */
+struct near__channel;
+
+enum near__channel_event {
+    NEAR_CHANNEL_MESSAGE = 1, /* on the shared channel: payload */
+    NEAR_CHANNEL_PRIVATE,     /* on the private channel: payload */
+    NEAR_CHANNEL_PONG,        /* payload is the nonce text of the PING */
+    NEAR_CHANNEL_IDLE,        /* the deadline passed, or near__channel_wake */
+    NEAR_CHANNEL_LOST         /* closed, failed or malformed; close it.  status says why */
+};
+struct near__channel_message {
+    enum near__channel_event event;
+    const void *payload; /* valid until the next read */
+    size_t payload_size;
+    int status;
+    char detail[120];
+};
+
+struct near__remote_stats {
+    uint64_t requests, connections_opened, connections_lost, timeouts, bytes_sent, bytes_received;
+    uint32_t breaker_open;
+};
+
+struct near__remote_table {
+    void (*close)(struct near__remote *remote); /* no request may be under way */
+    void (*run)(struct near__remote *remote, struct near__request *requests, size_t count, int64_t deadline_ns);
+    int (*channel_open)(struct near__remote *remote, const char *private_name, int64_t deadline_ns,
+                        struct near__channel **ret, near_error *error);
+    void (*channel_read)(struct near__channel *channel, int64_t deadline_ns, struct near__channel_message *ret);
+    int (*channel_ping)(struct near__channel *channel, const char *nonce, int64_t deadline_ns);
+    void (*channel_wake)(struct near__channel *channel);
+    const char *(*channel_server)(struct near__channel *channel);
+    void (*channel_close)(struct near__channel *channel);
+    int (*check)(struct near__remote *remote, int64_t deadline_ns, near_error *error);
+    int (*clear_keys)(struct near__remote *remote, int64_t deadline_ns, uint64_t *ret_removed);
+    void (*stats)(struct near__remote *remote, struct near__remote_stats *ret);
+    void (*interrupt)(struct near__remote *remote);
+    void (*abandon)(struct near__remote *remote);
+};
+struct near__remote {
+    const struct near__remote_table *table;
+};
+
+/* Makes the implementation that config->uri asks for (not NEAR_URI_LOCAL).  Does not connect.
+ * NEAR_OK, NEAR_ERR_NOMEM, NEAR_ERR_UNSUPPORTED, NEAR_ERR_TLS, NEAR_ERR_SYSTEM. */
+int near__remote_open(const struct near__remote_config *config, struct near__remote **ret, near_error *error);
+
+/* Runs requests as one pipelined batch; returns when every one has its status, at the latest at the deadline.
+ * Threads: any number at once. */
+static inline void near__remote_run(struct near__remote *r, struct near__request *q, size_t n, int64_t deadline_ns)
+{
+    r->table->run(r, q, n, deadline_ns);
+}
+static inline void near__remote_close(struct near__remote *r) { r->table->close(r); }
+
+/* Opens a subscription to the shared channel and to the private one (this process's heartbeats), both confirmed.
+ * Errors are precise: NEAR_ERR_DENIED names the channel and the ACL rule that is missing. */
+static inline int near__channel_open(struct near__remote *r, const char *private_name, int64_t deadline_ns,
+                                     struct near__channel **ret, near_error *error)
+{
+    return r->table->channel_open(r, private_name, deadline_ns, ret, error);
+}
+/* The functions below belong to the thread that drives the channel, except wake, which any thread may call: the running or
+ * the next read returns NEAR_CHANNEL_IDLE at once.  The table that made the channel is the remote's. */
+static inline void near__channel_read(struct near__remote *r, struct near__channel *c, int64_t deadline_ns,
+                                      struct near__channel_message *ret)
+{
+    r->table->channel_read(c, deadline_ns, ret);
+}
+static inline int near__channel_ping(struct near__remote *r, struct near__channel *c, const char *nonce, int64_t deadline_ns)
+{
+    return r->table->channel_ping(c, nonce, deadline_ns);
+}
+static inline void near__channel_wake(struct near__remote *r, struct near__channel *c) { r->table->channel_wake(c); }
+/* The server's identity (Redis: run_id) as read on this very connection; never NULL. */
+static inline const char *near__channel_server(struct near__remote *r, struct near__channel *c)
+{
+    return r->table->channel_server(c);
+}
+static inline void near__channel_close(struct near__remote *r, struct near__channel *c) { r->table->channel_close(c); }
+
+/* Self-check of the data side: see near_check. */
+static inline int near__remote_check(struct near__remote *r, int64_t deadline_ns, near_error *error)
+{
+    return r->table->check(r, deadline_ns, error);
+}
+/* Removes every key with the prefix (SCAN, UNLINK); without messages, the caller sends CLEAR before and after. */
+static inline int near__remote_clear_keys(struct near__remote *r, int64_t deadline_ns, uint64_t *ret_removed)
+{
+    return r->table->clear_keys(r, deadline_ns, ret_removed);
+}
+static inline void near__remote_stats(struct near__remote *r, struct near__remote_stats *ret) { r->table->stats(r, ret); }
+/* For near_close: requests under way end at once with NEAR_ERR_CLOSED (UNKNOWN for writes already sent), as do later ones. */
+static inline void near__remote_interrupt(struct near__remote *r) { r->table->interrupt(r); }
+/* In the child after fork: closes descriptors without a word on the wire; takes no lock; nothing else is ever called again. */
+static inline void near__remote_abandon(struct near__remote *r) { r->table->abandon(r); }
+
+#endif
