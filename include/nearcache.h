@@ -226,7 +226,7 @@ typedef struct near_value {
     int64_t ttl_ms;   /* time left, -1: no expiry */
     uint32_t source;  /* NEAR_FROM_LOCAL, NEAR_FROM_REMOTE or NEAR_FROM_FLIGHT (another thread's fetch) */
     uint32_t state_;  /* the library's */
-    void *private_[2];
+    void *private_[3];
 } near_value;
 enum { NEAR_FROM_LOCAL = 1, NEAR_FROM_REMOTE = 2, NEAR_FROM_FLIGHT = 3 };
 

@@ -56,6 +56,8 @@ struct near__gate *near__local_gate(struct near__local *local);
 /* The calling thread's reader, created and registered at its first use; NULL without memory.
  * Every other call that takes a reader takes the calling thread's own. */
 struct near__reader *near__local_reader(struct near__local *local);
+/* The same if it exists already, else NULL: never blocks, never allocates; the one to use inside a section. */
+struct near__reader *near__local_reader_known(struct near__local *local);
 
 enum near__local_result {
     NEAR_LOCAL_HIT = 0,

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The cache room: puts the rooms together.
+ *
+ * A near_cache is a *shell* that lives as long as the process and points to the *impl*, which lives from near_open to
+ * near_close.  A call enters a read section, loads the impl and either finishes inside the section (a local hit) or counts
+ * itself in impl->calls before it leaves the section (anything that may block).  near_close takes the impl out of the shell,
+ * waits for a grace period, then for calls to reach zero: then nobody can hold the impl (R51).  fork's child handler does the
+ * first step alone. */
+#ifndef NEAR_CACHE_CACHE_H
+#define NEAR_CACHE_CACHE_H
+#include <stdatomic.h>
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/histogram.h"
+#include "base/log.h"
+#include "base/uri.h"
+#include "coherence/coherence.h"
+#include "load/flight.h"
+#include "local/local.h"
+#include "nearcache.h"
+#include "remote/remote.h"
+
+enum near__shell_state { NEAR_SHELL_OPEN, NEAR_SHELL_CLOSED, NEAR_SHELL_FORKED };
+
+struct near_cache {
+    _Atomic(struct near__impl *) impl; /* NULL: see state */
+    _Atomic(int) state;
+    struct near__impl *owned;     /* under the registry's mutex: for near_close's way back and for fork */
+    struct near_cache *next;      /* under the registry's mutex: every shell ever made, so that none is lost */
+};
+
+/* What the blocking calls count; the local tier counts the rest per thread. */
+struct near__call_counters {
+    _Atomic(uint64_t) flights_joined, remote_hits, remote_misses, remote_errors;
+    _Atomic(uint64_t) writes, writes_unmet, writes_failed, writes_unknown, drops;
+};
+
+struct near__local_writes; /* only.c: writes of a cache without a remote tier */
+
+struct near__impl {
+    struct near__alloc alloc;
+    struct near__clock clock;
+    struct near__log log;
+    near_options options;
+    struct near__uri uri;
+    struct near__local *local;
+    struct near__gate *gate;
+    struct near__remote *remote;       /* NULL: "local:" */
+    struct near__coherence *coherence; /* NULL: "local:" */
+    struct near__flights *flights;
+    struct near__local_writes *local_writes; /* only with "local:" */
+    struct near__shared_owner values;        /* values handed out that the remote tier gave */
+    int64_t timeout_ns, stale_ns;
+    struct near__call_counters counters;
+    struct near__histogram hit_ns, miss_ns, write_ns;
+    _Alignas(64) _Atomic(uint64_t) calls; /* blocking calls under way */
+};
+
+/* lifecycle.c.  With virtual_ns (tests only) the cache lives in that time. */
+int near__cache_open(const char *uri, const near_options *options, _Atomic(int64_t) *virtual_ns, near_cache **ret,
+                     near_error *error);
+/* The impl, counted as a blocking call; NULL with *ret_status NEAR_ERR_CLOSED or NEAR_ERR_FORKED. */
+struct near__impl *near__enter(near_cache *cache, int *ret_status);
+void near__leave(struct near__impl *impl);
+/* Inside a read section: the impl or NULL. */
+static inline struct near__impl *near__impl_in_section(near_cache *cache)
+{
+    /* acquire: pairs with the release in near_open */
+    return atomic_load_explicit(&cache->impl, memory_order_acquire);
+}
+/* Counts a blocking call; only inside the section in which impl was loaded. */
+static inline void near__count_call(struct near__impl *impl)
+{
+    atomic_fetch_add_explicit(&impl->calls, 1, memory_order_relaxed);
+}
+int near__shell_refusal(const near_cache *cache);
+
+/* A checked, complete copy of what the caller passed or did not pass. */
+int near__call_copy(const near_call *call, near_call *ret);
+int near__write_copy(const near_write *write, near_write *ret);
+int64_t near__deadline(const struct near__impl *impl, const near_call *call);
+int near__key_check(const void *key, size_t key_size);
+static inline void near__add(_Atomic(uint64_t) *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed); /* a statistic: no order needed */
+}
+
+/* read.c: what a read does after the local tier has not answered; the call is counted. */
+int near__read_miss(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
+                    const near_call *call, near_value *ret_value);
+int64_t near__read_bound(const struct near__impl *impl, const near_call *call);
+int64_t near__read_stale_bound(const struct near__impl *impl, const near_call *call);
+void near__value_from_view(near_value *value, struct near__impl *impl, struct near__reader *reader,
+                           const struct near__view *view);
+/* Takes over the reference. */
+void near__value_from_shared(near_value *value, struct near__impl *impl, struct near__shared *shared, uint32_t source);
+/* Whether NEAR_UNPROVEN_FAIL forbids asking the remote tier now. */
+int near__read_refused(const struct near__impl *impl, int64_t bound_ns);
+/* What a FETCH request's reply means for the local tier and the counters; the value is kept when fill is set. */
+void near__fetch_learn(struct near__impl *impl, struct near__reader *reader, struct near__ticket ticket,
+                       const struct near__request *request, uint64_t before, int fill);
+/* The fetched value, taken over from the request; NULL without memory (and freed). */
+struct near__shared *near__fetch_share(struct near__impl *impl, struct near__request *request);
+
+/* write.c.  request has operation and arguments; returns the status for the caller. */
+int near__write_through(struct near__impl *impl, struct near__request *request, int64_t deadline_ns, int fill);
+/* The same for many, one round trip; each request's status is set. */
+int near__write_many(struct near__impl *impl, struct near__request *requests, size_t count, int64_t deadline_ns, int fill);
+
+/* only.c: the writes of a cache without a remote tier. */
+int near__local_writes_create(struct near__impl *impl);
+void near__local_writes_destroy(struct near__impl *impl);
+int near__local_write(struct near__impl *impl, struct near__request *request);
+
+#endif

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Opening, closing, and fork.
+ *
+ * The registry is the library's only process-wide state of this room: the list of shells, under one mutex.
+ *
+ * fork(): the prepare handler takes the mutex and asks the local tier to keep liburcu quiet (bounded wait); the parent goes on;
+ * in the child every open cache's shell is marked forked and its descriptors are closed without a word on the wire.  Threads,
+ * locks and memory of the parent's caches are never touched in the child.  The first near_open there repairs liburcu, if
+ * it was quiet at the fork; if it was not, opening is refused (COHERENCE section 4, R50). */
+#include "cache/cache.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/options.h"
+
+enum child_state { CHILD_NONE, CHILD_CLEAN, CHILD_UNUSABLE };
+
+static pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct near_cache *registry;       /* under registry_mutex */
+static enum child_state child;            /* under registry_mutex: this process was forked from one that had caches open */
+static int quiet;                         /* under registry_mutex, from prepare to parent/child */
+static int handlers_installed;            /* under registry_mutex */
+
+/* ---------------------------------------------------------------- fork */
+
+static void fork_prepare(void)
+{
+    pthread_mutex_lock(&registry_mutex);
+    quiet = near__local_fork_prepare();
+}
+
+static void fork_parent(void)
+{
+    if (quiet)
+        near__local_fork_release();
+    pthread_mutex_unlock(&registry_mutex);
+}
+
+static void fork_child(void)
+{
+    if (quiet)
+        near__local_fork_release();
+    child = quiet && child != CHILD_UNUSABLE ? CHILD_CLEAN : CHILD_UNUSABLE;
+    for (struct near_cache *shell = registry; shell; shell = shell->next) {
+        struct near__impl *impl = shell->owned;
+        if (!impl)
+            continue;
+        atomic_store_explicit(&shell->state, NEAR_SHELL_FORKED, memory_order_relaxed); /* the child has one thread */
+        atomic_store_explicit(&shell->impl, NULL, memory_order_relaxed);
+        shell->owned = NULL;
+        if (impl->remote)
+            near__remote_abandon(impl->remote);
+    }
+    pthread_mutex_unlock(&registry_mutex);
+}
+
+/* Under registry_mutex.  Makes this process ready for a cache. */
+static int prepare_process_locked(near_error *error)
+{
+    if (child == CHILD_UNUSABLE)
+        return near__fail(error, NEAR_ERR_FORKED, "the parent was inside a grace period at fork; this process cannot open a cache");
+    if (child == CHILD_CLEAN) {
+        near__local_fork_child();
+        child = CHILD_NONE;
+    }
+    if (!handlers_installed) {
+        if (pthread_atfork(fork_prepare, fork_parent, fork_child) != 0)
+            return near__fail(error, NEAR_ERR_NOMEM, "cannot install fork handlers");
+        handlers_installed = 1;
+    }
+    return NEAR_OK;
+}
+
+/* ---------------------------------------------------------------- open */
+
+static void destroy_impl(struct near__impl *impl)
+{
+    if (!impl)
+        return;
+    if (impl->remote)
+        near__remote_interrupt(impl->remote); /* a heartbeat under way ends at once */
+    if (impl->coherence)
+        near__coherence_close(impl->coherence);
+    if (impl->remote)
+        near__remote_close(impl->remote);
+    near__local_writes_destroy(impl);
+    near__flights_destroy(impl->flights);
+    if (impl->local)
+        near__local_close(impl->local);
+    near__options_fini(&impl->options, &impl->alloc);
+    near__uri_fini(&impl->uri, &impl->alloc);
+    struct near__alloc alloc = impl->alloc;
+    near__free(&alloc, impl);
+}
+
+static int open_local_tier(struct near__impl *impl)
+{
+    const near_options *o = &impl->options;
+    struct near__local_config config = {
+        .alloc = &impl->alloc,
+        .clock = &impl->clock,
+        .log = &impl->log,
+        .bytes_max = o->local_bytes,
+        .entries_max = o->local_entries,
+        .value_max = o->local_value_max,
+        .ttl_max_ms = o->local_ttl_ms,
+        .idle_ms = o->idle_ms,
+    };
+    int status = near__local_open(&config, &impl->local);
+    if (status != NEAR_OK)
+        return status;
+    impl->gate = near__local_gate(impl->local);
+    atomic_store_explicit(&impl->gate->bound_ns, (int64_t)o->bound_ms * NEAR_NS_PER_MS, memory_order_relaxed);
+    return NEAR_OK;
+}
+
+static int open_remote_tier(struct near__impl *impl, near_error *error)
+{
+    const near_options *o = &impl->options;
+    struct near__remote_config remote = {
+        .alloc = &impl->alloc, .clock = &impl->clock, .log = &impl->log, .uri = &impl->uri, .options = o};
+    int status = near__remote_open(&remote, &impl->remote, error);
+    if (status != NEAR_OK)
+        return status;
+    struct near__coherence_config coherence = {
+        .alloc = &impl->alloc,
+        .clock = &impl->clock,
+        .log = &impl->log,
+        .local = impl->local,
+        .remote = impl->remote,
+        .bound_ms = o->bound_ms,
+        .backoff_min_ms = o->backoff_min_ms,
+        .backoff_max_ms = o->backoff_max_ms,
+        .connect_timeout_ms = o->connect_timeout_ms,
+    };
+    return near__coherence_open(&coherence, &impl->coherence, error);
+}
+
+static int open_tiers(struct near__impl *impl, near_error *error)
+{
+    int status = open_local_tier(impl);
+    if (status != NEAR_OK)
+        return near__fail(error, status, "cannot open the local tier: %s", near_status_text(status));
+    status = near__flights_create(&impl->alloc, &impl->clock, &impl->flights);
+    if (status != NEAR_OK)
+        return near__fail(error, status, "%s", near_status_text(status));
+    if (impl->uri.kind != NEAR_URI_LOCAL)
+        return open_remote_tier(impl, error);
+    status = near__local_writes_create(impl);
+    if (status != NEAR_OK)
+        return near__fail(error, status, "%s", near_status_text(status));
+    atomic_store_explicit(&impl->gate->proved_ns, NEAR_PROVED_ALWAYS, memory_order_release);
+    return NEAR_OK;
+}
+
+static int read_configuration(struct near__impl *impl, const char *uri, const near_options *options, near_error *error)
+{
+    near_options merged; /* the caller's, then the URI's on top; texts are copied at the end */
+    near_options_init(&merged);
+    if (options) {
+        /* a first copy checks the caller's own struct; the URI's parameters are then set on it */
+        int status = near__options_copy(options, &impl->alloc, &impl->options, error);
+        if (status != NEAR_OK)
+            return status;
+        merged = impl->options;
+    }
+    int status = near__uri_parse(uri, &impl->alloc, &merged, &impl->uri, error);
+    near_options first = impl->options;
+    if (status == NEAR_OK)
+        status = near__options_copy(&merged, &impl->alloc, &impl->options, error);
+    if (options && (status == NEAR_OK))
+        near__options_fini(&first, &impl->alloc);
+    return status;
+}
+
+static int make_impl(const char *uri, const near_options *options, _Atomic(int64_t) *virtual_ns, struct near__impl **ret,
+                     near_error *error)
+{
+    struct near__alloc alloc;
+    near_allocator hooks = {0};
+    if (options && options->size >= offsetof(near_options, allocator) + sizeof(options->allocator))
+        hooks = options->allocator;
+    near__alloc_init(&alloc, &hooks);
+    void *memory = near__alloc_zero(&alloc, sizeof(struct near__impl) + 64);
+    if (!memory)
+        return near__fail(error, NEAR_ERR_NOMEM, "%s", near_status_text(NEAR_ERR_NOMEM));
+    struct near__impl *impl = memory;
+    impl->alloc = alloc;
+    impl->clock.virtual_ns = virtual_ns;
+    impl->values.alloc = &impl->alloc;
+    int status = read_configuration(impl, uri, options, error);
+    if (status == NEAR_OK) {
+        const near_options *o = &impl->options;
+        impl->log = (struct near__log){.fn = o->log, .arg = o->log_arg, .level = (int)o->log_level, .clock = &impl->clock};
+        impl->timeout_ns = (int64_t)o->timeout_ms * NEAR_NS_PER_MS;
+        impl->stale_ns = (int64_t)o->stale_ms * NEAR_NS_PER_MS;
+        status = open_tiers(impl, error);
+    }
+    if (status != NEAR_OK) {
+        destroy_impl(impl);
+        return status;
+    }
+    *ret = impl;
+    return NEAR_OK;
+}
+
+int near__cache_open(const char *uri, const near_options *options, _Atomic(int64_t) *virtual_ns, near_cache **ret,
+                     near_error *error)
+{
+    pthread_mutex_lock(&registry_mutex);
+    int status = prepare_process_locked(error);
+    pthread_mutex_unlock(&registry_mutex);
+    if (status != NEAR_OK)
+        return status;
+    struct near_cache *shell = calloc(1, sizeof(*shell)); /* outlives the caller's allocator */
+    if (!shell)
+        return near__fail(error, NEAR_ERR_NOMEM, "%s", near_status_text(NEAR_ERR_NOMEM));
+    struct near__impl *impl;
+    status = make_impl(uri, options, virtual_ns, &impl, error);
+    if (status != NEAR_OK) {
+        free(shell);
+        return status;
+    }
+    atomic_init(&shell->state, NEAR_SHELL_OPEN);
+    pthread_mutex_lock(&registry_mutex);
+    shell->owned = impl;
+    shell->next = registry;
+    registry = shell;
+    /* release: pairs with near__impl_in_section */
+    atomic_store_explicit(&shell->impl, impl, memory_order_release);
+    pthread_mutex_unlock(&registry_mutex);
+    *ret = shell;
+    return NEAR_OK;
+}
+
+int near_open(const char *uri, const near_options *options, near_cache **ret_cache, near_error *error)
+{
+    if (!uri || !ret_cache)
+        return near__fail(error, NEAR_ERR_INVALID, "uri and ret_cache must not be NULL");
+    return near__cache_open(uri, options, NULL, ret_cache, error);
+}
+
+/* ---------------------------------------------------------------- calls and close */
+
+int near__shell_refusal(const near_cache *cache)
+{
+    return atomic_load_explicit(&cache->state, memory_order_relaxed) == NEAR_SHELL_FORKED ? NEAR_ERR_FORKED
+                                                                                           : NEAR_ERR_CLOSED;
+}
+
+struct near__impl *near__enter(near_cache *cache, int *ret_status)
+{
+    if (!cache) {
+        *ret_status = NEAR_ERR_INVALID;
+        return NULL;
+    }
+    near__local_section_enter();
+    struct near__impl *impl = near__impl_in_section(cache);
+    if (impl)
+        near__count_call(impl);
+    near__local_section_leave();
+    if (!impl)
+        *ret_status = near__shell_refusal(cache);
+    return impl;
+}
+
+void near__leave(struct near__impl *impl)
+{
+    /* release: what the call did comes before the closer's acquire below; nothing of the impl is touched after */
+    atomic_fetch_sub_explicit(&impl->calls, 1, memory_order_release);
+}
+
+/* The impl is out of the shell.  Waits until nobody can be using it. */
+static void wait_for_calls(struct near__impl *impl)
+{
+    near__local_synchronize(); /* whoever loaded the impl has finished or is counted */
+    while (atomic_load_explicit(&impl->calls, memory_order_acquire) != 0)
+        nanosleep(&(struct timespec){.tv_nsec = NEAR_NS_PER_MS}, NULL);
+}
+
+static int values_outstanding(struct near__impl *impl)
+{
+    return near__local_pinned(impl->local) != 0 || atomic_load_explicit(&impl->values.outstanding, memory_order_acquire) != 0;
+}
+
+int near_close(near_cache *cache)
+{
+    if (!cache)
+        return NEAR_ERR_INVALID;
+    pthread_mutex_lock(&registry_mutex);
+    /* relaxed: only this function and fork, both under the mutex, take it out */
+    struct near__impl *impl = atomic_load_explicit(&cache->impl, memory_order_relaxed);
+    if (!impl) {
+        pthread_mutex_unlock(&registry_mutex);
+        return near__shell_refusal(cache);
+    }
+    atomic_store_explicit(&cache->state, NEAR_SHELL_CLOSED, memory_order_relaxed);
+    atomic_store_explicit(&cache->impl, NULL, memory_order_seq_cst);
+    pthread_mutex_unlock(&registry_mutex);
+
+    wait_for_calls(impl);
+    int busy = values_outstanding(impl);
+    pthread_mutex_lock(&registry_mutex);
+    if (busy) {
+        atomic_store_explicit(&cache->state, NEAR_SHELL_OPEN, memory_order_relaxed);
+        atomic_store_explicit(&cache->impl, impl, memory_order_release);
+    } else {
+        cache->owned = NULL;
+    }
+    pthread_mutex_unlock(&registry_mutex);
+    if (busy)
+        return NEAR_ERR_BUSY;
+    destroy_impl(impl);
+    return NEAR_OK;
+}

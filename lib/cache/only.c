@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Writes of a cache without a remote tier ("local:").  The process itself numbers them: one atomic counter gives positions,
+ * so that the local tier orders them exactly as it orders Redis's.  What reads, changes and writes (conditions, INCR, CAS,
+ * EXPIRE) does so under one of a few mutexes, chosen by the key; a plain SET takes it too, or it could slip in between.
+ * Reads take nothing. */
+#include "cache/cache.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/hash.h"
+
+#define STRIPES 64u
+
+struct near__local_writes {
+    _Alignas(64) _Atomic(uint64_t) position;
+    pthread_mutex_t mutex[STRIPES];
+};
+
+int near__local_writes_create(struct near__impl *impl)
+{
+    struct near__local_writes *writes = near__alloc_zero(&impl->alloc, sizeof(*writes));
+    if (!writes)
+        return NEAR_ERR_NOMEM;
+    for (unsigned i = 0; i < STRIPES; i++)
+        pthread_mutex_init(&writes->mutex[i], NULL);
+    impl->local_writes = writes;
+    return NEAR_OK;
+}
+
+void near__local_writes_destroy(struct near__impl *impl)
+{
+    if (!impl->local_writes)
+        return;
+    for (unsigned i = 0; i < STRIPES; i++)
+        pthread_mutex_destroy(&impl->local_writes->mutex[i]);
+    near__free(&impl->alloc, impl->local_writes);
+}
+
+/* The key's value and remaining time as the conditions see them. */
+struct current {
+    int present;
+    struct near__view view;
+};
+
+static uint64_t next_position(struct near__impl *impl)
+{
+    /* relaxed: positions of one key are taken under its mutex */
+    return 1 + atomic_fetch_add_explicit(&impl->local_writes->position, 1, memory_order_relaxed);
+}
+
+static int64_t ttl_left_ms(const struct near__impl *impl, const struct near__view *view)
+{
+    if (view->expires_ns == NEAR_NEVER)
+        return -1;
+    int64_t left = (view->expires_ns - near__now(&impl->clock)) / NEAR_NS_PER_MS;
+    return left > 0 ? left : 0;
+}
+
+/* The local tier is all there is: what it cannot keep is not written. */
+static int put(struct near__impl *impl, struct near__reader *reader, const struct near__request *request, const void *value,
+               size_t size, int64_t ttl_ms)
+{
+    uint64_t position = next_position(impl);
+    struct near__ticket ticket = near__local_ticket(impl->local, request->key, request->key_size);
+    int kept = near__local_install(impl->local, reader, ticket, request->key, request->key_size, value, size, position,
+                                   ttl_ms, near__now(&impl->clock));
+    near__local_invalidate(impl->local, request->key, request->key_size, position, NEAR_CAUSE_WRITE);
+    return kept ? NEAR_OK : NEAR_ERR_FULL;
+}
+
+static int do_set(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)
+{
+    if ((r->flags & NEAR_SET_IF_ABSENT && now->present) || (r->flags & NEAR_SET_IF_PRESENT && !now->present))
+        return NEAR_UNMET;
+    int64_t ttl = r->ttl_ms ? r->ttl_ms : -1;
+    if (r->flags & NEAR_SET_KEEP_TTL && now->present)
+        ttl = ttl_left_ms(impl, &now->view);
+    return put(impl, reader, r, r->value, r->value_size, ttl);
+}
+
+static int do_cas(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)
+{
+    if (!now->present)
+        return NEAR_MISS;
+    if (now->view.size != r->expected_size ||
+        (r->expected_size && memcmp(now->view.data, r->expected, r->expected_size) != 0))
+        return NEAR_UNMET;
+    int64_t ttl = r->flags & NEAR_SET_KEEP_TTL ? ttl_left_ms(impl, &now->view) : r->ttl_ms ? r->ttl_ms : -1;
+    return put(impl, reader, r, r->value, r->value_size, ttl);
+}
+
+/* A decimal integer exactly as Redis accepts it: no blanks, no plus, no leading zeros. */
+static int parse_integer(const void *data, size_t size, int64_t *ret)
+{
+    char text[24], again[24];
+    if (size == 0 || size >= sizeof(text))
+        return -1;
+    memcpy(text, data, size);
+    text[size] = 0;
+    if (sscanf(text, "%" SCNd64, ret) != 1)
+        return -1;
+    snprintf(again, sizeof(again), "%" PRId64, *ret);
+    return strcmp(text, again) == 0 ? 0 : -1;
+}
+
+static int do_incr(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)
+{
+    int64_t number = 0;
+    char text[24];
+    if (now->present && parse_integer(now->view.data, now->view.size, &number) != 0)
+        return NEAR_ERR_OVERFLOW;
+    if (__builtin_add_overflow(number, r->number, &number))
+        return NEAR_ERR_OVERFLOW;
+    int size = snprintf(text, sizeof(text), "%" PRId64, number);
+    r->result_number = number;
+    return put(impl, reader, r, text, (size_t)size, now->present ? ttl_left_ms(impl, &now->view) : -1);
+}
+
+static int do_expire(struct near__impl *impl, struct near__reader *reader, struct near__request *r,
+                     const struct current *now)
+{
+    if (!now->present)
+        return NEAR_MISS;
+    return put(impl, reader, r, now->view.data, now->view.size, r->ttl_ms ? r->ttl_ms : -1);
+}
+
+static int do_del(struct near__impl *impl, struct near__request *r, const struct current *now)
+{
+    near__local_invalidate(impl->local, r->key, r->key_size, next_position(impl), NEAR_CAUSE_WRITE);
+    return now->present ? NEAR_OK : NEAR_MISS;
+}
+
+static int do_write(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)
+{
+    switch (r->operation) {
+    case NEAR_OP_SET: return do_set(impl, reader, r, now);
+    case NEAR_OP_CAS: return do_cas(impl, reader, r, now);
+    case NEAR_OP_INCR: return do_incr(impl, reader, r, now);
+    case NEAR_OP_EXPIRE: return do_expire(impl, reader, r, now);
+    default: return do_del(impl, r, now);
+    }
+}
+
+int near__local_write(struct near__impl *impl, struct near__request *request)
+{
+    if (request->operation == NEAR_OP_CLEAR) {
+        near__local_clear(impl->local);
+        return NEAR_OK;
+    }
+    struct near__reader *reader = near__local_reader(impl->local);
+    if (!reader)
+        return NEAR_ERR_NOMEM;
+    pthread_mutex_t *mutex = &impl->local_writes->mutex[near__hash(request->key, request->key_size, 1) % STRIPES];
+    struct current now = {0};
+    pthread_mutex_lock(mutex);
+    now.present = near__local_get(impl->local, reader, request->key, request->key_size, NEAR_NEVER, 0, &now.view) ==
+                  NEAR_LOCAL_HIT;
+    int status = do_write(impl, reader, request, &now);
+    if (now.present)
+        near__local_unpin(reader, &now.view);
+    pthread_mutex_unlock(mutex);
+    return status;
+}

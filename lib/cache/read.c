@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What a read does after the local tier has not answered: the policy for missing proof, one fetch per key at a time, and what
+ * the reply teaches the local tier.
+ *
+ * Order of a fetch, which the whole argument of docs/design.md rests on: ticket (what was known of the key) → highest position seen →
+ * send → reply at position r → saw(r) → install at r under the ticket, or observe r (I1, I4, R54). */
+#include "cache/cache.h"
+
+#include <string.h>
+
+int64_t near__read_bound(const struct near__impl *impl, const near_call *call)
+{
+    /* relaxed: a bound that has just been changed may apply from the next read on */
+    int64_t bound = atomic_load_explicit(&impl->gate->bound_ns, memory_order_relaxed);
+    if (call && call->bound_ms && (int64_t)call->bound_ms * NEAR_NS_PER_MS < bound)
+        bound = (int64_t)call->bound_ms * NEAR_NS_PER_MS;
+    return bound;
+}
+
+int64_t near__read_stale_bound(const struct near__impl *impl, const near_call *call)
+{
+    if (impl->options.unproven == NEAR_UNPROVEN_SERVE_STALE || (call && call->flags & NEAR_ALLOW_STALE))
+        return impl->stale_ns;
+    return 0;
+}
+
+int near__read_refused(const struct near__impl *impl, int64_t bound_ns)
+{
+    if (impl->options.unproven != NEAR_UNPROVEN_FAIL)
+        return 0;
+    /* acquire: as on the hit path; a proof that arrives this instant may be missed, which is one refused read */
+    int64_t proved = atomic_load_explicit(&impl->gate->proved_ns, memory_order_acquire);
+    if (proved == NEAR_PROVED_NEVER)
+        return 1;
+    return proved != NEAR_PROVED_ALWAYS && near__now(&impl->clock) - proved >= bound_ns;
+}
+
+/* ---------------------------------------------------------------- values */
+
+enum { VALUE_NONE = 0, VALUE_PINNED = 1, VALUE_OWNED = 2, VALUE_SHARED = 3 };
+
+static int64_t ttl_left_ms(const struct near__clock *clock, int64_t expires_ns)
+{
+    if (expires_ns == NEAR_NEVER)
+        return -1;
+    int64_t left = (expires_ns - near__now_coarse(clock)) / NEAR_NS_PER_MS;
+    return left > 0 ? left : 0;
+}
+
+void near__value_from_view(near_value *value, struct near__impl *impl, struct near__reader *reader,
+                           const struct near__view *view)
+{
+    value->data = view->data;
+    value->size = view->size;
+    value->ttl_ms = ttl_left_ms(&impl->clock, view->expires_ns);
+    value->source = NEAR_FROM_LOCAL;
+    value->state_ = VALUE_PINNED;
+    value->private_[0] = view->pin;
+    value->private_[1] = reader;
+    value->private_[2] = impl->local;
+}
+
+void near__value_from_shared(near_value *value, struct near__impl *impl, struct near__shared *shared, uint32_t source)
+{
+    value->data = shared->data;
+    value->size = shared->size;
+    value->ttl_ms = ttl_left_ms(&impl->clock, shared->expires_ns);
+    value->source = source;
+    value->state_ = VALUE_SHARED;
+    value->private_[0] = shared;
+    value->private_[1] = value->private_[2] = NULL;
+}
+
+void near_release(near_value *value)
+{
+    if (!value)
+        return;
+    struct near__view view = {.data = value->data, .size = value->size, .pin = value->private_[0]};
+    if (value->state_ == VALUE_PINNED)
+        near__local_unpin(value->private_[1], &view);
+    else if (value->state_ == VALUE_OWNED)
+        near__local_disown(value->private_[2], value->private_[0]);
+    else if (value->state_ == VALUE_SHARED)
+        near__shared_unref(value->private_[0]);
+    memset(value, 0, sizeof(*value));
+}
+
+int near_own(near_value *value)
+{
+    if (!value)
+        return NEAR_ERR_INVALID;
+    if (value->state_ == VALUE_OWNED || value->state_ == VALUE_SHARED)
+        return NEAR_OK; /* any thread may release these already */
+    if (value->state_ != VALUE_PINNED)
+        return NEAR_ERR_INVALID;
+    struct near__view view = {.data = value->data, .size = value->size, .pin = value->private_[0]};
+    struct near__owned *owned = near__local_own(value->private_[2], value->private_[1], &view);
+    if (!owned)
+        return NEAR_ERR_NOMEM;
+    value->data = view.data;
+    value->state_ = VALUE_OWNED;
+    value->private_[0] = owned;
+    value->private_[1] = NULL;
+    return NEAR_OK;
+}
+
+/* ---------------------------------------------------------------- fetching */
+
+struct near__shared *near__fetch_share(struct near__impl *impl, struct near__request *request)
+{
+    /* counted from the sending time: the copy never outlives the key (R20) */
+    int64_t expires_ns = request->ttl_left_ms < 0 ? NEAR_NEVER : request->sent_ns + request->ttl_left_ms * NEAR_NS_PER_MS;
+    struct near__shared *shared = near__shared_create(&impl->values, request->value_out, request->value_out_size, expires_ns);
+    if (!shared)
+        near__free(&impl->alloc, request->value_out);
+    request->value_out = NULL;
+    return shared;
+}
+
+void near__fetch_learn(struct near__impl *impl, struct near__reader *reader, struct near__ticket ticket,
+                       const struct near__request *request, uint64_t before, int fill)
+{
+    struct near__call_counters *counters = &impl->counters;
+    if (request->status < 0) { /* an error is never absence (R18), and teaches nothing about the key */
+        near__add(&counters->remote_errors);
+        return;
+    }
+    near__add(request->status == NEAR_OK ? &counters->remote_hits : &counters->remote_misses);
+    uint64_t position = 0;
+    if (near__coherence_saw(impl->coherence, before, request->position) == 0)
+        position = near__coherence_relative(impl->coherence, request->position);
+    if (request->status == NEAR_OK && fill && position)
+        near__local_install(impl->local, reader, ticket, request->key, request->key_size, request->value_out,
+                            request->value_out_size, position, request->ttl_left_ms, request->sent_ns);
+    else if (position)
+        near__local_observe(impl->local, request->key, request->key_size, position);
+    else /* the reply cannot be ordered: nothing local may outlive what was just seen */
+        near__local_invalidate(impl->local, request->key, request->key_size, 0, NEAR_CAUSE_WRITE);
+}
+
+/* One fetch of this thread's own.  *ret_shared is set on NEAR_OK. */
+static int fetch(struct near__impl *impl, struct near__reader *reader, struct near__ticket ticket, const void *key,
+                 size_t key_size, int64_t deadline_ns, int fill, struct near__shared **ret_shared)
+{
+    struct near__request request = {.operation = NEAR_OP_FETCH, .key = key, .key_size = key_size};
+    uint64_t before = near__coherence_highest(impl->coherence);
+    near__remote_run(impl->remote, &request, 1, deadline_ns);
+    near__fetch_learn(impl, reader, ticket, &request, before, fill);
+    if (request.status != NEAR_OK)
+        return request.status;
+    *ret_shared = near__fetch_share(impl, &request);
+    return *ret_shared ? NEAR_OK : NEAR_ERR_NOMEM;
+}
+
+/* What a fetch is allowed to do. */
+struct terms {
+    int64_t deadline_ns;
+    int64_t join_ns; /* the oldest fetch that may be joined; 0: none */
+    int fill;
+};
+
+struct answer {
+    int status;
+    uint32_t source;
+    struct near__shared *shared; /* with NEAR_OK */
+};
+
+/* Joins a fetch of the key under way or leads one.  Returns 0 when the flight that was joined ended in its leader's time-out
+ * and this read has time left. */
+static int fly(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
+               const struct terms *terms, struct answer *ret)
+{
+    struct near__flight *flight;
+    struct near__ticket ticket = near__local_ticket(impl->local, key, key_size);
+    enum near__flight_role role = near__flight_enter(impl->flights, key, key_size, ticket, terms->join_ns, &flight);
+    *ret = (struct answer){.source = NEAR_FROM_REMOTE};
+    if (role != NEAR_FLIGHT_JOIN) {
+        ret->status = fetch(impl, reader, ticket, key, key_size, terms->deadline_ns, terms->fill, &ret->shared);
+        if (role == NEAR_FLIGHT_LEAD) {
+            near__flight_land(impl->flights, flight, ret->status, ret->shared);
+            near__flight_leave(impl->flights, flight);
+        }
+        return 1;
+    }
+    near__add(&impl->counters.flights_joined);
+    ret->source = NEAR_FROM_FLIGHT;
+    int landed = near__flight_wait(impl->flights, flight, terms->deadline_ns, &ret->status, &ret->shared);
+    near__flight_leave(impl->flights, flight);
+    if (!landed)
+        ret->status = NEAR_ERR_TIMEOUT;
+    /* the leader's deadline is not ours */
+    return !landed || ret->status != NEAR_ERR_TIMEOUT || near__now(&impl->clock) >= terms->deadline_ns;
+}
+
+int near__read_miss(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
+                    const near_call *call, near_value *ret_value)
+{
+    int64_t started_ns = near__now(&impl->clock);
+    int64_t bound_ns = near__read_bound(impl, call);
+    uint32_t flags = call ? call->flags : 0;
+    if (!impl->remote)
+        return NEAR_MISS;
+    if (near__read_refused(impl, bound_ns))
+        return NEAR_ERR_UNPROVEN;
+
+    struct terms terms = {
+        .deadline_ns = near__deadline(impl, call),
+        .join_ns = flags & NEAR_BYPASS_LOCAL ? 0 : bound_ns,
+        .fill = !(flags & NEAR_NO_FILL),
+    };
+    struct answer answer;
+    while (!fly(impl, reader, key, key_size, &terms, &answer))
+        ;
+    near__histogram_record(&impl->miss_ns, (uint64_t)(near__now(&impl->clock) - started_ns));
+    if (answer.status == NEAR_OK)
+        near__value_from_shared(ret_value, impl, answer.shared, answer.source);
+    return answer.status;
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Writes go through to the remote tier; the local tier changes only after the acknowledgement (promise E), by the same rules
+ * as a fill: the value is installed at the position that the server gave the write, if nothing newer has been heard of the key
+ * meanwhile (R05, R06); and whether it is kept or not, nothing older stays and nothing older can come (C, D).
+ *
+ * The install comes before the floor is raised, so that a hot key is replaced in place and readers do not miss in between;
+ * raising the floor also changes the key's ticket, so that no read that starts after the write joins a fetch from before it (R17). */
+#include "cache/cache.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+/* What was known when the write was sent. */
+struct sent {
+    struct near__ticket ticket;
+    uint64_t before;
+};
+
+static enum near__message_operation message_of(enum near__operation operation)
+{
+    switch (operation) {
+    case NEAR_OP_DEL: return NEAR_MESSAGE_DEL;
+    case NEAR_OP_EXPIRE: return NEAR_MESSAGE_EXPIRE;
+    case NEAR_OP_CLEAR: return NEAR_MESSAGE_CLEAR;
+    default: return NEAR_MESSAGE_SET;
+    }
+}
+
+/* The statuses with which the remote tier says that the write did not happen. */
+static int changed_nothing(int status)
+{
+    switch (status) {
+    case NEAR_ERR_UNKNOWN:
+    case NEAR_ERR_PROTOCOL:
+    case NEAR_ERR_REMOTE:
+        return 0;
+    default:
+        return 1;
+    }
+}
+
+static void count_write(struct near__impl *impl, int status)
+{
+    near__add(&impl->counters.writes);
+    if (status == NEAR_UNMET)
+        near__add(&impl->counters.writes_unmet);
+    else if (status == NEAR_ERR_UNKNOWN)
+        near__add(&impl->counters.writes_unknown);
+    else if (status < 0)
+        near__add(&impl->counters.writes_failed);
+}
+
+/* The value that the key has after the write; 0 when the write does not tell. */
+static int value_after(const struct near__request *request, char number[24], const void **ret_value, size_t *ret_size)
+{
+    switch (request->operation) {
+    case NEAR_OP_SET:
+    case NEAR_OP_CAS:
+        *ret_value = request->value;
+        *ret_size = request->value_size;
+        return 1;
+    case NEAR_OP_INCR:
+        *ret_value = number;
+        *ret_size = (size_t)snprintf(number, 24, "%" PRId64, request->result_number);
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+static void learn_done(struct near__impl *impl, const struct near__request *request, struct near__ticket ticket,
+                       uint64_t position, int fill)
+{
+    char number[24];
+    const void *value;
+    size_t size;
+    struct near__reader *reader = near__local_reader(impl->local);
+    if (fill && reader && value_after(request, number, &value, &size))
+        near__local_install(impl->local, reader, ticket, request->key, request->key_size, value, size, position,
+                            request->ttl_left_ms, request->sent_ns);
+    near__local_invalidate(impl->local, request->key, request->key_size, position, NEAR_CAUSE_WRITE);
+}
+
+static void forget(struct near__impl *impl, const struct near__request *request)
+{
+    if (request->operation == NEAR_OP_CLEAR)
+        near__local_clear(impl->local);
+    else
+        near__local_invalidate(impl->local, request->key, request->key_size, 0, NEAR_CAUSE_WRITE);
+}
+
+/* What a write's end means for the local tier. */
+static void learn(struct near__impl *impl, const struct near__request *request, const struct sent *sent, int fill)
+{
+    if (request->status < 0) {
+        if (!changed_nothing(request->status))
+            forget(impl, request);
+        return;
+    }
+    uint64_t position = 0;
+    if (near__coherence_saw(impl->coherence, sent->before, request->position) == 0)
+        position = near__coherence_relative(impl->coherence, request->position);
+    if (!position)
+        forget(impl, request);
+    else if (request->operation == NEAR_OP_CLEAR)
+        near__local_raise_watermark(impl->local, position);
+    else if (request->status == NEAR_OK)
+        learn_done(impl, request, sent->ticket, position, fill);
+    else /* a condition that was not met, or a key that is not there: a read of its own kind */
+        near__local_observe(impl->local, request->key, request->key_size, position);
+}
+
+static struct sent before_sending(struct near__impl *impl, const struct near__request *request)
+{
+    struct sent sent = {.before = near__coherence_highest(impl->coherence)};
+    if (request->operation != NEAR_OP_CLEAR)
+        sent.ticket = near__local_ticket(impl->local, request->key, request->key_size);
+    return sent;
+}
+
+int near__write_through(struct near__impl *impl, struct near__request *request, int64_t deadline_ns, int fill)
+{
+    int64_t started_ns = near__now(&impl->clock);
+    if (!impl->remote) {
+        request->status = near__local_write(impl, request);
+    } else {
+        struct near__buffer body;
+        near__buffer_init(&body, &impl->alloc);
+        near__coherence_body(impl->coherence, message_of(request->operation), request->key, request->key_size, &body);
+        request->status = NEAR_ERR_NOMEM;
+        if (!body.failed) {
+            request->body = body.data;
+            request->body_size = body.size;
+            struct sent sent = before_sending(impl, request);
+            near__remote_run(impl->remote, request, 1, deadline_ns);
+            learn(impl, request, &sent, fill);
+        }
+        near__buffer_fini(&body);
+    }
+    near__histogram_record(&impl->write_ns, (uint64_t)(near__now(&impl->clock) - started_ns));
+    count_write(impl, request->status);
+    return request->status;
+}
+
+/* ---------------------------------------------------------------- many */
+
+static int write_many_remote(struct near__impl *impl, struct near__request *requests, size_t count, int64_t deadline_ns,
+                             int fill)
+{
+    struct near__buffer bodies; /* one after another; offsets first, since the buffer moves while it grows */
+    near__buffer_init(&bodies, &impl->alloc);
+    struct sent *sent = near__alloc(&impl->alloc, count * sizeof(*sent));
+    for (size_t i = 0; i < count && !bodies.failed; i++) {
+        size_t start = bodies.size;
+        near__coherence_body(impl->coherence, message_of(requests[i].operation), requests[i].key, requests[i].key_size,
+                             &bodies);
+        requests[i].body_size = bodies.size - start;
+    }
+    if (!sent || bodies.failed) {
+        near__free(&impl->alloc, sent);
+        near__buffer_fini(&bodies);
+        return NEAR_ERR_NOMEM;
+    }
+    const unsigned char *body = bodies.data;
+    for (size_t i = 0; i < count; i++) {
+        requests[i].body = body;
+        body += requests[i].body_size;
+        sent[i] = before_sending(impl, &requests[i]);
+    }
+    near__remote_run(impl->remote, requests, count, deadline_ns);
+    for (size_t i = 0; i < count; i++)
+        learn(impl, &requests[i], &sent[i], fill);
+    near__free(&impl->alloc, sent);
+    near__buffer_fini(&bodies);
+    return NEAR_OK;
+}
+
+int near__write_many(struct near__impl *impl, struct near__request *requests, size_t count, int64_t deadline_ns, int fill)
+{
+    int64_t started_ns = near__now(&impl->clock);
+    int status = NEAR_OK;
+    if (impl->remote)
+        status = write_many_remote(impl, requests, count, deadline_ns, fill);
+    for (size_t i = 0; i < count; i++) {
+        if (status != NEAR_OK)
+            requests[i].status = status;
+        else if (!impl->remote)
+            requests[i].status = near__local_write(impl, &requests[i]);
+        count_write(impl, requests[i].status);
+    }
+    near__histogram_record(&impl->write_ns, (uint64_t)(near__now(&impl->clock) - started_ns));
+    return status;
+}

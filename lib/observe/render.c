@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A statistics snapshot as text.  One table row a figure gives its name, kind, unit and sentence; the three formats are
+ * printed from it.  Numbers are integers, so no locale can change their look. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "nearcache.h"
+
+enum kind { GAUGE, COUNTER, SIGNED_GAUGE, FLAG, QUANTILES };
+
+struct row {
+    const char *section; /* of INFO; NULL: as the row before */
+    const char *name;
+    enum kind kind;
+    size_t offset;
+    const char *help;
+};
+
+#define ROW(section, field, kind, help) {section, #field, kind, offsetof(near_stats, field), help}
+
+static const struct row rows[] = {
+    ROW("Local", local_bytes, GAUGE, "Bytes of the local tier, everything included."),
+    ROW(NULL, local_bytes_limit, GAUGE, "Budget of the local tier in bytes."),
+    ROW(NULL, local_entries, GAUGE, "Entries in the local tier."),
+    ROW(NULL, local_entries_limit, GAUGE, "Most entries allowed; 0 for no limit."),
+    ROW(NULL, local_index_bytes, GAUGE, "Bytes of the index."),
+    ROW(NULL, local_retired_bytes, GAUGE, "Bytes unlinked and not yet reclaimed."),
+    ROW(NULL, local_resize_permille, GAUGE, "Progress of a running resize; 1000 when none runs."),
+    ROW("Reads", gets, COUNTER, "Reads."),
+    ROW(NULL, local_hits, COUNTER, "Reads answered by the local tier."),
+    ROW(NULL, local_misses, COUNTER, "Reads not answered by the local tier."),
+    ROW(NULL, stale_served, COUNTER, "Reads answered without a current proof, as the policy allows."),
+    ROW(NULL, miss_absent, COUNTER, "Local misses: not there."),
+    ROW(NULL, miss_expired, COUNTER, "Local misses: time over."),
+    ROW(NULL, miss_unproven, COUNTER, "Local misses: freshness not proven."),
+    ROW(NULL, miss_suspect, COUNTER, "Local misses: suspect since a fault."),
+    ROW(NULL, miss_bypassed, COUNTER, "Local misses: the caller asked to bypass."),
+    ROW(NULL, flights_joined, COUNTER, "Reads that shared another thread's fetch."),
+    ROW(NULL, remote_hits, COUNTER, "Fetches that found the key."),
+    ROW(NULL, remote_misses, COUNTER, "Fetches that did not find the key."),
+    ROW(NULL, remote_errors, COUNTER, "Fetches that failed."),
+    ROW("Entries", fills, COUNTER, "Values kept in the local tier."),
+    ROW(NULL, fills_refused_order, COUNTER, "Values not kept: something newer was known."),
+    ROW(NULL, fills_refused_space, COUNTER, "Values not kept: no room or too large."),
+    ROW(NULL, evictions, COUNTER, "Entries that made room."),
+    ROW(NULL, expirations, COUNTER, "Entries whose time was over."),
+    ROW(NULL, invalidations, COUNTER, "Entries removed by a message or a write."),
+    ROW(NULL, invalidations_absent, COUNTER, "Invalidations that found no entry."),
+    ROW(NULL, invalidations_older, COUNTER, "Invalidations older than the entry they met."),
+    ROW(NULL, drops, COUNTER, "Local copies dropped by the application."),
+    ROW("Writes", writes, COUNTER, "Writes."),
+    ROW(NULL, writes_unmet, COUNTER, "Writes whose condition was not met."),
+    ROW(NULL, writes_failed, COUNTER, "Writes that failed."),
+    ROW(NULL, writes_unknown, COUNTER, "Writes of unknown fate."),
+    ROW("Coherence", proven, FLAG, "1 while the local tier may serve."),
+    ROW(NULL, proof_age_ms, SIGNED_GAUGE, "Age of the last freshness proof in milliseconds; -1 for never."),
+    ROW(NULL, messages, COUNTER, "Messages received."),
+    ROW(NULL, messages_own, COUNTER, "Messages of this process's own."),
+    ROW(NULL, messages_bad, COUNTER, "Messages malformed or of an unknown version."),
+    ROW(NULL, message_gaps, COUNTER, "Lost messages detected."),
+    ROW(NULL, proofs, COUNTER, "Freshness proofs completed."),
+    ROW(NULL, proofs_failed, COUNTER, "Freshness proofs that failed."),
+    ROW(NULL, subscriptions, COUNTER, "Subscriptions made."),
+    ROW(NULL, disconnections, COUNTER, "Subscriptions lost."),
+    ROW(NULL, suspicions, COUNTER, "Times that entries were made suspect."),
+    ROW(NULL, server_changes, COUNTER, "Times that another server was found."),
+    ROW(NULL, position_regressions, COUNTER, "Times that the server had lost its position."),
+    ROW("Remote", requests, COUNTER, "Requests sent to the remote tier."),
+    ROW(NULL, connections_opened, COUNTER, "Connections opened."),
+    ROW(NULL, connections_lost, COUNTER, "Connections lost."),
+    ROW(NULL, timeouts, COUNTER, "Requests that met their deadline."),
+    ROW(NULL, bytes_sent, COUNTER, "Bytes sent."),
+    ROW(NULL, bytes_received, COUNTER, "Bytes received."),
+    ROW(NULL, breaker_open, FLAG, "1 while the circuit breaker is open."),
+    ROW("Latency", hit_ns, QUANTILES, "Local hits, nanoseconds, one in 64 timed."),
+    ROW(NULL, miss_ns, QUANTILES, "Reads that went to the remote tier, nanoseconds."),
+    ROW(NULL, write_ns, QUANTILES, "Writes, nanoseconds."),
+    ROW(NULL, invalidation_ns, QUANTILES, "From a writer's send to its application here, nanoseconds."),
+};
+#define ROWS (sizeof(rows) / sizeof(rows[0]))
+
+struct text {
+    char *at;
+    size_t room, length;
+};
+
+__attribute__((format(printf, 2, 3))) static void put(struct text *text, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    int n = vsnprintf(text->at, text->room, format, arguments);
+    va_end(arguments);
+    if (n < 0)
+        return;
+    size_t written = (size_t)n < text->room ? (size_t)n : text->room;
+    text->at += written;
+    text->room -= written;
+    text->length += (size_t)n;
+}
+
+/* A row's number, whatever its width; sign in *ret_sign. */
+static uint64_t number_of(const near_stats *stats, const struct row *row, const char **ret_sign)
+{
+    const char *at = (const char *)stats + row->offset;
+    *ret_sign = "";
+    if (row->kind == FLAG)
+        return *(const uint32_t *)(const void *)at;
+    if (row->kind != SIGNED_GAUGE)
+        return *(const uint64_t *)(const void *)at;
+    int64_t number = *(const int64_t *)(const void *)at;
+    if (number >= 0)
+        return (uint64_t)number;
+    *ret_sign = "-";
+    return (uint64_t)0 - (uint64_t)number;
+}
+
+static const near_quantiles *quantiles_of(const near_stats *stats, const struct row *row)
+{
+    return (const near_quantiles *)(const void *)((const char *)stats + row->offset);
+}
+
+/* ---------------------------------------------------------------- INFO and JSON */
+
+static void info_row(struct text *text, const near_stats *stats, const struct row *row)
+{
+    const char *sign;
+    if (row->kind == QUANTILES) {
+        const near_quantiles *q = quantiles_of(stats, row);
+        put(text, "%s:count=%" PRIu64 ",p50=%" PRIu64 ",p90=%" PRIu64 ",p99=%" PRIu64 ",p999=%" PRIu64 ",max=%" PRIu64 "\r\n",
+            row->name, q->count, q->p50, q->p90, q->p99, q->p999, q->max);
+        return;
+    }
+    uint64_t number = number_of(stats, row, &sign);
+    put(text, "%s:%s%" PRIu64 "\r\n", row->name, sign, number);
+}
+
+static void render_info(struct text *text, const near_stats *stats)
+{
+    for (size_t i = 0; i < ROWS; i++) {
+        if (rows[i].section)
+            put(text, "%s# Nearcache-%s\r\n", i ? "\r\n" : "", rows[i].section);
+        info_row(text, stats, &rows[i]);
+    }
+}
+
+/* A name as the inside of a JSON string or an OpenMetrics label: both escape the same three characters alike. */
+static void put_escaped(struct text *text, const char *name, int json)
+{
+    for (const unsigned char *c = (const unsigned char *)name; *c; c++) {
+        if (*c == '"' || *c == '\\')
+            put(text, "\\%c", *c);
+        else if (*c == '\n')
+            put(text, "\\n");
+        else if (*c < 0x20 && json)
+            put(text, "\\u%04x", *c);
+        else
+            put(text, "%c", *c);
+    }
+}
+
+static void render_json(struct text *text, const near_stats *stats, const char *name)
+{
+    put(text, "{\"name\":\"");
+    put_escaped(text, name, 1);
+    put(text, "\"");
+    for (size_t i = 0; i < ROWS; i++) {
+        const char *sign;
+        const struct row *row = &rows[i];
+        if (row->kind == QUANTILES) {
+            const near_quantiles *q = quantiles_of(stats, row);
+            put(text,
+                ",\"%s\":{\"count\":%" PRIu64 ",\"p50\":%" PRIu64 ",\"p90\":%" PRIu64 ",\"p99\":%" PRIu64 ",\"p999\":%" PRIu64
+                ",\"max\":%" PRIu64 "}",
+                row->name, q->count, q->p50, q->p90, q->p99, q->p999, q->max);
+            continue;
+        }
+        uint64_t number = number_of(stats, row, &sign);
+        put(text, ",\"%s\":%s%" PRIu64, row->name, sign, number);
+    }
+    put(text, "}\n");
+}
+
+/* ---------------------------------------------------------------- OpenMetrics */
+
+static void metrics_quantile(struct text *text, const struct row *row, const char *name, const char *q, uint64_t value)
+{
+    put(text, "nearcache_%s{cache=\"", row->name);
+    put_escaped(text, name, 0);
+    put(text, "\",quantile=\"%s\"} %" PRIu64 "\n", q, value);
+}
+
+static void metrics_row(struct text *text, const near_stats *stats, const struct row *row, const char *name)
+{
+    const char *sign;
+    const char *type = row->kind == COUNTER ? "counter" : row->kind == QUANTILES ? "summary" : "gauge";
+    put(text, "# TYPE nearcache_%s %s\n# HELP nearcache_%s %s\n", row->name, type, row->name, row->help);
+    if (row->kind == QUANTILES) {
+        const near_quantiles *q = quantiles_of(stats, row);
+        metrics_quantile(text, row, name, "0.5", q->p50);
+        metrics_quantile(text, row, name, "0.9", q->p90);
+        metrics_quantile(text, row, name, "0.99", q->p99);
+        metrics_quantile(text, row, name, "0.999", q->p999);
+        metrics_quantile(text, row, name, "1", q->max);
+        put(text, "nearcache_%s_count{cache=\"", row->name);
+        put_escaped(text, name, 0);
+        put(text, "\"} %" PRIu64 "\n", q->count);
+        return;
+    }
+    uint64_t number = number_of(stats, row, &sign);
+    put(text, "nearcache_%s%s{cache=\"", row->name, row->kind == COUNTER ? "_total" : "");
+    put_escaped(text, name, 0);
+    put(text, "\"} %s%" PRIu64 "\n", sign, number);
+}
+
+static void render_metrics(struct text *text, const near_stats *stats, const char *name)
+{
+    for (size_t i = 0; i < ROWS; i++)
+        metrics_row(text, stats, &rows[i], name);
+    put(text, "# EOF\n");
+}
+
+size_t near_stats_render(const near_stats *stats, near_format format, const char *name, char *buffer, size_t capacity)
+{
+    struct text text = {.at = buffer, .room = buffer ? capacity : 0};
+    if (!stats || stats->size != sizeof(*stats))
+        return 0;
+    if (buffer && capacity)
+        buffer[0] = 0;
+    if (format == NEAR_FORMAT_INFO)
+        render_info(&text, stats);
+    else if (format == NEAR_FORMAT_JSON)
+        render_json(&text, stats, name ? name : "");
+    else if (format == NEAR_FORMAT_OPENMETRICS)
+        render_metrics(&text, stats, name ? name : "");
+    return text.length;
+}
