@@ -50,16 +50,18 @@ struct near__request {
     uint32_t flags;       /* SET: NEAR_SET_… */
     int64_t ttl_ms;       /* SET, CAS: 0 none; EXPIRE: 0 persist */
     int64_t number;       /* INCR: delta; PROVE: nonce */
-    uint64_t known;       /* PROVE: highest position seen by anybody here; if the server's is below it or gone, the server's
-                             jumps above it (never the other way) */
-    const void *body;     /* writes: the message's body (coherence/message.h); the server puts "1<position>:" before it,
-                             position "0" when it could not number the write (out of memory; the write still counts).
+    uint64_t known;       /* PROVE: the server's position must be at least this; if it is below or gone, it jumps to
+                             max(server time in µs, known + 2^20), never the other way */
+    const void *body;     /* writes: the message's body (coherence/message.h); the server puts "1<position>:" before it.
                              PROVE: the private channel's name, as given to near__channel_open */
     size_t body_size;
 
     int status;        /* NEAR_OK, NEAR_MISS, NEAR_UNMET or an error; NEAR_ERR_TIMEOUT/IO/UNAVAILABLE mean not sent (nothing
                           happened), NEAR_ERR_UNKNOWN sent and no answer (writes only; a FETCH says TIMEOUT or IO) */
     uint64_t position; /* 0: unknown */
+    int inexact;       /* FETCH: the position moved while the value was read (the position is asked before and after it): `position`
+                          is the later one and the value belongs to some moment before it; it must not be kept */
+    uint64_t server;   /* the server that answered: the same number as near__server_id(near__channel_server(…)) when it is the same one; 0: unknown */
     int64_t sent_ns;   /* when it was handed to the connection */
     int64_t ttl_left_ms; /* FETCH, SET, INCR, CAS: -1 none */
     int64_t result_number; /* INCR */
@@ -142,11 +144,14 @@ static inline int near__channel_ping(struct near__remote *r, struct near__channe
     return r->table->channel_ping(c, nonce, deadline_ns);
 }
 static inline void near__channel_wake(struct near__remote *r, struct near__channel *c) { r->table->channel_wake(c); }
-/* The server's identity (Redis: run_id) as read on this very connection; never NULL. */
+/* The server's identity as read on this very connection (Redis: run_id and master_replid, since a demotion and promotion
+ * changes only the latter); never NULL. */
 static inline const char *near__channel_server(struct near__remote *r, struct near__channel *c)
 {
     return r->table->channel_server(c);
 }
+/* The same as a number, 0 never: what near__request.server is compared with. */
+uint64_t near__server_id(const char *identity);
 static inline void near__channel_close(struct near__remote *r, struct near__channel *c) { r->table->channel_close(c); }
 
 /* Self-check of the data side: see near_check. */
