@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * URIs of caches: redis, rediss, unix, memory, local. */
+ * URIs of caches: redis, rediss, unix, memory, local; valkey, valkeys and redis-socket are other names of the first three. */
 #ifndef NEAR_BASE_URI_H
 #define NEAR_BASE_URI_H
 #include <stdint.h>
@@ -15,11 +15,13 @@ struct near__uri {
     char *username, *password; /* NULL: none */
     uint16_t port;
     uint32_t database;
+    char *query; /* this URI's own copy of the text: every pointer above, and options set from it, point into it */
+    size_t query_size;
 };
 
 /* Parses text; query parameters other than db are set in options (near_option_set), pointing into ret's own memory
  * (ret->query), so ret must outlive the copying of options.  Unknown ones are an error that names them.
- * On error nothing needs freeing. */
+ * On error nothing needs freeing, and error never quotes what may be a password. */
 int near__uri_parse(const char *text, const struct near__alloc *alloc, near_options *options, struct near__uri *ret,
                     near_error *error);
 void near__uri_fini(struct near__uri *uri, const struct near__alloc *alloc);
