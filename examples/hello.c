@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The smallest program: open, set, get, release, close.      hello [URI]      $REDIS_URL, or memory://demo */
+#include <nearcache.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+
+int main(int argc, char **argv)
+{
+    const char *uri = argc > 1 ? argv[1] : getenv("REDIS_URL") ? getenv("REDIS_URL") : "memory://demo";
+    near_cache *cache;
+    near_error error;
+    near_value value;
+    int status = near_open(uri, NULL, &cache, &error);
+    if (status < 0)
+        return fprintf(stderr, "hello: %s\n", error.text), 1;
+    status = near_set(cache, "greeting", 8, "hello, world", 12, NULL, NULL);
+    if (status == NEAR_OK && (status = near_get(cache, "greeting", 8, NULL, &value)) == NEAR_OK) {
+        printf("%.*s (%s)\n", (int)value.size, (const char *)value.data,
+               value.source == NEAR_FROM_LOCAL ? "from this process" : "from the remote tier");
+        near_release(&value);
+    }
+    near_close(cache);
+    if (status != NEAR_OK)
+        fprintf(stderr, "hello: %s\n", near_status_text(status));
+    return status != NEAR_OK;
+}
