@@ -86,11 +86,6 @@ static int is_hit(enum near__local_result result)
     return result == NEAR_LOCAL_HIT || result == NEAR_LOCAL_STALE_HIT;
 }
 
-static void hit_timed(struct near__impl *impl, int64_t started_ns)
-{
-    near__histogram_record(&impl->hit_ns, (uint64_t)(near__now(&impl->clock) - started_ns));
-}
-
 /* The local part of a read, inside a section.  Returns 1 with *ret_status set when the read is over. */
 static int get_locally(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
                        const near_call *call, near_value *ret_value, int *ret_status)
@@ -109,7 +104,7 @@ static int get_locally(struct near__impl *impl, struct near__reader *reader, con
         return 0;
     near__value_from_view(ret_value, impl, reader, &view);
     if (timed)
-        hit_timed(impl, started_ns);
+        near__local_time_hit(reader, near__now(&impl->clock) - started_ns);
     *ret_status = status_of_hit(result);
     return 1;
 }
@@ -442,7 +437,6 @@ static void stats_of_calls(const struct near__impl *impl, near_stats *stats)
     stats->writes_failed = load(&c->writes_failed);
     stats->writes_unknown = load(&c->writes_unknown);
     stats->drops = load(&c->drops);
-    near__histogram_quantiles(&impl->hit_ns, &stats->hit_ns);
     near__histogram_quantiles(&impl->miss_ns, &stats->miss_ns);
     near__histogram_quantiles(&impl->write_ns, &stats->write_ns);
 }

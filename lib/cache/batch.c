@@ -2,9 +2,8 @@
  *
  * Many keys at once: local hits first, then one round trip for the rest.
  *
- * Every key that is fetched leads a flight: others may join it, and it takes the place of an older one, so that nobody
- * who starts after this call has returned can join a fetch from before it.  A batch joins no flights itself: it would wait for
- * several leaders one after another. */
+ * Every key that is fetched leads a flight that others may join.  A batch joins no flights itself: it would wait for several
+ * leaders one after another. */
 #include <string.h>
 
 #include "cache/cache.h"
@@ -125,7 +124,8 @@ static void take_off(struct near__impl *impl, struct fetching *f)
     }
 }
 
-static void land(struct near__impl *impl, struct near__reader *reader, struct fetching *f, uint64_t before, int fill)
+static void land(struct near__impl *impl, struct near__reader *reader, struct fetching *f, struct near__mark before,
+                 int fill)
 {
     for (size_t i = 0; i < f->count; i++) {
         struct near__request *request = &f->requests[i];
@@ -155,7 +155,7 @@ static int fetch_missing(struct near__impl *impl, struct near__reader *reader, n
     int status = fetching_init(impl, &f, items, count, missing);
     if (status != NEAR_OK)
         return status;
-    uint64_t before = near__coherence_highest(impl->coherence);
+    struct near__mark before = near__coherence_mark(impl->coherence);
     take_off(impl, &f);
     near__remote_run(impl->remote, f.requests, f.count, deadline_ns);
     land(impl, reader, &f, before, !(call->flags & NEAR_NO_FILL));

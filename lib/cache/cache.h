@@ -52,7 +52,7 @@ struct near__impl {
     struct near__shared_owner values;        /* values handed out that the remote tier gave */
     int64_t timeout_ns, stale_ns;
     struct near__call_counters counters;
-    struct near__histogram hit_ns, miss_ns, write_ns;
+    struct near__histogram miss_ns, write_ns;
     _Alignas(64) _Atomic(uint64_t) calls; /* blocking calls under way */
 };
 
@@ -98,7 +98,7 @@ void near__value_from_shared(near_value *value, struct near__impl *impl, struct 
 int near__read_refused(const struct near__impl *impl, int64_t bound_ns);
 /* What a FETCH request's reply means for the local tier and the counters; the value is kept when fill is set. */
 void near__fetch_learn(struct near__impl *impl, struct near__reader *reader, struct near__ticket ticket,
-                       const struct near__request *request, uint64_t before, int fill);
+                       const struct near__request *request, struct near__mark before, int fill);
 /* The fetched value, taken over from the request; NULL without memory (and freed). */
 struct near__shared *near__fetch_share(struct near__impl *impl, struct near__request *request);
 

@@ -68,7 +68,6 @@ static int put(struct near__impl *impl, struct near__reader *reader, const struc
     struct near__ticket ticket = near__local_ticket(impl->local, request->key, request->key_size);
     int kept = near__local_install(impl->local, reader, ticket, request->key, request->key_size, value, size, position,
                                    ttl_ms, near__now(&impl->clock));
-    near__local_invalidate(impl->local, request->key, request->key_size, position, NEAR_CAUSE_WRITE);
     return kept ? NEAR_OK : NEAR_ERR_FULL;
 }
 

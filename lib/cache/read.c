@@ -3,8 +3,9 @@
  * What a read does after the local tier has not answered: the policy for missing proof, one fetch per key at a time, and what
  * the reply teaches the local tier.
  *
- * Order of a fetch, which the whole argument of docs/design.md rests on: ticket (what was known of the key) → highest position seen →
- * send → reply at position r → saw(r) → install at r under the ticket, or observe r (I1, I4, R54). */
+ * Order of a fetch, which the whole argument of docs/design.md rests on: ticket (what was known of the key) → mark (what was known
+ * of the server) → send → reply at position r → install at r under the ticket, or observe r (I1, I4, R54) → only then is the
+ * value handed to anybody. */
 #include "cache/cache.h"
 
 #include <string.h>
@@ -119,7 +120,7 @@ struct near__shared *near__fetch_share(struct near__impl *impl, struct near__req
 }
 
 void near__fetch_learn(struct near__impl *impl, struct near__reader *reader, struct near__ticket ticket,
-                       const struct near__request *request, uint64_t before, int fill)
+                       const struct near__request *request, struct near__mark before, int fill)
 {
     struct near__call_counters *counters = &impl->counters;
     if (request->status < 0) { /* an error is never absence (R18), and teaches nothing about the key */
@@ -127,16 +128,14 @@ void near__fetch_learn(struct near__impl *impl, struct near__reader *reader, str
         return;
     }
     near__add(request->status == NEAR_OK ? &counters->remote_hits : &counters->remote_misses);
-    uint64_t position = 0;
-    if (near__coherence_saw(impl->coherence, before, request->position) == 0)
-        position = near__coherence_relative(impl->coherence, request->position);
-    if (request->status == NEAR_OK && fill && position)
+    uint64_t position = near__coherence_position(impl->coherence, before, request);
+    if (!position) /* the reply cannot be ordered: nothing local may outlive what was just seen (I5) */
+        near__local_invalidate(impl->local, request->key, request->key_size, 0, NEAR_CAUSE_WRITE);
+    else if (request->status == NEAR_OK && fill && !request->inexact)
         near__local_install(impl->local, reader, ticket, request->key, request->key_size, request->value_out,
                             request->value_out_size, position, request->ttl_left_ms, request->sent_ns);
-    else if (position)
+    else
         near__local_observe(impl->local, request->key, request->key_size, position);
-    else /* the reply cannot be ordered: nothing local may outlive what was just seen */
-        near__local_invalidate(impl->local, request->key, request->key_size, 0, NEAR_CAUSE_WRITE);
 }
 
 /* One fetch of this thread's own.  *ret_shared is set on NEAR_OK. */
@@ -144,7 +143,7 @@ static int fetch(struct near__impl *impl, struct near__reader *reader, struct ne
                  size_t key_size, int64_t deadline_ns, int fill, struct near__shared **ret_shared)
 {
     struct near__request request = {.operation = NEAR_OP_FETCH, .key = key, .key_size = key_size};
-    uint64_t before = near__coherence_highest(impl->coherence);
+    struct near__mark before = near__coherence_mark(impl->coherence);
     near__remote_run(impl->remote, &request, 1, deadline_ns);
     near__fetch_learn(impl, reader, ticket, &request, before, fill);
     if (request.status != NEAR_OK)

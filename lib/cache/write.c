@@ -2,10 +2,8 @@
  *
  * Writes go through to the remote tier; the local tier changes only after the acknowledgement (promise E), by the same rules
  * as a fill: the value is installed at the position that the server gave the write, if nothing newer has been heard of the key
- * meanwhile (R05, R06); and whether it is kept or not, nothing older stays and nothing older can come (C, D).
- *
- * The install comes before the floor is raised, so that a hot key is replaced in place and readers do not miss in between;
- * raising the floor also changes the key's ticket, so that no read that starts after the write joins a fetch from before it (R17). */
+ * meanwhile (R05, R06); and whether it is kept or not, nothing older stays and nothing older can come (C, D), and the key's ticket
+ * has changed, so that no read that starts after the write joins a fetch from before it (R17). */
 #include "cache/cache.h"
 
 #include <inttypes.h>
@@ -14,7 +12,7 @@
 /* What was known when the write was sent. */
 struct sent {
     struct near__ticket ticket;
-    uint64_t before;
+    struct near__mark before;
 };
 
 static enum near__message_operation message_of(enum near__operation operation)
@@ -79,7 +77,8 @@ static void learn_done(struct near__impl *impl, const struct near__request *requ
     if (fill && reader && value_after(request, number, &value, &size))
         near__local_install(impl->local, reader, ticket, request->key, request->key_size, value, size, position,
                             request->ttl_left_ms, request->sent_ns);
-    near__local_invalidate(impl->local, request->key, request->key_size, position, NEAR_CAUSE_WRITE);
+    else
+        near__local_invalidate(impl->local, request->key, request->key_size, position, NEAR_CAUSE_WRITE);
 }
 
 static void forget(struct near__impl *impl, const struct near__request *request)
@@ -98,9 +97,7 @@ static void learn(struct near__impl *impl, const struct near__request *request, 
             forget(impl, request);
         return;
     }
-    uint64_t position = 0;
-    if (near__coherence_saw(impl->coherence, sent->before, request->position) == 0)
-        position = near__coherence_relative(impl->coherence, request->position);
+    uint64_t position = near__coherence_position(impl->coherence, sent->before, request);
     if (!position)
         forget(impl, request);
     else if (request->operation == NEAR_OP_CLEAR)
@@ -113,7 +110,7 @@ static void learn(struct near__impl *impl, const struct near__request *request, 
 
 static struct sent before_sending(struct near__impl *impl, const struct near__request *request)
 {
-    struct sent sent = {.before = near__coherence_highest(impl->coherence)};
+    struct sent sent = {.before = near__coherence_mark(impl->coherence)};
     if (request->operation != NEAR_OP_CLEAR)
         sent.ticket = near__local_ticket(impl->local, request->key, request->key_size);
     return sent;

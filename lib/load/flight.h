@@ -4,10 +4,7 @@
  * The first thread that misses a key leads a flight, the others join it and share its result.  A flight is identified by
  * the key *and* the ticket that the key had when the flight began: whatever taught this process something about the key's
  * order since (an acknowledged write, a message, a drop) has changed the ticket, and then a new flight begins beside the
- * old one (R17).  A flight older than the reader's staleness bound is not joined either: its answer may be from before.
- *
- * A read that must not join (it bypasses the local tier, or fetches many keys) leads a flight all the same: it takes the older
- * one's place, so that nobody who starts after it has returned can join a fetch that was sent before it, and go back. */
+ * old one (R17).  A flight older than the reader's staleness bound is not joined either: its answer may be from before. */
 #ifndef NEAR_LOAD_FLIGHT_H
 #define NEAR_LOAD_FLIGHT_H
 #include <stddef.h>
@@ -43,7 +40,7 @@ void near__flights_destroy(struct near__flights *flights); /* none may be under 
 
 enum near__flight_role { NEAR_FLIGHT_LEAD = 1, NEAR_FLIGHT_JOIN = 2, NEAR_FLIGHT_NOMEM = 3 };
 /* Leads or joins (bound_ns 0: always leads).  The flight must be given back with near__flight_leave by either.
- * NOMEM: there is no flight and nobody can join an older one. */
+ * NOMEM: there is no flight. */
 enum near__flight_role near__flight_enter(struct near__flights *flights, const void *key, size_t key_size,
                                           struct near__ticket ticket, int64_t bound_ns, struct near__flight **ret);
 /* The leader's result; shared may be NULL (a miss, an error).  Takes its own reference. */

@@ -1,0 +1,739 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The public API: what every function returns for good and for bad input, on each kind of remote tier.  The same cases run
+ * on memory://, on "local:" and, where one can be started, on a real Redis. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "nearcache.h"
+#include "support/allocfail.h"
+#include "support/redis_server.h"
+
+enum kind { MEMORY, LOCAL, REDIS };
+
+struct stack {
+    enum kind kind;
+    struct redis_server *server;
+    near_cache *cache;
+};
+
+static struct redis_server *server; /* one for the whole program */
+
+static near_cache *open_with(const char *uri, const near_options *options)
+{
+    near_cache *cache = NULL;
+    near_error error = {0};
+    int status = near_open(uri, options, &cache, &error);
+    if (status != NEAR_OK)
+        print_error("near_open(%s): %s: %s\n", uri, near_status_name(status), error.text);
+    assert_int_equal(status, NEAR_OK);
+    assert_int_equal(near_wait_ready(cache, 10000, &error), NEAR_OK);
+    return cache;
+}
+
+static int setup_kind(void **state, enum kind kind, const char *uri)
+{
+    static struct stack stack;
+    stack = (struct stack){.kind = kind};
+    if (uri)
+        stack.cache = open_with(uri, NULL);
+    *state = &stack;
+    return 0;
+}
+
+static int setup_memory(void **state) { return setup_kind(state, MEMORY, "memory://api"); }
+static int setup_local(void **state) { return setup_kind(state, LOCAL, "local:"); }
+static int setup_redis(void **state)
+{
+    if (server)
+        redis_server_command(server, "FLUSHALL", NULL);
+    return setup_kind(state, REDIS, server ? redis_server_uri_unix(server) : NULL);
+}
+
+static int teardown(void **state)
+{
+    struct stack *stack = *state;
+    return stack->cache && near_close(stack->cache) != NEAR_OK;
+}
+
+static near_cache *cache_of(void **state)
+{
+    struct stack *stack = *state;
+    if (!stack->cache)
+        skip();
+    return stack->cache;
+}
+
+static int set(near_cache *c, const char *key, const char *value)
+{
+    return near_set(c, key, strlen(key), value, strlen(value), NULL, NULL);
+}
+
+static void expect(near_cache *c, const char *key, const char *value)
+{
+    near_value got;
+    int status = near_get(c, key, strlen(key), NULL, &got);
+    if (!value) {
+        assert_int_equal(status, NEAR_MISS);
+        return;
+    }
+    assert_int_equal(status, NEAR_OK);
+    assert_int_equal(got.size, strlen(value));
+    assert_memory_equal(got.data, value, got.size);
+    near_release(&got);
+}
+
+/* ---------------------------------------------------------------- values */
+
+static void test_get_returns_what_was_set(void **state)
+{
+    near_cache *c = cache_of(state);
+    expect(c, "k", NULL);
+    assert_int_equal(set(c, "k", "one"), NEAR_OK);
+    expect(c, "k", "one");
+    assert_int_equal(set(c, "k", "two"), NEAR_OK);
+    expect(c, "k", "two");
+    assert_int_equal(near_del(c, "k", 1, NULL), NEAR_OK);
+    expect(c, "k", NULL);
+    assert_int_equal(near_del(c, "k", 1, NULL), NEAR_MISS);
+}
+
+static void test_keys_and_values_are_binary_and_may_be_empty(void **state)
+{
+    near_cache *c = cache_of(state);
+    static const unsigned char bytes[] = {0, 1, '\r', '\n', '$', 255, 0};
+    near_value got;
+    assert_int_equal(near_set(c, NULL, 0, bytes, sizeof(bytes), NULL, NULL), NEAR_OK);
+    assert_int_equal(near_set(c, bytes, sizeof(bytes), NULL, 0, NULL, NULL), NEAR_OK);
+    for (int pass = 0; pass < 2; pass++) { /* from the local tier, then from the remote one */
+        assert_int_equal(near_get(c, "", 0, NULL, &got), NEAR_OK);
+        assert_int_equal(got.size, sizeof(bytes));
+        assert_memory_equal(got.data, bytes, sizeof(bytes));
+        near_release(&got);
+        assert_int_equal(near_get(c, bytes, sizeof(bytes), NULL, &got), NEAR_OK);
+        assert_int_equal(got.size, 0);
+        near_release(&got);
+        if (((struct stack *)*state)->kind == LOCAL)
+            break;
+        assert_int_equal(near_drop(c, "", 0), NEAR_OK);
+        assert_int_equal(near_drop(c, bytes, sizeof(bytes)), NEAR_OK);
+    }
+}
+
+static void test_source_tells_where_a_value_came_from(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_value got;
+    if (((struct stack *)*state)->kind == LOCAL)
+        skip();
+    set(c, "k", "v");
+    assert_int_equal(near_get(c, "k", 1, NULL, &got), NEAR_OK);
+    assert_int_equal(got.source, NEAR_FROM_LOCAL);
+    near_release(&got);
+    near_drop(c, "k", 1);
+    assert_int_equal(near_peek(c, "k", 1, &got), NEAR_MISS);
+    assert_int_equal(near_get(c, "k", 1, NULL, &got), NEAR_OK);
+    assert_int_equal(got.source, NEAR_FROM_REMOTE);
+    near_release(&got);
+    assert_int_equal(near_peek(c, "k", 1, &got), NEAR_OK);
+    near_release(&got);
+}
+
+static void test_get_copy_truncates_and_tells_the_whole_size(void **state)
+{
+    near_cache *c = cache_of(state);
+    char buffer[8] = "-------";
+    size_t size = 99;
+    set(c, "k", "hello");
+    assert_int_equal(near_get_copy(c, "k", 1, NULL, buffer, 3, &size), NEAR_TRUNCATED);
+    assert_int_equal(size, 5);
+    assert_memory_equal(buffer, "hel----", 7);
+    assert_int_equal(near_get_copy(c, "k", 1, NULL, buffer, 8, &size), NEAR_OK);
+    assert_memory_equal(buffer, "hello", 5);
+    assert_int_equal(near_get_copy(c, "k", 1, NULL, NULL, 0, &size), NEAR_TRUNCATED);
+    assert_int_equal(near_get_copy(c, "none", 4, NULL, buffer, 8, &size), NEAR_MISS);
+    assert_int_equal(near_get_copy(c, "k", 1, NULL, buffer, 8, NULL), NEAR_ERR_INVALID);
+}
+
+static void test_pinned_value_survives_overwriting_and_dropping(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_value held;
+    set(c, "k", "first");
+    assert_int_equal(near_get(c, "k", 1, NULL, &held), NEAR_OK);
+    set(c, "k", "second");
+    near_drop(c, "k", 1);
+    assert_memory_equal(held.data, "first", 5);
+    near_release(&held);
+    near_release(&held); /* a second time is harmless */
+    near_release(NULL);
+}
+
+static void *release_elsewhere(void *value)
+{
+    near_release(value);
+    return NULL;
+}
+
+static void test_owned_value_may_be_released_by_another_thread(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_value held;
+    pthread_t thread;
+    set(c, "k", "mine");
+    assert_int_equal(near_get(c, "k", 1, NULL, &held), NEAR_OK);
+    assert_int_equal(near_own(&held), NEAR_OK);
+    assert_int_equal(near_own(&held), NEAR_OK);
+    assert_memory_equal(held.data, "mine", 4);
+    pthread_create(&thread, NULL, release_elsewhere, &held);
+    pthread_join(thread, NULL);
+    assert_int_equal(near_own(&held), NEAR_ERR_INVALID);
+}
+
+static void test_more_values_held_than_pins(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_value held[200];
+    set(c, "k", "v");
+    for (int i = 0; i < 200; i++)
+        assert_int_equal(near_get(c, "k", 1, NULL, &held[i]), NEAR_OK);
+    near_drop(c, "k", 1);
+    for (int i = 0; i < 200; i++) {
+        assert_memory_equal(held[i].data, "v", 1);
+        near_release(&held[i]);
+    }
+}
+
+/* ---------------------------------------------------------------- conditions and numbers */
+
+static int set_if(near_cache *c, const char *key, const char *value, uint32_t flags, int64_t ttl_ms)
+{
+    near_write write;
+    near_write_init(&write);
+    write.flags = flags;
+    write.ttl_ms = ttl_ms;
+    return near_set(c, key, strlen(key), value, strlen(value), &write, NULL);
+}
+
+static void test_conditions_of_set(void **state)
+{
+    near_cache *c = cache_of(state);
+    assert_int_equal(set_if(c, "k", "a", NEAR_SET_IF_PRESENT, 0), NEAR_UNMET);
+    expect(c, "k", NULL);
+    assert_int_equal(set_if(c, "k", "a", NEAR_SET_IF_ABSENT, 0), NEAR_OK);
+    assert_int_equal(set_if(c, "k", "b", NEAR_SET_IF_ABSENT, 0), NEAR_UNMET);
+    expect(c, "k", "a");
+    assert_int_equal(set_if(c, "k", "b", NEAR_SET_IF_PRESENT, 0), NEAR_OK);
+    expect(c, "k", "b");
+    assert_int_equal(set_if(c, "k", "c", NEAR_SET_IF_PRESENT | NEAR_SET_IF_ABSENT, 0), NEAR_ERR_INVALID);
+    assert_int_equal(set_if(c, "k", "c", 1u << 20, 0), NEAR_ERR_INVALID);
+    assert_int_equal(set_if(c, "k", "c", 0, -1), NEAR_ERR_INVALID);
+    assert_int_equal(set_if(c, "k", "c", 0, INT64_MAX), NEAR_ERR_INVALID);
+    expect(c, "k", "b");
+}
+
+static int64_t ttl_of(near_cache *c, const char *key)
+{
+    near_value got;
+    assert_int_equal(near_get(c, key, strlen(key), NULL, &got), NEAR_OK);
+    int64_t ttl = got.ttl_ms;
+    near_release(&got);
+    return ttl;
+}
+
+static void test_time_to_live(void **state)
+{
+    near_cache *c = cache_of(state);
+    set_if(c, "k", "v", 0, 100000);
+    assert_true(ttl_of(c, "k") > 50000 && ttl_of(c, "k") <= 100000);
+    set_if(c, "k", "w", NEAR_SET_KEEP_TTL, 0);
+    assert_true(ttl_of(c, "k") > 50000 && ttl_of(c, "k") <= 100000);
+    assert_int_equal(near_expire(c, "k", 1, 200000, NULL), NEAR_OK);
+    assert_true(ttl_of(c, "k") > 150000);
+    assert_int_equal(near_expire(c, "k", 1, 0, NULL), NEAR_OK);
+    assert_int_equal(ttl_of(c, "k"), -1);
+    assert_int_equal(near_expire(c, "none", 4, 1000, NULL), NEAR_MISS);
+    assert_int_equal(near_expire(c, "k", 1, -1, NULL), NEAR_ERR_INVALID);
+    set(c, "k", "x");
+    assert_int_equal(ttl_of(c, "k"), -1);
+}
+
+static void test_incr(void **state)
+{
+    near_cache *c = cache_of(state);
+    int64_t number = 0;
+    assert_int_equal(near_incr(c, "n", 1, 5, NULL, &number), NEAR_OK);
+    assert_int_equal(number, 5);
+    assert_int_equal(near_incr(c, "n", 1, -7, NULL, &number), NEAR_OK);
+    assert_int_equal(number, -2);
+    expect(c, "n", "-2");
+    set(c, "n", "9223372036854775807");
+    assert_int_equal(near_incr(c, "n", 1, 1, NULL, &number), NEAR_ERR_OVERFLOW);
+    expect(c, "n", "9223372036854775807");
+    for (const char *const *bad = (const char *const[]){"x", "1x", " 1", "01", "+1", "1.0", "", NULL}; *bad; bad++) {
+        set(c, "n", *bad);
+        assert_int_equal(near_incr(c, "n", 1, 1, NULL, &number), NEAR_ERR_OVERFLOW);
+        expect(c, "n", *bad);
+    }
+    assert_int_equal(number, -2);
+    assert_int_equal(near_incr(c, "m", 1, 1, NULL, NULL), NEAR_OK);
+}
+
+static void test_compare_and_set(void **state)
+{
+    near_cache *c = cache_of(state);
+    assert_int_equal(near_cas(c, "k", 1, "", 0, "v", 1, NULL, NULL), NEAR_MISS);
+    set(c, "k", "old");
+    assert_int_equal(near_cas(c, "k", 1, "older", 5, "new", 3, NULL, NULL), NEAR_UNMET);
+    assert_int_equal(near_cas(c, "k", 1, "ol", 2, "new", 3, NULL, NULL), NEAR_UNMET);
+    expect(c, "k", "old");
+    assert_int_equal(near_cas(c, "k", 1, "old", 3, "new", 3, NULL, NULL), NEAR_OK);
+    expect(c, "k", "new");
+    near_write write;
+    near_write_init(&write);
+    write.flags = NEAR_SET_IF_ABSENT;
+    assert_int_equal(near_cas(c, "k", 1, "new", 3, "x", 1, &write, NULL), NEAR_ERR_INVALID);
+}
+
+/* ---------------------------------------------------------------- many */
+
+static void test_mset_mget_mdel_with_a_status_per_key(void **state)
+{
+    near_cache *c = cache_of(state);
+    char names[150][8];
+    near_item items[150];
+    memset(items, 0, sizeof(items));
+    for (int i = 0; i < 150; i++) {
+        items[i].key_size = (size_t)snprintf(names[i], sizeof(names[i]), "key%d", i);
+        items[i].key = items[i].data = names[i];
+        items[i].size = items[i].key_size;
+    }
+    assert_int_equal(near_mset(c, items, 150, NULL, NULL), NEAR_OK);
+    for (int i = 0; i < 150; i += 3) {
+        if (i % 2)
+            near_drop(c, names[i], strlen(names[i]));
+        else
+            near_del(c, names[i], strlen(names[i]), NULL);
+    }
+    int local = ((struct stack *)*state)->kind == LOCAL;
+    assert_int_equal(near_mget(c, items, 150, NULL), NEAR_OK);
+    for (int i = 0; i < 150; i++) {
+        int gone = i % 3 == 0 && (i % 2 == 0 || local);
+        assert_int_equal(items[i].status, gone ? NEAR_MISS : NEAR_OK);
+        if (!gone) {
+            assert_int_equal(items[i].value.size, strlen(names[i]));
+            assert_memory_equal(items[i].value.data, names[i], strlen(names[i]));
+        }
+        near_release(&items[i].value);
+    }
+    assert_int_equal(near_mdel(c, items, 150, NULL), NEAR_OK);
+    for (int i = 0; i < 150; i++)
+        expect(c, names[i], NULL);
+    assert_int_equal(near_mget(c, items, 0, NULL), NEAR_OK);
+    assert_int_equal(near_mset(c, NULL, 0, NULL, NULL), NEAR_OK);
+    assert_int_equal(near_mget(c, NULL, 3, NULL), NEAR_ERR_INVALID);
+}
+
+static void test_one_bad_key_does_not_spoil_a_batch(void **state)
+{
+    near_cache *c = cache_of(state);
+    static char huge[NEAR_KEY_MAX + 1];
+    near_item items[3] = {{.key = "a", .key_size = 1, .data = "1", .size = 1},
+                          {.key = huge, .key_size = sizeof(huge), .data = "2", .size = 1},
+                          {.key = "b", .key_size = 1, .data = "3", .size = 1}};
+    assert_int_equal(near_mset(c, items, 3, NULL, NULL), NEAR_ERR_TOO_LARGE);
+    assert_int_equal(items[0].status, NEAR_OK);
+    assert_int_equal(items[1].status, NEAR_ERR_TOO_LARGE);
+    assert_int_equal(items[2].status, NEAR_OK);
+    assert_int_equal(near_mget(c, items, 3, NULL), NEAR_ERR_TOO_LARGE);
+    assert_int_equal(items[1].status, NEAR_ERR_TOO_LARGE);
+    assert_memory_equal(items[2].value.data, "3", 1);
+    for (int i = 0; i < 3; i++)
+        near_release(&items[i].value);
+}
+
+/* ---------------------------------------------------------------- limits, calls, the whole cache */
+
+static void test_limits_are_checked_before_anything_is_sent(void **state)
+{
+    near_cache *c = cache_of(state);
+    static char key[NEAR_KEY_MAX + 1];
+    near_stats before = {.size = sizeof(before)}, after = {.size = sizeof(after)};
+    near_value got;
+    near_stats_get(c, &before);
+    assert_int_equal(near_set(c, key, sizeof(key), "v", 1, NULL, NULL), NEAR_ERR_TOO_LARGE);
+    assert_int_equal(near_get(c, key, sizeof(key), NULL, &got), NEAR_ERR_TOO_LARGE);
+    assert_int_equal(near_set(c, "k", 1, key, (size_t)NEAR_VALUE_MAX + 1, NULL, NULL), NEAR_ERR_TOO_LARGE);
+    assert_int_equal(near_set(c, NULL, 1, "v", 1, NULL, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_set(c, "k", 1, NULL, 1, NULL, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_get(c, NULL, 1, NULL, &got), NEAR_ERR_INVALID);
+    assert_int_equal(near_get(c, "k", 1, NULL, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_get(NULL, "k", 1, NULL, &got), NEAR_ERR_INVALID);
+    near_stats_get(c, &after);
+    assert_int_equal(after.writes, before.writes);
+    assert_int_equal(near_set(c, key, NEAR_KEY_MAX, "v", 1, NULL, NULL), NEAR_OK);
+    assert_int_equal(near_get(c, key, NEAR_KEY_MAX, NULL, &got), NEAR_OK);
+    near_release(&got);
+}
+
+static void test_call_structure_is_checked(void **state)
+{
+    near_cache *c = cache_of(state);
+    struct {
+        near_call call;
+        unsigned char more[8];
+    } large = {.call = {.size = sizeof(large)}};
+    near_value got;
+    set(c, "k", "v");
+    assert_int_equal(near_get(c, "k", 1, &large.call, &got), NEAR_OK);
+    near_release(&got);
+    large.more[3] = 1;
+    assert_int_equal(near_get(c, "k", 1, &large.call, &got), NEAR_ERR_INVALID);
+    near_release(&got);
+    near_call call;
+    near_call_init(&call);
+    call.flags = 1u << 30;
+    assert_int_equal(near_get(c, "k", 1, &call, &got), NEAR_ERR_INVALID);
+    near_call_init(&call);
+    call.reserved = 1;
+    assert_int_equal(near_get(c, "k", 1, &call, &got), NEAR_ERR_INVALID);
+    call = (near_call){.size = 3};
+    assert_int_equal(near_get(c, "k", 1, &call, &got), NEAR_ERR_INVALID);
+    call = (near_call){.size = sizeof(size_t) + sizeof(uint32_t), .flags = 0, .timeout_ms = 77, .reserved = 77};
+    assert_int_equal(near_get(c, "k", 1, &call, &got), NEAR_OK);
+    near_release(&got);
+}
+
+static void test_bypass_and_no_fill(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_call call;
+    near_value got;
+    if (((struct stack *)*state)->kind == LOCAL)
+        skip();
+    near_call_init(&call);
+    call.flags = NEAR_NO_FILL;
+    assert_int_equal(near_set(c, "k", 1, "v", 1, NULL, &call), NEAR_OK);
+    assert_int_equal(near_peek(c, "k", 1, &got), NEAR_MISS);
+    assert_int_equal(near_get(c, "k", 1, &call, &got), NEAR_OK);
+    near_release(&got);
+    assert_int_equal(near_peek(c, "k", 1, &got), NEAR_MISS);
+    call.flags = NEAR_BYPASS_LOCAL;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(near_get(c, "k", 1, &call, &got), NEAR_OK);
+        assert_int_equal(got.source, NEAR_FROM_REMOTE);
+        near_release(&got);
+    }
+    assert_int_equal(near_peek(c, "k", 1, &got), NEAR_OK);
+    near_release(&got);
+}
+
+static void test_value_too_large_for_the_local_tier_is_served_and_not_kept(void **state)
+{
+    struct stack *stack = *state;
+    if (stack->kind == LOCAL || !stack->cache)
+        skip();
+    near_options options;
+    near_options_init(&options);
+    options.local_value_max = 100;
+    near_cache *c = open_with(stack->kind == REDIS ? redis_server_uri_unix(server) : "memory://api", &options);
+    char big[101];
+    near_value got;
+    memset(big, 'x', sizeof(big));
+    assert_int_equal(near_set(c, "big", 3, big, sizeof(big), NULL, NULL), NEAR_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(near_get(c, "big", 3, NULL, &got), NEAR_OK);
+        assert_int_equal(got.size, sizeof(big));
+        assert_int_equal(got.source, NEAR_FROM_REMOTE);
+        near_release(&got);
+    }
+    assert_int_equal(near_close(c), NEAR_OK);
+}
+
+static void test_clear_empties_every_local_tier(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_value got;
+    set(c, "k", "v");
+    assert_int_equal(near_clear(c, 0, NULL, NULL), NEAR_OK);
+    assert_int_equal(near_peek(c, "k", 1, &got), NEAR_MISS);
+    expect(c, "k", ((struct stack *)*state)->kind == LOCAL ? NULL : "v");
+    assert_int_equal(near_clear(c, NEAR_CLEAR_KEYS, NULL, NULL), NEAR_ERR_INVALID); /* no prefix */
+    assert_int_equal(near_clear(c, 1u << 9, NULL, NULL), NEAR_ERR_INVALID);
+}
+
+static void test_clear_keys_removes_only_the_prefix(void **state)
+{
+    struct stack *stack = *state;
+    if (stack->kind == LOCAL || !stack->cache)
+        skip();
+    near_options options;
+    near_options_init(&options);
+    options.prefix = "p*[x]:";
+    near_cache *c = open_with(stack->kind == REDIS ? redis_server_uri_unix(server) : "memory://api", &options);
+    uint64_t removed = 0;
+    char key[16];
+    set(stack->cache, "p*x:kept", "v");
+    set(stack->cache, "other", "v");
+    for (int i = 0; i < 2500; i++) {
+        snprintf(key, sizeof(key), "k%d", i);
+        assert_int_equal(set(c, key, "v"), NEAR_OK);
+    }
+    assert_int_equal(near_clear(c, NEAR_CLEAR_KEYS, NULL, &removed), NEAR_OK);
+    assert_int_equal(removed, 2500);
+    expect(c, "k7", NULL);
+    expect(stack->cache, "p*x:kept", "v");
+    expect(stack->cache, "other", "v");
+    assert_int_equal(near_close(c), NEAR_OK);
+}
+
+static void test_limits_change_at_run_time(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_stats stats = {.size = sizeof(stats)};
+    assert_int_equal(near_set_local_bytes(c, 8 << 20), NEAR_OK);
+    assert_int_equal(near_set_local_entries(c, 1000), NEAR_OK);
+    assert_int_equal(near_stats_get(c, &stats), NEAR_OK);
+    assert_int_equal(stats.local_bytes_limit, 8 << 20);
+    assert_int_equal(stats.local_entries_limit, 1000);
+    assert_int_equal(near_set_local_bytes(c, 1), NEAR_ERR_OPTION);
+    assert_int_equal(near_set_bound(c, 0), NEAR_ERR_OPTION);
+    assert_int_equal(near_set_bound(c, 250), NEAR_OK);
+}
+
+static void test_check_and_wait_ready(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_error error = {0};
+    int status = near_check(c, 5000, &error);
+    if (status != NEAR_OK)
+        print_error("%s\n", error.text);
+    assert_int_equal(status, NEAR_OK);
+    assert_int_equal(near_wait_ready(c, 5000, &error), NEAR_OK);
+}
+
+static void test_statistics_add_up(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_stats s = {.size = sizeof(s)};
+    near_value got;
+    char text[16384];
+    set(c, "k", "v");
+    for (int i = 0; i < 300; i++)
+        expect(c, "k", "v");
+    near_get(c, "none", 4, NULL, &got);
+    assert_int_equal(near_stats_get(c, &s), NEAR_OK);
+    assert_int_equal(s.local_hits, 300);
+    assert_int_equal(s.gets, 301);
+    assert_int_equal(s.local_misses, 1);
+    assert_int_equal(s.miss_absent, 1);
+    assert_int_equal(s.writes, 1);
+    assert_int_equal(s.local_entries, 1);
+    assert_true(s.hit_ns.count >= 4 && s.hit_ns.p50 > 0 && s.hit_ns.max >= s.hit_ns.p99);
+    assert_int_equal(s.proven, 1);
+    for (int format = NEAR_FORMAT_INFO; format <= NEAR_FORMAT_OPENMETRICS; format++) {
+        size_t length = near_stats_render(&s, (near_format)format, "a\"b\\c\n", text, sizeof(text));
+        assert_int_equal(length, strlen(text));
+        assert_non_null(strstr(text, "local_hits"));
+        char small[10];
+        assert_int_equal(near_stats_render(&s, (near_format)format, "a\"b\\c\n", small, sizeof(small)), length);
+        assert_int_equal(small[9], 0);
+    }
+    s.size = 0;
+    assert_int_equal(near_stats_get(c, &s), NEAR_ERR_INVALID);
+    struct {
+        size_t size;
+        uint64_t local_bytes, canary;
+    } small = {.size = 2 * sizeof(uint64_t), .canary = 42};
+    assert_int_equal(near_stats_get(c, (near_stats *)(void *)&small), NEAR_OK);
+    assert_true(small.local_bytes > 0 && small.canary == 42);
+}
+
+/* ---------------------------------------------------------------- closing */
+
+static void test_R51_calls_after_close_are_refused(void **state)
+{
+    struct stack *stack = *state;
+    near_cache *c = cache_of(state);
+    near_value got;
+    near_stats stats = {.size = sizeof(stats)};
+    size_t size;
+    near_item item = {.key = "k", .key_size = 1};
+    near_error error;
+    set(c, "k", "v");
+    assert_int_equal(near_close(c), NEAR_OK);
+    stack->cache = NULL;
+    assert_int_equal(near_get(c, "k", 1, NULL, &got), NEAR_ERR_CLOSED);
+    assert_int_equal(near_get_copy(c, "k", 1, NULL, NULL, 0, &size), NEAR_ERR_CLOSED);
+    assert_int_equal(near_peek(c, "k", 1, &got), NEAR_ERR_CLOSED);
+    assert_int_equal(near_drop(c, "k", 1), NEAR_ERR_CLOSED);
+    assert_int_equal(set(c, "k", "v"), NEAR_ERR_CLOSED);
+    assert_int_equal(near_del(c, "k", 1, NULL), NEAR_ERR_CLOSED);
+    assert_int_equal(near_expire(c, "k", 1, 1, NULL), NEAR_ERR_CLOSED);
+    assert_int_equal(near_incr(c, "k", 1, 1, NULL, NULL), NEAR_ERR_CLOSED);
+    assert_int_equal(near_cas(c, "k", 1, "v", 1, "w", 1, NULL, NULL), NEAR_ERR_CLOSED);
+    assert_int_equal(near_mget(c, &item, 1, NULL), NEAR_ERR_CLOSED);
+    assert_int_equal(near_mset(c, &item, 1, NULL, NULL), NEAR_ERR_CLOSED);
+    assert_int_equal(near_mdel(c, &item, 1, NULL), NEAR_ERR_CLOSED);
+    assert_int_equal(near_clear(c, 0, NULL, NULL), NEAR_ERR_CLOSED);
+    assert_int_equal(near_set_local_bytes(c, 8 << 20), NEAR_ERR_CLOSED);
+    assert_int_equal(near_set_local_entries(c, 5), NEAR_ERR_CLOSED);
+    assert_int_equal(near_set_bound(c, 100), NEAR_ERR_CLOSED);
+    assert_int_equal(near_check(c, 100, &error), NEAR_ERR_CLOSED);
+    assert_int_equal(near_wait_ready(c, 100, &error), NEAR_ERR_CLOSED);
+    assert_int_equal(near_stats_get(c, &stats), NEAR_ERR_CLOSED);
+    assert_int_equal(near_close(c), NEAR_ERR_CLOSED);
+    assert_int_equal(near_close(NULL), NEAR_ERR_INVALID);
+}
+
+static void test_close_is_refused_while_values_are_held(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_value pinned, owned;
+    set(c, "k", "v");
+    assert_int_equal(near_get(c, "k", 1, NULL, &pinned), NEAR_OK);
+    assert_int_equal(near_close(c), NEAR_ERR_BUSY);
+    assert_int_equal(near_get(c, "k", 1, NULL, &owned), NEAR_OK);
+    near_release(&pinned);
+    assert_int_equal(near_own(&owned), NEAR_OK);
+    assert_int_equal(near_close(c), NEAR_ERR_BUSY);
+    near_release(&owned);
+    expect(c, "k", "v"); /* still in use */
+}
+
+/* ---------------------------------------------------------------- opening */
+
+static void test_bad_uris_and_options_are_refused_with_a_text(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"",          "redis",         "http://x",        "redis://h:99999", "redis://h/x",
+                                      "redis://[", "memory://",     "memory://a?no=1", "unix://",         "local:?bound_ms=0",
+                                      "redis://h:", "local:whatever"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        near_cache *cache = NULL;
+        near_error error = {0};
+        int status = near_open(bad[i], NULL, &cache, &error);
+        if (status >= 0)
+            print_error("accepted: %s\n", bad[i]);
+        assert_true(status == NEAR_ERR_URI || status == NEAR_ERR_OPTION);
+        assert_int_equal(error.status, status);
+        assert_true(strlen(error.text) > 5);
+        assert_null(cache);
+    }
+    assert_int_equal(near_open(NULL, NULL, NULL, NULL), NEAR_ERR_INVALID);
+}
+
+static void test_uri_parameters_override_options(void **state)
+{
+    (void)state;
+    near_options options;
+    near_stats stats = {.size = sizeof(stats)};
+    near_options_init(&options);
+    options.local_entries = 7;
+    near_cache *c = open_with("local:?local_bytes=16m&local_entries=99", &options);
+    near_stats_get(c, &stats);
+    assert_int_equal(stats.local_bytes_limit, 16 << 20);
+    assert_int_equal(stats.local_entries_limit, 99);
+    assert_int_equal(near_close(c), NEAR_OK);
+}
+
+static void test_R52_every_failing_allocation_is_survived(void **state)
+{
+    (void)state;
+    struct allocfail hooks;
+    allocfail_init(&hooks);
+    near_options options;
+    near_options_init(&options);
+    options.allocator = hooks.hooks;
+    options.local_bytes = 1 << 20;
+    int opened = 0;
+    for (uint64_t n = 1; !opened; n++) {
+        near_cache *c = NULL;
+        near_error error = {0};
+        allocfail_at(&hooks, n);
+        int status = near_open("local:", &options, &c, &error);
+        uint64_t struck = allocfail_struck(&hooks);
+        if (status == NEAR_OK) {
+            set(c, "k", "v");
+            near_value got;
+            if (near_get(c, "k", 1, NULL, &got) == NEAR_OK)
+                near_release(&got);
+            struck = allocfail_struck(&hooks);
+            assert_int_equal(near_close(c), NEAR_OK);
+        } else {
+            assert_int_equal(status, NEAR_ERR_NOMEM);
+        }
+        allocfail_at(&hooks, 0);
+        assert_int_equal(allocfail_blocks(&hooks), 0);
+        opened = !struck;
+    }
+}
+
+static void test_library_describes_itself(void **state)
+{
+    (void)state;
+    assert_string_equal(near_version(), NEAR_VERSION_STRING);
+    assert_int_equal(near_has_feature("no such thing"), 0);
+    assert_int_equal(near_has_feature(NULL), 0);
+}
+
+/* ---------------------------------------------------------------- */
+
+static int group_setup(void **state)
+{
+    (void)state;
+    if (redis_server_available())
+        server = redis_server_start(NULL);
+    return 0;
+}
+
+static int group_teardown(void **state)
+{
+    (void)state;
+    redis_server_free(server);
+    return 0;
+}
+
+#define CASE(function, kind) {#function "_on_" #kind, function, setup_##kind, teardown, NULL}
+#define EVERYWHERE(function) CASE(function, memory), CASE(function, local), CASE(function, redis)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        EVERYWHERE(test_get_returns_what_was_set),
+        EVERYWHERE(test_keys_and_values_are_binary_and_may_be_empty),
+        EVERYWHERE(test_source_tells_where_a_value_came_from),
+        EVERYWHERE(test_get_copy_truncates_and_tells_the_whole_size),
+        EVERYWHERE(test_pinned_value_survives_overwriting_and_dropping),
+        EVERYWHERE(test_owned_value_may_be_released_by_another_thread),
+        EVERYWHERE(test_more_values_held_than_pins),
+        EVERYWHERE(test_conditions_of_set),
+        EVERYWHERE(test_time_to_live),
+        EVERYWHERE(test_incr),
+        EVERYWHERE(test_compare_and_set),
+        EVERYWHERE(test_mset_mget_mdel_with_a_status_per_key),
+        EVERYWHERE(test_one_bad_key_does_not_spoil_a_batch),
+        EVERYWHERE(test_limits_are_checked_before_anything_is_sent),
+        EVERYWHERE(test_call_structure_is_checked),
+        EVERYWHERE(test_bypass_and_no_fill),
+        EVERYWHERE(test_value_too_large_for_the_local_tier_is_served_and_not_kept),
+        EVERYWHERE(test_clear_empties_every_local_tier),
+        EVERYWHERE(test_clear_keys_removes_only_the_prefix),
+        EVERYWHERE(test_limits_change_at_run_time),
+        EVERYWHERE(test_check_and_wait_ready),
+        EVERYWHERE(test_statistics_add_up),
+        EVERYWHERE(test_R51_calls_after_close_are_refused),
+        EVERYWHERE(test_close_is_refused_while_values_are_held),
+        cmocka_unit_test(test_bad_uris_and_options_are_refused_with_a_text),
+        cmocka_unit_test(test_uri_parameters_override_options),
+        cmocka_unit_test(test_R52_every_failing_allocation_is_survived),
+        cmocka_unit_test(test_library_describes_itself),
+    };
+    return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Promise A: hits are lock-free.  A local hit takes no lock, makes no system call, allocates nothing, writes to no cache line
+ * that another thread's hit on another key writes to, and ends in a bounded number of steps whatever other threads do. */
+#define _GNU_SOURCE
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "nearcache.h"
+#include "promises/hit_trace.h"
+#include "support/allocfail.h"
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define INSTRUMENTED 1 /* the sanitizers' own code takes locks and calls the kernel */
+#else
+#define INSTRUMENTED 0
+#endif
+
+#define KEYS 1000
+
+struct world {
+    near_cache *cache;
+    struct allocfail hooks;
+    near_value got;
+    int status;
+};
+static struct world world;
+
+static void open_filled(void)
+{
+    near_options options;
+    near_options_init(&options);
+    allocfail_init(&world.hooks);
+    options.allocator = world.hooks.hooks;
+    options.local_bytes = 16 << 20;
+    assert_int_equal(near_open("local:", &options, &world.cache, NULL), NEAR_OK);
+    for (int i = 0; i < KEYS; i++) {
+        char key[16];
+        int size = snprintf(key, sizeof(key), "key%d", i);
+        assert_int_equal(near_set(world.cache, key, (size_t)size, key, (size_t)size, NULL, NULL), NEAR_OK);
+    }
+}
+
+/* ---------------------------------------------------------------- what a hit executes */
+
+static void prepare(void *arg)
+{
+    struct world *w = arg;
+    near_options options;
+    near_options_init(&options);
+    options.local_bytes = 16 << 20;
+    if (near_open("local:", &options, &w->cache, NULL) != NEAR_OK)
+        _exit(1);
+    near_set(w->cache, "0123456789abcdef", 16, "value of some bytes", 19, NULL, NULL);
+    for (int i = 0; i < 130; i++) { /* the thread's first call makes its reader, lazy symbols are bound */
+        near_get(w->cache, "0123456789abcdef", 16, NULL, &w->got);
+        near_release(&w->got);
+    }
+}
+
+static void one_hit(void *arg)
+{
+    struct world *w = arg;
+    w->status = near_get(w->cache, "0123456789abcdef", 16, NULL, &w->got);
+    near_release(&w->got);
+    if (w->status != NEAR_OK)
+        abort();
+}
+
+/* 64 in a row, so that the one that is timed is among them. */
+static void hits_64(void *arg)
+{
+    for (int i = 0; i < 64; i++)
+        one_hit(arg);
+}
+
+static void test_A_hit_executes_no_locked_instruction_and_no_system_call(void **state)
+{
+    (void)state;
+    struct hit_trace trace;
+    if (INSTRUMENTED)
+        skip();
+    int result = hit_trace(prepare, hits_64, &world, &trace);
+    if (result == -1) {
+        print_message("single-stepping is not possible here: skipped\n");
+        skip();
+    }
+    assert_int_equal(result, 0);
+    print_message("instructions a hit, get and release: %llu\n", (unsigned long long)(trace.instructions / 64));
+    if (trace.first_bad)
+        print_error("first at %#llx\n", (unsigned long long)trace.first_bad);
+    assert_int_equal(trace.locked, 0);
+    assert_int_equal(trace.system_calls, 0);
+    assert_in_range(trace.instructions / 64, 1, 1000);
+}
+
+static void one_set(void *arg)
+{
+    struct world *w = arg;
+    if (near_set(w->cache, "k", 1, "v", 1, NULL, NULL) != NEAR_OK)
+        abort();
+}
+
+/* The instrument itself: a write does use locked instructions, and must be seen to. */
+static void test_A_the_tracer_sees_locked_instructions(void **state)
+{
+    (void)state;
+    struct hit_trace trace;
+    if (INSTRUMENTED)
+        skip();
+    int result = hit_trace(prepare, one_set, &world, &trace);
+    if (result == -1)
+        skip();
+    assert_int_equal(result, 0);
+    assert_true(trace.locked > 0);
+}
+
+static void test_A_hit_allocates_nothing(void **state)
+{
+    (void)state;
+    open_filled();
+    near_get(world.cache, "key1", 4, NULL, &world.got);
+    near_release(&world.got);
+    allocfail_from(&world.hooks, 1); /* every allocation fails from here on */
+    for (int i = 0; i < 10000; i++) {
+        char key[16];
+        int size = snprintf(key, sizeof(key), "key%d", i % KEYS);
+        assert_int_equal(near_get(world.cache, key, (size_t)size, NULL, &world.got), NEAR_OK);
+        near_release(&world.got);
+    }
+    assert_int_equal(allocfail_calls(&world.hooks), 0);
+    allocfail_at(&world.hooks, 0);
+    assert_int_equal(near_close(world.cache), NEAR_OK);
+}
+
+/* ---------------------------------------------------------------- what a hit writes */
+
+/* A child with two reader threads; each makes one hit, and holds it, whenever a byte comes.  The parent looks at the child's
+ * writable memory in between, from outside. */
+static int commands[2][2], answers[2][2]; /* pipes, one each a thread */
+
+static void *hit_on_command(void *arg)
+{
+    int number = (int)(intptr_t)arg;
+    const char *key = number ? "key2" : "key1";
+    near_value got;
+    char byte;
+    memset(&got, 0, sizeof(got));
+    while (read(commands[number][0], &byte, 1) == 1) {
+        near_release(&got);
+        if (near_get(world.cache, key, 4, NULL, &got) != NEAR_OK || write(answers[number][1], &byte, 1) != 1)
+            _exit(1);
+    }
+    return NULL;
+}
+
+static _Noreturn void child_with_two_readers(void)
+{
+    pthread_t threads[2];
+    open_filled();
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, hit_on_command, (void *)(intptr_t)i);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    _exit(0);
+}
+
+static void hit_once(int number)
+{
+    char byte = 'h';
+    assert_int_equal(write(commands[number][1], &byte, 1), 1);
+    assert_int_equal(read(answers[number][0], &byte, 1), 1);
+}
+
+#define SPANS 128
+#define LINES 8192
+
+struct snapshot {
+    struct span {
+        uintptr_t start;
+        size_t size;
+        unsigned char *copy;
+    } spans[SPANS];
+    int count;
+};
+
+static void snapshot_take(pid_t child, struct snapshot *s)
+{
+    char line[512], path[64];
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)child);
+    FILE *maps = fopen(path, "r");
+    assert_non_null(maps);
+    s->count = 0;
+    while (fgets(line, sizeof(line), maps) && s->count < SPANS) {
+        unsigned long start, end;
+        char rights[8];
+        if (sscanf(line, "%lx-%lx %7s", &start, &end, rights) != 3 || rights[1] != 'w')
+            continue;
+        struct span *span = &s->spans[s->count++];
+        *span = (struct span){.start = start, .size = end - start, .copy = malloc(end - start)};
+        struct iovec mine = {span->copy, span->size}, theirs = {(void *)start, span->size};
+        if (process_vm_readv(child, &mine, 1, &theirs, 1, 0) != (ssize_t)span->size)
+            span->size = 0;
+    }
+    fclose(maps);
+}
+
+static void snapshot_free(struct snapshot *s)
+{
+    for (int i = 0; i < s->count; i++)
+        free(s->spans[i].copy);
+}
+
+/* The addresses of the cache lines that differ. */
+static size_t lines_changed(const struct snapshot *a, const struct snapshot *b, uintptr_t *lines)
+{
+    size_t n = 0;
+    for (int i = 0; i < a->count && i < b->count; i++) {
+        const struct span *x = &a->spans[i], *y = &b->spans[i];
+        for (size_t at = 0; x->start == y->start && at + 64 <= x->size && at + 64 <= y->size && n < LINES; at += 64) {
+            if (memcmp(x->copy + at, y->copy + at, 64) != 0)
+                lines[n++] = x->start + at;
+        }
+    }
+    return n;
+}
+
+static int contains(const uintptr_t *lines, size_t count, uintptr_t line)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (lines[i] == line)
+            return 1;
+    }
+    return 0;
+}
+
+/* Lines that both threads' hits wrote in every round so far: background threads write now and then, but not always. */
+static size_t both_wrote(pid_t child, uintptr_t *common, size_t common_count, int first_round)
+{
+    static struct snapshot before, middle, after;
+    static uintptr_t one[LINES], two[LINES];
+    snapshot_take(child, &before);
+    hit_once(0);
+    snapshot_take(child, &middle);
+    hit_once(1);
+    snapshot_take(child, &after);
+    size_t n = lines_changed(&before, &middle, one), m = lines_changed(&middle, &after, two), kept = 0;
+    assert_true(n > 0 && m > 0); /* the comparison does see a hit's own writes */
+    for (size_t i = 0; i < n; i++) {
+        if (contains(two, m, one[i]) && (first_round || contains(common, common_count, one[i])))
+            common[kept++] = one[i];
+    }
+    snapshot_free(&before);
+    snapshot_free(&middle);
+    snapshot_free(&after);
+    return kept;
+}
+
+static void test_A_hits_of_two_threads_write_no_common_cache_line(void **state)
+{
+    (void)state;
+    static uintptr_t common[LINES];
+    size_t count = 0;
+    if (INSTRUMENTED)
+        skip();
+    for (int i = 0; i < 2; i++)
+        assert_true(pipe(commands[i]) == 0 && pipe(answers[i]) == 0);
+    pid_t child = fork();
+    if (child == 0)
+        child_with_two_readers();
+    for (int warm_up = 0; warm_up < 130; warm_up++) {
+        hit_once(0);
+        hit_once(1);
+    }
+    for (int round = 0; round < 6; round++)
+        count = both_wrote(child, common, count, round == 0);
+    for (size_t i = 0; i < count; i++)
+        print_error("both threads' hits wrote the line at %#lx\n", (unsigned long)common[i]);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    assert_int_equal(count, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_A_hit_executes_no_locked_instruction_and_no_system_call),
+        cmocka_unit_test(test_A_the_tracer_sees_locked_instructions),
+        cmocka_unit_test(test_A_hit_allocates_nothing),
+        cmocka_unit_test(test_A_hits_of_two_threads_write_no_common_cache_line),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
