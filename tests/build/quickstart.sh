@@ -1,0 +1,78 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# ./quickstart: its arguments, and what it does where packages are missing; with stand-ins for dpkg, apt-get and sudo.
+. "$top_srcdir/tests/build/tap.sh"
+
+quickstart=$top_srcdir/quickstart
+
+# stand_in NAME TEXT: a program of that name before all others
+stand_in() {
+    printf '#!/bin/sh\n%s\n' "$2" > "$work/bin/$1"
+    chmod +x "$work/bin/$1"
+}
+
+# A copy with nothing but the script, so that nothing is built.
+mkdir "$work/bin" "$work/tree" "$work/elsewhere"
+cp "$quickstart" "$work/tree"
+
+ends_with() {
+    expected=$1
+    shift
+    status=0
+    "$@" > "$work/said" 2>&1 || status=$?
+    cat "$work/said"
+    echo "status $status, expected $expected"
+    [ "$status" = "$expected" ]
+}
+
+in_front() {
+    (cd "$work/elsewhere" && PATH=$work/bin:$PATH exec "$@")
+}
+
+help_names_every_command() {
+    ends_with 0 "$quickstart" help || return 1
+    for word in build check bench demo; do
+        grep -q "^  $word " "$work/said" || { echo "$word is not there"; return 1; }
+    done
+}
+
+unknown_command_is_refused() {
+    ends_with 2 "$quickstart" frobnicate && grep -q usage: "$work/said"
+}
+
+names_the_packages() {
+    stand_in dpkg-query 'case "$*" in *liburcu-dev*) exit 1;; *) printf installed;; esac'
+    stand_in id 'echo 1000'
+    stand_in sudo 'exit 1'
+    stand_in apt-get 'echo apt-get was called; exit 1'
+    ends_with 1 in_front "$work/tree/quickstart" build || return 1
+    grep -q '^    sudo apt-get install .* liburcu-dev' "$work/said" && ! grep -q 'apt-get was called' "$work/said"
+}
+
+# Unknown to apt at first: the list of packages must be updated; then the build stops, as there is no configure.ac.
+installs_the_packages() {
+    stand_in id 'echo 0'
+    stand_in apt-cache 'exit 100'
+    stand_in apt-get "echo \"\$*\" >> '$work/apt'"
+    stand_in autoreconf 'exit 1'
+    stand_in systemctl 'exit 1'
+    ends_with 1 in_front "$work/tree/quickstart" build || return 1
+    cat "$work/apt"
+    [ "$(sed -n 1p "$work/apt")" = "-q update" ] && sed -n 2p "$work/apt" | grep -q -- '-y install .* liburcu-dev'
+}
+
+is_portable_shell() {
+    dash -n "$quickstart"
+}
+
+check "help names every command" help_names_every_command
+check "an unknown command is refused with status 2" unknown_command_is_refused
+check "without root the one line to run is printed" names_the_packages
+check "with root missing packages are installed, the list updated first" installs_the_packages
+if command -v dash > /dev/null; then
+    check "it is POSIX shell" is_portable_shell
+else
+    skip "it is POSIX shell" "no dash"
+fi
+plan
