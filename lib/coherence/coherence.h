@@ -9,7 +9,7 @@
  * One recovery path for everything that may have hidden a message (disconnect, gap, position going backwards, malformed
  * message, other server, lost position): the gate's proof is withdrawn at once; the next complete proof, on a proven
  * subscription, brings a position P.  If P is what the messages had reached and the server is the same, nothing was missed;
- * otherwise the watermark rises to P.  Then the proof stands. */
+ * otherwise the watermark rises to P.  Then the proof stands.  The argument is at the head of coherence.c. */
 #ifndef NEAR_COHERENCE_COHERENCE_H
 #define NEAR_COHERENCE_COHERENCE_H
 #include <stdint.h>
@@ -35,7 +35,7 @@ struct near__coherence_config {
 };
 
 int near__coherence_open(const struct near__coherence_config *config, struct near__coherence **ret, near_error *error);
-/* Stops and joins both threads. */
+/* Stops and joins both threads.  They may be in the middle of a heartbeat or a connection attempt: near__remote_interrupt ends it. */
 void near__coherence_close(struct near__coherence *c);
 
 /* This process's id in messages, and a write id never used before. */
@@ -45,15 +45,18 @@ uint64_t near__coherence_next_write(struct near__coherence *c);
 void near__coherence_body(struct near__coherence *c, enum near__message_operation operation, const void *key,
                           size_t key_size, struct near__buffer *b);
 
-/* A reply carried a position.  `before` is near__coherence_highest at the time of sending: a reply below it means that the
- * server has lost its position; everything is suspect until the next proof.  Returns 0 when in order, -1 when regressed
- * (the caller must then treat the reply's position as unknown). */
-uint64_t near__coherence_highest(const struct near__coherence *c);
-int near__coherence_saw(struct near__coherence *c, uint64_t before, uint64_t position);
+/* What was known when a command was sent: taken after the key's ticket, before the command goes out. */
+struct near__mark {
+    uint64_t highest;     /* position of the server, seen in replies and proofs */
+    uint64_t incarnation; /* of the server's history; 0: no subscription yet */
+};
+struct near__mark near__coherence_mark(const struct near__coherence *c);
 
-/* Positions on the wire are absolute; the local tier's are relative to the first one seen, so that 48 bits suffice.
- * 0 stays 0 (unknown); out of range becomes 0. */
-uint64_t near__coherence_relative(const struct near__coherence *c, uint64_t position);
+/* The position of a reply, in the local tier's terms (relative to the first one seen, so that 48 bits suffice); 0: it has none that
+ * can be compared, because the server could not tell it, because another server answered than the one subscribed to, or because
+ * the server's history broke meanwhile.  A reply below its mark is such a break: then everything is suspect until the next
+ * proof.  Call it for every reply that carries a position, before its value is used (R10). */
+uint64_t near__coherence_position(struct near__coherence *c, struct near__mark before, const struct near__request *reply);
 
 void near__coherence_set_bound(struct near__coherence *c, uint32_t bound_ms);
 /* Waits until the gate is proven: NEAR_OK or NEAR_ERR_TIMEOUT with the last problem in error. */

@@ -1,0 +1,488 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Coherence: keeps one local tier in step with the server's messages, and knows whether it is.
+ *
+ * Two connections carry the truth to this process, and nothing orders one against the other: replies (D, any thread) and messages
+ * (I, the subscriber thread).  What does order them is the position in both (docs/design.md, section 1).  This room answers one
+ * question for every hit: has every message of every write that was done before a certain instant been applied here?  That instant
+ * is the gate's proved_ns.
+ *
+ * Who writes what.  proof.h has a letter for each field.  The subscriber alone moves `last`; replies and proofs raise `highest`
+ * (messages do not: anybody may publish); the gate is written under the lock, by proof.c only, so that a withdrawal and a grant
+ * cannot cross.  Hits take no lock.
+ *
+ * An attempt has a nonce used never before.  The time is taken; then a PING with the nonce goes out on the subscription and, from
+ * the prover thread, a heartbeat with the nonce goes to the server, which publishes nonce and position P on this process's own
+ * channel.  When both came back on the subscription the proof counts from the time taken, not from now: a write acknowledged
+ * before that time was published before the heartbeat ran, hence came before it on the subscription, hence has been applied.
+ * One attempt is outstanding (R26).  The nonce dies with the subscription, with any suspicion and with patience; an answer to a
+ * dead nonce is nothing (R25, R27).
+ *
+ *   state        is                      event                            next        action
+ *   ----------   ---------------------   ------------------------------   ---------   ------------------------------------------------
+ *   UNSUBSCR.    channel NULL,           pause over, subscribed           UNPROVEN    another server's identity: |= SERVER
+ *                suspicion != 0          refused                          UNSUBSCR.   longer pause
+ *   UNPROVEN     channel, suspicion      message last+1                   same        apply; last++
+ *                != 0                    other message                    same        apply unordered; last = its; |= GAP or ORDER
+ *                                        malformed, not numbered          same        |= MESSAGE
+ *                                        heartbeat P, P > last            same        |= GAP; last = P
+ *                                        heartbeat P < last or known      same        |= ORDER; last unknown
+ *                                        both answers                     PROVEN      cure (below); suspicion = 0; grant
+ *                                        reply below its mark             same        |= ORDER, unless a new history begins anyway
+ *                                        attempt failed or too old        same        next one; the subscription long silent: as lost
+ *                                        lost                             UNSUBSCR.   |= LOST
+ *   PROVEN       channel, suspicion      message last+1                   same        apply; last++
+ *                = 0; serves while       any of the suspicious ones       UNPROVEN    withdraw the proof, then as above
+ *                the proof is younger    lost                             UNSUBSCR.   withdraw the proof; |= LOST
+ *                than the bound          both answers                     same        grant
+ *                                        attempt failed or too old        same        next one; the gate ages by itself
+ *
+ * Every |= cancels the attempt under way and begins another at once, except the GAP that the heartbeat itself reveals: its own P
+ * is the cure.  A new history (ORDER, SERVER) also raises `incarnation`.
+ *
+ *   cure of                       by                                          argument
+ *   ---------------------------   -----------------------------------------   --------
+ *   LOST alone                    nothing                                     [1]
+ *   START, GAP, MESSAGE           watermark = P                               [2]
+ *   ORDER, SERVER                 P above everything seen; watermark = P      [3]
+ *
+ * [1] Numbers have no holes.  While `last` follows without one, every write up to `last` has been applied: its key's floor is raised
+ *     and older entries are gone.  `last` lives on over a reconnection, so "one more than the last" means the same on the new
+ *     subscription, and a write that fell between the two is a hole.  Position and identity unchanged: nothing was missed.
+ * [2] After a hole nothing is known about writes up to P.  An entry below P may be one of their victims: not served.  An entry at
+ *     P or above is of a moment when the server had done every write up to P, so only a later write can make it old, and that one's
+ *     message comes after the heartbeat on this subscription.  Equality is therefore good, and needed: without writes the position
+ *     stands still.  A fill still under way is judged by the same comparison when it lands, so R22 needs no second flush.  P is judged
+ *     when the heartbeat is read, not when the PONG completes the proof: messages in between are later than P.  A hole in between
+ *     cancels the attempt, so no grant covers a hole above its P.
+ * [3] If the server's history broke (restart with loss, failover, position gone), positions on the two sides do not compare: what
+ *     was read from the old history may carry a position above P, and the watermark would let it pass for ever.  So `incarnation`
+ *     is raised first, `highest` is read then, and the heartbeat makes the server jump above it if it is not there.  A reply of the
+ *     old history does it the other way round: it raises `highest`, then looks at `incarnation`.  So it is either ignored, or counted
+ *     in `highest` and therefore below P (both sequentially consistent).  P also passes every floor, so nothing is refused for ever.
+ *     Once lifted, the position is above what the other processes know too; to them the jump is a hole, which lifts nothing:
+ *     no storm.  A break without any sign (the position's key lost) shows at the next heartbeat, which creates the position anew
+ *     from the server's time, above the old one: [2].
+ * [4] A message that does not follow, and those after it until a heartbeat says where we are, are applied unordered (I5): whoever
+ *     publishes nonsense costs time and never raises a floor or a watermark.
+ *
+ * So no entry stays stale for ever: every hole is seen by the next message or heartbeat, and each cure covers what it hid.  And no hit
+ * is older than the bound: proved_ns is a time before which every write is applied or cured; hits compare it themselves (R47), and
+ * nothing here needs to run in time (R24, R29).  Withdrawing is not needed for the bound; it keeps what is doubtful from being served.
+ *
+ * What this rests on: every write of a cooperating process is numbered and published by the server in one step, and replies tell
+ * which server gave them. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* pthread_setname_np */
+#endif
+#include "coherence/coherence.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/hash.h"
+#include "base/random.h"
+#include "coherence/proof.h"
+#include "nearcache.h"
+
+/* Positions down to this far below the first one seen can be expressed: 12 days of microseconds, for replies that are on their way
+ * and for servers restored from a backup.  Upwards there remain nine years. */
+#define HEADROOM (UINT64_C(1) << 40)
+
+/* ---------------------------------------------------------------- positions */
+
+int near__coherence_in_range(struct near__coherence *c, uint64_t position)
+{
+    uint64_t unset = 0, base = (position > HEADROOM ? position - HEADROOM : 0) + 1;
+    /* relaxed: written once, and the number itself is all there is to see */
+    if (position && atomic_load_explicit(&c->base, memory_order_relaxed) == 0)
+        atomic_compare_exchange_strong_explicit(&c->base, &unset, base, memory_order_relaxed, memory_order_relaxed);
+    return near__coherence_relative(c, position) != 0;
+}
+
+uint64_t near__coherence_relative(const struct near__coherence *c, uint64_t position)
+{
+    uint64_t base = atomic_load_explicit(&c->base, memory_order_relaxed); /* as above */
+    if (!base || position < base || position - base >= NEAR_POSITION_MAX)
+        return 0;
+    return position - base + 1;
+}
+
+void near__coherence_raise_highest(struct near__coherence *c, uint64_t position)
+{
+    uint64_t highest = atomic_load_explicit(&c->highest, memory_order_relaxed);
+    /* seq_cst: pairs with known_locked in proof.c, which tells the server */
+    while (highest < position && !atomic_compare_exchange_weak_explicit(&c->highest, &highest, position,
+                                                                        memory_order_seq_cst, memory_order_relaxed))
+        ;
+}
+
+/* A reply broke the order.  While the next proof is going to begin a new incarnation anyway, further ones are no news. */
+static void order_lost(struct near__coherence *c, uint64_t before, uint64_t position)
+{
+    pthread_mutex_lock(&c->lock);
+    int news = !(c->suspicion & NEAR_SUSPECT_HISTORY);
+    if (news) {
+        near__proof_suspect_locked(c, NEAR_SUSPECT_ORDER);
+        near__coherence_kick_locked(c);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (!news)
+        return;
+    near__coherence_add(&c->position_regressions);
+    near__log(c->log, NEAR_LOG_WARNING, "coherence", "the server's position fell from %" PRIu64 " to %" PRIu64, before,
+              position);
+}
+
+struct near__mark near__coherence_mark(const struct near__coherence *c)
+{
+    /* acquire: the caller's command is sent after; whatever is counted here the server did before */
+    uint64_t incarnation = atomic_load_explicit(&c->incarnation, memory_order_acquire);
+    return (struct near__mark){.incarnation = incarnation,
+                               .highest = atomic_load_explicit(&c->highest, memory_order_acquire)};
+}
+
+/* Whether the reply is of the history that the subscription follows. */
+static int is_current(const struct near__coherence *c, struct near__mark before, const struct near__request *reply)
+{
+    /* seq_cst: pairs with near__proof_suspect_locked */
+    return before.incarnation != 0 && before.incarnation == atomic_load_explicit(&c->incarnation, memory_order_seq_cst) &&
+           reply->server == atomic_load_explicit(&c->server_id, memory_order_acquire);
+}
+
+uint64_t near__coherence_position(struct near__coherence *c, struct near__mark before, const struct near__request *reply)
+{
+    uint64_t position = reply->position;
+    if (!position || !is_current(c, before, reply))
+        return 0;
+    if (position < before.highest) {
+        order_lost(c, before.highest, position);
+        return 0;
+    }
+    if (!near__coherence_in_range(c, position))
+        return 0;
+    near__coherence_raise_highest(c, position);
+    /* once more, after `highest` is raised: see near__proof_suspect_locked */
+    return is_current(c, before, reply) ? near__coherence_relative(c, position) : 0;
+}
+
+/* ---------------------------------------------------------------- messages out */
+
+uint64_t near__coherence_sender(const struct near__coherence *c)
+{
+    return c->sender;
+}
+
+uint64_t near__coherence_next_write(struct near__coherence *c)
+{
+    return atomic_fetch_add_explicit(&c->next_write, 1, memory_order_relaxed); /* unique is enough */
+}
+
+void near__coherence_body(struct near__coherence *c, enum near__message_operation operation, const void *key,
+                          size_t key_size, struct near__buffer *b)
+{
+    struct near__message m = {
+        .operation = operation,
+        .sender = c->sender,
+        .write_id = near__coherence_next_write(c),
+        .sent_ns = near__now(c->clock),
+        .host = c->host,
+        .key_count = operation == NEAR_MESSAGE_CLEAR ? 0 : 1,
+    };
+    near__message_encode(b, &m, &key, &key_size);
+}
+
+/* ---------------------------------------------------------------- waiting and timing */
+
+int64_t near__coherence_deadline(const struct near__coherence *c, int64_t ns)
+{
+    return near__now(c->clock) + (c->manual ? 0 : ns);
+}
+
+int64_t near__coherence_backoff_locked(struct near__coherence *c, unsigned failures)
+{
+    int64_t pause = c->backoff_min_ns;
+    while (failures-- > 0 && pause < c->backoff_max_ns)
+        pause *= 2;
+    if (pause > c->backoff_max_ns)
+        pause = c->backoff_max_ns;
+    uint64_t half_us = (uint64_t)(pause / 2000);
+    return pause / 2 + (int64_t)near__random_below(&c->random, (uint32_t)half_us + 1) * 1000;
+}
+
+/* Until something changes, or the time; may return early. */
+void near__coherence_wait_locked(struct near__coherence *c, int64_t until_ns)
+{
+    int64_t left = until_ns == NEAR_NEVER ? NEAR_NS_PER_S : until_ns - near__now(c->clock);
+    if (left > NEAR_NS_PER_S)
+        left = NEAR_NS_PER_S;
+    if (c->clock->virtual_ns && left > NEAR_NS_PER_MS)
+        left = NEAR_NS_PER_MS; /* nobody tells us when it is moved */
+    if (left <= 0)
+        return;
+    int64_t at = near__clock_kernel(CLOCK_MONOTONIC) + left;
+    struct timespec ts = {.tv_sec = at / NEAR_NS_PER_S, .tv_nsec = at % NEAR_NS_PER_S};
+    pthread_cond_timedwait(&c->changed, &c->lock, &ts);
+}
+
+void near__coherence_kick_locked(struct near__coherence *c)
+{
+    if (c->channel)
+        near__channel_wake(c->remote, c->channel);
+    pthread_cond_broadcast(&c->changed);
+}
+
+/* ---------------------------------------------------------------- open and close */
+
+static int is_stopping(struct near__coherence *c)
+{
+    pthread_mutex_lock(&c->lock);
+    int stopping = c->stopping;
+    pthread_mutex_unlock(&c->lock);
+    return stopping;
+}
+
+static void *subscriber_main(void *arg)
+{
+    struct near__coherence *c = arg;
+    pthread_setname_np(pthread_self(), "near-sub");
+    while (!is_stopping(c))
+        near__subscriber_step(c, 1);
+    return NULL;
+}
+
+static void *prover_main(void *arg)
+{
+    struct near__coherence *c = arg;
+    pthread_setname_np(pthread_self(), "near-prove");
+    while (!is_stopping(c))
+        near__prover_step(c, 1);
+    return NULL;
+}
+
+/* Which machine's monotonic clock the times in messages are from; 0: cannot be told. */
+static uint64_t host_tag(void)
+{
+    char id[64];
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    ssize_t size = read(fd, id, sizeof(id));
+    close(fd);
+    return size > 0 ? near__hash(id, (size_t)size, 0) : 0;
+}
+
+static int init_ids(struct near__coherence *c, uint64_t seed)
+{
+    c->random = seed;
+    if (!seed && near__random_seed(&c->random, sizeof(c->random)) < 0)
+        return -1;
+    c->sender = near__random_next(&c->random);
+    c->next_nonce = (near__random_next(&c->random) >> 2) + 1; /* not to be guessed; stays positive in 64 bits */
+    atomic_init(&c->next_write, near__random_next(&c->random));
+    snprintf(c->private_name, sizeof(c->private_name), "%016" PRIx64, near__random_next(&c->random));
+    c->host = host_tag();
+    return 0;
+}
+
+static void init_config(struct near__coherence *c, const struct near__coherence_config *config)
+{
+    c->alloc = config->alloc;
+    c->clock = config->clock;
+    c->log = config->log;
+    c->local = config->local;
+    c->remote = config->remote;
+    c->gate = near__local_gate(config->local);
+    c->manual = config->manual;
+    c->backoff_min_ns = (config->backoff_min_ms ? config->backoff_min_ms : 1) * NEAR_NS_PER_MS;
+    c->backoff_max_ns = config->backoff_max_ms * NEAR_NS_PER_MS;
+    if (c->backoff_max_ns < c->backoff_min_ns)
+        c->backoff_max_ns = c->backoff_min_ns;
+    c->connect_timeout_ns = (config->connect_timeout_ms ? config->connect_timeout_ms : 1) * NEAR_NS_PER_MS;
+    c->suspicion = NEAR_SUSPECT_START;
+    c->proved_ns = NEAR_PROVED_NEVER;
+    c->attempt.begun_ns = c->reopen_ns = INT64_MIN / 2; /* long ago */
+    c->next_proof_ns = near__now(c->clock);
+    atomic_store_explicit(&c->gate->bound_ns, config->bound_ms * NEAR_NS_PER_MS, memory_order_relaxed);
+    atomic_store_explicit(&c->gate->proved_ns, NEAR_PROVED_NEVER, memory_order_release); /* as every withdrawal */
+}
+
+static void init_sync(struct near__coherence *c)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&c->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&c->lock, NULL);
+}
+
+static void stop(struct near__coherence *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->stopping = 1;
+    near__coherence_kick_locked(c);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void destroy(struct near__coherence *c)
+{
+    if (c->channel)
+        near__channel_close(c->remote, c->channel);
+    pthread_cond_destroy(&c->changed);
+    pthread_mutex_destroy(&c->lock);
+    near__free(c->alloc, c);
+}
+
+/* Both threads, with every signal blocked: the host's signal policy is its own (R53). */
+static int start_threads(struct near__coherence *c)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(&c->subscriber_thread, NULL, subscriber_main, c);
+    if (!failed) {
+        failed = pthread_create(&c->prover_thread, NULL, prover_main, c);
+        if (failed) {
+            stop(c);
+            pthread_join(c->subscriber_thread, NULL);
+        }
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return failed ? -1 : 0;
+}
+
+int near__coherence_open(const struct near__coherence_config *config, struct near__coherence **ret, near_error *error)
+{
+    struct near__coherence *c = near__alloc_zero(config->alloc, sizeof(*c));
+    if (!c)
+        return near__fail(error, NEAR_ERR_NOMEM, "%s", near_status_text(NEAR_ERR_NOMEM));
+    init_config(c, config);
+    init_sync(c);
+    if (init_ids(c, config->seed) < 0) {
+        destroy(c);
+        return near__fail(error, NEAR_ERR_SYSTEM, "the kernel gives no random bytes");
+    }
+    if (!c->manual && start_threads(c) < 0) {
+        destroy(c);
+        return near__fail(error, NEAR_ERR_SYSTEM, "cannot create a thread");
+    }
+    *ret = c;
+    return NEAR_OK;
+}
+
+void near__coherence_close(struct near__coherence *c)
+{
+    if (!c)
+        return;
+    if (!c->manual) {
+        stop(c);
+        pthread_join(c->subscriber_thread, NULL);
+        pthread_join(c->prover_thread, NULL);
+    }
+    destroy(c);
+}
+
+/* ---------------------------------------------------------------- calls */
+
+int near__coherence_step(struct near__coherence *c)
+{
+    return near__prover_step(c, 0) || near__subscriber_step(c, 0);
+}
+
+/* Waits, or in manual mode does the threads' work.  0 when it is no use to go on. */
+static int go_on_locked(struct near__coherence *c, int64_t deadline_ns)
+{
+    if (near__now(c->clock) >= deadline_ns)
+        return 0;
+    if (!c->manual) {
+        near__coherence_wait_locked(c, deadline_ns);
+        return 1;
+    }
+    pthread_mutex_unlock(&c->lock);
+    int done = near__coherence_step(c);
+    pthread_mutex_lock(&c->lock);
+    return done;
+}
+
+void near__coherence_set_bound(struct near__coherence *c, uint32_t bound_ms)
+{
+    int64_t bound = bound_ms * NEAR_NS_PER_MS;
+    pthread_mutex_lock(&c->lock);
+    if (c->suspicion)
+        near__proof_withdraw_locked(c, bound); /* before a longer bound could bring a withdrawn proof back */
+    /* release: a hit that reads the longer bound sees the withdrawal */
+    atomic_store_explicit(&c->gate->bound_ns, bound, memory_order_release);
+    int64_t next_ns = c->proved_ns == NEAR_PROVED_NEVER ? c->next_proof_ns : c->proved_ns + near__proof_interval_ns(c);
+    if (next_ns < c->next_proof_ns)
+        c->next_proof_ns = next_ns;
+    near__coherence_kick_locked(c);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static int report_locked(const struct near__coherence *c, int status, near_error *error)
+{
+    if (c->problem.status == NEAR_OK)
+        return near__fail(error, status, "freshness was not proven in time");
+    return near__fail(error, status, "%s", c->problem.text);
+}
+
+int near__coherence_wait(struct near__coherence *c, int64_t deadline_ns, near_error *error)
+{
+    int status = NEAR_OK;
+    pthread_mutex_lock(&c->lock);
+    while (!near__proof_stands_locked(c))
+        if (!go_on_locked(c, deadline_ns)) {
+            status = report_locked(c, NEAR_ERR_TIMEOUT, error);
+            break;
+        }
+    pthread_mutex_unlock(&c->lock);
+    return status;
+}
+
+int near__coherence_check(struct near__coherence *c, int64_t deadline_ns, near_error *error)
+{
+    int status = NEAR_OK;
+    pthread_mutex_lock(&c->lock);
+    int64_t since_ns = near__now(c->clock);
+    c->next_proof_ns = since_ns; /* one that begins from here on: both connections, now */
+    near__coherence_kick_locked(c);
+    while (c->proved_ns == NEAR_PROVED_NEVER || c->proved_ns < since_ns)
+        if (!go_on_locked(c, deadline_ns)) {
+            status = report_locked(c, c->problem.status < 0 ? c->problem.status : NEAR_ERR_TIMEOUT, error);
+            break;
+        }
+    pthread_mutex_unlock(&c->lock);
+    return status;
+}
+
+static uint64_t count_of(const _Atomic(uint64_t) *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed); /* a statistic: no order needed */
+}
+
+void near__coherence_stats(const struct near__coherence *c, near_stats *stats)
+{
+    struct near__coherence *mutable = (struct near__coherence *)c; /* for its lock only */
+    stats->messages = count_of(&c->messages);
+    stats->messages_own = count_of(&c->messages_own);
+    stats->messages_bad = count_of(&c->messages_bad);
+    stats->message_gaps = count_of(&c->message_gaps);
+    stats->proofs = count_of(&c->proofs);
+    stats->proofs_failed = count_of(&c->proofs_failed);
+    stats->subscriptions = count_of(&c->subscriptions);
+    stats->disconnections = count_of(&c->disconnections);
+    stats->suspicions = count_of(&c->suspicions);
+    stats->server_changes = count_of(&c->server_changes);
+    stats->position_regressions = count_of(&c->position_regressions);
+    near__histogram_quantiles(&c->invalidation_ns, &stats->invalidation_ns);
+    pthread_mutex_lock(&mutable->lock);
+    int never = c->proved_ns == NEAR_PROVED_NEVER;
+    stats->proof_age_ms = never ? -1 : (near__now(c->clock) - c->proved_ns) / NEAR_NS_PER_MS;
+    stats->proven = (uint32_t)near__proof_stands_locked(c);
+    pthread_mutex_unlock(&mutable->lock);
+}

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Suspicion and proof: the transitions of the state table at the head of coherence.c, and the only place that writes the gate. */
+#include "coherence/proof.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "nearcache.h"
+
+enum { INTERVAL_MIN_MS = 5, INTERVAL_MAX_MS = 5000 };
+
+static int64_t bound_ns(const struct near__coherence *c)
+{
+    /* relaxed: a bound that has just been changed may count from the next look on */
+    return atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed);
+}
+
+static int64_t clamp(int64_t value, int64_t least, int64_t most)
+{
+    return value < least ? least : value > most ? most : value;
+}
+
+int64_t near__proof_interval_ns(const struct near__coherence *c)
+{
+    return clamp(bound_ns(c) / 4, INTERVAL_MIN_MS * NEAR_NS_PER_MS, INTERVAL_MAX_MS * NEAR_NS_PER_MS);
+}
+
+int64_t near__proof_patience_ns(const struct near__coherence *c)
+{
+    return clamp(bound_ns(c) / 2, INTERVAL_MIN_MS * NEAR_NS_PER_MS, c->connect_timeout_ns);
+}
+
+/* ---------------------------------------------------------------- suspicion */
+
+/* The gate is aged rather than emptied, so that NEAR_STALE service still knows how old the last proof is.  What is stored is never
+ * later than the last proof, so even a read with a longer bound of its own would be told no lie. */
+void near__proof_withdraw_locked(struct near__coherence *c, int64_t bound)
+{
+    int64_t aged = near__now(c->clock) - bound - near__clock_coarse_lag(c->clock) - NEAR_NS_PER_MS;
+    /* relaxed load: written under the lock only.  release: as the granting store; a hit that misses it is still within the
+     * bound of the proof that it saw */
+    if (atomic_load_explicit(&c->gate->proved_ns, memory_order_relaxed) > aged)
+        atomic_store_explicit(&c->gate->proved_ns, aged, memory_order_release);
+}
+
+/* The next attempt begins as soon as the least interval since the last one allows. */
+static void hurry_locked(struct near__coherence *c)
+{
+    int64_t earliest = c->attempt.begun_ns + INTERVAL_MIN_MS * NEAR_NS_PER_MS, now = near__now(c->clock);
+    int64_t soon = earliest > now ? earliest : now;
+    if (soon < c->next_proof_ns)
+        c->next_proof_ns = soon;
+}
+
+static void cancel_locked(struct near__coherence *c)
+{
+    c->attempt.nonce = 0;
+    c->asked = 0;
+}
+
+void near__proof_suspect_locked(struct near__coherence *c, unsigned reasons)
+{
+    c->suspicion |= reasons;
+    if (reasons & NEAR_SUSPECT_HISTORY)
+        /* seq_cst: pairs with near__coherence_position.  Either a reply of the old history sees this and is ignored, or it has
+         * raised `highest` before the next attempt reads it, and that attempt's watermark is above it. */
+        atomic_fetch_add_explicit(&c->incarnation, 1, memory_order_seq_cst);
+    near__proof_withdraw_locked(c, bound_ns(c));
+    cancel_locked(c);
+    hurry_locked(c);
+}
+
+void near__proof_suspect(struct near__coherence *c, unsigned reasons)
+{
+    pthread_mutex_lock(&c->lock);
+    near__proof_suspect_locked(c, reasons);
+    near__coherence_kick_locked(c);
+    pthread_mutex_unlock(&c->lock);
+}
+
+int near__proof_stands_locked(const struct near__coherence *c)
+{
+    return c->suspicion == 0 && c->proved_ns != NEAR_PROVED_NEVER && near__now(c->clock) - c->proved_ns < bound_ns(c);
+}
+
+/* ---------------------------------------------------------------- an attempt's end */
+
+static void fail_locked(struct near__coherence *c)
+{
+    cancel_locked(c);
+    near__coherence_add(&c->proofs_failed);
+    pthread_cond_broadcast(&c->changed);
+}
+
+/* Both answers are there and nothing suspicious happened since the attempt began, other than what its own position cures. */
+static unsigned complete_locked(struct near__coherence *c)
+{
+    unsigned cured = c->suspicion;
+    uint64_t position = c->attempt.position;
+    if (cured & ~(unsigned)NEAR_SUSPECT_LOST) {
+        near__local_raise_watermark(c->local, near__coherence_relative(c, position));
+        near__coherence_add(&c->suspicions);
+    }
+    c->suspicion = 0;
+    c->proved_ns = c->attempt.begun_ns;
+    /* release: pairs with the hit's acquire load of proved_ns (R47); whoever sees this proof sees every message applied before it,
+     * and the watermark */
+    atomic_store_explicit(&c->gate->proved_ns, c->proved_ns, memory_order_release);
+    cancel_locked(c);
+    c->next_proof_ns = c->attempt.begun_ns + near__proof_interval_ns(c);
+    c->open_failures = c->proof_failures = 0;
+    c->problem.status = NEAR_OK;
+    near__coherence_add(&c->proofs);
+    c->unanswered_ns = 0;
+    pthread_cond_broadcast(&c->changed);
+    return cured;
+}
+
+static void log_cure(struct near__coherence *c, unsigned cured)
+{
+    if (cured == NEAR_SUSPECT_LOST)
+        near__log(c->log, NEAR_LOG_INFO, "coherence", "resubscribed; no message was missed, every entry stays");
+    else if (cured)
+        near__log(c->log, NEAR_LOG_INFO, "coherence", "freshness proven anew; older entries are no longer served");
+}
+
+/* ---------------------------------------------------------------- answers on the subscription */
+
+void near__proof_pong(struct near__coherence *c, const void *payload, size_t size)
+{
+    char nonce[24];
+    unsigned cured = 0;
+    pthread_mutex_lock(&c->lock);
+    int length = snprintf(nonce, sizeof(nonce), "%" PRIu64, c->attempt.nonce);
+    if (c->attempt.nonce && size == (size_t)length && memcmp(payload, nonce, size) == 0) {
+        c->attempt.pong = 1;
+        if (c->attempt.arrived)
+            cured = complete_locked(c);
+    }
+    pthread_mutex_unlock(&c->lock);
+    log_cure(c, cured);
+}
+
+/* The heartbeat says how far the messages before it must have come (I6). */
+static void compare_locked(struct near__coherence *c, uint64_t position)
+{
+    if (c->last != 0 && position != c->last) {
+        if (!c->suspicion) /* otherwise it is the consequence of what has been counted */
+            near__coherence_add(&c->message_gaps);
+        c->suspicion |= NEAR_SUSPECT_GAP;
+        near__proof_withdraw_locked(c, bound_ns(c));
+    }
+    c->last = position;
+    c->anchored = 1;
+    near__coherence_raise_highest(c, position);
+    c->attempt.arrived = 1;
+    c->attempt.position = position;
+}
+
+static int arrived_locked(struct near__coherence *c, uint64_t position, unsigned *ret_cured)
+{
+    if (position < c->attempt.known || position < c->last || !near__coherence_in_range(c, position)) {
+        /* the heartbeat should have lifted it: another history, or not the position that we know */
+        near__coherence_add(&c->position_regressions);
+        near__fail(&c->problem, NEAR_ERR_PROTOCOL, "the heartbeat's position %" PRIu64 " is out of order",
+                   position);
+        near__proof_suspect_locked(c, NEAR_SUSPECT_ORDER);
+        c->last = 0; /* wherever that came from, it is not where the server is */
+        c->anchored = 0;
+        fail_locked(c);
+        return -1;
+    }
+    compare_locked(c, position);
+    if (c->attempt.pong)
+        *ret_cured = complete_locked(c);
+    return 0;
+}
+
+void near__proof_arrived(struct near__coherence *c, const void *payload, size_t size)
+{
+    uint64_t nonce, position;
+    unsigned cured = 0;
+    int result = 0;
+    if (near__message_decode_proof(payload, size, &nonce, &position) < 0) {
+        near__coherence_add(&c->messages_bad);
+        near__log(c->log, NEAR_LOG_WARNING, "coherence", "somebody else publishes on this process's own channel");
+        return;
+    }
+    pthread_mutex_lock(&c->lock);
+    if (nonce != 0 && nonce == c->attempt.nonce && !c->attempt.arrived) /* others are too late or not ours (R25) */
+        result = arrived_locked(c, position, &cured);
+    pthread_mutex_unlock(&c->lock);
+    if (result < 0)
+        near__log(c->log, NEAR_LOG_WARNING, "coherence", "the server's position %" PRIu64 " is out of order",
+                  position);
+    log_cure(c, cured);
+}
+
+/* ---------------------------------------------------------------- the heartbeat's own reply */
+
+void near__proof_answered(struct near__coherence *c, const struct near__request *request)
+{
+    int status = request->status, failed = status < 0 && status != NEAR_ERR_UNKNOWN; /* unknown: it may still arrive */
+    pthread_mutex_lock(&c->lock);
+    c->running = 0;
+    int current = c->attempt.nonce != 0 && c->attempt.nonce == (uint64_t)request->number;
+    if (failed)
+        near__fail(&c->problem, status, "the heartbeat failed: %s%s%s", near_status_text(status),
+                   request->detail[0] ? ": " : "", request->detail);
+    if (current && !failed)
+        c->attempt.answered = status >= 0;
+    if (current && failed) {
+        fail_locked(c);
+        int64_t pause = near__coherence_backoff_locked(c, c->proof_failures++);
+        int64_t most = near__proof_interval_ns(c);
+        c->next_proof_ns = near__now(c->clock) + (pause < most ? pause : most);
+    }
+    /* a server that is not a master, or was not a moment ago, may come back with another history and the same position */
+    if (status == NEAR_ERR_READONLY || status == NEAR_ERR_LOADING) {
+        int64_t next_ns = c->next_proof_ns;
+        near__proof_suspect_locked(c, NEAR_SUSPECT_ORDER);
+        c->next_proof_ns = next_ns;
+    }
+    if (!current || failed)
+        near__coherence_kick_locked(c);
+    pthread_mutex_unlock(&c->lock);
+    if (failed)
+        near__log(c->log, NEAR_LOG_WARNING, "coherence", "the heartbeat failed: %s %s", near_status_text(status),
+                  request->detail);
+}
+
+/* ---------------------------------------------------------------- time */
+
+static void explain_locked(struct near__coherence *c, int64_t patience_ns)
+{
+    const struct near__attempt *a = &c->attempt;
+    long long ms = (long long)(patience_ns / NEAR_NS_PER_MS);
+    if (a->answered && !a->arrived)
+        near__fail(&c->problem, NEAR_ERR_TIMEOUT, "the heartbeat was accepted but did not arrive on the subscription within "
+                   "%lld ms: do both connections lead to the same server?", ms);
+    else if (!a->answered && !a->arrived && a->pong)
+        near__fail(&c->problem, NEAR_ERR_TIMEOUT, "no answer to the heartbeat within %lld ms", ms);
+    else if (!a->answered && !a->arrived)
+        near__fail(&c->problem, NEAR_ERR_TIMEOUT, "no answer to the heartbeat, nor on the subscription, within %lld ms", ms);
+    else
+        near__fail(&c->problem, NEAR_ERR_TIMEOUT, "no answer to a PING on the subscription within %lld ms", ms);
+}
+
+/* Gives the attempt up.  Returns 1 when the subscription is to be given up too: it has been the silent side for long, or the
+ * heartbeats go to another server than the subscription (R24, R31). */
+static int give_up_locked(struct near__coherence *c, int64_t now)
+{
+    const struct near__attempt *a = &c->attempt;
+    int silent = !a->pong || (a->answered && !a->arrived);
+    if (!silent)
+        c->unanswered_ns = 0;
+    else if (!c->unanswered_ns)
+        c->unanswered_ns = a->begun_ns;
+    explain_locked(c, now - a->begun_ns);
+    fail_locked(c);
+    c->next_proof_ns = now;
+    return silent && now - c->unanswered_ns >= c->connect_timeout_ns;
+}
+
+/* What the server's position must reach.  After a break in its history it must also pass everything seen here, so that the
+ * watermark leaves nothing of the old history behind; what the messages announced counts for the floors' sake. */
+static uint64_t known_locked(const struct near__coherence *c)
+{
+    /* seq_cst: see near__proof_suspect_locked */
+    uint64_t known = atomic_load_explicit(&c->highest, memory_order_seq_cst);
+    if (known < c->announced)
+        known = c->announced;
+    return c->suspicion & NEAR_SUSPECT_HISTORY ? known + 1 : known;
+}
+
+static void begin_locked(struct near__coherence *c, int64_t now)
+{
+    c->attempt = (struct near__attempt){.nonce = c->next_nonce++, .begun_ns = now, .known = known_locked(c)};
+    c->asked = 1;
+    pthread_cond_broadcast(&c->changed);
+}
+
+enum near__tick near__proof_tick(struct near__coherence *c, int64_t *ret_due_ns, uint64_t *ret_nonce)
+{
+    enum near__tick result = NEAR_TICK_WAIT;
+    pthread_mutex_lock(&c->lock);
+    int64_t now = near__now(c->clock), patience = near__proof_patience_ns(c);
+    if (c->attempt.nonce && now - c->attempt.begun_ns >= patience && give_up_locked(c, now))
+        result = NEAR_TICK_SILENT;
+    int busy = c->attempt.nonce != 0 || c->asked || c->running; /* one outstanding (R26) */
+    if (result == NEAR_TICK_WAIT && !busy && now >= c->next_proof_ns) {
+        begin_locked(c, now);
+        *ret_nonce = c->attempt.nonce;
+        result = NEAR_TICK_PING;
+    }
+    if (c->attempt.nonce)
+        *ret_due_ns = c->attempt.begun_ns + patience;
+    else
+        *ret_due_ns = c->asked || c->running ? NEAR_NEVER : c->next_proof_ns; /* the prover kicks when it is free */
+    pthread_mutex_unlock(&c->lock);
+    return result;
+}

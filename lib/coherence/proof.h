@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * What the two threads of the coherence room share: its state, and the transitions of suspicion and proof (proof.c).
+ * The argument is at the head of coherence.c. */
+#ifndef NEAR_COHERENCE_PROOF_H
+#define NEAR_COHERENCE_PROOF_H
+#include <pthread.h>
+#include "coherence/coherence.h"
+
+/* Why entries may be wrong although no message says so.  The next complete proof cures whatever has gathered. */
+enum near__suspicion {
+    NEAR_SUSPECT_START = 1u << 0,    /* nothing has been proven yet */
+    NEAR_SUSPECT_LOST = 1u << 1,     /* the subscription was lost: messages may have been missed */
+    NEAR_SUSPECT_GAP = 1u << 2,      /* positions say that messages were missed */
+    NEAR_SUSPECT_ORDER = 1u << 3,    /* positions went backwards, or the server was no master: its history may be another */
+    NEAR_SUSPECT_SERVER = 1u << 4,   /* another server, or the same one restarted */
+    NEAR_SUSPECT_MESSAGE = 1u << 5   /* a message that cannot be read or has no number: it may have told of anything */
+};
+/* After these, positions from before and after cannot be compared: a new incarnation begins. */
+#define NEAR_SUSPECT_HISTORY (NEAR_SUSPECT_ORDER | NEAR_SUSPECT_SERVER)
+
+/* The proof under way. */
+struct near__attempt {
+    uint64_t nonce;   /* 0: none */
+    int64_t begun_ns; /* before both the PING and the heartbeat were sent: what the proof will count from */
+    uint64_t known;   /* the proof's position must not be below: it covers whatever had been seen by then */
+    uint64_t position;
+    int answered; /* the heartbeat's reply said OK */
+    int arrived;  /* the heartbeat itself came on the subscription, with `position` */
+    int pong;
+};
+
+/* Who may touch what: (c) constant after opening, (a) any thread, atomically, (s) the subscriber alone, (l) under `lock`.
+ * The lock is never held across anything that waits, and no hit ever takes it. */
+struct near__coherence {
+    const struct near__alloc *alloc; /* (c) */
+    const struct near__clock *clock; /* (c) */
+    const struct near__log *log;     /* (c) */
+    struct near__local *local;       /* (c) */
+    struct near__remote *remote;     /* (c) */
+    struct near__gate *gate;         /* (c) its fields are written under lock */
+    uint64_t sender, host;           /* (c) */
+    int64_t backoff_min_ns, backoff_max_ns, connect_timeout_ns; /* (c) */
+    char private_name[20];           /* (c) */
+    int manual;                      /* (c) */
+
+    _Atomic(uint64_t) base;    /* (a) the local tier's positions are relative to base - 1; 0: not fixed yet */
+    _Atomic(uint64_t) highest; /* (a) highest position seen in a reply or proof; messages could be anybody's */
+    _Atomic(uint64_t) incarnation; /* (a) raised by a suspicion: how often the server's history began anew; 0: no subscription yet */
+    _Atomic(uint64_t) server_id;   /* (a) of the server subscribed to; written by the subscriber */
+    _Atomic(uint64_t) next_write;
+
+    uint64_t last;        /* (s) position of the last message or proof; 0: none yet */
+    int anchored;         /* (s) a proof said where we are, and messages followed without a hole since */
+    uint64_t announced;   /* (s) highest position of a message that followed so: floors are no higher */
+    char server[128];     /* (s) identity of the server of the last subscription */
+    int64_t unanswered_ns; /* (s) when the first of the attempts began that the subscription has left unanswered; 0: none */
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* anything below changed */
+    struct near__channel *channel; /* (l) set and closed by the subscriber only */
+    int stopping;                  /* (l) */
+    unsigned suspicion;            /* (l) 0: nothing suspicious since the last proof */
+    struct near__attempt attempt;  /* (l) */
+    int asked, running;            /* (l) a heartbeat is to be sent; is being sent */
+    uint64_t next_nonce;           /* (l) */
+    int64_t next_proof_ns;         /* (l) when to begin the next attempt */
+    int64_t reopen_ns;             /* (l) when to try the next subscription */
+    unsigned open_failures, proof_failures; /* (l) since the last proof */
+    int64_t proved_ns;             /* (l) what the last proof counts from; NEAR_PROVED_NEVER */
+    uint64_t random;               /* (l) */
+    near_error problem;            /* (l) the last one since the last proof */
+
+    _Atomic(uint64_t) messages, messages_own, messages_bad, message_gaps; /* (a) statistics, relaxed */
+    _Atomic(uint64_t) proofs, proofs_failed, subscriptions, disconnections, suspicions;
+    _Atomic(uint64_t) server_changes, position_regressions;
+    struct near__histogram invalidation_ns;
+
+    pthread_t subscriber_thread, prover_thread; /* (c) */
+};
+
+static inline void near__coherence_add(_Atomic(uint64_t) *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed); /* a statistic: no order needed */
+}
+
+/* coherence.c */
+/* Fixes the base at the first position seen; 1 when the position can be expressed relative to it. */
+int near__coherence_in_range(struct near__coherence *c, uint64_t position);
+void near__coherence_raise_highest(struct near__coherence *c, uint64_t position);
+/* 0 stays 0 (unknown); out of range becomes 0. */
+uint64_t near__coherence_relative(const struct near__coherence *c, uint64_t position);
+/* How long to pause after so many failures in a row: capped exponential, with jitter so that processes do not come back as
+ * a herd. */
+int64_t near__coherence_backoff_locked(struct near__coherence *c, unsigned failures);
+void near__coherence_wait_locked(struct near__coherence *c, int64_t until_ns);
+/* Makes the subscriber look at its timers again. */
+void near__coherence_kick_locked(struct near__coherence *c);
+/* Deadline of something that ought to take at most ns; in manual mode, where time stands still meanwhile, none at all. */
+int64_t near__coherence_deadline(const struct near__coherence *c, int64_t ns);
+
+/* proof.c.  Durations derived from the staleness bound: between proofs, and for one. */
+int64_t near__proof_interval_ns(const struct near__coherence *c);
+int64_t near__proof_patience_ns(const struct near__coherence *c);
+/* Withdraws the proof for the reasons given, cancels the attempt under way and asks for a new one. */
+void near__proof_suspect_locked(struct near__coherence *c, unsigned reasons);
+void near__proof_suspect(struct near__coherence *c, unsigned reasons);
+/* Ages the gate's proof beyond bound_ns. */
+void near__proof_withdraw_locked(struct near__coherence *c, int64_t bound_ns);
+int near__proof_stands_locked(const struct near__coherence *c);
+
+enum near__tick {
+    NEAR_TICK_WAIT,  /* nothing to do before *ret_due_ns */
+    NEAR_TICK_PING,  /* an attempt has begun: send the PING with *ret_nonce */
+    NEAR_TICK_SILENT /* the subscription has answered nothing for too long: give it up */
+};
+enum near__tick near__proof_tick(struct near__coherence *c, int64_t *ret_due_ns, uint64_t *ret_nonce);
+void near__proof_pong(struct near__coherence *c, const void *payload, size_t size);
+void near__proof_arrived(struct near__coherence *c, const void *payload, size_t size);
+/* The heartbeat's own reply (or failure). */
+void near__proof_answered(struct near__coherence *c, const struct near__request *request);
+
+/* subscriber.c, prover.c: one step each; with wait, blocks until there is something to do.  1 when something was done. */
+int near__subscriber_step(struct near__coherence *c, int wait);
+int near__prover_step(struct near__coherence *c, int wait);
+
+#endif

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The subscriber: drives the channel, parses messages and marks the local tier, nothing else (R28, R29).  It alone reads, PINGs, opens
+ * and closes the channel, so everything that comes out of it is handled in the order in which the server put it in. */
+#include "coherence/proof.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "nearcache.h"
+
+/* ---------------------------------------------------------------- messages */
+
+static void apply_keys(struct near__coherence *c, const struct near__message *m, uint64_t relative)
+{
+    const unsigned char *cursor = NULL;
+    const void *key;
+    size_t key_size;
+    while (near__message_next_key(m, &cursor, &key, &key_size))
+        near__local_invalidate(c->local, key, key_size, relative, NEAR_CAUSE_MESSAGE);
+}
+
+/* Everything that the message makes old goes; relative 0: it cannot be ordered and is treated as newer than everything (I5).  CLEAR
+ * raises the watermark: what was read after it stays, its own sender's copies included; the memory comes back as the entries,
+ * which nobody reads any more, become the least recently used. */
+static void apply(struct near__coherence *c, const struct near__message *m, uint64_t relative)
+{
+    if (m->operation != NEAR_MESSAGE_CLEAR)
+        apply_keys(c, m, relative);
+    else if (relative)
+        near__local_raise_watermark(c->local, relative);
+    else
+        near__local_clear(c->local);
+}
+
+/* Compares the message's position with its predecessor's (I6).  Returns why it is suspicious, or 0.  Only the position of a
+ * message that follows a proof without a hole is believed. */
+static unsigned follow(struct near__coherence *c, uint64_t position, uint64_t *ret_relative)
+{
+    uint64_t last = c->last;
+    *ret_relative = 0;
+    if (position == 0) /* no server of ours writes that; it may hide anything */
+        return NEAR_SUSPECT_MESSAGE;
+    c->last = position;
+    if (last != 0 && position != last + 1) {
+        c->anchored = 0;
+        return position > last ? NEAR_SUSPECT_GAP : NEAR_SUSPECT_ORDER;
+    }
+    if (c->anchored) {
+        *ret_relative = near__coherence_relative(c, position);
+        c->announced = position;
+    }
+    return 0;
+}
+
+static void measure(struct near__coherence *c, const struct near__message *m)
+{
+    int64_t delay = near__now(c->clock) - m->sent_ns;
+    if (c->host && m->host == c->host && delay >= 0) /* otherwise the sender's clock is not ours */
+        near__histogram_record(&c->invalidation_ns, (uint64_t)delay);
+}
+
+static void handle_message(struct near__coherence *c, const void *payload, size_t size)
+{
+    struct near__message m;
+    if (near__message_decode(payload, size, &m) < 0) {
+        near__coherence_add(&c->messages_bad);
+        near__proof_suspect(c, NEAR_SUSPECT_MESSAGE);
+        near__log(c->log, NEAR_LOG_WARNING, "coherence", "a message of %zu bytes cannot be read; proving anew", size);
+        return;
+    }
+    near__coherence_add(&c->messages);
+    if (m.sender == c->sender)
+        near__coherence_add(&c->messages_own);
+    uint64_t last = c->last, relative;
+    unsigned suspicion = follow(c, m.position, &relative);
+    apply(c, &m, relative);
+    measure(c, &m);
+    if (!suspicion)
+        return;
+    if (suspicion == NEAR_SUSPECT_ORDER)
+        near__coherence_add(&c->position_regressions);
+    else if (suspicion == NEAR_SUSPECT_GAP)
+        near__coherence_add(&c->message_gaps);
+    near__proof_suspect(c, suspicion);
+    near__log(c->log, NEAR_LOG_WARNING, "coherence", "message %" PRIu64 " follows message %" PRIu64 "; proving anew",
+              m.position, last);
+}
+
+/* ---------------------------------------------------------------- the subscription's life */
+
+/* Whether the server is the one that the last subscription went to; if it cannot be told, it is not.  Returns the suspicion. */
+static unsigned recognise(struct near__coherence *c, const char *server)
+{
+    int first = atomic_load_explicit(&c->incarnation, memory_order_relaxed) == 0;
+    int same = server[0] && strncmp(c->server, server, sizeof(c->server) - 1) == 0;
+    if (same && !first)
+        return 0;
+    if (!first && server[0] && c->server[0])
+        near__coherence_add(&c->server_changes);
+    snprintf(c->server, sizeof(c->server), "%s", server);
+    /* release: pairs with near__coherence_position; before the new incarnation, which the suspicion begins */
+    atomic_store_explicit(&c->server_id, near__server_id(server), memory_order_release);
+    if (!first)
+        return NEAR_SUSPECT_SERVER;
+    /* no reply was kept so far, so there is nothing to suspect, and no reason to lift the position for everybody */
+    atomic_store_explicit(&c->incarnation, 1, memory_order_seq_cst);
+    return 0;
+}
+
+static void open_failed(struct near__coherence *c, int status, const near_error *error)
+{
+    pthread_mutex_lock(&c->lock);
+    near__fail(&c->problem, status, "no subscription: %s", error->text[0] ? error->text : near_status_text(status));
+    c->reopen_ns = near__now(c->clock) + near__coherence_backoff_locked(c, c->open_failures++);
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+    near__log(c->log, NEAR_LOG_WARNING, "coherence", "cannot subscribe: %s",
+              error->text[0] ? error->text : near_status_text(status));
+}
+
+static void open_channel(struct near__coherence *c)
+{
+    struct near__channel *channel = NULL;
+    near_error error = {0};
+    int status = near__channel_open(c->remote, c->private_name, near__coherence_deadline(c, c->connect_timeout_ns),
+                                    &channel, &error);
+    if (status < 0) {
+        open_failed(c, status, &error);
+        return;
+    }
+    near__coherence_add(&c->subscriptions);
+    unsigned suspicion = recognise(c, near__channel_server(c->remote, channel));
+    c->unanswered_ns = 0;
+    pthread_mutex_lock(&c->lock);
+    c->channel = channel;
+    near__proof_suspect_locked(c, suspicion);
+    c->next_proof_ns = near__now(c->clock);
+    pthread_mutex_unlock(&c->lock);
+    near__log(c->log, NEAR_LOG_INFO, "coherence", "subscribed%s", suspicion ? ", to another server than before" : "");
+}
+
+/* detail NULL: c->problem says why already. */
+static void lose_channel(struct near__coherence *c, int status, const char *detail)
+{
+    if (detail && !detail[0])
+        detail = near_status_text(status);
+    pthread_mutex_lock(&c->lock);
+    struct near__channel *channel = c->channel;
+    c->channel = NULL; /* before it is closed: a waker uses it under the lock */
+    if (detail)
+        near__fail(&c->problem, status, "the subscription was lost: %s", detail);
+    near__proof_suspect_locked(c, NEAR_SUSPECT_LOST);
+    c->reopen_ns = near__now(c->clock) + near__coherence_backoff_locked(c, c->open_failures++);
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+    near__channel_close(c->remote, channel);
+    near__coherence_add(&c->disconnections);
+    near__log(c->log, NEAR_LOG_WARNING, "coherence", "the subscription was lost: %s", detail ? detail : "it answers nothing");
+}
+
+/* Without a channel: waits for its time, then tries to open one. */
+static int reopen(struct near__coherence *c, int wait)
+{
+    pthread_mutex_lock(&c->lock);
+    while (wait && !c->stopping && near__now(c->clock) < c->reopen_ns)
+        near__coherence_wait_locked(c, c->reopen_ns);
+    int due = !c->stopping && near__now(c->clock) >= c->reopen_ns;
+    pthread_mutex_unlock(&c->lock);
+    if (due)
+        open_channel(c);
+    return due;
+}
+
+/* ---------------------------------------------------------------- one step */
+
+static int read_channel(struct near__coherence *c, int64_t deadline_ns)
+{
+    struct near__channel_message m = {0};
+    near__channel_read(c->remote, c->channel, deadline_ns, &m);
+    switch (m.event) {
+    case NEAR_CHANNEL_MESSAGE: handle_message(c, m.payload, m.payload_size); return 1;
+    case NEAR_CHANNEL_PRIVATE: near__proof_arrived(c, m.payload, m.payload_size); return 1;
+    case NEAR_CHANNEL_PONG: near__proof_pong(c, m.payload, m.payload_size); return 1;
+    case NEAR_CHANNEL_IDLE: return 0;
+    default: lose_channel(c, m.status < 0 ? m.status : NEAR_ERR_IO, m.detail); return 1;
+    }
+}
+
+static int ping(struct near__coherence *c, uint64_t nonce)
+{
+    char text[24];
+    snprintf(text, sizeof(text), "%" PRIu64, nonce);
+    int status = near__channel_ping(c->remote, c->channel, text, near__coherence_deadline(c, near__proof_patience_ns(c)));
+    if (status < 0)
+        lose_channel(c, status, "");
+    return 1;
+}
+
+int near__subscriber_step(struct near__coherence *c, int wait)
+{
+    if (!c->channel) /* written by this thread only */
+        return reopen(c, wait);
+    int64_t due_ns = 0;
+    uint64_t nonce = 0;
+    switch (near__proof_tick(c, &due_ns, &nonce)) {
+    case NEAR_TICK_PING: return ping(c, nonce);
+    case NEAR_TICK_SILENT: lose_channel(c, NEAR_ERR_TIMEOUT, NULL); return 1;
+    default: return read_channel(c, wait ? due_ns : near__now(c->clock));
+    }
+}
