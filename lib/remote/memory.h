@@ -22,18 +22,24 @@ enum near__memory_fault {
     NEAR_FAULT_DROP_MESSAGES,  /* messages on the shared channel vanish */
     NEAR_FAULT_DROP_REPLIES,   /* requests run, the reply is lost and the connection with it */
     NEAR_FAULT_REFUSE,         /* connections and subscriptions are refused */
-    NEAR_FAULT_SILENCE,        /* nothing answers, nothing is delivered, nothing is closed */
+    NEAR_FAULT_SILENCE,        /* nothing answers (what is sent is lost), nothing is delivered until it is over, nothing is closed */
+    NEAR_FAULT_INEXACT,        /* a FETCH finds that the position moved while it read (it is atomic here otherwise) */
     NEAR_FAULT_MAX_
 };
 /* Switches a fault on for the next `count` operations that it strikes (-1: until switched off), or off with count 0 (what was held
- * goes on, in order).  operation 0: every operation; otherwise only that near__operation. */
+ * goes on, in order; held requests run before this returns).  operation 0: every operation, and with count 0 the fault is off
+ * altogether; otherwise only that near__operation, beside those set before.  A message counts once, however many channels get it,
+ * and is of the operation that published it; DROP_MESSAGES strikes heartbeats (NEAR_OP_PROVE) only when it names them. */
 void near__memory_fault(struct near__memory_store *store, enum near__memory_fault fault, int operation, int count);
 /* How many replies, requests or messages are held now; near__memory_wait_held returns 0 when at least n are (−1 at the time-out). */
 int near__memory_held(struct near__memory_store *store, enum near__memory_fault fault);
 int near__memory_wait_held(struct near__memory_store *store, enum near__memory_fault fault, int n, int timeout_ms);
 /* Lets exactly one held thing go on: the oldest. */
 void near__memory_release_one(struct near__memory_store *store, enum near__memory_fault fault);
-/* The next `count` requests of that kind (0: any) answer with this status. */
+/* For single-threaded simulations, where nobody could move a virtual clock or release anything meanwhile: whatever would
+ * have to wait ends at once, as at its deadline. */
+void near__memory_impatient(struct near__memory_store *store, int on);
+/* The next `count` requests of that kind (0: any) answer with this status, without being run. */
 void near__memory_error(struct near__memory_store *store, int operation, int status, int count);
 void near__memory_disconnect_channels(struct near__memory_store *store);
 void near__memory_duplicate_next_message(struct near__memory_store *store);
@@ -44,10 +50,10 @@ void near__memory_foreign_set(struct near__memory_store *store, const void *key,
                               size_t value_size); /* key with prefix, as redis-cli would */
 void near__memory_foreign_del(struct near__memory_store *store, const void *key, size_t key_size);
 /* A restart: channels are lost, the identity changes; with data_loss everything written since near__memory_snapshot is gone,
- * positions included. */
+ * positions included.  Held requests die with their connections; held replies are in our own socket already and stay. */
 void near__memory_snapshot(struct near__memory_store *store);
 void near__memory_restart(struct near__memory_store *store, int data_loss);
-/* What is there, for assertions: 1 and a copy in buffer, or 0. */
+/* What is there, for assertions: 1 and a copy in buffer, or 0.  key with prefix. */
 int near__memory_peek(struct near__memory_store *store, const void *key, size_t key_size, void *buffer, size_t capacity,
                       size_t *ret_size);
 uint64_t near__memory_position(struct near__memory_store *store, const char *prefix);

@@ -1,0 +1,803 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The server's side of memory://: what a Redis with our scripts does, step by step, and what can go wrong with it.
+ *
+ * One lock a store makes commands run one after another, as Redis runs them.  A write is
+ *   1. its condition (absent, present, equal, an integer): not met, nothing happens and nobody is told;
+ *   2. everything that needs memory, so that the rest cannot fail;
+ *   3. the next position of its prefix;
+ *   4. its message, with that position, into every mailbox of the prefix;
+ *   5. the write and the reply.
+ * Nobody sees a state between the steps, so that doing 5 with 2 changes nothing of "told before it takes effect".
+ *
+ * A mailbox is the socket buffer of a subscription: one queue of messages, private messages and PONGs, in the order in
+ * which the server made them.  A held letter keeps everything behind it, as a network does.
+ *
+ * Stores are found by their name in a registry of the process and live while somebody holds them.  A store allocates with
+ * the hooks of whoever made it: caches that share a store must not take their allocator away while another still uses it. */
+#include "remote/memory_store.h"
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include "base/hash.h"
+
+/* A lifted position leaves so much room that it cannot meet a number which somebody else has reached meanwhile. */
+#define LIFT (UINT64_C(1) << 20)
+/* How long a sleeper sleeps at most when time is virtual: whoever moves it does not wake us. */
+#define VIRTUAL_NAP_NS (2 * NEAR_NS_PER_MS)
+#define REAL_NAP_NS (3600 * NEAR_NS_PER_S)
+
+static struct {
+    pthread_mutex_t lock;
+    struct near__memory_store *stores;
+} registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+void near__memory_enter(struct near__memory_store *store) { pthread_mutex_lock(&store->lock); }
+void near__memory_leave(struct near__memory_store *store) { pthread_mutex_unlock(&store->lock); }
+
+/* ---------------------------------------------------------------- stores */
+
+/* relaxed: only uniqueness counts. */
+static void new_identity(struct near__memory_store *store)
+{
+    static _Atomic(uint64_t) incarnations;
+    store->incarnation = atomic_fetch_add_explicit(&incarnations, 1, memory_order_relaxed) + 1;
+    snprintf(store->identity, sizeof store->identity, "memory-%" PRIu64, store->incarnation);
+}
+
+static int init_locks(struct near__memory_store *store)
+{
+    pthread_condattr_t monotonic;
+    if (pthread_condattr_init(&monotonic) != 0)
+        return -1;
+    int failed = pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC) != 0 ||
+                 pthread_cond_init(&store->changed, &monotonic) != 0;
+    pthread_condattr_destroy(&monotonic);
+    if (failed)
+        return -1;
+    if (pthread_mutex_init(&store->lock, NULL) == 0)
+        return 0;
+    pthread_cond_destroy(&store->changed);
+    return -1;
+}
+
+static struct near__memory_store *store_create(const char *name, const struct near__alloc *alloc,
+                                               const struct near__clock *clock)
+{
+    struct near__memory_store *store = near__alloc_zero(alloc, sizeof *store);
+    if (!store)
+        return NULL;
+    store->name = near__strdup(alloc, name);
+    if (!store->name || init_locks(store) < 0) {
+        near__free(alloc, store->name);
+        near__free(alloc, store);
+        return NULL;
+    }
+    store->alloc = *alloc;
+    store->clock = *clock;
+    near__keyspace_init(&store->keys, &store->alloc);
+    near__keyspace_init(&store->snapshot, &store->alloc);
+    new_identity(store);
+    return store;
+}
+
+/* Nobody holds the store any more: what is left in the queue of requests has lost its callers. */
+static void store_destroy(struct near__memory_store *store)
+{
+    struct near__alloc alloc = store->alloc;
+    while (store->requests) {
+        struct near__held *held = store->requests;
+        store->requests = held->next;
+        near__free(&alloc, held);
+    }
+    while (store->places) {
+        struct near__place *place = store->places;
+        store->places = place->next;
+        near__free(&alloc, place);
+    }
+    near__keyspace_clear(&store->keys);
+    near__keyspace_clear(&store->snapshot);
+    pthread_cond_destroy(&store->changed);
+    pthread_mutex_destroy(&store->lock);
+    near__free(&alloc, store->name);
+    near__free(&alloc, store);
+}
+
+struct near__memory_store *near__memory_ref(const char *name, const struct near__alloc *alloc, const struct near__clock *clock)
+{
+    struct near__memory_store *store;
+    pthread_mutex_lock(&registry.lock);
+    for (store = registry.stores; store && strcmp(store->name, name) != 0; store = store->next)
+        ;
+    if (!store && (store = store_create(name, alloc, clock))) {
+        store->next = registry.stores;
+        registry.stores = store;
+    }
+    if (store)
+        store->refs++;
+    pthread_mutex_unlock(&registry.lock);
+    return store;
+}
+
+void near__memory_unref(struct near__memory_store *store)
+{
+    if (!store)
+        return;
+    pthread_mutex_lock(&registry.lock);
+    int last = --store->refs == 0;
+    if (last) {
+        struct near__memory_store **at = &registry.stores;
+        while (*at != store)
+            at = &(*at)->next;
+        *at = store->next;
+    }
+    pthread_mutex_unlock(&registry.lock);
+    if (last)
+        store_destroy(store);
+}
+
+/* The child has one thread, and every store it finds belongs to the parent's caches; a lock may be held by a thread that
+ * does not exist here.  So the registry begins anew, and the old stores are left alone. */
+void near__memory_forget_all(void)
+{
+    static const pthread_mutex_t unlocked = PTHREAD_MUTEX_INITIALIZER;
+    registry.lock = unlocked;
+    registry.stores = NULL;
+}
+
+struct near__place *near__memory_place_locked(struct near__memory_store *store, const char *prefix)
+{
+    size_t size = strlen(prefix);
+    struct near__place *place;
+    for (place = store->places; place; place = place->next)
+        if (place->prefix_size == size && memcmp(place->prefix, prefix, size) == 0)
+            return place;
+    place = near__alloc_zero(&store->alloc, sizeof *place + size + 1);
+    if (!place)
+        return NULL;
+    place->prefix_size = size;
+    memcpy(place->prefix, prefix, size);
+    place->next = store->places;
+    store->places = place;
+    return place;
+}
+
+/* ---------------------------------------------------------------- waiting */
+
+int near__memory_wait_locked(struct near__memory_store *store, const struct near__clock *clock, int64_t deadline_ns)
+{
+    int64_t left_ns = deadline_ns - near__now(clock);
+    if (store->impatient || left_ns <= 0)
+        return 0;
+    int64_t nap_ns = clock->virtual_ns ? VIRTUAL_NAP_NS : left_ns < REAL_NAP_NS ? left_ns : REAL_NAP_NS;
+    int64_t until_ns = near__clock_kernel(CLOCK_MONOTONIC) + nap_ns;
+    struct timespec until = {.tv_sec = until_ns / NEAR_NS_PER_S, .tv_nsec = until_ns % NEAR_NS_PER_S};
+    pthread_cond_timedwait(&store->changed, &store->lock, &until);
+    return 1;
+}
+
+static void changed_locked(struct near__memory_store *store) { pthread_cond_broadcast(&store->changed); }
+
+/* ---------------------------------------------------------------- mailboxes */
+
+static void empty_mailbox(struct near__mailbox *mailbox)
+{
+    while (mailbox->head) {
+        struct near__letter *letter = mailbox->head;
+        mailbox->head = letter->next;
+        near__free(mailbox->alloc, letter);
+    }
+    mailbox->tail = &mailbox->head;
+    mailbox->bytes = 0;
+}
+
+void near__memory_break_locked(struct near__memory_store *store, struct near__mailbox *mailbox, int status)
+{
+    empty_mailbox(mailbox);
+    mailbox->lost = status;
+    changed_locked(store);
+}
+
+/* What is put into mailboxes: an envelope and a body. */
+struct sheet {
+    enum near__channel_event event;
+    enum near__operation operation;
+    int held;
+    uint64_t number;
+    const void *head, *body;
+    size_t head_size, body_size;
+};
+
+/* A message that cannot be kept for a subscriber must not be missing silently: its connection breaks instead. */
+static void post(struct near__memory_store *store, struct near__mailbox *mailbox, const struct sheet *sheet)
+{
+    size_t size = sheet->head_size + sheet->body_size;
+    if (mailbox->lost)
+        return;
+    struct near__letter *letter = NULL;
+    if (mailbox->bytes + size <= NEAR_MEMORY_QUEUE_MAX)
+        letter = near__alloc_zero(mailbox->alloc, sizeof *letter + size);
+    if (!letter) {
+        near__memory_break_locked(store, mailbox, NEAR_ERR_IO);
+        return;
+    }
+    letter->number = sheet->number;
+    letter->event = sheet->event;
+    letter->operation = sheet->operation;
+    letter->held = sheet->held;
+    letter->size = size;
+    if (sheet->head_size > 0)
+        memcpy(letter->bytes, sheet->head, sheet->head_size);
+    if (sheet->body_size > 0)
+        memcpy(letter->bytes + sheet->head_size, sheet->body, sheet->body_size);
+    *mailbox->tail = letter;
+    mailbox->tail = &letter->next;
+    mailbox->bytes += size;
+    changed_locked(store);
+}
+
+void near__memory_pong_locked(struct near__memory_store *store, struct near__mailbox *mailbox, const char *nonce)
+{
+    struct sheet sheet = {.event = NEAR_CHANNEL_PONG, .body = nonce, .body_size = strlen(nonce)};
+    post(store, mailbox, &sheet);
+}
+
+/* To every subscriber of the prefix. */
+static void publish(struct near__memory_store *store, struct near__place *place, struct sheet *sheet)
+{
+    if (near__memory_strikes_locked(store, NEAR_FAULT_DROP_MESSAGES, (int)sheet->operation))
+        return;
+    sheet->held = near__memory_strikes_locked(store, NEAR_FAULT_HOLD_MESSAGES, (int)sheet->operation);
+    int copies = store->duplicate_next ? 2 : 1;
+    store->duplicate_next = 0;
+    for (int i = 0; i < copies; i++) {
+        sheet->number = ++store->letters;
+        for (struct near__mailbox *m = store->mailboxes; m; m = m->next)
+            if (m->place == place)
+                post(store, m, sheet);
+    }
+}
+
+/* To the one process whose private channel it is.  Only a fault that names PROVE drops it: "every message" means those on
+ * the shared channel. */
+static void publish_private(struct near__memory_store *store, struct near__place *place, const struct near__request *q)
+{
+    char text[64];
+    struct sheet sheet = {.event = NEAR_CHANNEL_PRIVATE, .operation = NEAR_OP_PROVE, .body = text};
+    sheet.body_size = (size_t)snprintf(text, sizeof text, "P%" PRId64 ":%" PRIu64, q->number, place->position);
+    if (store->faults[NEAR_FAULT_DROP_MESSAGES][NEAR_OP_PROVE] &&
+        near__memory_strikes_locked(store, NEAR_FAULT_DROP_MESSAGES, NEAR_OP_PROVE))
+        return;
+    sheet.held = near__memory_strikes_locked(store, NEAR_FAULT_HOLD_MESSAGES, NEAR_OP_PROVE);
+    sheet.number = ++store->letters;
+    for (struct near__mailbox *m = store->mailboxes; m; m = m->next)
+        if (m->place == place && strlen(m->private_name) == q->body_size &&
+            memcmp(m->private_name, q->body, q->body_size) == 0)
+            post(store, m, &sheet);
+}
+
+/* ---------------------------------------------------------------- commands */
+
+/* A command under way: the key with its prefix, its record, and the time, which stands still while it runs. */
+struct command {
+    struct near__memory_store *store;
+    struct near__place *place;
+    struct near__request *q;
+    int64_t now_ns;
+    struct near__record *record;
+    const unsigned char *key;
+    size_t key_size;
+};
+
+static int64_t expiry_of(const struct command *c, int64_t ttl_ms)
+{
+    if (ttl_ms <= 0 || ttl_ms > (NEAR_NEVER - c->now_ns) / NEAR_NS_PER_MS)
+        return NEAR_NEVER;
+    return c->now_ns + ttl_ms * NEAR_NS_PER_MS;
+}
+
+/* Rounded down: nobody may believe that a key lives longer than it does. */
+static int64_t ttl_left(const struct command *c, const struct near__record *record)
+{
+    return record->expire_ns == NEAR_NEVER ? -1 : (record->expire_ns - c->now_ns) / NEAR_NS_PER_MS;
+}
+
+static uint64_t first_position(const struct command *c)
+{
+    int64_t us = c->now_ns / 1000;
+    return us > 0 ? (uint64_t)us : 1;
+}
+
+/* Steps 3 and 4. */
+static void announce(struct command *c)
+{
+    char head[32];
+    struct near__place *place = c->place;
+    place->position = place->position ? place->position + 1 : first_position(c);
+    struct sheet sheet = {.event = NEAR_CHANNEL_MESSAGE, .operation = c->q->operation, .head = head};
+    sheet.head_size = (size_t)snprintf(head, sizeof head, "1%" PRIu64 ":", place->position);
+    sheet.body = c->q->body;
+    sheet.body_size = c->q->body_size;
+    publish(c->store, place, &sheet);
+    near__keyspace_sweep(&c->store->keys, c->now_ns);
+    c->q->status = NEAR_OK;
+}
+
+static int write_value(struct command *c, const void *value, size_t value_size, int64_t expire_ns)
+{
+    c->record = near__keyspace_put(&c->store->keys, c->key, c->key_size, value, value_size, expire_ns);
+    if (!c->record)
+        return NEAR_ERR_NOMEM;
+    c->q->ttl_left_ms = ttl_left(c, c->record);
+    announce(c);
+    return NEAR_OK;
+}
+
+static int run_set(struct command *c)
+{
+    const struct near__request *q = c->q;
+    if (((q->flags & NEAR_SET_IF_ABSENT) && c->record) || ((q->flags & NEAR_SET_IF_PRESENT) && !c->record))
+        return NEAR_UNMET;
+    int64_t expire_ns = expiry_of(c, q->ttl_ms);
+    if (q->flags & NEAR_SET_KEEP_TTL)
+        expire_ns = c->record ? c->record->expire_ns : NEAR_NEVER;
+    return write_value(c, q->value, q->value_size, expire_ns);
+}
+
+static int run_cas(struct command *c)
+{
+    const struct near__request *q = c->q;
+    if (!c->record)
+        return NEAR_MISS;
+    if (c->record->value_size != q->expected_size ||
+        (q->expected_size > 0 && memcmp(c->record->value, q->expected, q->expected_size) != 0))
+        return NEAR_UNMET;
+    int64_t expire_ns = q->flags & NEAR_SET_KEEP_TTL ? c->record->expire_ns : expiry_of(c, q->ttl_ms);
+    return write_value(c, q->value, q->value_size, expire_ns);
+}
+
+static int run_incr(struct command *c)
+{
+    int64_t number = 0;
+    char text[24];
+    if (c->record && near__keyspace_integer(c->record->value, c->record->value_size, &number) < 0) {
+        snprintf(c->q->detail, sizeof c->q->detail, "value is not an integer or out of range");
+        return NEAR_ERR_OVERFLOW;
+    }
+    if (__builtin_add_overflow(number, c->q->number, &number)) {
+        snprintf(c->q->detail, sizeof c->q->detail, "increment or decrement would overflow");
+        return NEAR_ERR_OVERFLOW;
+    }
+    size_t size = (size_t)snprintf(text, sizeof text, "%" PRId64, number);
+    int status = write_value(c, text, size, c->record ? c->record->expire_ns : NEAR_NEVER);
+    if (status == NEAR_OK)
+        c->q->result_number = number;
+    return status;
+}
+
+static int run_del(struct command *c)
+{
+    if (!c->record)
+        return NEAR_MISS;
+    near__keyspace_remove(&c->store->keys, c->record);
+    announce(c);
+    return NEAR_OK;
+}
+
+static int run_expire(struct command *c)
+{
+    if (!c->record)
+        return NEAR_MISS;
+    c->record->expire_ns = expiry_of(c, c->q->ttl_ms);
+    announce(c);
+    return NEAR_OK;
+}
+
+static int run_clear(struct command *c)
+{
+    announce(c);
+    return NEAR_OK;
+}
+
+static int run_prove(struct command *c)
+{
+    uint64_t first = first_position(c), lifted = c->q->known + LIFT;
+    if (c->place->position == 0 || c->place->position < c->q->known)
+        c->place->position = first > lifted ? first : lifted;
+    publish_private(c->store, c->place, c->q);
+    return NEAR_OK;
+}
+
+static int run_fetch(struct command *c, const struct near__alloc *value_alloc, uint64_t value_max)
+{
+    struct near__request *q = c->q;
+    q->inexact = near__memory_strikes_locked(c->store, NEAR_FAULT_INEXACT, NEAR_OP_FETCH);
+    if (!c->record)
+        return NEAR_MISS;
+    if (c->record->value_size > value_max) {
+        snprintf(q->detail, sizeof q->detail, "the value in the remote tier exceeds value_max");
+        return NEAR_ERR_TOO_LARGE;
+    }
+    if (value_alloc && !(q->value_out = near__memdup(value_alloc, c->record->value, c->record->value_size)))
+        return NEAR_ERR_NOMEM;
+    q->value_out_size = c->record->value_size;
+    q->ttl_left_ms = ttl_left(c, c->record);
+    return NEAR_OK;
+}
+
+/* Redis is asked for the key under its prefix: an entry of prefix "a:" and key "b" is that of prefix "" and key "a:b". */
+static unsigned char *join_key(const struct command *c, unsigned char *room, size_t room_size)
+{
+    const struct near__request *q = c->q;
+    unsigned char *key = room;
+    if (c->place->prefix_size + q->key_size > room_size)
+        key = near__alloc(&c->store->alloc, c->place->prefix_size + q->key_size);
+    if (!key)
+        return NULL;
+    memcpy(key, c->place->prefix, c->place->prefix_size);
+    if (q->key_size > 0)
+        memcpy(key + c->place->prefix_size, q->key, q->key_size);
+    return key;
+}
+
+static int run_command(struct command *c, const struct near__alloc *value_alloc, uint64_t value_max)
+{
+    switch (c->q->operation) {
+    case NEAR_OP_FETCH:
+        return run_fetch(c, value_alloc, value_max);
+    case NEAR_OP_SET:
+        return run_set(c);
+    case NEAR_OP_DEL:
+        return run_del(c);
+    case NEAR_OP_EXPIRE:
+        return run_expire(c);
+    case NEAR_OP_INCR:
+        return run_incr(c);
+    case NEAR_OP_CAS:
+        return run_cas(c);
+    case NEAR_OP_CLEAR:
+        return run_clear(c);
+    case NEAR_OP_PROVE:
+        return run_prove(c);
+    }
+    return NEAR_ERR_INVALID;
+}
+
+static int next_error(struct near__memory_store *store, int operation)
+{
+    int at = store->errors[operation].count ? operation : 0;
+    if (!store->errors[at].count)
+        return 0;
+    if (store->errors[at].count > 0)
+        store->errors[at].count--;
+    return store->errors[at].status;
+}
+
+void near__memory_execute_locked(struct near__memory_store *store, struct near__place *place, uint64_t value_max,
+                                 const struct near__alloc *value_alloc, struct near__request *request)
+{
+    unsigned char room[512];
+    request->server = near__server_id(store->identity);
+    struct command c = {.store = store, .place = place, .q = request, .now_ns = near__now(&store->clock)};
+    request->status = next_error(store, (int)request->operation);
+    if (request->status) {
+        snprintf(request->detail, sizeof request->detail, "%s, on request", near_status_name(request->status));
+        return;
+    }
+    unsigned char *key = join_key(&c, room, sizeof room);
+    if (!key) {
+        request->status = NEAR_ERR_NOMEM;
+        return;
+    }
+    c.key = key;
+    c.key_size = place->prefix_size + request->key_size;
+    if (request->operation != NEAR_OP_CLEAR && request->operation != NEAR_OP_PROVE)
+        c.record = near__keyspace_find(&store->keys, key, c.key_size, c.now_ns);
+    store->ran[0]++;
+    store->ran[request->operation]++;
+    request->status = run_command(&c, value_alloc, value_max);
+    request->position = place->position;
+    if (key != room)
+        near__free(&store->alloc, key);
+    changed_locked(store);
+}
+
+void near__memory_no_answer(const struct near__alloc *value_alloc, struct near__request *request, int read_status)
+{
+    near__free(value_alloc, request->value_out);
+    request->value_out = NULL;
+    request->value_out_size = 0;
+    request->position = 0;
+    request->inexact = 0;
+    request->server = 0;
+    request->result_number = 0;
+    request->ttl_left_ms = -1;
+    request->status = request->operation == NEAR_OP_FETCH ? read_status : NEAR_ERR_UNKNOWN;
+    snprintf(request->detail, sizeof request->detail, "%s",
+             read_status == NEAR_ERR_IO ? "the connection broke" : "no answer");
+}
+
+/* ---------------------------------------------------------------- faults */
+
+int near__memory_strikes_locked(struct near__memory_store *store, enum near__memory_fault fault, int operation)
+{
+    int *left = &store->faults[fault][operation];
+    if (!*left)
+        left = &store->faults[fault][0];
+    if (!*left)
+        return 0;
+    if (*left > 0)
+        --*left;
+    return 1;
+}
+
+void near__memory_queue_held_locked(struct near__held **queue, struct near__held *held)
+{
+    while (*queue)
+        queue = &(*queue)->next;
+    held->next = NULL;
+    *queue = held;
+}
+
+void near__memory_unqueue_held_locked(struct near__held **queue, struct near__held *held)
+{
+    while (*queue && *queue != held)
+        queue = &(*queue)->next;
+    if (*queue)
+        *queue = held->next;
+}
+
+/* A held request goes on: it runs here and now, whether its caller still waits or not. */
+static void let_go(struct near__memory_store *store, struct near__held *held, int released)
+{
+    if (held->place && released > 0)
+        near__memory_execute_locked(store, held->place, held->value_max, held->abandoned ? NULL : held->value_alloc,
+                                    &held->request);
+    held->released = released;
+    if (held->abandoned)
+        near__free(&store->alloc, held);
+    changed_locked(store);
+}
+
+static void release_held(struct near__memory_store *store, struct near__held **queue, int operation, int count, int released)
+{
+    while (*queue && count > 0) {
+        struct near__held *held = *queue;
+        if (operation && (int)held->operation != operation) {
+            queue = &held->next;
+            continue;
+        }
+        *queue = held->next;
+        let_go(store, held, released);
+        count--;
+    }
+}
+
+/* One message has copies in several mailboxes; it goes on in all of them. */
+static void release_letters(struct near__memory_store *store, int operation, uint64_t number)
+{
+    for (struct near__mailbox *m = store->mailboxes; m; m = m->next)
+        for (struct near__letter *letter = m->head; letter; letter = letter->next)
+            if ((!operation || (int)letter->operation == operation) && (!number || letter->number == number))
+                letter->held = 0;
+    changed_locked(store);
+}
+
+static uint64_t next_held_letter(const struct near__memory_store *store, uint64_t after)
+{
+    uint64_t oldest = 0;
+    for (const struct near__mailbox *m = store->mailboxes; m; m = m->next)
+        for (const struct near__letter *letter = m->head; letter; letter = letter->next)
+            if (letter->held && letter->number > after && (!oldest || letter->number < oldest))
+                oldest = letter->number;
+    return oldest;
+}
+
+static int count_held(const struct near__memory_store *store, enum near__memory_fault fault)
+{
+    const struct near__held *held = fault == NEAR_FAULT_HOLD_REQUESTS  ? store->requests
+                                    : fault == NEAR_FAULT_HOLD_REPLIES ? store->replies
+                                                                       : NULL;
+    int count = 0;
+    for (; held; held = held->next)
+        count++;
+    if (fault == NEAR_FAULT_HOLD_MESSAGES)
+        for (uint64_t number = 0; (number = next_held_letter(store, number)); count++)
+            ;
+    return count;
+}
+
+static void release(struct near__memory_store *store, enum near__memory_fault fault, int operation, int count)
+{
+    if (fault == NEAR_FAULT_HOLD_REQUESTS)
+        release_held(store, &store->requests, operation, count, 1);
+    else if (fault == NEAR_FAULT_HOLD_REPLIES)
+        release_held(store, &store->replies, operation, count, 1);
+    else if (fault == NEAR_FAULT_HOLD_MESSAGES)
+        release_letters(store, operation, count == 1 ? next_held_letter(store, 0) : 0);
+}
+
+void near__memory_fault(struct near__memory_store *store, enum near__memory_fault fault, int operation, int count)
+{
+    near__memory_enter(store);
+    store->faults[fault][operation] = count;
+    if (count == 0 && operation == 0)
+        memset(store->faults[fault], 0, sizeof store->faults[fault]);
+    if (count == 0)
+        release(store, fault, operation, INT32_MAX);
+    changed_locked(store);
+    near__memory_leave(store);
+}
+
+void near__memory_release_one(struct near__memory_store *store, enum near__memory_fault fault)
+{
+    near__memory_enter(store);
+    if (count_held(store, fault) > 0)
+        release(store, fault, 0, 1);
+    near__memory_leave(store);
+}
+
+int near__memory_held(struct near__memory_store *store, enum near__memory_fault fault)
+{
+    near__memory_enter(store);
+    int count = count_held(store, fault);
+    near__memory_leave(store);
+    return count;
+}
+
+int near__memory_wait_held(struct near__memory_store *store, enum near__memory_fault fault, int n, int timeout_ms)
+{
+    static const struct near__clock kernel; /* a test's patience is in real time */
+    int64_t deadline_ns = near__now(&kernel) + timeout_ms * NEAR_NS_PER_MS;
+    int met, waited = 1;
+    near__memory_enter(store);
+    while (!(met = count_held(store, fault) >= n) && waited)
+        waited = near__memory_wait_locked(store, &kernel, deadline_ns);
+    near__memory_leave(store);
+    return met ? 0 : -1;
+}
+
+void near__memory_impatient(struct near__memory_store *store, int on)
+{
+    near__memory_enter(store);
+    store->impatient = on;
+    changed_locked(store);
+    near__memory_leave(store);
+}
+
+void near__memory_error(struct near__memory_store *store, int operation, int status, int count)
+{
+    near__memory_enter(store);
+    store->errors[operation].status = status;
+    store->errors[operation].count = count;
+    near__memory_leave(store);
+}
+
+void near__memory_duplicate_next_message(struct near__memory_store *store)
+{
+    near__memory_enter(store);
+    store->duplicate_next = 1;
+    near__memory_leave(store);
+}
+
+void near__memory_inject_message(struct near__memory_store *store, const void *payload, size_t size)
+{
+    struct sheet sheet = {.event = NEAR_CHANNEL_MESSAGE, .body = payload, .body_size = size};
+    near__memory_enter(store);
+    for (struct near__place *place = store->places; place; place = place->next)
+        publish(store, place, &sheet);
+    near__memory_leave(store);
+}
+
+/* ---------------------------------------------------------------- what others do to the server */
+
+static void disconnect_locked(struct near__memory_store *store)
+{
+    for (struct near__mailbox *m = store->mailboxes; m; m = m->next)
+        near__memory_break_locked(store, m, NEAR_ERR_IO);
+}
+
+void near__memory_disconnect_channels(struct near__memory_store *store)
+{
+    near__memory_enter(store);
+    disconnect_locked(store);
+    near__memory_leave(store);
+}
+
+static void flush_locked(struct near__memory_store *store)
+{
+    near__keyspace_clear(&store->keys);
+    for (struct near__place *place = store->places; place; place = place->next)
+        place->position = 0;
+}
+
+void near__memory_flushall(struct near__memory_store *store)
+{
+    near__memory_enter(store);
+    flush_locked(store);
+    near__memory_leave(store);
+}
+
+void near__memory_foreign_set(struct near__memory_store *store, const void *key, size_t key_size, const void *value,
+                              size_t value_size)
+{
+    near__memory_enter(store);
+    near__keyspace_put(&store->keys, key, key_size, value, value_size, NEAR_NEVER);
+    near__memory_leave(store);
+}
+
+void near__memory_foreign_del(struct near__memory_store *store, const void *key, size_t key_size)
+{
+    near__memory_enter(store);
+    struct near__record *record = near__keyspace_find(&store->keys, key, key_size, near__now(&store->clock));
+    if (record)
+        near__keyspace_remove(&store->keys, record);
+    near__memory_leave(store);
+}
+
+void near__memory_snapshot(struct near__memory_store *store)
+{
+    near__memory_enter(store);
+    if (near__keyspace_copy(&store->snapshot, &store->keys) == 0)
+        for (struct near__place *place = store->places; place; place = place->next)
+            place->snapshot = place->position;
+    near__memory_leave(store);
+}
+
+/* Requests that have not run die with their connections.  Replies that are under way do not: they are in our own
+ * sockets' buffers already. */
+void near__memory_restart(struct near__memory_store *store, int data_loss)
+{
+    near__memory_enter(store);
+    release_held(store, &store->requests, 0, INT32_MAX, -1);
+    disconnect_locked(store);
+    new_identity(store);
+    if (data_loss) {
+        flush_locked(store);
+        near__keyspace_copy(&store->keys, &store->snapshot);
+        for (struct near__place *place = store->places; place; place = place->next)
+            place->position = place->snapshot;
+    }
+    near__memory_leave(store);
+}
+
+/* ---------------------------------------------------------------- what assertions ask */
+
+int near__memory_peek(struct near__memory_store *store, const void *key, size_t key_size, void *buffer, size_t capacity,
+                      size_t *ret_size)
+{
+    near__memory_enter(store);
+    const struct near__record *record = near__keyspace_find(&store->keys, key, key_size, near__now(&store->clock));
+    if (record && record->value_size > 0)
+        memcpy(buffer, record->value, record->value_size < capacity ? record->value_size : capacity);
+    if (record && ret_size)
+        *ret_size = record->value_size;
+    near__memory_leave(store);
+    return record != NULL;
+}
+
+uint64_t near__memory_position(struct near__memory_store *store, const char *prefix)
+{
+    near__memory_enter(store);
+    const struct near__place *place = near__memory_place_locked(store, prefix);
+    uint64_t position = place ? place->position : 0;
+    near__memory_leave(store);
+    return position;
+}
+
+void near__memory_set_position(struct near__memory_store *store, const char *prefix, uint64_t position)
+{
+    near__memory_enter(store);
+    struct near__place *place = near__memory_place_locked(store, prefix);
+    if (place)
+        place->position = position;
+    near__memory_leave(store);
+}
+
+uint64_t near__memory_requests(struct near__memory_store *store, int operation)
+{
+    near__memory_enter(store);
+    uint64_t ran = store->ran[operation];
+    near__memory_leave(store);
+    return ran;
+}
