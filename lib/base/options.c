@@ -48,9 +48,9 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
       "Second bound: how old the last proof of freshness may be for serve_stale.")                                     \
     X(unproven, CHOICE, "read_through", 0, 2, "read_through|serve_stale|fail", 0,                                      \
       "What a read does while the local tier is not proven fresh.")                                                    \
-    X(local_ttl_ms, DURATION, "0", 0, 365 * DAY_MS, "", 0,                                                             \
+    X(local_ttl_ms, DURATION, "0", 0, 30 * DAY_MS, "", 0,                                                             \
       "Longest life of a local copy; 0: as long as in the remote tier.")                                               \
-    X(idle_ms, DURATION, "0", 0, 365 * DAY_MS, "", 0,                                                                  \
+    X(idle_ms, DURATION, "0", 0, 30 * DAY_MS, "", 0,                                                                  \
       "A local copy that was not read for so long is dropped; 0: never.")                                              \
     X(timeout_ms, DURATION, "1s", 1, HOUR_MS, "", 0, "Deadline of a call that names none.")                            \
     X(connect_timeout_ms, DURATION, "2s", 1, HOUR_MS, "", 0,                                                           \
