@@ -29,7 +29,10 @@ AS_IF([test -n "$near_instrument"],
         AC_MSG_ERROR([the compiler cannot build with$near_instrument])])
     CFLAGS=$near_cflags_saved])
 INSTRUMENT_CFLAGS=$near_instrument
-AC_SUBST([INSTRUMENT_CFLAGS])])
+AC_SUBST([INSTRUMENT_CFLAGS])
+dnl A shared library must find everything it uses; an instrumented one finds the sanitizer only in the program.
+AS_IF([test -z "$near_instrument"], [COMPLETE_LDFLAGS=-Wl,-z,defs], [COMPLETE_LDFLAGS=])
+AC_SUBST([COMPLETE_LDFLAGS])])
 
 dnl The warnings that this compiler knows, in WARNING_CFLAGS.
 AC_DEFUN([NEAR_WARNINGS],
