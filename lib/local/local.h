@@ -103,24 +103,27 @@ size_t near__local_pinned(struct near__local *local);
  * Two tickets of one key are equal when nothing about its order was learnt between them. */
 struct near__ticket {
     uint64_t floor;
+    uint64_t watermark; /* the gate's */
     uint32_t generation;
     uint32_t stripe;
 };
 struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size);
 static inline int near__ticket_equal(struct near__ticket a, struct near__ticket b)
 {
-    return a.floor == b.floor && a.generation == b.generation;
+    return a.floor == b.floor && a.generation == b.generation && a.watermark == b.watermark;
 }
 
-/* Offers a value that the remote tier had at position (0: unknown, then never kept).  ttl_ms -1: no expiry; sent_ns: when
- * the command was sent (expiry counts from there).  Keeps it if nothing newer is known, evicting if need be; in every case,
- * when it returns, no entry for the key is visible whose position is below `position`, and none will become so.
+/* Offers a value that the remote tier had at position (0: unknown, then as near__local_invalidate with position 0).  ttl_ms -1:
+ * no expiry; sent_ns: when the command was sent (expiry counts from there).  Keeps it if nothing newer is known, evicting if need
+ * be; in every case, when it returns, no entry for the key is visible whose position is below `position`, and none will become so.
+ * A copy is kept for at most config.ttl_max_ms; near__view.expires_ns of a hit tells the local copy's end.
  * Returns 1 when kept, 0 when not (order, space, size, memory). */
 int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
                         const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
                         int64_t ttl_ms, int64_t sent_ns);
 
-/* A reply at `position` was seen and is not kept: entries of the key below it go, and none below it comes (I4, R54). */
+/* A reply at `position` was seen and is not kept: entries of the key below it go, and none below it comes (I4, R54).
+ * 0: unknown, then every entry goes and every fill under way fails (I5). */
 void near__local_observe(struct near__local *local, const void *key, size_t key_size, uint64_t position);
 
 enum near__local_cause { NEAR_CAUSE_MESSAGE, NEAR_CAUSE_WRITE, NEAR_CAUSE_DROP };
@@ -139,13 +142,18 @@ void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t 
 /* Fills the local tier's and the reads' fields of stats (not the others). */
 void near__local_stats(struct near__local *local, near_stats *stats);
 
-/* Counters that the cache room adds to (per-thread, no shared writes). */
+/* Counters that the cache room adds to (per-thread, no shared writes).  A get counts its outcome alone; a read that does not look
+ * here counts GETS and BYPASSED. */
 enum near__count {
     NEAR_COUNT_GETS, NEAR_COUNT_HITS, NEAR_COUNT_STALE, NEAR_COUNT_ABSENT, NEAR_COUNT_EXPIRED, NEAR_COUNT_UNPROVEN,
     NEAR_COUNT_SUSPECT, NEAR_COUNT_BYPASSED, NEAR_COUNT_FILLS, NEAR_COUNT_REFUSED_ORDER, NEAR_COUNT_REFUSED_SPACE,
     NEAR_COUNT_MAX
 };
 void near__local_count(struct near__reader *reader, enum near__count what); /* get, copy and install count by themselves */
+
+/* The cache room times one hit in 64: kept in a ring of the thread's own (the last 512), merged when asked. */
+void near__local_time_hit(struct near__reader *reader, int64_t ns);
+void near__local_hit_times(struct near__local *local, struct near__histogram *into);
 
 /* Blocks until every read section that was under way has ended (near_close; never on a hit path). */
 void near__local_synchronize(void);

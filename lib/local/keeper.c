@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The keeper: one thread a tier that frees, sweeps and resizes.  Nobody waits for it.  It sleeps on a futex, which is woken without a
+ * lock, so that a keeper stopped anywhere stops nobody; what then piles up ends at the ceiling of the budget. */
+#define _GNU_SOURCE
+#include "local/rcu.h"
+#include "local/tier.h"
+
+#include <linux/futex.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define BUSY_MS 100  /* between two rounds when something is retired, kept or perishable */
+#define IDLE_MS 1000 /* otherwise */
+/* A whole pass of the sweep in about ten seconds, but at most this many buckets a round: at 100 ns an entry a few
+ * milliseconds, so a few per cent of one processor however large the tier. */
+#define SWEEP_ROUNDS 100
+#define SWEEP_MIN 256
+#define SWEEP_MAX 8192
+#define SWEEP_STEP 64 /* buckets in one section */
+
+/* ---------------------------------------------------------------- sweeping */
+
+static void sweep_slot(struct near__local *local, _Atomic(uint64_t) *slot, const struct near__moment *moment)
+{
+    uint64_t word = near__step_load(slot);
+    if (!word || near__word_is_tentative(word))
+        return;
+    struct near__entry *entry = near__word_entry(word);
+    if (near__entry_rank(entry, moment) >= NEAR_RANK_DEAD) {
+        enum near__why why = near__entry_is_expired(entry, moment) ? NEAR_WHY_EXPIRED : NEAR_WHY_INVALIDATED;
+        near__index_unlink(&local->index, slot, word, why);
+    } else if (near__entry_age(entry, moment->tick) > UINT16_MAX / 2) {
+        /* old enough to be mistaken for young one day; relaxed: see entry.h (a) */
+        atomic_store_explicit(&entry->access, (uint16_t)(moment->tick - UINT16_MAX / 2), memory_order_relaxed);
+    }
+}
+
+/* The one table: views are changed by this thread, and not now. */
+static const struct near__span *table_of(const struct near__local *local)
+{
+    return &near__index_tables(&local->index)->span[0];
+}
+
+static void sweep_buckets(struct near__local *local, uint64_t count)
+{
+    struct near__keeper *keeper = &local->keeper;
+    const struct near__span *span = table_of(local);
+    struct near__moment moment = near__tier_moment(local);
+    near__rcu_enter();
+    for (; count; count--) {
+        struct near__bucket *bucket = &span->bucket[keeper->swept];
+        for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
+            sweep_slot(local, &bucket->slot[i], &moment);
+        keeper->swept = keeper->swept + 1 < span->count ? keeper->swept + 1 : 0;
+    }
+    near__rcu_leave();
+}
+
+void near__sweep(struct near__local *local, int whole)
+{
+    uint64_t buckets = table_of(local)->count, left = buckets / SWEEP_ROUNDS;
+    left = left < SWEEP_MIN ? SWEEP_MIN : left > SWEEP_MAX ? SWEEP_MAX : left;
+    if (whole || left > buckets)
+        left = buckets;
+    while (left && !atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) { /* relaxed: seen soon enough */
+        uint64_t step = left < SWEEP_STEP ? left : SWEEP_STEP;
+        sweep_buckets(local, step);
+        left -= step;
+    }
+}
+
+/* After near__local_clear: what is of an earlier era goes, so that the era's number can be used again. */
+static void sweep_eras(struct near__local *local)
+{
+    /* acquire: pairs with near__local_clear */
+    uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire);
+    uint32_t swept = atomic_load_explicit(&local->era_swept, memory_order_relaxed); /* relaxed: ours */
+    uint64_t watermark = atomic_load_explicit(&local->gate.watermark, memory_order_acquire); /* as above */
+    if (era == swept && watermark == local->keeper.watermark_swept)
+        return;
+    near__rcu_synchronize(); /* installs that began in an earlier era have ended */
+    near__sweep(local, 1);
+    local->keeper.watermark_swept = watermark;
+    if (!atomic_load_explicit(&local->keeper.stop, memory_order_relaxed))
+        /* release: pairs with near__local_clear, which then may use the number again */
+        atomic_store_explicit(&local->era_swept, era, memory_order_release);
+}
+
+/* ---------------------------------------------------------------- a round */
+
+static void tend(struct near__local *local, int sweep, int whole)
+{
+    near__reclaim(local);
+    sweep_eras(local);
+    if (sweep && atomic_load_explicit(&local->perishable, memory_order_relaxed)) /* relaxed: seen soon enough */
+        near__sweep(local, whole);
+    near__tables_adapt(local);
+    near__reclaim(local);
+}
+
+void near__local_keep(struct near__local *local)
+{
+    tend(local, 1, 1);
+}
+
+/* ---------------------------------------------------------------- the thread */
+
+void near__keeper_wake(struct near__local *local)
+{
+    _Atomic(uint32_t) *wake = &local->keeper.wake;
+    /* relaxed: a hint that is looked at again in IDLE_MS at the latest */
+    if (atomic_load_explicit(wake, memory_order_relaxed) == 0 &&
+        atomic_exchange_explicit(wake, 1, memory_order_relaxed) == 0)
+        syscall(SYS_futex, wake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+static int is_busy(const struct near__local *local)
+{
+    /* relaxed, all: decides only how long to sleep */
+    return local->keeper.kept || atomic_load_explicit(&local->limbo, memory_order_relaxed) ||
+           atomic_load_explicit(&local->perishable, memory_order_relaxed);
+}
+
+/* 1: the time is over, 0: woken. */
+static int doze(struct near__local *local)
+{
+    int ms = is_busy(local) ? BUSY_MS : IDLE_MS;
+    struct timespec patience = {ms / 1000, ms % 1000 * 1000000};
+    syscall(SYS_futex, &local->keeper.wake, FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0);
+    /* relaxed: what there is to do is found by looking, with its own order */
+    return atomic_exchange_explicit(&local->keeper.wake, 0, memory_order_relaxed) == 0;
+}
+
+static void *run(void *arg)
+{
+    struct near__local *local = arg;
+    int timed_out = 0;
+    int64_t sweep_due_ns = near__now(local->clock);
+    pthread_setname_np(pthread_self(), "near-keep");
+    near__rcu_register();
+    while (!atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) { /* relaxed: joined afterwards */
+        int64_t now_ns = near__now(local->clock);
+        int sweep = timed_out || now_ns >= sweep_due_ns;
+        if (sweep)
+            sweep_due_ns = now_ns + BUSY_MS * NEAR_NS_PER_MS;
+        tend(local, sweep, 0);
+        timed_out = doze(local);
+    }
+    return NULL;
+}
+
+int near__keeper_start(struct near__local *local)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0)
+        return NEAR_ERR_SYSTEM;
+    int failed = pthread_create(&local->keeper.thread, NULL, run, local);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed)
+        return NEAR_ERR_SYSTEM;
+    local->keeper.runs = 1;
+    return NEAR_OK;
+}
+
+void near__keeper_stop(struct near__local *local)
+{
+    if (!local->keeper.runs)
+        return;
+    atomic_store_explicit(&local->keeper.stop, 1, memory_order_relaxed); /* relaxed: joined below */
+    near__keeper_wake(local);
+    pthread_join(local->keeper.thread, NULL);
+    local->keeper.runs = 0;
+}

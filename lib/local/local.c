@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The local tier's calls other than reads: opening, installing, invalidating, limits, statistics. */
+#include "local/rcu.h"
+#include "local/tier.h"
+
+#include "base/random.h"
+
+/* One stripe for so many bytes of budget: at 16 bytes each 1.6 % of it.  Two keys in one stripe cost a refused fill when one
+ * of them is written while the other is being read. */
+#define STRIPE_BYTES 1024
+#define STRIPES_MIN 256
+#define STRIPES_MAX 65536 /* the hash bits that are left for them */
+
+/* ---------------------------------------------------------------- open and close */
+
+static uint64_t stripes_for(uint64_t bytes_max)
+{
+    uint64_t stripes = STRIPES_MIN;
+    while (stripes < STRIPES_MAX && stripes * 2 * STRIPE_BYTES <= bytes_max)
+        stripes *= 2;
+    return stripes;
+}
+
+static int64_t entries_limit(uint64_t entries_max)
+{
+    return entries_max && entries_max < INT64_MAX ? (int64_t)entries_max : INT64_MAX;
+}
+
+static void set_limits(struct near__local *local, uint64_t bytes_max, uint64_t entries_max)
+{
+    int64_t bytes = bytes_max < INT64_MAX / 2 ? (int64_t)bytes_max : INT64_MAX / 2;
+    /* relaxed, both: limits that are looked at anew each time */
+    atomic_store_explicit(&local->budget.max, bytes, memory_order_relaxed);
+    atomic_store_explicit(&local->budget.entries_max, entries_limit(entries_max), memory_order_relaxed);
+}
+
+static void set_times(struct near__local *local, const struct near__local_config *config)
+{
+    local->clock = config->clock;
+    local->opened_ns = near__now(config->clock);
+    local->lag_ns = near__clock_coarse_lag(config->clock);
+    local->ttl_max_ms = config->ttl_max_ms;
+    if (!config->idle_ms)
+        return;
+    int64_t idle_ns = (int64_t)config->idle_ms * NEAR_NS_PER_MS, unit_ns = idle_ns / NEAR_TICKS;
+    local->idle_unit_ns = unit_ns > NEAR_NS_PER_MS ? unit_ns : NEAR_NS_PER_MS;
+    local->idle_ticks = (uint16_t)(idle_ns / local->idle_unit_ns);
+    atomic_store_explicit(&local->perishable, 1, memory_order_relaxed); /* relaxed: nobody else is here yet */
+}
+
+static struct near__local *make(const struct near__local_config *config)
+{
+    size_t size = sizeof(struct near__local) + 63;
+    void *memory = near__alloc_zero(config->alloc, size);
+    if (!memory)
+        return NULL;
+    struct near__local *local = (struct near__local *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    local->memory = memory;
+    local->alloc = config->alloc;
+    local->log = config->log;
+    local->value_max = config->value_max;
+    set_limits(local, config->bytes_max, config->entries_max);
+    set_times(local, config);
+    near__budget_charge(local, (int64_t)near__alloc_cost(config->alloc, memory, size));
+    return local;
+}
+
+static int make_stripes(struct near__local *local, uint64_t bytes_max)
+{
+    uint64_t stripes = stripes_for(bytes_max);
+    size_t size = stripes * sizeof(struct near__stripe);
+    local->index.stripes = near__alloc_zero(local->alloc, size);
+    if (!local->index.stripes)
+        return NEAR_ERR_NOMEM;
+    local->index.stripe_mask = stripes - 1;
+    near__budget_charge(local, (int64_t)near__alloc_cost(local->alloc, local->index.stripes, size));
+    return NEAR_OK;
+}
+
+static int make_seed(struct near__local *local, uint64_t seed)
+{
+    local->index.seed = seed;
+    if (!seed && near__random_seed(&local->index.seed, sizeof(local->index.seed)) != 0)
+        return NEAR_ERR_SYSTEM;
+    local->keeper.random = ~local->index.seed;
+    return NEAR_OK;
+}
+
+int near__local_open(const struct near__local_config *config, struct near__local **ret)
+{
+    static _Atomic(uint64_t) serials;
+    struct near__local *local = make(config);
+    if (!local)
+        return NEAR_ERR_NOMEM;
+    local->serial = 1 + atomic_fetch_add_explicit(&serials, 1, memory_order_relaxed); /* relaxed: only unique */
+    int status = make_seed(local, config->seed);
+    if (status == NEAR_OK)
+        status = make_stripes(local, config->bytes_max);
+    if (status == NEAR_OK)
+        status = near__tables_open(local);
+    if (status == NEAR_OK && !config->manual)
+        status = near__keeper_start(local);
+    if (status != NEAR_OK) {
+        near__local_close(local);
+        return status;
+    }
+    *ret = local;
+    return NEAR_OK;
+}
+
+void near__local_close(struct near__local *local)
+{
+    if (!local)
+        return;
+    near__keeper_stop(local);
+    near__tables_close(local);
+    near__reclaim_close(local);
+    near__pins_close(local);
+    near__readers_free(local);
+    near__free(local->alloc, local->index.stripes);
+    near__free(local->alloc, local->memory);
+}
+
+struct near__gate *near__local_gate(struct near__local *local)
+{
+    return &local->gate;
+}
+
+/* ---------------------------------------------------------------- tickets */
+
+static uint64_t hash_of(const struct near__local *local, const void *key, size_t key_size)
+{
+    return near__hash(key, key_size, local->index.seed);
+}
+
+struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size)
+{
+    struct near__stripe *stripe = near__index_stripe(&local->index, hash_of(local, key, key_size));
+    return (struct near__ticket){
+        .floor = near__step_load(&stripe->floor),
+        /* seq_cst: one order with near__local_raise_watermark, as the floor */
+        .watermark = atomic_load_explicit(&local->gate.watermark, memory_order_seq_cst),
+        .generation = near__index_generation(&local->index, stripe),
+        .stripe = (uint32_t)(stripe - local->index.stripes)};
+}
+
+/* ---------------------------------------------------------------- install */
+
+/* What is offered. */
+struct offer {
+    const void *key, *value;
+    size_t key_size, value_size;
+    uint64_t hash, position;
+    uint32_t generation;
+    uint32_t expires;
+};
+
+static int64_t value_limit(const struct near__local *local)
+{
+    int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed); /* relaxed: a limit */
+    int64_t limit = local->value_max ? (int64_t)local->value_max : max / 8;
+    return limit < NEAR_ENTRY_VALUE_MAX ? limit : NEAR_ENTRY_VALUE_MAX;
+}
+
+/* What the allocator will probably charge; the difference is settled once it has. */
+static int64_t estimate(size_t size)
+{
+    return size < 128 * 1024 ? (int64_t)((size + 8 + 15) & ~(size_t)15) : (int64_t)((size + 16 + 4095) & ~(size_t)4095);
+}
+
+static void fill(struct near__local *local, struct near__entry *entry, const struct offer *offer, uint16_t tick)
+{
+    /* acquire: pairs with near__local_clear.  Whoever has the new era has a generation that its ticket lacks, or a later ticket. */
+    uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire);
+    /* relaxed, all: published with the slot's word */
+    atomic_store_explicit(&entry->head, offer->position << 16 | offer->key_size, memory_order_relaxed);
+    atomic_store_explicit(&entry->access, tick, memory_order_relaxed);
+    entry->size_era = (uint32_t)offer->value_size << 2 | era % NEAR_ENTRY_ERAS;
+    entry->expires = offer->expires;
+    if (offer->key_size)
+        memcpy(entry->bytes, offer->key, offer->key_size);
+    if (offer->value_size)
+        memcpy(entry->bytes + offer->key_size, offer->value, offer->value_size);
+}
+
+/* The logical clock of the order of eviction: see order.h. */
+static void advance_tick(struct near__local *local, struct near__reader *reader)
+{
+    int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed, both: approximate */
+    if (++reader->fills >= entries / NEAR_TICKS) {
+        reader->fills = 0;
+        atomic_fetch_add_explicit(&local->tick, 1, memory_order_relaxed);
+    }
+    if ((uint64_t)entries > atomic_load_explicit(&local->index_entries_max, memory_order_relaxed))
+        near__keeper_wake(local);
+}
+
+/* Memory for an entry of that size, charged; NULL: no room or no memory. */
+static struct near__entry *obtain(struct near__local *local, struct near__reader *reader, size_t size, int64_t *ret_cost)
+{
+    int64_t cost = estimate(size);
+    if (!near__budget_reserve_entry(local, reader, cost))
+        return NULL;
+    struct near__entry *entry = near__alloc(local->alloc, size);
+    if (!entry || !near__pointer_fits(entry)) {
+        near__free(local->alloc, entry);
+        near__budget_release_entry(local, cost);
+        return NULL;
+    }
+    *ret_cost = (int64_t)near__alloc_cost(local->alloc, entry, size);
+    /* relaxed: a count */
+    atomic_fetch_add_explicit(&local->budget.used, *ret_cost - cost, memory_order_relaxed);
+    return entry;
+}
+
+/* NEAR_COUNT_FILLS, or how it was refused. */
+static enum near__count try_install(struct near__local *local, struct near__reader *reader, const struct offer *offer)
+{
+    int64_t cost;
+    if ((int64_t)offer->value_size > value_limit(local) || offer->key_size > UINT16_MAX)
+        return NEAR_COUNT_REFUSED_SPACE;
+    struct near__entry *entry = obtain(local, reader, sizeof(*entry) + offer->key_size + offer->value_size, &cost);
+    if (!entry)
+        return NEAR_COUNT_REFUSED_SPACE;
+    struct near__moment moment = near__tier_moment(local);
+    fill(local, entry, offer, moment.tick);
+    near__rcu_enter();
+    int kept = near__index_install(&local->index, entry, offer->hash, offer->generation, &moment);
+    near__rcu_leave();
+    if (!kept) { /* never visible, so nobody has it */
+        near__free(local->alloc, entry);
+        near__budget_release_entry(local, cost);
+        return NEAR_COUNT_REFUSED_ORDER;
+    }
+    advance_tick(local, reader);
+    return NEAR_COUNT_FILLS;
+}
+
+/* When the copy's life ends; 0: it is over already. */
+static int set_expiry(struct near__local *local, struct offer *offer, int64_t ttl_ms, int64_t sent_ns)
+{
+    int64_t sent_ms = near__tier_ms(local, sent_ns), now_ms = near__tier_ms(local, near__now(local->clock));
+    if (local->ttl_max_ms && (ttl_ms < 0 || ttl_ms > local->ttl_max_ms))
+        ttl_ms = local->ttl_max_ms;
+    offer->expires = 0;
+    if (ttl_ms < 0)
+        return 1;
+    if (ttl_ms > INT64_MAX / 4 - sent_ms)
+        ttl_ms = INT64_MAX / 4 - sent_ms;
+    if (sent_ms + ttl_ms <= now_ms)
+        return 0;
+    offer->expires = near__expiry(sent_ms + ttl_ms, now_ms);
+    atomic_store_explicit(&local->perishable, 1, memory_order_relaxed); /* relaxed: the keeper sees it soon enough */
+    return 1;
+}
+
+static int is_outrun(struct near__local *local, const struct offer *offer)
+{
+    /* Only saves work: what passes here is decided by the index, and what is below the watermark would not be served. */
+    return near__step_load(&near__index_stripe(&local->index, offer->hash)->floor) > offer->position ||
+           atomic_load_explicit(&local->gate.watermark, memory_order_relaxed) > offer->position;
+}
+
+static int invalidate(struct near__local *local, uint64_t hash, const void *key, size_t key_size, uint64_t position,
+                      enum near__why why)
+{
+    near__rcu_enter_any();
+    int result = near__index_invalidate(&local->index, hash, key, key_size, position, why);
+    near__rcu_leave();
+    return result;
+}
+
+int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
+                        size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms,
+                        int64_t sent_ns)
+{
+    struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
+                          .hash = hash_of(local, key, key_size), .position = position, .generation = ticket.generation};
+    enum near__count outcome = NEAR_COUNT_REFUSED_ORDER;
+    if (position >= NEAR_POSITION_MAX)
+        offer.position = 0; /* unusable */
+    if (offer.position && set_expiry(local, &offer, ttl_ms, sent_ns) && !is_outrun(local, &offer))
+        outcome = try_install(local, reader, &offer);
+    near__reader_add(reader, outcome, 1);
+    if (outcome == NEAR_COUNT_FILLS)
+        return 1;
+    invalidate(local, offer.hash, key, key_size, offer.position, NEAR_WHY_REPLACED); /* I4, or I5 without a position */
+    return 0;
+}
+
+/* ---------------------------------------------------------------- invalidate */
+
+void near__local_observe(struct near__local *local, const void *key, size_t key_size, uint64_t position)
+{
+    invalidate(local, hash_of(local, key, key_size), key, key_size, position < NEAR_POSITION_MAX ? position : 0,
+               NEAR_WHY_REPLACED);
+}
+
+int near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,
+                           enum near__local_cause cause)
+{
+    static const enum near__why why[] = {[NEAR_CAUSE_MESSAGE] = NEAR_WHY_INVALIDATED,
+                                         [NEAR_CAUSE_WRITE] = NEAR_WHY_REPLACED,
+                                         [NEAR_CAUSE_DROP] = NEAR_WHY_DROPPED};
+    int result = invalidate(local, hash_of(local, key, key_size), key, key_size,
+                            position < NEAR_POSITION_MAX ? position : 0, why[cause]);
+    if (cause == NEAR_CAUSE_MESSAGE && result <= 0)
+        atomic_fetch_add_explicit(result ? &local->older : &local->absent, 1, memory_order_relaxed); /* relaxed: statistics */
+    return result;
+}
+
+void near__local_raise_watermark(struct near__local *local, uint64_t position)
+{
+    near__step_raise(&local->gate.watermark, position);
+    near__keeper_wake(local); /* what is below will never be served again */
+}
+
+/* More clearings than there are era numbers, faster than the keeper sweeps: empties the tables here.  One section, so that one
+ * view is enough (index.c, "Two tables"). */
+static void empty_now(struct near__local *local)
+{
+    near__rcu_enter_any();
+    const struct near__tables *tables = near__index_tables(&local->index);
+    for (unsigned t = 0; t < tables->spans; t++)
+        near__index_empty(&local->index, &tables->span[t], 0, tables->span[t].count, NEAR_WHY_INVALIDATED);
+    near__rcu_leave();
+}
+
+void near__local_clear(struct near__local *local)
+{
+    /* First no fill under way may become visible in the new era, then the era changes: entries of others are not served. */
+    near__step_increment(&local->index.cleared);
+    uint32_t era = atomic_load_explicit(&local->era, memory_order_relaxed); /* relaxed: the swap decides */
+    do {
+        /* acquire: pairs with the keeper's sweep; entries of the number to be used again are gone */
+        if (era - atomic_load_explicit(&local->era_swept, memory_order_acquire) >= NEAR_ENTRY_ERAS - 1) {
+            empty_now(local);
+            break;
+        }
+    /* release: pairs with the acquire in judge (hit.c) and fill */
+    } while (!atomic_compare_exchange_weak_explicit(&local->era, &era, era + 1, memory_order_acq_rel, memory_order_relaxed));
+    near__keeper_wake(local);
+}
+
+void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t entries_max)
+{
+    set_limits(local, bytes_max, entries_max);
+    near__keeper_wake(local);
+}
+
+/* ---------------------------------------------------------------- statistics */
+
+static uint64_t sum_of(struct near__local *local, enum near__count what)
+{
+    uint64_t sum = 0;
+    /* acquire: pairs with the push of a reader; relaxed: statistics */
+    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
+    for (; reader; reader = reader->next)
+        sum += atomic_load_explicit(&reader->count[what], memory_order_relaxed);
+    return sum;
+}
+
+static void stats_of_reads(struct near__local *local, near_stats *stats)
+{
+    stats->local_hits = sum_of(local, NEAR_COUNT_HITS);
+    stats->stale_served = sum_of(local, NEAR_COUNT_STALE);
+    stats->miss_absent = sum_of(local, NEAR_COUNT_ABSENT);
+    stats->miss_expired = sum_of(local, NEAR_COUNT_EXPIRED);
+    stats->miss_unproven = sum_of(local, NEAR_COUNT_UNPROVEN);
+    stats->miss_suspect = sum_of(local, NEAR_COUNT_SUSPECT);
+    stats->miss_bypassed = sum_of(local, NEAR_COUNT_BYPASSED);
+    uint64_t missed = stats->miss_absent + stats->miss_expired + stats->miss_unproven + stats->miss_suspect;
+    stats->gets = sum_of(local, NEAR_COUNT_GETS) + stats->local_hits + stats->stale_served + missed;
+    stats->local_misses = missed + stats->miss_bypassed;
+    stats->fills = sum_of(local, NEAR_COUNT_FILLS);
+    stats->fills_refused_order = sum_of(local, NEAR_COUNT_REFUSED_ORDER);
+    stats->fills_refused_space = sum_of(local, NEAR_COUNT_REFUSED_SPACE);
+}
+
+static uint64_t count_of(const _Atomic(uint64_t) *count)
+{
+    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: statistics */
+}
+
+static uint64_t gauge_of(const _Atomic(int64_t) *gauge)
+{
+    int64_t now = atomic_load_explicit(gauge, memory_order_relaxed); /* relaxed: statistics */
+    return now > 0 ? (uint64_t)now : 0;
+}
+
+void near__local_stats(struct near__local *local, near_stats *stats)
+{
+    uint64_t entries_max = gauge_of(&local->budget.entries_max);
+    stats->local_bytes = gauge_of(&local->budget.used);
+    stats->local_bytes_limit = gauge_of(&local->budget.max);
+    stats->local_entries = gauge_of(&local->budget.entries);
+    stats->local_entries_limit = entries_max == INT64_MAX ? 0 : entries_max;
+    stats->local_index_bytes = count_of(&local->index_bytes);
+    stats->local_retired_bytes = gauge_of(&local->budget.retired) + gauge_of(&local->budget.kept);
+    stats->local_resize_permille = atomic_load_explicit(&local->moved_permille, memory_order_relaxed);
+    stats->evictions = count_of(&local->ended[NEAR_WHY_EVICTED]);
+    stats->expirations = count_of(&local->ended[NEAR_WHY_EXPIRED]);
+    stats->invalidations = count_of(&local->ended[NEAR_WHY_INVALIDATED]);
+    stats->drops = count_of(&local->ended[NEAR_WHY_DROPPED]);
+    stats->invalidations_absent = count_of(&local->absent);
+    stats->invalidations_older = count_of(&local->older);
+    stats_of_reads(local, stats);
+}

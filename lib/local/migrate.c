@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The tables of the index, and their growing and shrinking.
+ *
+ *      STEADY(old) --> PREPARE --> MIGRATE ---- every bucket moved ----> STEADY(new)
+ *               grace      grace                                  grace, then old is freed
+ *
+ * The views and why they may follow one another are described in index.c.  Only the keeper comes here; readers and
+ * installs never wait for it, and when it is stopped in the middle both tables stay in use.
+ *
+ * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it as long as both tables fit beside
+ * what is live; when entries have to make room for the second table it waits for a higher load and adds half.  At GROW about 1.5 % of
+ * the installs meet a full bucket and evict its oldest entry instead of the oldest of a sample. */
+#define _GNU_SOURCE
+#include "local/rcu.h"
+#include "local/tier.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Entries per ten buckets. */
+#define GROW 45
+#define GROW_FULL 55
+#define SHRINK 15
+#define IDEAL 30
+#define BUCKETS_MIN 64
+#define BUCKETS_MAX (UINT64_C(1) << 32)
+#define HUGE_BYTES (UINT64_C(2) << 20)
+#define STEP_BUCKETS 64 /* moved in one section */
+#define STEP_VICTIMS 256 /* evicted between two looks at what can be freed */
+
+struct near__table {
+    void *memory;
+    size_t cost; /* as the allocator counts */
+    struct near__span span;
+    struct near__tables prepare, migrate, steady; /* the views that lead to it and the one that shows it alone */
+};
+
+/* ---------------------------------------------------------------- one table */
+
+static size_t table_size(uint64_t buckets)
+{
+    return sizeof(struct near__table) + buckets * sizeof(struct near__bucket) + sizeof(struct near__bucket) - 1;
+}
+
+/* A random read of a big table misses the TLB, too: huge pages are worth a third (docs/design.md). */
+static void advise_huge(void *memory, size_t size)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)memory + page - 1) & ~(page - 1), end = ((uintptr_t)memory + size) & ~(page - 1);
+    if (size >= HUGE_BYTES && end > begin)
+        (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE); /* only advice */
+}
+
+static struct near__table *make_table(const struct near__local *local, uint64_t buckets)
+{
+    size_t size = table_size(buckets);
+    struct near__table *table = near__alloc_zero(local->alloc, size);
+    if (!table)
+        return NULL;
+    advise_huge(table, size);
+    table->memory = table;
+    table->cost = near__alloc_cost(local->alloc, table, size);
+    uintptr_t first = (uintptr_t)(table + 1);
+    table->span.bucket = (struct near__bucket *)((first + 63) & ~(uintptr_t)63);
+    table->span.count = buckets;
+    table->steady = (struct near__tables){.span = {table->span}, .spans = 1, .target = 0};
+    return table;
+}
+
+static void charge_table(struct near__local *local, int64_t bytes)
+{
+    /* relaxed, both: counts */
+    atomic_fetch_add_explicit(&local->budget.used, bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&local->index_bytes, (uint64_t)bytes, memory_order_relaxed);
+}
+
+static void drop_table(struct near__local *local, struct near__table *table)
+{
+    charge_table(local, -(int64_t)table->cost);
+    near__free(local->alloc, table->memory);
+}
+
+/* The wake-up of the keeper by installs: at the next enlargement, and not at every install when that is put off. */
+static void set_alarm(struct near__local *local)
+{
+    uint64_t entries = (uint64_t)atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed: a hint */
+    uint64_t limit = local->keeper.table->span.count * GROW / 10;
+    if (entries >= limit)
+        limit = entries + entries / 8;
+    atomic_store_explicit(&local->index_entries_max, limit, memory_order_relaxed); /* relaxed: a hint */
+}
+
+int near__tables_open(struct near__local *local)
+{
+    struct near__table *table = make_table(local, BUCKETS_MIN);
+    if (!table)
+        return NEAR_ERR_NOMEM;
+    charge_table(local, (int64_t)table->cost);
+    local->keeper.table = table;
+    atomic_store_explicit(&local->index.tables, &table->steady, memory_order_release); /* nobody else is here yet */
+    atomic_store_explicit(&local->moved_permille, 1000, memory_order_relaxed);
+    set_alarm(local);
+    return NEAR_OK;
+}
+
+static void close_table(struct near__local *local, struct near__table *table)
+{
+    if (!table)
+        return;
+    for (uint64_t b = 0; b < table->span.count; b++)
+        for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
+            near__free(local->alloc, near__word_entry(near__step_load(&table->span.bucket[b].slot[i])));
+    near__free(local->alloc, table->memory);
+}
+
+void near__tables_close(struct near__local *local)
+{
+    close_table(local, local->keeper.table);
+    close_table(local, local->keeper.next);
+}
+
+/* ---------------------------------------------------------------- moving */
+
+static void publish(struct near__local *local, struct near__tables *view)
+{
+    /* seq_cst: pairs with near__index_tables; publishes the view and zeroed buckets, and stands in the one order of steps that
+     * the argument in index.c speaks of */
+    atomic_store_explicit(&local->index.tables, view, memory_order_seq_cst);
+    near__rcu_synchronize();
+}
+
+static int is_stopped(const struct near__local *local)
+{
+    return atomic_load_explicit(&local->keeper.stop, memory_order_relaxed) != 0; /* relaxed: seen soon enough */
+}
+
+/* Nearly no room is left between what is used and the ceiling: fills are about to be refused. */
+static int is_pressed(const struct near__local *local)
+{
+    int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed); /* relaxed, both: a hint */
+    return atomic_load_explicit(&local->budget.retired, memory_order_relaxed) > (near__budget_ceiling(max) - max) / 4;
+}
+
+static int move_all(struct near__local *local, const struct near__table *from, const struct near__table *to)
+{
+    for (uint64_t b = 0; b < from->span.count;) {
+        struct near__moment moment = near__tier_moment(local);
+        uint64_t end = b + STEP_BUCKETS < from->span.count ? b + STEP_BUCKETS : from->span.count;
+        near__rcu_enter();
+        for (; b < end; b++)
+            near__index_move(&local->index, &from->span.bucket[b], &to->span, &moment);
+        near__rcu_leave();
+        /* relaxed: statistics */
+        atomic_store_explicit(&local->moved_permille, (uint32_t)(b * 999 / from->span.count), memory_order_relaxed);
+        if (is_stopped(local))
+            return 0;
+        if (is_pressed(local))
+            near__reclaim(local);
+    }
+    return 1;
+}
+
+/* Takes over `to`, whose bytes are charged already. */
+static void migrate(struct near__local *local, struct near__table *to)
+{
+    struct near__table *from = local->keeper.table;
+    to->prepare = (struct near__tables){.span = {from->span, to->span}, .spans = 2, .target = 0};
+    to->migrate = (struct near__tables){.span = {from->span, to->span}, .spans = 2, .target = 1};
+    local->keeper.next = to;
+    atomic_store_explicit(&local->moved_permille, 0, memory_order_relaxed); /* relaxed, both: statistics */
+    publish(local, &to->prepare);
+    publish(local, &to->migrate);
+    if (!move_all(local, from, to))
+        return; /* being closed: both tables are freed there */
+    publish(local, &to->steady);
+    local->keeper.table = to;
+    local->keeper.next = NULL;
+    local->keeper.swept = 0;
+    atomic_store_explicit(&local->moved_permille, 1000, memory_order_relaxed);
+    drop_table(local, from);
+}
+
+/* ---------------------------------------------------------------- room for a second table */
+
+static int evict_some(struct near__local *local, int64_t entries_goal)
+{
+    struct near__moment moment = near__tier_moment(local);
+    int evicted = 0;
+    while (evicted < STEP_VICTIMS && near__budget_excess(local) > 0 &&
+           /* relaxed: a count */
+           atomic_load_explicit(&local->budget.entries, memory_order_relaxed) > entries_goal &&
+           near__evict_one(local, &local->keeper.random, &moment))
+        evicted++;
+    return evicted;
+}
+
+/* Charges the bytes of a table bit by bit, evicting and freeing as installs would.  Charged bytes are not available to
+ * them, so it gets there.  0: it did not; nothing is charged. */
+static int reserve_table(struct near__local *local, int64_t bytes)
+{
+    int64_t charged = 0;
+    while (charged < bytes && !is_stopped(local)) {
+        int64_t ceiling = near__budget_ceiling(atomic_load_explicit(&local->budget.max, memory_order_relaxed));
+        int64_t room = ceiling - atomic_load_explicit(&local->budget.used, memory_order_relaxed); /* relaxed, both: counts */
+        int64_t part = room < bytes - charged ? room : bytes - charged;
+        if (part > 0) {
+            charge_table(local, part);
+            charged += part;
+        }
+        int evicted = evict_some(local, 0);
+        if (part <= 0 && !evicted && !atomic_load_explicit(&local->limbo, memory_order_relaxed)) /* relaxed: a look */
+            break;
+        if (charged < bytes)
+            near__reclaim(local);
+    }
+    if (charged < bytes) {
+        charge_table(local, -charged);
+        return 0;
+    }
+    return 1;
+}
+
+static void change_to(struct near__local *local, uint64_t buckets)
+{
+    int64_t estimate = (int64_t)table_size(buckets) + 4096; /* whole pages */
+    int is_smaller = buckets < local->keeper.table->span.count;
+    if (is_smaller) /* the way down must work even far above the budget, which it will relieve */
+        charge_table(local, estimate);
+    else if (!reserve_table(local, estimate))
+        return;
+    struct near__table *table = make_table(local, buckets);
+    charge_table(local, (table ? (int64_t)table->cost : 0) - estimate);
+    if (table)
+        migrate(local, table);
+}
+
+/* ---------------------------------------------------------------- how large */
+
+static int64_t load(const _Atomic(int64_t) *count)
+{
+    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: counts */
+}
+
+static uint64_t wanted_buckets(const struct near__local *local)
+{
+    uint64_t buckets = local->keeper.table->span.count;
+    int64_t have = load(&local->budget.entries);
+    uint64_t entries = have > 0 ? (uint64_t)have : 0;
+
+    if (entries * 10 < buckets * SHRINK) {
+        uint64_t fewer = entries * 10 / IDEAL;
+        return fewer > BUCKETS_MIN ? fewer : BUCKETS_MIN;
+    }
+    if (entries * 10 <= buckets * GROW || buckets >= BUCKETS_MAX / 2)
+        return buckets;
+    int64_t live = load(&local->budget.used) - load(&local->budget.retired);
+    if (live + (int64_t)table_size(buckets * 2) <= load(&local->budget.max))
+        return buckets * 2;
+    return entries * 10 > buckets * GROW_FULL ? buckets + buckets / 2 : buckets;
+}
+
+/* How many entries of the present size fit into the budget beside a table made for them; the whole point is that a table that is too
+ * large for a lowered budget is replaced, and entries are not evicted in its stead. */
+static int64_t entries_that_fit(const struct near__local *local)
+{
+    int64_t entries = load(&local->budget.entries), max = load(&local->budget.max), fixed = load(&local->budget.fixed);
+    int64_t bytes = load(&local->budget.used) - load(&local->budget.retired) - fixed -
+                    (int64_t)atomic_load_explicit(&local->index_bytes, memory_order_relaxed); /* relaxed: a count */
+    if (entries <= 0 || bytes <= 0 || max <= fixed)
+        return 0;
+    int64_t each = bytes / entries + (int64_t)sizeof(struct near__bucket) * 10 / IDEAL + 1;
+    int64_t fit = (max - fixed) / each, limit = load(&local->budget.entries_max);
+    return fit < limit ? fit : limit;
+}
+
+void near__tables_adapt(struct near__local *local)
+{
+    int64_t goal = entries_that_fit(local);
+    while (!is_stopped(local) && evict_some(local, goal) > 0)
+        if (is_pressed(local))
+            near__reclaim(local);
+    uint64_t wanted = wanted_buckets(local);
+    /* An index that is far from its size gets there by several doublings. */
+    for (int steps = 0; steps < 40 && wanted != local->keeper.table->span.count && !is_stopped(local); steps++) {
+        uint64_t before = local->keeper.table->span.count;
+        change_to(local, wanted);
+        if (local->keeper.next || local->keeper.table->span.count == before)
+            break;
+        wanted = wanted_buckets(local);
+    }
+    while (!is_stopped(local) && evict_some(local, 0) > 0)
+        if (is_pressed(local))
+            near__reclaim(local);
+    if (!local->keeper.next)
+        set_alarm(local);
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Read sections and grace periods: the library's only contact with liburcu (flavour bp).
+ *
+ * Only sections, grace periods and registration are used; every shared pointer is a C11 atomic of our own.  The two functions
+ * that are inlined are the short ones that liburcu lets any program inline; sanitizer builds call them instead, and tell
+ * ThreadSanitizer, which does not know liburcu, what a grace period orders. */
+#ifndef NEAR_LOCAL_RCU_H
+#define NEAR_LOCAL_RCU_H
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define NEAR_RCU_CALLS 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define NEAR_RCU_CALLS 1
+#endif
+#endif
+
+#include <urcu-bp.h>
+#ifndef NEAR_RCU_CALLS
+#include <urcu/static/urcu-bp.h>
+#endif
+
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+extern char near__rcu_order; /* its address names the order */
+#define near__rcu_release() __tsan_release(&near__rcu_order)
+#define near__rcu_acquire() __tsan_acquire(&near__rcu_order)
+#else
+#define near__rcu_release() ((void)0)
+#define near__rcu_acquire() ((void)0)
+#endif
+
+/* A section of a thread that has a reader, so is registered. */
+static inline void near__rcu_enter(void)
+{
+#ifdef NEAR_RCU_CALLS
+    urcu_bp_read_lock();
+#else
+    _urcu_bp_read_lock();
+#endif
+}
+
+static inline void near__rcu_leave(void)
+{
+    near__rcu_release(); /* pairs with near__rcu_acquire after a grace period: our reads come before what follows it */
+#ifdef NEAR_RCU_CALLS
+    urcu_bp_read_unlock();
+#else
+    _urcu_bp_read_unlock();
+#endif
+}
+
+/* Registers the calling thread with liburcu if it is not, under a mutex of ours that is never held for long.
+ * Registration allocates and blocks signals for a moment, so it is not left to the first hit. */
+void near__rcu_register(void);
+/* As near__rcu_enter, for threads that may have no reader. */
+void near__rcu_enter_any(void);
+/* Returns when all sections under way at the call have ended. */
+void near__rcu_synchronize(void);
+
+#endif

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Finding the calling thread's reader.
+ *
+ *      thread                                          tier
+ *      cache[serial % 8] = {serial, reader}  ------->  reader --next--> reader --next--> …
+ *      readers --mate--> reader --mate--> …              (never freed before the tier is closed)
+ *
+ * A look in a small thread-local array, keyed by the tier's serial number, which is never used twice: what is left over from a
+ * closed tier matches nothing.  Otherwise the slow path, under one mutex of the process: the thread's own list, then a record that
+ * an exited thread has left, then a new one.  The mutex is held for a few steps only and never across anything that
+ * waits: a thread may come here while others are stopped inside sections.
+ *
+ * Exit: a pthread key's destructor drops the pins of the thread and leaves its records to others.  Their counters stay, so
+ * sums never go back.  When a tier is closed its records are taken out of the lists of their threads, so a late exit finds
+ * nothing of it. */
+#include "local/reader.h"
+
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/random.h"
+#include "local/rcu.h"
+#include "local/tier.h"
+
+#define CACHED 8 /* tiers that one thread uses in turn without the slow path */
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_key_t key;
+    pid_t process; /* that the lists belong to: a child that could not be prepared must not touch them */
+    int ready;
+} threads = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+static __thread struct {
+    uint64_t serial;
+    struct near__reader *reader;
+} cache[CACHED];
+static __thread struct near__reader *mine; /* under threads.mutex */
+
+/* ---------------------------------------------------------------- the thread's list */
+
+static void adopt_locked(struct near__reader *reader)
+{
+    reader->mate = mine;
+    reader->mate_link = &mine;
+    if (mine)
+        mine->mate_link = &reader->mate;
+    mine = reader;
+}
+
+static void part_locked(struct near__reader *reader)
+{
+    *reader->mate_link = reader->mate;
+    if (reader->mate)
+        reader->mate->mate_link = reader->mate_link;
+    reader->mate_link = NULL;
+}
+
+static void drop_pins(struct near__reader *reader)
+{
+    for (unsigned i = 0; i < NEAR_PINS; i++)
+        /* release: pairs with the keeper's acquire; our reads of the value come before it is freed */
+        atomic_store_explicit(&reader->pin[i], NULL, memory_order_release);
+    reader->pins_free = UINT64_MAX;
+}
+
+/* At the exit of a thread.  Other destructors may still use a cache after this one: then it all begins again. */
+static void leave_all(void *unused)
+{
+    (void)unused;
+    if (getpid() != threads.process)
+        return;
+    pthread_mutex_lock(&threads.mutex);
+    while (mine) {
+        struct near__reader *reader = mine;
+        drop_pins(reader);
+        part_locked(reader);
+    }
+    pthread_mutex_unlock(&threads.mutex);
+    memset(cache, 0, sizeof(cache));
+}
+
+/* ---------------------------------------------------------------- making one */
+
+static struct near__reader *make(struct near__local *local)
+{
+    size_t size = sizeof(struct near__reader) + 63;
+    void *memory = near__alloc_zero(local->alloc, size);
+    if (!memory)
+        return NULL;
+    struct near__reader *reader = (struct near__reader *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    reader->memory = memory;
+    reader->local = local;
+    reader->pins_free = UINT64_MAX;
+    reader->random = local->index.seed ^ (uint64_t)(uintptr_t)reader;
+    near__budget_charge(local, (int64_t)near__alloc_cost(local->alloc, memory, size));
+    return reader;
+}
+
+static struct near__reader *search_locked(struct near__local *local)
+{
+    for (struct near__reader *reader = mine; reader; reader = reader->mate)
+        if (reader->local == local)
+            return reader;
+    return NULL;
+}
+
+static struct near__reader *reuse_locked(struct near__local *local)
+{
+    /* relaxed: pushed under the same mutex */
+    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_relaxed);
+    while (reader && reader->mate_link)
+        reader = reader->next;
+    return reader;
+}
+
+static struct near__reader *obtain_locked(struct near__local *local)
+{
+    struct near__reader *reader = search_locked(local);
+    if (reader)
+        return reader;
+    if (!threads.ready) {
+        if (pthread_key_create(&threads.key, leave_all) != 0)
+            return NULL;
+        threads.ready = 1;
+        threads.process = getpid();
+    }
+    if (pthread_setspecific(threads.key, &mine) != 0)
+        return NULL;
+    reader = reuse_locked(local);
+    if (!reader) {
+        reader = make(local);
+        if (!reader)
+            return NULL;
+        reader->next = atomic_load_explicit(&local->readers, memory_order_relaxed); /* relaxed: under the mutex */
+        /* release: pairs with the acquire of whoever walks the list (keeper, statistics); publishes the record */
+        atomic_store_explicit(&local->readers, reader, memory_order_release);
+    }
+    adopt_locked(reader);
+    return reader;
+}
+
+struct near__reader *near__local_reader_known(struct near__local *local)
+{
+    unsigned i = (unsigned)local->serial % CACHED;
+    return cache[i].serial == local->serial ? cache[i].reader : NULL;
+}
+
+struct near__reader *near__local_reader(struct near__local *local)
+{
+    struct near__reader *reader = near__local_reader_known(local);
+    if (reader)
+        return reader;
+    near__rcu_register();
+    pthread_mutex_lock(&threads.mutex);
+    reader = obtain_locked(local);
+    pthread_mutex_unlock(&threads.mutex);
+    if (reader) {
+        unsigned i = (unsigned)local->serial % CACHED;
+        cache[i].serial = local->serial;
+        cache[i].reader = reader;
+    }
+    return reader;
+}
+
+/* ---------------------------------------------------------------- the end of a tier, fork */
+
+void near__readers_free(struct near__local *local)
+{
+    pthread_mutex_lock(&threads.mutex);
+    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_relaxed); /* relaxed: under the mutex */
+    while (reader) {
+        struct near__reader *next = reader->next;
+        if (reader->mate_link)
+            part_locked(reader);
+        near__free(local->alloc, reader->memory);
+        reader = next;
+    }
+    pthread_mutex_unlock(&threads.mutex);
+}
+
+int near__readers_lock_patiently(int patience_ms)
+{
+    while (pthread_mutex_trylock(&threads.mutex) != 0) {
+        if (patience_ms-- <= 0)
+            return 0;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return 1;
+}
+
+void near__readers_unlock(void)
+{
+    pthread_mutex_unlock(&threads.mutex);
+}
+
+/* In the child: the records belong to tiers that nobody will use or close here, and to threads that are not here. */
+void near__readers_abandon(void)
+{
+    mine = NULL;
+    memset(cache, 0, sizeof(cache));
+    threads.process = getpid();
+}
+
+/* ---------------------------------------------------------------- counters, timed hits */
+
+void near__local_count(struct near__reader *reader, enum near__count what)
+{
+    near__reader_add(reader, what, 1);
+}
+
+void near__local_time_hit(struct near__reader *reader, int64_t ns)
+{
+    uint32_t capped = ns < 1 ? 1 : ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns;
+    /* relaxed: statistics */
+    atomic_store_explicit(&reader->hit_ns[reader->hit_times++ % NEAR_TIMED_HITS], capped, memory_order_relaxed);
+}
+
+void near__local_hit_times(struct near__local *local, struct near__histogram *into)
+{
+    /* acquire: pairs with the push in obtain_locked */
+    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
+    for (; reader; reader = reader->next)
+        for (unsigned i = 0; i < NEAR_TIMED_HITS; i++) {
+            uint32_t ns = atomic_load_explicit(&reader->hit_ns[i], memory_order_relaxed); /* relaxed: statistics */
+            if (ns)
+                near__histogram_record(into, ns);
+        }
+}

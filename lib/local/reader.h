@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Readers: one record a thread and tier, with pins, counters and what sampling needs.
+ *
+ * The record belongs to the tier and is found through the thread.  A thread that exits drops its pins and leaves its records to the next
+ * thread; so there are never more than threads that lived at once. */
+#ifndef NEAR_LOCAL_READER_H
+#define NEAR_LOCAL_READER_H
+#include <stdatomic.h>
+#include <stdint.h>
+#include "local/entry.h"
+#include "local/local.h"
+
+#define NEAR_PINS 64
+#define NEAR_TIMED_HITS 512
+
+/* Who may touch what:
+ *   (o) the owning thread alone   (w) written by the owner, read by the keeper or by statistics
+ *   (m) under the mutex of reader.c   (i) never changes   (p) changes once, from NULL, before publication */
+struct near__reader {
+    _Alignas(64) struct near__local *local;       /* (i) */
+    uint64_t pins_free;                           /* (o) one bit a pin */
+    uint64_t random;                              /* (o) */
+    uint32_t fills;                               /* (o) since the tick was last advanced from here */
+    uint32_t hit_times;                           /* (o) next place in the ring */
+    _Atomic(uint64_t) count[NEAR_COUNT_MAX];      /* (w) relaxed: statistics */
+    _Atomic(struct near__entry *) pin[NEAR_PINS]; /* (w) */
+    struct near__reader *next;                    /* (p) all of the tier */
+    struct near__reader *mate, **mate_link;       /* (m) all of the thread; mate_link NULL: nobody's */
+    void *memory;                                 /* (i) */
+    _Atomic(uint32_t) hit_ns[NEAR_TIMED_HITS];    /* (w) relaxed: statistics; 0: none yet */
+};
+
+/* Frees the readers of a tier that is being closed. */
+void near__readers_free(struct near__local *local);
+
+/* fork(), see rcu.c */
+int near__readers_lock_patiently(int patience_ms);
+void near__readers_unlock(void);
+void near__readers_abandon(void);
+
+static inline void near__reader_add(struct near__reader *reader, enum near__count what, uint64_t n)
+{
+    /* relaxed load and store: only the owner writes, so no locked instruction is needed */
+    uint64_t now = atomic_load_explicit(&reader->count[what], memory_order_relaxed);
+    atomic_store_explicit(&reader->count[what], now + n, memory_order_relaxed);
+}
+
+#endif

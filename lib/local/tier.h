@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * What a local tier consists of, for the files of this room. */
+#ifndef NEAR_LOCAL_TIER_H
+#define NEAR_LOCAL_TIER_H
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "local/index.h"
+#include "local/local.h"
+#include "local/reader.h"
+
+struct near__table; /* migrate.c */
+struct near__block; /* pins.c */
+
+/* Everything the tier has allocated, in bytes as the allocator really takes them.
+ *
+ *      0 ............................. max ......... ceiling
+ *      |  tables, readers, stripes  |  entries  | retired |
+ *      '---------------- kept at or below max --'         |
+ *      '---------------------- never above the ceiling ---'
+ *
+ * `retired` waits for a grace period only.  What is retired but pinned by the application counts as if it were live, so that other
+ * entries make room for it. */
+struct near__budget {
+    _Alignas(64) _Atomic(int64_t) used; /* everything */
+    _Atomic(int64_t) retired;           /* of it */
+    _Atomic(int64_t) kept;              /* retired, its grace period over, but pinned */
+    _Atomic(int64_t) entries;           /* visible ones and reservations */
+    _Atomic(int64_t) fixed;             /* of used: neither entries nor tables */
+    _Alignas(64) _Atomic(int64_t) max;
+    _Atomic(int64_t) entries_max; /* INT64_MAX: only bytes count */
+};
+
+struct near__keeper {
+    pthread_t thread;
+    int runs;                     /* (i) */
+    _Atomic(uint32_t) wake;       /* futex word: 1 when there is something to do */
+    _Atomic(uint32_t) stop;
+    /* the keeper's alone */
+    struct near__entry *kept;     /* retired, but pinned when last looked at */
+    struct near__table *table;    /* what the index uses */
+    struct near__table *next;     /* what it is moving to, or NULL */
+    uint64_t swept;               /* next bucket to sweep */
+    uint64_t watermark_swept;     /* nothing below it is left */
+    uint64_t random;
+};
+
+struct near__local {
+    /* read by every hit, written rarely */
+    _Alignas(64) struct near__index index;
+    const struct near__clock *clock;
+    int64_t opened_ns, lag_ns;
+    int64_t idle_unit_ns; /* what a tick means when there is an idle limit; otherwise 0 */
+    uint16_t idle_ticks;
+    uint64_t serial; /* never used twice in the process */
+    _Alignas(64) _Atomic(uint32_t) tick; /* see order.h */
+    _Atomic(uint32_t) era;               /* raised by near__local_clear */
+    struct near__gate gate;
+
+    struct near__budget budget;
+
+    _Alignas(64) _Atomic(struct near__entry *) limbo; /* retired entries, linked; pushed by anybody, taken whole by the keeper */
+    _Atomic(uint64_t) ended[NEAR_WHY_MAX];            /* relaxed: statistics */
+    _Atomic(uint64_t) absent, older;                  /* invalidations that found nothing, or something newer */
+    _Atomic(uint32_t) perishable;                     /* something may expire: the keeper sweeps */
+    _Atomic(uint32_t) era_swept;                      /* no entry of an earlier era than this is left */
+
+    const struct near__alloc *alloc;
+    const struct near__log *log;
+    uint64_t value_max; /* 0: an eighth of the budget */
+    int64_t ttl_max_ms; /* 0: none */
+    _Atomic(struct near__reader *) readers; /* pushed under reader.c's mutex, walked by anybody */
+    _Atomic(struct near__block *) blocks;   /* owned values */
+    _Atomic(int64_t) copies;                /* values copied because all pins were in use, outstanding */
+    _Atomic(uint64_t) index_bytes;
+    _Atomic(uint64_t) index_entries_max; /* more entries than this: the keeper should enlarge the index */
+    _Atomic(uint32_t) moved_permille;
+    struct near__keeper keeper;
+    void *memory;
+};
+
+/* ---------------------------------------------------------------- time */
+
+static inline int64_t near__tier_ms(const struct near__local *local, int64_t ns)
+{
+    return (ns - local->opened_ns) / NEAR_NS_PER_MS;
+}
+static inline uint16_t near__tier_tick(const struct near__local *local, int64_t now_ns)
+{
+    if (local->idle_unit_ns)
+        return (uint16_t)((now_ns - local->opened_ns) / local->idle_unit_ns);
+    return (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed); /* relaxed: an approximate age */
+}
+static inline struct near__moment near__tier_moment(struct near__local *local)
+{
+    int64_t now_ns = near__now(local->clock);
+    return (struct near__moment){
+        .now_ms = near__tier_ms(local, now_ns),
+        .watermark = atomic_load_explicit(&local->gate.watermark, memory_order_relaxed), /* relaxed: only ranks */
+        .tick = near__tier_tick(local, now_ns),
+        .era = (uint8_t)(atomic_load_explicit(&local->era, memory_order_relaxed) % NEAR_ENTRY_ERAS), /* relaxed: as above */
+        .idle = local->idle_ticks,
+    };
+}
+
+static inline struct near__local *near__local_of(struct near__index *index)
+{
+    return (struct near__local *)((char *)index - offsetof(struct near__local, index));
+}
+
+/* ---------------------------------------------------------------- budget (evict.c) */
+
+/* Most that may be allocated at a budget of max bytes: promise F, a little inside. */
+int64_t near__budget_ceiling(int64_t max);
+/* Counts what is allocated in any case and is neither an entry nor a table. */
+void near__budget_charge(struct near__local *local, int64_t bytes);
+/* Makes room for an entry of that size and reserves it; 0: there is none (nothing is reserved). */
+int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);
+void near__budget_release_entry(struct near__local *local, int64_t bytes);
+/* Bytes and entries that are not retired, above the limits (0 or less: within). */
+int64_t near__budget_excess(const struct near__local *local);
+/* Evicts one entry, the best of a sample.  0: found none. */
+int near__evict_one(struct near__local *local, uint64_t *random, const struct near__moment *moment);
+
+/* ---------------------------------------------------------------- tables (migrate.c) */
+
+int near__tables_open(struct near__local *local);  /* NEAR_OK or NEAR_ERR_NOMEM */
+void near__tables_close(struct near__local *local); /* frees entries too */
+/* Brings the index to the size that its entries ask for; may take several grace periods. */
+void near__tables_adapt(struct near__local *local);
+
+/* ---------------------------------------------------------------- reclamation, keeper */
+
+/* Frees what was retired, after a grace period. */
+void near__reclaim(struct near__local *local);
+void near__reclaim_close(struct near__local *local);
+int near__keeper_start(struct near__local *local);
+void near__keeper_stop(struct near__local *local);
+void near__keeper_wake(struct near__local *local);
+/* Unlinks what is dead in the next buckets; all of it when whole is set. */
+void near__sweep(struct near__local *local, int whole);
+
+/* Copies the value instead of pinning it (all pins in use).  0: no memory. */
+int near__pin_copy(struct near__local *local, const struct near__entry *entry, struct near__view *view);
+/* Calls mark for every pinned entry. */
+void near__pins_each(struct near__local *local, void (*mark)(struct near__entry *entry));
+void near__pins_close(struct near__local *local);
+
+#endif
