@@ -39,8 +39,8 @@ AC_DEFUN([NEAR_WARNINGS],
 [WARNING_CFLAGS=
 near_cflags_saved=$CFLAGS
 for near_flag in -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition \
-    -Wpointer-arith -Wvla -Wundef -Wwrite-strings -Wcast-qual -Wformat=2 -Wnull-dereference -Wduplicated-cond \
-    -Wlogical-op -Wimplicit-fallthrough; do
+    -Wpointer-arith -Wvla -Wundef -Wwrite-strings -Wformat=2 -Wnull-dereference -Wduplicated-cond \
+    -Wimplicit-fallthrough; do
     CFLAGS="$near_cflags_saved -Werror $near_flag"
     AC_COMPILE_IFELSE([AC_LANG_PROGRAM()], [AS_VAR_APPEND([WARNING_CFLAGS], [" $near_flag"])])
 done
