@@ -2,13 +2,13 @@
  * resp-server: a multithreaded server that speaks Redis's protocol, with nearcache dropped in.
  *
  * What a server needs to do about nearcache is all in this file and in server_commands.c: open one cache at the start,
- * call it from any thread, close it at the end.  The rest, in resp-server/, is sockets, protocol and command line.
+ * call it from any thread, close it at the end.  The rest, in server/, is sockets, protocol and command line.
  *
  *     redis-server &  resp-server --port 6380 &  redis-cli -p 6380 get something
  *
  * Consistency is the cache's: a value read here is never older than the bound (--bound), and several resp-servers over
  * one Redis keep each other coherent. */
-#include "resp-server/server.h"
+#include "server/server.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "nearcache-demo/demo_load.h"
+#include "demo/demo_load.h"
 
 int64_t server_now_ns(void)
 {
@@ -47,10 +47,19 @@ static int open_signals(void)
     return signalfd(-1, &set, SFD_CLOEXEC);
 }
 
+static void log_line(void *arg, int level, const char *component, const char *text)
+{
+    static const char *const names[] = {"", "", "", "error: ", "warning: ", "", "", "debug: "};
+    (void)arg;
+    fprintf(stderr, "resp-server: %s%s: %s\n", level >= 0 && level <= 7 ? names[level] : "", component, text);
+}
+
 static int open_cache(struct server *server)
 {
     near_error error = {0};
-    int status = near_open(server->settings.redis, &server->settings.options, &server->cache, &error);
+    int status;
+    server->settings.options.log = log_line;
+    status = near_open(server->settings.redis, &server->settings.options, &server->cache, &error);
     if (status == NEAR_OK) {
         atomic_store(&server->bound_ms, server->settings.options.bound_ms);
         return 0;
