@@ -1,0 +1,535 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Requests over Redis: commands out, replies in, and what may be tried again.
+ *
+ *     FETCH    GET position, PTTL key, GET key, GET position      plain commands, no script: the most frequent request
+ *     PROVE    the heartbeat script
+ *     others   the write script
+ *
+ * The four commands of a FETCH are not one step for the server.  Equal positions say that no write by us came in
+ * between, so value and time to live belong to exactly that position; otherwise the reply is `inexact`.
+ *
+ * Tried again, within the deadline:
+ *     what was never sent               any request, as long as the pool says so
+ *     a FETCH whose connection broke    once
+ *     NOSCRIPT                          with the script's text; nothing was executed.  (Requests of a batch may then run
+ *                                       in another order than given; each is still atomic.)
+ * A write that was sent and not answered is UNKNOWN and is never sent again. */
+#include "remote/redis.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define VALUE_SLACK ((size_t)1 << 20) /* above value_max: channel messages carry a value and more */
+
+enum { TRIES_MAX = 6, CALLS_INLINE = 4, PENDING = 1000, NEEDS_TEXT = 1001 };
+
+/* ---------------------------------------------------------------- commands */
+
+static const char *operation_name(enum near__operation operation)
+{
+    switch (operation) {
+    case NEAR_OP_SET:
+        return "SET";
+    case NEAR_OP_DEL:
+        return "DEL";
+    case NEAR_OP_EXPIRE:
+        return "EXPIRE";
+    case NEAR_OP_INCR:
+        return "INCR";
+    case NEAR_OP_CAS:
+        return "CAS";
+    default:
+        return "CLEAR";
+    }
+}
+
+static const struct near__script *script_for(const struct near__redis *r, enum near__operation operation)
+{
+    const struct near__script *s = &near__script_write;
+    if (operation == NEAR_OP_PROVE)
+        s = &near__script_prove;
+    else if (operation == NEAR_OP_DEL || operation == NEAR_OP_EXPIRE || operation == NEAR_OP_CLEAR)
+        s = &near__script_write_always;
+    /* relaxed: see the field */
+    int plain = atomic_load_explicit(&r->no_script_flags, memory_order_relaxed);
+    return plain && s->without_flags ? s->without_flags : s;
+}
+
+/* EVALSHA sha | EVAL text, and the number of keys. */
+static void write_script(struct near__output *o, const struct near__script *s, int with_text, unsigned keys, unsigned arguments)
+{
+    near__output_command(o, 3 + keys + arguments);
+    near__output_text(o, with_text ? "EVAL" : "EVALSHA");
+    near__output_text(o, with_text ? s->text : s->sha1);
+    near__output_unsigned(o, keys);
+}
+
+static void write_key(const struct near__redis *r, struct near__output *o, const struct near__request *q)
+{
+    near__output_joined(o, r->prefix, r->prefix_size, q->key, q->key_size);
+}
+
+static void write_fetch(const struct near__redis *r, struct near__output *o, const struct near__request *q)
+{
+    near__output_command(o, 2);
+    near__output_text(o, "GET");
+    near__output_text(o, r->position_key);
+    near__output_command(o, 2);
+    near__output_text(o, "PTTL");
+    write_key(r, o, q);
+    near__output_command(o, 2);
+    near__output_text(o, "GET");
+    write_key(r, o, q);
+    near__output_command(o, 2);
+    near__output_text(o, "GET");
+    near__output_text(o, r->position_key);
+}
+
+static void write_prove(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+{
+    char *channel = near__private_channel(r->host.alloc, r->channel, q->body, q->body_size);
+    if (!channel) {
+        o->failed = 1;
+        return;
+    }
+    write_script(o, script_for(r, q->operation), with_text, 1, 3);
+    near__output_text(o, r->position_key);
+    near__output_text(o, channel);
+    near__output_unsigned(o, (uint64_t)q->number);
+    near__output_unsigned(o, q->known);
+    near__free(r->host.alloc, channel);
+}
+
+static void write_condition(struct near__output *o, uint32_t flags)
+{
+    char text[8] = "";
+    if (flags & NEAR_SET_IF_ABSENT)
+        strcat(text, "NX");
+    if (flags & NEAR_SET_IF_PRESENT)
+        strcat(text, "XX");
+    if (flags & NEAR_SET_KEEP_TTL)
+        strcat(text, "K");
+    near__output_text(o, text);
+}
+
+static void write_write(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+{
+    unsigned keys = q->operation == NEAR_OP_CLEAR ? 1 : 2;
+    unsigned extra = q->operation == NEAR_OP_CAS ? 2 : q->operation == NEAR_OP_SET || q->operation == NEAR_OP_INCR ? 1 : 0;
+    write_script(o, script_for(r, q->operation), with_text, keys, 5 + extra);
+    near__output_text(o, r->position_key);
+    if (keys == 2)
+        write_key(r, o, q);
+    near__output_text(o, operation_name(q->operation));
+    near__output_text(o, r->channel);
+    near__output_argument(o, q->body, q->body_size);
+    write_condition(o, q->operation == NEAR_OP_SET || q->operation == NEAR_OP_CAS ? q->flags : 0);
+    near__output_number(o, q->ttl_ms);
+    if (q->operation == NEAR_OP_INCR)
+        near__output_number(o, q->number);
+    else if (extra)
+        near__output_argument(o, q->value, q->value_size);
+    if (extra == 2)
+        near__output_argument(o, q->expected, q->expected_size);
+}
+
+static void write_request(const struct near__redis *r, struct near__output *o, const struct near__request *q)
+{
+    if (q->operation == NEAR_OP_FETCH)
+        write_fetch(r, o, q);
+    else if (q->operation == NEAR_OP_PROVE)
+        write_prove(r, o, q, q->status == NEEDS_TEXT);
+    else
+        write_write(r, o, q, q->status == NEEDS_TEXT);
+}
+
+/* ---------------------------------------------------------------- replies */
+
+static void set_fault(struct near__request *q, const struct near__fault *fault)
+{
+    q->status = fault->status;
+    memcpy(q->detail, fault->text, sizeof q->detail);
+}
+
+/* A decimal number of at most 2^63 - 1 and nothing else. */
+static int parse_position(const struct near__reply *reply, uint64_t *ret)
+{
+    uint64_t n = 0;
+    if (reply->type == REDIS_REPLY_NIL) {
+        *ret = 0;
+        return 0;
+    }
+    if (reply->type != REDIS_REPLY_STRING || reply->size == 0 || reply->size > 18)
+        return -1;
+    for (size_t i = 0; i < reply->size; i++) {
+        if (reply->data[i] < '0' || reply->data[i] > '9')
+            return -1;
+        n = n * 10 + (uint64_t)(reply->data[i] - '0');
+    }
+    *ret = n;
+    return 0;
+}
+
+static int parse_number(const struct near__reply *reply, int64_t *ret)
+{
+    uint64_t n = 0;
+    size_t i = 0;
+    if (reply->type != REDIS_REPLY_STRING || reply->size == 0 || reply->size > 20)
+        return -1;
+    int negative = reply->data[0] == '-';
+    for (i = (size_t)negative; i < reply->size; i++) {
+        if (reply->data[i] < '0' || reply->data[i] > '9' || n > UINT64_MAX / 10)
+            return -1;
+        n = n * 10 + (uint64_t)(reply->data[i] - '0');
+    }
+    if (i == (size_t)negative || n > (uint64_t)INT64_MAX + (uint64_t)negative)
+        return -1;
+    *ret = negative ? (int64_t)(0 - n) : (int64_t)n;
+    return 0;
+}
+
+static void malformed(struct near__request *q, const struct near__reply *reply)
+{
+    struct near__fault fault;
+    near__reply_fault(reply, &fault);
+    /* only a write that the server says it refused did not happen */
+    if (fault.status == NEAR_ERR_PROTOCOL && q->operation != NEAR_OP_FETCH)
+        fault.status = NEAR_ERR_UNKNOWN;
+    set_fault(q, &fault);
+}
+
+static void read_fetch(struct near__request *q, struct near__call *call)
+{
+    struct near__reply *ttl = call->reply[1], *value = call->reply[2];
+    uint64_t before, after;
+    for (int i = 0; i < 4; i++)
+        if (call->reply[i]->type == REDIS_REPLY_ERROR) {
+            malformed(q, call->reply[i]);
+            return;
+        }
+    if (parse_position(call->reply[0], &before) != 0 || parse_position(call->reply[3], &after) != 0) {
+        struct near__fault fault;
+        near__fault_set(&fault, NEAR_ERR_PROTOCOL, "the position key holds something else");
+        set_fault(q, &fault);
+        return;
+    }
+    if (ttl->type != REDIS_REPLY_INTEGER || (value->type != REDIS_REPLY_STRING && value->type != REDIS_REPLY_NIL)) {
+        malformed(q, ttl->type != REDIS_REPLY_INTEGER ? ttl : value);
+        return;
+    }
+    q->position = after;
+    q->inexact = before != after;
+    if (value->type == REDIS_REPLY_NIL) {
+        q->status = NEAR_MISS;
+        return;
+    }
+    /* -1: none; -2: the key came between, so its time to live is not known: let it be over */
+    q->ttl_left_ms = ttl->integer == -1 ? -1 : ttl->integer < 0 ? 0 : ttl->integer;
+    q->value_out_size = value->size;
+    q->value_out = near__reply_take(value);
+    q->status = NEAR_OK;
+}
+
+static void read_prove(struct near__request *q, struct near__call *call)
+{
+    if (parse_position(call->reply[0], &q->position) != 0)
+        malformed(q, call->reply[0]);
+    else
+        q->status = NEAR_OK;
+}
+
+static void read_write(struct near__request *q, struct near__call *call)
+{
+    static const int outcomes[] = {NEAR_OK, NEAR_MISS, NEAR_UNMET};
+    struct near__reply *reply = call->reply[0];
+    int good = reply->type == REDIS_REPLY_ARRAY && reply->count == 4 && reply->element[0]->type == REDIS_REPLY_INTEGER &&
+               reply->element[0]->integer >= 0 && reply->element[0]->integer <= 2 &&
+               parse_position(reply->element[1], &q->position) == 0 && reply->element[2]->type == REDIS_REPLY_INTEGER &&
+               parse_number(reply->element[3], &q->result_number) == 0;
+    if (!good) {
+        q->position = 0;
+        malformed(q, reply);
+        return;
+    }
+    q->status = outcomes[reply->element[0]->integer];
+    q->ttl_left_ms = reply->element[2]->integer < 0 ? -1 : reply->element[2]->integer;
+}
+
+/* NOSCRIPT, or flags that an old server does not know: the request goes again. */
+static int needs_another_form(struct near__redis *r, struct near__request *q, const struct near__reply *reply, int was_text)
+{
+    if (reply->type != REDIS_REPLY_ERROR || q->operation == NEAR_OP_FETCH)
+        return 0;
+    if (!was_text && near__error_is_noscript(reply->data)) {
+        q->status = NEEDS_TEXT;
+        return 1;
+    }
+    if (was_text && near__error_is_flags(reply->data) && script_for(r, q->operation)->without_flags) {
+        atomic_store_explicit(&r->no_script_flags, 1, memory_order_relaxed);
+        q->status = NEEDS_TEXT;
+        return 1;
+    }
+    return 0;
+}
+
+static void read_answer(struct near__redis *r, struct near__request *q, struct near__call *call)
+{
+    int was_text = q->status == NEEDS_TEXT;
+    if (needs_another_form(r, q, call->reply[0], was_text))
+        return;
+    if (q->operation == NEAR_OP_FETCH)
+        read_fetch(q, call);
+    else if (q->operation == NEAR_OP_PROVE)
+        read_prove(q, call);
+    else
+        read_write(q, call);
+}
+
+/* ---------------------------------------------------------------- running */
+
+/* What became of a call without an answer; leaves the request pending when it may be tried again. */
+static void read_silence(struct near__request *q, const struct near__call *call, const struct near__job *job, int again,
+                         int *fetch_retries)
+{
+    struct near__fault fault = job->fault;
+    int lost = call->outcome == NEAR_CALL_LOST;
+    if (!lost && again)
+        return;
+    if (lost && q->operation == NEAR_OP_FETCH && again && fault.status == NEAR_ERR_IO && *fetch_retries > 0)
+        return;
+    if (lost && q->operation != NEAR_OP_FETCH)
+        fault.status = NEAR_ERR_UNKNOWN;
+    set_fault(q, &fault);
+}
+
+/* The server's part may have changed under the connection: its label is worth nothing any more. */
+static int says_changed(const struct near__request *q)
+{
+    return q->status == NEAR_ERR_READONLY || q->status == NEAR_ERR_LOADING || q->status == NEAR_ERR_AUTH ||
+           (q->status == NEAR_ERR_UNAVAILABLE && strncmp(q->detail, "MASTERDOWN", 10) == 0);
+}
+
+static void free_replies(struct near__call *calls, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        for (unsigned k = 0; k < calls[i].got; k++)
+            near__reply_free(calls[i].reply[k]);
+}
+
+static int is_pending(const struct near__request *q)
+{
+    return q->status == PENDING || q->status == NEEDS_TEXT;
+}
+
+static void settle(struct near__redis *r, struct near__request *q, struct near__call *call, const struct near__job *job,
+                   int again, int *fetch_retries)
+{
+    q->sent_ns = job->sent_ns;
+    if (call->outcome != NEAR_CALL_ANSWERED) {
+        read_silence(q, call, job, again, fetch_retries);
+        return;
+    }
+    q->server = job->server;
+    read_answer(r, q, call);
+    if (says_changed(q))
+        near__pool_renew(r->pool);
+}
+
+/* Sends every pending request once. */
+static void run_once(struct near__redis *r, struct near__request *requests, size_t count, struct near__call *calls,
+                     int64_t deadline_ns, int *fetch_retries)
+{
+    struct near__job job;
+    size_t n = 0;
+    memset(&job, 0, sizeof job);
+    near__output_init(&job.output, r->host.alloc);
+    job.calls = calls;
+    job.deadline_ns = deadline_ns;
+    for (size_t i = 0; i < count; i++) {
+        if (!is_pending(&requests[i]))
+            continue;
+        write_request(r, &job.output, &requests[i]);
+        calls[n++] = (struct near__call){.end = job.output.size,
+                                         .replies = requests[i].operation == NEAR_OP_FETCH ? 4 : 1};
+    }
+    job.count = n;
+    int again = 0;
+    if (job.output.failed) {
+        near__fault_set(&job.fault, NEAR_ERR_NOMEM, "out of memory for the commands");
+        for (size_t i = 0; i < n; i++)
+            calls[i].outcome = NEAR_CALL_UNSENT;
+    } else {
+        again = near__pool_run(r->pool, &job);
+    }
+    n = 0;
+    int lost = 0;
+    for (size_t i = 0; i < count; i++)
+        if (is_pending(&requests[i])) {
+            lost |= calls[n].outcome == NEAR_CALL_LOST;
+            settle(r, &requests[i], &calls[n++], &job, again, fetch_retries);
+        }
+    free_replies(calls, n);
+    near__output_fini(&job.output);
+    *fetch_retries -= lost;
+}
+
+static void prepare(struct near__request *q)
+{
+    q->status = PENDING;
+    q->position = 0;
+    q->inexact = 0;
+    q->server = 0;
+    q->sent_ns = 0;
+    q->ttl_left_ms = -1;
+    q->result_number = 0;
+    q->value_out = NULL;
+    q->value_out_size = 0;
+    q->detail[0] = '\0';
+}
+
+static size_t pending(const struct near__request *requests, size_t count)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++)
+        n += (size_t)is_pending(&requests[i]);
+    return n;
+}
+
+static void give_up(struct near__request *requests, size_t count, int status, const char *text)
+{
+    struct near__fault fault;
+    near__fault_set(&fault, status, "%s", text);
+    for (size_t i = 0; i < count; i++)
+        if (is_pending(&requests[i]))
+            set_fault(&requests[i], &fault);
+}
+
+static void redis_run(struct near__remote *remote, struct near__request *requests, size_t count, int64_t deadline_ns)
+{
+    struct near__redis *r = (struct near__redis *)remote;
+    struct near__call inlined[CALLS_INLINE], *calls = inlined;
+    int fetch_retries = 1;
+    for (size_t i = 0; i < count; i++)
+        prepare(&requests[i]);
+    if (count > CALLS_INLINE && !(calls = near__alloc(r->host.alloc, count * sizeof *calls))) {
+        give_up(requests, count, NEAR_ERR_NOMEM, "out of memory for the calls");
+        return;
+    }
+    for (int try = 0; try < TRIES_MAX && pending(requests, count) > 0; try++)
+        run_once(r, requests, count, calls, deadline_ns, &fetch_retries);
+    give_up(requests, count, NEAR_ERR_UNAVAILABLE, "the connection broke again and again");
+    if (calls != inlined)
+        near__free(r->host.alloc, calls);
+}
+
+/* ---------------------------------------------------------------- the rest of the table */
+
+static void redis_stats(struct near__remote *remote, struct near__remote_stats *ret)
+{
+    struct near__redis *r = (struct near__redis *)remote;
+    /* relaxed: counters, not of one instant */
+    ret->requests = atomic_load_explicit(&r->host.requests, memory_order_relaxed);
+    ret->connections_opened = atomic_load_explicit(&r->host.opened, memory_order_relaxed);
+    ret->connections_lost = atomic_load_explicit(&r->host.lost, memory_order_relaxed);
+    ret->timeouts = atomic_load_explicit(&r->host.timeouts, memory_order_relaxed);
+    ret->bytes_sent = atomic_load_explicit(&r->host.bytes_sent, memory_order_relaxed);
+    ret->bytes_received = atomic_load_explicit(&r->host.bytes_received, memory_order_relaxed);
+    ret->breaker_open = (uint32_t)near__pool_breaker_open(r->pool);
+}
+
+static void redis_interrupt(struct near__remote *remote)
+{
+    struct near__redis *r = (struct near__redis *)remote;
+    uint64_t one = 1;
+    /* release: pairs with the acquire loads of closing; whoever sees the descriptor readable sees it set */
+    atomic_store_explicit(&r->host.closing, 1, memory_order_release);
+    while (write(r->host.interrupt_fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+    near__pool_interrupt(r->pool);
+}
+
+static void redis_abandon(struct near__remote *remote)
+{
+    near__descriptors_abandon(&((struct near__redis *)remote)->host.descriptors);
+}
+
+static void redis_close(struct near__remote *remote)
+{
+    struct near__redis *r = (struct near__redis *)remote;
+    const struct near__alloc *alloc = r->host.alloc;
+    near__pool_close(r->pool);
+    near__target_fini(&r->host.target);
+    near__descriptors_close(&r->host.descriptors, r->host.interrupt_fd);
+    near__free(alloc, r->position_key);
+    near__free(alloc, r->channel);
+    near__free(alloc, r);
+}
+
+static const struct near__remote_table table = {
+    .close = redis_close,
+    .run = redis_run,
+    .channel_open = near__redis_channel_open,
+    .channel_read = near__redis_channel_read,
+    .channel_ping = near__redis_channel_ping,
+    .channel_wake = near__redis_channel_wake,
+    .channel_server = near__redis_channel_server,
+    .channel_close = near__redis_channel_close,
+    .check = near__redis_check,
+    .clear_keys = near__redis_clear_keys,
+    .stats = redis_stats,
+    .interrupt = redis_interrupt,
+    .abandon = redis_abandon,
+};
+
+static void init_host(struct near__host *h, const struct near__remote_config *config)
+{
+    const near_options *o = config->options;
+    uint64_t largest = o->value_max < NEAR_VALUE_MAX ? o->value_max : NEAR_VALUE_MAX;
+    h->alloc = config->alloc;
+    h->clock = config->clock;
+    h->log = config->log;
+    h->options = o;
+    h->username = o->username ? o->username : config->uri->username;
+    h->password = o->password ? o->password : config->uri->password;
+    h->database = config->uri->database;
+    h->bulk_max = (size_t)largest + VALUE_SLACK;
+    h->interrupt_fd = -1;
+    near__target_init(&h->target, config->clock, config->uri,
+                      o->connect_timeout_ms > o->timeout_ms ? o->connect_timeout_ms : o->timeout_ms, &h->descriptors);
+}
+
+static int open_parts(struct near__redis *r, const struct near__remote_config *config, near_error *error)
+{
+    struct near__host *h = &r->host;
+    h->interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (h->interrupt_fd < 0)
+        return near__fail(error, NEAR_ERR_SYSTEM, "eventfd: %m");
+    near__descriptors_add(&h->descriptors, h->interrupt_fd);
+    r->prefix = config->options->prefix ? config->options->prefix : "";
+    r->prefix_size = strlen(r->prefix);
+    r->position_key = near__position_key(h->alloc, r->prefix);
+    r->channel = near__shared_channel(h->alloc, h->database, r->prefix);
+    if (!r->position_key || !r->channel || near__pool_open(h, &r->pool) != NEAR_OK)
+        return near__fail(error, NEAR_ERR_NOMEM, "out of memory");
+    if (config->uri->kind == NEAR_URI_TLS)
+        return near__tls_open(config->options, config->uri->host, h->alloc, &h->target.tls, error);
+    return NEAR_OK;
+}
+
+int near__redis_open(const struct near__remote_config *config, struct near__remote **ret, near_error *error)
+{
+    struct near__redis *r = near__alloc_zero(config->alloc, sizeof *r);
+    if (!r)
+        return near__fail(error, NEAR_ERR_NOMEM, "out of memory");
+    r->remote.table = &table;
+    init_host(&r->host, config);
+    int status = open_parts(r, config, error);
+    if (status != NEAR_OK) {
+        redis_close(&r->remote);
+        return status;
+    }
+    *ret = &r->remote;
+    return NEAR_OK;
+}

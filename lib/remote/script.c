@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The server-side scripts.
+ *
+ * A script runs alone on the server, so whatever it does is one step for everybody else.  It is not a transaction,
+ * though: what was done before an error stays done.  Hence the order inside (COHERENCE 0.11, R12):
+ *
+ *   1. the condition (exists, equals): if it is not met nothing is written, and the reply says how far the server has come;
+ *   2. the number: INCR of the position.  A position that was not there starts at the server's time in µs, so it never
+ *      starts below where it was (R10).  This step is refused on a replica, without replicas, out of memory, and without
+ *      rights: then nothing at all has happened;
+ *   3. the message.  If it is refused (no right to the channel) the number is given back, so that numbers stay
+ *      without holes, and again nothing has happened;
+ *   4. the write.  If it is refused here, everybody has dropped a copy for nothing, which is harmless.
+ *
+ * INCR is the exception to 3 before 4: whether its write is possible (is the value an integer, does it overflow) is for
+ * Redis alone to say, in 64 bits that Lua's numbers do not have.  So INCRBY comes before the message, and if the message is
+ * refused the old value is put back, with KEEPTTL or by removing what was absent.  Nobody can have seen the value in between,
+ * and it can be put back: the state that would refuse it (memory, replica) is fixed for the run of a script, and would have refused
+ * the INCRBY too.
+ *
+ * A user must be able to make room when the server is out of memory, and must be able to tell everybody so: DEL, EXPIRE,
+ * CLEAR and the heartbeat run with the flag allow-oom, which lets INCR through, too.  A write without a number beside a
+ * position that goes on counting would be invisible to whoever missed its message.  Servers before 7 do not know the flag;
+ * they get the script without it, and refuse.
+ *
+ * Lua's tostring writes 1.7e15 with 14 digits; string.format('%.0f') writes all of them.  Positions stay below 2^53
+ * until the year 2255.  In the hash tables of a script's error, err is the text.
+ *
+ * PERSIST in the heartbeat is the write that changes nothing: the position never has a time to live.  It is refused on
+ * a replica and on a master that lost its replicas, and allowed out of memory (COHERENCE 0.10).  A position that is below
+ * what its readers have seen jumps by LIFT, far enough that nobody's memory of the old one meets the new one. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* strcasestr */
+#endif
+#include "remote/script.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include "nearcache.h"
+
+#define ALLOW_OOM "#!lua flags=allow-oom\n"
+
+/* KEYS: position[, key]
+ * ARGV: operation, channel, body, condition ("", "NX", "XX", "K" for KEEPTTL, or a mixture), ttl, value | delta, expected
+ * Reply: { outcome, position, remaining PTTL, number }, outcome 0 done, 1 the key does not exist, 2 unmet */
+#define WRITE_TEXT                                                                                                            \
+    "local pos,key=KEYS[1],KEYS[2]\n"                                                                                         \
+    "local op,how,ttl,value=ARGV[1],ARGV[4],ARGV[5],ARGV[6]\n"                                                                \
+    "local function nothing(outcome) return {outcome,redis.call('GET',pos) or '0',-1,'0'} end\n"                              \
+    "local function has(flag) return string.find(how,flag,1,true) end\n"                                                      \
+    "local old=false\n"                                                                                                       \
+    "if op=='SET' then\n"                                                                                                     \
+    "  if how~='' and (has('NX') or has('XX')) then\n"                                                                        \
+    "    if (redis.call('EXISTS',key)==1)~=(has('XX')~=nil) then return nothing(2) end\n"                                     \
+    "  end\n"                                                                                                                 \
+    "elseif op=='CAS' then\n"                                                                                                 \
+    "  old=redis.call('GET',key)\n"                                                                                           \
+    "  if not old then return nothing(1) end\n"                                                                               \
+    "  if old~=ARGV[7] then return nothing(2) end\n"                                                                          \
+    "elseif op=='INCR' then\n"                                                                                                \
+    "  old=redis.call('GET',key)\n"                                                                                           \
+    "elseif op~='CLEAR' then\n"                                                                                               \
+    "  if redis.call('EXISTS',key)==0 then return nothing(1) end\n"                                                           \
+    "end\n"                                                                                                                   \
+    "local p\n"                                                                                                               \
+    "local n=redis.pcall('INCR',pos)\n"                                                                                       \
+    "if type(n)=='table' then\n"                                                                                              \
+    "  return n\n"                                                                                                            \
+    "elseif n==1 then\n"                                                                                                      \
+    "  local t=redis.call('TIME')\n"                                                                                          \
+    "  p=t[1]..string.format('%06d',t[2])\n"                                                                                  \
+    "  redis.call('SET',pos,p)\n"                                                                                             \
+    "else p=string.format('%.0f',n) end\n"                                                                                    \
+    "local function refused(e) redis.call('DECR',pos) return e end\n"                                                         \
+    "if op=='INCR' then\n"                                                                                                    \
+    "  local e=redis.pcall('INCRBY',key,value)\n"                                                                             \
+    "  if type(e)=='table' then return refused(e) end\n"                                                                      \
+    "end\n"                                                                                                                   \
+    "local e=redis.pcall('PUBLISH',ARGV[2],'1'..p..':'..ARGV[3])\n"                                                           \
+    "if type(e)=='table' then\n"                                                                                              \
+    "  if op=='INCR' then\n"                                                                                                  \
+    "    if old then redis.call('SET',key,old,'KEEPTTL') else redis.call('DEL',key) end\n"                                    \
+    "  end\n"                                                                                                                 \
+    "  return refused(e)\n"                                                                                                   \
+    "end\n"                                                                                                                   \
+    "if op=='SET' or op=='CAS' then\n"                                                                                        \
+    "  if how~='' and has('K') then redis.call('SET',key,value,'KEEPTTL') return {0,p,redis.call('PTTL',key),'0'} end\n"      \
+    "  if ttl=='0' then redis.call('SET',key,value) return {0,p,-1,'0'} end\n"                                                \
+    "  redis.call('SET',key,value,'PX',ttl)\n"                                                                                \
+    "  return {0,p,tonumber(ttl),'0'}\n"                                                                                      \
+    "elseif op=='INCR' then\n"                                                                                                \
+    "  return {0,p,redis.call('PTTL',key),redis.call('GET',key)}\n"                                                           \
+    "elseif op=='DEL' then redis.call('DEL',key)\n"                                                                           \
+    "elseif op=='EXPIRE' then\n"                                                                                              \
+    "  if ttl=='0' then redis.call('PERSIST',key) else redis.call('PEXPIRE',key,ttl) end\n"                                   \
+    "end\n"                                                                                                                   \
+    "return {0,p,-1,'0'}\n"
+
+const struct near__script near__script_write = {
+    .text = WRITE_TEXT,
+    .sha1 = "82c2ed0559a0d0c901d303f8309f1506ed8c83f2",
+};
+const struct near__script near__script_write_always = {
+    .text = ALLOW_OOM WRITE_TEXT,
+    .sha1 = "bc4088eac08758083414287a3765bb1620136195",
+    .without_flags = &near__script_write,
+};
+
+/* KEYS: position.  ARGV: private channel, nonce, known.  Reply: the position. */
+#define LIFT "1048576"
+#define PROVE_TEXT                                                                                                            \
+    "local pos=KEYS[1]\n"                                                                                                     \
+    "local known=tonumber(ARGV[3])\n"                                                                                         \
+    "local p=redis.call('GET',pos)\n"                                                                                         \
+    "local n=tonumber(p or '')\n"                                                                                             \
+    "if not n or n<known then\n"                                                                                              \
+    "  local t=redis.call('TIME')\n"                                                                                          \
+    "  n=math.max(t[1]*1000000+t[2],known+" LIFT ")\n"                                                                        \
+    "  p=string.format('%.0f',n)\n"                                                                                           \
+    "  redis.call('SET',pos,p)\n"                                                                                             \
+    "else redis.call('PERSIST',pos) end\n"                                                                                    \
+    "redis.call('PUBLISH',ARGV[1],'P'..ARGV[2]..':'..p)\n"                                                                    \
+    "return p\n"
+
+static const struct near__script prove_without_flags = {
+    .text = PROVE_TEXT,
+    .sha1 = "6d69f5896d612003c883fa9331fcb7e9da02823f",
+};
+const struct near__script near__script_prove = {
+    .text = ALLOW_OOM PROVE_TEXT,
+    .sha1 = "767b8c7270719d405b67a820c2a60017ad659d89",
+    .without_flags = &prove_without_flags,
+};
+
+/* Tries every right that requests need, on a key of its own that is gone afterwards and with a message that nobody reads.
+ * KEYS: position, scratch.  ARGV: channel of the check.  Reply: OK. */
+const struct near__script near__script_check = {
+    .text =
+        "redis.call('GET',KEYS[1])\n"
+        "redis.call('PERSIST',KEYS[1])\n"
+        "redis.call('SET',KEYS[2],'1','PX','60000')\n"
+        "redis.call('INCRBY',KEYS[2],'1')\n"
+        "redis.call('PEXPIRE',KEYS[2],'50000')\n"
+        "local v=redis.call('GET',KEYS[2])\n"
+        "redis.call('PTTL',KEYS[2])\n"
+        "redis.call('EXISTS',KEYS[2])\n"
+        "redis.call('DEL',KEYS[2])\n"
+        "redis.call('TIME')\n"
+        "redis.call('PUBLISH',ARGV[1],'check')\n"
+        "if v~='2' then return redis.error_reply('ERR the scratch key did not keep its value') end\n"
+        "return redis.status_reply('OK')\n",
+    .sha1 = "e7f503d448876d8d48790df14390397e9eb8db95",
+};
+
+/* ---------------------------------------------------------------- names */
+
+static char *joined(const struct near__alloc *alloc, const char *first, const void *second, size_t second_size)
+{
+    size_t size = strlen(first);
+    char *text = near__alloc(alloc, size + second_size + 1);
+    if (!text)
+        return NULL;
+    memcpy(text, first, size);
+    if (second_size)
+        memcpy(text + size, second, second_size);
+    text[size + second_size] = '\0';
+    return text;
+}
+
+char *near__position_key(const struct near__alloc *alloc, const char *prefix)
+{
+    return joined(alloc, NEAR_POSITION_KEY_BEGIN, prefix, strlen(prefix));
+}
+
+char *near__shared_channel(const struct near__alloc *alloc, unsigned database, const char *prefix)
+{
+    char begin[40];
+    snprintf(begin, sizeof begin, "nearcache:%u:", database);
+    return joined(alloc, begin, prefix, strlen(prefix));
+}
+
+char *near__private_channel(const struct near__alloc *alloc, const char *shared, const void *name, size_t name_size)
+{
+    char *begin = joined(alloc, shared, ":", 1);
+    char *text = begin ? joined(alloc, begin, name, name_size) : NULL;
+    near__free(alloc, begin);
+    return text;
+}
+
+char *near__pattern_of(const struct near__alloc *alloc, const char *text)
+{
+    char *pattern = near__alloc(alloc, strlen(text) * 2 + 2), *out = pattern;
+    if (!pattern)
+        return NULL;
+    for (; *text; text++) {
+        if (strchr("*?[]\\^-", *text))
+            *out++ = '\\';
+        *out++ = *text;
+    }
+    *out++ = '*';
+    *out = '\0';
+    return pattern;
+}
+
+/* ---------------------------------------------------------------- errors */
+
+static const struct {
+    const char *code;
+    int status;
+} codes[] = {
+    {"LOADING", NEAR_ERR_LOADING},
+    {"READONLY", NEAR_ERR_READONLY},
+    {"OOM", NEAR_ERR_FULL},
+    {"NOAUTH", NEAR_ERR_AUTH},
+    {"WRONGPASS", NEAR_ERR_AUTH},
+    {"NOPERM", NEAR_ERR_DENIED},
+    {"MOVED", NEAR_ERR_MOVED},
+    {"ASK", NEAR_ERR_MOVED},
+    {"CROSSSLOT", NEAR_ERR_MOVED},
+    {"CLUSTERDOWN", NEAR_ERR_MOVED},
+    {"TRYAGAIN", NEAR_ERR_MOVED},
+    {"BUSY", NEAR_ERR_SCRIPT_BUSY},
+    {"UNKILLABLE", NEAR_ERR_SCRIPT_BUSY},
+    {"WRONGTYPE", NEAR_ERR_WRONG_TYPE},
+    {"MASTERDOWN", NEAR_ERR_UNAVAILABLE}, /* a replica without its master: nothing was executed */
+    {"MISCONF", NEAR_ERR_MISCONFIGURED},
+    {"NOREPLICAS", NEAR_ERR_MISCONFIGURED},
+};
+
+/* Plain ERR says what it means in words only. */
+static const struct {
+    const char *words;
+    int status;
+} phrases[] = {
+    {"user executing the script can't", NEAR_ERR_DENIED}, /* how 7.0 says NOPERM inside a script */
+    {"max number of clients", NEAR_ERR_MAX_CLIENTS},
+    {"not an integer or out of range", NEAR_ERR_OVERFLOW},
+    {"would overflow", NEAR_ERR_OVERFLOW},
+    {"without any password configured", NEAR_ERR_AUTH},
+    {"operation not permitted", NEAR_ERR_AUTH},
+    {"invalid password", NEAR_ERR_AUTH},
+};
+
+static int starts_with_code(const char *text, const char *code)
+{
+    size_t n = strlen(code);
+    return strncmp(text, code, n) == 0 && (text[n] == ' ' || text[n] == '\0' || text[n] == ':');
+}
+
+/* Redis before 7 wraps what a script's command said: "ERR Error running script (call to f_…): @user_script:12: WRONGTYPE …". */
+static const char *unwrapped(const char *text)
+{
+    const char *inner = strstr(text, "@user_script: ");
+    if (!inner)
+        inner = strstr(text, "@user_script:");
+    if (strncmp(text, "ERR ", 4) != 0 || !inner)
+        return text;
+    inner = strstr(inner + 13, ": ");
+    if (!inner)
+        return text;
+    inner += 2;
+    return *inner == '-' ? inner + 1 : inner;
+}
+
+int near__error_status(const char *text)
+{
+    text = unwrapped(text);
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+        if (starts_with_code(text, codes[i].code))
+            return codes[i].status;
+    for (size_t i = 0; i < sizeof phrases / sizeof *phrases; i++)
+        if (strcasestr(text, phrases[i].words))
+            return phrases[i].status;
+    return NEAR_ERR_REMOTE;
+}
+
+int near__error_is_noscript(const char *text)
+{
+    return starts_with_code(text, "NOSCRIPT");
+}
+
+/* A server before 7 takes the line with the flags for Lua. */
+int near__error_is_flags(const char *text)
+{
+    return strstr(text, "Error compiling script") != NULL;
+}
