@@ -53,7 +53,9 @@ struct near__impl {
     int64_t timeout_ns, stale_ns;
     struct near__call_counters counters;
     struct near__histogram miss_ns, write_ns;
-    _Alignas(64) _Atomic(uint64_t) calls; /* blocking calls under way */
+    char apart[64]; /* a line of its own for calls, wherever the caller's allocator puts the impl */
+    _Atomic(uint64_t) calls; /* blocking calls under way */
+    char apart_after[64];
 };
 
 /* lifecycle.c.  With virtual_ns (tests only) the cache lives in that time. */

@@ -185,10 +185,9 @@ static int make_impl(const char *uri, const near_options *options, _Atomic(int64
     if (options && options->size >= offsetof(near_options, allocator) + sizeof(options->allocator))
         hooks = options->allocator;
     near__alloc_init(&alloc, &hooks);
-    void *memory = near__alloc_zero(&alloc, sizeof(struct near__impl) + 64);
-    if (!memory)
+    struct near__impl *impl = near__alloc_zero(&alloc, sizeof(*impl));
+    if (!impl)
         return near__fail(error, NEAR_ERR_NOMEM, "%s", near_status_text(NEAR_ERR_NOMEM));
-    struct near__impl *impl = memory;
     impl->alloc = alloc;
     impl->clock.virtual_ns = virtual_ns;
     impl->values.alloc = &impl->alloc;

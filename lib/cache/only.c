@@ -16,7 +16,7 @@
 #define STRIPES 64u
 
 struct near__local_writes {
-    _Alignas(64) _Atomic(uint64_t) position;
+    _Atomic(uint64_t) position;
     pthread_mutex_t mutex[STRIPES];
 };
 
