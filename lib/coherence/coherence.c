@@ -37,14 +37,13 @@
  *                than the bound          both answers                     same        grant
  *                                        attempt failed or too old        same        next one; the gate ages by itself
  *
- * Every |= cancels the attempt under way and begins another at once, except the GAP that the heartbeat itself reveals: its own P
- * is the cure.  A new history (ORDER, SERVER) also raises `incarnation`.
+ * Every |= cancels the attempt under way and begins another at once; all but LOST raise `incarnation`.
  *
- *   cure of                       by                                          argument
- *   ---------------------------   -----------------------------------------   --------
- *   LOST alone                    nothing                                     [1]
- *   START, GAP, MESSAGE           watermark = P                               [2]
- *   ORDER, SERVER                 P above everything seen; watermark = P      [3]
+ *   cure of                       by                                                           argument
+ *   ---------------------------   ----------------------------------------------------------   --------
+ *   LOST alone, and START         nothing; watermark = P                                       [1]
+ *   GAP, MESSAGE                  replies to what was asked before are ignored, watermark = P  [2]
+ *   ORDER, SERVER                 the same, with P above everything seen                       [3]
  *
  * [1] Numbers have no holes.  While `last` follows without one, every write up to `last` has been applied: its key's floor is raised
  *     and older entries are gone.  `last` lives on over a reconnection, so "one more than the last" means the same on the new
@@ -57,12 +56,12 @@
  *     cancels the attempt, so no grant covers a hole above its P.
  * [3] If the server's history broke (restart with loss, failover, position gone), positions on the two sides do not compare: what
  *     was read from the old history may carry a position above P, and the watermark would let it pass for ever.  So `incarnation`
- *     is raised first, `highest` is read then, and the heartbeat makes the server jump above it if it is not there.  A reply of the
- *     old history does it the other way round: it raises `highest`, then looks at `incarnation`.  So it is either ignored, or counted
- *     in `highest` and therefore below P (both sequentially consistent).  P also passes every floor, so nothing is refused for ever.
- *     Once lifted, the position is above what the other processes know too; to them the jump is a hole, which lifts nothing:
- *     no storm.  A break without any sign (the position's key lost) shows at the next heartbeat, which creates the position anew
- *     from the server's time, above the old one: [2].
+ *     is raised first, `highest` is read then, and the heartbeat makes the server jump if it is not there.  A reply of the old
+ *     history does it the other way round: it raises `highest`, then looks at `incarnation`.  So it is either ignored, or counted
+ *     in `highest` and therefore not above P (both sequentially consistent).  That is done for every hole, since a hole may be all
+ *     that is seen of such a break; where the break is certain, P must be strictly above, because the same number may stand for
+ *     two writes.  (Not so for a mere hole: one's lift is the others' hole, and they would lift in answer for ever.)  P also passes
+ *     every floor, so nothing is refused for ever.
  * [4] A message that does not follow, and those after it until a heartbeat says where we are, are applied unordered (I5): whoever
  *     publishes nonsense costs time and never raises a floor or a watermark.
  *
@@ -125,7 +124,7 @@ void near__coherence_raise_highest(struct near__coherence *c, uint64_t position)
 static void order_lost(struct near__coherence *c, uint64_t before, uint64_t position)
 {
     pthread_mutex_lock(&c->lock);
-    int news = !(c->suspicion & NEAR_SUSPECT_HISTORY);
+    int news = !(c->suspicion & NEAR_SUSPECT_LIFT);
     if (news) {
         near__proof_suspect_locked(c, NEAR_SUSPECT_ORDER);
         near__coherence_kick_locked(c);
@@ -149,7 +148,7 @@ struct near__mark near__coherence_mark(const struct near__coherence *c)
 /* Whether the reply is of the history that the subscription follows. */
 static int is_current(const struct near__coherence *c, struct near__mark before, const struct near__request *reply)
 {
-    /* seq_cst: pairs with near__proof_suspect_locked */
+    /* seq_cst: pairs with begin_incarnation_locked in proof.c */
     return before.incarnation != 0 && before.incarnation == atomic_load_explicit(&c->incarnation, memory_order_seq_cst) &&
            reply->server == atomic_load_explicit(&c->server_id, memory_order_acquire);
 }
@@ -166,7 +165,7 @@ uint64_t near__coherence_position(struct near__coherence *c, struct near__mark b
     if (!near__coherence_in_range(c, position))
         return 0;
     near__coherence_raise_highest(c, position);
-    /* once more, after `highest` is raised: see near__proof_suspect_locked */
+    /* once more, after `highest` is raised: see there */
     return is_current(c, before, reply) ? near__coherence_relative(c, position) : 0;
 }
 
@@ -197,11 +196,6 @@ void near__coherence_body(struct near__coherence *c, enum near__message_operatio
 }
 
 /* ---------------------------------------------------------------- waiting and timing */
-
-int64_t near__coherence_deadline(const struct near__coherence *c, int64_t ns)
-{
-    return near__now(c->clock) + (c->manual ? 0 : ns);
-}
 
 int64_t near__coherence_backoff_locked(struct near__coherence *c, unsigned failures)
 {

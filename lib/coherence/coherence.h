@@ -66,7 +66,8 @@ int near__coherence_check(struct near__coherence *c, int64_t deadline_ns, near_e
 /* Fills the coherence fields of stats. */
 void near__coherence_stats(const struct near__coherence *c, near_stats *stats);
 
-/* One step of both threads' work without blocking; only with config.manual, from one thread.  Returns 1 when it did something. */
+/* One step of both threads' work without blocking, as far as the remote tier does not block; only with config.manual, from one thread.
+ * Returns 1 when it did something. */
 int near__coherence_step(struct near__coherence *c);
 
 #endif

@@ -60,13 +60,20 @@ static void cancel_locked(struct near__coherence *c)
     c->asked = 0;
 }
 
+/* seq_cst: pairs with near__coherence_position.  Either a reply of the old history sees the new incarnation and is ignored, or it
+ * has raised `highest` before it is read here and before the next attempt, whose watermark is therefore not below it. */
+static void begin_incarnation_locked(struct near__coherence *c, unsigned reasons)
+{
+    atomic_fetch_add_explicit(&c->incarnation, 1, memory_order_seq_cst);
+    if (reasons & NEAR_SUSPECT_LIFT)
+        c->lift_to = atomic_load_explicit(&c->highest, memory_order_seq_cst) + 1;
+}
+
 void near__proof_suspect_locked(struct near__coherence *c, unsigned reasons)
 {
     c->suspicion |= reasons;
     if (reasons & NEAR_SUSPECT_HISTORY)
-        /* seq_cst: pairs with near__coherence_position.  Either a reply of the old history sees this and is ignored, or it has
-         * raised `highest` before the next attempt reads it, and that attempt's watermark is above it. */
-        atomic_fetch_add_explicit(&c->incarnation, 1, memory_order_seq_cst);
+        begin_incarnation_locked(c, reasons);
     near__proof_withdraw_locked(c, bound_ns(c));
     cancel_locked(c);
     hurry_locked(c);
@@ -143,18 +150,20 @@ void near__proof_pong(struct near__coherence *c, const void *payload, size_t siz
     log_cure(c, cured);
 }
 
-/* The heartbeat says how far the messages before it must have come (I6). */
+/* The heartbeat says how far the messages before it must have come (I6).  One that reveals a hole proves nothing, but from there on
+ * the messages can be followed. */
 static void compare_locked(struct near__coherence *c, uint64_t position)
 {
-    if (c->last != 0 && position != c->last) {
-        if (!c->suspicion) /* otherwise it is the consequence of what has been counted */
-            near__coherence_add(&c->message_gaps);
-        c->suspicion |= NEAR_SUSPECT_GAP;
-        near__proof_withdraw_locked(c, bound_ns(c));
-    }
+    int hole = c->last != 0 && position != c->last;
     c->last = position;
     c->anchored = 1;
     near__coherence_raise_highest(c, position);
+    if (hole) {
+        if (!c->suspicion) /* otherwise it is the consequence of what has been counted */
+            near__coherence_add(&c->message_gaps);
+        near__proof_suspect_locked(c, NEAR_SUSPECT_GAP);
+        return;
+    }
     c->attempt.arrived = 1;
     c->attempt.position = position;
 }
@@ -173,7 +182,7 @@ static int arrived_locked(struct near__coherence *c, uint64_t position, unsigned
         return -1;
     }
     compare_locked(c, position);
-    if (c->attempt.pong)
+    if (c->attempt.arrived && c->attempt.pong)
         *ret_cured = complete_locked(c);
     return 0;
 }
@@ -264,15 +273,14 @@ static int give_up_locked(struct near__coherence *c, int64_t now)
     return silent && now - c->unanswered_ns >= c->connect_timeout_ns;
 }
 
-/* What the server's position must reach.  After a break in its history it must also pass everything seen here, so that the
- * watermark leaves nothing of the old history behind; what the messages announced counts for the floors' sake. */
+/* What the server's position must reach; what the messages announced counts for the floors' sake. */
 static uint64_t known_locked(const struct near__coherence *c)
 {
-    /* seq_cst: see near__proof_suspect_locked */
+    /* seq_cst: see begin_incarnation_locked */
     uint64_t known = atomic_load_explicit(&c->highest, memory_order_seq_cst);
     if (known < c->announced)
         known = c->announced;
-    return c->suspicion & NEAR_SUSPECT_HISTORY ? known + 1 : known;
+    return known < c->lift_to ? c->lift_to : known;
 }
 
 static void begin_locked(struct near__coherence *c, int64_t now)

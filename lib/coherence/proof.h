@@ -15,8 +15,10 @@ enum near__suspicion {
     NEAR_SUSPECT_SERVER = 1u << 4,   /* another server, or the same one restarted */
     NEAR_SUSPECT_MESSAGE = 1u << 5   /* a message that cannot be read or has no number: it may have told of anything */
 };
-/* After these, positions from before and after cannot be compared: a new incarnation begins. */
-#define NEAR_SUSPECT_HISTORY (NEAR_SUSPECT_ORDER | NEAR_SUSPECT_SERVER)
+/* These may mean that the server's history is another one than before: a new incarnation begins. */
+#define NEAR_SUSPECT_HISTORY (NEAR_SUSPECT_GAP | NEAR_SUSPECT_ORDER | NEAR_SUSPECT_SERVER | NEAR_SUSPECT_MESSAGE)
+/* These say so: the next proof must be above everything seen before. */
+#define NEAR_SUSPECT_LIFT (NEAR_SUSPECT_ORDER | NEAR_SUSPECT_SERVER)
 
 /* The proof under way. */
 struct near__attempt {
@@ -60,6 +62,7 @@ struct near__coherence {
     struct near__channel *channel; /* (l) set and closed by the subscriber only */
     int stopping;                  /* (l) */
     unsigned suspicion;            /* (l) 0: nothing suspicious since the last proof */
+    uint64_t lift_to;              /* (l) above everything seen before the last certain break; later positions are not below */
     struct near__attempt attempt;  /* (l) */
     int asked, running;            /* (l) a heartbeat is to be sent; is being sent */
     uint64_t next_nonce;           /* (l) */
@@ -95,8 +98,6 @@ int64_t near__coherence_backoff_locked(struct near__coherence *c, unsigned failu
 void near__coherence_wait_locked(struct near__coherence *c, int64_t until_ns);
 /* Makes the subscriber look at its timers again. */
 void near__coherence_kick_locked(struct near__coherence *c);
-/* Deadline of something that ought to take at most ns; in manual mode, where time stands still meanwhile, none at all. */
-int64_t near__coherence_deadline(const struct near__coherence *c, int64_t ns);
 
 /* proof.c.  Durations derived from the staleness bound: between proofs, and for one. */
 int64_t near__proof_interval_ns(const struct near__coherence *c);

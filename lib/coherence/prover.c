@@ -20,7 +20,7 @@ static int take_locked(struct near__coherence *c, struct near__request *ret, int
         .body = c->private_name,
         .body_size = strlen(c->private_name),
     };
-    *ret_deadline_ns = near__coherence_deadline(c, near__proof_patience_ns(c));
+    *ret_deadline_ns = near__now(c->clock) + near__proof_patience_ns(c);
     return 1;
 }
 

@@ -124,8 +124,8 @@ static void open_channel(struct near__coherence *c)
 {
     struct near__channel *channel = NULL;
     near_error error = {0};
-    int status = near__channel_open(c->remote, c->private_name, near__coherence_deadline(c, c->connect_timeout_ns),
-                                    &channel, &error);
+    int status = near__channel_open(c->remote, c->private_name, near__now(c->clock) + c->connect_timeout_ns, &channel,
+                                    &error);
     if (status < 0) {
         open_failed(c, status, &error);
         return;
@@ -192,7 +192,7 @@ static int ping(struct near__coherence *c, uint64_t nonce)
 {
     char text[24];
     snprintf(text, sizeof(text), "%" PRIu64, nonce);
-    int status = near__channel_ping(c->remote, c->channel, text, near__coherence_deadline(c, near__proof_patience_ns(c)));
+    int status = near__channel_ping(c->remote, c->channel, text, near__now(c->clock) + near__proof_patience_ns(c));
     if (status < 0)
         lose_channel(c, status, "");
     return 1;

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "coherence/process.h"
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "coherence/proof.h"
+
+/* ---------------------------------------------------------------- the world */
+
+void world_open(struct world *w)
+{
+    static unsigned worlds;
+    memset(w, 0, sizeof(*w));
+    near__alloc_init(&w->alloc, NULL);
+    atomic_init(&w->now_ns, TEST_START_NS);
+    w->clock.virtual_ns = &w->now_ns;
+    w->log.clock = &w->clock;
+    near_options_init(&w->options);
+    snprintf(w->name, sizeof(w->name), "coherence-%u", worlds++);
+    w->uri = (struct near__uri){.kind = NEAR_URI_MEMORY, .path = w->name};
+    w->store = near__memory_ref(w->name, &w->alloc, &w->clock);
+    assert_non_null(w->store);
+    near__memory_impatient(w->store, 1);
+}
+
+void world_close(struct world *w)
+{
+    near__memory_unref(w->store);
+}
+
+void world_advance(struct world *w, int64_t ns)
+{
+    near__clock_advance(&w->now_ns, ns);
+}
+
+/* ---------------------------------------------------------------- a process */
+
+void process_open(struct process *p, struct world *w, uint64_t seed)
+{
+    memset(p, 0, sizeof(*p));
+    p->world = w;
+    struct near__local_config local = {
+        .alloc = &w->alloc, .clock = &w->clock, .log = &w->log, .bytes_max = 1u << 20, .seed = 1, .manual = 1};
+    assert_int_equal(near__local_open(&local, &p->local), NEAR_OK);
+    p->reader = near__local_reader(p->local);
+    assert_non_null(p->reader);
+    struct near__remote_config remote = {
+        .alloc = &w->alloc, .clock = &w->clock, .log = &w->log, .uri = &w->uri, .options = &w->options};
+    assert_int_equal(near__memory_open(&remote, &p->remote, NULL), NEAR_OK);
+    struct near__coherence_config coherence = {.alloc = &w->alloc,
+                                               .clock = &w->clock,
+                                               .log = &w->log,
+                                               .local = p->local,
+                                               .remote = p->remote,
+                                               .bound_ms = TEST_BOUND_MS,
+                                               .backoff_min_ms = 10,
+                                               .backoff_max_ms = 2000,
+                                               .connect_timeout_ms = 2000,
+                                               .seed = seed,
+                                               .manual = 1};
+    assert_int_equal(near__coherence_open(&coherence, &p->coherence, NULL), NEAR_OK);
+}
+
+void process_close(struct process *p)
+{
+    if (!p->coherence)
+        return;
+    near__coherence_close(p->coherence);
+    near__remote_close(p->remote);
+    near__local_close(p->local);
+    memset(p, 0, sizeof(*p));
+}
+
+void process_settle(struct process *p)
+{
+    for (int i = 0; near__coherence_step(p->coherence); i++)
+        assert_true(i < 100000);
+}
+
+int process_serves(struct process *p)
+{
+    struct near__gate *gate = near__local_gate(p->local);
+    int64_t proved_ns = atomic_load(&gate->proved_ns);
+    return proved_ns != NEAR_PROVED_NEVER && near__now(&p->world->clock) - proved_ns < atomic_load(&gate->bound_ns);
+}
+
+near_stats process_stats(struct process *p)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    near__coherence_stats(p->coherence, &stats);
+    return stats;
+}
+
+void process_prove(struct process *p)
+{
+    uint64_t before = atomic_load(&p->coherence->proofs);
+    for (int i = 0; i < 10000; i++) {
+        process_settle(p);
+        if (atomic_load(&p->coherence->proofs) > before && process_serves(p))
+            return;
+        world_advance(p->world, NEAR_NS_PER_MS);
+    }
+    fail_msg("no proof within ten seconds of virtual time");
+}
+
+/* ---------------------------------------------------------------- commands */
+
+static void begin(struct command *c, struct process *p, const char *key, enum near__operation operation)
+{
+    memset(c, 0, sizeof(*c));
+    c->process = p;
+    snprintf(c->key, sizeof(c->key), "%s", key);
+    c->ticket = near__local_ticket(p->local, c->key, strlen(c->key));
+    c->mark = near__coherence_mark(p->coherence);
+    near__buffer_init(&c->body, &p->world->alloc);
+    c->request = (struct near__request){.operation = operation, .key_size = strlen(c->key)};
+}
+
+static void begin_write(struct command *c, struct process *p, const char *key, enum near__operation operation,
+                        enum near__message_operation message)
+{
+    begin(c, p, key, operation);
+    near__coherence_body(p->coherence, message, c->key, strlen(c->key), &c->body);
+    assert_int_equal(c->body.failed, 0);
+}
+
+void command_begin_fetch(struct command *c, struct process *p, const char *key)
+{
+    begin(c, p, key, NEAR_OP_FETCH);
+}
+
+void command_begin_set(struct command *c, struct process *p, const char *key, uint64_t value)
+{
+    begin_write(c, p, key, NEAR_OP_SET, NEAR_MESSAGE_SET);
+    c->value = value;
+}
+
+void command_begin_del(struct command *c, struct process *p, const char *key)
+{
+    begin_write(c, p, key, NEAR_OP_DEL, NEAR_MESSAGE_DEL);
+}
+
+/* Pointers are set here, since a command may have been moved since it began. */
+void command_run(struct command *c)
+{
+    c->request.key = c->key;
+    c->request.body = c->body.data;
+    c->request.body_size = c->body.size;
+    if (c->request.operation == NEAR_OP_SET) {
+        c->request.value = &c->value;
+        c->request.value_size = sizeof(c->value);
+    }
+    near__remote_run(c->process->remote, &c->request, 1, near__now(&c->process->world->clock) + NEAR_NS_PER_S);
+    if (c->request.operation == NEAR_OP_FETCH && c->request.status == NEAR_OK) {
+        assert_int_equal(c->request.value_out_size, sizeof(c->value));
+        memcpy(&c->value, c->request.value_out, sizeof(c->value));
+    }
+    near__free(&c->process->world->alloc, c->request.value_out);
+    c->request.value_out = NULL;
+}
+
+static void learn(struct command *c, uint64_t position)
+{
+    const struct near__request *q = &c->request;
+    struct process *p = c->process;
+    int has_value = q->status == NEAR_OK && q->operation != NEAR_OP_DEL && !q->inexact;
+    if (has_value)
+        near__local_install(p->local, p->reader, c->ticket, c->key, q->key_size, &c->value, sizeof(c->value), position,
+                            q->ttl_left_ms, q->sent_ns);
+    else if (q->operation == NEAR_OP_FETCH || q->status == NEAR_MISS)
+        near__local_observe(p->local, c->key, q->key_size, position);
+    if (q->operation != NEAR_OP_FETCH && q->status == NEAR_OK)
+        near__local_invalidate(p->local, c->key, q->key_size, position, NEAR_CAUSE_WRITE);
+}
+
+int command_end(struct command *c)
+{
+    const struct near__request *q = &c->request;
+    if (q->status >= 0)
+        learn(c, near__coherence_position(c->process->coherence, c->mark, q));
+    else if (q->status == NEAR_ERR_UNKNOWN)
+        near__local_invalidate(c->process->local, c->key, q->key_size, 0, NEAR_CAUSE_WRITE);
+    near__buffer_fini(&c->body);
+    return q->status;
+}
+
+void process_set(struct process *p, const char *key, uint64_t value)
+{
+    struct command c;
+    command_begin_set(&c, p, key, value);
+    command_run(&c);
+    assert_int_equal(command_end(&c), NEAR_OK);
+}
+
+void process_del(struct process *p, const char *key)
+{
+    struct command c;
+    command_begin_del(&c, p, key);
+    command_run(&c);
+    assert_true(command_end(&c) >= 0);
+}
+
+uint64_t process_fetch(struct process *p, const char *key)
+{
+    struct command c;
+    command_begin_fetch(&c, p, key);
+    command_run(&c);
+    assert_true(command_end(&c) >= 0);
+    return c.value;
+}
+
+int process_hit(struct process *p, const char *key, uint64_t *ret_value)
+{
+    struct near__view view;
+    int64_t bound_ns = atomic_load(&near__local_gate(p->local)->bound_ns);
+    enum near__local_result result = near__local_copy(p->local, p->reader, key, strlen(key), bound_ns, 0, ret_value,
+                                                      sizeof(*ret_value), &view);
+    if (result == NEAR_LOCAL_HIT)
+        assert_int_equal(view.size, sizeof(*ret_value));
+    return result == NEAR_LOCAL_HIT;
+}

@@ -1,0 +1,903 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Everything that can hide a message, one by one, with a virtual clock: what is withdrawn, what is cured, and what may stay. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "coherence/process.h"
+#include "coherence/proof.h"
+#include "support/allocfail.h"
+
+/* ---------------------------------------------------------------- the stage: a server, a reader A, a writer B */
+
+struct stage {
+    struct world world;
+    struct process a, b;
+};
+
+static int set_up(void **state)
+{
+    struct stage *s = calloc(1, sizeof(*s));
+    assert_non_null(s);
+    world_open(&s->world);
+    process_open(&s->a, &s->world, 11);
+    process_open(&s->b, &s->world, 22);
+    process_prove(&s->a);
+    process_prove(&s->b);
+    process_prove(&s->a);
+    *state = s;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct stage *s = *state;
+    process_close(&s->a);
+    process_close(&s->b);
+    world_close(&s->world);
+    free(s);
+    return 0;
+}
+
+static void assert_hit(struct process *p, const char *key, uint64_t value)
+{
+    uint64_t found = 0;
+    assert_int_equal(process_hit(p, key, &found), 1);
+    assert_int_equal(found, value);
+}
+
+static void assert_no_hit(struct process *p, const char *key)
+{
+    uint64_t found = 0;
+    if (process_hit(p, key, &found))
+        fail_msg("%s must not be served, but %" PRIu64 " is", key, found);
+}
+
+/* B writes, A reads and keeps; both have heard of it. */
+static void share(struct stage *s, const char *key, uint64_t value)
+{
+    process_set(&s->b, key, value);
+    process_settle(&s->a);
+    process_settle(&s->b);
+    assert_int_equal(process_fetch(&s->a, key), value);
+    assert_hit(&s->a, key, value);
+}
+
+static uint64_t proof_requests(struct stage *s)
+{
+    return near__memory_requests(s->world.store, NEAR_OP_PROVE);
+}
+
+/* ---------------------------------------------------------------- the ordinary day */
+
+static void test_message_of_another_process_removes_the_old_value(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    process_set(&s->b, "k", 2);
+    process_settle(&s->a);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_stats(&s->a).message_gaps, 0);
+}
+
+static void test_R06_own_message_leaves_the_own_value(void **state)
+{
+    struct stage *s = *state;
+    process_set(&s->a, "k", 1);
+    process_settle(&s->a);
+    assert_hit(&s->a, "k", 1);
+    assert_int_equal(process_stats(&s->a).messages_own, 1);
+}
+
+static void test_R05_own_write_acknowledged_late_loses_to_the_newer_message(void **state)
+{
+    struct stage *s = *state;
+    struct command c;
+    command_begin_set(&c, &s->a, "k", 1);
+    command_run(&c);
+    process_set(&s->b, "k", 2);
+    process_settle(&s->a); /* own message, then B's */
+    assert_int_equal(command_end(&c), NEAR_OK);
+    assert_no_hit(&s->a, "k");
+}
+
+static void test_first_proof_of_a_new_process_disturbs_nobody(void **state)
+{
+    struct stage *s = *state;
+    struct process late;
+    share(s, "k", 1);
+    uint64_t position = near__memory_position(s->world.store, "");
+    process_open(&late, &s->world, 33);
+    assert_int_equal(process_fetch(&late, "k"), 1); /* before it is subscribed: not kept */
+    while (process_stats(&late).subscriptions == 0)
+        near__coherence_step(late.coherence);
+    assert_int_equal(process_fetch(&late, "k"), 1); /* before it is proven */
+    process_prove(&late);
+    assert_hit(&late, "k", 1);
+    assert_int_equal(near__memory_position(s->world.store, ""), position);
+    process_prove(&s->a);
+    assert_hit(&s->a, "k", 1);
+    process_close(&late);
+}
+
+static void test_reply_before_the_first_subscription_has_no_position(void **state)
+{
+    struct stage *s = *state;
+    struct process late;
+    share(s, "k", 1);
+    process_open(&late, &s->world, 33);
+    assert_int_equal(process_fetch(&late, "k"), 1);
+    process_prove(&late);
+    assert_no_hit(&late, "k");
+    process_close(&late);
+}
+
+/* ---------------------------------------------------------------- the subscription lost */
+
+static void lose(struct stage *s)
+{
+    near__memory_disconnect_channels(s->world.store);
+    process_settle(&s->a);
+    assert_int_equal(process_serves(&s->a), 0);
+}
+
+static void test_R21_reconnection_without_a_missed_write_keeps_every_entry(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    uint64_t suspicions = process_stats(&s->a).suspicions;
+    lose(s);
+    assert_no_hit(&s->a, "k");
+    process_prove(&s->a);
+    assert_hit(&s->a, "k", 1);
+    assert_int_equal(process_stats(&s->a).suspicions, suspicions);
+    assert_int_equal(process_stats(&s->a).disconnections, 1);
+}
+
+static void test_R21_write_missed_while_disconnected_makes_entries_suspect(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_disconnect_channels(s->world.store);
+    process_set(&s->b, "k", 2);
+    process_prove(&s->a);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_fetch(&s->a, "k"), 2);
+    assert_hit(&s->a, "k", 2);
+}
+
+/* "last" must not be forgotten at the reconnection and then follow the first message seen. */
+static void test_R21_message_on_the_new_subscription_does_not_hide_those_missed(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_disconnect_channels(s->world.store);
+    process_set(&s->b, "k", 2); /* missed */
+    while (process_stats(&s->a).subscriptions < 2) {
+        near__coherence_step(s->a.coherence);
+        world_advance(&s->world, NEAR_NS_PER_MS);
+    }
+    process_set(&s->b, "other", 3); /* first message on the new subscription, and last one before the proof */
+    process_prove(&s->a);
+    assert_no_hit(&s->a, "k");
+}
+
+static void test_R21_write_that_falls_between_is_followed_without_a_hole(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    share(s, "other", 1);
+    near__memory_disconnect_channels(s->world.store);
+    while (process_stats(&s->a).subscriptions < 2) {
+        near__coherence_step(s->a.coherence);
+        world_advance(&s->world, NEAR_NS_PER_MS);
+    }
+    process_set(&s->b, "other", 2); /* the next number: nothing was missed */
+    process_prove(&s->a);
+    assert_hit(&s->a, "k", 1);
+    assert_no_hit(&s->a, "other");
+}
+
+static void test_R22_fill_begun_while_unsubscribed_is_not_served(void **state)
+{
+    struct stage *s = *state;
+    struct command c;
+    process_set(&s->b, "k", 1);
+    lose(s);
+    command_begin_fetch(&c, &s->a, "k");
+    command_run(&c); /* 1 */
+    process_set(&s->b, "k", 2); /* the message is lost */
+    process_prove(&s->a);
+    command_end(&c);
+    assert_int_equal(c.value, 1);
+    assert_no_hit(&s->a, "k");
+}
+
+static void test_R23_nothing_is_served_while_reconnections_are_refused(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_fault(s->world.store, NEAR_FAULT_REFUSE, 0, -1);
+    near__memory_disconnect_channels(s->world.store);
+    for (int i = 0; i < 200; i++) {
+        process_settle(&s->a);
+        assert_no_hit(&s->a, "k");
+        world_advance(&s->world, 20 * NEAR_NS_PER_MS);
+    }
+    near_error error;
+    assert_int_equal(near__coherence_wait(s->a.coherence, near__now(&s->world.clock) + 1, &error), NEAR_ERR_TIMEOUT);
+    assert_non_null(strstr(error.text, "refused"));
+    near__memory_fault(s->world.store, NEAR_FAULT_REFUSE, 0, 0);
+    process_prove(&s->a);
+}
+
+static void test_R38_refused_subscriptions_are_retried_with_growing_pauses(void **state)
+{
+    struct stage *s = *state;
+    near__memory_fault(s->world.store, NEAR_FAULT_REFUSE, 0, -1);
+    near__memory_disconnect_channels(s->world.store);
+    unsigned attempts = 0;
+    for (int i = 0; i < 60000; i++) { /* a minute of virtual time; a step that opens is a step that does something */
+        while (near__coherence_step(s->a.coherence))
+            attempts++;
+        world_advance(&s->world, NEAR_NS_PER_MS);
+    }
+    assert_in_range(attempts, 30, 100); /* pauses of at most 2 s, at least 1 s, after a short start */
+}
+
+/* ---------------------------------------------------------------- silence */
+
+static void test_R24_silent_link_lets_the_proof_lapse_and_is_replaced(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    int64_t silent_ns = near__now(&s->world.clock);
+    near__memory_fault(s->world.store, NEAR_FAULT_SILENCE, 0, -1);
+    while (near__now(&s->world.clock) - silent_ns < 4 * NEAR_NS_PER_S) {
+        process_settle(&s->a);
+        if (near__now(&s->world.clock) - silent_ns >= TEST_BOUND_NS)
+            assert_no_hit(&s->a, "k");
+        world_advance(&s->world, 10 * NEAR_NS_PER_MS);
+    }
+    assert_int_equal(process_stats(&s->a).disconnections, 1);
+    near__memory_fault(s->world.store, NEAR_FAULT_SILENCE, 0, 0);
+    process_prove(&s->a);
+    assert_hit(&s->a, "k", 1); /* nothing was written meanwhile */
+}
+
+static void test_R29_stopped_subscriber_lets_the_proof_lapse(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    process_set(&s->b, "k", 2);
+    world_advance(&s->world, TEST_BOUND_NS); /* A does nothing all the time */
+    assert_no_hit(&s->a, "k");
+    process_prove(&s->a);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_stats(&s->a).message_gaps, 0);
+}
+
+/* The answer is late: the proof counts from before the question was sent. */
+static void test_B_proof_counts_from_its_beginning(void **state)
+{
+    struct stage *s = *state;
+    struct near__gate *gate = near__local_gate(s->a.local);
+    share(s, "k", 1);
+    world_advance(&s->world, near__proof_interval_ns(s->a.coherence));
+    near__memory_fault(s->world.store, NEAR_FAULT_HOLD_MESSAGES, NEAR_OP_PROVE, 1);
+    int64_t begun_ns = near__now(&s->world.clock);
+    process_settle(&s->a);
+    assert_int_equal(near__memory_held(s->world.store, NEAR_FAULT_HOLD_MESSAGES), 1);
+    world_advance(&s->world, near__proof_patience_ns(s->a.coherence) - 1);
+    near__memory_fault(s->world.store, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
+    uint64_t proofs = process_stats(&s->a).proofs;
+    while (process_stats(&s->a).proofs == proofs)
+        assert_int_equal(near__coherence_step(s->a.coherence), 1);
+    assert_int_equal(atomic_load(&gate->proved_ns), begun_ns);
+}
+
+/* ---------------------------------------------------------------- nonces */
+
+/* Begins an attempt without sending its PING; returns the nonce. */
+static uint64_t begin_attempt(struct stage *s)
+{
+    int64_t due_ns;
+    uint64_t nonce = 0;
+    world_advance(&s->world, near__proof_interval_ns(s->a.coherence));
+    assert_int_equal(near__proof_tick(s->a.coherence, &due_ns, &nonce), NEAR_TICK_PING);
+    return nonce;
+}
+
+static void say_pong(struct process *p, uint64_t nonce)
+{
+    char text[32];
+    near__proof_pong(p->coherence, text, (size_t)snprintf(text, sizeof(text), "%" PRIu64, nonce));
+}
+
+static void say_proof(struct process *p, uint64_t nonce, uint64_t position)
+{
+    char text[64];
+    near__proof_arrived(p->coherence, text,
+                        (size_t)snprintf(text, sizeof(text), "P%" PRIu64 ":%" PRIu64, nonce, position));
+}
+
+static void test_R25_R27_only_the_current_nonce_proves(void **state)
+{
+    struct stage *s = *state;
+    uint64_t nonce = begin_attempt(s), proofs = process_stats(&s->a).proofs;
+    uint64_t position = near__memory_position(s->world.store, "");
+    near__proof_pong(s->a.coherence, "", 0);
+    near__proof_pong(s->a.coherence, "BUSY", 4);
+    say_pong(&s->a, nonce - 1);
+    say_pong(&s->a, 0);
+    say_proof(&s->a, nonce - 1, position);
+    say_proof(&s->a, nonce + 1, position);
+    say_proof(&s->a, nonce, position); /* one half alone is nothing */
+    say_proof(&s->a, nonce, position);
+    assert_int_equal(process_stats(&s->a).proofs, proofs);
+    say_pong(&s->a, nonce);
+    assert_int_equal(process_stats(&s->a).proofs, proofs + 1);
+    say_pong(&s->a, nonce);
+    say_proof(&s->a, nonce, position);
+    assert_int_equal(process_stats(&s->a).proofs, proofs + 1);
+}
+
+static void test_R25_halves_of_different_subscriptions_prove_nothing(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    uint64_t nonce = begin_attempt(s), proofs = process_stats(&s->a).proofs;
+    say_proof(&s->a, nonce, near__memory_position(s->world.store, ""));
+    near__memory_disconnect_channels(s->world.store);
+    process_set(&s->b, "k", 2); /* missed */
+    process_settle(&s->a);
+    say_pong(&s->a, nonce);
+    assert_int_equal(process_stats(&s->a).proofs, proofs);
+    assert_no_hit(&s->a, "k");
+}
+
+static void test_R26_one_attempt_is_outstanding(void **state)
+{
+    struct stage *s = *state;
+    world_advance(&s->world, near__proof_interval_ns(s->a.coherence));
+    uint64_t requests = proof_requests(s);
+    near__memory_fault(s->world.store, NEAR_FAULT_HOLD_MESSAGES, NEAR_OP_PROVE, -1);
+    for (int i = 0; i < 10; i++) {
+        process_settle(&s->a);
+        world_advance(&s->world, near__proof_patience_ns(s->a.coherence) / 11);
+    }
+    assert_int_equal(proof_requests(s), requests + 1);
+    for (int i = 0; i < 3; i++) { /* given up and repeated, one at a time */
+        world_advance(&s->world, near__proof_patience_ns(s->a.coherence));
+        process_settle(&s->a);
+        assert_int_equal(proof_requests(s), requests + 2 + (uint64_t)i);
+    }
+    near__memory_fault(s->world.store, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
+    process_prove(&s->a);
+}
+
+/* A message between the heartbeat and the PONG is later than the heartbeat's position, not a hole. */
+static void test_I6_position_is_judged_when_the_heartbeat_is_read(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    uint64_t nonce = begin_attempt(s), proofs = process_stats(&s->a).proofs;
+    assert_int_equal(near__prover_step(s->a.coherence, 0), 1);
+    process_settle(&s->a);
+    process_set(&s->b, "other", 2);
+    process_settle(&s->a);
+    say_pong(&s->a, nonce);
+    assert_int_equal(process_stats(&s->a).proofs, proofs + 1);
+    process_set(&s->b, "other", 3);
+    process_prove(&s->a);
+    assert_int_equal(process_stats(&s->a).message_gaps, 0);
+    assert_hit(&s->a, "k", 1);
+}
+
+/* A hole after the heartbeat is not covered by its position: the attempt must not count. */
+static void test_I6_hole_between_heartbeat_and_PONG_cancels_the_attempt(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    uint64_t nonce = begin_attempt(s), proofs = process_stats(&s->a).proofs;
+    near__prover_step(s->a.coherence, 0);
+    assert_int_equal(near__subscriber_step(s->a.coherence, 0), 1); /* reads the heartbeat */
+    near__memory_fault(s->world.store, NEAR_FAULT_DROP_MESSAGES, 0, 1);
+    process_set(&s->b, "k", 2); /* lost */
+    process_set(&s->b, "other", 2);
+    assert_int_equal(near__subscriber_step(s->a.coherence, 0), 1); /* reads the message after the hole */
+    say_pong(&s->a, nonce);
+    assert_int_equal(process_stats(&s->a).proofs, proofs);
+    assert_no_hit(&s->a, "k");
+    process_prove(&s->a);
+    assert_no_hit(&s->a, "k");
+}
+
+/* ---------------------------------------------------------------- holes */
+
+static void test_R30_lost_message_is_seen_at_the_next_message(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_fault(s->world.store, NEAR_FAULT_DROP_MESSAGES, 0, 1);
+    process_set(&s->b, "k", 2);
+    process_settle(&s->a);
+    assert_hit(&s->a, "k", 1); /* nobody can know yet; the bound holds it */
+    process_set(&s->b, "other", 1);
+    while (process_stats(&s->a).message_gaps == 0)
+        assert_int_equal(near__coherence_step(s->a.coherence), 1);
+    assert_no_hit(&s->a, "k");
+    process_prove(&s->a);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_fetch(&s->a, "k"), 2);
+    assert_hit(&s->a, "k", 2);
+}
+
+static void test_R30_lost_message_is_seen_at_the_next_heartbeat(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_fault(s->world.store, NEAR_FAULT_DROP_MESSAGES, 0, 1);
+    process_set(&s->b, "k", 2);
+    world_advance(&s->world, near__proof_interval_ns(s->a.coherence));
+    process_settle(&s->a);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_stats(&s->a).message_gaps, 1);
+    process_prove(&s->a);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_stats(&s->a).message_gaps, 1);
+}
+
+static void test_duplicated_message_is_suspicious_and_recovered_from(void **state)
+{
+    struct stage *s = *state;
+    near__memory_duplicate_next_message(s->world.store);
+    process_set(&s->b, "k", 1);
+    process_settle(&s->a);
+    assert_int_equal(process_stats(&s->a).position_regressions, 1);
+    process_prove(&s->a);
+    assert_int_equal(process_fetch(&s->a, "k"), 1);
+    assert_hit(&s->a, "k", 1);
+}
+
+static void inject_and_expect_suspicion(struct stage *s, const void *payload, size_t size)
+{
+    uint64_t suspicions = process_stats(&s->a).suspicions;
+    share(s, "k", 1);
+    near__memory_inject_message(s->world.store, payload, size);
+    while (process_serves(&s->a))
+        assert_int_equal(near__coherence_step(s->a.coherence), 1);
+    assert_no_hit(&s->a, "k");
+    process_prove(&s->a);
+    assert_int_equal(process_stats(&s->a).suspicions, suspicions + 1);
+    process_set(&s->b, "k", 1);
+    process_prove(&s->b);
+    process_prove(&s->a);
+    share(s, "k", 2); /* and all is well again */
+}
+
+static void test_R37_garbage_makes_everything_suspect(void **state)
+{
+    struct stage *s = *state;
+    inject_and_expect_suspicion(s, "garbage", 7);
+    inject_and_expect_suspicion(s, "", 0);
+    assert_int_equal(process_stats(&s->a).messages_bad, 2);
+}
+
+/* A well-formed message of ours, but with another envelope, version or operation. */
+static void test_R37_messages_of_the_future_make_everything_suspect(void **state)
+{
+    struct stage *s = *state;
+    struct near__buffer b;
+    for (int i = 0; i < 4; i++) {
+        near__buffer_init(&b, &s->world.alloc);
+        near__buffer_append(&b, i == 0 ? "29:" : i == 3 ? "10:" : "19:", 3);
+        near__coherence_body(s->b.coherence, NEAR_MESSAGE_SET, "x", 1, &b);
+        if (i == 1)
+            b.data[3] = 2;
+        if (i == 2)
+            b.data[4] = NEAR_MESSAGE_OPERATIONS_;
+        inject_and_expect_suspicion(s, b.data, b.size);
+        near__buffer_fini(&b);
+    }
+}
+
+/* Somebody publishes a perfect message with an absurd number: time is lost, nothing else. */
+static void test_J_hostile_position_poisons_nothing(void **state)
+{
+    struct stage *s = *state;
+    uint64_t position = near__memory_position(s->world.store, "");
+    for (int i = 0; i < 3; i++) {
+        struct near__buffer b;
+        char head[32];
+        near__buffer_init(&b, &s->world.alloc);
+        near__buffer_append(&b, head, (size_t)snprintf(head, sizeof(head), "1%" PRIu64 ":", UINT64_C(9007199254740991) + i));
+        near__coherence_body(s->b.coherence, i == 2 ? NEAR_MESSAGE_CLEAR : NEAR_MESSAGE_SET, "k", 1, &b);
+        near__memory_inject_message(s->world.store, b.data, b.size);
+        near__buffer_fini(&b);
+    }
+    process_settle(&s->a);
+    process_prove(&s->a);
+    process_prove(&s->b);
+    process_prove(&s->a);
+    assert_true(near__memory_position(s->world.store, "") < position + (UINT64_C(1) << 30));
+    share(s, "k", 5);
+    process_prove(&s->a);
+    assert_hit(&s->a, "k", 5);
+}
+
+/* ---------------------------------------------------------------- the server's history */
+
+static void test_R10_lowered_position_is_seen_in_a_reply(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    share(s, "other", 1);
+    uint64_t high = near__memory_position(s->world.store, "");
+    near__memory_set_position(s->world.store, "", high - 1);
+    assert_int_equal(process_fetch(&s->a, "other"), 1); /* its position is below the mark */
+    assert_int_equal(process_stats(&s->a).position_regressions, 1);
+    assert_int_equal(process_serves(&s->a), 0);
+    process_prove(&s->a);
+    assert_true(near__memory_position(s->world.store, "") > high);
+    assert_no_hit(&s->a, "k");
+    assert_no_hit(&s->a, "other");
+    process_prove(&s->b);
+    process_prove(&s->a);
+    share(s, "k", 2); /* and new values are kept: no floor is in the way */
+}
+
+static void test_R10_lowered_position_is_seen_in_a_message(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_set_position(s->world.store, "", near__memory_position(s->world.store, "") - 1);
+    process_set(&s->b, "k", 2); /* the number of the entry's own write, once more */
+    while (process_serves(&s->a))
+        assert_int_equal(near__coherence_step(s->a.coherence), 1);
+    assert_no_hit(&s->a, "k");
+    process_prove(&s->a);
+    assert_no_hit(&s->a, "k");
+}
+
+static void test_R10_lowered_position_is_seen_in_a_heartbeat(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_set_position(s->world.store, "", near__memory_position(s->world.store, "") - 1);
+    near__memory_fault(s->world.store, NEAR_FAULT_DROP_MESSAGES, 0, 1);
+    process_set(&s->b, "k", 2); /* its message is lost, and its number is that of the entry */
+    near__memory_set_position(s->world.store, "", near__memory_position(s->world.store, "") - 1);
+    world_advance(&s->world, near__proof_interval_ns(s->a.coherence));
+    process_settle(&s->a);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_fetch(&s->a, "k"), 2);
+}
+
+static void test_R35_FLUSHALL_is_seen_within_one_heartbeat(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_flushall(s->world.store);
+    world_advance(&s->world, near__proof_interval_ns(s->a.coherence));
+    process_settle(&s->a);
+    assert_no_hit(&s->a, "k");
+    process_prove(&s->a);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_fetch(&s->a, "k"), 0);
+}
+
+static void test_R35_R31_restart_is_another_server(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_restart(s->world.store, 0);
+    process_prove(&s->a);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_stats(&s->a).server_changes, 1);
+    process_prove(&s->b);
+    process_prove(&s->a);
+    share(s, "k", 2);
+}
+
+/* The lost write's number is given to another write of the same key: only a position above everything seen tells them apart. */
+static void test_R10_restart_that_lost_a_write_gives_its_number_again(void **state)
+{
+    struct stage *s = *state;
+    process_prove(&s->b);
+    near__memory_snapshot(s->world.store);
+    share(s, "k", 1);
+    uint64_t position = near__memory_position(s->world.store, "");
+    near__memory_restart(s->world.store, 1);
+    process_set(&s->b, "k", 2);
+    assert_int_equal(near__memory_position(s->world.store, ""), position);
+    process_prove(&s->a);
+    assert_true(near__memory_position(s->world.store, "") > position);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_fetch(&s->a, "k"), 2);
+    assert_hit(&s->a, "k", 2);
+    assert_int_equal(process_stats(&s->a).position_regressions, 0);
+}
+
+/* A reply of the old server lands after the proof on the new one, whose position is still below the reply's. */
+static void test_R10_reply_of_a_lost_history_is_not_kept(void **state)
+{
+    struct stage *s = *state;
+    struct command c;
+    near__memory_snapshot(s->world.store);
+    for (uint64_t i = 1; i <= 50; i++)
+        process_set(&s->b, "other", i);
+    process_set(&s->b, "k", 1);
+    command_begin_fetch(&c, &s->a, "k");
+    command_run(&c); /* 1, at a position that nobody else here has seen in a reply */
+    near__memory_restart(s->world.store, 1);
+    process_prove(&s->a);
+    command_end(&c);
+    assert_no_hit(&s->a, "k");
+    process_prove(&s->a);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_fetch(&s->a, "k"), 0);
+}
+
+static void test_R31_reply_of_another_server_has_no_position_and_hurts_nobody(void **state)
+{
+    struct stage *s = *state;
+    struct command c;
+    share(s, "other", 1);
+    process_set(&s->b, "k", 1);
+    process_settle(&s->a);
+    command_begin_fetch(&c, &s->a, "k");
+    command_run(&c);
+    c.request.server ^= 1;
+    c.request.position = 7; /* far below the mark, and no regression: it is not our server's */
+    command_end(&c);
+    assert_no_hit(&s->a, "k");
+    assert_hit(&s->a, "other", 1);
+    assert_int_equal(process_stats(&s->a).position_regressions, 0);
+}
+
+/* Heartbeats succeed but go elsewhere: no proof, and the subscription is made anew, perhaps to the right server. */
+static void test_R31_heartbeat_that_does_not_arrive_proves_nothing(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_fault(s->world.store, NEAR_FAULT_DROP_MESSAGES, NEAR_OP_PROVE, -1);
+    for (int i = 0; i < 350; i++) {
+        process_settle(&s->a);
+        world_advance(&s->world, 10 * NEAR_NS_PER_MS);
+        if (i == 150) {
+            near_error error;
+            assert_no_hit(&s->a, "k");
+            assert_int_equal(near__coherence_check(s->a.coherence, near__now(&s->world.clock) + 1, &error), NEAR_ERR_TIMEOUT);
+            assert_non_null(strstr(error.text, "same server"));
+        }
+    }
+    assert_true(process_stats(&s->a).disconnections >= 1);
+    near__memory_fault(s->world.store, NEAR_FAULT_DROP_MESSAGES, 0, 0);
+    process_prove(&s->a);
+}
+
+/* While it was a replica it may have taken another history, up to the very same position. */
+static void test_R32_server_that_was_a_replica_meanwhile_is_suspect(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_error(s->world.store, NEAR_OP_PROVE, NEAR_ERR_READONLY, 1);
+    world_advance(&s->world, near__proof_interval_ns(s->a.coherence));
+    process_settle(&s->a);
+    assert_no_hit(&s->a, "k");
+    process_prove(&s->a);
+    assert_no_hit(&s->a, "k");
+}
+
+static void test_H_failing_heartbeat_is_explained_and_lets_the_proof_lapse(void **state)
+{
+    struct stage *s = *state;
+    near_error error;
+    share(s, "k", 1);
+    near__memory_error(s->world.store, NEAR_OP_PROVE, NEAR_ERR_MISCONFIGURED, -1);
+    for (int i = 0; i < 100; i++) {
+        process_settle(&s->a);
+        world_advance(&s->world, TEST_BOUND_NS / 99);
+    }
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(near__coherence_check(s->a.coherence, near__now(&s->world.clock) + 1, &error), NEAR_ERR_MISCONFIGURED);
+    assert_non_null(strstr(error.text, "heartbeat failed"));
+    assert_in_range(process_stats(&s->a).proofs_failed, 3, 20); /* retried, with pauses */
+    near__memory_error(s->world.store, NEAR_OP_PROVE, NEAR_ERR_MISCONFIGURED, 0);
+    process_prove(&s->a);
+    assert_hit(&s->a, "k", 1); /* nothing was missed */
+    assert_int_equal(near__coherence_check(s->a.coherence, near__now(&s->world.clock) + 1, &error), NEAR_OK);
+}
+
+/* ---------------------------------------------------------------- CLEAR, positions, the bound, opening */
+
+static void send_clear(struct process *p)
+{
+    struct near__buffer b;
+    near__buffer_init(&b, &p->world->alloc);
+    near__coherence_body(p->coherence, NEAR_MESSAGE_CLEAR, NULL, 0, &b);
+    struct near__request q = {.operation = NEAR_OP_CLEAR, .body = b.data, .body_size = b.size};
+    near__remote_run(p->remote, &q, 1, near__now(&p->world->clock) + NEAR_NS_PER_S);
+    assert_int_equal(q.status, NEAR_OK);
+    near__buffer_fini(&b);
+}
+
+static void test_CLEAR_empties_every_process_and_spares_what_is_newer(void **state)
+{
+    struct stage *s = *state;
+    struct command c;
+    share(s, "k", 1);
+    command_begin_fetch(&c, &s->a, "k");
+    command_run(&c); /* before CLEAR, lands after it */
+    send_clear(&s->b);
+    assert_int_equal(process_fetch(&s->a, "other"), 0);
+    process_set(&s->a, "new", 3); /* after CLEAR at the server, before its message is read */
+    process_settle(&s->a);
+    assert_no_hit(&s->a, "k");
+    assert_hit(&s->a, "new", 3);
+    command_end(&c);
+    assert_no_hit(&s->a, "k");
+    assert_int_equal(process_fetch(&s->a, "k"), 1);
+    assert_hit(&s->a, "k", 1);
+}
+
+static void test_positions_are_relative_to_the_first_and_keep_their_order(void **state)
+{
+    struct stage *s = *state;
+    struct near__coherence *c = s->a.coherence;
+    uint64_t base = near__memory_position(s->world.store, "");
+    assert_int_equal(near__coherence_relative(c, 0), 0);
+    assert_true(near__coherence_relative(c, base) != 0);
+    assert_int_equal(near__coherence_relative(c, base + 1), near__coherence_relative(c, base) + 1);
+    assert_int_equal(near__coherence_relative(c, base - 1), near__coherence_relative(c, base) - 1);
+    assert_int_equal(near__coherence_relative(c, 1), 0); /* far below: unknown */
+    assert_int_equal(near__coherence_relative(c, base + (UINT64_C(1) << 48)), 0); /* far above: unknown */
+    assert_int_equal(near__coherence_relative(c, UINT64_MAX), 0);
+    assert_true(near__coherence_relative(c, base + (UINT64_C(1) << 47)) <= NEAR_POSITION_MAX);
+}
+
+static void test_longer_bound_does_not_bring_a_withdrawn_proof_back(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    near__memory_fault(s->world.store, NEAR_FAULT_REFUSE, 0, -1);
+    lose(s);
+    near__coherence_set_bound(s->a.coherence, 3600000);
+    assert_int_equal(process_serves(&s->a), 0);
+    assert_no_hit(&s->a, "k");
+    near__coherence_set_bound(s->a.coherence, 10);
+    assert_int_equal(process_serves(&s->a), 0);
+    near__memory_fault(s->world.store, NEAR_FAULT_REFUSE, 0, 0);
+    process_prove(&s->a);
+    world_advance(&s->world, 10 * NEAR_NS_PER_MS);
+    assert_no_hit(&s->a, "k"); /* the bound in force */
+}
+
+/* Withdrawing keeps the age of the last proof, for reads that accept NEAR_STALE. */
+static void test_H_stale_service_outlives_the_disconnection(void **state)
+{
+    struct stage *s = *state;
+    struct near__view view;
+    uint64_t value = 0;
+    share(s, "k", 1);
+    near__memory_fault(s->world.store, NEAR_FAULT_REFUSE, 0, -1);
+    lose(s);
+    int64_t stale_ns = 30 * NEAR_NS_PER_S;
+    assert_int_equal(near__local_copy(s->a.local, s->a.reader, "k", 1, TEST_BOUND_NS, stale_ns, &value, sizeof(value), &view),
+                     NEAR_LOCAL_STALE_HIT);
+    world_advance(&s->world, stale_ns);
+    assert_int_equal(near__local_copy(s->a.local, s->a.reader, "k", 1, TEST_BOUND_NS, stale_ns, &value, sizeof(value), &view),
+                     NEAR_LOCAL_UNPROVEN);
+    near__memory_fault(s->world.store, NEAR_FAULT_REFUSE, 0, 0);
+}
+
+static void test_statistics_tell_the_proof_and_the_delay(void **state)
+{
+    struct stage *s = *state;
+    struct process late;
+    near_stats stats = process_stats(&s->a);
+    assert_int_equal(stats.proven, 1);
+    assert_int_equal(stats.proof_age_ms, 0);
+    world_advance(&s->world, 50 * NEAR_NS_PER_MS);
+    assert_int_equal(process_stats(&s->a).proof_age_ms, 50);
+    process_set(&s->b, "k", 1);
+    world_advance(&s->world, 3 * NEAR_NS_PER_MS);
+    process_settle(&s->a);
+    stats = process_stats(&s->a);
+    assert_int_equal(stats.invalidation_ns.count, 1);
+    assert_int_equal(stats.invalidation_ns.max, 3 * NEAR_NS_PER_MS);
+    world_advance(&s->world, TEST_BOUND_NS);
+    assert_int_equal(process_stats(&s->a).proven, 0);
+    process_open(&late, &s->world, 33);
+    assert_int_equal(process_stats(&late).proof_age_ms, -1);
+    process_close(&late);
+}
+
+static void test_R52_opening_unwinds_when_memory_fails(void **state)
+{
+    struct stage *s = *state;
+    struct allocfail fail;
+    struct near__alloc alloc;
+    allocfail_init(&fail);
+    near__alloc_init(&alloc, &fail.hooks);
+    for (uint64_t n = 1;; n++) {
+        struct near__coherence *c = NULL;
+        struct near__coherence_config config = {.alloc = &alloc,
+                                                .clock = &s->world.clock,
+                                                .log = &s->world.log,
+                                                .local = s->a.local,
+                                                .remote = s->a.remote,
+                                                .bound_ms = TEST_BOUND_MS,
+                                                .connect_timeout_ms = 2000,
+                                                .backoff_min_ms = 10,
+                                                .backoff_max_ms = 20,
+                                                .manual = 1};
+        allocfail_at(&fail, n);
+        int status = near__coherence_open(&config, &c, NULL);
+        if (status == NEAR_OK)
+            near__coherence_close(c);
+        assert_int_equal(allocfail_blocks(&fail), 0);
+        if (status == NEAR_OK)
+            break;
+        assert_int_equal(status, NEAR_ERR_NOMEM);
+    }
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_message_of_another_process_removes_the_old_value),
+        TEST(test_R06_own_message_leaves_the_own_value),
+        TEST(test_R05_own_write_acknowledged_late_loses_to_the_newer_message),
+        TEST(test_first_proof_of_a_new_process_disturbs_nobody),
+        TEST(test_reply_before_the_first_subscription_has_no_position),
+        TEST(test_R21_reconnection_without_a_missed_write_keeps_every_entry),
+        TEST(test_R21_write_missed_while_disconnected_makes_entries_suspect),
+        TEST(test_R21_message_on_the_new_subscription_does_not_hide_those_missed),
+        TEST(test_R21_write_that_falls_between_is_followed_without_a_hole),
+        TEST(test_R22_fill_begun_while_unsubscribed_is_not_served),
+        TEST(test_R23_nothing_is_served_while_reconnections_are_refused),
+        TEST(test_R38_refused_subscriptions_are_retried_with_growing_pauses),
+        TEST(test_R24_silent_link_lets_the_proof_lapse_and_is_replaced),
+        TEST(test_R29_stopped_subscriber_lets_the_proof_lapse),
+        TEST(test_B_proof_counts_from_its_beginning),
+        TEST(test_R25_R27_only_the_current_nonce_proves),
+        TEST(test_R25_halves_of_different_subscriptions_prove_nothing),
+        TEST(test_R26_one_attempt_is_outstanding),
+        TEST(test_I6_position_is_judged_when_the_heartbeat_is_read),
+        TEST(test_I6_hole_between_heartbeat_and_PONG_cancels_the_attempt),
+        TEST(test_R30_lost_message_is_seen_at_the_next_message),
+        TEST(test_R30_lost_message_is_seen_at_the_next_heartbeat),
+        TEST(test_duplicated_message_is_suspicious_and_recovered_from),
+        TEST(test_R37_garbage_makes_everything_suspect),
+        TEST(test_R37_messages_of_the_future_make_everything_suspect),
+        TEST(test_J_hostile_position_poisons_nothing),
+        TEST(test_R10_lowered_position_is_seen_in_a_reply),
+        TEST(test_R10_lowered_position_is_seen_in_a_message),
+        TEST(test_R10_lowered_position_is_seen_in_a_heartbeat),
+        TEST(test_R35_FLUSHALL_is_seen_within_one_heartbeat),
+        TEST(test_R35_R31_restart_is_another_server),
+        TEST(test_R10_restart_that_lost_a_write_gives_its_number_again),
+        TEST(test_R10_reply_of_a_lost_history_is_not_kept),
+        TEST(test_R31_reply_of_another_server_has_no_position_and_hurts_nobody),
+        TEST(test_R31_heartbeat_that_does_not_arrive_proves_nothing),
+        TEST(test_R32_server_that_was_a_replica_meanwhile_is_suspect),
+        TEST(test_H_failing_heartbeat_is_explained_and_lets_the_proof_lapse),
+        TEST(test_CLEAR_empties_every_process_and_spares_what_is_newer),
+        TEST(test_positions_are_relative_to_the_first_and_keep_their_order),
+        TEST(test_longer_bound_does_not_bring_a_withdrawn_proof_back),
+        TEST(test_H_stale_service_outlives_the_disconnection),
+        TEST(test_statistics_tell_the_proof_and_the_delay),
+        TEST(test_R52_opening_unwinds_when_memory_fails),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
