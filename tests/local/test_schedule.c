@@ -1,0 +1,621 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Every interleaving of the index's atomic steps that a few thousand seeds can find (R46).
+ *
+ * index.c is compiled into this program with a hook before each atomic step.  Operations are coroutines; the hook goes back to a
+ * scheduler that picks the next one with a seeded generator.  So a schedule is one number, and a failure can be run again.
+ *
+ * A small model of the remote tier stands beside it: positions, a version for each key (the position of its last write), messages in
+ * order.  Checked on every read and at rest:
+ *   V1  once an invalidation, an install or a fill that knew version v has returned, no read that begins later returns an older one
+ *   V2  once a read has returned version v, no read that begins later returns an older one
+ *   V3  once a drop has returned, no read that begins later returns what was fetched with a ticket from before the drop
+ *   V4  at rest: no tentative word, at most one visible entry a key, none older than the server's version; an old table is empty
+ *   V5  every entry ends exactly once: visible, retired or given back to its owner
+ *
+ * Then each rule is broken on purpose (step.h, near__mutant), and the same checks must notice. */
+#define NEAR_STEP_HOOK 1
+#include "local/local_fixture.h"
+
+#include "local/index.c"
+
+#include <stdlib.h>
+#include <ucontext.h>
+
+#include "base/random.h"
+#include "support/seed.h"
+
+#if defined(__SANITIZE_THREAD__)
+#define SCHEDULE_POSSIBLE 0 /* ThreadSanitizer cannot follow contexts, and there is one thread only */
+#else
+#define SCHEDULE_POSSIBLE 1
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#define KEYS 3          /* two with the same tag, one with another */
+#define FILLERS 8       /* further keys that fill the bucket up */
+#define TASKS 6
+#define STACK (64 * 1024)
+#define ENTRIES 256
+#define MESSAGES 64
+
+/* ---------------------------------------------------------------- what an entry carries */
+
+struct content {
+    uint64_t version;
+    uint64_t ticket_time;
+    uint32_t number;
+    uint32_t key;
+};
+
+enum fate { UNUSED, OWNED, INSTALLED, RETIRED, RETURNED };
+
+static struct world {
+    struct near__index index;
+    struct near__stripe stripes[4];
+    struct near__bucket old_buckets[2], new_buckets[2];
+    struct near__tables steady, prepare, migrate, done;
+    struct near__moment moment;
+    uint64_t random;
+    unsigned hot; /* the key that most operations are about */
+    /* the remote tier */
+    uint64_t position, version[KEYS + FILLERS];
+    struct { unsigned key; uint64_t position; } message[MESSAGES];
+    unsigned sent, applied;
+    /* what readers may rely on */
+    uint64_t time, least[KEYS + FILLERS], dropped[KEYS + FILLERS];
+    /* every entry ever made */
+    struct near__entry *entry[ENTRIES];
+    enum fate fate[ENTRIES];
+    unsigned entries;
+    const char *violation;
+} w;
+
+static char key_text[KEYS + FILLERS][16];
+static uint64_t key_hash[KEYS + FILLERS];
+
+static void violate(const char *what)
+{
+    if (!w.violation)
+        w.violation = what;
+}
+
+/* ---------------------------------------------------------------- coroutines */
+
+/* From one coroutine to another.  swapcontext makes two system calls; once a context has been started, _setjmp and _longjmp do
+ * without.  AddressSanitizer wants to be told of every switch, and understands only swapcontext. */
+#if defined(__SANITIZE_ADDRESS__)
+struct fiber {
+    ucontext_t context;
+    void *fake;
+};
+static void switch_fiber(struct fiber *from, struct fiber *to, int dies)
+{
+    __sanitizer_start_switch_fiber(dies ? NULL : &from->fake, to->context.uc_stack.ss_sp, to->context.uc_stack.ss_size);
+    swapcontext(&from->context, &to->context);
+    __sanitizer_finish_switch_fiber(from->fake, NULL, NULL);
+}
+static void first_switch(struct fiber *from)
+{
+    const void *bottom;
+    size_t size;
+    __sanitizer_finish_switch_fiber(NULL, &bottom, &size);
+    from->context.uc_stack.ss_sp = (void *)(uintptr_t)bottom;
+    from->context.uc_stack.ss_size = size;
+}
+#else
+struct fiber {
+    ucontext_t context;
+    jmp_buf jump;
+    int started;
+};
+static void switch_fiber(struct fiber *from, struct fiber *to, int dies)
+{
+    (void)dies;
+    if (_setjmp(from->jump))
+        return;
+    if (to->started)
+        _longjmp(to->jump, 1);
+    to->started = 1;
+    setcontext(&to->context);
+}
+static void first_switch(struct fiber *from)
+{
+    from->started = 1;
+}
+#endif
+
+static struct task {
+    struct fiber fiber;
+    unsigned char *stack;
+    int alive, in_section;
+    uint64_t section_time;
+    void (*run)(struct task *task);
+} task[TASKS];
+static struct fiber scheduler;
+static struct task *current;
+
+static void step(void)
+{
+    if (current)
+        switch_fiber(&current->fiber, &scheduler, 0);
+}
+
+static void body(void)
+{
+    struct task *me = current;
+    first_switch(&scheduler);
+    me->run(me);
+    me->alive = 0;
+    switch_fiber(&me->fiber, &scheduler, 1);
+}
+
+static void start(struct task *t, void (*run)(struct task *))
+{
+    if (!t->stack)
+        t->stack = malloc(STACK);
+    memset(&t->fiber, 0, sizeof(t->fiber));
+    getcontext(&t->fiber.context);
+    t->fiber.context.uc_stack.ss_sp = t->stack;
+    t->fiber.context.uc_stack.ss_size = STACK;
+    t->run = run;
+    t->alive = 1;
+    t->in_section = 0;
+    makecontext(&t->fiber.context, body, 0);
+}
+
+static void resume(struct task *t)
+{
+    current = t;
+    switch_fiber(&scheduler, &t->fiber, 0);
+    current = NULL;
+}
+
+static unsigned below(unsigned bound)
+{
+    return near__random_below(&w.random, bound);
+}
+
+/* Runs until all tasks have ended.  A sticky schedule lets one task run far while the others stand still. */
+static void run_all(unsigned stick_percent)
+{
+    struct task *last = NULL;
+    for (;;) {
+        struct task *alive[TASKS];
+        unsigned n = 0;
+        for (unsigned i = 0; i < TASKS; i++)
+            if (task[i].alive)
+                alive[n++] = &task[i];
+        if (!n)
+            return;
+        if (!last || !last->alive || below(100) >= stick_percent)
+            last = alive[below(n)];
+        resume(last);
+    }
+}
+
+static void section_enter(void)
+{
+    if (current) {
+        current->in_section = 1;
+        current->section_time = ++w.time;
+    }
+}
+static void section_leave(void)
+{
+    if (current)
+        current->in_section = 0;
+}
+
+/* ---------------------------------------------------------------- entries */
+
+static struct content *content_of(const struct near__entry *e)
+{
+    return (struct content *)(uintptr_t)near__entry_value(e);
+}
+
+static struct near__entry *make_entry(unsigned key, uint64_t position, uint64_t version, uint64_t ticket_time)
+{
+    size_t key_size = strlen(key_text[key]);
+    struct near__entry *e = NULL;
+    unsigned n = w.entries;
+    for (unsigned i = 0; i < w.entries && !e; i++) /* memory that an owner has given back is used again at once: ABA */
+        if (w.fate[i] == RETURNED && near__entry_key_size(w.entry[i]) == key_size) {
+            e = w.entry[i];
+            n = i;
+        }
+    if (!e) {
+        assert_true(w.entries < ENTRIES);
+        e = malloc(sizeof(*e) + key_size + sizeof(struct content));
+        w.entry[w.entries++] = e;
+    }
+    w.fate[n] = OWNED;
+    struct content c = {.version = version, .ticket_time = ticket_time, .number = n, .key = key};
+    atomic_store(&e->head, position << 16 | key_size);
+    e->size_era = sizeof(c) << 2;
+    e->expires = 0;
+    atomic_store(&e->access, (uint16_t)below(10));
+    memcpy(e->bytes, key_text[key], key_size);
+    memcpy(e->bytes + key_size, &c, sizeof(c));
+    return e;
+}
+
+static unsigned number_of(const struct near__entry *e)
+{
+    struct content c;
+    memcpy(&c, content_of(e), sizeof(c));
+    return c.number;
+}
+
+void near__retire(struct near__index *index, struct near__entry *e, enum near__why why)
+{
+    (void)index;
+    (void)why;
+    unsigned n = number_of(e);
+    if (w.fate[n] != INSTALLED && w.fate[n] != OWNED) /* owned: removed between its last swap and our noting it */
+        violate("V5: an entry was retired twice, or after its owner had it back");
+    w.fate[n] = RETIRED;
+}
+
+/* ---------------------------------------------------------------- operations */
+
+static void learnt(unsigned key, uint64_t version)
+{
+    if (version > w.least[key])
+        w.least[key] = version;
+}
+
+/* near__local_install without its budget. */
+static void install(unsigned key, uint64_t position, uint64_t version, uint32_t generation, uint64_t ticket_time)
+{
+    struct near__entry *e = make_entry(key, position, version, ticket_time);
+    unsigned n = number_of(e);
+    section_enter();
+    int kept = near__index_install(&w.index, e, key_hash[key], generation, &w.moment);
+    section_leave();
+    if (kept) {
+        if (w.fate[n] == OWNED)
+            w.fate[n] = INSTALLED;
+        return;
+    }
+    if (w.fate[n] != OWNED)
+        violate("V5: a refused entry was retired by somebody else");
+    w.fate[n] = RETURNED;
+    section_enter();
+    near__index_invalidate(&w.index, key_hash[key], key_text[key], strlen(key_text[key]), position, NEAR_WHY_REPLACED);
+    section_leave();
+}
+
+static uint32_t take_ticket(unsigned key, uint64_t *ret_time)
+{
+    uint32_t generation = near__index_generation(&w.index, near__index_stripe(&w.index, key_hash[key]));
+    *ret_time = ++w.time; /* a drop that begins later raises the generation later */
+    return generation;
+}
+
+static void do_fill(unsigned key)
+{
+    uint64_t ticket_time;
+    uint32_t generation = take_ticket(key, &ticket_time);
+    step();
+    uint64_t position = w.position, version = w.version[key]; /* the server answers */
+    step();
+    install(key, position, version, generation, ticket_time);
+    learnt(key, version);
+}
+
+static uint64_t server_writes(unsigned key)
+{
+    w.version[key] = ++w.position;
+    assert_true(w.sent < MESSAGES);
+    w.message[w.sent].key = key;
+    w.message[w.sent++].position = w.position;
+    return w.position;
+}
+
+static void do_own_write(unsigned key)
+{
+    uint64_t ticket_time;
+    uint32_t generation = take_ticket(key, &ticket_time);
+    step();
+    uint64_t position = server_writes(key);
+    step();
+    install(key, position, position, generation, ticket_time);
+    learnt(key, position);
+}
+
+static void do_foreign_write(unsigned key)
+{
+    server_writes(key);
+}
+
+static void do_message(unsigned unused)
+{
+    (void)unused;
+    if (w.applied == w.sent)
+        return;
+    unsigned key = w.message[w.applied].key;
+    uint64_t position = w.message[w.applied++].position;
+    section_enter();
+    near__index_invalidate(&w.index, key_hash[key], key_text[key], strlen(key_text[key]), position, NEAR_WHY_INVALIDATED);
+    section_leave();
+    learnt(key, position);
+}
+
+static void do_drop(unsigned key)
+{
+    uint64_t began = ++w.time;
+    section_enter();
+    near__index_invalidate(&w.index, key_hash[key], key_text[key], strlen(key_text[key]), 0, NEAR_WHY_DROPPED);
+    section_leave();
+    if (began > w.dropped[key])
+        w.dropped[key] = began;
+}
+
+static void do_evict(unsigned unused)
+{
+    (void)unused;
+    section_enter();
+    const struct near__tables *tables = near__index_tables(&w.index);
+    const struct near__span *span = &tables->span[below(tables->spans)];
+    struct near__bucket *bucket = &span->bucket[below((unsigned)span->count)];
+    for (unsigned i = below(NEAR_BUCKET_SLOTS), n = NEAR_BUCKET_SLOTS; n; n--, i = (i + 1) % NEAR_BUCKET_SLOTS) {
+        uint64_t word = atomic_load(&bucket->slot[i]);
+        if (!word || near__word_is_tentative(word))
+            continue;
+        step();
+        near__index_unlink(&w.index, &bucket->slot[i], word, NEAR_WHY_EVICTED);
+        break;
+    }
+    section_leave();
+}
+
+static void do_read(unsigned key)
+{
+    uint64_t least = w.least[key], dropped = w.dropped[key];
+    section_enter();
+    struct near__entry *e = near__index_find(&w.index, key_hash[key], key_text[key], strlen(key_text[key]));
+    section_leave();
+    if (!e)
+        return;
+    struct content c;
+    memcpy(&c, content_of(e), sizeof(c));
+    if (c.key != key)
+        violate("the value of another key");
+    if (c.version < least)
+        violate("V1/V2: a read returned an older version than was known");
+    if (c.ticket_time < dropped)
+        violate("V3: a read returned what was fetched before a drop");
+    learnt(key, c.version);
+}
+
+/* ---------------------------------------------------------------- tasks */
+
+static unsigned choose(void)
+{
+    return below(6) ? w.hot : below(KEYS);
+}
+
+static void task_operations(struct task *me)
+{
+    static void (*const operation[])(unsigned) = {do_fill, do_fill, do_own_write, do_foreign_write, do_message,
+                                                  do_message, do_drop, do_evict, do_read, do_read};
+    (void)me;
+    for (unsigned n = 1 + below(3); n; n--) {
+        operation[below(sizeof(operation) / sizeof(operation[0]))](choose());
+        step();
+    }
+}
+
+static void task_reads(struct task *me)
+{
+    (void)me;
+    for (unsigned n = 6; n; n--)
+        do_read(choose());
+}
+
+/* A grace period: every section that is under way now ends first. */
+static void publish(struct near__tables *view)
+{
+    atomic_store(&w.index.tables, view);
+    uint64_t now = ++w.time;
+    for (unsigned i = 0; i < TASKS; i++)
+        while (task[i].alive && task[i].in_section && task[i].section_time <= now)
+            step();
+}
+
+static void task_migrates(struct task *me)
+{
+    (void)me;
+    publish(&w.prepare);
+    publish(&w.migrate);
+    section_enter();
+    for (uint64_t b = 0; b < w.migrate.span[0].count; b++)
+        near__index_move(&w.index, &w.old_buckets[b], &w.migrate.span[1], &w.moment);
+    section_leave();
+    publish(&w.done);
+    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
+        if (atomic_load(&w.old_buckets[0].slot[i]) || atomic_load(&w.old_buckets[1].slot[i]))
+            violate("V4: a table was left with something in it");
+}
+
+/* ---------------------------------------------------------------- one schedule */
+
+static void set_up(uint64_t seed)
+{
+    memset(&w, 0, sizeof(w));
+    w.random = seed;
+    w.index.seed = 1;
+    w.index.stripes = w.stripes;
+    w.index.stripe_mask = below(2) ? 0 : 3;
+    w.moment.tick = 10;
+    w.position = 10;
+    for (unsigned k = 0; k < KEYS + FILLERS; k++)
+        w.version[k] = w.least[k] = 5;
+    struct near__span old = {w.old_buckets, 1 + below(2)}, new = {w.new_buckets, 1 + below(2)};
+    w.steady = (struct near__tables){.span = {old}, .spans = 1};
+    w.prepare = (struct near__tables){.span = {old, new}, .spans = 2, .target = 0};
+    w.migrate = (struct near__tables){.span = {old, new}, .spans = 2, .target = 1};
+    w.done = (struct near__tables){.span = {new}, .spans = 1};
+    atomic_store(&w.index.tables, &w.steady);
+    unsigned fillers = below(2) ? 0 : 4 + below(5);
+    for (unsigned k = KEYS; k < KEYS + fillers; k++)
+        do_fill(k);
+    w.hot = below(KEYS);
+    for (unsigned n = below(3); n; n--)
+        do_fill(choose());
+    for (unsigned n = below(3); n; n--)
+        do_foreign_write(choose());
+}
+
+static void check_visible(uint64_t word, unsigned *count)
+{
+    if (!word)
+        return;
+    if (near__word_is_tentative(word)) {
+        violate("V4: a tentative word was left behind");
+        return;
+    }
+    struct content c;
+    memcpy(&c, content_of(near__word_entry(word)), sizeof(c));
+    if (w.fate[c.number] != INSTALLED)
+        violate("V5: an entry is visible and retired");
+    if (count[c.key]++)
+        violate("V4: two entries of one key");
+    if (c.version < w.version[c.key])
+        violate("V4: stale at rest");
+}
+
+static void check_at_rest(void)
+{
+    unsigned count[KEYS + FILLERS] = {0}, visible = 0, installed = 0;
+    while (w.applied < w.sent)
+        do_message(0);
+    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
+        check_visible(atomic_load(&w.old_buckets[0].slot[i]), count);
+        check_visible(atomic_load(&w.old_buckets[1].slot[i]), count);
+        check_visible(atomic_load(&w.new_buckets[0].slot[i]), count);
+        check_visible(atomic_load(&w.new_buckets[1].slot[i]), count);
+    }
+    for (unsigned k = 0; k < KEYS + FILLERS; k++)
+        visible += count[k];
+    for (unsigned i = 0; i < w.entries; i++)
+        installed += w.fate[i] == INSTALLED;
+    if (visible != installed)
+        violate("V5: an entry was lost");
+}
+
+/* The violation that this seed finds, or NULL. */
+static const char *schedule(uint64_t seed)
+{
+    near__step_hook = step;
+    set_up(seed);
+    unsigned tasks = 3 + below(TASKS - 2), stick = (const unsigned[]){0, 50, 80, 95}[below(4)];
+    for (unsigned i = 0; i < tasks; i++)
+        start(&task[i], i == 0 ? task_reads : i == 1 && seed % 2 ? task_migrates : task_operations);
+    run_all(stick);
+    check_at_rest();
+    for (unsigned i = 0; i < w.entries; i++)
+        free(w.entry[i]);
+    return w.violation;
+}
+
+/* ---------------------------------------------------------------- tests */
+
+static uint64_t base_seed;
+
+static void test_R46_no_schedule_breaks_a_rule(void **state)
+{
+    (void)state;
+    near__mutant = NEAR_MUTANT_NONE;
+    for (uint64_t i = 0; i < SCALE(100000, 3000); i++) {
+        const char *violation = schedule(base_seed + i);
+        if (violation)
+            fail_msg("seed %" PRIu64 ": %s", base_seed + i, violation);
+    }
+}
+
+/* The rule that is hardest to catch out takes 7000 schedules on average. */
+#define SEEDS_FOR_A_MUTANT 200000
+
+static void is_noticed(enum near__mutant mutant)
+{
+    const char *violation = NULL;
+    uint64_t i = 0;
+    near__mutant = mutant;
+    while (!violation && i < SEEDS_FOR_A_MUTANT)
+        violation = schedule(base_seed + i++);
+    near__mutant = NEAR_MUTANT_NONE;
+    print_message("# after %" PRIu64 " schedules: %s\n", i, violation ? violation : "nothing");
+    assert_non_null(violation);
+}
+
+#define MUTANT_TEST(name, mutant)                    \
+    static void test_notices_##name(void **state)    \
+    {                                                \
+        (void)state;                                 \
+        is_noticed(NEAR_MUTANT_##mutant);            \
+    }
+MUTANT_TEST(that_the_floor_is_not_checked, FLOOR_UNCHECKED)
+MUTANT_TEST(that_the_generation_is_not_checked, GENERATION_UNCHECKED)
+MUTANT_TEST(that_rivals_are_ignored, RIVALS_IGNORED)
+MUTANT_TEST(that_a_fill_is_visible_at_once, VISIBLE_AT_ONCE)
+MUTANT_TEST(that_the_floor_is_raised_after_the_removal, FLOOR_LAST)
+MUTANT_TEST(that_tentative_words_are_overlooked, TENTATIVE_OVERLOOKED)
+MUTANT_TEST(that_an_install_does_not_raise_the_floor, FLOOR_NOT_FIRST)
+MUTANT_TEST(that_a_move_empties_first, MOVE_EMPTIES_FIRST)
+MUTANT_TEST(that_a_move_is_not_tentative, MOVE_UNTENTATIVE)
+MUTANT_TEST(that_the_new_table_is_scanned_first, NEW_BEFORE_OLD)
+
+static void choose_key(unsigned k, const char *format, unsigned i)
+{
+    snprintf(key_text[k], sizeof(key_text[k]), format, i);
+    key_hash[k] = near__hash(key_text[k], strlen(key_text[k]), 1);
+}
+
+/* Keys 0 and 1 with the same tag, all others with tags of their own. */
+static int choose_keys(void **state)
+{
+    (void)state;
+    choose_key(0, "k%05u", 0);
+    unsigned i = 1;
+    do
+        choose_key(1, "k%05u", i++);
+    while (near__hash_tag(key_hash[1]) != near__hash_tag(key_hash[0]));
+    for (unsigned k = 2; k < KEYS + FILLERS; k++)
+        choose_key(k, "f%05u", k);
+    base_seed = test_seed();
+    return 0;
+}
+
+static int free_stacks(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < TASKS; i++)
+        free(task[i].stack);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_R46_no_schedule_breaks_a_rule),
+        cmocka_unit_test(test_notices_that_the_floor_is_not_checked),
+        cmocka_unit_test(test_notices_that_the_generation_is_not_checked),
+        cmocka_unit_test(test_notices_that_rivals_are_ignored),
+        cmocka_unit_test(test_notices_that_a_fill_is_visible_at_once),
+        cmocka_unit_test(test_notices_that_the_floor_is_raised_after_the_removal),
+        cmocka_unit_test(test_notices_that_tentative_words_are_overlooked),
+        cmocka_unit_test(test_notices_that_an_install_does_not_raise_the_floor),
+        cmocka_unit_test(test_notices_that_a_move_empties_first),
+        cmocka_unit_test(test_notices_that_a_move_is_not_tentative),
+        cmocka_unit_test(test_notices_that_the_new_table_is_scanned_first),
+    };
+    if (!SCHEDULE_POSSIBLE) {
+        print_message("1..0 # SKIP one thread only: nothing for ThreadSanitizer to see\n");
+        return 0;
+    }
+    return cmocka_run_group_tests(tests, choose_keys, free_stacks);
+}
