@@ -38,6 +38,7 @@ static const char usage[] =
     "  --sabotage HOW     checks the checker: \"stale\" puts old values into Redis behind everybody's back, \"damaged\"\n"
     "                     changed ones; the run must then end with status 4\n"
     "  --redis-server P   the program to run (redis-server)\n"
+    "  --folder DIR       where the run's temporary folder is made (beside this program)\n"
     "  --json FILE        also write the results as JSON\n"
     "  --verbose          also show what the servers logged\n"
     "  --help             this text\n"
@@ -130,7 +131,7 @@ static int parse_sabotage(struct demo_options *o, const char *text)
 }
 
 enum { OPT_SECONDS = 1, OPT_BOUND, OPT_PROCESSES, OPT_RECORDS, OPT_UPDATES, OPT_LOCAL, OPT_SEED, OPT_NO_FAULTS, OPT_KILL,
-       OPT_SABOTAGE, OPT_REDIS, OPT_JSON, OPT_VERBOSE, OPT_HELP };
+       OPT_SABOTAGE, OPT_REDIS, OPT_FOLDER, OPT_JSON, OPT_VERBOSE, OPT_HELP };
 
 static int apply(struct demo_options *o, int argc, char **argv, int option)
 {
@@ -146,6 +147,7 @@ static int apply(struct demo_options *o, int argc, char **argv, int option)
     case OPT_KILL: return parse_kill(o, argc, argv, optarg);
     case OPT_SABOTAGE: return parse_sabotage(o, optarg);
     case OPT_REDIS: return o->redis_server = optarg, 0;
+    case OPT_FOLDER: return o->folder = optarg, 0;
     case OPT_JSON: return o->json = optarg, 0;
     case OPT_VERBOSE: return o->verbose = 1, 0;
     case OPT_HELP: return fputs(usage, stdout), -1;
@@ -162,7 +164,8 @@ static int options_parse(struct demo_options *o, int argc, char **argv)
         {"updates", required_argument, NULL, OPT_UPDATES}, {"local-bytes", required_argument, NULL, OPT_LOCAL},
         {"seed", required_argument, NULL, OPT_SEED}, {"no-faults", no_argument, NULL, OPT_NO_FAULTS},
         {"kill", required_argument, NULL, OPT_KILL}, {"sabotage", required_argument, NULL, OPT_SABOTAGE},
-        {"redis-server", required_argument, NULL, OPT_REDIS}, {"json", required_argument, NULL, OPT_JSON},
+        {"redis-server", required_argument, NULL, OPT_REDIS}, {"folder", required_argument, NULL, OPT_FOLDER},
+        {"json", required_argument, NULL, OPT_JSON},
         {"verbose", no_argument, NULL, OPT_VERBOSE}, {"help", no_argument, NULL, OPT_HELP}, {0},
     };
     int option, result;
@@ -227,10 +230,10 @@ static int board_make(struct demo *demo)
 
 static int prepare(struct demo *demo)
 {
-    if (board_make(demo) < 0 || redis_start(demo) < 0 || redis_wait(demo, 10000) < 0 || records_load(demo) < 0)
+    if (board_make(demo) < 0)
         return -1;
     report_begin(demo);
-    if (servers_start(demo) < 0)
+    if (redis_start(demo) < 0 || redis_wait(demo, 10000) < 0 || records_load(demo) < 0 || servers_start(demo) < 0)
         return -1;
     if (clients_start(demo) < 0 || sabotage_start(demo) < 0) {
         fprintf(stderr, "nearcache-demo: cannot start a thread\n");
@@ -321,7 +324,7 @@ int main(int argc, char **argv)
     if (result != 0)
         return result < 0 ? 0 : result;
     catch_signals();
-    if (servers_find(&demo) < 0 || folder_open(&demo.folder) < 0)
+    if (servers_find(&demo) < 0 || folder_open(&demo.folder, demo.options.folder) < 0)
         return EXIT_CANNOT;
     if ((prepared = prepare(&demo) == 0)) {
         run(&demo);

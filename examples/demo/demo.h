@@ -24,7 +24,7 @@ struct demo_options {
     int seconds, bound_ms, processes, records, updates_per_s, faults, verbose;
     uint64_t seed;
     enum sabotage sabotage;
-    const char *local_bytes, *json, *redis_server;
+    const char *local_bytes, *json, *redis_server, *folder;
     int kill_signal, kill_ms; /* the one fault of --kill; signal 0: the usual plan */
 };
 

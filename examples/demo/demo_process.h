@@ -17,8 +17,9 @@ struct folder {
     pid_t janitor;
 };
 
-/* Makes a folder in the build tree, where this program lies, and starts its janitor.  -1 with a text on stderr. */
-int folder_open(struct folder *folder);
+/* Makes a folder inside parent (NULL: in the build tree, where this program lies), and starts its janitor.  -1 with a text
+ * on stderr. */
+int folder_open(struct folder *folder, const char *parent);
 /* Has the janitor remove it and waits until it is done. */
 void folder_close(struct folder *folder);
 /* The folder in which this program lies, without libtool's .libs. */

@@ -45,6 +45,7 @@ struct client {
     struct client *previous, *next; /* in the worker's list */
     struct bytes in, out;
     struct request request;
+    size_t batch_max;  /* GETs to run together; fewer while values are large */
     uint32_t interest; /* epoll events asked for */
     int ending;        /* no more requests are run; closed when the output is written */
     int received_all;  /* the other side sends no more; what it sent is still answered */
@@ -60,6 +61,7 @@ struct worker {
     struct arg *argv; /* scratch for the request that runs */
     size_t argv_capacity;
     near_item items[SERVER_BATCH]; /* GETs of a pipeline that wait to run together */
+    size_t begins[SERVER_BATCH];   /* where their requests begin in the client's input */
     size_t item_count;
     _Atomic uint64_t commands, keys_read; /* written by this worker only */
 };
@@ -96,10 +98,12 @@ void workers_stop(struct server *server);
 /* server_commands.c: runs one request; its reply goes to the client's output. */
 void command_run(struct client *client, const struct arg *argv, size_t argc);
 size_t command_count(void);
-/* A plain "GET key", which may wait in the worker's batch; batch_run answers all that wait. */
+/* A plain "GET key" may wait in the worker's batch, with the place where its request begins; batch_run answers all that
+ * wait.  Both return 1 when the client first has to read what is there already: then the client's request is rewound to
+ * the first GET without an answer, to be parsed and run again later. */
 int command_is_get(const struct arg *argv, size_t argc);
-void batch_add(struct client *client, const struct arg *key);
-void batch_run(struct client *client);
+int batch_add(struct client *client, const struct arg *key, size_t begin);
+int batch_run(struct client *client);
 
 /* server_admin.c: the commands about the server itself. */
 void admin_info(struct client *client, const struct arg *argv, size_t argc);

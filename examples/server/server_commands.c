@@ -47,44 +47,61 @@ int command_is_get(const struct arg *argv, size_t argc)
     return argc == 2 && arg_is(&argv[0], "get");
 }
 
-void batch_add(struct client *client, const struct arg *key)
+int batch_add(struct client *client, const struct arg *key, size_t begin)
 {
     struct worker *w = client->worker;
-    w->items[w->item_count++] = (near_item){.key = key->data, .key_size = key->size};
-    if (w->item_count == SERVER_BATCH)
-        batch_run(client);
+    w->items[w->item_count] = (near_item){.key = key->data, .key_size = key->size};
+    w->begins[w->item_count++] = begin;
+    return w->item_count >= client->batch_max ? batch_run(client) : 0;
 }
 
-static void batch_run_one(struct client *client, const near_item *item)
-{
-    near_value value = {0};
-    int status = near_get(cache_of(client), item->key, item->key_size, NULL, &value);
-    reply_read(client, status, &value);
-    near_release(&value);
-}
-
-void batch_run(struct client *client)
+/* Answers items until enough output waits to be read; returns how many have been answered, at least one. */
+static size_t batch_answer(struct client *client, size_t count)
 {
     struct worker *w = client->worker;
-    size_t count = w->item_count;
+    size_t answered = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (i == 0 || bytes_size(&client->out) < SERVER_OUT_PAUSE) {
+            reply_read(client, w->items[i].status, &w->items[i].value);
+            answered++;
+        }
+        near_release(&w->items[i].value);
+    }
+    return answered;
+}
+
+int batch_run(struct client *client)
+{
+    struct worker *w = client->worker;
+    size_t count = w->item_count, answered;
+    if (count == 0)
+        return 0;
     w->item_count = 0;
     count_keys(client, count);
     if (count == 1) {
-        batch_run_one(client, &w->items[0]);
-    } else if (count > 1) {
+        w->items[0].value = (near_value){0};
+        w->items[0].status = near_get(cache_of(client), w->items[0].key, w->items[0].key_size, NULL, &w->items[0].value);
+    } else {
         near_mget(cache_of(client), w->items, count, NULL); /* each item has its own status */
-        for (size_t i = 0; i < count; i++) {
-            reply_read(client, w->items[i].status, &w->items[i].value);
-            near_release(&w->items[i].value);
-        }
     }
+    answered = batch_answer(client, count);
+    if (answered < count) { /* large values: read them one by one from now on */
+        client->batch_max = 1;
+        request_rewind(&client->request, w->begins[answered]);
+        return 1;
+    }
+    client->batch_max = client->batch_max * 2 < SERVER_BATCH ? client->batch_max * 2 : SERVER_BATCH;
+    return 0;
 }
 
 static void run_get(struct client *client, const struct arg *argv, size_t argc)
 {
+    near_value value = {0};
+    int status = near_get(cache_of(client), argv[1].data, argv[1].size, NULL, &value);
     (void)argc;
-    batch_add(client, &argv[1]);
-    batch_run(client);
+    count_keys(client, 1);
+    reply_read(client, status, &value);
+    near_release(&value);
 }
 
 /* Reads keys a batch at a time, and calls each for every item; stops when it returns nonzero, and returns that. */

@@ -31,6 +31,12 @@ void request_next(struct request *r)
     r->left = r->bulk = -1;
 }
 
+void request_rewind(struct request *r, size_t begin)
+{
+    r->position = begin;
+    request_next(r);
+}
+
 size_t request_rebase(struct request *r)
 {
     size_t gone = r->begin;

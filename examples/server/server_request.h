@@ -44,6 +44,8 @@ enum request_state request_parse(struct request *r, char *data, size_t size, con
                                  const char **ret_error);
 /* Forgets the finished request; the next one begins behind it. */
 void request_next(struct request *r);
+/* Goes back to a request that began at begin, to parse it once more; not for inline ones, which are unquoted in place. */
+void request_rewind(struct request *r, size_t begin);
 /* Tells that everything before the current request left the input; returns how much that is. */
 size_t request_rebase(struct request *r);
 

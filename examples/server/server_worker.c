@@ -39,29 +39,34 @@ static int scratch_reserve(struct worker *w, size_t argc)
     return 0;
 }
 
-/* Runs the complete request; a GET may stay in the batch, pointing into the input, which does not move meanwhile. */
-static void client_run(struct client *c)
+/* Runs the complete request; a GET may stay in the batch, pointing into the input, which does not move meanwhile.
+ * Returns 1 when the request was rewound, and must wait. */
+static int client_run(struct client *c)
 {
     struct worker *w = c->worker;
     struct request *r = &c->request;
     const char *data = c->in.data + c->in.start + r->begin;
     if (r->argc == 0)
-        return;
+        return 0;
     if (scratch_reserve(w, r->argc) < 0) {
-        batch_run(c);
+        if (batch_run(c))
+            return 1;
         reply_error(c, "OOM not enough memory for this request");
-        return;
+        return 0;
     }
     for (size_t i = 0; i < r->argc; i++)
         w->argv[i] = (struct arg){.data = data + r->argv[i].offset, .size = r->argv[i].size};
     /* relaxed: a statistic with one writer */
     atomic_fetch_add_explicit(&w->commands, 1, memory_order_relaxed);
-    if (command_is_get(w->argv, r->argc)) {
-        batch_add(c, &w->argv[1]);
-    } else {
-        batch_run(c);
-        command_run(c, w->argv, r->argc);
+    if (*data == '*' && command_is_get(w->argv, r->argc)) {
+        size_t begin = r->begin;
+        request_next(r);
+        return batch_add(c, &w->argv[1], begin);
     }
+    if (batch_run(c))
+        return 1;
+    command_run(c, w->argv, r->argc);
+    return 0;
 }
 
 /* Parses and runs what has been received.  Returns 1 when it stopped because of unread output, otherwise 0. */
@@ -71,20 +76,22 @@ static int client_execute(struct client *c)
     struct request_limits limits = {.bulk_max = s->bulk_max, .request_max = 2 * s->bulk_max + (16u << 20)};
     const char *error = NULL;
     enum request_state state = REQUEST_READY;
-    while (!c->ending && !c->out.failed && bytes_size(&c->out) < SERVER_OUT_PAUSE) {
+    int rewound = 0;
+    while (!rewound && !c->ending && !c->out.failed && bytes_size(&c->out) < SERVER_OUT_PAUSE) {
         state = request_parse(&c->request, c->in.data + c->in.start, bytes_size(&c->in), &limits, &error);
         if (state != REQUEST_READY)
             break;
-        client_run(c);
-        request_next(&c->request);
+        rewound = client_run(c);
+        if (c->request.position > c->request.begin) /* neither rewound nor left behind already */
+            request_next(&c->request);
     }
-    batch_run(c);
-    if (state == REQUEST_BAD || state == REQUEST_NO_MEMORY) {
+    rewound = rewound || batch_run(c);
+    if (!rewound && (state == REQUEST_BAD || state == REQUEST_NO_MEMORY)) {
         reply_error(c, "ERR Protocol error: %s", state == REQUEST_BAD ? error : "out of memory");
         c->ending = 1;
     }
     bytes_consume(&c->in, request_rebase(&c->request));
-    return state == REQUEST_READY && !c->ending && !c->out.failed;
+    return (rewound || state == REQUEST_READY) && !c->ending && !c->out.failed;
 }
 
 /* ---------------------------------------------------------------- connections */
@@ -117,6 +124,7 @@ static int client_open(struct worker *w, int fd)
     }
     *c = (struct client){.fd = fd, .worker = w, .next = w->clients, .interest = EPOLLIN};
     c->id = atomic_fetch_add(&s->next_id, 1) + 1;
+    c->batch_max = SERVER_BATCH;
     c->in.limit = SIZE_MAX / 4; /* the request's own limits hold */
     c->out.limit = s->settings.output_max;
     request_init(&c->request);
