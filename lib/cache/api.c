@@ -3,6 +3,7 @@
  * The public functions on single keys and on the whole cache: check the arguments, call one function. */
 #include <string.h>
 
+#include "base/options.h"
 #include "cache/cache.h"
 
 #define TTL_MAX_MS INT64_C(3153600000000) /* a hundred years; Redis refuses what overflows its clock */
@@ -337,12 +338,8 @@ int near_clear(near_cache *cache, uint32_t flags, const near_call *call, uint64_
 
 static int option_in_range(const char *name, uint64_t number)
 {
-    const near_option_info *row;
-    for (size_t i = 0; (row = near_option_info_at(i)); i++) {
-        if (strcmp(row->name, name) == 0)
-            return number >= row->min && number <= row->max;
-    }
-    return 0;
+    const near_option_info *row = near__option_find(name, strlen(name));
+    return row && number >= row->min && number <= row->max;
 }
 
 /* Changes one limit of the local tier, leaving the other as it is. */

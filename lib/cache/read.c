@@ -45,7 +45,7 @@ static int64_t ttl_left_ms(const struct near__clock *clock, int64_t expires_ns)
 {
     if (expires_ns == NEAR_NEVER)
         return -1;
-    int64_t left = (expires_ns - near__now_coarse(clock)) / NEAR_NS_PER_MS;
+    int64_t left = (expires_ns - near__now(clock)) / NEAR_NS_PER_MS; /* the coarse clock lags: it would tell too much */
     return left > 0 ? left : 0;
 }
 

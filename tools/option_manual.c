@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Prints docs/options.md from the option table; tests/build/options.sh compares the two. */
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "nearcache.h"
+
+static void print_number(const near_option_info *row, uint64_t number)
+{
+    int size = strcmp(row->type, "size") == 0;
+    const char *units = "KMGT";
+    int unit = -1;
+    while (size && unit < 3 && number && number % 1024 == 0) {
+        number /= 1024;
+        unit++;
+    }
+    printf("%" PRIu64, number);
+    if (unit >= 0)
+        printf(" %ciB", units[unit]);
+    else if (strcmp(row->type, "duration") == 0)
+        printf(" ms");
+}
+
+static void print_range(const near_option_info *row)
+{
+    if (row->choices[0]) {
+        for (const char *c = row->choices; *c; c++) {
+            if (*c == '|')
+                printf(", ");
+            else
+                putchar(*c);
+        }
+    } else if (strcmp(row->type, "boolean") == 0) {
+        printf("yes, no");
+    } else if (strcmp(row->type, "text") == 0) {
+        printf("up to %" PRIu64 " bytes", row->max);
+    } else {
+        print_number(row, row->min);
+        printf(" … ");
+        print_number(row, row->max);
+    }
+}
+
+int main(void)
+{
+    const near_option_info *row;
+    puts("# Options\n\n"
+         "One table in `lib/base/options.c` feeds all of this: the fields of `near_options`, `near_option_set(name, text)`, the\n"
+         "query parameters of the URI (`redis://host?bound_ms=250ms`), the environment (`NEAR_BOUND_MS`) and this page\n"
+         "(printed by `tools/option_manual`).  Sizes take k, m, g (binary), durations us, ms, s, m, h (plain numbers are\n"
+         "milliseconds).  A parameter of the URI overrides the field.  \"Running\" tells whether a `near_set_…` function changes\n"
+         "it on an open cache.\n\n"
+         "| name | type | default | range | running | |\n|---|---|---|---|---|---|");
+    for (size_t i = 0; (row = near_option_info_at(i)); i++) {
+        printf("| `%s` | %s | %s | ", row->name, row->type, row->default_text[0] ? row->default_text : "(none)");
+        print_range(row);
+        printf(" | %s | %s |\n", row->at_run_time ? "yes" : "no", row->sentence);
+    }
+    return 0;
+}
