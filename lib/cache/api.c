@@ -422,6 +422,16 @@ static uint64_t load(const _Atomic(uint64_t) *counter)
     return atomic_load_explicit(counter, memory_order_relaxed); /* a statistic */
 }
 
+static void stats_of_hits(const struct near__impl *impl, near_stats *stats)
+{
+    struct near__histogram *times = near__alloc_zero(&impl->alloc, sizeof(*times)); /* too large for a small stack */
+    if (!times)
+        return;
+    near__local_hit_times(impl->local, times);
+    near__histogram_quantiles(times, &stats->hit_ns);
+    near__free(&impl->alloc, times);
+}
+
 static void stats_of_calls(const struct near__impl *impl, near_stats *stats)
 {
     const struct near__call_counters *c = &impl->counters;
@@ -463,6 +473,7 @@ int near_stats_get(near_cache *cache, near_stats *stats)
     size_t size = stats->size;
     near_stats all = {.size = size};
     near__local_stats(impl->local, &all);
+    stats_of_hits(impl, &all);
     stats_of_calls(impl, &all);
     all.proven = 1;
     if (impl->remote)

@@ -156,8 +156,7 @@ int near__local_write(struct near__impl *impl, struct near__request *request)
     pthread_mutex_t *mutex = &impl->local_writes->mutex[near__hash(request->key, request->key_size, 1) % STRIPES];
     struct current now = {0};
     pthread_mutex_lock(mutex);
-    now.present = near__local_get(impl->local, reader, request->key, request->key_size, NEAR_NEVER, 0, &now.view) ==
-                  NEAR_LOCAL_HIT;
+    now.present = near__local_look(impl->local, reader, request->key, request->key_size, &now.view) == NEAR_LOCAL_HIT;
     int status = do_write(impl, reader, request, &now);
     if (now.present)
         near__local_unpin(reader, &now.view);

@@ -139,12 +139,11 @@ static inline enum near__local_result serve(struct near__local *local, struct ne
         if (!hold(local, reader, entry, view))
             result = NEAR_LOCAL_ABSENT;
     }
-    count(reader, result);
     return result;
 }
 
-enum near__local_result near__local_get(struct near__local *local, struct near__reader *reader, const void *key,
-                                        size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view)
+static inline enum near__local_result find(struct near__local *local, struct near__reader *reader, const void *key,
+                                           size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view)
 {
     uint64_t hash = near__hash(key, key_size, local->index.seed);
     near__rcu_enter();
@@ -153,6 +152,20 @@ enum near__local_result near__local_get(struct near__local *local, struct near__
     enum near__local_result result = serve(local, reader, entry, &demand, view);                  /* 3, 4 */
     near__rcu_leave();
     return result;
+}
+
+enum near__local_result near__local_get(struct near__local *local, struct near__reader *reader, const void *key,
+                                        size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view)
+{
+    enum near__local_result result = find(local, reader, key, key_size, bound_ns, stale_ns, view);
+    count(reader, result);
+    return result;
+}
+
+enum near__local_result near__local_look(struct near__local *local, struct near__reader *reader, const void *key,
+                                         size_t key_size, struct near__view *view)
+{
+    return find(local, reader, key, key_size, NEAR_NEVER, 0, view);
 }
 
 enum near__local_result near__local_copy(struct near__local *local, struct near__reader *reader, const void *key,
@@ -216,6 +229,7 @@ static void get_batch(struct near__local *local, struct near__reader *reader, co
         struct demand demand = take_proof(local, bound_ns, stale_ns);                             /* 1 */
         struct near__entry *entry = near__index_find(&local->index, hash[i], keys[i].key, keys[i].size); /* 2 */
         results[i] = serve(local, reader, entry, &demand, &views[i]);                             /* 3, 4 */
+        count(reader, results[i]);
     }
     near__rcu_leave();
 }

@@ -80,6 +80,9 @@ struct near__view {
  * no allocation unless the reader's 64 pins are all in use (then the value is copied). */
 enum near__local_result near__local_get(struct near__local *local, struct near__reader *reader, const void *key,
                                         size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view);
+/* The same for the library's own purposes: any proof will do, nothing is counted. */
+enum near__local_result near__local_look(struct near__local *local, struct near__reader *reader, const void *key,
+                                         size_t key_size, struct near__view *view);
 void near__local_unpin(struct near__reader *reader, struct near__view *view);
 /* Copies without pinning: up to capacity bytes; view->size is the whole size, view->data is not set. */
 enum near__local_result near__local_copy(struct near__local *local, struct near__reader *reader, const void *key,
