@@ -40,6 +40,11 @@ struct near__table {
 
 /* ---------------------------------------------------------------- one table */
 
+static int64_t load(const _Atomic(int64_t) *count)
+{
+    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: counts */
+}
+
 static size_t table_size(uint64_t buckets)
 {
     return sizeof(struct near__table) + buckets * sizeof(struct near__bucket) + sizeof(struct near__bucket) - 1;
@@ -86,7 +91,7 @@ static void drop_table(struct near__local *local, struct near__table *table)
 /* The wake-up of the keeper by installs: at the next enlargement, and not at every install when that is put off. */
 static void set_alarm(struct near__local *local)
 {
-    uint64_t entries = (uint64_t)atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed: a hint */
+    uint64_t entries = (uint64_t)load(&local->budget.entries);
     uint64_t limit = local->keeper.table->span.count * GROW / 10;
     if (entries >= limit)
         limit = entries + entries / 8;
@@ -140,8 +145,8 @@ static int is_stopped(const struct near__local *local)
 /* Nearly no room is left between what is used and the ceiling: fills are about to be refused. */
 static int is_pressed(const struct near__local *local)
 {
-    int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed); /* relaxed, both: a hint */
-    return atomic_load_explicit(&local->budget.retired, memory_order_relaxed) > (near__budget_ceiling(max) - max) / 4;
+    int64_t max = load(&local->budget.max);
+    return load(&local->budget.retired) > (near__budget_ceiling(max) - max) / 4;
 }
 
 static int move_all(struct near__local *local, const struct near__table *from, const struct near__table *to)
@@ -189,9 +194,7 @@ static int evict_some(struct near__local *local, int64_t entries_goal)
 {
     struct near__moment moment = near__tier_moment(local);
     int evicted = 0;
-    while (evicted < STEP_VICTIMS && near__budget_excess(local) > 0 &&
-           /* relaxed: a count */
-           atomic_load_explicit(&local->budget.entries, memory_order_relaxed) > entries_goal &&
+    while (evicted < STEP_VICTIMS && near__budget_excess(local) > 0 && load(&local->budget.entries) > entries_goal &&
            near__evict_one(local, &local->keeper.random, &moment))
         evicted++;
     return evicted;
@@ -203,8 +206,7 @@ static int reserve_table(struct near__local *local, int64_t bytes)
 {
     int64_t charged = 0;
     while (charged < bytes && !is_stopped(local)) {
-        int64_t ceiling = near__budget_ceiling(atomic_load_explicit(&local->budget.max, memory_order_relaxed));
-        int64_t room = ceiling - atomic_load_explicit(&local->budget.used, memory_order_relaxed); /* relaxed, both: counts */
+        int64_t room = near__budget_ceiling(load(&local->budget.max)) - load(&local->budget.used);
         int64_t part = room < bytes - charged ? room : bytes - charged;
         if (part > 0) {
             charge_table(local, part);
@@ -227,8 +229,8 @@ static void change_to(struct near__local *local, uint64_t buckets)
 {
     int64_t estimate = (int64_t)table_size(buckets) + 4096; /* whole pages */
     int is_smaller = buckets < local->keeper.table->span.count;
-    if (is_smaller) /* the way down must work even far above the budget, which it will relieve */
-        charge_table(local, estimate);
+    if (is_smaller && load(&local->budget.used) > near__budget_ceiling(load(&local->budget.max)))
+        charge_table(local, estimate); /* the budget was lowered far below what is used, and this will help */
     else if (!reserve_table(local, estimate))
         return;
     struct near__table *table = make_table(local, buckets);
@@ -238,11 +240,6 @@ static void change_to(struct near__local *local, uint64_t buckets)
 }
 
 /* ---------------------------------------------------------------- how large */
-
-static int64_t load(const _Atomic(int64_t) *count)
-{
-    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: counts */
-}
 
 static uint64_t wanted_buckets(const struct near__local *local)
 {

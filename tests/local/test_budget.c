@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Promise F: everything the tier allocates stays within its budget plus 5 % or 1 MiB, whichever is more; the budget may change while it runs. */
+#include "local/local_fixture.h"
+
+#include <pthread.h>
+
+#include "base/random.h"
+#include "support/allocfail.h"
+#include "support/wait.h"
+
+#define MIB (INT64_C(1) << 20)
+
+static int64_t limit_of(int64_t max)
+{
+    return max + (max / 20 > MIB ? max / 20 : MIB);
+}
+
+static struct allocfail counting; /* an independent witness */
+
+static void open_counted(struct fixture *f, uint64_t bytes)
+{
+    fixture_init(f);
+    allocfail_init(&counting);
+    near__alloc_init(&f->alloc, &counting.hooks);
+    f->config.bytes_max = bytes;
+}
+
+static int fill_one(struct fixture *f, struct near__reader *reader, uint64_t n, size_t size)
+{
+    static const unsigned char value[1 << 20];
+    struct near__ticket t = near__local_ticket(f->local, &n, sizeof(n));
+    return near__local_install(f->local, reader, t, &n, sizeof(n), value, size, n + 1, -1, 0);
+}
+
+static void check(struct fixture *f, int64_t limit)
+{
+    near_stats s = stats_of(f);
+    assert_true((int64_t)s.local_bytes <= limit);
+    assert_true(allocfail_bytes(&counting) <= (int64_t)s.local_bytes); /* nothing is uncounted */
+}
+
+static void test_F_fills_of_all_sizes_stay_within_the_budget(void **state)
+{
+    static const uint64_t budgets[] = {1, 3, 16, 64};
+    (void)state;
+    for (size_t b = 0; b < 4; b++) {
+        struct fixture f;
+        uint64_t random = b, kept = 0;
+        int64_t limit = limit_of((int64_t)budgets[b] * MIB);
+        open_counted(&f, budgets[b] << 20);
+        fixture_start(&f);
+        for (uint64_t n = 0; n < SCALE(60000, 10000); n++) {
+            uint32_t kind = near__random_below(&random, 100);
+            size_t size = kind < 70 ? near__random_below(&random, 200) : kind < 99 ? near__random_below(&random, 4000)
+                                                                                  : near__random_below(&random, 1 << 20);
+            kept += (uint64_t)fill_one(&f, f.reader, n, size);
+            if (n % 100 == 0)
+                near__local_keep(f.local);
+            if (n % 16 == 0)
+                check(&f, limit);
+        }
+        assert_true(kept > SCALE(30000, 5000));
+        near__local_keep(f.local);
+        near_stats s = stats_of(&f);
+        assert_true((int64_t)s.local_bytes <= (int64_t)budgets[b] * MIB); /* at rest: the budget itself */
+        if (b < 2) /* used, not just obeyed */
+            assert_true((int64_t)s.local_bytes > (int64_t)budgets[b] * MIB * 3 / 4);
+        fixture_close(&f);
+        assert_int_equal(allocfail_blocks(&counting), 0);
+    }
+}
+
+static void test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget(void **state)
+{
+    struct fixture f;
+    uint64_t n = 0;
+    (void)state;
+    open_counted(&f, 1 << 20);
+    fixture_start(&f);
+    for (int round = 0; round < 2; round++) {
+        for (int64_t mib = 1; mib <= 16; mib *= 2) { /* up: nothing is dropped for it */
+            uint64_t evicted = stats_of(&f).evictions, entries = stats_of(&f).local_entries;
+            near__local_resize(f.local, (uint64_t)(mib * MIB), 0);
+            near__local_keep(f.local);
+            assert_int_equal(stats_of(&f).evictions, evicted);
+            assert_int_equal(stats_of(&f).local_entries, entries);
+            for (int i = 0; i < SCALE(200000, 40000); i++) {
+                fill_one(&f, f.reader, n++, 8);
+                if (i % 512 == 0)
+                    near__local_keep(f.local);
+                if (i % 64 == 0)
+                    check(&f, limit_of(mib * MIB));
+            }
+        }
+        near_stats high = stats_of(&f);
+        near__local_resize(f.local, 1 << 20, 0);
+        for (int i = 0; i < 1000; i++) { /* calls go on before the keeper comes */
+            fill_one(&f, f.reader, n++, 8);
+            check(&f, limit_of(16 * MIB));
+        }
+        near__local_keep(f.local);
+        near__local_keep(f.local);
+        near_stats low = stats_of(&f);
+        assert_true((int64_t)low.local_bytes <= MIB);
+        assert_true(low.local_index_bytes * 4 < high.local_index_bytes);
+        assert_true(low.local_entries * 24 > high.local_entries); /* what still fits stays */
+        for (int i = 0; i < 2000; i++) {
+            fill_one(&f, f.reader, n++, 8);
+            check(&f, limit_of(MIB));
+        }
+    }
+    fixture_close(&f);
+    assert_int_equal(allocfail_blocks(&counting), 0);
+}
+
+static void test_F_a_full_tier_still_takes_large_values(void **state)
+{
+    struct fixture f;
+    (void)state;
+    open_counted(&f, 16 << 20);
+    fixture_start(&f);
+    for (uint64_t n = 0; n < 120000; n++) {
+        fill_one(&f, f.reader, n, 50);
+        if (n % 2000 == 0)
+            near__local_keep(f.local);
+    }
+    for (uint64_t n = 0; n < 20; n++) {
+        near__local_keep(f.local);
+        assert_int_equal(fill_one(&f, f.reader, 1000000 + n, 500000), 1);
+        check(&f, limit_of(16 * MIB));
+    }
+    fixture_close(&f);
+}
+
+/* ---------------------------------------------------------------- with the keeper and two fillers at once */
+
+static struct fixture shared;
+static _Atomic(int) stop;
+static pthread_mutex_t peak_mutex = PTHREAD_MUTEX_INITIALIZER;
+static int64_t peak; /* under it: a sample from before is not noted afterwards */
+
+static void note_peak(void)
+{
+    pthread_mutex_lock(&peak_mutex);
+    int64_t used = (int64_t)stats_of(&shared).local_bytes;
+    peak = used > peak ? used : peak;
+    pthread_mutex_unlock(&peak_mutex);
+}
+
+static int64_t take_peak(void)
+{
+    pthread_mutex_lock(&peak_mutex);
+    int64_t was = peak;
+    peak = 0;
+    pthread_mutex_unlock(&peak_mutex);
+    return was;
+}
+
+static void *fills(void *arg)
+{
+    uint64_t n = (uint64_t)(uintptr_t)arg << 40, random = n + 1;
+    struct near__reader *reader = near__local_reader(shared.local);
+    while (!atomic_load(&stop)) {
+        fill_one(&shared, reader, n++, near__random_below(&random, 400));
+        note_peak();
+    }
+    return NULL;
+}
+
+static int is_settled(int64_t max)
+{
+    return (int64_t)stats_of(&shared).local_bytes <= limit_of(max);
+}
+
+static void test_F_concurrent_fills_and_resizing_stay_within_the_budget(void **state)
+{
+    static const int64_t steps[] = {1, 16, 2, 32, 1, 8};
+    pthread_t thread[2];
+    (void)state;
+    open_counted(&shared, 1 << 20);
+    shared.clock.virtual_ns = NULL;
+    shared.config.manual = 0;
+    fixture_start(&shared);
+    atomic_store(&stop, 0);
+    for (uintptr_t i = 0; i < 2; i++)
+        pthread_create(&thread[i], NULL, fills, (void *)(i + 1));
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+        int64_t before = (int64_t)stats_of(&shared).local_bytes_limit, max = steps[i] * MIB;
+        near__local_resize(shared.local, (uint64_t)max, 0);
+        assert_true(wait_until(is_settled(max), 60000)); /* the way down takes its time, in bounded steps */
+        assert_true(take_peak() <= limit_of(before > max ? before : max));
+        uint64_t fills_before = stats_of(&shared).fills;
+        assert_true(wait_until(stats_of(&shared).fills > fills_before + SCALE(20000, 2000), 60000));
+        assert_true(take_peak() <= limit_of(max));
+    }
+    atomic_store(&stop, 1);
+    for (int i = 0; i < 2; i++)
+        pthread_join(thread[i], NULL);
+    fixture_close(&shared);
+    assert_int_equal(allocfail_blocks(&counting), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_F_fills_of_all_sizes_stay_within_the_budget),
+        cmocka_unit_test(test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget),
+        cmocka_unit_test(test_F_a_full_tier_still_takes_large_values),
+        cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

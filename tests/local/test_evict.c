@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The order of eviction: sampled LRU must match exact LRU's hit ratio within one point; and the entry limit is a limit. */
+#include "local/local_fixture.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/random.h"
+#include "support/seed.h"
+
+/* ---------------------------------------------------------------- exact LRU of `room` keys out of `keys` */
+
+struct lru {
+    uint32_t room, used, newest, oldest;
+    uint32_t *older, *newer;
+    unsigned char *present;
+};
+#define NOBODY UINT32_MAX
+
+static void lru_unlink(struct lru *l, uint32_t k)
+{
+    if (l->newer[k] != NOBODY)
+        l->older[l->newer[k]] = l->older[k];
+    else
+        l->newest = l->older[k];
+    if (l->older[k] != NOBODY)
+        l->newer[l->older[k]] = l->newer[k];
+    else
+        l->oldest = l->newer[k];
+}
+
+static void lru_push(struct lru *l, uint32_t k)
+{
+    l->older[k] = l->newest;
+    l->newer[k] = NOBODY;
+    if (l->newest != NOBODY)
+        l->newer[l->newest] = k;
+    else
+        l->oldest = k;
+    l->newest = k;
+}
+
+/* 1: hit. */
+static int lru_use(struct lru *l, uint32_t k)
+{
+    int hit = l->present[k];
+    if (hit) {
+        lru_unlink(l, k);
+    } else if (l->used == l->room) {
+        uint32_t gone = l->oldest;
+        lru_unlink(l, gone);
+        l->present[gone] = 0;
+    } else {
+        l->used++;
+    }
+    l->present[k] = 1;
+    lru_push(l, k);
+    return hit;
+}
+
+static void lru_open(struct lru *l, uint32_t keys, uint32_t room)
+{
+    *l = (struct lru){.room = room, .newest = NOBODY, .oldest = NOBODY};
+    l->older = malloc(keys * sizeof(*l->older));
+    l->newer = malloc(keys * sizeof(*l->newer));
+    l->present = calloc(keys, 1);
+}
+
+static void lru_close(struct lru *l)
+{
+    free(l->older);
+    free(l->newer);
+    free(l->present);
+}
+
+/* ---------------------------------------------------------------- workloads */
+
+static uint32_t *make_zipf(uint32_t keys, uint32_t count, double skew, uint64_t seed)
+{
+    double *sum = malloc(keys * sizeof(*sum)), total = 0;
+    uint32_t *trace = malloc(count * sizeof(*trace));
+    for (uint32_t k = 0; k < keys; k++)
+        sum[k] = total += pow(k + 1, -skew);
+    for (uint32_t i = 0; i < count; i++) {
+        double at = (double)(near__random_next(&seed) >> 11) * 0x1p-53 * total;
+        uint32_t low = 0, high = keys - 1;
+        while (low < high) {
+            uint32_t middle = low + (high - low) / 2;
+            if (sum[middle] < at)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        trace[i] = low;
+    }
+    free(sum);
+    return trace;
+}
+
+/* Hits of the tier on a trace, the first quarter not counted (it is warming up). */
+static uint32_t play(const uint32_t *trace, uint32_t count, uint32_t room, uint32_t *ret_entries)
+{
+    struct fixture f;
+    uint32_t hits = 0;
+    fixture_init(&f);
+    f.config.bytes_max = 64u << 20;
+    f.config.entries_max = room;
+    fixture_start(&f);
+    for (uint32_t i = 0; i < count; i++) {
+        struct near__view view;
+        if (near__local_copy(f.local, f.reader, &trace[i], 4, ANY_BOUND, 0, NULL, 0, &view) == NEAR_LOCAL_HIT) {
+            hits += i >= count / 4;
+            continue;
+        }
+        struct near__ticket t = near__local_ticket(f.local, &trace[i], 4);
+        near__local_install(f.local, f.reader, t, &trace[i], 4, "value", 5, i + 1, -1, 0);
+        if (i % 256 == 0)
+            near__local_keep(f.local);
+        assert_true(stats_of(&f).local_entries <= room);
+    }
+    *ret_entries = (uint32_t)stats_of(&f).local_entries;
+    fixture_close(&f);
+    return hits;
+}
+
+static void compare(uint32_t keys, uint32_t room, double skew)
+{
+    const uint32_t count = SCALE(400000, 80000);
+    uint32_t *trace = make_zipf(keys, count, skew, 42), exact = 0, entries;
+    struct lru lru;
+    lru_open(&lru, keys, room);
+    for (uint32_t i = 0; i < count; i++)
+        exact += (uint32_t)lru_use(&lru, trace[i]) & (i >= count / 4);
+    lru_close(&lru);
+    uint32_t mine = play(trace, count, room, &entries);
+    double base = count - count / 4, difference = 100.0 * ((double)mine - exact) / base;
+    print_message("# %u keys, room for %u, skew %.2f: exact LRU %.2f %%, here %.2f %%\n", keys, room, skew, 100.0 * exact / base,
+                  100.0 * mine / base);
+    free(trace);
+    assert_true(difference > -1.0);
+}
+
+static void test_hit_ratio_is_within_a_point_of_exact_LRU(void **state)
+{
+    (void)state;
+    compare(SCALE(100000, 20000), SCALE(10000, 2000), 0.99);
+    compare(SCALE(100000, 20000), SCALE(10000, 2000), 0.7);
+    compare(SCALE(100000, 20000), 500, 0.99);
+    compare(2000, 1000, 0.99);
+}
+
+static void test_expired_entries_go_before_live_ones(void **state)
+{
+    struct fixture f;
+    char key[16];
+    (void)state;
+    fixture_init(&f);
+    f.config.entries_max = 200;
+    fixture_start(&f);
+    for (int i = 0; i < 200; i++) {
+        snprintf(key, sizeof(key), "k%d", i);
+        assert_int_equal(put_ttl(&f, key, "v", (uint64_t)i + 1, i % 2 ? 100000 : 100), 1);
+    }
+    near__clock_advance(&f.now_ns, 200 * MS);
+    for (int i = 0; i < 60; i++) {
+        snprintf(key, sizeof(key), "n%d", i);
+        assert_int_equal(put_ttl(&f, key, "v", (uint64_t)i + 1000, 100000), 1);
+    }
+    /* a full bucket may have had to give up a live one */
+    assert_true(stats_of(&f).expirations >= 57);
+    assert_true(stats_of(&f).evictions <= 3);
+    fixture_close(&f);
+}
+
+static void test_one_entry_of_room_holds_the_last_one(void **state)
+{
+    struct fixture f;
+    char key[16];
+    (void)state;
+    fixture_init(&f);
+    f.config.entries_max = 1;
+    fixture_start(&f);
+    for (int i = 0; i < 1000; i++) {
+        snprintf(key, sizeof(key), "k%d", i);
+        assert_int_equal(put(&f, key, "v", (uint64_t)i + 1), 1);
+        assert_string_equal(get(&f, key), "v");
+        assert_int_equal(put(&f, key, "w", (uint64_t)i + 1), 1);
+        assert_string_equal(get(&f, key), "w");
+        assert_int_equal(stats_of(&f).local_entries, 1);
+    }
+    fixture_close(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_hit_ratio_is_within_a_point_of_exact_LRU),
+        cmocka_unit_test(test_expired_entries_go_before_live_ones),
+        cmocka_unit_test(test_one_entry_of_room_holds_the_last_one),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
