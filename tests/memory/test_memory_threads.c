@@ -2,15 +2,20 @@
  * memory:// with many threads: nothing lost, nothing out of order, nothing raced (run under ThreadSanitizer). */
 #include "memory/side.h"
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
-#include "support/allocfail.h"
+#include <sys/wait.h>
+#include <unistd.h>
 
 #if defined(__SANITIZE_THREAD__)
 #define WRITES 300
 #define OPENINGS 100
+#define FORKS 20
 #else
 #define WRITES 3000
 #define OPENINGS 500
+#define FORKS 100
 #endif
 #define WRITERS 4
 #define READERS 2
@@ -140,12 +145,65 @@ static void test_store_lives_as_long_as_somebody_holds_it(void **state)
     side_close(&first);
 }
 
+static _Atomic(int) forking_is_over;
+
+static void *churn_main(void *arg)
+{
+    (void)arg;
+    while (!atomic_load(&forking_is_over)) {
+        struct side side;
+        assert_int_equal(side_open(&side, "churn", "", NULL, NULL), NEAR_OK);
+        side_set(&side, "k", "v");
+        side_close(&side);
+    }
+    return NULL;
+}
+
+/* In the child, whatever lock another thread of the parent held at the fork is nobody's any more. */
+static int child_opens_its_own(struct side *parents)
+{
+    struct side own;
+    struct near__request q = side_request(NEAR_OP_FETCH, "k");
+    near__remote_abandon(parents->remote);
+    if (side_open(&own, "churn", "", NULL, NULL) != NEAR_OK || side_run(&own, &q) != NEAR_MISS)
+        return 1;
+    q = side_set_request("k", "child");
+    int status = side_run(&own, &q);
+    side_close(&own);
+    return status != NEAR_OK;
+}
+
+static void test_R50_child_has_stores_of_its_own(void **state)
+{
+    (void)state;
+    struct member churn;
+    struct side parents;
+    assert_int_equal(side_open(&parents, "churn", "", NULL, NULL), NEAR_OK);
+    side_set(&parents, "k", "parent");
+    atomic_store(&forking_is_over, 0);
+    start(&churn, 1, NULL, churn_main);
+    for (int i = 0; i < FORKS; i++) {
+        int status = -1;
+        pid_t child = fork();
+        if (child == 0) {
+            alarm(60); /* a deadlock must not hang the test */
+            _exit(child_opens_its_own(&parents));
+        }
+        waitpid(child, &status, 0);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    atomic_store(&forking_is_over, 1);
+    join(&churn, 1);
+    side_close(&parents);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_reader_hears_every_write_in_order),
         cmocka_unit_test(test_stores_are_opened_and_closed_by_many),
         cmocka_unit_test(test_store_lives_as_long_as_somebody_holds_it),
+        cmocka_unit_test(test_R50_child_has_stores_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
