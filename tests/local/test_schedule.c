@@ -569,9 +569,9 @@ MUTANT_TEST(that_a_move_empties_first, MOVE_EMPTIES_FIRST)
 MUTANT_TEST(that_a_move_is_not_tentative, MOVE_UNTENTATIVE)
 MUTANT_TEST(that_the_new_table_is_scanned_first, NEW_BEFORE_OLD)
 
-static void choose_key(unsigned k, const char *format, unsigned i)
+static void choose_key(unsigned k, char letter, unsigned i)
 {
-    snprintf(key_text[k], sizeof(key_text[k]), format, i);
+    snprintf(key_text[k], sizeof(key_text[k]), "%c%05u", letter, i);
     key_hash[k] = near__hash(key_text[k], strlen(key_text[k]), 1);
 }
 
@@ -579,13 +579,13 @@ static void choose_key(unsigned k, const char *format, unsigned i)
 static int choose_keys(void **state)
 {
     (void)state;
-    choose_key(0, "k%05u", 0);
+    choose_key(0, 'k', 0);
     unsigned i = 1;
     do
-        choose_key(1, "k%05u", i++);
+        choose_key(1, 'k', i++);
     while (near__hash_tag(key_hash[1]) != near__hash_tag(key_hash[0]));
     for (unsigned k = 2; k < KEYS + FILLERS; k++)
-        choose_key(k, "f%05u", k);
+        choose_key(k, 'f', k);
     base_seed = test_seed();
     return 0;
 }
