@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * rediss://: certificates are verified, refusals say why, and a stalled handshake meets its deadline. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <signal.h>
+
+#include "fake_redis.h"
+#include "remote_fixture.h"
+#include "support/proxy.h"
+
+static struct redis_server *server;
+
+static int has_tls(void)
+{
+    struct fixture f;
+    fixture_init(&f);
+    int status = fixture_open(&f, "rediss://127.0.0.1:1", NULL);
+    fixture_close(&f);
+    return status == NEAR_OK;
+}
+
+static int group_setup(void **state)
+{
+    struct redis_server_options o = {.tls = 1};
+    (void)state;
+    if (!has_tls() || !redis_server_available() || !redis_server_tls_available())
+        return 0;
+    return (server = redis_server_start(&o)) ? 0 : -1;
+}
+
+static int group_teardown(void **state)
+{
+    (void)state;
+    redis_server_free(server);
+    return 0;
+}
+
+#define NEEDS_SERVER() \
+    (void)state;       \
+    if (!server)       \
+    skip()
+
+static const char *at(const char *host, int port)
+{
+    static char uri[128];
+    snprintf(uri, sizeof uri, "rediss://%s:%d", host, port);
+    return uri;
+}
+
+/* Opens with that authority (NULL: none named) and fetches once. */
+static struct near__request fetch_with(const char *uri, const char *authority, int verify, const char *name, int ms)
+{
+    struct fixture f;
+    struct near__request q = request(NEAR_OP_FETCH, "absent");
+    char path[256] = "";
+    fixture_init(&f);
+    if (authority)
+        snprintf(path, sizeof path, "%s", redis_server_path(server, authority));
+    f.options.tls_ca_file = authority ? path : NULL;
+    f.options.tls_verify = (uint32_t)verify;
+    f.options.tls_server_name = name;
+    assert_int_equal(fixture_open(&f, uri, NULL), NEAR_OK);
+    run_ms(&f, &q, ms);
+    fixture_close(&f);
+    return q;
+}
+
+static void test_a_good_certificate_connects(void **state)
+{
+    NEEDS_SERVER();
+    struct near__request q = fetch_with(at("localhost", redis_server_tls_port(server)), "ca.crt", 1, NULL, LONG_MS);
+    if (q.status < 0)
+        print_message("%s\n", q.detail);
+    assert_int_equal(q.status, NEAR_MISS);
+    assert_true(q.server != 0);
+}
+
+static void test_a_certificate_of_an_unknown_authority_is_refused(void **state)
+{
+    NEEDS_SERVER();
+    struct near__request q = fetch_with(at("localhost", redis_server_tls_port(server)), "other-ca.crt", 1, NULL, 1000);
+    assert_int_equal(q.status, NEAR_ERR_TLS);
+    assert_non_null(strstr(q.detail, "certificate"));
+    q = fetch_with(at("localhost", redis_server_tls_port(server)), NULL, 1, NULL, 1000); /* the system's do not know it either */
+    assert_int_equal(q.status, NEAR_ERR_TLS);
+}
+
+static void test_a_certificate_for_another_name_is_refused(void **state)
+{
+    NEEDS_SERVER();
+    struct near__request q = fetch_with(at("localhost", redis_server_tls_port(server)), "ca.crt", 1, "elsewhere.example", 1000);
+    assert_int_equal(q.status, NEAR_ERR_TLS);
+    assert_non_null(strstr(q.detail, "ostname mismatch"));
+    q = fetch_with(at("localhost", redis_server_tls_port(server)), "ca.crt", 1, "192.0.2.1", 1000);
+    assert_int_equal(q.status, NEAR_ERR_TLS);
+    assert_non_null(strstr(q.detail, "IP address mismatch"));
+}
+
+static void test_verification_can_be_switched_off(void **state)
+{
+    NEEDS_SERVER();
+    assert_int_equal(fetch_with(at("localhost", redis_server_tls_port(server)), "other-ca.crt", 0, NULL, LONG_MS).status, NEAR_MISS);
+}
+
+static void test_a_plain_port_and_a_silent_one_meet_their_deadlines(void **state)
+{
+    NEEDS_SERVER();
+    struct near__request q = fetch_with(at("localhost", redis_server_port(server)), "ca.crt", 1, NULL, 300);
+    assert_true(q.status == NEAR_ERR_TLS || q.status == NEAR_ERR_TIMEOUT || q.status == NEAR_ERR_UNAVAILABLE);
+    struct fake_redis *fake = fake_redis_start(NULL, 0); /* takes the ClientHello and says nothing */
+    q = fetch_with(at("127.0.0.1", fake->port), "ca.crt", 1, NULL, 100);
+    assert_int_equal(q.status, NEAR_ERR_TIMEOUT);
+    fake_redis_free(fake);
+}
+
+static void test_a_missing_file_is_named_at_open(void **state)
+{
+    NEEDS_SERVER();
+    struct fixture f;
+    near_error error = {0, ""};
+    fixture_init(&f);
+    f.options.tls_ca_file = "/nonexistent/ca.crt";
+    assert_int_equal(fixture_open(&f, at("localhost", 1), &error), NEAR_ERR_TLS);
+    assert_non_null(strstr(error.text, "/nonexistent/ca.crt"));
+    fixture_init(&f);
+    f.options.tls_cert_file = "/nonexistent/client.crt";
+    assert_int_equal(fixture_open(&f, at("localhost", 1), &error), NEAR_ERR_TLS);
+    assert_non_null(strstr(error.text, "/nonexistent/client.crt"));
+}
+
+static void test_a_channel_and_large_values_over_tls(void **state)
+{
+    NEEDS_SERVER();
+    struct fixture *f = fixture_new(redis_server_uri_tls(server));
+    struct near__channel *channel;
+    struct near__channel_message m;
+    near_error error = {0, ""};
+    size_t size = 3 << 20;
+    char *value = malloc(size), *body = malloc(200000);
+    memset(value, 'x', size);
+    memset(body, 'b', 200000);
+    assert_int_equal(near__channel_open(f->remote, "me", fixture_deadline(f, LONG_MS), &channel, &error), NEAR_OK);
+    struct near__request q = request(NEAR_OP_SET, "big"), fetch = request(NEAR_OP_FETCH, "big");
+    q.value = value;
+    q.value_size = size;
+    q.body = body;
+    q.body_size = 200000;
+    assert_int_equal(run_one(f, &q), NEAR_OK);
+    assert_int_equal(run_one(f, &fetch), NEAR_OK);
+    assert_int_equal(fetch.value_out_size, size);
+    assert_memory_equal(fetch.value_out, value, size);
+    near__free(&f->alloc, fetch.value_out);
+    near__channel_read(f->remote, channel, fixture_deadline(f, LONG_MS), &m);
+    assert_int_equal(m.event, NEAR_CHANNEL_MESSAGE);
+    assert_true(m.payload_size > 200000);
+    assert_int_equal(near__channel_ping(f->remote, channel, "n", fixture_deadline(f, LONG_MS)), NEAR_OK);
+    near__channel_read(f->remote, channel, fixture_deadline(f, LONG_MS), &m);
+    assert_int_equal(m.event, NEAR_CHANNEL_PONG);
+    near__channel_close(f->remote, channel);
+    fixture_free(f);
+    free(value);
+    free(body);
+}
+
+struct worker {
+    struct fixture *f;
+    pthread_t thread;
+    int number, wrong;
+};
+
+static void *work(void *arg)
+{
+    struct worker *w = arg;
+    char key[32];
+    static __thread char value[40000];
+    for (int i = 0; i < 60; i++) {
+        snprintf(key, sizeof key, "k%d-%d", w->number, i);
+        memset(value, 'a' + w->number, sizeof value);
+        struct near__request q[2] = {request(NEAR_OP_SET, key), request(NEAR_OP_FETCH, key)};
+        q[0].value = value;
+        q[0].value_size = (size_t)(i * 600 + 1);
+        near__remote_run(w->f->remote, q, 2, fixture_deadline(w->f, LONG_MS));
+        w->wrong += q[0].status != NEAR_OK || q[1].status < 0 ||
+                    (q[1].status == NEAR_OK && (q[1].value_out_size != q[0].value_size ||
+                                                memcmp(q[1].value_out, value, q[0].value_size) != 0));
+        near__free(&w->f->alloc, q[1].value_out);
+    }
+    return NULL;
+}
+
+static void test_many_threads_share_a_tls_connection(void **state)
+{
+    NEEDS_SERVER();
+    struct worker workers[6];
+    struct fixture *f = fixture_new(redis_server_uri_tls(server));
+    fixture_close(f);
+    f->options.connections = 1;
+    assert_int_equal(fixture_open(f, redis_server_uri_tls(server), NULL), NEAR_OK);
+    for (int i = 0; i < 6; i++) {
+        workers[i] = (struct worker){.f = f, .number = i};
+        pthread_create(&workers[i].thread, NULL, work, &workers[i]);
+    }
+    for (int i = 0; i < 6; i++) {
+        pthread_join(workers[i].thread, NULL);
+        assert_int_equal(workers[i].wrong, 0);
+    }
+    fixture_free(f);
+}
+
+static atomic_int pipes_broken;
+
+static void count_sigpipe(int signal_number)
+{
+    (void)signal_number;
+    atomic_fetch_add(&pipes_broken, 1);
+}
+
+static void test_I_a_tls_peer_that_dies_raises_no_signal(void **state)
+{
+    NEEDS_SERVER();
+    struct sigaction action = {.sa_handler = count_sigpipe}, before;
+    struct fixture *f = fixture_new(redis_server_uri_tls(server));
+    sigaction(SIGPIPE, &action, &before);
+    do_fetch(f, "k");
+    for (int i = 0; i < 5; i++) {
+        redis_server_command(server, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes", NULL);
+        int status = do_set(f, "k", "v");
+        assert_true(status == NEAR_OK || status == NEAR_ERR_UNKNOWN);
+    }
+    fixture_free(f);
+    sigaction(SIGPIPE, &before, NULL);
+    assert_int_equal(atomic_load(&pipes_broken), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_good_certificate_connects),
+        cmocka_unit_test(test_a_certificate_of_an_unknown_authority_is_refused),
+        cmocka_unit_test(test_a_certificate_for_another_name_is_refused),
+        cmocka_unit_test(test_verification_can_be_switched_off),
+        cmocka_unit_test(test_a_plain_port_and_a_silent_one_meet_their_deadlines),
+        cmocka_unit_test(test_a_missing_file_is_named_at_open),
+        cmocka_unit_test(test_a_channel_and_large_values_over_tls),
+        cmocka_unit_test(test_many_threads_share_a_tls_connection),
+        cmocka_unit_test(test_I_a_tls_peer_that_dies_raises_no_signal),
+    };
+    return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}
