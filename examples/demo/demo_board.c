@@ -15,7 +15,7 @@
 
 const char *const violation_names[VIOLATION_COUNT] = {
     "damaged value", "missing record", "read went backwards", "own write not read", "staler than the bound",
-    "acknowledged write lost", "call past its deadline", "memory over budget", "no recovery",
+    "acknowledged write lost", "old value at the end", "call past its deadline", "memory over budget", "no recovery",
 };
 
 int64_t board_now(void)

@@ -60,6 +60,7 @@ enum board_phase { PHASE_WAIT, PHASE_RUN, PHASE_SETTLE, PHASE_SWEEP, PHASE_END }
 enum violation {
     VIOLATION_DAMAGED, VIOLATION_MISSING, VIOLATION_BACKWARDS, VIOLATION_OWN_WRITE, VIOLATION_STALE,
     VIOLATION_LOST,      /* an acknowledged write is not there */
+    VIOLATION_FINAL,     /* long after the last write, a process still returns an older value */
     VIOLATION_LATE,      /* a call took much longer than its deadline */
     VIOLATION_BUDGET,    /* the local tier used more memory than promised */
     VIOLATION_RECOVERY,  /* a process did not come back after a fault, or ended badly */

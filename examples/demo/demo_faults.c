@@ -66,8 +66,8 @@ void faults_plan(struct demo *demo)
     plan(demo, FAULT_KILL_SUBSCRIPTIONS, 0, 0.15 * t, 0);
     plan(demo, FAULT_FREEZE_REDIS, SIGSTOP, 0.25 * t, clamp(t / 4, 2, 5));
     plan(demo, FAULT_STOP_REDIS, SIGKILL, 0.62 * t, clamp(0.03 * t, 0.3, 1));
-    if (o->processes > 1) /* longer than the bound: what it holds is too old when it goes on */
-        plan(demo, FAULT_FREEZE_SERVER, SIGSTOP, 0.76 * t, 1.2 * bound);
+    if (o->processes > 1) /* twice the bound: much of what it holds is too old when it goes on */
+        plan(demo, FAULT_FREEZE_SERVER, SIGSTOP, 0.76 * t, 2 * bound);
     plan(demo, FAULT_KILL_SUBSCRIPTIONS, 0, 0.9 * t, 0);
 }
 

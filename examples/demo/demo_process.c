@@ -108,11 +108,10 @@ int folder_open(struct folder *folder, const char *parent)
     char own[PATH_MAX];
     int found = parent ? realpath(parent, own) != NULL : program_folder(own, sizeof own) == 0;
     *folder = (struct folder){.directory = -1, .janitor_pipe = -1};
-    if (!found || strlen(own) + sizeof "/demo.XXXXXX" > sizeof folder->path) {
+    if (!found || (size_t)snprintf(folder->path, sizeof folder->path, "%s/demo.XXXXXX", own) >= sizeof folder->path) {
         fprintf(stderr, "nearcache-demo: cannot find a place for its files: %s\n", strerror(errno));
         return -1;
     }
-    snprintf(folder->path, sizeof folder->path, "%s/demo.XXXXXX", own);
     if (!mkdtemp(folder->path)) {
         fprintf(stderr, "nearcache-demo: cannot make the folder %s: %s\n", folder->path, strerror(errno));
         return -1;

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 enum { SUMS = HISTOGRAM_ROWS * HISTOGRAM_SUB };
@@ -160,8 +161,26 @@ static const char *fault_now(const struct demo *demo, char *text, size_t capacit
     if (!fault)
         return "";
     snprintf(text, capacity, "%s%s", fault_name(fault, name, sizeof name),
-             fault->state == FAULT_RECOVERING ? ": over, recovering" : "");
+             fault->state == FAULT_RECOVERING && fault->length_ns > 0 ? ": over, recovering" : "");
     return text;
+}
+
+/* A terminal's line is rewritten in place and must fit; what is done to the system gets a line of its own there. */
+static void print_line(const char *line, const char *fault)
+{
+    static char fault_before[160];
+    struct winsize size = {0};
+    if (!isatty(STDOUT_FILENO)) {
+        printf("%s  %s\n", line, fault);
+    } else {
+        if (strcmp(fault, fault_before) != 0 && *fault)
+            printf("\r\033[K       %s\n", fault);
+        snprintf(fault_before, sizeof fault_before, "%s", fault);
+        if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col == 0)
+            size.ws_col = 80;
+        printf("\r%.*s\033[K", size.ws_col - 1, line);
+    }
+    fflush(stdout);
 }
 
 void report_second(const struct demo *demo)
@@ -171,16 +190,15 @@ void report_second(const struct demo *demo)
     struct totals now = all_totals(demo->board);
     int64_t now_ns = board_now();
     double seconds = (double)(now_ns - (before_ns ? before_ns : demo->started_ns)) / 1e9;
-    char rate[16], hit[16], miss[16], delay[16], oldest[16], fault[128];
-    int terminal = isatty(STDOUT_FILENO);
-    printf("%s%3.0f s  %7s reads/s  hits %5.1f %%  hit p50 %-7s miss p50 %-7s delay p50 %-7s oldest %-7s "
-           "violations %" PRIu64 "  %s%s", terminal ? "\r" : "", (double)(now_ns - demo->started_ns) / 1e9,
-           count((double)(now.reads - before.reads) / seconds, rate),
-           percent(now.local - before.local, now.reads - before.reads - (now.socket_reads - before.socket_reads)),
-           duration(now.hit.p50, hit), duration(now.miss.p50, miss),
-           duration(gauge_max(demo->board, GAUGE_DELAY_P50), delay), duration(now.outdated_max, oldest),
-           board_violations(demo->board), fault_now(demo, fault, sizeof fault), terminal ? "\033[K" : "\n");
-    fflush(stdout);
+    uint64_t inside = now.reads - before.reads - (now.socket_reads - before.socket_reads);
+    char line[256], rate[16], hit[16], miss[16], delay[16], oldest[16], fault[160];
+    snprintf(line, sizeof line,
+             "%3.0f s %7s reads/s  hits %5.1f %%  violations %" PRIu64 "  hit %-7s miss %-7s write to invalidation %-7s oldest %-7s",
+             (double)(now_ns - demo->started_ns) / 1e9, count((double)(now.reads - before.reads) / seconds, rate),
+             percent(now.local - before.local, inside), board_violations(demo->board), duration(now.hit.p50, hit),
+             duration(now.miss.p50, miss), duration(gauge_max(demo->board, GAUGE_DELAY_P50), delay),
+             duration(now.outdated_max, oldest));
+    print_line(line, fault_now(demo, fault, sizeof fault));
     before = now;
     before_ns = now_ns;
 }
