@@ -13,20 +13,30 @@
 
 /* ---------------------------------------------------------------- the world */
 
-void world_open(struct world *w)
+static void open_world(struct world *w, int real)
 {
     static unsigned worlds;
     memset(w, 0, sizeof(*w));
     near__alloc_init(&w->alloc, NULL);
     atomic_init(&w->now_ns, TEST_START_NS);
-    w->clock.virtual_ns = &w->now_ns;
+    w->clock.virtual_ns = real ? NULL : &w->now_ns;
     w->log.clock = &w->clock;
     near_options_init(&w->options);
     snprintf(w->name, sizeof(w->name), "coherence-%u", worlds++);
     w->uri = (struct near__uri){.kind = NEAR_URI_MEMORY, .path = w->name};
     w->store = near__memory_ref(w->name, &w->alloc, &w->clock);
     assert_non_null(w->store);
-    near__memory_impatient(w->store, 1);
+    near__memory_impatient(w->store, !real);
+}
+
+void world_open(struct world *w)
+{
+    open_world(w, 0);
+}
+
+void world_open_real(struct world *w)
+{
+    open_world(w, 1);
 }
 
 void world_close(struct world *w)
@@ -43,13 +53,12 @@ void world_advance(struct world *w, int64_t ns)
 
 void process_open(struct process *p, struct world *w, uint64_t seed)
 {
+    int manual = w->clock.virtual_ns != NULL;
     memset(p, 0, sizeof(*p));
     p->world = w;
     struct near__local_config local = {
-        .alloc = &w->alloc, .clock = &w->clock, .log = &w->log, .bytes_max = 1u << 20, .seed = 1, .manual = 1};
+        .alloc = &w->alloc, .clock = &w->clock, .log = &w->log, .bytes_max = 1u << 20, .seed = 1, .manual = manual};
     assert_int_equal(near__local_open(&local, &p->local), NEAR_OK);
-    p->reader = near__local_reader(p->local);
-    assert_non_null(p->reader);
     struct near__remote_config remote = {
         .alloc = &w->alloc, .clock = &w->clock, .log = &w->log, .uri = &w->uri, .options = &w->options};
     assert_int_equal(near__memory_open(&remote, &p->remote, NULL), NEAR_OK);
@@ -58,12 +67,12 @@ void process_open(struct process *p, struct world *w, uint64_t seed)
                                                .log = &w->log,
                                                .local = p->local,
                                                .remote = p->remote,
-                                               .bound_ms = TEST_BOUND_MS,
+                                               .bound_ms = w->bound_ms ? w->bound_ms : TEST_BOUND_MS,
                                                .backoff_min_ms = 10,
                                                .backoff_max_ms = 2000,
-                                               .connect_timeout_ms = 2000,
+                                               .connect_timeout_ms = w->connect_timeout_ms ? w->connect_timeout_ms : 2000,
                                                .seed = seed,
-                                               .manual = 1};
+                                               .manual = manual};
     assert_int_equal(near__coherence_open(&coherence, &p->coherence, NULL), NEAR_OK);
 }
 
@@ -71,6 +80,7 @@ void process_close(struct process *p)
 {
     if (!p->coherence)
         return;
+    near__remote_interrupt(p->remote);
     near__coherence_close(p->coherence);
     near__remote_close(p->remote);
     near__local_close(p->local);
@@ -171,7 +181,7 @@ static void learn(struct command *c, uint64_t position)
     struct process *p = c->process;
     int has_value = q->status == NEAR_OK && q->operation != NEAR_OP_DEL && !q->inexact;
     if (has_value)
-        near__local_install(p->local, p->reader, c->ticket, c->key, q->key_size, &c->value, sizeof(c->value), position,
+        near__local_install(p->local, near__local_reader(p->local), c->ticket, c->key, q->key_size, &c->value, sizeof(c->value), position,
                             q->ttl_left_ms, q->sent_ns);
     else if (q->operation == NEAR_OP_FETCH || q->status == NEAR_MISS)
         near__local_observe(p->local, c->key, q->key_size, position);
@@ -219,7 +229,7 @@ int process_hit(struct process *p, const char *key, uint64_t *ret_value)
 {
     struct near__view view;
     int64_t bound_ns = atomic_load(&near__local_gate(p->local)->bound_ns);
-    enum near__local_result result = near__local_copy(p->local, p->reader, key, strlen(key), bound_ns, 0, ret_value,
+    enum near__local_result result = near__local_copy(p->local, near__local_reader(p->local), key, strlen(key), bound_ns, 0, ret_value,
                                                       sizeof(*ret_value), &view);
     if (result == NEAR_LOCAL_HIT)
         assert_int_equal(view.size, sizeof(*ret_value));

@@ -26,16 +26,18 @@ struct world {
     struct near__uri uri;
     char name[64];
     struct near__memory_store *store;
+    uint32_t bound_ms, connect_timeout_ms; /* 0: the tests' usual; set before processes are opened */
 };
 
 void world_open(struct world *w);
+/* The same with the real clock; its processes have their threads. */
+void world_open_real(struct world *w);
 void world_close(struct world *w);
 void world_advance(struct world *w, int64_t ns);
 
 struct process {
     struct world *world;
     struct near__local *local;
-    struct near__reader *reader;
     struct near__remote *remote;
     struct near__coherence *coherence;
 };

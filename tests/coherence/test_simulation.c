@@ -34,7 +34,7 @@ enum { PROCESSES = 3, KEYS = 4, COMMANDS = 6, STEPS = 400, VERSIONS = 2 * STEPS 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 enum { SEEDS = 400 };
 #else
-enum { SEEDS = 3000 };
+enum { SEEDS = 6000 };
 #endif
 
 static const char *const key_names[KEYS] = {"a", "b", "c", "d"};
