@@ -51,7 +51,8 @@ struct near__request {
     int64_t ttl_ms;       /* SET, CAS: 0 none; EXPIRE: 0 persist */
     int64_t number;       /* INCR: delta; PROVE: nonce */
     uint64_t known;       /* PROVE: the server's position must be at least this; if it is below or gone, it jumps to
-                             max(server time in µs, known + 2^20), never the other way */
+                             max(server time in µs, known + 2^20) and a bit, told by the nonce, so that no two
+                             lifts meet in one number; never the other way */
     const void *body;     /* writes: the message's body (coherence/message.h); the server puts "1<position>:" before it.
                              PROVE: the private channel's name, as given to near__channel_open */
     size_t body_size;

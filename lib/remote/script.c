@@ -107,7 +107,9 @@ const struct near__script near__script_write_always = {
     .without_flags = &near__script_write,
 };
 
-/* KEYS: position.  ARGV: private channel, nonce, known.  Reply: the position. */
+/* KEYS: position.  ARGV: private channel, nonce, known.  Reply: the position.
+ * Two lifts must not meet in one number, or somebody who was away between them would think that he missed nothing: the
+ * nonce's last digits keep them apart. */
 #define LIFT "1048576"
 #define PROVE_TEXT                                                                                                            \
     "local pos=KEYS[1]\n"                                                                                                     \
@@ -116,7 +118,7 @@ const struct near__script near__script_write_always = {
     "local n=tonumber(p or '')\n"                                                                                             \
     "if not n or n<known then\n"                                                                                              \
     "  local t=redis.call('TIME')\n"                                                                                          \
-    "  n=math.max(t[1]*1000000+t[2],known+" LIFT ")\n"                                                                        \
+    "  n=math.max(t[1]*1000000+t[2],known+" LIFT ")+tonumber(string.sub(ARGV[2],-6))\n"                                       \
     "  p=string.format('%.0f',n)\n"                                                                                           \
     "  redis.call('SET',pos,p)\n"                                                                                             \
     "else redis.call('PERSIST',pos) end\n"                                                                                    \
@@ -125,11 +127,11 @@ const struct near__script near__script_write_always = {
 
 static const struct near__script prove_without_flags = {
     .text = PROVE_TEXT,
-    .sha1 = "6d69f5896d612003c883fa9331fcb7e9da02823f",
+    .sha1 = "719beb6b6f6b6d981230b82ee85c8a6bdd3f3d35",
 };
 const struct near__script near__script_prove = {
     .text = ALLOW_OOM PROVE_TEXT,
-    .sha1 = "767b8c7270719d405b67a820c2a60017ad659d89",
+    .sha1 = "1935a8751dc1157e3e30a001337b346f53915337",
     .without_flags = &prove_without_flags,
 };
 
