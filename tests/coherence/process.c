@@ -15,13 +15,18 @@
 
 static void open_world(struct world *w, int real)
 {
-    static unsigned worlds;
     memset(w, 0, sizeof(*w));
-    near__alloc_init(&w->alloc, NULL);
     atomic_init(&w->now_ns, TEST_START_NS);
     w->clock.virtual_ns = real ? NULL : &w->now_ns;
     w->log.clock = &w->clock;
     near_options_init(&w->options);
+    near__alloc_init(&w->alloc, NULL);
+}
+
+static void open_memory(struct world *w, int real)
+{
+    static unsigned worlds;
+    open_world(w, real);
     snprintf(w->name, sizeof(w->name), "coherence-%u", worlds++);
     w->uri = (struct near__uri){.kind = NEAR_URI_MEMORY, .path = w->name};
     w->store = near__memory_ref(w->name, &w->alloc, &w->clock);
@@ -31,17 +36,26 @@ static void open_world(struct world *w, int real)
 
 void world_open(struct world *w)
 {
-    open_world(w, 0);
+    open_memory(w, 0);
 }
 
 void world_open_real(struct world *w)
 {
+    open_memory(w, 1);
+}
+
+void world_open_redis(struct world *w, const char *uri)
+{
     open_world(w, 1);
+    assert_int_equal(near__uri_parse(uri, &w->alloc, &w->options, &w->uri, NULL), NEAR_OK);
 }
 
 void world_close(struct world *w)
 {
-    near__memory_unref(w->store);
+    if (w->store)
+        near__memory_unref(w->store);
+    else
+        near__uri_fini(&w->uri, &w->alloc);
 }
 
 void world_advance(struct world *w, int64_t ns)
@@ -61,7 +75,7 @@ void process_open(struct process *p, struct world *w, uint64_t seed)
     assert_int_equal(near__local_open(&local, &p->local), NEAR_OK);
     struct near__remote_config remote = {
         .alloc = &w->alloc, .clock = &w->clock, .log = &w->log, .uri = &w->uri, .options = &w->options};
-    assert_int_equal(near__memory_open(&remote, &p->remote, NULL), NEAR_OK);
+    assert_int_equal(near__remote_open(&remote, &p->remote, NULL), NEAR_OK);
     struct near__coherence_config coherence = {.alloc = &w->alloc,
                                                .clock = &w->clock,
                                                .log = &w->log,

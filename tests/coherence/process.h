@@ -25,13 +25,15 @@ struct world {
     near_options options;
     struct near__uri uri;
     char name[64];
-    struct near__memory_store *store;
+    struct near__memory_store *store; /* NULL: a real server */
     uint32_t bound_ms, connect_timeout_ms; /* 0: the tests' usual; set before processes are opened */
 };
 
 void world_open(struct world *w);
 /* The same with the real clock; its processes have their threads. */
 void world_open_real(struct world *w);
+/* Real clock and a real server. */
+void world_open_redis(struct world *w, const char *uri);
 void world_close(struct world *w);
 void world_advance(struct world *w, int64_t ns);
 
