@@ -301,8 +301,11 @@ static int finish(struct demo *demo, int prepared)
 {
     if (demo->board)
         set_phase(demo, PHASE_END);
-    if (demo->redis > 0)
-        kill(demo->redis, SIGCONT); /* an interrupt may have come while it was stopped */
+    if (demo->redis > 0) /* an interrupt may have come while somebody was stopped */
+        kill(demo->redis, SIGCONT);
+    for (int i = 0; i < BOARD_PROCESSES; i++)
+        if (demo->servers[i] > 0)
+            kill(demo->servers[i], SIGCONT);
     clients_join(demo);
     sabotage_join(demo);
     servers_end(demo);

@@ -26,21 +26,19 @@ says() {
     grep -q -e "$1" "$work/out" || { cat "$work/out"; return 1; }
 }
 
-# The marked processes but for this script and those it has just started to look.
+# The marked processes but for this script and its tools.
 processes() {
-    for folder in /proc/[0-9]*; do
-        pid=${folder#/proc/}
-        if [ "$pid" != $$ ] && tr '\0' '\n' < "$folder/environ" 2> /dev/null | grep -q "^NEARCACHE_DEMO_MARK=$$-"; then
-            name=$(cat "$folder/comm" 2> /dev/null)
-            case $name in *redis* | *resp-server* | *nearcache* | near-* ) echo "$pid $name" ;; esac
-        fi
+    for environment in $(grep -las "NEARCACHE_DEMO_MARK=$NEARCACHE_DEMO_MARK" /proc/[0-9]*/environ); do
+        folder=${environment%/environ}
+        name=$(cat "$folder/comm" 2> /dev/null)
+        case $name in *redis* | *resp-server* | *nearcache* | near-*) echo "${folder#/proc/} $name" ;; esac
     done
 }
 
 # Nothing of a run is left: no process, no folder in DIR.  The janitor of a killed run needs a moment.
 nothing_left() {
     tries=0
-    while [ $tries -lt 200 ]; do
+    while [ $tries -lt 100 ]; do
         left=$(processes; ls -d "$1"/demo.?????? 2> /dev/null)
         [ -z "$left" ] && return 0
         sleep 0.1
