@@ -196,7 +196,7 @@ char *near__pattern_of(const struct near__alloc *alloc, const char *text)
     if (!pattern)
         return NULL;
     for (; *text; text++) {
-        if (strchr("*?[]\\^-", *text))
+        if (strchr("*?[]\\", *text))
             *out++ = '\\';
         *out++ = *text;
     }

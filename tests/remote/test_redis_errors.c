@@ -326,6 +326,19 @@ static void test_R32_a_master_without_its_replicas_refuses_the_heartbeat(void **
     fixture_free(f);
 }
 
+static void test_R28_check_finds_an_output_limit_that_drops_subscribers(void **state)
+{
+    NEEDS_SERVER();
+    struct fixture *f = fixture_new(redis_server_uri(server));
+    near_error error = {0, ""};
+    redis_server_command(server, "CONFIG", "SET", "client-output-buffer-limit", "pubsub 1000 0 0", NULL);
+    assert_int_equal(near__remote_check(f->remote, fixture_deadline(f, LONG_MS), &error), NEAR_ERR_MISCONFIGURED);
+    assert_non_null(strstr(error.text, "pubsub 1000"));
+    redis_server_command(server, "CONFIG", "SET", "client-output-buffer-limit", "pubsub 33554432 8388608 60", NULL);
+    assert_int_equal(near__remote_check(f->remote, fixture_deadline(f, LONG_MS), &error), NEAR_OK);
+    fixture_free(f);
+}
+
 static void test_R18_a_key_of_another_type_is_not_a_miss(void **state)
 {
     NEEDS_SERVER();
@@ -409,6 +422,7 @@ int main(void)
         T(test_R31_a_replica_refuses_writes_and_heartbeats),
         T(test_replies_after_a_promotion_carry_the_new_label),
         T(test_R32_a_master_without_its_replicas_refuses_the_heartbeat),
+        T(test_R28_check_finds_an_output_limit_that_drops_subscribers),
         T(test_R18_a_key_of_another_type_is_not_a_miss),
         T(test_R27_a_long_script_is_said_and_ends_the_channel),
         T(test_R38_a_server_without_room_for_clients_says_so),

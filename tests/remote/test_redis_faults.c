@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "fake_redis.h"
@@ -294,14 +295,15 @@ static void test_H_short_deadlines_finish_a_slow_handshake_together(void **state
     proxy_free(p);
 }
 
-static int closed_port(void)
+/* A port where nobody listens; the socket keeps others from taking it. */
+static int closed_port(int *ret_socket)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t n = sizeof a;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&a, n), 0); /* bound and not listening: nobody else gets it */
+    assert_int_equal(bind(fd, (struct sockaddr *)&a, n), 0);
     assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &n), 0);
-    (void)fd;
+    *ret_socket = fd;
     return ntohs(a.sin_port);
 }
 
@@ -335,11 +337,12 @@ static void test_H_a_dead_server_is_asked_seldom_and_refusals_are_immediate(void
 static void test_H_no_server_at_all_is_unavailable(void **state)
 {
     char uri[64];
+    int bound;
     struct near__request q = request(NEAR_OP_SET, "k");
     struct near__channel *channel;
     near_error error = {0, ""};
     (void)state;
-    snprintf(uri, sizeof uri, "redis://127.0.0.1:%d", closed_port());
+    snprintf(uri, sizeof uri, "redis://127.0.0.1:%d", closed_port(&bound));
     struct fixture *f = fixture_new(uri);
     assert_int_equal(run_ms(f, &q, 100), NEAR_ERR_UNAVAILABLE);
     assert_non_null(strstr(q.detail, "refused"));
@@ -349,6 +352,33 @@ static void test_H_no_server_at_all_is_unavailable(void **state)
     assert_int_equal(run_ms(f, &q, 100), NEAR_ERR_UNAVAILABLE);
     assert_non_null(strstr(q.detail, "No such file"));
     fixture_free(f);
+    close(bound);
+}
+
+static void test_H_a_unix_socket_whose_backlog_is_full_is_tried_until_the_deadline(void **state)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    struct near__request q = request(NEAR_OP_FETCH, "k");
+    char uri[128], directory[] = "/tmp/near-backlog-XXXXXX";
+    int fds[64], n = 0;
+    (void)state;
+    assert_non_null(mkdtemp(directory));
+    snprintf(a.sun_path, sizeof a.sun_path, "%s/s", directory);
+    snprintf(uri, sizeof uri, "unix://%s", a.sun_path);
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(listener, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    do
+        fds[n] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    while (connect(fds[n++], (struct sockaddr *)&a, sizeof a) == 0 && n < 64);
+    struct fixture *f = fixture_new(uri);
+    assert_int_equal(run_ms(f, &q, 60), NEAR_ERR_TIMEOUT);
+    fixture_free(f);
+    while (n > 0)
+        close(fds[--n]);
+    close(listener);
+    unlink(a.sun_path);
+    rmdir(directory);
 }
 
 static void test_H_an_unknown_host_says_so_by_the_deadline(void **state)
@@ -567,6 +597,7 @@ int main(void)
         cmocka_unit_test(test_H_short_deadlines_finish_a_slow_handshake_together),
         cmocka_unit_test(test_H_a_dead_server_is_asked_seldom_and_refusals_are_immediate),
         cmocka_unit_test(test_H_no_server_at_all_is_unavailable),
+        cmocka_unit_test(test_H_a_unix_socket_whose_backlog_is_full_is_tried_until_the_deadline),
         cmocka_unit_test(test_H_an_unknown_host_says_so_by_the_deadline),
         cmocka_unit_test(test_a_name_that_resolves_is_connected_to),
         cmocka_unit_test(test_a_restarted_server_is_found_again_and_has_another_identity),

@@ -276,6 +276,20 @@ static void test_J_a_line_without_an_end_is_refused(void **state)
     near__resp_fini(&r);
 }
 
+static void test_J_a_bulk_string_ends_where_it_says(void **state)
+{
+    struct near__alloc alloc;
+    struct near__resp r;
+    struct near__reply *reply;
+    (void)state;
+    near__alloc_init(&alloc, NULL);
+    assert_int_equal(near__resp_init(&r, &alloc, 1000), NEAR_OK);
+    near__resp_feed(&r, "$1\r\nabc+OK\r\n", 13); /* hiredis alone would take "a", and then "+OK" */
+    assert_int_equal(near__resp_next(&r, &reply), -1);
+    assert_int_equal(r.fault.status, NEAR_ERR_PROTOCOL);
+    near__resp_fini(&r);
+}
+
 static void test_bulk_limits_are_exact(void **state)
 {
     struct near__alloc alloc;
@@ -355,6 +369,7 @@ int main(void)
         cmocka_unit_test(test_J_a_subscription_that_is_not_confirmed_is_refused),
         cmocka_unit_test(test_J_random_bytes_never_harm_the_parser),
         cmocka_unit_test(test_J_a_line_without_an_end_is_refused),
+        cmocka_unit_test(test_J_a_bulk_string_ends_where_it_says),
         cmocka_unit_test(test_bulk_limits_are_exact),
         cmocka_unit_test(test_R52_each_allocation_may_fail),
     };
