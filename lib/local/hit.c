@@ -29,6 +29,7 @@ struct demand {
 
 static inline struct demand take_proof(const struct near__local *local, int64_t bound_ns, int64_t stale_ns)
 {
+    NEAR_STEP();
     /* acquire: the entry is looked at after it; pairs with the store of a proof, before which its messages were applied */
     return (struct demand){atomic_load_explicit(&local->gate.proved_ns, memory_order_acquire), bound_ns, stale_ns};
 }
@@ -59,7 +60,7 @@ static inline enum near__local_result judge(const struct near__local *local, str
                                             const struct demand *demand, int64_t *ret_late_ns)
 {
     /* acquire: see 3 above; pairs with near__local_raise_watermark */
-    uint64_t watermark = atomic_load_explicit(&local->gate.watermark, memory_order_acquire);
+    uint64_t watermark = near__step_look(&local->gate.watermark);
     /* acquire: pairs with near__local_clear; whoever reads after it returned sees the new era */
     uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire);
     uint16_t tick;

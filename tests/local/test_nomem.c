@@ -33,7 +33,7 @@ static void fill_and_read(struct fixture *f)
     }
     near__local_keep(f->local);
     for (int i = 0; i < held; i++) {
-        assert_memory_equal(view[i].data, "a value of some length", 22);
+        assert_bytes(view[i].data, "a value of some length");
         owned[i] = near__local_own(f->local, f->reader, &view[i]);
         if (!owned[i])
             near__local_unpin(f->reader, &view[i]); /* still pinned, as promised */

@@ -110,6 +110,42 @@ static void test_a_stopped_keeper_stops_fills_at_the_budget_and_nothing_else(voi
     fixture_close(&f);
 }
 
+static void *keeps_once(void *arg)
+{
+    near__local_keep(arg);
+    return NULL;
+}
+
+static int is_taken(struct fixture *f)
+{
+    return atomic_load(&f->local->limbo) == NULL;
+}
+
+static void test_R48_nothing_is_freed_under_a_reader_in_its_section(void **state)
+{
+    struct fixture f;
+    pthread_t keeper;
+    uint64_t key = 7;
+    (void)state;
+    open_real(&f, 1);
+    assert_int_equal(fill_number(&f, f.reader, key), 1);
+    near__local_section_enter();
+    struct near__entry *entry = near__index_find(&f.local->index, near__hash(&key, sizeof(key), 1), &key, sizeof(key));
+    assert_non_null(entry);
+    assert_int_equal(near__local_invalidate(f.local, &key, sizeof(key), 100, NEAR_CAUSE_MESSAGE), 1);
+    pthread_create(&keeper, NULL, keeps_once, f.local);
+    assert_true(wait_until(is_taken(&f), 10000));
+    for (int i = 0; i < 30; i++) { /* it has what it wants, and must not touch it */
+        wait_a_moment();
+        assert_true(stats_of(&f).local_retired_bytes > 0);
+        assert_int_equal(memcmp(entry->bytes, &key, sizeof(key)), 0);
+    }
+    near__local_section_leave();
+    pthread_join(keeper, NULL);
+    assert_int_equal(stats_of(&f).local_retired_bytes, 0);
+    fixture_close(&f);
+}
+
 /* The keeper stands in the middle of a migration for ever: both tables stay in use. */
 static void test_a_keeper_stopped_in_a_migration_leaves_both_tables_in_use(void **state)
 {
@@ -343,6 +379,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_R49_a_reader_stopped_in_a_section_stops_fills_at_the_budget_and_nothing_else),
         cmocka_unit_test(test_a_stopped_keeper_stops_fills_at_the_budget_and_nothing_else),
+        cmocka_unit_test(test_R48_nothing_is_freed_under_a_reader_in_its_section),
         cmocka_unit_test(test_a_keeper_stopped_in_a_migration_leaves_both_tables_in_use),
         cmocka_unit_test(test_a_thread_that_exits_drops_its_pins),
         cmocka_unit_test(test_short_threads_by_the_ten_thousands_leave_nothing_behind),
