@@ -61,7 +61,8 @@
  *     in `highest` and therefore not above P (both sequentially consistent).  That is done for every hole, since a hole may be all
  *     that is seen of such a break; where the break is certain, P must be strictly above, because the same number may stand for
  *     two writes.  (Not so for a mere hole: one's lift is the others' hole, and they would lift in answer for ever.)  P also passes
- *     every floor, so nothing is refused for ever.
+ *     every floor, so nothing is refused for ever.  Before the first proof there is nothing that a position could be compared with:
+ *     replies to what was asked until then have none.
  * [4] A message that does not follow, and those after it until a heartbeat says where we are, are applied unordered (I5): whoever
  *     publishes nonsense costs time and never raises a floor or a watermark.
  *

@@ -48,7 +48,7 @@ void near__coherence_body(struct near__coherence *c, enum near__message_operatio
 /* What was known when a command was sent: taken after the key's ticket, before the command goes out. */
 struct near__mark {
     uint64_t highest;     /* position of the server, seen in replies and proofs */
-    uint64_t incarnation; /* of the server's history; 0: no subscription yet */
+    uint64_t incarnation; /* of the server's history; 0: nothing was proven yet */
 };
 struct near__mark near__coherence_mark(const struct near__coherence *c);
 

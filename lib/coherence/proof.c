@@ -64,7 +64,8 @@ static void cancel_locked(struct near__coherence *c)
  * has raised `highest` before it is read here and before the next attempt, whose watermark is therefore not below it. */
 static void begin_incarnation_locked(struct near__coherence *c, unsigned reasons)
 {
-    atomic_fetch_add_explicit(&c->incarnation, 1, memory_order_seq_cst);
+    if (!(c->suspicion & NEAR_SUSPECT_START)) /* before the first proof no reply counts anyway */
+        atomic_fetch_add_explicit(&c->incarnation, 1, memory_order_seq_cst);
     if (reasons & NEAR_SUSPECT_LIFT)
         c->lift_to = atomic_load_explicit(&c->highest, memory_order_seq_cst) + 1;
 }
@@ -110,6 +111,8 @@ static unsigned complete_locked(struct near__coherence *c)
         near__local_raise_watermark(c->local, near__coherence_relative(c, position));
         near__coherence_add(&c->suspicions);
     }
+    if (cured & NEAR_SUSPECT_START) /* seq_cst: from here on replies count; those asked for earlier may be of another history */
+        atomic_store_explicit(&c->incarnation, 1, memory_order_seq_cst);
     c->suspicion = 0;
     c->proved_ns = c->attempt.begun_ns;
     /* release: pairs with the hit's acquire load of proved_ns (R47); whoever sees this proof sees every message applied before it,

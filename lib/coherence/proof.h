@@ -47,7 +47,7 @@ struct near__coherence {
 
     _Atomic(uint64_t) base;    /* (a) the local tier's positions are relative to base - 1; 0: not fixed yet */
     _Atomic(uint64_t) highest; /* (a) highest position seen in a reply or proof; messages could be anybody's */
-    _Atomic(uint64_t) incarnation; /* (a) raised by a suspicion: how often the server's history began anew; 0: no subscription yet */
+    _Atomic(uint64_t) incarnation; /* (a) raised by a suspicion: how often the server's history began anew; 0: no proof yet */
     _Atomic(uint64_t) server_id;   /* (a) of the server subscribed to; written by the subscriber */
     _Atomic(uint64_t) next_write;
 

@@ -102,11 +102,8 @@ static unsigned recognise(struct near__coherence *c, const char *server)
     snprintf(c->server, sizeof(c->server), "%s", server);
     /* release: pairs with near__coherence_position; before the new incarnation, which the suspicion begins */
     atomic_store_explicit(&c->server_id, near__server_id(server), memory_order_release);
-    if (!first)
-        return NEAR_SUSPECT_SERVER;
-    /* no reply was kept so far, so there is nothing to suspect, and no reason to lift the position for everybody */
-    atomic_store_explicit(&c->incarnation, 1, memory_order_seq_cst);
-    return 0;
+    /* before the first proof no reply is kept, so there is nothing to suspect, and no reason to lift the position for everybody */
+    return first ? 0 : NEAR_SUSPECT_SERVER;
 }
 
 static void open_failed(struct near__coherence *c, int status, const near_error *error)

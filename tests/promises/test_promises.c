@@ -229,11 +229,12 @@ static void monotonic_on(const char *uri)
     pthread_t threads[READERS];
     for (int i = 0; i < READERS; i++)
         pthread_create(&threads[i], NULL, read_on, &r);
+    assert_int_equal(near_set(r.cache, "k", 1, &(uint64_t){0}, sizeof(uint64_t), NULL, NULL), NEAR_OK);
+    assert_true(wait_until(r.reads > 0, 20000)); /* the readers are at it */
     stir(&r, other, 400 * SCALE);
     atomic_store(&r.stop, 1);
     for (int i = 0; i < READERS; i++)
         pthread_join(threads[i], NULL);
-    assert_true(r.reads > 0);
     if (r.behind || r.back)
         print_error("%s%s\n", r.behind ? "a read missed this process's own write; " : "", r.back ? "a read went back" : "");
     assert_false(r.behind || r.back);
