@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "bench_options.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "nearcache.h"
+
+#define COMMON_ROWS 9
+
+static void common_rows(struct bench_common *common, struct bench_option *rows)
+{
+    const struct bench_option all[COMMON_ROWS] = {
+        {"runs", "N", BENCH_COUNT, &common->runs, 1, 1000, "repeats; figures are medians, with their spread"},
+        {"seconds", "S", BENCH_REAL, &common->seconds, 0.001, 86400, "measured time of each run"},
+        {"warmup", "S", BENCH_REAL, &common->warmup, 0, 86400, "time before it, left out of the figures"},
+        {"seed", "N", BENCH_COUNT, &common->seed, 0, 18e18, "of everything random"},
+        {"json", "FILE", BENCH_TEXT, &common->json, 0, 0, "write results and environment as JSON; -: on stdout"},
+        {"csv", "FILE", BENCH_TEXT, &common->csv, 0, 0, "write results as CSV; -: on stdout"},
+        {"plot", "DIR", BENCH_TEXT, &common->plot, 0, 0, "write plots there, and draw them where gnuplot is installed"},
+        {"progress", NULL, BENCH_FLAG, &common->progress, 0, 0, "tell what is going on"},
+        {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
+    };
+    memcpy(rows, all, sizeof(all));
+}
+
+/* ---------------------------------------------------------------- help */
+
+static void print_rows(const struct bench_option *rows)
+{
+    for (; rows->name; rows++) {
+        char left[48];
+        snprintf(left, sizeof(left), "--%s%s%s", rows->name, rows->argument ? " " : "", rows->argument ? rows->argument : "");
+        printf("  %-26s %s\n", left, rows->sentence);
+    }
+}
+
+static int help(const struct bench_common *common, const struct bench_option *rows, const struct bench_option *shared,
+                const char *sentence)
+{
+    printf("usage: nearcache-bench %s [OPTION…]\n\n%s\n\n", common->subcommand, sentence);
+    print_rows(rows);
+    putchar('\n');
+    print_rows(shared);
+    printf("  %-26s this text\n  %-26s the version\n", "--help", "--version");
+    return BENCH_OK;
+}
+
+/* ---------------------------------------------------------------- parsing */
+
+int bench_options_refuse(const char *name, const char *text, const char *wanted)
+{
+    bench_say("--%s %s: %s", name, text, wanted);
+    return BENCH_USAGE;
+}
+
+static const struct bench_option *find(const struct bench_option *rows, const char *name, size_t size)
+{
+    for (; rows->name; rows++) {
+        if (strlen(rows->name) == size && memcmp(rows->name, name, size) == 0)
+            return rows;
+    }
+    return NULL;
+}
+
+/* A whole number; *ret_end is the first character after it. */
+static int read_count(const char *text, uint64_t *ret, const char **ret_end)
+{
+    char *end;
+    errno = 0;
+    if (*text < '0' || *text > '9')
+        return 0;
+    *ret = strtoull(text, &end, 10);
+    *ret_end = end;
+    return errno == 0;
+}
+
+static int read_size(const char *text, uint64_t *ret)
+{
+    static const char units[] = "kmg";
+    const char *end;
+    if (!read_count(text, ret, &end))
+        return 0;
+    if (*end) {
+        const char *unit = strchr(units, *end | 0x20);
+        unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 64;
+        if (!unit || end[1] || *ret > UINT64_MAX >> shift)
+            return 0;
+        *ret <<= shift;
+    }
+    return 1;
+}
+
+static int within(const struct bench_option *row, double number)
+{
+    return number >= row->min && number <= row->max;
+}
+
+static int read_counts(const struct bench_option *row, const char *text)
+{
+    struct bench_counts counts = {0};
+    for (;;) {
+        if (counts.count == sizeof(counts.number) / sizeof(*counts.number))
+            return 0;
+        uint64_t *number = &counts.number[counts.count++];
+        if (!read_count(text, number, &text) || !within(row, (double)*number))
+            return 0;
+        if (!*text)
+            break;
+        if (*text++ != ',')
+            return 0;
+    }
+    *(struct bench_counts *)row->target = counts;
+    return 1;
+}
+
+static int read_real(const char *text, double *ret)
+{
+    char *end;
+    errno = 0;
+    *ret = strtod(text, &end);
+    return end != text && !*end && errno == 0 && isfinite(*ret);
+}
+
+static int store(const struct bench_option *row, const char *text)
+{
+    const char *end = "";
+    switch (row->kind) {
+    case BENCH_FLAG:
+        *(int *)row->target = 1;
+        return 1;
+    case BENCH_COUNT:
+        return read_count(text, row->target, &end) && !*end && within(row, (double)*(uint64_t *)row->target);
+    case BENCH_SIZE:
+        return read_size(text, row->target) && within(row, (double)*(uint64_t *)row->target);
+    case BENCH_REAL:
+        return read_real(text, row->target) && within(row, *(double *)row->target);
+    case BENCH_TEXT:
+        *(const char **)row->target = text;
+        return *text != 0;
+    case BENCH_COUNTS:
+        return read_counts(row, text);
+    }
+    return 0;
+}
+
+static int refuse_number(const struct bench_option *row, const char *text)
+{
+    static const char *const kinds[] = {
+        [BENCH_COUNT] = "a number", [BENCH_SIZE] = "a number of bytes (k, m, g may follow)", [BENCH_REAL] = "a number",
+        [BENCH_COUNTS] = "numbers separated by commas, each"};
+    char wanted[128] = "must not be empty";
+    if (row->kind != BENCH_TEXT)
+        snprintf(wanted, sizeof(wanted), "must be %s from %.15g to %.15g", kinds[row->kind], row->min, row->max);
+    return bench_options_refuse(row->name, text, wanted);
+}
+
+int bench_options_parse(struct bench_common *common, const struct bench_option *rows, const char *sentence)
+{
+    struct bench_option shared[COMMON_ROWS];
+    common_rows(common, shared);
+    for (int i = 0; i < common->argc; i++) {
+        const char *word = common->argv[i];
+        if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+            return help(common, rows, shared, sentence);
+        if (strcmp(word, "--version") == 0)
+            return printf("nearcache-bench %s\n", near_version()) > 0 ? BENCH_OK : BENCH_FAILED;
+        if (strncmp(word, "--", 2) != 0) {
+            bench_say("%s: unexpected argument", word);
+            return BENCH_USAGE;
+        }
+        size_t size = strcspn(word + 2, "=");
+        const struct bench_option *row = find(rows, word + 2, size);
+        if (!row)
+            row = find(shared, word + 2, size);
+        if (!row) {
+            bench_say("%s: unknown option; see nearcache-bench %s --help", word, common->subcommand);
+            return BENCH_USAGE;
+        }
+        const char *text = word[2 + size] ? word + 3 + size : NULL;
+        if (!text && row->argument)
+            text = common->argv[++i]; /* argv ends with NULL */
+        if ((text != NULL) != (row->argument != NULL)) {
+            bench_say("--%s: %s", row->name, row->argument ? "needs an argument" : "takes no argument");
+            return BENCH_USAGE;
+        }
+        if (!store(row, text))
+            return refuse_number(row, text);
+    }
+    return -1;
+}

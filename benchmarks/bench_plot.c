@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A picture is a family of lines: rows with the same word in one column make a line, two more columns are x and y.  The data
+ * files and scripts stay beside the pictures, so that anybody can draw them anew. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "bench_plot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct picture {
+    const char *subcommand;
+    const char *name, *title;
+    const char *line;       /* column whose words name the lines */
+    const char *x, *x_label;
+    const char *y, *y_label; /* y NULL: the quantiles of each row are the line */
+    const char *set;        /* more for gnuplot */
+    double factor;
+};
+
+static const struct picture pictures[] = {
+    {"local", "throughput", "Throughput by threads", "engine", "threads", "threads", "ops_per_second", "million operations a second",
+     "set logscale y", 1e-6},
+    {"local", "latency", "Latency", "engine", NULL, "percentile", NULL, "nanoseconds", "set logscale y", 1},
+    {"local", "hit-ratio", "Hit ratio by size", "engine", "entries", "entries", "hit_ratio", "hit ratio, %", "set yrange [0:100]",
+     100},
+    {"remote", "throughput", "Throughput by threads", "name", "threads", "threads", "ops_per_second", "operations a second",
+     "set logscale y", 1},
+    {"remote", "latency", "Latency", "name", NULL, "percentile", NULL, "nanoseconds", "set logscale y", 1},
+    {"staleness", "staleness", "Delay after a write", "delay", NULL, "percentile", NULL, "nanoseconds", "set logscale y", 1},
+    {"replay", "hit-ratio", "Hit ratio by size", "policy", "limit", "size of the cache", "hit_ratio", "hit ratio, %",
+     "set logscale x; set yrange [0:100]", 100},
+};
+
+static const struct {
+    const char *name;
+    double percent;
+} quantiles[] = {{"ns_p50", 50}, {"ns_p90", 90}, {"ns_p99", 99}, {"ns_p999", 99.9}};
+
+/* ---------------------------------------------------------------- data */
+
+static void line_data(const struct bench_report *report, const struct picture *picture, const char *line, FILE *data)
+{
+    for (size_t i = 0; i < report->rows; i++) {
+        const struct bench_row *row = &report->row[i];
+        if (strcmp(bench_row_word(row, picture->line), line) == 0)
+            fprintf(data, "%.9g %.9g\n", bench_row_number(row, picture->x), bench_row_number(row, picture->y) * picture->factor);
+    }
+}
+
+static void quantile_data(const struct bench_row *row, FILE *data)
+{
+    for (size_t q = 0; q < sizeof(quantiles) / sizeof(*quantiles); q++)
+        fprintf(data, "%zu %.9g\n", q, bench_row_number(row, quantiles[q].name));
+}
+
+static int is_first(const struct bench_report *report, const struct picture *picture, size_t i)
+{
+    const char *line = bench_row_word(&report->row[i], picture->line);
+    for (size_t k = 0; k < i; k++) {
+        if (strcmp(bench_row_word(&report->row[k], picture->line), line) == 0)
+            return 0;
+    }
+    return 1;
+}
+
+/* Blocks of data, each with its title in a comment; returns how many, with their titles in the script's plot command. */
+static unsigned write_blocks(const struct bench_report *report, const struct picture *picture, FILE *data, FILE *script)
+{
+    unsigned blocks = 0;
+    for (size_t i = 0; i < report->rows; i++) {
+        const struct bench_row *row = &report->row[i];
+        const char *line = bench_row_word(row, picture->line);
+        char title[128];
+        unsigned threads = (unsigned)bench_row_number(row, "threads");
+        if (picture->y && !is_first(report, picture, i))
+            continue;
+        snprintf(title, sizeof(title), picture->y || !threads ? "%s" : "%s, %u threads", line, threads);
+        fprintf(data, "# %s\n", title);
+        if (picture->y)
+            line_data(report, picture, line, data);
+        else
+            quantile_data(row, data);
+        fputs("\n\n", data);
+        fprintf(script, "%s'%s.dat' index %u title '%s'", blocks ? ", \\\n     " : "plot ", picture->name, blocks, title);
+        blocks++;
+    }
+    fputc('\n', script);
+    return blocks;
+}
+
+/* ---------------------------------------------------------------- scripts */
+
+static FILE *open_in(const char *folder, const char *name, const char *suffix)
+{
+    char path[4096];
+    if (snprintf(path, sizeof(path), "%s/%s%s", folder, name, suffix) >= (int)sizeof(path))
+        return NULL;
+    FILE *file = fopen(path, "we");
+    if (!file)
+        bench_say("%s: %s", path, strerror(errno));
+    return file;
+}
+
+static void write_script_head(const struct picture *picture, FILE *script)
+{
+    fprintf(script, "set title '%s'\nset xlabel '%s'\nset ylabel '%s'\n", picture->title, picture->x_label, picture->y_label);
+    fprintf(script, "set key outside right\nset grid\nset style data linespoints\n%s\n", picture->set);
+    if (!picture->y)
+        fputs("set xtics ('50' 0, '90' 1, '99' 2, '99.9' 3)\n", script);
+    fprintf(script, "set terminal svg size 900,540\nset output '%s.svg'\n", picture->name);
+}
+
+static int write_picture(const struct bench_report *report, const struct picture *picture, const char *folder)
+{
+    FILE *data = open_in(folder, picture->name, ".dat"), *script = open_in(folder, picture->name, ".gnuplot");
+    int failed = !data || !script;
+    if (!failed) {
+        write_script_head(picture, script);
+        write_blocks(report, picture, data, script);
+        fprintf(script, "set terminal png size 900,540\nset output '%s.png'\nreplot\n", picture->name);
+    }
+    failed |= data && fclose(data) != 0;
+    failed |= script && fclose(script) != 0;
+    return failed;
+}
+
+/* Draws a script in its folder: 0 done, 127 no gnuplot, otherwise it failed. */
+static int draw(const char *folder, const char *name)
+{
+    char script[64];
+    int status = 0;
+    snprintf(script, sizeof(script), "%s.gnuplot", name);
+    pid_t child = fork();
+    if (child == 0) {
+        int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        if (null >= 0)
+            (void)dup2(null, STDOUT_FILENO);
+        if (chdir(folder) != 0)
+            _exit(1);
+        execlp("gnuplot", "gnuplot", script, (char *)NULL);
+        _exit(127);
+    }
+    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
+        ;
+    return child > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+int bench_plot(const struct bench_report *report, const char *folder)
+{
+    fflush(NULL);
+    if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
+        bench_say("%s: %s", folder, strerror(errno));
+        return BENCH_FAILED;
+    }
+    int missing = 0;
+    for (size_t i = 0; i < sizeof(pictures) / sizeof(*pictures); i++) {
+        const struct picture *picture = &pictures[i];
+        if (strcmp(picture->subcommand, report->common->subcommand) != 0)
+            continue;
+        if (write_picture(report, picture, folder) != 0)
+            return BENCH_FAILED;
+        int status = missing ? 127 : draw(folder, picture->name);
+        missing |= status == 127;
+        if (status && !missing) {
+            bench_say("gnuplot failed on %s/%s.gnuplot", folder, picture->name);
+            return BENCH_FAILED;
+        }
+    }
+    if (missing)
+        bench_say("gnuplot is not installed; in %s, `gnuplot *.gnuplot` draws the pictures", folder);
+    return BENCH_OK;
+}

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* pipe2 */
+#endif
+#include "bench_redis.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "bench_ticks.h"
+
+#define START_SECONDS 20
+#define LOOK_MS 20
+
+/* ---------------------------------------------------------------- the watching process */
+
+static _Noreturn void become_server(const struct bench_redis *redis, pid_t watcher)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != watcher)
+        _exit(1);
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGHUP, SIG_DFL);
+    signal(SIGPIPE, SIG_DFL);
+    execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", redis->socket, "--dir", redis->folder, "--save", "",
+           "--appendonly", "no", "--daemonize", "no", "--logfile", "redis.log", (char *)NULL);
+    _exit(127);
+}
+
+static void remove_folder(const struct bench_redis *redis)
+{
+    char log[128];
+    snprintf(log, sizeof(log), "%s/redis.log", redis->folder);
+    (void)unlink(log);
+    (void)unlink(redis->socket);
+    (void)rmdir(redis->folder);
+}
+
+/* Until the leash is let go or the server has ended by itself. */
+static _Noreturn void watch(const struct bench_redis *redis, int leash)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    setsid(); /* the terminal's signals are not for us */
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    for (int fd = 0; fd <= 2; fd++)
+        (void)dup2(null, fd); /* whoever waits for the end of our caller's output need not wait for us */
+    pid_t watcher = getpid(), server = fork();
+    if (server == 0)
+        become_server(redis, watcher);
+    struct pollfd end = {.fd = leash, .events = POLLIN};
+    int ended = server < 0;
+    while (!ended && poll(&end, 1, LOOK_MS) <= 0)
+        ended = waitpid(server, NULL, WNOHANG) == server;
+    if (!ended) {
+        kill(server, SIGKILL);
+        waitpid(server, NULL, 0);
+    }
+    remove_folder(redis);
+    _exit(ended);
+}
+
+/* ---------------------------------------------------------------- */
+
+static int answers(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char reply[8] = "";
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return 0;
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+    int good = connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+               send(fd, "PING\r\n", 6, MSG_NOSIGNAL) == 6 && recv(fd, reply, 7, MSG_WAITALL) == 7 &&
+               strcmp(reply, "+PONG\r\n") == 0;
+    close(fd);
+    return good;
+}
+
+static int make_folder(struct bench_redis *redis)
+{
+    const char *base = getenv("TMPDIR");
+    if (!base || !*base || strlen(base) > 60)
+        base = "/tmp";
+    snprintf(redis->folder, sizeof(redis->folder), "%s/nearcache-bench.XXXXXX", base);
+    if (!mkdtemp(redis->folder))
+        return -1;
+    snprintf(redis->socket, sizeof(redis->socket), "%s/redis.sock", redis->folder);
+    snprintf(redis->uri, sizeof(redis->uri), "unix://%s", redis->socket);
+    return 0;
+}
+
+static int start_watcher(struct bench_redis *redis)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return -1;
+    redis->leash = ends[1];
+    redis->watcher = fork();
+    if (redis->watcher == 0) {
+        close(ends[1]);
+        watch(redis, ends[0]);
+    }
+    close(ends[0]);
+    return redis->watcher < 0 ? -1 : 0;
+}
+
+int bench_redis_start(struct bench_redis *redis, char *error, size_t capacity)
+{
+    fflush(NULL); /* nothing is written twice */
+    if (make_folder(redis) != 0 || start_watcher(redis) != 0) {
+        snprintf(error, capacity, "cannot start a redis-server: %s", strerror(errno));
+        return -1;
+    }
+    int64_t deadline = bench_now() + START_SECONDS * NEAR_NS_PER_S;
+    while (!answers(redis->socket)) {
+        if (waitpid(redis->watcher, NULL, WNOHANG) == redis->watcher || bench_now() > deadline) {
+            close(redis->leash);
+            snprintf(error, capacity, "cannot start a redis-server (is it installed? Debian: redis-server)");
+            return -1;
+        }
+        bench_sleep(0.01);
+    }
+    return 0;
+}
+
+void bench_redis_stop(struct bench_redis *redis)
+{
+    close(redis->leash);
+    while (waitpid(redis->watcher, NULL, 0) < 0 && errno == EINTR)
+        ;
+}

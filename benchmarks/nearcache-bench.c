@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * nearcache-bench: measures the library beside what one would use instead.  Each subcommand answers one question:
+ *
+ *      local       how fast is the local tier, beside other hash tables and caches?
+ *      remote      what does nearcache cost on the way to Redis, beside plain hiredis?
+ *      staleness   how long after a write do other processes still have the old value?
+ *      replay      which hit ratio does it reach on a recorded trace, beside exact LRU?
+ *
+ * Figures are medians of several runs; what is compared is run in turn (A B C A B C …), so that ratios hold on a machine whose
+ * speed changes.  docs/benchmarks.md says what each figure means. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bench.h"
+#include "nearcache.h"
+
+static const struct {
+    const char *name;
+    int (*run)(struct bench_common *common);
+    const char *sentence;
+} subcommands[] = {
+    {"local", bench_local, "the local tier beside other tables and caches, one machine, no network"},
+};
+#define SUBCOMMANDS (sizeof(subcommands) / sizeof(*subcommands))
+
+static int usage(FILE *to)
+{
+    fputs("usage: nearcache-bench [SUBCOMMAND] [OPTION…]\n\n", to);
+    for (size_t i = 0; i < SUBCOMMANDS; i++)
+        fprintf(to, "  %-10s %s\n", subcommands[i].name, subcommands[i].sentence);
+    fputs("\nWithout a subcommand: local.  Options: nearcache-bench SUBCOMMAND --help\n", to);
+    return to == stdout ? BENCH_OK : BENCH_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    struct bench_common common = {.subcommand = "local", .runs = 3, .seconds = 0.5, .warmup = 0.2, .seed = 1,
+                                  .argc = argc - 1, .argv = argv + 1};
+    signal(SIGPIPE, SIG_IGN); /* hiredis 0.14 writes with write(2) */
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
+        return usage(stdout);
+    if (argc > 1 && argv[1][0] != '-') {
+        common.subcommand = argv[1];
+        common.argc--;
+        common.argv++;
+    }
+    for (size_t i = 0; i < SUBCOMMANDS; i++) {
+        if (strcmp(subcommands[i].name, common.subcommand) == 0)
+            return subcommands[i].run(&common);
+    }
+    bench_say("%s: there is no such subcommand", common.subcommand);
+    return usage(stderr);
+}
