@@ -121,8 +121,8 @@ static inline int near__pointer_fits(const void *memory)
 /* ---------------------------------------------------------------- expiry */
 
 /* A time in milliseconds since the tier's opening, in 32 bits: the low bit tells the unit (0: 1 ms, 1: 1024 ms), the others
- * count modulo 2^31.  Comparison wraps, so a life may reach 2^30 units (12 days to the millisecond, 34 years to the second)
- * and an expired entry stays recognisably so for another 12 days; the keeper has swept it long before.
+ * count modulo 2^31.  Comparison wraps, so a life may reach 2^30 units (12 days to the millisecond, 34 years to
+ * the second) and an expired entry stays recognisably so for another 12 days; the keeper has swept it long before.
  * Times are rounded down: never served late.  0 means no expiry. */
 #define NEAR_EXPIRY_LIFE_MAX ((INT64_C(1) << 30) - 1)
 

@@ -2,16 +2,18 @@
  *
  * Budget and eviction.
  *
- * An install reserves before it allocates: it adds its bytes to `used` unless that would pass the ceiling, then evicts while what
- * is live is above the budget, a bounded number of entries, and gives up when that does not suffice.  Evicted entries stay in
- * `used` until the keeper has freed them: between budget and ceiling there is room for those.  When it is full (the keeper is slow, or a
- * reader is stopped inside a section), fills are refused, and nothing else is (R49).
+ * An install reserves before it allocates: it adds its bytes to `used` unless that would pass the ceiling, then
+ * evicts while what is live is above the budget, a bounded number of entries, and gives up when that does not
+ * suffice.  Evicted entries stay in `used` until the keeper has freed them: between budget and ceiling there is room
+ * for those.  When it is full (the keeper is slow, or a reader is stopped inside a section), fills are refused, and
+ * nothing else is (R49).
  *
- * Entries are counted by reservation too: visible entries never outnumber entries_max, since each visible one holds a reservation, and an
- * install goes on only after it has seen the count, its own included, at or below the limit.
+ * Entries are counted by reservation too: visible entries never outnumber entries_max, since each visible one holds a
+ * reservation, and an install goes on only after it has seen the count, its own included, at or below the limit.
  *
- * The victim is the best of a sample: a run of neighbouring buckets at a random place, until SAMPLE entries have been seen.  Neighbours are one
- * DRAM page and their keys have nothing to do with each other.  A tier with no more buckets than a run has gets exact order. */
+ * The victim is the best of a sample: a run of neighbouring buckets at a random place, until SAMPLE entries have
+ * been seen.  Neighbours are one DRAM page and their keys have nothing to do with each other.  A tier with no more
+ * buckets than a run has gets exact order. */
 #include "local/rcu.h"
 #include "local/tier.h"
 

@@ -36,14 +36,14 @@
  *
  * ---- Install of entry E at position r, with a ticket's generation g
  *
- *   1. Raise the floor to r.  So the floor is never below the position of an entry that is or was visible (I2), and whoever
- *      compares tickets sees that something was learnt about the key (R17).
- *   2. Scan the target bucket for the tag.  A visible entry of the same key above r: refuse.  The tag: that slot.  Otherwise an
- *      empty slot, otherwise the bucket's dead or least recently used entry.
+ *   1. Raise the floor to r.  So the floor is never below the position of an entry that is or was visible (I2), and
+ *      whoever compares tickets sees that something was learnt about the key (R17).
+ *   2. Scan the target bucket for the tag.  A visible entry of the same key above r: refuse.  The tag: that slot.
+ *      Otherwise an empty slot, otherwise the bucket's dead or least recently used entry.
  *   3. (Retiring the displaced entry needs no memory and raises nothing: see 1.)
  *   4. Swap the slot to tentative.  Failed: from 2 again, a bounded number of times.
- *   5. Rescan every span.  A word with the tag elsewhere: tentative -> swap it out, its owner gives up; visible -> above r and the same key:
- *      withdraw; otherwise swap it out.  A swap that fails looks at that slot again.
+ *   5. Rescan every span.  A word with the tag elsewhere: tentative -> swap it out, its owner gives up; visible ->
+ *      above r and the same key: withdraw; otherwise swap it out.  A swap that fails looks at that slot again.
  *   6. The floor above r, or the generation not g: withdraw.
  *   7. Swap tentative to visible.  Failed: somebody has killed it; refused.
  *
@@ -51,60 +51,70 @@
  *
  * ---- Invalidate at position p (i1, i2)
  *
- *   i1. Raise the floor to p, or without a position increment the generation.  i2. Scan every span: a tentative word of the tag -> swap it out;
- *   visible, same key, below p -> swap it out.  A swap that fails looks again.  The scan is never skipped because the floor was high already: whoever
- *   raised it may not have scanned yet.
+ *   i1. Raise the floor to p, or without a position increment the generation.
+ *   i2. Scan every span: a tentative word of the tag -> swap it out; visible, same key, below p -> swap it out.  A swap
+ *       that fails looks again.  The scan is never skipped because the floor was high already: whoever raised it may
+ *       not have scanned yet.
  *
  * ---- Why no version below p is visible once an invalidation at p has returned, and none will become so
  *
- *   Take an install at r < p, in the one order of all sequentially consistent steps.  Its 6 comes after its 4.  If its 6 comes after i1 it
- *   withdraws.  Otherwise 4 comes before i1, hence before i2: the scan finds its word, tentative or visible, and swaps it out, or finds that somebody else has.
- *   In the first case 7 fails.  There is no third: 7 is a swap from exactly that word, and nobody else can write that word, since the
- *   pointer is the owner's (no ABA).  Words of others that are seen twice may be different entries at the same address only if one was freed in between;
- *   visible ones are freed after a grace period, so not while we look.  A tentative one may be freed at once by its owner and its memory be reused
- *   for another tentative word: swapping that one out is one refused install more, and harmless.
+ *   Take an install at r < p, in the one order of all sequentially consistent steps.  Its 6 comes after its 4.  If its 6
+ *   comes after i1 it withdraws.  Otherwise 4 comes before i1, hence before i2: the scan finds its word, tentative or
+ *   visible, and swaps it out, or finds that somebody else has.  After that 7 fails, if it has not happened yet: it is a
+ *   swap from exactly that word, and nobody but the owner writes it.  The same with the generation in place of the floor.
+ *
+ *   No ABA.  A visible entry is freed after a grace period, so while we look no other can have its address.  A tentative
+ *   one may be freed at once and its memory be used for another tentative word, in the same slot and with the same tag:
+ *   swapping that out means one refused install more, and no harm.
  *
  * ---- Why at most one entry of a key is visible, and versions never go back
  *
- *   Take two installs A at a and B at b of one key.  Each publishes (4) before it looks (5), so at least one sees the other's word, say B
- *   sees A's, or B's 5 comes when A's word is gone again.  Tentative: A is refused.  Visible: a > b, B withdraws; else A's entry goes before B's comes.
- *   Gone again: somebody removed a visible entry at a; the floor was at a before that (1), and if a > b then B's 6 withdraws.
- *   A reader that has returned version a has therefore seen a floor of at least a; a smaller one can be visible later only if its 6
- *   came before that raise, and then A's 5, which comes after A's 4, has met its word.
+ *   Take two installs of one key, A at a and B at b < a.  If B's 6 comes after A's 1, B withdraws.  Otherwise B's 4, which
+ *   comes before its 6, comes before A's 4; so A's 5 comes after B's 4 and meets B's word, or finds that it is gone, and
+ *   only then A becomes visible.  So from A's 7 on B is not visible and will not be, whatever has become of A.  A reader
+ *   that returned version a came after A's 7.  At the same position both hold the same value; each publishes (4) before
+ *   it looks (5), so at least one sees the other and one is left, or none.
  *
  * ---- Two tables (migrate.c publishes PREPARE and MIGRATE, with a grace period after each)
  *
- *   Only neighbours among STEADY, PREPARE, MIGRATE, STEADY' are in use at one time.  Everybody who may meet a word in the new table scans both, old first;
- *   entries only ever travel from the old one to the new one.  STEADY and PREPARE install into the old table.  PREPARE and MIGRATE install into
- *   different ones, but both scan both after publishing, so "publishes before it looks" holds between them.  The mover starts when nobody installs into the old table
- *   any more:
+ *   Only neighbours among STEADY, PREPARE, MIGRATE, STEADY' are in use at one time.  Everybody who may meet a word in
+ *   the new table scans both, old first; entries only ever travel from the old one to the new one.  STEADY and
+ *   PREPARE install into the old table.  PREPARE and MIGRATE install into different ones, but both scan both after
+ *   publishing, so "publishes before it looks" holds between them.  The mover starts when nobody installs into the
+ *   old table any more:
  *
- *   m1. Scan the new bucket for the tag: there -> drop the old entry.  m2. Choose an empty slot or the least recently used one; if the entry itself is that, drop it.
- *   m3. Swap it to tentative.  m4. Rescan the new bucket for the tag: there -> withdraw, drop.  (Two old buckets may feed one new one, so a rival may be another key
- *   that the rescan of an install could not see in its own old bucket.)  m5. Swap the old slot to empty; failed -> withdraw.  m6. Swap tentative to
- *   visible; failed -> somebody has removed it; retire.
+ *   m1. Scan the new bucket for the tag: there -> drop the old entry.
+ *   m2. Choose an empty slot or the least recently used one; if the entry itself is that, drop it.
+ *   m3. Swap it to tentative.
+ *   m4. Rescan the new bucket for the tag: there -> withdraw, drop.  (Two old buckets may feed one new one, so a rival
+ *       may be another key, which the rescan of its install could not see in its own old bucket.)
+ *   m5. Swap the old slot to empty; failed -> withdraw.
+ *   m6. Swap tentative to visible; failed -> somebody has removed it; retire.
  *
- *   A scan, old then new, cannot miss a moving entry: as long as the old slot holds it the scan finds it there; when it is gone from there, m3 has
- *   published it in the new bucket, which is scanned afterwards.  The mover needs neither floor nor generation: an invalidation that came too late for the old slot finds
- *   the tentative word and kills it.
+ *   A scan, old then new, cannot miss a moving entry: as long as the old slot holds it the scan finds it there; when
+ *   it is gone from there, m3 has published it in the new bucket, which is scanned afterwards.  The mover needs
+ *   neither floor nor generation: an invalidation that came too late for the old slot finds the tentative word and
+ *   kills it.
  *
  * ---- Progress
  *
- *   A reader takes at most two buckets' steps.  A swap that fails means that somebody else's succeeded: lock-free.  Installs give up after TRIES; nobody
- *   waits for anybody, whatever is stopped where: a stopped owner's tentative word is swapped out by whoever needs the slot's tag.  (A stopped install occupies
- *   one slot of one bucket until then, unless the bucket needs it: 2 takes no tentative slot of another tag, so eight stopped threads in one bucket refuse that bucket's
- *   installs.)
+ *   A reader takes at most two buckets' steps.  A swap that fails means that somebody else's succeeded: lock-free.
+ *   Installs give up after TRIES; nobody waits for anybody, whatever is stopped where: a stopped owner's tentative
+ *   word is swapped out by whoever needs the slot's tag.  (A stopped install occupies one slot of one bucket until
+ *   then, unless the bucket needs it: 2 takes no tentative slot of another tag, so eight stopped threads in one
+ *   bucket refuse that bucket's installs.)
  *
  * ---- Cost
  *
- *   Per entry: a word and its share of empty slots (14 to 21 bytes at 3 to 4.5 entries a bucket), 24 bytes of header, the allocator's rounding.
- *   An install is four locked instructions, an eviction two.
+ *   Per entry: a word and its share of empty slots (14 to 21 bytes at 3 to 4.5 entries a bucket), 24 bytes of header,
+ *   the allocator's rounding. An install is four locked instructions, an eviction two.
  *
  * ---- Left out
  *
- *   Chains (a full bucket evicts its least recently used entry: below 1.5 % of the installs at 4.5 a bucket), in-place update of values (readers hold them without a
- *   lock), a counter in the bucket (the floor does it better: it is shared by fewer keys and carries an order).
- *   Sources: tentative entries are FASTER's (SIGMOD 2018); one-line buckets with tags are MemC3's (NSDI 2013). */
+ *   Chains (a full bucket evicts its least recently used entry: below 1.5 % of the installs at 4.5 a bucket),
+ *   in-place update of values (readers hold them without a lock), a counter in the bucket (the floor does it
+ *   better: it is shared by fewer keys and carries an order). Sources: tentative entries are FASTER's (SIGMOD
+ *   2018); one-line buckets with tags are MemC3's (NSDI 2013). */
 #include "local/index.h"
 
 /* Each failed attempt means that somebody else has changed the bucket under us: more in a row than this is a storm on one

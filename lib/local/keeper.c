@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The keeper: one thread a tier that frees, sweeps and resizes.  Nobody waits for it.  It sleeps on a futex, which is woken without a
- * lock, so that a keeper stopped anywhere stops nobody; what then piles up ends at the ceiling of the budget. */
+ * The keeper: one thread a tier that frees, sweeps and resizes.  Nobody waits for it.  It sleeps on a futex, which
+ * is woken without a lock, so that a keeper stopped anywhere stops nobody; what then piles up ends at the ceiling
+ * of the budget. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif

@@ -241,6 +241,8 @@ static enum near__count try_install(struct near__local *local, struct near__read
 static int set_expiry(struct near__local *local, struct offer *offer, int64_t ttl_ms, int64_t sent_ns)
 {
     int64_t sent_ms = near__tier_ms(local, sent_ns), now_ms = near__tier_ms(local, near__now(local->clock));
+    if (sent_ns < local->opened_ns)
+        sent_ms--; /* the division rounds towards zero: never late */
     if (local->ttl_max_ms && (ttl_ms < 0 || ttl_ms > local->ttl_max_ms))
         ttl_ms = local->ttl_max_ms;
     offer->expires = 0;

@@ -76,8 +76,8 @@ struct near__view {
 };
 
 /* Finds a key and pins its value.  bound_ns: this read's staleness bound (the cache's or tighter); stale_ns: second
- * bound, 0: none.  On HIT and STALE_HIT *view is set and must be unpinned by the same thread.  Lock-free, bounded, no system call,
- * no allocation unless the reader's 64 pins are all in use (then the value is copied). */
+ * bound, 0: none.  On HIT and STALE_HIT *view is set and must be unpinned by the same thread.  Lock-free, bounded,
+ * no system call, no allocation unless the reader's 64 pins are all in use (then the value is copied). */
 enum near__local_result near__local_get(struct near__local *local, struct near__reader *reader, const void *key,
                                         size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view);
 /* The same for the library's own purposes: any proof will do, nothing is counted. */
@@ -117,10 +117,10 @@ static inline int near__ticket_equal(struct near__ticket a, struct near__ticket 
 }
 
 /* Offers a value that the remote tier had at position (0: unknown, then as near__local_invalidate with position 0).  ttl_ms -1:
- * no expiry; sent_ns: when the command was sent (expiry counts from there).  Keeps it if nothing newer is known, evicting if need
- * be; in every case, when it returns, no entry for the key is visible whose position is below `position`, and none will become so.
- * A copy is kept for at most config.ttl_max_ms; near__view.expires_ns of a hit tells the local copy's end.
- * Returns 1 when kept, 0 when not (order, space, size, memory). */
+ * no expiry; sent_ns: when the command was sent (expiry counts from there).  Keeps it if nothing newer is known,
+ * evicting if need be; in every case, when it returns, no entry for the key is visible whose position is below
+ * `position`, and none will become so. A copy is kept for at most config.ttl_max_ms; near__view.expires_ns of a
+ * hit tells the local copy's end. Returns 1 when kept, 0 when not (order, space, size, memory). */
 int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
                         const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
                         int64_t ttl_ms, int64_t sent_ns);

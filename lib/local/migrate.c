@@ -8,9 +8,10 @@
  * The views and why they may follow one another are described in index.c.  Only the keeper comes here; readers and
  * installs never wait for it, and when it is stopped in the middle both tables stay in use.
  *
- * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it as long as both tables fit beside
- * what is live; when entries have to make room for the second table it waits for a higher load and adds half.  At GROW about 1.5 % of
- * the installs meet a full bucket and evict its oldest entry instead of the oldest of a sample. */
+ * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it as long
+ * as both tables fit beside what is live; when entries have to make room for the second table it waits for a
+ * higher load and adds half.  At GROW about 1.5 % of the installs meet a full bucket and evict its oldest entry
+ * instead of the oldest of a sample. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The order of eviction: dead entries first (expired, idle for too long, cleared, suspect), then the least recently used.
+ * The order of eviction: dead entries first (expired, idle for too long, cleared, suspect), then the least recently
+ * used.
  *
- * The age of an entry is the distance between its access stamp and the *tick*, both modulo 2^16.  The tick advances once in
- * 1/1024 of a turnover (as many fills as there are entries), so that 16 bits cover sixty-four turnovers, far more than any
- * entry survives unread in a full tier; the keeper pulls older stamps along.  With an idle limit the tick is 1/1024 of that
- * limit, at least a millisecond. */
+ * The age of an entry is the distance between its access stamp and the *tick*, both modulo 2^16.  The tick
+ * advances once in 1/1024 of a turnover (as many fills as there are entries), so that 16 bits cover sixty-four
+ * turnovers, far more than any entry survives unread in a full tier; the keeper pulls older stamps along.  With an
+ * idle limit the tick is 1/1024 of that limit, at least a millisecond. */
 #ifndef NEAR_LOCAL_ORDER_H
 #define NEAR_LOCAL_ORDER_H
 #include <stdint.h>

@@ -2,13 +2,14 @@
  *
  * Pinned and owned values.
  *
- * A pin is an entry's address in a place where the keeper looks before it frees anything: 64 places in the reader's record, or a place
- * in a block that belongs to no thread (an owned value).
+ * A pin is an entry's address in a place where the keeper looks before it frees anything: 64 places in the reader's
+ * record, or a place in a block that belongs to no thread (an owned value).
  *
- * Why a pinned entry is not freed.  The pin is stored inside the read section in which the entry was found; the keeper looks at the pins
- * after a grace period that began when the entry was already unlinked.  So every section that can have found it has ended, and its pin
- * is there to be seen (R48).  Owning stores the new pin before it clears the old one, and the keeper looks at readers first and at
- * blocks second, so a pin that moves is seen in one of them.
+ * Why a pinned entry is not freed.  The pin is stored inside the read section in which the entry was found; the
+ * keeper looks at the pins after a grace period that began when the entry was already unlinked.  So every section
+ * that can have found it has ended, and its pin is there to be seen (R48).  Owning stores the new pin before it
+ * clears the old one, and the keeper looks at readers first and at blocks second, so a pin that moves is seen in one
+ * of them.
  *
  * Blocks are never freed before the tier is closed: there are as many as were ever needed at once. */
 #include "local/rcu.h"

@@ -2,11 +2,12 @@
  *
  * Grace periods, registration and fork.
  *
- * liburcu's own fork hooks in the parent would deadlock with a host that installs them too, and waiting for a grace period in
- * fork() could take for ever (a stopped reader).  So two mutexes of ours, one around every grace period, one around every registration,
- * say whether a thread of ours may be inside liburcu.  prepare takes both within a limit of time; if it gets them, the child, which
- * has inherited quiet mutexes of liburcu's, runs liburcu's hooks by itself before its first use.  If it does not, the child does not use
- * liburcu at all.  (Out of reach: a thread that is just leaving liburcu in its own exit.)
+ * liburcu's own fork hooks in the parent would deadlock with a host that installs them too, and waiting for a grace
+ * period in fork() could take for ever (a stopped reader).  So two mutexes of ours, one around every grace period,
+ * one around every registration, say whether a thread of ours may be inside liburcu.  prepare takes both within a
+ * limit of time; if it gets them, the child, which has inherited quiet mutexes of liburcu's, runs liburcu's hooks by
+ * itself before its first use.  If it does not, the child does not use liburcu at all.  (Out of reach: a thread that
+ * is just leaving liburcu in its own exit.)
  *
  * Nobody who waits for the registration mutex holds up anybody: a grace period never needs it. */
 #include "local/rcu.h"

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Read sections and grace periods: the library's only contact with liburcu (flavour bp).
  *
- * Only sections, grace periods and registration are used; every shared pointer is a C11 atomic of our own.  The two functions
- * that are inlined are the short ones that liburcu lets any program inline; sanitizer builds call them instead, and tell
- * ThreadSanitizer, which does not know liburcu, what a grace period orders. */
+ * Only sections, grace periods and registration are used; every shared pointer is a C11 atomic of our own.  The
+ * two functions that are inlined are the short ones that liburcu lets any program inline; sanitizer builds call
+ * them instead, and tell ThreadSanitizer, which does not know liburcu, what a grace period orders. */
 #ifndef NEAR_LOCAL_RCU_H
 #define NEAR_LOCAL_RCU_H
 

@@ -6,14 +6,14 @@
  *      cache[serial % 8] = {serial, reader}  ------->  reader --next--> reader --next--> …
  *      readers --mate--> reader --mate--> …              (never freed before the tier is closed)
  *
- * A look in a small thread-local array, keyed by the tier's serial number, which is never used twice: what is left over from a
- * closed tier matches nothing.  Otherwise the slow path, under one mutex of the process: the thread's own list, then a record that
- * an exited thread has left, then a new one.  The mutex is held for a few steps only and never across anything that
- * waits: a thread may come here while others are stopped inside sections.
+ * A look in a small thread-local array, keyed by the tier's serial number, which is never used twice: what is left
+ * over from a closed tier matches nothing.  Otherwise the slow path, under one mutex of the process: the thread's own
+ * list, then a record that an exited thread has left, then a new one.  The mutex is held for a few steps only and
+ * never across anything that waits: a thread may come here while others are stopped inside sections.
  *
- * Exit: a pthread key's destructor drops the pins of the thread and leaves its records to others.  Their counters stay, so
- * sums never go back.  When a tier is closed its records are taken out of the lists of their threads, so a late exit finds
- * nothing of it. */
+ * Exit: a pthread key's destructor drops the pins of the thread and leaves its records to others.  Their counters
+ * stay, so sums never go back.  When a tier is closed its records are taken out of the lists of their threads, so
+ * a late exit finds nothing of it. */
 #include "local/reader.h"
 
 #include <pthread.h>

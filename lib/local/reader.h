@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Readers: one record a thread and tier, with pins, counters and what sampling needs.
  *
- * The record belongs to the tier and is found through the thread.  A thread that exits drops its pins and leaves its records to the next
- * thread; so there are never more than threads that lived at once. */
+ * The record belongs to the tier and is found through the thread.  A thread that exits drops its pins and leaves
+ * its records to the next thread; so there are never more than threads that lived at once. */
 #ifndef NEAR_LOCAL_READER_H
 #define NEAR_LOCAL_READER_H
 #include <stdatomic.h>

@@ -9,9 +9,10 @@
  * swap has no ABA problem.  One thread, the keeper, does the rest.
  *
  * Which entries are pinned is found out without memory, too.  After the grace period nobody reads the heads of the
- * batch any more (a pinned reader has its pointers), so they can hold a mark: all of the batch are condemned (position 0, which no live
- * entry has), then every pin spares what it points to if that is condemned, then what is still condemned is freed.  A pin's
- * entry may be looked at safely, dead or alive: freeing is the keeper's alone, and it frees nothing that it sees pinned. */
+ * batch any more (a pinned reader has its pointers), so they can hold a mark: all of the batch are condemned
+ * (position 0, which no live entry has), then every pin spares what it points to if that is condemned, then what
+ * is still condemned is freed.  A pin's entry may be looked at safely, dead or alive: freeing is the keeper's
+ * alone, and it frees nothing that it sees pinned. */
 #include "local/rcu.h"
 #include "local/tier.h"
 

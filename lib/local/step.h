@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * The atomic steps of index.c, one function each, so that a test can stand between any two of them.
  *
- * Built with -DNEAR_STEP_HOOK every step first calls a hook (tests/local/test_schedule.c switches to another thread of
- * control there) and NEAR_MUTANT(x) can break one rule at a time, so that the test shows that it would notice.  Otherwise
- * both vanish.
+ * Built with -DNEAR_STEP_HOOK every step first calls a hook (tests/local/test_schedule.c switches to another thread
+ * of control there) and NEAR_MUTANT(x) can break one rule at a time, so that the test shows that it would notice.
+ * Otherwise both vanish.
  *
  * Every step that decides something is sequentially consistent: the arguments in index.c have the form "each publishes
  * before it looks", which acquire and release do not give.  On x86 that costs nothing for loads. */

@@ -21,8 +21,8 @@ struct near__block; /* pins.c */
  *      '---------------- kept at or below max --'         |
  *      '---------------------- never above the ceiling ---'
  *
- * `retired` waits for a grace period only.  What is retired but pinned by the application counts as if it were live, so that other
- * entries make room for it. */
+ * `retired` waits for a grace period only.  What is retired but pinned by the application counts as if it were
+ * live, so that other entries make room for it. */
 struct near__budget {
     _Alignas(64) _Atomic(int64_t) used; /* everything */
     _Atomic(int64_t) retired;           /* of it */

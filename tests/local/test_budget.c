@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Promise F: everything the tier allocates stays within its budget plus 5 % or 1 MiB, whichever is more; the budget may change while it runs. */
+ * Promise F: everything the tier allocates stays within its budget plus 5 % or 1 MiB, whichever is more; the
+ * budget may change while it runs. */
 #include "local/local_fixture.h"
 
 #include <pthread.h>

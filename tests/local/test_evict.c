@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The order of eviction: sampled LRU must match exact LRU's hit ratio within one point; and the entry limit is a limit. */
+ * The order of eviction: sampled LRU must match exact LRU's hit ratio within one point; and the entry limit is a
+ * limit. */
 #include "local/local_fixture.h"
 
 #include <math.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * R47: a read that is paused anywhere between its looks never serves what is older than its bound.
  *
- * hit.c and index.c are compiled into this program with the hook of step.h; the pause is whatever the hook does at the n-th step. */
+ * hit.c and index.c are compiled into this program with the hook of step.h; the pause is whatever the hook does at
+ * the n-th step. */
 #define NEAR_STEP_HOOK 1
 #include "local/local_fixture.h"
 

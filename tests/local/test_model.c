@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Random calls on one tier against a plain table that says what may come back.
  *
- * The tier may always answer "absent" (it is a cache); what it does return must be exactly what the model has: the last value kept,
- * not removed, not expired, not below the watermark.  With ample room a value that was kept must also be there. */
+ * The tier may always answer "absent" (it is a cache); what it does return must be exactly what the model has: the
+ * last value kept, not removed, not expired, not below the watermark.  With ample room a value that was kept must
+ * also be there. */
 #include "local/local_fixture.h"
 
 #include <stdlib.h>

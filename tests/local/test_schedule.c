@@ -2,15 +2,18 @@
  *
  * Every interleaving of the index's atomic steps that a few thousand seeds can find (R46).
  *
- * index.c is compiled into this program with a hook before each atomic step.  Operations are coroutines; the hook goes back to a
- * scheduler that picks the next one with a seeded generator.  So a schedule is one number, and a failure can be run again.
+ * index.c is compiled into this program with a hook before each atomic step.  Operations are coroutines; the hook
+ * goes back to a scheduler that picks the next one with a seeded generator.  So a schedule is one number, and a
+ * failure can be run again.
  *
- * A small model of the remote tier stands beside it: positions, a version for each key (the position of its last write), messages in
- * order.  Checked on every read and at rest:
- *   V1  once an invalidation, an install or a fill that knew version v has returned, no read that begins later returns an older one
+ * A small model of the remote tier stands beside it: positions, a version for each key (the position of its last
+ * write), messages in order.  Checked on every read and at rest:
+ *   V1  once an invalidation, an install or a fill that knew version v has returned, no read that begins later
+ *   returns an older one
  *   V2  once a read has returned version v, no read that begins later returns an older one
  *   V3  once a drop has returned, no read that begins later returns what was fetched with a ticket from before the drop
- *   V4  at rest: no tentative word, at most one visible entry a key, none older than the server's version; an old table is empty
+ *   V4  at rest: no tentative word, at most one visible entry a key, none older than the server's version; an old
+ *   table is empty
  *   V5  every entry ends exactly once: visible, retired or given back to its owner
  *
  * Then each rule is broken on purpose (step.h, near__mutant), and the same checks must notice. */

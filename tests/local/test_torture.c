@@ -2,9 +2,10 @@
  *
  * Readers, fillers, writers, droppers and a resizer on a few hundred keys at once, with the keeper at work.
  *
- * A value is made of its key and version, repeated, so that a torn or freed one shows.  A shared table of versions plays the remote tier:
- * a writer raises a key's version under the position it takes, then invalidates; so a read that begins after an invalidation has returned
- * must not return an older version (promise D), and no thread may go back (promise C). */
+ * A value is made of its key and version, repeated, so that a torn or freed one shows.  A shared table of versions
+ * plays the remote tier: a writer raises a key's version under the position it takes, then invalidates; so a read
+ * that begins after an invalidation has returned must not return an older version (promise D), and no thread may
+ * go back (promise C). */
 #include "local/local_fixture.h"
 
 #include <pthread.h>
