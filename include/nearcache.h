@@ -149,8 +149,12 @@ typedef struct near_options {
     near_allocator allocator;
 } near_options;
 
-/* Fills options with the defaults.  Blocks: never. */
-NEAR_API void near_options_init(near_options *options);
+/* Fills options with the defaults, as many fields as the caller's struct has.  Blocks: never. */
+NEAR_API void near_options_init_sized(near_options *options, size_t size);
+static inline void near_options_init(near_options *options)
+{
+    near_options_init_sized(options, sizeof(*options));
+}
 
 /* Sets one option by its name, from text ("local_bytes" "64m", "bound_ms" "250ms", "tls_verify" "no").
  * The same names serve as URI query parameters and, in upper case after NEAR_, in the environment.
@@ -217,7 +221,12 @@ typedef struct near_call {
     uint32_t bound_ms;   /* a tighter staleness bound for this read; 0: the cache's */
     uint32_t reserved;   /* 0 */
 } near_call;
-NEAR_API void near_call_init(near_call *call);
+static inline void near_call_init(near_call *call)
+{
+    near_call zero = {0, 0, 0, 0, 0};
+    zero.size = sizeof(zero);
+    *call = zero;
+}
 
 /* A pinned value.  data stays valid and unchanged until near_release. */
 typedef struct near_value {
@@ -268,7 +277,12 @@ typedef struct near_write {
     uint32_t reserved; /* 0 */
     int64_t ttl_ms;    /* 0: no expiry; otherwise at least 1 */
 } near_write;
-NEAR_API void near_write_init(near_write *write);
+static inline void near_write_init(near_write *write)
+{
+    near_write zero = {0, 0, 0, 0};
+    zero.size = sizeof(zero);
+    *write = zero;
+}
 
 /* Writes a key through to the remote tier.  NEAR_OK means that the remote tier has it and every process is told.
  * write and call may be NULL.  Blocks: up to the deadline.
@@ -373,7 +387,7 @@ typedef struct near_stats {
     uint32_t breaker_open;
     /* remote tier */
     uint64_t requests, connections_opened, connections_lost, timeouts, bytes_sent, bytes_received;
-    near_quantiles hit_ns;          /* one in 64 local hits is timed */
+    near_quantiles hit_ns;          /* local hits of near_get; one in 64 of a thread is timed, the last 512 of them count */
     near_quantiles miss_ns;         /* reads that went to the remote tier */
     near_quantiles write_ns;
     near_quantiles invalidation_ns; /* from the writer's send to application here; both clocks of one host */

@@ -316,10 +316,9 @@ static int check_together(const near_options *o, near_error *error)
 
 /* ---------------------------------------------------------------- public */
 
-void near_options_init(near_options *options)
+static void fill_in_defaults(near_options *options)
 {
     memset(options, 0, sizeof *options);
-    options->size = sizeof *options;
     for (size_t i = 0; i < ROWS; i++) {
         uint64_t number = 0;
         if (is_text(&rows[i])) {
@@ -329,6 +328,16 @@ void near_options_init(near_options *options)
             set_number(options, &rows[i], number);
         }
     }
+}
+
+void near_options_init_sized(near_options *options, size_t size)
+{
+    near_options ours;
+
+    fill_in_defaults(&ours);
+    ours.size = size;
+    memset(options, 0, size);
+    memcpy(options, &ours, size < sizeof ours ? size : sizeof ours);
 }
 
 int near_option_set(near_options *options, const char *name, const char *text, near_error *error)

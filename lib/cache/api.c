@@ -12,16 +12,6 @@
 
 /* ---------------------------------------------------------------- arguments */
 
-void near_call_init(near_call *call)
-{
-    *call = (near_call){.size = sizeof(*call)};
-}
-
-void near_write_init(near_write *write)
-{
-    *write = (near_write){.size = sizeof(*write)};
-}
-
 /* Copies a caller's struct of any size: what it lacks is zero, what it has beyond ours must be zero. */
 static int copy_sized(void *ret, size_t our_size, const void *from, size_t their_size)
 {

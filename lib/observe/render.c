@@ -74,7 +74,7 @@ static const struct row rows[] = {
     ROW(NULL, bytes_sent, COUNTER, "Bytes sent."),
     ROW(NULL, bytes_received, COUNTER, "Bytes received."),
     ROW(NULL, breaker_open, FLAG, "1 while the circuit breaker is open."),
-    ROW("Latency", hit_ns, QUANTILES, "Local hits, nanoseconds, one in 64 timed."),
+    ROW("Latency", hit_ns, QUANTILES, "Local hits of near_get, nanoseconds, one in 64 timed."),
     ROW(NULL, miss_ns, QUANTILES, "Reads that went to the remote tier, nanoseconds."),
     ROW(NULL, write_ns, QUANTILES, "Writes, nanoseconds."),
     ROW(NULL, invalidation_ns, QUANTILES, "From a writer's send to its application here, nanoseconds."),

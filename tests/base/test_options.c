@@ -453,9 +453,29 @@ static void test_failed_allocations_leave_nothing_behind(void **state)
     }
 }
 
+static void test_init_writes_no_more_than_the_callers_struct(void **state)
+{
+    (void)state;
+    struct {
+        near_options ours;
+        unsigned char beyond[32];
+    } larger;
+    unsigned char older[offsetof(near_options, bound_ms) + 8];
+    memset(&larger, 0xee, sizeof larger);
+    memset(older, 0xee, sizeof older);
+    near_options_init_sized(&larger.ours, sizeof larger);
+    assert_int_equal(larger.ours.size, sizeof larger);
+    for (size_t i = 0; i < sizeof larger.beyond; i++)
+        assert_int_equal(larger.beyond[i], 0);
+    near_options_init_sized((near_options *)(void *)older, offsetof(near_options, bound_ms));
+    for (size_t i = offsetof(near_options, bound_ms); i < sizeof older; i++)
+        assert_int_equal(older[i], 0xee);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_init_writes_no_more_than_the_callers_struct),
         cmocka_unit_test(test_every_row_is_complete),
         cmocka_unit_test(test_defaults_are_their_texts),
         cmocka_unit_test(test_documented_defaults),

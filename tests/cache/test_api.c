@@ -130,8 +130,6 @@ static void test_source_tells_where_a_value_came_from(void **state)
 {
     near_cache *c = cache_of(state);
     near_value got;
-    if (((struct stack *)*state)->kind == LOCAL)
-        skip();
     set(c, "k", "v");
     assert_int_equal(near_get(c, "k", 1, NULL, &got), NEAR_OK);
     assert_int_equal(got.source, NEAR_FROM_LOCAL);
@@ -415,8 +413,6 @@ static void test_bypass_and_no_fill(void **state)
     near_cache *c = cache_of(state);
     near_call call;
     near_value got;
-    if (((struct stack *)*state)->kind == LOCAL)
-        skip();
     near_call_init(&call);
     call.flags = NEAR_NO_FILL;
     assert_int_equal(near_set(c, "k", 1, "v", 1, NULL, &call), NEAR_OK);
@@ -437,8 +433,7 @@ static void test_bypass_and_no_fill(void **state)
 static void test_value_too_large_for_the_local_tier_is_served_and_not_kept(void **state)
 {
     struct stack *stack = *state;
-    if (stack->kind == LOCAL || !stack->cache)
-        skip();
+    cache_of(state);
     near_options options;
     near_options_init(&options);
     options.local_value_max = 100;
@@ -471,8 +466,7 @@ static void test_clear_empties_every_local_tier(void **state)
 static void test_clear_keys_removes_only_the_prefix(void **state)
 {
     struct stack *stack = *state;
-    if (stack->kind == LOCAL || !stack->cache)
-        skip();
+    cache_of(state);
     near_options options;
     near_options_init(&options);
     options.prefix = "p*[x]:";
@@ -701,14 +695,15 @@ static int group_teardown(void **state)
 }
 
 #define CASE(function, kind) {#function "_on_" #kind, function, setup_##kind, teardown, NULL}
-#define EVERYWHERE(function) CASE(function, memory), CASE(function, local), CASE(function, redis)
+#define WITH_A_REMOTE_TIER(function) CASE(function, memory), CASE(function, redis)
+#define EVERYWHERE(function) WITH_A_REMOTE_TIER(function), CASE(function, local)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         EVERYWHERE(test_get_returns_what_was_set),
         EVERYWHERE(test_keys_and_values_are_binary_and_may_be_empty),
-        EVERYWHERE(test_source_tells_where_a_value_came_from),
+        WITH_A_REMOTE_TIER(test_source_tells_where_a_value_came_from),
         EVERYWHERE(test_get_copy_truncates_and_tells_the_whole_size),
         EVERYWHERE(test_pinned_value_survives_overwriting_and_dropping),
         EVERYWHERE(test_owned_value_may_be_released_by_another_thread),
@@ -721,10 +716,10 @@ int main(void)
         EVERYWHERE(test_one_bad_key_does_not_spoil_a_batch),
         EVERYWHERE(test_limits_are_checked_before_anything_is_sent),
         EVERYWHERE(test_call_structure_is_checked),
-        EVERYWHERE(test_bypass_and_no_fill),
-        EVERYWHERE(test_value_too_large_for_the_local_tier_is_served_and_not_kept),
+        WITH_A_REMOTE_TIER(test_bypass_and_no_fill),
+        WITH_A_REMOTE_TIER(test_value_too_large_for_the_local_tier_is_served_and_not_kept),
         EVERYWHERE(test_clear_empties_every_local_tier),
-        EVERYWHERE(test_clear_keys_removes_only_the_prefix),
+        WITH_A_REMOTE_TIER(test_clear_keys_removes_only_the_prefix),
         EVERYWHERE(test_limits_change_at_run_time),
         EVERYWHERE(test_check_and_wait_ready),
         EVERYWHERE(test_statistics_add_up),
