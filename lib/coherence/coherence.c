@@ -2,25 +2,25 @@
  *
  * Coherence: keeps one local tier in step with the server's messages, and knows whether it is.
  *
- * Two connections carry the truth to this process, and nothing orders one against the other: replies (D, any thread) and messages
- * (I, the subscriber thread).  What does order them is the position in both (docs/design.md, section 1).  This room answers one
- * question for every hit: has every message of every write that was done before a certain instant been applied here?  That instant
- * is the gate's proved_ns.
+ * Two connections carry the truth to this process, and nothing orders one against the other: replies (D, any thread)
+ * and messages (I, the subscriber thread).  What does order them is the position in both (docs/design.md, section 1).
+ * This room answers one question for every hit: has every message of every write that was done before a certain instant
+ * been applied here?  That instant is the gate's proved_ns.
  *
- * Who writes what.  proof.h has a letter for each field.  The subscriber alone moves `last`; replies and proofs raise `highest`
- * (messages do not: anybody may publish); the gate is written under the lock, by proof.c only, so that a withdrawal and a grant
- * cannot cross.  Hits take no lock.
+ * Who writes what.  proof.h has a letter for each field.  The subscriber alone moves `last`; replies and proofs raise
+ * `highest` (messages do not: anybody may publish); the gate is written under the lock, by proof.c only, so that a
+ * withdrawal and a grant cannot cross.  Hits take no lock.
  *
- * An attempt has a nonce used never before.  The time is taken; then a PING with the nonce goes out on the subscription and, from
- * the prover thread, a heartbeat with the nonce goes to the server, which publishes nonce and position P on this process's own
- * channel.  When both came back on the subscription the proof counts from the time taken, not from now: a write acknowledged
- * before that time was published before the heartbeat ran, hence came before it on the subscription, hence has been applied.
- * One attempt is outstanding (R26).  The nonce dies with the subscription, with any suspicion and with patience; an answer to a
- * dead nonce is nothing (R25, R27).
+ * An attempt has a nonce used never before.  The time is taken; then a PING with the nonce goes out on the subscription
+ * and, from the prover thread, a heartbeat with the nonce goes to the server, which publishes nonce and position P on
+ * this process's own channel.  When both came back on the subscription the proof counts from the time taken, not from
+ * now: a write acknowledged before that time was published before the heartbeat ran, hence came before it on the
+ * subscription, hence has been applied. One attempt is outstanding (R26).  The nonce dies with the subscription, with
+ * any suspicion and with patience; an answer to a dead nonce is nothing (R25, R27).
  *
  *   state        is                      event                            next        action
  *   ----------   ---------------------   ------------------------------   ---------   ------------------------------------------------
- *   UNSUBSCR.    channel NULL,           pause over, subscribed           UNPROVEN    another server's identity: |= SERVER
+ *   UNSUBSCR.    channel NULL,           pause over, subscribed           UNPROVEN    another server than was proven: |= SERVER
  *                suspicion != 0          refused                          UNSUBSCR.   longer pause
  *   UNPROVEN     channel, suspicion      message last+1                   same        apply; last++
  *                != 0                    other message                    same        apply unordered; last = its; |= GAP or ORDER
@@ -45,33 +45,37 @@
  *   GAP, MESSAGE                  replies to what was asked before are ignored, watermark = P  [2]
  *   ORDER, SERVER                 the same, with P above everything seen                       [3]
  *
- * [1] Numbers have no holes.  While `last` follows without one, every write up to `last` has been applied: its key's floor is raised
- *     and older entries are gone.  `last` lives on over a reconnection, so "one more than the last" means the same on the new
- *     subscription, and a write that fell between the two is a hole.  Position and identity unchanged: nothing was missed.
- * [2] After a hole nothing is known about writes up to P.  An entry below P may be one of their victims: not served.  An entry at
- *     P or above is of a moment when the server had done every write up to P, so only a later write can make it old, and that one's
- *     message comes after the heartbeat on this subscription.  Equality is therefore good, and needed: without writes the position
- *     stands still.  A fill still under way is judged by the same comparison when it lands, so R22 needs no second flush.  P is judged
- *     when the heartbeat is read, not when the PONG completes the proof: messages in between are later than P.  A hole in between
- *     cancels the attempt, so no grant covers a hole above its P.
- * [3] If the server's history broke (restart with loss, failover, position gone), positions on the two sides do not compare: what
- *     was read from the old history may carry a position above P, and the watermark would let it pass for ever.  So `incarnation`
- *     is raised first, `highest` is read then, and the heartbeat makes the server jump if it is not there.  A reply of the old
- *     history does it the other way round: it raises `highest`, then looks at `incarnation`.  So it is either ignored, or counted
- *     in `highest` and therefore not above P (both sequentially consistent).  That is done for every hole, since a hole may be all
- *     that is seen of such a break; where the break is certain, P must be strictly above, because the same number may stand for
- *     two writes.  (Not so for a mere hole: one's lift is the others' hole, and they would lift in answer for ever.)  P also passes
- *     every floor, so nothing is refused for ever.  Before the first proof there is nothing that a position could be compared with:
- *     replies to what was asked until then have none.
- * [4] A message that does not follow, and those after it until a heartbeat says where we are, are applied unordered (I5): whoever
- *     publishes nonsense costs time and never raises a floor or a watermark.
+ * [1] Numbers have no holes.  While `last` follows without one, every write up to `last` has been applied: its key's
+ *     floor is raised and older entries are gone.  `last` lives on over a reconnection, so "one more than the last"
+ *     means the same on the new subscription, and a write that fell between the two is a hole.  Position and identity
+ *     unchanged: nothing was missed.
+ * [2] After a hole nothing is known about writes up to P.  An entry below P may be one of their victims: not served.
+ *     An entry at P or above is of a moment when the server had done every write up to P, so only a later write can
+ *     make it old, and that one's message comes after the heartbeat on this subscription.  Equality is therefore good,
+ *     and needed: without writes the position stands still.  A fill still under way is judged by the same comparison
+ *     when it lands, so R22 needs no second flush.  P is judged when the heartbeat is read, not when the PONG completes
+ *     the proof: messages in between are later than P.  A hole in between cancels the attempt, so no grant covers a
+ *     hole above its P.
+ * [3] If the server's history broke (restart with loss, failover, position gone), positions on the two sides do not
+ *     compare: what was read from the old history may carry a position above P, and the watermark would let it pass for
+ *     ever.  So `incarnation` is raised first, `highest` is read then, and the heartbeat makes the server jump if it is
+ *     not there.  A reply of the old history does it the other way round: it raises `highest`, then looks at
+ *     `incarnation`.  So it is either ignored, or counted in `highest` and therefore not above P (both sequentially
+ *     consistent).  That is done for every hole, since a hole may be all that is seen of such a break; where the break
+ *     is certain, P must be strictly above, because the same number may stand for two writes.  (Not so for a mere hole:
+ *     one's lift is the others' hole, and they would lift in answer for ever.)  P also passes every floor, so nothing
+ *     is refused for ever.  Before the first proof there is nothing that a position could be compared with: replies to
+ *     what was asked until then have none.
+ * [4] A message that does not follow, and those after it until a heartbeat says where we are, are applied unordered
+ *     (I5): whoever publishes nonsense costs time and never raises a floor or a watermark.
  *
- * So no entry stays stale for ever: every hole is seen by the next message or heartbeat, and each cure covers what it hid.  And no hit
- * is older than the bound: proved_ns is a time before which every write is applied or cured; hits compare it themselves (R47), and
- * nothing here needs to run in time (R24, R29).  Withdrawing is not needed for the bound; it keeps what is doubtful from being served.
+ * So no entry stays stale for ever: every hole is seen by the next message or heartbeat, and each cure covers what it
+ * hid.  And no hit is older than the bound: proved_ns is a time before which every write is applied or cured; hits
+ * compare it themselves (R47), and nothing here needs to run in time (R24, R29).  Withdrawing is not needed for the
+ * bound; it keeps what is doubtful from being served.
  *
- * What this rests on: every write of a cooperating process is numbered and published by the server in one step, and replies tell
- * which server gave them. */
+ * What this rests on: every write of a cooperating process is numbered and published by the server in one step, and
+ * replies tell which server gave them. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* pthread_setname_np */
 #endif
@@ -89,8 +93,8 @@
 #include "coherence/proof.h"
 #include "nearcache.h"
 
-/* Positions down to this far below the first one seen can be expressed: 12 days of microseconds, for replies that are on their way
- * and for servers restored from a backup.  Upwards there remain nine years. */
+/* Positions down to this far below the first one seen can be expressed: 12 days of microseconds, for replies that are
+ * on their way and for servers restored from a backup.  Upwards there remain nine years. */
 #define HEADROOM (UINT64_C(1) << 40)
 
 /* ---------------------------------------------------------------- positions */
@@ -150,7 +154,8 @@ struct near__mark near__coherence_mark(const struct near__coherence *c)
 static int is_current(const struct near__coherence *c, struct near__mark before, const struct near__request *reply)
 {
     /* seq_cst: pairs with begin_incarnation_locked in proof.c */
-    return before.incarnation != 0 && before.incarnation == atomic_load_explicit(&c->incarnation, memory_order_seq_cst) &&
+    uint64_t incarnation = atomic_load_explicit(&c->incarnation, memory_order_seq_cst);
+    return before.incarnation != 0 && before.incarnation == incarnation &&
            reply->server == atomic_load_explicit(&c->server_id, memory_order_acquire);
 }
 

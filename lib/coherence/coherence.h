@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Coherence: keeps one local tier in step with the remote tier's messages, and knows whether it is.
  *
- * Two threads.  The *subscriber* drives the channel: parses messages and marks the local tier, nothing else.  The *prover*
- * asks for proofs: a PING with a nonce on the channel and a heartbeat (a write that changes nothing, published on the
- * private channel with the position reached), at most one of each outstanding; when both have come back, the gate's
- * proved_ns becomes the earlier of their sending times (COHERENCE 0.2, 0.10, R25, R26).
+ * Two threads.  The *subscriber* drives the channel: parses messages and marks the local tier, nothing else.  The
+ * *prover* asks for proofs: a PING with a nonce on the channel and a heartbeat (a write that changes nothing, published
+ * on the private channel with the position reached), at most one of each outstanding; when both have come back, the
+ * gate's proved_ns becomes the earlier of their sending times (COHERENCE 0.2, 0.10, R25, R26).
  *
  * One recovery path for everything that may have hidden a message (disconnect, gap, position going backwards, malformed
  * message, other server, lost position): the gate's proof is withdrawn at once; the next complete proof, on a proven
- * subscription, brings a position P.  If P is what the messages had reached and the server is the same, nothing was missed;
- * otherwise the watermark rises to P.  Then the proof stands.  The argument is at the head of coherence.c. */
+ * subscription, brings a position P.  If P is what the messages had reached and the server is the same, nothing was
+ * missed; otherwise the watermark rises to P.  Then the proof stands.  The argument is at the head of coherence.c. */
 #ifndef NEAR_COHERENCE_COHERENCE_H
 #define NEAR_COHERENCE_COHERENCE_H
 #include <stdint.h>
@@ -35,7 +35,8 @@ struct near__coherence_config {
 };
 
 int near__coherence_open(const struct near__coherence_config *config, struct near__coherence **ret, near_error *error);
-/* Stops and joins both threads.  They may be in the middle of a heartbeat or a connection attempt: near__remote_interrupt ends it. */
+/* Stops and joins both threads.  They may be in the middle of a heartbeat or a connection attempt:
+ * near__remote_interrupt ends it. */
 void near__coherence_close(struct near__coherence *c);
 
 /* This process's id in messages, and a write id never used before. */
@@ -52,10 +53,11 @@ struct near__mark {
 };
 struct near__mark near__coherence_mark(const struct near__coherence *c);
 
-/* The position of a reply, in the local tier's terms (relative to the first one seen, so that 48 bits suffice); 0: it has none that
- * can be compared, because the server could not tell it, because another server answered than the one subscribed to, or because
- * the server's history broke meanwhile.  A reply below its mark is such a break: then everything is suspect until the next
- * proof.  Call it for every reply that carries a position, before its value is used (R10). */
+/* The position of a reply, in the local tier's terms (relative to the first one seen, so that 48 bits suffice); 0: it
+ * has none that can be compared, because the server could not tell it, because another server answered than the one
+ * subscribed to, or because the server's history broke meanwhile.  A reply below its mark is such a break: then
+ * everything is suspect until the next proof.  Call it for every reply that carries a position, before its value is
+ * used (R10). */
 uint64_t near__coherence_position(struct near__coherence *c, struct near__mark before, const struct near__request *reply);
 
 void near__coherence_set_bound(struct near__coherence *c, uint32_t bound_ms);
@@ -66,8 +68,8 @@ int near__coherence_check(struct near__coherence *c, int64_t deadline_ns, near_e
 /* Fills the coherence fields of stats. */
 void near__coherence_stats(const struct near__coherence *c, near_stats *stats);
 
-/* One step of both threads' work without blocking, as far as the remote tier does not block; only with config.manual, from one thread.
- * Returns 1 when it did something. */
+/* One step of both threads' work without blocking, as far as the remote tier does not block; only with config.manual,
+ * from one thread. Returns 1 when it did something. */
 int near__coherence_step(struct near__coherence *c);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The codec of messages: strict in what it reads, since whatever cannot be read may have told of a write (R37).  There is exactly
- * one encoding of every message; anything else, however slightly different, is refused. */
+ * The codec of messages: strict in what it reads, since whatever cannot be read may have told of a write (R37).  There
+ * is exactly one encoding of every message; anything else, however slightly different, is refused. */
 #include "coherence/message.h"
 
 #include <string.h>

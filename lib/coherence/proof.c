@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Suspicion and proof: the transitions of the state table at the head of coherence.c, and the only place that writes the gate. */
+ * Suspicion and proof: the transitions of the state table at the head of coherence.c, and the only place that writes
+ * the gate. */
 #include "coherence/proof.h"
 
 #include <inttypes.h>
@@ -34,13 +35,13 @@ int64_t near__proof_patience_ns(const struct near__coherence *c)
 
 /* ---------------------------------------------------------------- suspicion */
 
-/* The gate is aged rather than emptied, so that NEAR_STALE service still knows how old the last proof is.  What is stored is never
- * later than the last proof, so even a read with a longer bound of its own would be told no lie. */
+/* The gate is aged rather than emptied, so that NEAR_STALE service still knows how old the last proof is.  What is
+ * stored is never later than the last proof, so even a read with a longer bound of its own would be told no lie. */
 void near__proof_withdraw_locked(struct near__coherence *c, int64_t bound)
 {
     int64_t aged = near__now(c->clock) - bound - near__clock_coarse_lag(c->clock) - NEAR_NS_PER_MS;
-    /* relaxed load: written under the lock only.  release: as the granting store; a hit that misses it is still within the
-     * bound of the proof that it saw */
+    /* relaxed load: written under the lock only.  release: as the granting store; a hit that misses it is still within
+     * the bound of the proof that it saw */
     if (atomic_load_explicit(&c->gate->proved_ns, memory_order_relaxed) > aged)
         atomic_store_explicit(&c->gate->proved_ns, aged, memory_order_release);
 }
@@ -60,8 +61,9 @@ static void cancel_locked(struct near__coherence *c)
     c->asked = 0;
 }
 
-/* seq_cst: pairs with near__coherence_position.  Either a reply of the old history sees the new incarnation and is ignored, or it
- * has raised `highest` before it is read here and before the next attempt, whose watermark is therefore not below it. */
+/* seq_cst: pairs with near__coherence_position.  Either a reply of the old history sees the new incarnation and is
+ * ignored, or it has raised `highest` before it is read here and before the next attempt, whose watermark is therefore
+ * not below it. */
 static void begin_incarnation_locked(struct near__coherence *c, unsigned reasons)
 {
     if (!(c->suspicion & NEAR_SUSPECT_START)) /* before the first proof no reply counts anyway */
@@ -102,7 +104,8 @@ static void fail_locked(struct near__coherence *c)
     pthread_cond_broadcast(&c->changed);
 }
 
-/* Both answers are there and nothing suspicious happened since the attempt began, other than what its own position cures. */
+/* Both answers are there and nothing suspicious happened since the attempt began, other than what its own position
+ * cures. */
 static unsigned complete_locked(struct near__coherence *c)
 {
     unsigned cured = c->suspicion;
@@ -111,12 +114,13 @@ static unsigned complete_locked(struct near__coherence *c)
         near__local_raise_watermark(c->local, near__coherence_relative(c, position));
         near__coherence_add(&c->suspicions);
     }
-    if (cured & NEAR_SUSPECT_START) /* seq_cst: from here on replies count; those asked for earlier may be of another history */
+    /* seq_cst: from here on replies count; those asked for earlier may be of another history */
+    if (cured & NEAR_SUSPECT_START)
         atomic_store_explicit(&c->incarnation, 1, memory_order_seq_cst);
     c->suspicion = 0;
     c->proved_ns = c->attempt.begun_ns;
-    /* release: pairs with the hit's acquire load of proved_ns (R47); whoever sees this proof sees every message applied before it,
-     * and the watermark */
+    /* release: pairs with the hit's acquire load of proved_ns (R47); whoever sees this proof sees every message applied
+     * before it, and the watermark */
     atomic_store_explicit(&c->gate->proved_ns, c->proved_ns, memory_order_release);
     cancel_locked(c);
     c->next_proof_ns = c->attempt.begun_ns + near__proof_interval_ns(c);
@@ -153,8 +157,8 @@ void near__proof_pong(struct near__coherence *c, const void *payload, size_t siz
     log_cure(c, cured);
 }
 
-/* The heartbeat says how far the messages before it must have come (I6).  One that reveals a hole proves nothing, but from there on
- * the messages can be followed. */
+/* The heartbeat says how far the messages before it must have come (I6).  One that reveals a hole proves nothing, but
+ * from there on the messages can be followed. */
 static void compare_locked(struct near__coherence *c, uint64_t position)
 {
     int hole = c->last != 0 && position != c->last;
@@ -260,8 +264,8 @@ static void explain_locked(struct near__coherence *c, int64_t patience_ns)
         near__fail(&c->problem, NEAR_ERR_TIMEOUT, "no answer to a PING on the subscription within %lld ms", ms);
 }
 
-/* Gives the attempt up.  Returns 1 when the subscription is to be given up too: it has been the silent side for long, or the
- * heartbeats go to another server than the subscription (R24, R31). */
+/* Gives the attempt up.  Returns 1 when the subscription is to be given up too: it has been the silent side for long,
+ * or the heartbeats go to another server than the subscription (R24, R31). */
 static int give_up_locked(struct near__coherence *c, int64_t now)
 {
     const struct near__attempt *a = &c->attempt;

@@ -11,7 +11,7 @@ enum near__suspicion {
     NEAR_SUSPECT_START = 1u << 0,    /* nothing has been proven yet */
     NEAR_SUSPECT_LOST = 1u << 1,     /* the subscription was lost: messages may have been missed */
     NEAR_SUSPECT_GAP = 1u << 2,      /* positions say that messages were missed */
-    NEAR_SUSPECT_ORDER = 1u << 3,    /* positions went backwards, or the server was no master: its history may be another */
+    NEAR_SUSPECT_ORDER = 1u << 3,    /* positions went backwards, or the server was no master: another history */
     NEAR_SUSPECT_SERVER = 1u << 4,   /* another server, or the same one restarted */
     NEAR_SUSPECT_MESSAGE = 1u << 5   /* a message that cannot be read or has no number: it may have told of anything */
 };
@@ -31,8 +31,8 @@ struct near__attempt {
     int pong;
 };
 
-/* Who may touch what: (c) constant after opening, (a) any thread, atomically, (s) the subscriber alone, (l) under `lock`.
- * The lock is never held across anything that waits, and no hit ever takes it. */
+/* Who may touch what: (c) constant after opening, (a) any thread, atomically, (s) the subscriber alone, (l) under
+ * `lock`. The lock is never held across anything that waits, and no hit ever takes it. */
 struct near__coherence {
     const struct near__alloc *alloc; /* (c) */
     const struct near__clock *clock; /* (c) */
@@ -47,7 +47,7 @@ struct near__coherence {
 
     _Atomic(uint64_t) base;    /* (a) the local tier's positions are relative to base - 1; 0: not fixed yet */
     _Atomic(uint64_t) highest; /* (a) highest position seen in a reply or proof; messages could be anybody's */
-    _Atomic(uint64_t) incarnation; /* (a) raised by a suspicion: how often the server's history began anew; 0: no proof yet */
+    _Atomic(uint64_t) incarnation; /* (a) raised by suspicions: the server's history may be new; 0: no proof yet */
     _Atomic(uint64_t) server_id;   /* (a) of the server subscribed to; written by the subscriber */
     _Atomic(uint64_t) next_write;
 
@@ -55,14 +55,14 @@ struct near__coherence {
     int anchored;         /* (s) a proof said where we are, and messages followed without a hole since */
     uint64_t announced;   /* (s) highest position of a message that followed so: floors are no higher */
     char server[128];     /* (s) identity of the server of the last subscription */
-    int64_t unanswered_ns; /* (s) when the first of the attempts began that the subscription has left unanswered; 0: none */
+    int64_t unanswered_ns; /* (s) when the first attempt began that the subscription left unanswered; 0: none */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* anything below changed */
     struct near__channel *channel; /* (l) set and closed by the subscriber only */
     int stopping;                  /* (l) */
     unsigned suspicion;            /* (l) 0: nothing suspicious since the last proof */
-    uint64_t lift_to;              /* (l) above everything seen before the last certain break; later positions are not below */
+    uint64_t lift_to;              /* (l) above everything seen before the last certain break */
     struct near__attempt attempt;  /* (l) */
     int asked, running;            /* (l) a heartbeat is to be sent; is being sent */
     uint64_t next_nonce;           /* (l) */
@@ -92,8 +92,8 @@ int near__coherence_in_range(struct near__coherence *c, uint64_t position);
 void near__coherence_raise_highest(struct near__coherence *c, uint64_t position);
 /* 0 stays 0 (unknown); out of range becomes 0. */
 uint64_t near__coherence_relative(const struct near__coherence *c, uint64_t position);
-/* How long to pause after so many failures in a row: capped exponential, with jitter so that processes do not come back as
- * a herd. */
+/* How long to pause after so many failures in a row: capped exponential, with jitter so that processes do not come back
+ * as a herd. */
 int64_t near__coherence_backoff_locked(struct near__coherence *c, unsigned failures);
 void near__coherence_wait_locked(struct near__coherence *c, int64_t until_ns);
 /* Makes the subscriber look at its timers again. */

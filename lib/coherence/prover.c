@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The prover: sends the heartbeats that the subscriber asks for.  It is a thread of its own because a heartbeat's reply may be long
- * in coming, and the subscriber must go on marking the local tier meanwhile. */
+ * The prover: sends the heartbeats that the subscriber asks for.  It is a thread of its own because a heartbeat's reply
+ * may be long in coming, and the subscriber must go on marking the local tier meanwhile. */
 #include "coherence/proof.h"
 
 #include <string.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The subscriber: drives the channel, parses messages and marks the local tier, nothing else (R28, R29).  It alone reads, PINGs, opens
- * and closes the channel, so everything that comes out of it is handled in the order in which the server put it in. */
+ * The subscriber: drives the channel, parses messages and marks the local tier, nothing else (R28, R29).  It alone
+ * reads, PINGs, opens and closes the channel, so everything that comes out of it is handled in the order in which the
+ * server put it in. */
 #include "coherence/proof.h"
 
 #include <inttypes.h>
@@ -21,9 +22,9 @@ static void apply_keys(struct near__coherence *c, const struct near__message *m,
         near__local_invalidate(c->local, key, key_size, relative, NEAR_CAUSE_MESSAGE);
 }
 
-/* Everything that the message makes old goes; relative 0: it cannot be ordered and is treated as newer than everything (I5).  CLEAR
- * raises the watermark: what was read after it stays, its own sender's copies included; the memory comes back as the entries,
- * which nobody reads any more, become the least recently used. */
+/* Everything that the message makes old goes; relative 0: it cannot be ordered and is treated as newer than everything
+ * (I5).  CLEAR raises the watermark: what was read after it stays, its own sender's copies included; the memory comes
+ * back as the entries, which nobody reads any more, become the least recently used. */
 static void apply(struct near__coherence *c, const struct near__message *m, uint64_t relative)
 {
     if (m->operation != NEAR_MESSAGE_CLEAR)
@@ -34,8 +35,8 @@ static void apply(struct near__coherence *c, const struct near__message *m, uint
         near__local_clear(c->local);
 }
 
-/* Compares the message's position with its predecessor's (I6).  Returns why it is suspicious, or 0.  Only the position of a
- * message that follows a proof without a hole is believed. */
+/* Compares the message's position with its predecessor's (I6).  Returns why it is suspicious, or 0.  Only the position
+ * of a message that follows a proof without a hole is believed. */
 static unsigned follow(struct near__coherence *c, uint64_t position, uint64_t *ret_relative)
 {
     uint64_t last = c->last;
@@ -90,7 +91,8 @@ static void handle_message(struct near__coherence *c, const void *payload, size_
 
 /* ---------------------------------------------------------------- the subscription's life */
 
-/* Whether the server is the one that the last subscription went to; if it cannot be told, it is not.  Returns the suspicion. */
+/* Whether the server is the one that the last subscription went to; if it cannot be told, it is not.  Returns the
+ * suspicion. */
 static unsigned recognise(struct near__coherence *c, const char *server)
 {
     int first = atomic_load_explicit(&c->incarnation, memory_order_relaxed) == 0;
@@ -102,7 +104,8 @@ static unsigned recognise(struct near__coherence *c, const char *server)
     snprintf(c->server, sizeof(c->server), "%s", server);
     /* release: pairs with near__coherence_position; before the new incarnation, which the suspicion begins */
     atomic_store_explicit(&c->server_id, near__server_id(server), memory_order_release);
-    /* before the first proof no reply is kept, so there is nothing to suspect, and no reason to lift the position for everybody */
+    /* before the first proof no reply is kept, so there is nothing to suspect, and no reason to lift the position for
+     * everybody */
     return first ? 0 : NEAR_SUSPECT_SERVER;
 }
 
@@ -154,7 +157,8 @@ static void lose_channel(struct near__coherence *c, int status, const char *deta
     pthread_mutex_unlock(&c->lock);
     near__channel_close(c->remote, channel);
     near__coherence_add(&c->disconnections);
-    near__log(c->log, NEAR_LOG_WARNING, "coherence", "the subscription was lost: %s", detail ? detail : "it answers nothing");
+    near__log(c->log, NEAR_LOG_WARNING, "coherence", "the subscription was lost: %s",
+              detail ? detail : "it answers nothing");
 }
 
 /* Without a channel: waits for its time, then tries to open one. */

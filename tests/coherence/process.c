@@ -195,8 +195,8 @@ static void learn(struct command *c, uint64_t position)
     struct process *p = c->process;
     int has_value = q->status == NEAR_OK && q->operation != NEAR_OP_DEL && !q->inexact;
     if (has_value)
-        near__local_install(p->local, near__local_reader(p->local), c->ticket, c->key, q->key_size, &c->value, sizeof(c->value), position,
-                            q->ttl_left_ms, q->sent_ns);
+        near__local_install(p->local, near__local_reader(p->local), c->ticket, c->key, q->key_size, &c->value,
+                            sizeof(c->value), position, q->ttl_left_ms, q->sent_ns);
     else if (q->operation == NEAR_OP_FETCH || q->status == NEAR_MISS)
         near__local_observe(p->local, c->key, q->key_size, position);
     if (q->operation != NEAR_OP_FETCH && q->status == NEAR_OK)
@@ -243,8 +243,8 @@ int process_hit(struct process *p, const char *key, uint64_t *ret_value)
 {
     struct near__view view;
     int64_t bound_ns = atomic_load(&near__local_gate(p->local)->bound_ns);
-    enum near__local_result result = near__local_copy(p->local, near__local_reader(p->local), key, strlen(key), bound_ns, 0, ret_value,
-                                                      sizeof(*ret_value), &view);
+    enum near__local_result result = near__local_copy(p->local, near__local_reader(p->local), key, strlen(key),
+                                                      bound_ns, 0, ret_value, sizeof(*ret_value), &view);
     if (result == NEAR_LOCAL_HIT)
         assert_int_equal(view.size, sizeof(*ret_value));
     return result == NEAR_LOCAL_HIT;

@@ -1,6 +1,6 @@
-/* SPDX-License-Identifier: BSD-3-Clause
- * What the tests of the coherence room take for a process: a local tier and its coherence over memory://, driven by hand under a
- * virtual clock, with the cache room's rule for reads and writes cut into its three steps, so that tests can put anything between. */
+/* SPDX-License-Identifier: BSD-3-Clause What the tests of the coherence room take for a process: a local tier and its
+ * coherence over memory://, driven by hand under a virtual clock, with the cache room's rule for reads and writes cut
+ * into its three steps, so that tests can put anything between. */
 #ifndef NEAR_TESTS_PROCESS_H
 #define NEAR_TESTS_PROCESS_H
 #include "base/alloc.h"
@@ -54,7 +54,8 @@ near_stats process_stats(struct process *p);
 /* Whether a hit would be served now, as far as the gate decides. */
 int process_serves(struct process *p);
 
-/* A command: begin, run and end may lie far apart; the first takes the ticket and the mark, the last learns from the reply. */
+/* A command: begin, run and end may lie far apart; the first takes the ticket and the mark, the last learns from the
+ * reply. */
 struct command {
     struct process *process;
     char key[16];

@@ -1,5 +1,5 @@
-/* SPDX-License-Identifier: BSD-3-Clause
- * Everything that can hide a message, one by one, with a virtual clock: what is withdrawn, what is cured, and what may stay. */
+/* SPDX-License-Identifier: BSD-3-Clause Everything that can hide a message, one by one, with a virtual clock: what is
+ * withdrawn, what is cured, and what may stay. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -127,7 +127,8 @@ static void test_first_proof_of_a_new_process_disturbs_nobody(void **state)
     process_close(&late);
 }
 
-/* With nothing known before, a break in the server's history is not to be seen: here a position lowered between reply and proof. */
+/* With nothing known before, a break in the server's history is not to be seen: here a position lowered between reply
+ * and proof. */
 static void test_R10_reply_to_what_was_asked_before_the_first_proof_is_not_kept(void **state)
 {
     struct stage *s = *state;
@@ -626,7 +627,8 @@ static void test_R35_R31_restart_is_another_server(void **state)
     share(s, "k", 2);
 }
 
-/* The lost write's number is given to another write of the same key: only a position above everything seen tells them apart. */
+/* The lost write's number is given to another write of the same key: only a position above everything seen tells them
+ * apart. */
 static void test_R10_restart_that_lost_a_write_gives_its_number_again(void **state)
 {
     struct stage *s = *state;
@@ -817,21 +819,25 @@ static void test_longer_bound_does_not_bring_a_withdrawn_proof_back(void **state
     assert_no_hit(&s->a, "k"); /* the bound in force */
 }
 
+static enum near__local_result look_up_stale(struct process *p, const char *key, int64_t stale_ns)
+{
+    struct near__view view;
+    uint64_t value;
+    return near__local_copy(p->local, near__local_reader(p->local), key, strlen(key), TEST_BOUND_NS, stale_ns, &value,
+                            sizeof(value), &view);
+}
+
 /* Withdrawing keeps the age of the last proof, for reads that accept NEAR_STALE. */
 static void test_H_stale_service_outlives_the_disconnection(void **state)
 {
     struct stage *s = *state;
-    struct near__view view;
-    uint64_t value = 0;
     share(s, "k", 1);
     near__memory_fault(s->world.store, NEAR_FAULT_REFUSE, 0, -1);
     lose(s);
     int64_t stale_ns = 30 * NEAR_NS_PER_S;
-    assert_int_equal(near__local_copy(s->a.local, near__local_reader(s->a.local), "k", 1, TEST_BOUND_NS, stale_ns, &value, sizeof(value), &view),
-                     NEAR_LOCAL_STALE_HIT);
+    assert_int_equal(look_up_stale(&s->a, "k", stale_ns), NEAR_LOCAL_STALE_HIT);
     world_advance(&s->world, stale_ns);
-    assert_int_equal(near__local_copy(s->a.local, near__local_reader(s->a.local), "k", 1, TEST_BOUND_NS, stale_ns, &value, sizeof(value), &view),
-                     NEAR_LOCAL_UNPROVEN);
+    assert_int_equal(look_up_stale(&s->a, "k", stale_ns), NEAR_LOCAL_UNPROVEN);
     near__memory_fault(s->world.store, NEAR_FAULT_REFUSE, 0, 0);
 }
 

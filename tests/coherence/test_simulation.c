@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Deterministic simulation: several processes, each a real local tier and its coherence, on one server in memory, under a virtual
- * clock.  A seed decides every step: who reads, who writes, when a command runs at the server and when its reply is looked at, when
- * messages arrive, what breaks.  An oracle outside knows the history of every key and judges every read:
+ * Deterministic simulation: several processes, each a real local tier and its coherence, on one server in memory, under
+ * a virtual clock.  A seed decides every step: who reads, who writes, when a command runs at the server and when its
+ * reply is looked at, when messages arrive, what breaks.  An oracle outside knows the history of every key and judges
+ * every read:
  *
  *   G1/G2  no read returns a version older than one that any read or acknowledged write of its process had seen when it began,
  *          except between a break in the server's history (data or position lost) and the process's next proof;
  *   G3     no local hit returns a version that was overwritten longer ago than the bound;
  *   G4     when all faults are over, every process returns, and serves locally, what the server has.
  *
- * The versions of a key are numbered as the server made them.  A restart that loses data, and FLUSHALL, make new versions too:
- * that the old value is back is one more change of the value.
+ * The versions of a key are numbered as the server made them.  A restart that loses data, and FLUSHALL, make new
+ * versions too: that the old value is back is one more change of the value.
  *
- * What the protocol does not promise is not simulated: writers that publish nothing, two faults that together forge the very number
- * that was expected (a lost message and a position lowered by one), and a position that is lost again and again before the server's
- * time has passed the numbers to which it was lifted (each lift may be a second's worth of numbers ahead). */
+ * What the protocol does not promise is not simulated: writers that publish nothing, two faults that together forge the
+ * very number that was expected (a lost message and a position lowered by one), and a position that is lost again and
+ * again before the server's time has passed the numbers to which it was lifted (each lift may be a second's worth of
+ * numbers ahead). */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -101,7 +103,8 @@ static uint64_t current(struct simulation *s, int key)
     return s->key[key].version[s->key[key].count - 1].value;
 }
 
-/* A value that came back after a loss of data stands for several versions: a read saw the first that it may have seen.  -1: none. */
+/* A value that came back after a loss of data stands for several versions: a read saw the first that it may have seen.
+ * -1: none. */
 static int version_from(struct simulation *s, int key, uint64_t value, int from)
 {
     for (int i = from; i < s->key[key].count; i++)
