@@ -133,6 +133,11 @@ static void send_all(int fd, const void *data, size_t size)
     }
 }
 
+static void send_text(int fd, const char *text)
+{
+    send_all(fd, text, strlen(text));
+}
+
 /* Sends what the server may refuse to take. */
 static void send_some(int fd, const void *data, size_t size)
 {
@@ -170,7 +175,7 @@ static void expect_end(int fd)
 static void assert_answers(void)
 {
     int fd = client();
-    send_all(fd, "PING\r\n", 6);
+    send_text(fd, "PING\r\n");
     expect(fd, "+PONG\r\n");
     close(fd);
 }
@@ -277,7 +282,7 @@ static void test_every_command_answers_as_redis_does(void **state)
     (void)state;
     for (size_t i = 0; i < CONVERSATION; i++) {
         send_all(fd, conversation[i].request, strlen(conversation[i].request));
-        send_all(fd, "\r\n", 2);
+        send_text(fd, "\r\n");
         expect(fd, conversation[i].reply);
     }
     expect_end(fd);
@@ -290,7 +295,7 @@ static void test_a_pipeline_of_everything_is_answered_in_order(void **state)
     (void)state;
     for (size_t i = 0; i < CONVERSATION; i++) {
         send_all(fd, conversation[i].request, strlen(conversation[i].request));
-        send_all(fd, "\n", 1);
+        send_text(fd, "\n");
     }
     for (size_t i = 0; i < CONVERSATION; i++)
         expect(fd, conversation[i].reply);
@@ -340,7 +345,7 @@ static void test_a_half_closed_client_gets_its_answers(void **state)
 {
     int fd = client();
     (void)state;
-    send_all(fd, "SET half closed\r\nGET half\r\nGET unfinished", 40);
+    send_text(fd, "SET half closed\r\nGET half\r\nGET unfinished");
     shutdown(fd, SHUT_WR);
     expect(fd, "+OK\r\n$6\r\nclosed\r\n");
     expect_end(fd);
@@ -354,7 +359,7 @@ static void test_info_tells_about_the_cache(void **state)
     ssize_t n;
     int fd = client();
     (void)state;
-    send_all(fd, "GET info\r\nINFO\r\nQUIT\r\n", 22);
+    send_text(fd, "GET info\r\nINFO\r\nQUIT\r\n");
     while (size < sizeof text - 1 && (n = recv(fd, text + size, sizeof text - 1 - size, 0)) > 0)
         size += (size_t)n;
     text[size] = 0;
@@ -408,7 +413,7 @@ static void test_J_nonsense_is_answered_with_an_error_and_the_end(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof nonsense / sizeof nonsense[0]; i++) {
         int fd = client();
-        send_all(fd, "PING\r\n", 6); /* what was right before is still answered */
+        send_text(fd, "PING\r\n"); /* what was right before is still answered */
         send_all(fd, nonsense[i].bytes, strlen(nonsense[i].bytes));
         expect(fd, "+PONG\r\n");
         expect(fd, nonsense[i].reply);
@@ -422,7 +427,7 @@ static void test_J_harmless_oddities_are_passed_over(void **state)
 {
     int fd = client();
     (void)state;
-    send_all(fd, "\r\n\n   \r\n*0\r\n*-1\r\n*-5\r\nPING\r\n", 31);
+    send_text(fd, "\r\n\n   \r\n*0\r\n*-1\r\n*-5\r\nPING\r\n");
     expect(fd, "+PONG\r\n");
     close(fd);
 }
@@ -444,7 +449,7 @@ static void test_J_unknown_commands_cannot_forge_replies(void **state)
 {
     int fd = client();
     (void)state;
-    send_all(fd, "*1\r\n$9\r\nx\r\n+OK\r\ny\r\nPING\r\n", 27);
+    send_text(fd, "*1\r\n$9\r\nx\r\n+OK\r\ny\r\nPING\r\n");
     expect(fd, "-ERR unknown command 'x??+OK??y': this server knows commands on strings, see its documentation\r\n+PONG\r\n");
     close(fd);
 }
@@ -505,10 +510,10 @@ static void test_J_a_reply_beyond_the_limit_ends_the_connection(void **state)
     memset(value, 'v', sizeof value - 1);
     send_all(fd, request, format(request, 3, (const char *const[]){"SET", "huge", value}));
     expect(fd, "+OK\r\n");
-    send_all(fd, "MGET", 4);
+    send_text(fd, "MGET");
     for (int i = 0; i < 40; i++) /* 20 MiB; the limit is 8 */
-        send_all(fd, " huge", 5);
-    send_all(fd, "\r\n", 2);
+        send_text(fd, " huge");
+    send_text(fd, "\r\n");
     assert_true(recv(fd, text, sizeof text, 0) <= 0);
     close(fd);
     assert_answers();
@@ -634,7 +639,7 @@ static void test_H_it_serves_without_redis_and_ends_on_a_signal(void **state)
     assert_true(server_port > 0);
     assert_answers();
     fd = client();
-    send_all(fd, "GET a\r\n", 7);
+    send_text(fd, "GET a\r\n");
     assert_true(recv(fd, text, sizeof text - 1, 0) > 0);
     assert_memory_equal(text, "-ERR ", 5);
     kill(pid, SIGINT); /* with a client connected */
