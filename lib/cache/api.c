@@ -367,10 +367,10 @@ int near_set_bound(near_cache *cache, uint32_t bound_ms)
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
         return status;
-    /* relaxed: a read under way may still use the old bound */
-    atomic_store_explicit(&impl->gate->bound_ns, (int64_t)bound_ms * NEAR_NS_PER_MS, memory_order_relaxed);
-    if (impl->coherence)
+    if (impl->coherence) /* it knows whether a longer bound would bring a withdrawn proof back */
         near__coherence_set_bound(impl->coherence, bound_ms);
+    else
+        atomic_store_explicit(&impl->gate->bound_ns, (int64_t)bound_ms * NEAR_NS_PER_MS, memory_order_release);
     near__leave(impl);
     return NEAR_OK;
 }

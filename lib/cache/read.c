@@ -12,8 +12,8 @@
 
 int64_t near__read_bound(const struct near__impl *impl, const near_call *call)
 {
-    /* relaxed: a bound that has just been changed may apply from the next read on */
-    int64_t bound = atomic_load_explicit(&impl->gate->bound_ns, memory_order_relaxed);
+    /* acquire: pairs with near__coherence_set_bound; whoever sees a longer bound sees the proof withdrawn before it */
+    int64_t bound = atomic_load_explicit(&impl->gate->bound_ns, memory_order_acquire);
     if (call && call->bound_ms && (int64_t)call->bound_ms * NEAR_NS_PER_MS < bound)
         bound = (int64_t)call->bound_ms * NEAR_NS_PER_MS;
     return bound;
