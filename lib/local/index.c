@@ -58,22 +58,23 @@
  *
  * ---- Why no version below p is visible once an invalidation at p has returned, and none will become so
  *
- *   Take an install at r < p, in the one order of all sequentially consistent steps.  Its 6 comes after its 4.  If its 6
- *   comes after i1 it withdraws.  Otherwise 4 comes before i1, hence before i2: the scan finds its word, tentative or
- *   visible, and swaps it out, or finds that somebody else has.  After that 7 fails, if it has not happened yet: it is a
- *   swap from exactly that word, and nobody but the owner writes it.  The same with the generation in place of the floor.
+ *   Take an install at r < p, in the one order of all sequentially consistent steps.  Its 6 comes after its 4.  If
+ *   its 6 comes after i1 it withdraws.  Otherwise 4 comes before i1, hence before i2: the scan finds its word,
+ *   tentative or visible, and swaps it out, or finds that somebody else has.  After that 7 fails, if it has not
+ *   happened yet: it is a swap from exactly that word, and nobody but the owner writes it.  The same with the
+ *   generation in place of the floor.
  *
- *   No ABA.  A visible entry is freed after a grace period, so while we look no other can have its address.  A tentative
- *   one may be freed at once and its memory be used for another tentative word, in the same slot and with the same tag:
- *   swapping that out means one refused install more, and no harm.
+ *   No ABA.  A visible entry is freed after a grace period, so while we look no other can have its address.  A
+ *   tentative one may be freed at once and its memory be used for another tentative word, in the same slot and with
+ *   the same tag: swapping that out means one refused install more, and no harm.
  *
  * ---- Why at most one entry of a key is visible, and versions never go back
  *
- *   Take two installs of one key, A at a and B at b < a.  If B's 6 comes after A's 1, B withdraws.  Otherwise B's 4, which
- *   comes before its 6, comes before A's 4; so A's 5 comes after B's 4 and meets B's word, or finds that it is gone, and
- *   only then A becomes visible.  So from A's 7 on B is not visible and will not be, whatever has become of A.  A reader
- *   that returned version a came after A's 7.  At the same position both hold the same value; each publishes (4) before
- *   it looks (5), so at least one sees the other and one is left, or none.
+ *   Take two installs of one key, A at a and B at b < a.  If B's 6 comes after A's 1, B withdraws.  Otherwise B's 4,
+ *   which comes before its 6, comes before A's 4; so A's 5 comes after B's 4 and meets B's word, or finds that it is
+ *   gone, and only then A becomes visible.  So from A's 7 on B is not visible and will not be, whatever has become of
+ *   A.  A reader that returned version a came after A's 7.  At the same position both hold the same value; each
+ *   publishes (4) before it looks (5), so at least one sees the other and one is left, or none.
  *
  * ---- Two tables (migrate.c publishes PREPARE and MIGRATE, with a grace period after each)
  *
@@ -107,7 +108,7 @@
  * ---- Cost
  *
  *   Per entry: a word and its share of empty slots (14 to 21 bytes at 3 to 4.5 entries a bucket), 24 bytes of header,
- *   the allocator's rounding. An install is four locked instructions, an eviction two.
+ *   the allocator's rounding. An install is three swaps here, an eviction one; counting adds as many again.
  *
  * ---- Left out
  *
