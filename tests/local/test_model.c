@@ -139,7 +139,7 @@ static void do_rare(void)
 
 static void test_random_calls_agree_with_a_plain_table(void **state)
 {
-    uint64_t seed = test_seed();
+    uint64_t seed = test_seed(), hits = 0, lost = 0;
     (void)state;
     for (uint64_t round = 0; round < 20; round++) {
         memset(model, 0, sizeof(model));
@@ -158,10 +158,13 @@ static void test_random_calls_agree_with_a_plain_table(void **state)
             else
                 do_rare();
         }
-        assert_true(run.hits > 100);
-        assert_true(run.hits > run.lost);
+        hits += run.hits;
+        lost += run.lost;
         fixture_close(&run.f);
     }
+    /* over all rounds: in a single one a low limit may hold for most of the time */
+    assert_true(hits > 2000);
+    assert_true(hits > lost);
 }
 
 int main(void)
