@@ -271,8 +271,8 @@ static uint64_t wanted_buckets(const struct near__local *local)
     return entries * 10 > buckets * GROW_FULL ? buckets + buckets / 2 : buckets;
 }
 
-/* How many entries of the present size fit into the budget beside a table made for them; the whole point is that a table that is too
- * large for a lowered budget is replaced, and entries are not evicted in its stead. */
+/* How many entries of the present size fit into the budget beside a table made for them.  So a table that is too large
+ * for a lowered budget is replaced, and entries are not evicted in its stead. */
 static int64_t entries_that_fit(const struct near__local *local)
 {
     int64_t entries = load(&local->budget.entries), max = load(&local->budget.max), fixed = load(&local->budget.fixed);
