@@ -108,26 +108,28 @@ static int make_reader(struct near__impl *impl)
 
 int near_get(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value)
 {
-    near_call mine;
+    static const near_call defaults = {.size = sizeof(defaults)};
+    near_call copy;
     int status = near__key_check(key, key_size);
     if (!cache || !ret_value)
         return NEAR_ERR_INVALID;
     memset(ret_value, 0, sizeof(*ret_value));
-    if (status != NEAR_OK || (status = near__call_copy(call, &mine)) != NEAR_OK)
+    if (status != NEAR_OK || (call && (status = near__call_copy(call, &copy)) != NEAR_OK))
         return status;
+    const near_call *mine = call ? &copy : &defaults;
 
     for (;;) {
         near__local_section_enter();
         struct near__impl *impl = near__impl_in_section(cache);
         struct near__reader *reader = impl ? near__local_reader_known(impl->local) : NULL;
-        int over = !impl || (reader && get_locally(impl, reader, key, key_size, &mine, ret_value, &status));
+        int over = !impl || (reader && get_locally(impl, reader, key, key_size, mine, ret_value, &status));
         if (!over)
             near__count_call(impl);
         near__local_section_leave();
         if (over)
             return impl ? status : near__shell_refusal(cache);
         int known = reader != NULL;
-        status = known ? near__read_miss(impl, reader, key, key_size, &mine, ret_value) : make_reader(impl);
+        status = known ? near__read_miss(impl, reader, key, key_size, mine, ret_value) : make_reader(impl);
         near__leave(impl);
         if (known || status != NEAR_OK)
             return status;
