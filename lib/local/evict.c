@@ -22,7 +22,7 @@
 /* Entries looked at for one eviction.  Hit ratio on Zipf 0.99, 10,000 of 100,000 keys, against exact LRU: see
  * tests/local/test_evict.c, which holds it to one point. */
 #define SAMPLE 16
-#define RUN 64     /* buckets looked at, when the index is sparse */
+#define RUN 256    /* buckets looked at, when the index is sparse: few large values, 16 KiB read in a row */
 #define ATTEMPTS 8 /* samples, when others take the victim or half of two tables is empty */
 #define VICTIMS 16 /* evictions on behalf of one install, and one more for every VICTIM_BYTES of it */
 #define VICTIM_BYTES 64

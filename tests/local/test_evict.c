@@ -99,8 +99,9 @@ static uint32_t *make_zipf(uint32_t keys, uint32_t count, double skew, uint64_t 
 }
 
 /* Hits of the tier on a trace, the first quarter not counted (it is warming up). */
-static uint32_t play(const uint32_t *trace, uint32_t count, uint32_t room, uint32_t *ret_entries)
+static uint32_t play(const uint32_t *trace, uint32_t count, uint32_t room, size_t value_size, uint32_t *ret_entries)
 {
+    static const unsigned char value[40000];
     struct fixture f;
     uint32_t hits = 0;
     fixture_init(&f);
@@ -114,10 +115,10 @@ static uint32_t play(const uint32_t *trace, uint32_t count, uint32_t room, uint3
             continue;
         }
         struct near__ticket t = near__local_ticket(f.local, &trace[i], 4);
-        near__local_install(f.local, f.reader, t, &trace[i], 4, "value", 5, i + 1, -1, 0);
-        if (i % 256 == 0)
+        near__local_install(f.local, f.reader, t, &trace[i], 4, value, value_size, i + 1, -1, 0);
+        if (value_size > 1000 || i % 256 == 0)
             near__local_keep(f.local);
-        assert_true(stats_of(&f).local_entries <= room);
+        assert_true(stats_of(&f).local_entries <= room || !room);
     }
     *ret_entries = (uint32_t)stats_of(&f).local_entries;
     fixture_close(&f);
@@ -133,12 +134,32 @@ static void compare(uint32_t keys, uint32_t room, double skew)
     for (uint32_t i = 0; i < count; i++)
         exact += (uint32_t)lru_use(&lru, trace[i]) & (i >= count / 4);
     lru_close(&lru);
-    uint32_t mine = play(trace, count, room, &entries);
+    uint32_t mine = play(trace, count, room, 5, &entries);
     double base = count - count / 4, difference = 100.0 * ((double)mine - exact) / base;
     print_message("# %u keys, room for %u, skew %.2f: exact LRU %.2f %%, here %.2f %%\n", keys, room, skew, 100.0 * exact / base,
                   100.0 * mine / base);
     free(trace);
     assert_true(difference > -1.0);
+}
+
+/* Large values leave the index sparse; the budget of bytes decides how many there is room for. */
+static void test_hit_ratio_is_that_of_LRU_also_with_few_large_values(void **state)
+{
+    const uint32_t count = SCALE(60000, 20000);
+    uint32_t *trace = make_zipf(8000, count, 0.8, 43), exact = 0, entries;
+    struct lru lru;
+    (void)state;
+    uint32_t mine = play(trace, count, 0, 40000, &entries);
+    lru_open(&lru, 8000, entries);
+    for (uint32_t i = 0; i < count; i++)
+        exact += (uint32_t)lru_use(&lru, trace[i]) & (i >= count / 4);
+    lru_close(&lru);
+    double base = count - count / 4;
+    print_message("# 8000 keys, room for %u large ones: exact LRU %.2f %%, here %.2f %%\n", entries, 100.0 * exact / base,
+                  100.0 * mine / base);
+    free(trace);
+    assert_true(entries > 1000);
+    assert_true(100.0 * ((double)mine - exact) / base > -1.0);
 }
 
 static void test_hit_ratio_is_within_a_point_of_exact_LRU(void **state)
@@ -196,6 +217,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hit_ratio_is_within_a_point_of_exact_LRU),
+        cmocka_unit_test(test_hit_ratio_is_that_of_LRU_also_with_few_large_values),
         cmocka_unit_test(test_expired_entries_go_before_live_ones),
         cmocka_unit_test(test_one_entry_of_room_holds_the_last_one),
     };
