@@ -43,7 +43,7 @@ struct bench_engine {
     void (*close)(void *store);
     /* Copies the value into buffer: its size, BENCH_ABSENT or BENCH_BROKEN.  Values fit. */
     int64_t (*get)(void *store, unsigned thread, struct bench_key key, void *buffer, size_t capacity);
-    /* 1 when it was done. */
+    /* 1 done, 0 no room for it at the moment (memory that waits for readers), -1 broken */
     int (*set)(void *store, unsigned thread, struct bench_key key, const void *value, size_t size);
     /* Many at once; NULL: the engine has nothing better than one get after the other. */
     void (*mget)(void *store, unsigned thread, const struct bench_key *keys, size_t count, struct bench_slot *slots);

@@ -8,19 +8,17 @@
  *
  * The measured loop takes a word from the tape, calls the engine, counts.  It prefetches the key a few words ahead, because
  * a server has its key at hand when it asks for it.  One call in 64 is timed. */
-#include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "bench_child.h"
 #include "bench_engine.h"
 #include "bench_options.h"
 #include "bench_redis.h"
 #include "bench_report.h"
+#include "bench_spread.h"
 #include "bench_team.h"
 #include "bench_wire.h"
 
@@ -32,6 +30,7 @@
 #define CHECKED_KEYS 256u
 #define SETTLE_ROUNDS 50
 #define FILL_ROUNDS 3
+#define PATIENCE 1000 /* attempts, 1 ms apart */
 
 struct local {
     struct bench_common *common;
@@ -55,7 +54,7 @@ struct local {
 /* What a run in a child comes to; goes through a pipe. */
 struct outcome {
     double rate;
-    uint64_t gets, hits, fills, errors, wrong;
+    uint64_t gets, hits, fills, refused, errors, wrong;
     uint64_t entries, resident, counted; /* entries there, bytes by which the process grew, bytes as the engine counts */
     double kept; /* share of what was filled in that was there afterwards */
     near_quantiles ns;
@@ -76,7 +75,14 @@ struct player {
     void *value, *buffer;
     size_t value_size;
     uint64_t version;
-    uint64_t gets, hits, sets, fills, errors, wrong; /* since the last look at the clock */
+    uint64_t gets, hits, sets, fills, refused, errors, wrong; /* since the last look at the clock */
+};
+
+/* One run. */
+struct plan {
+    const struct local *local;
+    const struct bench_engine *engine;
+    unsigned threads;
 };
 
 struct bout {
@@ -94,8 +100,11 @@ static inline void put(struct player *p, struct bench_key key, int checked)
 {
     if (checked)
         bench_value_write(p->value, p->value_size, key.number, ++p->version);
-    if (__builtin_expect(!p->engine->set(p->store, p->thread, key, p->value, p->value_size), 0))
-        p->errors++;
+    int done = p->engine->set(p->store, p->thread, key, p->value, p->value_size);
+    if (__builtin_expect(done <= 0, 0)) {
+        p->refused += done == 0;
+        p->errors += done < 0;
+    }
 }
 
 /* What came of a read of that key. */
@@ -167,9 +176,10 @@ static void count(struct player *p, uint64_t ops)
     seat->hits += p->hits;
     seat->sets += p->sets;
     seat->fills += p->fills;
+    seat->refused += p->refused;
     seat->errors += p->errors;
     seat->wrong += p->wrong;
-    p->gets = p->hits = p->sets = p->fills = p->errors = p->wrong = 0;
+    p->gets = p->hits = p->sets = p->fills = p->refused = p->errors = p->wrong = 0;
 }
 
 static inline void time_call(struct player *p, uint64_t from)
@@ -252,6 +262,15 @@ static uint64_t resident_bytes(void)
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+/* Waits for room when there is none. */
+static int set_patiently(const struct bout *bout, struct bench_key key, const void *value, size_t size)
+{
+    int done;
+    for (int i = 0; (done = bout->engine->set(bout->store, 0, key, value, size)) == 0 && i < PATIENCE; i++)
+        bench_sleep(0.001);
+    return done;
+}
+
 /* set, then get and mget, twice: each must give what was set last; what was never set is absent. */
 static uint64_t check_engine(const struct bout *bout)
 {
@@ -267,7 +286,7 @@ static uint64_t check_engine(const struct bout *bout)
             wrong++;
         bench_value_write(expected, size, key.number, 1 + i);
         memset(value, 0, size);
-        if (!engine->set(bout->store, 0, key, expected, size) ||
+        if (set_patiently(bout, key, expected, size) != 1 ||
             engine->get(bout->store, 0, key, value, size) != (int64_t)size || memcmp(value, expected, size) != 0)
             wrong++;
         struct bench_slot slot = {.buffer = value, .capacity = size};
@@ -303,7 +322,7 @@ static uint64_t fill(const struct bout *bout, uint64_t count, int only_absent, u
         if (only_absent && engine->get(bout->store, 0, key, value, size) >= 0)
             continue;
         bench_value_write(value, size, number, 1);
-        *errors += !engine->set(bout->store, 0, key, value, size);
+        *errors += set_patiently(bout, key, value, size) <= 0;
         set++;
     }
     free(value);
@@ -366,6 +385,7 @@ static void measure(const struct bout *bout, unsigned threads, struct outcome *r
     ret->gets = sum->gets;
     ret->hits = sum->hits;
     ret->fills = sum->fills;
+    ret->refused = sum->refused;
     ret->errors += sum->errors;
     ret->wrong += sum->wrong;
     near__histogram_quantiles(&sum->times, &ret->ns);
@@ -394,43 +414,10 @@ static void run_engine(const struct local *local, const struct bench_engine *eng
     engine->close(bout.store);
 }
 
-/* The child's whole life. */
-static _Noreturn void child(const struct local *local, const struct bench_engine *engine, unsigned threads, int out)
+static void body(const void *arg, void *result)
 {
-    struct outcome outcome = {0};
-    run_engine(local, engine, threads, &outcome);
-    ssize_t written = write(out, &outcome, sizeof(outcome)); /* below PIPE_BUF: all or nothing */
-    _exit(written == (ssize_t)sizeof(outcome) ? 0 : 1);
-}
-
-static int run_in_child(const struct local *local, const struct bench_engine *engine, unsigned threads, struct outcome *ret)
-{
-    int ends[2], status = 0;
-    pid_t parent = getpid();
-    fflush(NULL);
-    if (pipe(ends) != 0)
-        return -1;
-    pid_t pid = fork();
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent)
-            _exit(1);
-        child(local, engine, threads, ends[1]);
-    }
-    close(ends[1]);
-    ssize_t got_bytes;
-    while (pid > 0 && (got_bytes = read(ends[0], ret, sizeof(*ret))) < 0 && errno == EINTR)
-        ;
-    close(ends[0]);
-    if (pid < 0)
-        return -1;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    if (got_bytes == (ssize_t)sizeof(*ret))
-        return 0;
-    snprintf(ret->error, sizeof(ret->error), WIFSIGNALED(status) ? "ended by signal %d" : "ended with status %d",
-             WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-    return 0;
+    const struct plan *plan = arg;
+    run_engine(plan->local, plan->engine, plan->threads, result);
 }
 
 /* ---------------------------------------------------------------- all runs */
@@ -452,17 +439,17 @@ static int run_all(struct local *local, struct outcome *outcomes)
     int status = BENCH_OK;
     for (unsigned run = 0; run < common->runs; run++) {
         for (unsigned cell = 0; cell < cells; cell++) {
-            const struct bench_engine *engine = local->engine[cell % local->engines];
-            unsigned threads = (unsigned)local->threads.number[cell / local->engines];
+            struct plan plan = {.local = local, .engine = local->engine[cell % local->engines],
+                                .threads = (unsigned)local->threads.number[cell / local->engines]};
             struct outcome *outcome = &outcomes[cell * common->runs + run];
-            if (run_in_child(local, engine, threads, outcome) != 0) {
-                bench_say("cannot start a process: %s", strerror(errno));
-                return BENCH_FAILED;
-            }
-            if (is_bad(engine, threads, outcome))
+            char error[128];
+            bench_child_run(body, &plan, outcome, sizeof(*outcome), error, sizeof(error));
+            if (*error)
+                snprintf(outcome->error, sizeof(outcome->error), "%s", error);
+            if (is_bad(plan.engine, plan.threads, outcome))
                 status = BENCH_FAILED;
             bench_progress(common, "run %u of %u  %-12s %u threads  %10.0f a second", run + 1, (unsigned)common->runs,
-                           engine->name, threads, outcome->rate);
+                           plan.engine->name, plan.threads, outcome->rate);
         }
     }
     return status;
@@ -493,20 +480,23 @@ static double reference(const struct local *local, const struct outcome *outcome
     return 0;
 }
 
-static void add_rates(struct bench_row *row, const struct outcome *outcomes, unsigned runs, double of)
+static void add_speed(struct bench_row *row, const struct outcome *outcomes, unsigned runs, double of)
 {
     double *rates = bench_alloc(runs * sizeof(*rates));
-    double median = MEDIAN(outcomes, runs, o->rate);
     for (unsigned r = 0; r < runs; r++)
         rates[r] = outcomes[r].rate;
-    bench_row_list(row, "ops_per_second_runs", rates, runs);
-    (void)bench_median(rates, runs); /* sorts */
-    bench_row_real(row, "ops_per_second", "Mops/s", 1e-6, 3, median);
-    bench_row_real(row, "ops_per_second_min", NULL, 1, 0, rates[0]);
-    bench_row_real(row, "ops_per_second_max", NULL, 1, 0, rates[runs - 1]);
-    bench_row_real(row, "spread", "spread %", 100, 1, median > 0 ? (rates[runs - 1] - rates[0]) / median : 0);
-    bench_row_real(row, "relative_to_nearcache", "of nearcache", 1, 3, of > 0 ? median / of : 0);
+    bench_row_rates(row, rates, runs, "Mops/s", 1e-6, 3);
+    bench_row_real(row, "relative_to_nearcache", "of nearcache", 1, 3, of > 0 ? bench_median(rates, runs) / of : 0);
     free(rates);
+}
+
+static void add_times(struct bench_row *row, const struct outcome *outcomes, unsigned runs)
+{
+    near_quantiles *times = bench_alloc(runs * sizeof(*times));
+    for (unsigned r = 0; r < runs; r++)
+        times[r] = outcomes[r].ns;
+    bench_row_times(row, times, runs, 1);
+    free(times);
 }
 
 static void add_row(struct bench_report *report, const struct local *local, const struct outcome *outcomes, unsigned cell)
@@ -516,7 +506,7 @@ static void add_row(struct bench_report *report, const struct local *local, cons
     struct bench_row *row = bench_report_row(report);
     bench_row_text(row, "engine", "engine", local->engine[cell % local->engines]->name);
     bench_row_count(row, "threads", "threads", local->threads.number[cell / local->engines]);
-    add_rates(row, mine, runs, reference(local, outcomes, cell / local->engines));
+    add_speed(row, mine, runs, reference(local, outcomes, cell / local->engines));
     bench_row_real(row, "hit_ratio", "hits %", 100, 2, MEDIAN(mine, runs, o->gets ? (double)o->hits / (double)o->gets : 0));
     bench_row_real(row, "bytes_per_entry", "B/entry", 1, 1,
                    MEDIAN(mine, runs, o->entries ? (double)o->resident / (double)o->entries : 0));
@@ -524,12 +514,9 @@ static void add_row(struct bench_report *report, const struct local *local, cons
                    MEDIAN(mine, runs, o->entries ? (double)o->counted / (double)o->entries : 0));
     bench_row_real(row, "entries", NULL, 1, 0, MEDIAN(mine, runs, o->entries));
     bench_row_real(row, "kept_while_filling", NULL, 1, 3, MEDIAN(mine, runs, o->kept));
-    bench_row_real(row, "ns_p50", "p50 ns", 1, 0, MEDIAN(mine, runs, o->ns.p50));
-    bench_row_real(row, "ns_p90", NULL, 1, 0, MEDIAN(mine, runs, o->ns.p90));
-    bench_row_real(row, "ns_p99", "p99 ns", 1, 0, MEDIAN(mine, runs, o->ns.p99));
-    bench_row_real(row, "ns_p999", "p99.9 ns", 1, 0, MEDIAN(mine, runs, o->ns.p999));
-    bench_row_real(row, "ns_max", NULL, 1, 0, MEDIAN(mine, runs, o->ns.max));
+    add_times(row, mine, runs);
     bench_row_real(row, "fills", NULL, 1, 0, MEDIAN(mine, runs, o->fills));
+    bench_row_real(row, "refused", NULL, 1, 0, MEDIAN(mine, runs, o->refused));
     bench_row_real(row, "errors", NULL, 1, 0, MEDIAN(mine, runs, o->errors));
     bench_row_real(row, "wrong", NULL, 1, 0, MEDIAN(mine, runs, o->wrong));
 }

@@ -78,19 +78,20 @@ static int read_count(const char *text, uint64_t *ret, const char **ret_end)
     return errno == 0;
 }
 
-static int read_size(const char *text, uint64_t *ret)
+/* A number with k, m or g after it, perhaps. */
+static int read_size(const char *text, uint64_t *ret, const char **ret_end)
 {
     static const char units[] = "kmg";
-    const char *end;
-    if (!read_count(text, ret, &end))
+    if (!read_count(text, ret, ret_end))
         return 0;
-    if (*end) {
-        const char *unit = strchr(units, *end | 0x20);
-        unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 64;
-        if (!unit || end[1] || *ret > UINT64_MAX >> shift)
-            return 0;
-        *ret <<= shift;
-    }
+    const char *unit = **ret_end ? strchr(units, **ret_end | 0x20) : NULL;
+    if (!unit)
+        return 1;
+    unsigned shift = 10 * (unsigned)(unit - units + 1);
+    if (*ret > UINT64_MAX >> shift)
+        return 0;
+    *ret <<= shift;
+    ++*ret_end;
     return 1;
 }
 
@@ -106,7 +107,7 @@ static int read_counts(const struct bench_option *row, const char *text)
         if (counts.count == sizeof(counts.number) / sizeof(*counts.number))
             return 0;
         uint64_t *number = &counts.number[counts.count++];
-        if (!read_count(text, number, &text) || !within(row, (double)*number))
+        if (!read_size(text, number, &text) || !within(row, (double)*number))
             return 0;
         if (!*text)
             break;
@@ -135,7 +136,7 @@ static int store(const struct bench_option *row, const char *text)
     case BENCH_COUNT:
         return read_count(text, row->target, &end) && !*end && within(row, (double)*(uint64_t *)row->target);
     case BENCH_SIZE:
-        return read_size(text, row->target) && within(row, (double)*(uint64_t *)row->target);
+        return read_size(text, row->target, &end) && !*end && within(row, (double)*(uint64_t *)row->target);
     case BENCH_REAL:
         return read_real(text, row->target) && within(row, *(double *)row->target);
     case BENCH_TEXT:

@@ -10,7 +10,7 @@ enum bench_kind {
     BENCH_SIZE,    /* uint64_t *, with k, m or g after it */
     BENCH_REAL,    /* double * */
     BENCH_TEXT,    /* const char ** */
-    BENCH_COUNTS,  /* struct bench_counts *, separated by commas */
+    BENCH_COUNTS,  /* struct bench_counts *, separated by commas, k, m or g after each */
 };
 
 struct bench_counts {

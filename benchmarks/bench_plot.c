@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "bench_child.h"
+
 struct picture {
     const char *subcommand;
     const char *name, *title;
@@ -138,11 +140,11 @@ static int draw(const char *folder, const char *name)
     char script[64];
     int status = 0;
     snprintf(script, sizeof(script), "%s.gnuplot", name);
-    pid_t child = fork();
+    pid_t child = bench_child_fork();
     if (child == 0) {
         int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-        if (null >= 0)
-            (void)dup2(null, STDOUT_FILENO);
+        (void)dup2(null, STDOUT_FILENO);
+        (void)dup2(null, STDERR_FILENO); /* it warns of every line with a single point */
         if (chdir(folder) != 0)
             _exit(1);
         execlp("gnuplot", "gnuplot", script, (char *)NULL);
@@ -170,7 +172,7 @@ int bench_plot(const struct bench_report *report, const char *folder)
         int status = missing ? 127 : draw(folder, picture->name);
         missing |= status == 127;
         if (status && !missing) {
-            bench_say("gnuplot failed on %s/%s.gnuplot", folder, picture->name);
+            bench_say("gnuplot failed; see for yourself: cd %s && gnuplot %s.gnuplot", folder, picture->name);
             return BENCH_FAILED;
         }
     }

@@ -20,7 +20,7 @@ struct start {
 
 static void clear_counts(struct bench_seat *seat)
 {
-    seat->ops = seat->gets = seat->hits = seat->sets = seat->fills = 0;
+    seat->ops = seat->gets = seat->hits = seat->sets = seat->fills = seat->refused = 0;
     memset(&seat->times, 0, sizeof(seat->times)); /* errors and wrong values of the warm-up stay */
 }
 
@@ -117,6 +117,7 @@ double bench_team_sum(const struct bench_seat *seats, unsigned threads, struct b
         ret->hits += seat->hits;
         ret->sets += seat->sets;
         ret->fills += seat->fills;
+        ret->refused += seat->refused;
         ret->errors += seat->errors;
         ret->wrong += seat->wrong;
         near__histogram_merge(&ret->times, &seat->times);

@@ -22,7 +22,7 @@ struct bench_seat {
     _Alignas(128) struct bench_team *team;
     unsigned number;
     int seen; /* phase */
-    uint64_t ops, gets, hits, sets, fills, errors, wrong;
+    uint64_t ops, gets, hits, sets, fills, refused, errors, wrong;
     int64_t began_ns, ended_ns;
     struct near__histogram times;
 };

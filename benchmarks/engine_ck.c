@@ -137,7 +137,7 @@ static int set(void *store, unsigned thread, struct bench_key key, const void *v
     ck_ht_entry_t slot;
     (void)thread;
     if (!entry)
-        return 0;
+        return -1;
     entry->key_size = key.size;
     entry->value_size = (uint32_t)size;
     memcpy(entry->bytes, key.bytes, key.size);
@@ -156,7 +156,7 @@ static int set(void *store, unsigned thread, struct bench_key key, const void *v
     pthread_mutex_unlock(&table->mutex);
     if (!good)
         free(entry);
-    return good;
+    return good ? 1 : -1;
 }
 
 static uint64_t memory(void *store, uint64_t *ret_entries)

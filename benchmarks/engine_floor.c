@@ -99,7 +99,7 @@ static int set(void *store, unsigned thread, struct bench_key key, const void *v
     uint32_t sequence = atomic_load_explicit(&entry->sequence, memory_order_relaxed);
     (void)thread;
     if (size > floor->config.value_size)
-        return 0;
+        return -1;
     /* odd: ours.  acquire: pairs with the release of the writer before. */
     while (sequence & 1 || !atomic_compare_exchange_weak_explicit(&entry->sequence, &sequence, sequence + 1,
                                                                   memory_order_acquire, memory_order_relaxed))

@@ -49,7 +49,7 @@ static int64_t get(void *store, unsigned thread, struct bench_key key, void *buf
 
 static int set(void *store, unsigned thread, struct bench_key key, const void *value, size_t size)
 {
-    return bench_wire_set(((struct wires *)store)->context[thread], key.bytes, key.size, value, size);
+    return bench_wire_set(((struct wires *)store)->context[thread], key.bytes, key.size, value, size) ? 1 : -1;
 }
 
 static void take(const redisReply *reply, struct bench_slot *slot)

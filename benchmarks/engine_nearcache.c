@@ -49,7 +49,8 @@ static int64_t get(void *store, unsigned thread, struct bench_key key, void *buf
 static int set(void *store, unsigned thread, struct bench_key key, const void *value, size_t size)
 {
     (void)thread;
-    return near_set(store, key.bytes, key.size, value, size, NULL, NULL) == NEAR_OK;
+    int status = near_set(store, key.bytes, key.size, value, size, NULL, NULL);
+    return status == NEAR_OK ? 1 : status == NEAR_ERR_FULL ? 0 : -1;
 }
 
 static void take(near_item *item, struct bench_slot *slot)

@@ -217,7 +217,7 @@ static int set(void *store, unsigned thread, struct bench_key key, const void *v
     struct entry *entry = make(hash, key, value, size); /* outside the lock */
     (void)thread;
     if (!entry)
-        return 0;
+        return -1;
     pthread_mutex_lock(&shard->mutex);
     struct entry **link = find_locked(shard, hash, key);
     if (*link)

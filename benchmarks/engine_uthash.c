@@ -97,7 +97,7 @@ static int set(void *store, unsigned thread, struct bench_key key, const void *v
     struct entry *entry = malloc(sizeof(*entry) + key.size + size);
     (void)thread;
     if (!entry)
-        return 0;
+        return -1;
     entry->key_size = key.size;
     entry->value_size = (uint32_t)size;
     memcpy(entry->bytes, key.bytes, key.size);

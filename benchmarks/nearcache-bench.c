@@ -22,6 +22,9 @@ static const struct {
     const char *sentence;
 } subcommands[] = {
     {"local", bench_local, "the local tier beside other tables and caches, one machine, no network"},
+    {"remote", bench_remote, "misses, hits and writes over a real Redis beside plain hiredis"},
+    {"staleness", bench_staleness, "delay from a write to its effect in other processes beside a bare PUBLISH"},
+    {"replay", bench_replay, "hit ratio on an access trace beside exact LRU"},
 };
 #define SUBCOMMANDS (sizeof(subcommands) / sizeof(*subcommands))
 

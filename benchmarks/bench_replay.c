@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * nearcache-bench replay: a recorded trace through the local tier, a key that is missed being set, beside exact LRU of the same size.
+ *
+ *      --entries N   the limit counts entries; sizes of the trace are left aside and values are small
+ *      --bytes SIZE  the limit counts bytes: of the local tier everything (local_bytes), of exact LRU keys and values alone
+ *
+ * With several threads each takes every n-th request, in the trace's order among its own; exact LRU always runs in one. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench_lru.h"
+#include "bench_options.h"
+#include "bench_report.h"
+#include "bench_team.h"
+#include "bench_trace.h"
+#include "nearcache.h"
+
+#define SMALL_VALUE 8u
+#define PATIENCE 10000 /* attempts, 0.1 ms apart */
+#define VALUE_MAX (64u << 20)
+
+struct replay {
+    struct bench_common *common;
+    const char *path, *format_text, *policy_text;
+    enum bench_format format;
+    struct bench_counts entries, bytes, threads;
+    struct bench_trace trace;
+    uint64_t bytes_requested; /* sizes of all requests together */
+    char *value; /* as large as the largest that is set; its content does not matter */
+};
+
+/* One policy at one size. */
+struct play {
+    const struct replay *replay;
+    uint64_t entries, bytes; /* limit; the other is 0 */
+    unsigned threads;
+    near_cache *cache;
+    _Atomic(uint64_t) hit_bytes;
+};
+
+struct score {
+    uint64_t hits, errors, hit_bytes;
+    uint64_t evictions, entries; /* ended for space; there at the end */
+    uint64_t waits;              /* for memory */
+    double seconds;
+};
+
+struct policy {
+    const char *name;
+    int (*run)(struct play *play, struct score *ret);
+};
+
+static size_t value_size(const struct play *play, const struct bench_request *request)
+{
+    if (play->entries)
+        return SMALL_VALUE;
+    return request->size < VALUE_MAX ? request->size : VALUE_MAX;
+}
+
+/* ---------------------------------------------------------------- nearcache */
+
+/* A replay asks for more in a second than any server does, and memory that was replaced waits for readers: give it the time that a
+ * fetch from Redis would have taken. */
+static int fill(const struct play *play, const char *key, size_t key_size, size_t size, struct bench_seat *seat)
+{
+    int status, attempts = 0;
+    while ((status = near_set(play->cache, key, key_size, play->replay->value, size, NULL, NULL)) == NEAR_ERR_FULL &&
+           attempts++ < PATIENCE) {
+        seat->refused++;
+        bench_sleep(0.0001);
+    }
+    return status;
+}
+
+static void replay_share(struct bench_seat *seat)
+{
+    struct play *play = seat->team->arg;
+    const struct bench_trace *trace = &play->replay->trace;
+    uint64_t hit_bytes = 0;
+    for (size_t i = seat->number; i < trace->requests; i += play->threads) {
+        const struct bench_request *request = &trace->request[i];
+        const char *key = trace->bytes + trace->begin[request->key];
+        size_t key_size = trace->begin[request->key + 1] - trace->begin[request->key];
+        near_value value;
+        int status = near_get(play->cache, key, key_size, NULL, &value);
+        if (status == NEAR_OK) {
+            near_release(&value);
+            seat->hits++;
+            hit_bytes += request->size;
+        } else {
+            if (status == NEAR_MISS)
+                status = fill(play, key, key_size, value_size(play, request), seat);
+            seat->errors += status != NEAR_OK;
+        }
+        seat->ops++;
+    }
+    atomic_fetch_add_explicit(&play->hit_bytes, hit_bytes, memory_order_relaxed); /* relaxed: read after the join */
+}
+
+static int open_tier(struct play *play)
+{
+    near_options options;
+    near_error error = {0};
+    const struct bench_trace *trace = &play->replay->trace;
+    near_options_init(&options);
+    options.local_entries = play->entries;
+    options.local_bytes = play->bytes ? play->bytes
+                                      : (UINT64_C(64) << 20) + 256 * (uint64_t)trace->distinct + trace->begin[trace->distinct];
+    if (near_open("local:", &options, &play->cache, &error) == NEAR_OK)
+        return 1;
+    bench_say("%s", error.text);
+    return 0;
+}
+
+static int run_nearcache(struct play *play, struct score *ret)
+{
+    struct bench_team team = {.threads = play->threads, .arg = play};
+    struct bench_seat *sum = bench_alloc(sizeof(*sum)), *seats;
+    near_stats stats = {.size = sizeof(stats)};
+    if (!open_tier(play)) {
+        free(sum);
+        return -1;
+    }
+    int64_t began = bench_now();
+    seats = bench_team_run(&team, 0, 0, replay_share);
+    ret->seconds = (double)(bench_now() - began) * 1e-9;
+    if (seats)
+        (void)bench_team_sum(seats, play->threads, sum);
+    (void)near_stats_get(play->cache, &stats);
+    ret->hits = sum->hits;
+    ret->errors = sum->errors;
+    ret->hit_bytes = play->hit_bytes;
+    ret->evictions = stats.evictions;
+    ret->waits = sum->refused;
+    ret->entries = stats.local_entries;
+    int failed = !seats;
+    free(seats);
+    free(sum);
+    (void)near_close(play->cache);
+    return failed ? -1 : 0;
+}
+
+/* ---------------------------------------------------------------- exact LRU */
+
+static int run_exact(struct play *play, struct score *ret)
+{
+    const struct bench_trace *trace = &play->replay->trace;
+    struct bench_lru lru;
+    uint64_t sets = 0;
+    bench_lru_init(&lru, trace->distinct, play->entries, play->bytes);
+    int64_t began = bench_now();
+    for (size_t i = 0; i < trace->requests; i++) {
+        const struct bench_request *request = &trace->request[i];
+        if (bench_lru_get(&lru, request->key)) {
+            ret->hits++;
+            ret->hit_bytes += request->size;
+            continue;
+        }
+        bench_lru_put(&lru, request->key,
+                      trace->begin[request->key + 1] - trace->begin[request->key] + value_size(play, request));
+        sets++;
+    }
+    ret->seconds = (double)(bench_now() - began) * 1e-9;
+    ret->evictions = sets - lru.entries;
+    ret->entries = lru.entries;
+    bench_lru_fini(&lru);
+    return 0;
+}
+
+static const struct policy policies[] = {{"lru", run_nearcache}, {"exact-lru", run_exact}};
+#define POLICIES (sizeof(policies) / sizeof(*policies))
+
+/* ---------------------------------------------------------------- options */
+
+static const struct policy *find_policy(const char *name, size_t size)
+{
+    for (size_t i = 0; i < POLICIES; i++) {
+        if (strlen(policies[i].name) == size && memcmp(policies[i].name, name, size) == 0)
+            return &policies[i];
+    }
+    return NULL;
+}
+
+/* The policy at *text, which moves behind it; NULL: none of ours. */
+static const struct policy *next_policy(const char **text)
+{
+    size_t size = strcspn(*text, ",");
+    const struct policy *policy = find_policy(*text, size);
+    *text += size;
+    *text += **text == ',';
+    return policy;
+}
+
+static int parse_format(struct replay *replay)
+{
+    static const char *const formats[] = {
+        [BENCH_FORMAT_AUTO] = "auto", [BENCH_FORMAT_TEXT] = "text", [BENCH_FORMAT_ORACLE] = "oracleGeneral"};
+    for (unsigned i = 0; i < sizeof(formats) / sizeof(*formats); i++) {
+        if (strcmp(formats[i], replay->format_text) == 0) {
+            replay->format = (enum bench_format)i;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int parse(struct replay *replay)
+{
+    const struct bench_option rows[] = {
+        {"trace", "FILE", BENCH_TEXT, &replay->path, 0, 0, "the trace; may be packed by gzip, xz or zstd"},
+        {"format", "FORMAT", BENCH_TEXT, &replay->format_text, 0, 0, "text (key [size] a line), oracleGeneral or auto [auto]"},
+        {"entries", "N[,N…]", BENCH_COUNTS, &replay->entries, 1, 1u << 30, "sizes of the cache in entries"},
+        {"bytes", "SIZE[,SIZE…]", BENCH_COUNTS, &replay->bytes, 1 << 20, 1e12, "or in bytes (k, m, g may follow)"},
+        {"policy", "NAME[,NAME…]", BENCH_TEXT, &replay->policy_text, 0, 0,
+         "lru (the local tier), exact-lru (the reference) [lru,exact-lru]"},
+        {"threads", "N[,N…]", BENCH_COUNTS, &replay->threads, 1, BENCH_THREADS_MAX, "threads that share the requests [1]"},
+        {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
+    };
+    int status = bench_options_parse(replay->common, rows, "Hit ratio on an access trace.");
+    if (status >= 0)
+        return status;
+    if (!replay->path || !!replay->entries.count == !!replay->bytes.count) {
+        bench_say("replay needs --trace FILE and either --entries N or --bytes N");
+        return BENCH_USAGE;
+    }
+    if (!parse_format(replay))
+        return bench_options_refuse("format", replay->format_text, "must be text, oracleGeneral or auto");
+    for (const char *text = replay->policy_text; *text;) {
+        if (!next_policy(&text))
+            return bench_options_refuse("policy", replay->policy_text, "must be lru, exact-lru or both");
+    }
+    return -1;
+}
+
+/* ---------------------------------------------------------------- runs and results */
+
+static void add_row(struct bench_report *report, const struct play *play, const struct policy *policy, const struct score *score)
+{
+    const struct replay *replay = play->replay;
+    double requests = (double)replay->trace.requests;
+    struct bench_row *row = bench_report_row(report);
+    bench_row_text(row, "policy", "policy", policy->name);
+    bench_row_text(row, "unit", NULL, play->entries ? "entries" : "bytes");
+    bench_row_count(row, "limit", play->entries ? "entries" : "bytes", play->entries ? play->entries : play->bytes);
+    bench_row_count(row, "threads", "threads", play->threads);
+    bench_row_count(row, "requests", "requests", replay->trace.requests);
+    bench_row_count(row, "distinct", "distinct", replay->trace.distinct);
+    bench_row_real(row, "hit_ratio", "hits %", 100, 2, (double)score->hits / requests);
+    bench_row_real(row, "byte_hit_ratio", "of bytes %", 100, 2,
+                   replay->bytes_requested ? (double)score->hit_bytes / (double)replay->bytes_requested : 0);
+    bench_row_real(row, "requests_per_second", "Mreq/s", 1e-6, 2, requests / score->seconds);
+    bench_row_count(row, "evictions", NULL, score->evictions);
+    bench_row_count(row, "entries", NULL, score->entries);
+    bench_row_count(row, "waits", NULL, score->waits);
+    bench_row_count(row, "errors", NULL, score->errors);
+}
+
+static int play_size(struct replay *replay, struct bench_report *report, uint64_t entries, uint64_t bytes, unsigned threads)
+{
+    for (const char *text = replay->policy_text; *text;) {
+        const struct policy *policy = next_policy(&text);
+        if (!policy)
+            break; /* parse has seen them all */
+        struct play play = {.replay = replay, .entries = entries, .bytes = bytes, .threads = threads};
+        struct score score = {0};
+        if (policy->run == run_exact)
+            play.threads = 1;
+        if (policy->run(&play, &score) != 0)
+            return BENCH_FAILED;
+        add_row(report, &play, policy, &score);
+        bench_progress(replay->common, "%s: %llu hits", policy->name, (unsigned long long)score.hits);
+        if (score.errors) {
+            bench_say("%s: %llu failed calls", policy->name, (unsigned long long)score.errors);
+            return BENCH_FAILED;
+        }
+    }
+    return BENCH_OK;
+}
+
+static int play_all(struct replay *replay)
+{
+    struct bench_report report;
+    const struct bench_counts *sizes = replay->entries.count ? &replay->entries : &replay->bytes;
+    int status = BENCH_OK;
+    bench_report_init(&report, replay->common);
+    bench_row_text(&report.setting, "trace", NULL, replay->path);
+    bench_row_count(&report.setting, "requests", NULL, replay->trace.requests);
+    bench_row_count(&report.setting, "distinct", NULL, replay->trace.distinct);
+    for (unsigned s = 0; s < sizes->count; s++) {
+        for (unsigned t = 0; t < replay->threads.count && status == BENCH_OK; t++)
+            status = play_size(replay, &report, sizes == &replay->entries ? sizes->number[s] : 0,
+                               sizes == &replay->bytes ? sizes->number[s] : 0, (unsigned)replay->threads.number[t]);
+    }
+    if (status == BENCH_OK)
+        status = bench_report_write(&report);
+    bench_report_fini(&report);
+    return status;
+}
+
+static void measure_sizes(struct replay *replay)
+{
+    uint32_t largest = SMALL_VALUE;
+    for (size_t i = 0; i < replay->trace.requests; i++) {
+        uint32_t size = replay->trace.request[i].size;
+        replay->bytes_requested += size;
+        largest = size > largest ? size : largest;
+    }
+    replay->value = bench_alloc(largest < VALUE_MAX ? largest : VALUE_MAX);
+}
+
+int bench_replay(struct bench_common *common)
+{
+    struct replay replay = {.common = common, .format_text = "auto", .policy_text = "lru,exact-lru",
+                            .threads = {.count = 1, .number = {1}}};
+    char error[512];
+    int status = parse(&replay);
+    if (status >= 0)
+        return status;
+    if (bench_trace_read(replay.path, replay.format, &replay.trace, error, sizeof(error)) != 0) {
+        bench_say("%s", error);
+        return BENCH_FAILED;
+    }
+    measure_sizes(&replay);
+    status = play_all(&replay);
+    free(replay.value);
+    bench_trace_free(&replay.trace);
+    return status;
+}

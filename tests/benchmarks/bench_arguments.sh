@@ -1,0 +1,59 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# nearcache-bench: help, version, and that what is wrong on its command line is said, with status 2.
+. "$top_srcdir/tests/build/tap.sh"
+. "$top_srcdir/tests/benchmarks/bench.inc.sh"
+
+names_all_subcommands() {
+    run 0 --help || return 1
+    for word in local remote staleness replay; do
+        grep -q "^  $word " "$work/out" || { echo "$word is not there"; return 1; }
+    done
+}
+helps() {
+    run 0 "$1" --help && grep -q "^usage: nearcache-bench $1" "$work/out" && grep -q -e '--json FILE' "$work/out"
+}
+# refuses TEXT ARGUMENT…: status 2, the text on stderr, nothing on stdout
+refuses() {
+    text=$1
+    shift
+    run 2 "$@" && grep -q -e "$text" "$work/err" && [ ! -s "$work/out" ]
+}
+refuses_numbers() {
+    for word in 0 -1 x 1x '' 99999999999999999999; do
+        refuses 'threads' local --threads "$word" || return 1
+    done
+    refuses '--threads 1,,2' local --threads 1,,2 && refuses '--keys' local --keys 9999999999 &&
+        refuses '--value-size' local --value-size 1q && refuses '--seconds' local --seconds nan &&
+        refuses '--seconds' remote --seconds 0 && refuses '--processes' staleness --processes 1
+}
+refuses_words() {
+    refuses 'no such subcommand' frobnicate && refuses 'unknown option' local --frobnicate &&
+        refuses 'unexpected argument' local nearcache && refuses 'needs an argument' local --keys &&
+        refuses 'takes no argument' local --verify=1 && refuses 'choose from nearcache' local --engine memcached &&
+        refuses '--dist' local --dist zipf && refuses '--mix' local --mix get:0 && refuses '--mix' local --mix put:1 &&
+        refuses '--uri' remote --uri http://example
+}
+refuses_replays() {
+    : > "$work/empty"
+    refuses 'needs --trace' replay && refuses 'either --entries' replay --trace "$work/empty" &&
+        refuses 'either --entries' replay --trace "$work/empty" --entries 1 --bytes 2000000 &&
+        refuses '--policy' replay --trace "$work/empty" --entries 1 --policy fifo &&
+        refuses '--format' replay --trace "$work/empty" --entries 1 --format xml
+}
+fails_on_files() {
+    run 1 local --engine floor --keys 100 --runs 1 --seconds 0.01 --warmup 0 --threads 1 --json "$work/nowhere/x" &&
+        grep -q 'No such file' "$work/err" && run 1 replay --trace "$work/nothing" --entries 1 && grep -q 'No such file' "$work/err"
+}
+
+check "the help names every subcommand" names_all_subcommands
+for subcommand in local remote staleness replay; do
+    check "$subcommand has a help" helps $subcommand
+done
+check "it tells its version" run 0 local --version
+check "numbers outside their range end with status 2" refuses_numbers
+check "words that it does not know end with status 2" refuses_words
+check "a replay needs a trace, a size and known policies" refuses_replays
+check "files that cannot be opened end with status 1" fails_on_files
+plan

@@ -1,0 +1,68 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# nearcache-bench local: each engine returns what was set, and the results have their fields.
+. "$top_srcdir/tests/build/tap.sh"
+. "$top_srcdir/tests/benchmarks/bench.inc.sh"
+
+quick='--runs 1 --seconds 0.1 --warmup 0.02 --keys 2000'
+fields='engine threads ops_per_second ops_per_second_min ops_per_second_max hit_ratio bytes_per_entry ns_p50 ns_p99 ns_p999'
+# ThreadSanitizer does not know how liburcu, Concurrency Kit and sequence locks order things.
+case ${INSTRUMENT_CFLAGS-} in
+*thread*) engines="nearcache floor uthash-lru sharded-lru" ;;
+*) engines="nearcache floor cds-lfht uthash-lru sharded-lru" ;;
+esac
+if run 2 local --engine none > /dev/null && grep -q ck-ht "$work/err"; then
+    case ${INSTRUMENT_CFLAGS-} in *thread*) ;; *) engines="$engines ck-ht" ;; esac
+fi
+
+returns_what_was_set() {
+    # shellcheck disable=SC2086 # lists of words
+    run 0 local $quick --verify --engine "$1" --threads 2 --mix get:70,set:30 --fill-on-miss --json - && is_json &&
+        has results.0.engine "$1" && has results.0.wrong 0 && has results.0.errors 0 &&
+        holds "$(value results.0.ops_per_second) > 0 && $(value results.0.hit_ratio) > 0.9"
+}
+mget_returns_what_was_set() {
+    # shellcheck disable=SC2086
+    run 0 local $quick --verify --engine "$1" --threads 1 --batch 16 --mix get:90,set:10 --fill-on-miss --json - && is_json &&
+        has results.0.wrong 0 && has results.0.errors 0
+}
+results_have_their_fields() {
+    # shellcheck disable=SC2086
+    run 0 local $quick --runs 2 --engine nearcache,floor,sharded-lru --threads 1,2 --json - && is_json && has results.length 6 &&
+        has_environment && every_result $fields && has results.0.ops_per_second_runs.length 2 &&
+        has results.3.engine nearcache && has results.3.threads 2
+}
+smaller_caches_miss() {
+    # shellcheck disable=SC2086
+    run 0 local $quick --engine nearcache,sharded-lru,uthash-lru --threads 1 --entries 500 --fill-on-miss --json - && is_json ||
+        return 1
+    for i in 0 1 2; do
+        holds "$(value results.$i.hit_ratio) < 0.95 && $(value results.$i.hit_ratio) > 0.5 && $(value results.$i.fills) > 0 &&
+            $(value results.$i.entries) <= 512" || return 1
+    done
+}
+writes_csv_and_plots() {
+    # shellcheck disable=SC2086
+    run 0 local $quick --engine floor --threads 1 --csv "$work/out.csv" --plot "$work/plots" || return 1
+    [ "$(wc -l < "$work/out.csv")" = 2 ] && head -n 1 "$work/out.csv" | grep -q '^engine,threads,ops_per_second,' || return 1
+    for name in throughput latency hit-ratio; do
+        [ -s "$work/plots/$name.dat" ] && [ -s "$work/plots/$name.gnuplot" ] || { ls -l "$work/plots"; return 1; }
+        command -v gnuplot > /dev/null || continue
+        [ -s "$work/plots/$name.svg" ] && [ -s "$work/plots/$name.png" ] || { ls -l "$work/plots"; return 1; }
+    done
+}
+odd_words_stay_json() {
+    # shellcheck disable=SC2086
+    run 0 local $quick --engine floor --threads 1 --csv "$(printf '%s/a"b\\c\td\377' "$work")" --json - && is_json
+}
+
+for engine in $engines; do
+    check "$engine returns what was set" returns_what_was_set "$engine"
+done
+check "near_mget returns what was set" mget_returns_what_was_set nearcache
+check "results have their fields, engine by engine" results_have_their_fields
+check "caches smaller than the keys miss, and keep to their limits" smaller_caches_miss
+check "CSV and plots are written" writes_csv_and_plots
+check "any command line is told in JSON" odd_words_stay_json
+plan

@@ -1,0 +1,66 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# nearcache-bench with its private redis-server: the hiredis engine, remote, staleness.
+. "$top_srcdir/tests/build/tap.sh"
+. "$top_srcdir/tests/benchmarks/bench.inc.sh"
+needs_redis
+
+hiredis_returns_what_was_set() {
+    run 0 local --engine hiredis --runs 1 --seconds 0.1 --warmup 0 --keys 500 --threads 2 --verify --mix get:70,set:30 --json - &&
+        is_json && has results.0.wrong 0 && has results.0.errors 0 && holds "$(value results.0.bytes_per_entry) > 50" &&
+        nothing_left
+}
+remote_has_all_calls() {
+    run 0 remote --runs 1 --seconds 0.05 --warmup 0.01 --keys 200 --threads 1,2 --json - && is_json && has_environment &&
+        has results.length 12 &&
+        every_result client operation threads ops_per_second ns_p50 ns_p99 ns_p999 errors && nothing_left || return 1
+    i=0
+    while [ $i -lt 12 ]; do
+        has results.$i.errors 0 && holds "$(value results.$i.ops_per_second) > 0" || return 1
+        i=$((i + 1))
+    done
+}
+staleness_is_measured() {
+    run 0 staleness --runs 1 --seconds 0.2 --warmup 0.05 --processes 3 --json - && is_json && has_environment &&
+        has results.length 5 && every_result delay samples ns_p50 ns_p99 ns_p999 ns_percentiles.length && nothing_left &&
+        holds "$(value configuration.rounds) > 0 && $(value results.0.samples) + $(value configuration.discarded) == \
+            2 * $(value configuration.rounds) && $(value results.0.ns_p50) > 0"
+}
+# A killed run leaves no server and no folder; the process that watches over them needs a moment.
+kill_leaves_nothing() {
+    "$bench" remote --seconds 100 > /dev/null 2>&1 &
+    victim=$!
+    tries=0
+    until find "$work" -name redis.sock | grep -q .; do
+        tries=$((tries + 1))
+        [ $tries -lt 200 ] || { echo "no server came"; return 1; }
+        sleep 0.05
+    done
+    kill -KILL $victim
+    wait $victim 2> /dev/null
+    tries=0
+    until nothing_left > /dev/null; do
+        tries=$((tries + 1))
+        [ $tries -lt 200 ] || { nothing_left; return 1; }
+        sleep 0.05
+    done
+}
+no_server_is_said() {
+    run 1 remote --uri "unix://$work/nothing.sock" --seconds 0.01 && grep -q 'cannot connect' "$work/err" || return 1
+    status=0
+    mkdir -p "$work/nobin"
+    real=$bench
+    case $(head -c 2 "$bench") in '#!') real=$(dirname "$bench")/.libs/nearcache-bench ;; esac
+    # shellcheck disable=SC2097,SC2098
+    LD_LIBRARY_PATH=$top_builddir/.libs PATH=$work/nobin "$real" staleness --seconds 0.01 > "$work/out" 2> "$work/err" || status=$?
+    cat "$work/err"
+    [ $status = 1 ] && grep -q 'is it installed' "$work/err" && nothing_left
+}
+
+check "hiredis returns what was set" hiredis_returns_what_was_set
+check "remote measures every call" remote_has_all_calls
+check "staleness is measured, every sample accounted for" staleness_is_measured
+check "a killed run leaves nothing behind" kill_leaves_nothing
+check "a missing server is said" no_server_is_said
+plan

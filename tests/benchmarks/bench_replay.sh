@@ -1,0 +1,78 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# nearcache-bench replay: exact LRU is exact, the local tier comes near, formats and packers, traces that are wrong.
+. "$top_srcdir/tests/build/tap.sh"
+. "$top_srcdir/tests/benchmarks/bench.inc.sh"
+
+# 20000 requests to 2000 keys, small ones more often.
+"$AWK" 'BEGIN { srand(7); for (i = 0; i < 20000; i++) print int(2000 * rand() ^ 3), 100 + i % 7 }' > "$work/trace"
+
+same_as_awk() {
+    # Exact LRU, slowly: the age of each key is the number of the request that last used it.
+    expected=$(printf '%s\n' a b c a d b a c d e a | "$AWK" -v limit=3 '
+        { if ($1 in age) hits++; else if (n == limit) { oldest = ""; for (k in age) if (oldest == "" || age[k] < age[oldest]) oldest = k
+          delete age[oldest] } else n++; age[$1] = NR } END { print hits }')
+    printf '%s\n' a b c a d b a c d e a > "$work/small"
+    run 0 replay --trace "$work/small" --entries 3 --policy exact-lru --json - && is_json &&
+        holds "$(value results.0.hit_ratio) * 11 - $expected < 0.001 && $expected - $(value results.0.hit_ratio) * 11 < 0.001" &&
+        has results.0.requests 11 && has results.0.distinct 5
+}
+comes_near() {
+    run 0 replay --trace "$work/trace" --entries 400 --json - && is_json && has_environment &&
+        every_result policy hit_ratio byte_hit_ratio requests distinct && has results.0.policy lru && has results.1.policy exact-lru &&
+        holds "$(value results.0.hit_ratio) - $(value results.1.hit_ratio) < 0.03 && \
+            $(value results.1.hit_ratio) - $(value results.0.hit_ratio) < 0.03 && $(value results.1.hit_ratio) > 0.3 && \
+            $(value results.0.byte_hit_ratio) > 0.3"
+}
+counts_bytes() {
+    run 0 replay --trace "$work/trace" --bytes 1500000,3m --threads 1,2 --json - && is_json && has results.length 8 &&
+        has results.2.threads 2 && has results.0.unit bytes
+}
+unpacks() {
+    "$1" -c < "$work/trace" > "$work/trace.$1" &&
+        run 0 replay --trace "$work/trace.$1" --entries 400 --policy exact-lru --json - && is_json && has results.0.requests 20000
+}
+# little NUMBER BYTES: as octal escapes
+little() {
+    number=$1 left=$2
+    while [ "$left" -gt 0 ]; do
+        printf '\\0%03o' $((number % 256))
+        number=$((number / 256)) left=$((left - 1))
+    done
+}
+reads_records() {
+    for key in 1 2 1 3 1 2; do
+        # shellcheck disable=SC2059
+        printf '%b' "$(little 5 4)$(little $key 8)$(little 1000 4)$(little 0 8)"
+    done > "$work/records"
+    [ "$(wc -c < "$work/records")" = 144 ] || return 1
+    run 0 replay --trace "$work/records" --entries 2 --policy exact-lru --json - && is_json && has results.0.requests 6 &&
+        has results.0.distinct 3 && holds "$(value results.0.hit_ratio) > 0.332 && $(value results.0.hit_ratio) < 0.334" || return 1
+    head -c 140 "$work/records" > "$work/cut"
+    run 1 replay --trace "$work/cut" --entries 2 && grep -q 'record 6: incomplete' "$work/err"
+}
+says_what_is_wrong() {
+    printf 'a 1\nb x\n' > "$work/bad"
+    run 1 replay --trace "$work/bad" --entries 2 && grep -q 'line 2' "$work/err" || return 1
+    printf 'a 1 2\n' > "$work/bad"
+    run 1 replay --trace "$work/bad" --entries 2 && grep -q 'line 1' "$work/err" || return 1
+    : > "$work/bad"
+    run 1 replay --trace "$work/bad" --entries 2 && grep -q 'no requests' "$work/err" || return 1
+    gzip -c < "$work/trace" | head -c 2000 > "$work/bad.gz"
+    run 1 replay --trace "$work/bad.gz" --entries 2 && grep -q 'unpacking' "$work/err"
+}
+
+check "exact LRU is what a slow model says" same_as_awk
+check "the local tier comes near exact LRU" comes_near
+check "limits in bytes, several threads" counts_bytes
+for packer in gzip xz zstd; do
+    if command -v $packer > /dev/null; then
+        check "$packer is unpacked" unpacks $packer
+    else
+        skip "$packer is unpacked" "no $packer"
+    fi
+done
+check "oracleGeneral is read" reads_records
+check "a wrong trace is said, with its line" says_what_is_wrong
+plan
