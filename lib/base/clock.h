@@ -33,7 +33,8 @@ static inline int64_t near__now(const struct near__clock *clock)
     return near__clock_kernel(CLOCK_MONOTONIC);
 }
 
-/* Coarse time for the hit path: never ahead of near__now, at most near__clock_coarse_lag() behind it. */
+/* Coarse time for the hit path: never ahead of near__now, usually at most near__clock_coarse_lag() behind it.  That is no
+ * guarantee (a busy kernel ticks late: 7 ms were seen where 4 are the rule), so whoever must not be late asks near__now where it is close. */
 static inline int64_t near__now_coarse(const struct near__clock *clock)
 {
     if (clock->virtual_ns)
@@ -41,7 +42,7 @@ static inline int64_t near__now_coarse(const struct near__clock *clock)
     return near__clock_kernel(CLOCK_MONOTONIC_COARSE);
 }
 
-/* How far near__now_coarse may lag, in ns (measured once from clock_getres, doubled for safety); 0 for a virtual clock. */
+/* How far near__now_coarse usually lags at most, in ns: twice its resolution; 0 for a virtual clock. */
 int64_t near__clock_coarse_lag(const struct near__clock *clock);
 
 void near__clock_advance(_Atomic(int64_t) *virtual_ns, int64_t by_ns);

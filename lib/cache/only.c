@@ -60,15 +60,18 @@ static int64_t ttl_left_ms(const struct near__impl *impl, const struct near__vie
     return left > 0 ? left : 0;
 }
 
-/* The local tier is all there is: what it cannot keep is not written. */
+/* The local tier is all there is: what it cannot keep is not written, and the older value is gone.  A write of another key of
+ * the same stripe, numbered later and finished sooner, refuses ours: then it takes another number. */
 static int put(struct near__impl *impl, struct near__reader *reader, const struct near__request *request, const void *value,
                size_t size, int64_t ttl_ms)
 {
-    uint64_t position = next_position(impl);
-    struct near__ticket ticket = near__local_ticket(impl->local, request->key, request->key_size);
-    int kept = near__local_install(impl->local, reader, ticket, request->key, request->key_size, value, size, position,
-                                   ttl_ms, near__now(&impl->clock));
-    return kept ? NEAR_OK : NEAR_ERR_FULL;
+    for (int tries = 0; tries < 8; tries++) {
+        struct near__ticket ticket = near__local_ticket(impl->local, request->key, request->key_size);
+        if (near__local_install(impl->local, reader, ticket, request->key, request->key_size, value, size,
+                                next_position(impl), ttl_ms, near__now(&impl->clock)))
+            return NEAR_OK;
+    }
+    return NEAR_ERR_FULL;
 }
 
 static int do_set(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)
