@@ -19,6 +19,7 @@
 #include "server_request.h"
 
 #define SERVER_BATCH 32           /* consecutive GETs of a pipeline that become one near_mget; fewer than the pins of a thread */
+#define SERVER_WRITES 64          /* keys of consecutive SETs, or DELs, that become one near_mset, or near_mdel */
 #define SERVER_OUT_PAUSE (1u << 20) /* a client with so much unread output is not read from until it has read */
 
 struct settings {
@@ -37,6 +38,18 @@ struct arg {
 };
 
 struct worker;
+
+/* Requests of one client's pipeline that run together: consecutive ones of one kind. */
+enum batch_kind { BATCH_READ, BATCH_SET, BATCH_DEL };
+struct batch {
+    enum batch_kind kind;
+    near_write write;               /* BATCH_SET: of all of them */
+    near_item items[SERVER_WRITES]; /* their keys and values are in the client's input, which does not move meanwhile */
+    size_t count;
+    size_t begins[SERVER_BATCH];    /* BATCH_READ: where their requests begin in the client's input */
+    size_t keys[SERVER_WRITES];     /* writes: how many items each request has */
+    size_t requests;
+};
 
 struct client {
     int fd;
@@ -60,9 +73,7 @@ struct worker {
     struct client *clients;
     struct arg *argv; /* scratch for the request that runs */
     size_t argv_capacity;
-    near_item items[SERVER_BATCH]; /* GETs of a pipeline that wait to run together */
-    size_t begins[SERVER_BATCH];   /* where their requests begin in the client's input */
-    size_t item_count;
+    struct batch batch;
     _Atomic uint64_t commands, keys_read; /* written by this worker only */
 };
 
@@ -98,11 +109,18 @@ void workers_stop(struct server *server);
 /* server_commands.c: runs one request; its reply goes to the client's output. */
 void command_run(struct client *client, const struct arg *argv, size_t argc);
 size_t command_count(void);
-/* A plain "GET key" may wait in the worker's batch, with the place where its request begins; batch_run answers all that
- * wait.  Both return 1 when the client first has to read what is there already: then the client's request is rewound to
- * the first GET without an answer, to be parsed and run again later. */
-int command_is_get(const struct arg *argv, size_t argc);
-int batch_add(struct client *client, const struct arg *key, size_t begin);
+near_cache *cache_of(const struct client *client);
+void count_keys(struct client *client, size_t count); /* read */
+void reply_read(struct client *client, int status, const near_value *value);
+void reply_set(struct client *client, int status);
+/* A time to live in units of unit_ms: 0, -1 if it is not a number, -2 if nobody can mean it. */
+int ttl_parse(const struct arg *arg, int64_t unit_ms, int64_t *ret_ms);
+
+/* server_batch.c: GETs and plain writes may wait in the worker's batch.  batch_take tells in *ret_taken whether the
+ * request does; otherwise it is for command_run, after batch_run, which answers all that wait.  Both return 1 when the
+ * client first has to read what is there already: then its request is rewound to the first GET without an answer, to
+ * be parsed and run again later. */
+int batch_take(struct client *client, const struct arg *argv, size_t argc, int *ret_taken);
 int batch_run(struct client *client);
 
 /* server_admin.c: the commands about the server itself. */

@@ -14,12 +14,12 @@ struct command {
     command_fn run;
 };
 
-static near_cache *cache_of(const struct client *client)
+near_cache *cache_of(const struct client *client)
 {
     return client->worker->server->cache;
 }
 
-static void count_keys(struct client *client, size_t count)
+void count_keys(struct client *client, size_t count)
 {
     /* relaxed: a statistic with one writer */
     atomic_fetch_add_explicit(&client->worker->keys_read, count, memory_order_relaxed);
@@ -32,7 +32,7 @@ static void reply_syntax(struct client *client)
 
 /* ---------------------------------------------------------------- reading */
 
-static void reply_read(struct client *client, int status, const near_value *value)
+void reply_read(struct client *client, int status, const near_value *value)
 {
     if (status == NEAR_OK || status == NEAR_STALE)
         reply_bulk(client, value->data, value->size);
@@ -40,58 +40,6 @@ static void reply_read(struct client *client, int status, const near_value *valu
         reply_nil(client);
     else
         reply_status(client, status);
-}
-
-int command_is_get(const struct arg *argv, size_t argc)
-{
-    return argc == 2 && arg_is(&argv[0], "get");
-}
-
-int batch_add(struct client *client, const struct arg *key, size_t begin)
-{
-    struct worker *w = client->worker;
-    w->items[w->item_count] = (near_item){.key = key->data, .key_size = key->size};
-    w->begins[w->item_count++] = begin;
-    return w->item_count >= client->batch_max ? batch_run(client) : 0;
-}
-
-/* Answers items until enough output waits to be read; returns how many have been answered, at least one. */
-static size_t batch_answer(struct client *client, size_t count)
-{
-    struct worker *w = client->worker;
-    size_t answered = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (i == 0 || bytes_size(&client->out) < SERVER_OUT_PAUSE) {
-            reply_read(client, w->items[i].status, &w->items[i].value);
-            answered++;
-        }
-        near_release(&w->items[i].value);
-    }
-    return answered;
-}
-
-int batch_run(struct client *client)
-{
-    struct worker *w = client->worker;
-    size_t count = w->item_count, answered;
-    if (count == 0)
-        return 0;
-    w->item_count = 0;
-    count_keys(client, count);
-    if (count == 1) {
-        w->items[0].value = (near_value){0};
-        w->items[0].status = near_get(cache_of(client), w->items[0].key, w->items[0].key_size, NULL, &w->items[0].value);
-    } else {
-        near_mget(cache_of(client), w->items, count, NULL); /* each item has its own status */
-    }
-    answered = batch_answer(client, count);
-    if (answered < count) { /* large values: read them one by one from now on */
-        client->batch_max = 1;
-        request_rewind(&client->request, w->begins[answered]);
-        return 1;
-    }
-    client->batch_max = client->batch_max * 2 < SERVER_BATCH ? client->batch_max * 2 : SERVER_BATCH;
-    return 0;
 }
 
 static void run_get(struct client *client, const struct arg *argv, size_t argc)
@@ -108,7 +56,7 @@ static void run_get(struct client *client, const struct arg *argv, size_t argc)
 static int read_keys(struct client *client, const struct arg *keys, size_t count,
                      int (*each)(struct client *client, const near_item *item, void *arg), void *arg)
 {
-    near_item *items = client->worker->items; /* free: batch_run comes before every other command */
+    near_item *items = client->worker->batch.items; /* free: batch_run comes before every other command */
     int result = 0;
     count_keys(client, count);
     for (size_t done = 0; done < count && result == 0;) {
@@ -205,21 +153,27 @@ static void run_pttl(struct client *client, const struct arg *argv, size_t argc)
 
 /* ---------------------------------------------------------------- writing */
 
-/* Reads a time to live in units of unit_ms.  0, or -1 after an error reply. */
-static int parse_ttl(struct client *client, const struct arg *arg, int64_t unit_ms, const char *command, int64_t *ret_ms)
+int ttl_parse(const struct arg *arg, int64_t unit_ms, int64_t *ret_ms)
 {
     int64_t number;
-    if (arg_integer(arg, &number) < 0) {
-        reply_error(client, "ERR value is not an integer or out of range");
+    if (arg_integer(arg, &number) < 0)
         return -1;
-    }
     /* A century is more than anybody means, and leaves room for sums of times. */
-    if (number <= 0 || number > INT64_C(100) * 366 * 86400 * 1000 / unit_ms) {
-        reply_error(client, "ERR invalid expire time in '%s' command", command);
-        return -1;
-    }
+    if (number <= 0 || number > INT64_C(100) * 366 * 86400 * 1000 / unit_ms)
+        return -2;
     *ret_ms = number * unit_ms;
     return 0;
+}
+
+/* 0, or -1 after an error reply. */
+static int parse_ttl(struct client *client, const struct arg *arg, int64_t unit_ms, const char *command, int64_t *ret_ms)
+{
+    int result = ttl_parse(arg, unit_ms, ret_ms);
+    if (result == -1)
+        reply_error(client, "ERR value is not an integer or out of range");
+    else if (result < 0)
+        reply_error(client, "ERR invalid expire time in '%s' command", command);
+    return result < 0 ? -1 : 0;
 }
 
 static int set_value(struct client *client, const struct arg *key, const struct arg *value, const near_write *write)
@@ -227,7 +181,7 @@ static int set_value(struct client *client, const struct arg *key, const struct 
     return near_set(cache_of(client), key->data, key->size, value->data, value->size, write, NULL);
 }
 
-static void reply_set(struct client *client, int status)
+void reply_set(struct client *client, int status)
 {
     if (status == NEAR_UNMET)
         reply_nil(client);

@@ -39,12 +39,13 @@ static int scratch_reserve(struct worker *w, size_t argc)
     return 0;
 }
 
-/* Runs the complete request; a GET may stay in the batch, pointing into the input, which does not move meanwhile.
+/* Runs the complete request, or leaves it in the batch, pointing into the input, which does not move meanwhile.
  * Returns 1 when the request was rewound, and must wait. */
 static int client_run(struct client *c)
 {
     struct worker *w = c->worker;
     struct request *r = &c->request;
+    int taken, rewound;
     const char *data = c->in.data + c->in.start + r->begin;
     if (r->argc == 0)
         return 0;
@@ -58,13 +59,9 @@ static int client_run(struct client *c)
         w->argv[i] = (struct arg){.data = data + r->argv[i].offset, .size = r->argv[i].size};
     /* relaxed: a statistic with one writer */
     atomic_fetch_add_explicit(&w->commands, 1, memory_order_relaxed);
-    if (*data == '*' && command_is_get(w->argv, r->argc)) {
-        size_t begin = r->begin;
-        request_next(r);
-        return batch_add(c, &w->argv[1], begin);
-    }
-    if (batch_run(c))
-        return 1;
+    rewound = batch_take(c, w->argv, r->argc, &taken);
+    if (rewound || taken || (rewound = batch_run(c)))
+        return rewound;
     command_run(c, w->argv, r->argc);
     return 0;
 }

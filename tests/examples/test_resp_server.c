@@ -341,6 +341,109 @@ static void test_a_pipeline_of_reads_is_answered_in_order(void **state)
     close(fd);
 }
 
+/* Requests and replies of one pipeline, sent as a whole. */
+static void assert_pipeline(const char *const (*lines)[2], size_t count)
+{
+    char requests[8192] = "", replies[8192] = "";
+    int fd = client();
+    for (size_t i = 0; i < count; i++) {
+        strcat(strcat(requests, lines[i][0]), "\r\n");
+        strcat(replies, lines[i][1]);
+    }
+    send_all(fd, requests, strlen(requests));
+    expect(fd, replies);
+    close(fd);
+}
+
+static void test_C_a_pipeline_sees_its_own_writes_in_order(void **state)
+{
+    static const char *const lines[][2] = {
+        {"DEL w:a w:b w:c", ":0\r\n"},
+        {"SET w:a 1", "+OK\r\n"}, {"SET w:b 1", "+OK\r\n"}, {"SET w:a 2", "+OK\r\n"}, {"SET w:a 3", "+OK\r\n"},
+        {"MGET w:a w:b", "*2\r\n$1\r\n3\r\n$1\r\n1\r\n"},
+        {"SET w:a 4", "+OK\r\n"}, {"GET w:a", "$1\r\n4\r\n"}, {"SET w:a 5", "+OK\r\n"}, {"GET w:a", "$1\r\n5\r\n"},
+        {"SET w:a 6", "+OK\r\n"}, {"MSET w:a 7 w:b 7", "+OK\r\n"}, {"SET w:b 8", "+OK\r\n"},
+        {"SET w:b 9 NX", "$-1\r\n"}, {"SET w:b x EX none", "-ERR value is not an integer or out of range\r\n"},
+        {"SET w:c 1 EX 100", "+OK\r\n"}, {"SET w:c 2 PX 500000", "+OK\r\n"}, {"TTL w:c", ":500\r\n"},
+        {"SET w:c 3", "+OK\r\n"}, {"TTL w:c", ":-1\r\n"},
+        {"MGET w:a w:b w:c", "*3\r\n$1\r\n7\r\n$1\r\n8\r\n$1\r\n3\r\n"},
+        {"DEL w:a", ":1\r\n"}, {"DEL w:b w:nothing", ":1\r\n"}, {"DEL w:a", ":0\r\n"}, {"UNLINK w:c w:b", ":1\r\n"},
+        {"SET w:a 1", "+OK\r\n"}, {"DEL w:a", ":1\r\n"}, {"SET w:a 2", "+OK\r\n"}, {"INCR w:a", ":3\r\n"},
+        {"DEL", "-ERR wrong number of arguments for 'del' command\r\n"}, {"DEL w:a", ":1\r\n"},
+        {"MSET w:a 1 w:a 2", "+OK\r\n"}, {"GET w:a", "$1\r\n2\r\n"}, {"GET w:b", "$-1\r\n"},
+    };
+    (void)state;
+    assert_pipeline(lines, sizeof lines / sizeof lines[0]);
+}
+
+static void test_a_pipeline_of_many_writes_is_answered_in_order(void **state)
+{
+    char request[128];
+    int fd = client();
+    (void)state;
+    for (int i = 0; i < 300; i++) {
+        send_all(fd, request, (size_t)sprintf(request, "SET pipe:%d x%d\r\n", i % 97, i));
+        if (i % 7 == 0)
+            send_all(fd, request, (size_t)sprintf(request, "MSET pipe:%d m pipe:x %d pipe:y %d\r\n", i % 97, i, i));
+    }
+    for (int i = 0; i < 300 + 43; i++)
+        expect(fd, "+OK\r\n");
+    for (int i = 0; i < 97; i++) {
+        int last = i + (299 - i) / 97 * 97;
+        char text[16];
+        send_all(fd, request, (size_t)sprintf(request, "GET pipe:%d\r\n", i));
+        if (last % 7 == 0)
+            strcpy(text, "m");
+        else
+            sprintf(text, "x%d", last);
+        expect_bytes(fd, request, (size_t)sprintf(request, "$%zu\r\n%s\r\n", strlen(text), text));
+    }
+    for (int i = 0; i < 98; i++)
+        send_all(fd, request, (size_t)sprintf(request, "DEL pipe:%d\r\n", i));
+    for (int i = 0; i < 98; i++)
+        expect(fd, i < 97 ? ":1\r\n" : ":0\r\n");
+    close(fd);
+}
+
+/* How many writes the library was asked for. */
+static long library_writes(int fd)
+{
+    char text[16384], *at;
+    size_t size = 0;
+    ssize_t n;
+    send_all(fd, "INFO\r\nPING\r\n", 12);
+    while (size < sizeof text - 1 && (n = recv(fd, text + size, sizeof text - 1 - size, 0)) > 0) {
+        size += (size_t)n;
+        text[size] = 0;
+        if (strstr(text, "+PONG\r\n"))
+            break;
+    }
+    at = strstr(text, "write_ns:count=");
+    assert_non_null(at);
+    return atol(at + strlen("write_ns:count="));
+}
+
+static void test_writes_of_a_pipeline_run_together(void **state)
+{
+    char requests[4096] = "";
+    int fd = client();
+    long before = library_writes(fd);
+    (void)state;
+    for (int i = 0; i < 40; i++)
+        sprintf(requests + strlen(requests), "SET together:%d x\r\n", i % 30);
+    for (int i = 0; i < 10; i++)
+        strcat(requests, "MSET together:a 1 together:b 2\r\n");
+    for (int i = 0; i < 30; i++)
+        sprintf(requests + strlen(requests), "DEL together:%d\r\n", i);
+    send_all(fd, requests, strlen(requests));
+    for (int i = 0; i < 50; i++)
+        expect(fd, "+OK\r\n");
+    for (int i = 0; i < 30; i++)
+        expect(fd, ":1\r\n");
+    assert_true(library_writes(fd) - before < 20); /* 2, however unluckily the bytes arrive */
+    close(fd);
+}
+
 static void test_a_half_closed_client_gets_its_answers(void **state)
 {
     int fd = client();
@@ -655,6 +758,9 @@ int main(void)
         cmocka_unit_test(test_a_pipeline_of_everything_is_answered_in_order),
         cmocka_unit_test(test_requests_may_come_in_pieces_cut_anywhere),
         cmocka_unit_test(test_a_pipeline_of_reads_is_answered_in_order),
+        cmocka_unit_test(test_C_a_pipeline_sees_its_own_writes_in_order),
+        cmocka_unit_test(test_a_pipeline_of_many_writes_is_answered_in_order),
+        cmocka_unit_test(test_writes_of_a_pipeline_run_together),
         cmocka_unit_test(test_a_half_closed_client_gets_its_answers),
         cmocka_unit_test(test_info_tells_about_the_cache),
         cmocka_unit_test(test_J_nonsense_is_answered_with_an_error_and_the_end),
