@@ -56,11 +56,13 @@ int bench_value_belongs(const void *value, size_t size, uint64_t number)
 void bench_tape_init(struct bench_tape *tape, uint32_t count, const struct bench_draw *draw, double writes, uint64_t seed)
 {
     uint64_t state = seed, limit = (uint64_t)(writes * 0x1p32);
-    *tape = (struct bench_tape){.count = count, .word = bench_alloc((size_t)count * sizeof(*tape->word))};
+    *tape = (struct bench_tape){.count = count, .word = bench_alloc(((size_t)count + BENCH_TAPE_MORE) * sizeof(*tape->word))};
     for (uint32_t i = 0; i < count; i++) {
         uint32_t write = near__random_next(&state) >> 32 < limit ? BENCH_WRITE : 0;
         tape->word[i] = bench_draw_key(draw, &state) | write;
     }
+    for (uint32_t i = 0; i < BENCH_TAPE_MORE; i++)
+        tape->word[count + i] = tape->word[i % count];
 }
 
 void bench_tape_fini(struct bench_tape *tape)

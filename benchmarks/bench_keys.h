@@ -26,6 +26,7 @@ int bench_value_belongs(const void *value, size_t size, uint64_t number);
 
 /* A word an operation: the key's number, and whether it is a write. */
 #define BENCH_WRITE (UINT32_C(1) << 31)
+#define BENCH_TAPE_MORE 8u /* words after the end, which repeat the first ones, so that one may look ahead */
 struct bench_tape {
     uint32_t *word;
     uint32_t count; /* a power of two; it is played round and round */

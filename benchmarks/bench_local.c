@@ -25,7 +25,7 @@
 #define ENGINES_MAX 16
 #define BATCH_MAX 1024
 #define BLOCK 64u /* calls between two looks at the clock */
-#define AHEAD 8u  /* words by which keys are prefetched */
+#define AHEAD BENCH_TAPE_MORE /* words by which keys are prefetched */
 #define TAPE_WORDS (UINT32_C(1) << 20)
 #define CHECKED_KEYS 256u
 #define SETTLE_ROUNDS 50
@@ -96,7 +96,7 @@ static inline struct bench_key key_of(const struct local *local, uint32_t number
     return (struct bench_key){.bytes = bench_key_bytes(&local->keys, number), .size = local->keys.size, .number = number};
 }
 
-static inline void put(struct player *p, struct bench_key key, int checked)
+static void put(struct player *p, struct bench_key key, int checked)
 {
     if (checked)
         bench_value_write(p->value, p->value_size, key.number, ++p->version);
@@ -107,15 +107,8 @@ static inline void put(struct player *p, struct bench_key key, int checked)
     }
 }
 
-/* What came of a read of that key. */
-static inline void got(struct player *p, struct bench_key key, int64_t size, const void *buffer, int checked)
+static void missed(struct player *p, struct bench_key key, int64_t size, int checked)
 {
-    if (__builtin_expect(size >= 0, 1)) {
-        p->hits++;
-        if (checked && ((size_t)size != p->value_size || !bench_value_belongs(buffer, (size_t)size, key.number)))
-            p->wrong++;
-        return;
-    }
     if (size == BENCH_BROKEN) {
         p->errors++;
     } else if (p->local->fill) {
@@ -124,32 +117,56 @@ static inline void got(struct player *p, struct bench_key key, int64_t size, con
     }
 }
 
-static inline uint32_t next_word(struct player *p)
+/* A value that was found must be one of that key's. */
+static void check(struct player *p, struct bench_key key, int64_t size, const void *buffer)
 {
-    uint32_t ahead = p->tape[(p->at + AHEAD) & p->mask] & ~BENCH_WRITE;
-    __builtin_prefetch(bench_key_bytes(&p->local->keys, ahead));
-    return p->tape[p->at++ & p->mask];
+    if (size >= 0 && ((size_t)size != p->value_size || !bench_value_belongs(buffer, (size_t)size, key.number)))
+        p->wrong++;
 }
 
-static inline void step(struct player *p, int checked)
+/* The next n words of the tape, which do not reach beyond its end.  What the loop needs is in locals: the compiler has to assume
+ * that an engine's call changes anything else. */
+static inline __attribute__((always_inline)) void play_words(struct player *p, unsigned n, int checked)
 {
-    uint32_t word = next_word(p);
-    struct bench_key key = key_of(p->local, word & ~BENCH_WRITE);
-    if (__builtin_expect(word & BENCH_WRITE, 0)) {
-        p->sets++;
-        put(p, key, checked);
-        return;
+    int64_t (*get)(void *, unsigned, struct bench_key, void *, size_t) = p->engine->get;
+    const uint32_t *word = &p->tape[p->at & p->mask], *end = word + n;
+    const char *bytes = p->local->keys.bytes;
+    const size_t key_size = p->local->keys.size;
+    void *const store = p->store, *const buffer = p->buffer;
+    const size_t value_size = p->value_size;
+    const unsigned thread = p->thread;
+    uint64_t sets = 0, misses = 0;
+    p->at += n;
+    for (; word < end; word++) {
+        __builtin_prefetch(bytes + (word[AHEAD] & ~BENCH_WRITE) * key_size);
+        uint32_t number = *word & ~BENCH_WRITE;
+        struct bench_key key = {.bytes = bytes + number * key_size, .size = (uint32_t)key_size, .number = number};
+        if (__builtin_expect(*word & BENCH_WRITE, 0)) {
+            sets++;
+            put(p, key, checked);
+            continue;
+        }
+        int64_t size = get(store, thread, key, buffer, value_size);
+        if (__builtin_expect(size < 0, 0)) {
+            misses++;
+            missed(p, key_of(p->local, *word), size, checked); /* made anew: nothing is kept over the call for it */
+        }
+        if (checked)
+            check(p, key_of(p->local, *word), size, buffer);
     }
-    p->gets++;
-    got(p, key, p->engine->get(p->store, p->thread, key, p->buffer, p->value_size), p->buffer, checked);
+    p->gets += n - sets;
+    p->sets += sets;
+    p->hits += n - sets - misses;
 }
 
 /* Many reads at once; writes among them are done when they come. */
 static void leap(struct player *p, struct bench_key *keys, struct bench_slot *slots, int checked)
 {
     size_t reads = 0, batch = p->local->batch;
-    for (size_t i = 0; i < batch; i++) {
-        uint32_t word = next_word(p);
+    for (size_t i = 0; i < batch; i++, p->at++) {
+        const uint32_t *at = &p->tape[p->at & p->mask];
+        uint32_t word = *at;
+        __builtin_prefetch(key_of(p->local, at[AHEAD] & ~BENCH_WRITE).bytes);
         keys[reads] = key_of(p->local, word & ~BENCH_WRITE);
         if (word & BENCH_WRITE) {
             p->sets++;
@@ -164,8 +181,14 @@ static void leap(struct player *p, struct bench_key *keys, struct bench_slot *sl
     else
         for (size_t i = 0; i < reads; i++)
             slots[i].size = p->engine->get(p->store, p->thread, keys[i], slots[i].buffer, slots[i].capacity);
-    for (size_t i = 0; i < reads; i++)
-        got(p, keys[i], slots[i].size, slots[i].buffer, checked);
+    for (size_t i = 0; i < reads; i++) {
+        if (slots[i].size >= 0)
+            p->hits++;
+        else
+            missed(p, keys[i], slots[i].size, checked);
+        if (checked)
+            check(p, keys[i], slots[i].size, slots[i].buffer);
+    }
 }
 
 static void count(struct player *p, uint64_t ops)
@@ -191,10 +214,9 @@ static inline __attribute__((always_inline)) void play(struct player *p, int che
 {
     while (bench_seat_goes_on(p->seat)) {
         uint64_t from = bench_ticks();
-        step(p, checked);
+        play_words(p, 1, checked);
         time_call(p, from);
-        for (unsigned i = 1; i < BLOCK; i++)
-            step(p, checked);
+        play_words(p, BLOCK - 1, checked);
         count(p, BLOCK);
     }
 }
@@ -363,8 +385,8 @@ static void rehearse(const struct bout *bout)
     struct bench_seat seat = {.number = 0};
     struct player player;
     player_init(&player, bout, &seat);
-    for (uint32_t i = 0; i <= player.mask; i++)
-        step(&player, 0);
+    for (uint32_t i = 0; i <= player.mask; i += BLOCK)
+        play_words(&player, BLOCK, 0);
     player_fini(&player);
 }
 
