@@ -118,10 +118,10 @@ uint64_t near__coherence_relative(const struct near__coherence *c, uint64_t posi
 
 void near__coherence_raise_highest(struct near__coherence *c, uint64_t position)
 {
-    uint64_t highest = atomic_load_explicit(&c->highest, memory_order_relaxed);
-    /* seq_cst: pairs with known_locked in proof.c, which tells the server */
+    /* seq_cst, all: pairs with known_locked in proof.c, which tells the server; "it is there already" must be as strong */
+    uint64_t highest = atomic_load_explicit(&c->highest, memory_order_seq_cst);
     while (highest < position && !atomic_compare_exchange_weak_explicit(&c->highest, &highest, position,
-                                                                        memory_order_seq_cst, memory_order_relaxed))
+                                                                        memory_order_seq_cst, memory_order_seq_cst))
         ;
 }
 

@@ -42,7 +42,7 @@ static void new_identity(struct near__memory_store *store)
 {
     static _Atomic(uint64_t) incarnations;
     store->incarnation = atomic_fetch_add_explicit(&incarnations, 1, memory_order_relaxed) + 1;
-    snprintf(store->identity, sizeof store->identity, "memory-%" PRIu64, store->incarnation);
+    snprintf(store->identity, sizeof store->identity, "memory%" PRIu64, store->incarnation);
 }
 
 static int init_locks(struct near__memory_store *store)

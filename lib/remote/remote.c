@@ -24,6 +24,6 @@ int near__remote_open(const struct near__remote_config *config, struct near__rem
 
 uint64_t near__server_id(const char *identity)
 {
-    uint64_t id = near__hash(identity, strlen(identity), 0); /* no secret: both sides are ours */
+    uint64_t id = near__hash(identity, strcspn(identity, "-"), 0); /* no secret: both sides are ours */
     return id ? id : 1;
 }
