@@ -31,7 +31,7 @@ static const char usage[] =
     "  --processes N      servers, 1 to 16 (3)\n"
     "  --records N        records at most (20000)\n"
     "  --updates N        updates a second in each server (300)\n"
-    "  --local-bytes SIZE local tier of each server (4m)\n"
+    "  --local-bytes SIZE local tier of each server (16m)\n"
     "  --seed N           of all that is random (new every time)\n"
     "  --no-faults        leave everything in peace\n"
     "  --kill -SIG TIME   one fault only: this signal to Redis (STOP, KILL, TERM, INT), undone after TIME (5s, 500ms)\n"
@@ -170,7 +170,7 @@ static int options_parse(struct demo_options *o, int argc, char **argv)
     };
     int option, result;
     *o = (struct demo_options){.seconds = 20, .bound_ms = 1000, .processes = 3, .records = 20000, .updates_per_s = 300,
-                               .faults = 1, .local_bytes = "4m",
+                               .faults = 1, .local_bytes = "16m",
                                .seed = (uint64_t)board_now() * UINT64_C(0x9e3779b97f4a7c15) >> 32};
     /* '+': what stands behind an option's value is not moved, so that --kill finds its time */
     while ((option = getopt_long(argc, argv, "+", list, NULL)) != -1)
