@@ -26,7 +26,9 @@
 #define BATCH_MAX 1024
 #define BLOCK 64u /* calls between two looks at the clock */
 #define AHEAD BENCH_TAPE_MORE /* words by which keys are prefetched */
-#define TAPE_WORDS (UINT32_C(1) << 20)
+#define TAPE_WORDS_MIN (UINT32_C(1) << 16)
+#define TAPE_WORDS_MAX (UINT32_C(1) << 20)
+#define TAPE_WORDS_PER_KEY 16
 #define CHECKED_KEYS 256u
 #define SETTLE_ROUNDS 50
 #define FILL_ROUNDS 3
@@ -491,25 +493,28 @@ static int run_all(struct local *local, struct outcome *outcomes)
         median_;                                                                                                                 \
     })
 
-/* Median rate of nearcache with so many threads; 0 when it does not run. */
-static double reference(const struct local *local, const struct outcome *outcomes, unsigned row)
+/* nearcache's outcomes with as many threads as that cell; NULL when it does not run. */
+static const struct outcome *reference(const struct local *local, const struct outcome *outcomes, unsigned cell)
 {
-    unsigned runs = (unsigned)local->common->runs;
     for (unsigned e = 0; e < local->engines; e++) {
         if (local->engine[e] == &bench_engine_nearcache)
-            return MEDIAN(&outcomes[(row * local->engines + e) * runs], runs, o->rate);
+            return &outcomes[(cell / local->engines * local->engines + e) * local->common->runs];
     }
-    return 0;
+    return NULL;
 }
 
-static void add_speed(struct bench_row *row, const struct outcome *outcomes, unsigned runs, double of)
+/* Ratios are taken run by run, of runs that were neighbours in time, and their median then. */
+static void add_speed(struct bench_row *row, const struct outcome *mine, const struct outcome *others, unsigned runs)
 {
-    double *rates = bench_alloc(runs * sizeof(*rates));
-    for (unsigned r = 0; r < runs; r++)
-        rates[r] = outcomes[r].rate;
+    double *rates = bench_alloc(runs * sizeof(*rates)), *ratios = bench_alloc(runs * sizeof(*ratios));
+    for (unsigned r = 0; r < runs; r++) {
+        rates[r] = mine[r].rate;
+        ratios[r] = others && others[r].rate > 0 ? mine[r].rate / others[r].rate : 0;
+    }
     bench_row_rates(row, rates, runs, "Mops/s", 1e-6, 3);
-    bench_row_real(row, "relative_to_nearcache", "of nearcache", 1, 3, of > 0 ? bench_median(rates, runs) / of : 0);
+    bench_row_real(row, "relative_to_nearcache", "of nearcache", 1, 3, bench_median(ratios, runs));
     free(rates);
+    free(ratios);
 }
 
 static void add_times(struct bench_row *row, const struct outcome *outcomes, unsigned runs)
@@ -528,7 +533,7 @@ static void add_row(struct bench_report *report, const struct local *local, cons
     struct bench_row *row = bench_report_row(report);
     bench_row_text(row, "engine", "engine", local->engine[cell % local->engines]->name);
     bench_row_count(row, "threads", "threads", local->threads.number[cell / local->engines]);
-    add_speed(row, mine, runs, reference(local, outcomes, cell / local->engines));
+    add_speed(row, mine, reference(local, outcomes, cell), runs);
     bench_row_real(row, "hit_ratio", "hits %", 100, 2, MEDIAN(mine, runs, o->gets ? (double)o->hits / (double)o->gets : 0));
     bench_row_real(row, "bytes_per_entry", "B/entry", 1, 1,
                    MEDIAN(mine, runs, o->entries ? (double)o->resident / (double)o->entries : 0));
@@ -645,6 +650,14 @@ static int parse(struct local *local)
 
 /* ---------------------------------------------------------------- */
 
+static uint32_t tape_words(uint64_t keys)
+{
+    uint32_t words = TAPE_WORDS_MIN;
+    while (words < TAPE_WORDS_MAX && words < keys * TAPE_WORDS_PER_KEY)
+        words *= 2;
+    return words;
+}
+
 static void prepare(struct local *local)
 {
     struct bench_draw draw;
@@ -655,7 +668,7 @@ static void prepare(struct local *local)
             local->tapes = (unsigned)local->threads.number[i];
     }
     for (unsigned i = 0; i < local->tapes; i++)
-        bench_tape_init(&local->tape[i], TAPE_WORDS, &draw, local->writes, local->common->seed + 1 + i);
+        bench_tape_init(&local->tape[i], tape_words(local->keys_count), &draw, local->writes, local->common->seed + 1 + i);
     bench_draw_fini(&draw);
     bench_ticks_calibrate(&local->scale);
 }

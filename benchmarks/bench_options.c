@@ -21,7 +21,7 @@ static void common_rows(struct bench_common *common, struct bench_option *rows)
         {"json", "FILE", BENCH_TEXT, &common->json, 0, 0, "write results and environment as JSON; -: on stdout"},
         {"csv", "FILE", BENCH_TEXT, &common->csv, 0, 0, "write results as CSV; -: on stdout"},
         {"plot", "DIR", BENCH_TEXT, &common->plot, 0, 0, "write plots there, and draw them where gnuplot is installed"},
-        {"progress", NULL, BENCH_FLAG, &common->progress, 0, 0, "tell what is going on"},
+        {"progress", NULL, BENCH_FLAG, &common->progress, 0, 0, "tell what is going on (as on a terminal)"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
     memcpy(rows, all, sizeof(all));

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bench.h"
 #include "nearcache.h"
@@ -41,6 +42,7 @@ int main(int argc, char **argv)
 {
     struct bench_common common = {.subcommand = "local", .runs = 3, .seconds = 0.5, .warmup = 0.2, .seed = 1,
                                   .argc = argc - 1, .argv = argv + 1};
+    common.progress = isatty(STDERR_FILENO); /* somebody is waiting */
     signal(SIGPIPE, SIG_IGN); /* hiredis 0.14 writes with write(2) */
     if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
         return usage(stdout);
