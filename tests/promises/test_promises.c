@@ -343,7 +343,7 @@ static void test_F_memory_stays_within_the_budget(void **state)
     near_cache *c = open_plain("local:", &options);
     uint64_t limit = options.local_bytes;
     for (int round = 0; round < 4; round++) {
-        for (int i = 0; i < 2500 * SCALE; i++) {
+        for (int i = 0; i < 16000 + 1000 * SCALE; i++) { /* some 24 MB */
             char key[32];
             int size = snprintf(key, sizeof(key), "%d:%d", round, i);
             near_set(c, key, (size_t)size, value, (size_t)(i * 37 % (int)sizeof(value)), NULL, NULL);
