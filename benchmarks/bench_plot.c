@@ -21,8 +21,8 @@ struct picture {
     const char *subcommand;
     const char *name, *title;
     const char *line;       /* column whose words name the lines */
-    const char *x, *x_label;
-    const char *y, *y_label; /* y NULL: the quantiles of each row are the line */
+    const char *x, *x_label; /* NULL: the quantiles of each row are the line; without y: a list, of which each row makes a line */
+    const char *y, *y_label;
     const char *set;        /* more for gnuplot */
     double factor;
 };
@@ -31,12 +31,11 @@ static const struct picture pictures[] = {
     {"local", "throughput", "Throughput by threads", "engine", "threads", "threads", "ops_per_second", "million operations a second",
      "set logscale y", 1e-6},
     {"local", "latency", "Latency", "engine", NULL, "percentile", NULL, "nanoseconds", "set logscale y", 1},
-    {"local", "hit-ratio", "Hit ratio by size", "engine", "entries", "entries", "hit_ratio", "hit ratio, %", "set yrange [0:100]",
-     100},
     {"remote", "throughput", "Throughput by threads", "name", "threads", "threads", "ops_per_second", "operations a second",
      "set logscale y", 1},
     {"remote", "latency", "Latency", "name", NULL, "percentile", NULL, "nanoseconds", "set logscale y", 1},
-    {"staleness", "staleness", "Delay after a write", "delay", NULL, "percentile", NULL, "nanoseconds", "set logscale y", 1},
+    {"staleness", "staleness", "Delay after a write", "delay", "ns_percentiles", "microseconds", NULL, "percentile",
+     "set logscale x; set yrange [0:100]", 1e-3},
     {"replay", "hit-ratio", "Hit ratio by size", "policy", "limit", "size of the cache", "hit_ratio", "hit ratio, %",
      "set logscale x; set yrange [0:100]", 100},
 };
@@ -63,6 +62,14 @@ static void quantile_data(const struct bench_row *row, FILE *data)
         fprintf(data, "%zu %.9g\n", q, bench_row_number(row, quantiles[q].name));
 }
 
+/* A distribution: values against their rank in per cent. */
+static void list_data(const struct bench_row *row, const struct picture *picture, FILE *data)
+{
+    const struct bench_field *field = bench_row_find(row, picture->x);
+    for (size_t i = 0; field && i < field->items; i++)
+        fprintf(data, "%.9g %zu\n", field->list[i] * picture->factor, i);
+}
+
 static int is_first(const struct bench_report *report, const struct picture *picture, size_t i)
 {
     const char *line = bench_row_word(&report->row[i], picture->line);
@@ -71,6 +78,18 @@ static int is_first(const struct bench_report *report, const struct picture *pic
             return 0;
     }
     return 1;
+}
+
+/* A text as gnuplot takes it literally. */
+static void quote(FILE *script, const char *text)
+{
+    fputc('\'', script);
+    for (; *text; text++) {
+        if (*text == '\'')
+            fputc('\'', script);
+        fputc(*text, script);
+    }
+    fputc('\'', script);
 }
 
 /* Blocks of data, each with its title in a comment; returns how many, with their titles in the script's plot command. */
@@ -84,14 +103,17 @@ static unsigned write_blocks(const struct bench_report *report, const struct pic
         unsigned threads = (unsigned)bench_row_number(row, "threads");
         if (picture->y && !is_first(report, picture, i))
             continue;
-        snprintf(title, sizeof(title), picture->y || !threads ? "%s" : "%s, %u threads", line, threads);
+        snprintf(title, sizeof(title), picture->y || !threads ? "%s" : "%s, %u thread%s", line, threads, threads == 1 ? "" : "s");
         fprintf(data, "# %s\n", title);
         if (picture->y)
             line_data(report, picture, line, data);
+        else if (picture->x)
+            list_data(row, picture, data);
         else
             quantile_data(row, data);
         fputs("\n\n", data);
-        fprintf(script, "%s'%s.dat' index %u title '%s'", blocks ? ", \\\n     " : "plot ", picture->name, blocks, title);
+        fprintf(script, "%s'%s.dat' index %u title ", blocks ? ", \\\n     " : "plot ", picture->name, blocks);
+        quote(script, title);
         blocks++;
     }
     fputc('\n', script);
@@ -114,8 +136,9 @@ static FILE *open_in(const char *folder, const char *name, const char *suffix)
 static void write_script_head(const struct picture *picture, FILE *script)
 {
     fprintf(script, "set title '%s'\nset xlabel '%s'\nset ylabel '%s'\n", picture->title, picture->x_label, picture->y_label);
-    fprintf(script, "set key outside right\nset grid\nset style data linespoints\n%s\n", picture->set);
-    if (!picture->y)
+    fprintf(script, "set key outside right\nset grid\nset style data %s\n%s\n",
+            picture->x && !picture->y ? "lines" : "linespoints", picture->set);
+    if (!picture->x)
         fputs("set xtics ('50' 0, '90' 1, '99' 2, '99.9' 3)\n", script);
     fprintf(script, "set terminal svg size 900,540\nset output '%s.svg'\n", picture->name);
 }

@@ -80,7 +80,7 @@ void bench_row_list(struct bench_row *row, const char *name, const double *list,
         memcpy(field->list, list, items * sizeof(*list));
 }
 
-static const struct bench_field *find(const struct bench_row *row, const char *name)
+const struct bench_field *bench_row_find(const struct bench_row *row, const char *name)
 {
     for (unsigned i = 0; i < row->fields; i++) {
         if (strcmp(row->field[i].name, name) == 0)
@@ -91,7 +91,7 @@ static const struct bench_field *find(const struct bench_row *row, const char *n
 
 double bench_row_number(const struct bench_row *row, const char *name)
 {
-    const struct bench_field *field = find(row, name);
+    const struct bench_field *field = bench_row_find(row, name);
     if (!field)
         return 0;
     return field->kind == BENCH_FIELD_COUNT ? (double)field->count : field->real;
@@ -99,7 +99,7 @@ double bench_row_number(const struct bench_row *row, const char *name)
 
 const char *bench_row_word(const struct bench_row *row, const char *name)
 {
-    const struct bench_field *field = find(row, name);
+    const struct bench_field *field = bench_row_find(row, name);
     return field && field->text ? field->text : "";
 }
 

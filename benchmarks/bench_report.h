@@ -47,6 +47,8 @@ void bench_row_count(struct bench_row *row, const char *name, const char *headin
 void bench_row_real(struct bench_row *row, const char *name, const char *heading, double factor, int decimals, double real);
 /* Only in JSON; copies the list. */
 void bench_row_list(struct bench_row *row, const char *name, const double *list, size_t items);
+/* NULL when the row has no such field. */
+const struct bench_field *bench_row_find(const struct bench_row *row, const char *name);
 /* 0 when the row has no such number. */
 double bench_row_number(const struct bench_row *row, const char *name);
 const char *bench_row_word(const struct bench_row *row, const char *name);

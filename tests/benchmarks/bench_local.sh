@@ -46,7 +46,7 @@ writes_csv_and_plots() {
     # shellcheck disable=SC2086
     run 0 local $quick --engine floor --threads 1 --csv "$work/out.csv" --plot "$work/plots" || return 1
     [ "$(wc -l < "$work/out.csv")" = 2 ] && head -n 1 "$work/out.csv" | grep -q '^engine,threads,ops_per_second,' || return 1
-    for name in throughput latency hit-ratio; do
+    for name in throughput latency; do
         [ -s "$work/plots/$name.dat" ] && [ -s "$work/plots/$name.gnuplot" ] || { ls -l "$work/plots"; return 1; }
         command -v gnuplot > /dev/null || continue
         [ -s "$work/plots/$name.svg" ] && [ -s "$work/plots/$name.png" ] || { ls -l "$work/plots"; return 1; }
