@@ -323,7 +323,8 @@ typedef struct near_item {
  * NEAR_OK when no item has an error, otherwise the first item's error in order.  Release every value with
  * near_release (harmless on those that have none). */
 NEAR_API int near_mget(near_cache *cache, near_item *items, size_t count, const near_call *call);
-/* Writes, or removes, count keys in one round trip.  Each key is written atomically, the whole is not. */
+/* Writes, or removes, count keys in one round trip.  Each key is written atomically, the whole is not.  Items of
+ * near_mset without NX or XX run in order: of a key that is there twice the later value stays. */
 NEAR_API int near_mset(near_cache *cache, near_item *items, size_t count, const near_write *write, const near_call *call);
 NEAR_API int near_mdel(near_cache *cache, near_item *items, size_t count, const near_call *call);
 

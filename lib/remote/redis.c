@@ -3,6 +3,7 @@
  *
  *     FETCH    GET position, PTTL key, GET key, GET position      plain commands, no script: the most frequent request
  *     PROVE    the heartbeat script
+ *     SETs     without a condition, up to 64 in a row: one run of the set script
  *     others   the write script
  *
  * The four commands of a FETCH are not one step for the server.  Equal positions say that no write by us came in
@@ -12,7 +13,9 @@
  *     what was never sent               any request, as long as the pool says so
  *     a FETCH whose connection broke    once
  *     NOSCRIPT                          with the script's text; nothing was executed.  (Requests of a batch may then run
- *                                       in another order than given; each is still atomic.)
+ *                                       in another order than given; each is still atomic.  SETs without a condition may
+ *                                       not, since the last one of a key shall win: where they need more than one run
+ *                                       they are sent with the text at once.)
  * A write that was sent and not answered is UNKNOWN and is never sent again. */
 #include "remote/redis.h"
 
@@ -23,7 +26,39 @@
 
 #define VALUE_SLACK ((size_t)1 << 20) /* above value_max: channel messages carry a value and more */
 
-enum { TRIES_MAX = 6, CALLS_INLINE = 4, PENDING = 1000, NEEDS_TEXT = 1001 };
+enum {
+    TRIES_MAX = 6,
+    CALLS_INLINE = 4,
+    PENDING = 1000,
+    NEEDS_TEXT = 1001,
+    TOGETHER_MAX = 64,          /* keys of one run of a script, 0.3 ms, during which the server does nothing else */
+    TOGETHER_BYTES = 64 * 1024  /* and values, beyond which another run costs little in comparison */
+};
+
+/* ---------------------------------------------------------------- which requests are one command */
+
+static int is_pending(const struct near__request *q)
+{
+    return q->status == PENDING || q->status == NEEDS_TEXT;
+}
+
+static int is_plain_set(const struct near__request *q)
+{
+    return q->operation == NEAR_OP_SET && q->flags == 0;
+}
+
+/* How many of these, the first one included, which is pending, go into one command. */
+static size_t together(const struct near__request *requests, size_t count)
+{
+    const struct near__request *first = &requests[0];
+    size_t n = 1, bytes = first->value_size;
+    if (!is_plain_set(first))
+        return 1;
+    while (n < count && n < TOGETHER_MAX && is_plain_set(&requests[n]) && requests[n].status == first->status &&
+           requests[n].ttl_ms == first->ttl_ms && (bytes += requests[n].value_size) <= TOGETHER_BYTES)
+        n++;
+    return n;
+}
 
 /* ---------------------------------------------------------------- commands */
 
@@ -102,6 +137,22 @@ static void write_prove(const struct near__redis *r, struct near__output *o, con
     near__free(r->host.alloc, channel);
 }
 
+static void write_sets(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count,
+                       int with_text)
+{
+    unsigned n = (unsigned)count;
+    write_script(o, &near__script_set, with_text, 1 + n, 2 + 2 * n);
+    near__output_text(o, r->position_key);
+    for (size_t i = 0; i < count; i++)
+        write_key(r, o, &q[i]);
+    near__output_text(o, r->channel);
+    near__output_number(o, q->ttl_ms);
+    for (size_t i = 0; i < count; i++) {
+        near__output_argument(o, q[i].body, q[i].body_size);
+        near__output_argument(o, q[i].value, q[i].value_size);
+    }
+}
+
 static void write_condition(struct near__output *o, uint32_t flags)
 {
     char text[8] = "";
@@ -135,12 +186,16 @@ static void write_write(const struct near__redis *r, struct near__output *o, con
         near__output_argument(o, q->expected, q->expected_size);
 }
 
-static void write_request(const struct near__redis *r, struct near__output *o, const struct near__request *q)
+/* One command for `count` requests, of `whole` in the batch. */
+static void write_requests(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count,
+                           size_t whole)
 {
     if (q->operation == NEAR_OP_FETCH)
         write_fetch(r, o, q);
     else if (q->operation == NEAR_OP_PROVE)
         write_prove(r, o, q, q->status == NEEDS_TEXT);
+    else if (is_plain_set(q))
+        write_sets(r, o, q, count, q->status == NEEDS_TEXT || count < whole);
     else
         write_write(r, o, q, q->status == NEEDS_TEXT);
 }
@@ -257,6 +312,30 @@ static void read_write(struct near__request *q, struct near__call *call)
     q->ttl_left_ms = reply->element[2]->integer < 0 ? -1 : reply->element[2]->integer;
 }
 
+/* The part of the answer that is about this SET. */
+static void read_set(struct near__request *q, const struct near__reply *reply)
+{
+    if (reply->type != REDIS_REPLY_INTEGER || reply->integer <= 0) {
+        malformed(q, reply);
+        return;
+    }
+    q->position = (uint64_t)reply->integer;
+    q->ttl_left_ms = q->ttl_ms ? q->ttl_ms : -1;
+    q->status = NEAR_OK;
+}
+
+static void read_sets(struct near__request *q, size_t count, const struct near__call *call)
+{
+    const struct near__reply *reply = call->reply[0];
+    int good = reply->type == REDIS_REPLY_ARRAY && reply->count == count;
+    for (size_t i = 0; i < count; i++) {
+        if (good)
+            read_set(&q[i], reply->element[i]);
+        else
+            malformed(&q[i], reply);
+    }
+}
+
 /* NOSCRIPT, or flags that an old server does not know: the request goes again. */
 static int needs_another_form(struct near__redis *r, struct near__request *q, const struct near__reply *reply, int was_text)
 {
@@ -274,15 +353,19 @@ static int needs_another_form(struct near__redis *r, struct near__request *q, co
     return 0;
 }
 
-static void read_answer(struct near__redis *r, struct near__request *q, struct near__call *call)
+static void read_answer(struct near__redis *r, struct near__request *q, size_t count, struct near__call *call)
 {
-    int was_text = q->status == NEEDS_TEXT;
-    if (needs_another_form(r, q, call->reply[0], was_text))
+    int again = 0;
+    for (size_t i = 0; i < count; i++)
+        again = needs_another_form(r, &q[i], call->reply[0], q[i].status == NEEDS_TEXT);
+    if (again)
         return;
     if (q->operation == NEAR_OP_FETCH)
         read_fetch(q, call);
     else if (q->operation == NEAR_OP_PROVE)
         read_prove(q, call);
+    else if (is_plain_set(q))
+        read_sets(q, count, call);
     else
         read_write(q, call);
 }
@@ -318,23 +401,39 @@ static void free_replies(struct near__call *calls, size_t count)
             near__reply_free(calls[i].reply[k]);
 }
 
-static int is_pending(const struct near__request *q)
+/* The end of one command, which was for `count` requests. */
+static void settle(struct near__redis *r, struct near__request *q, size_t count, struct near__call *call,
+                   const struct near__job *job, int again, int *fetch_retries)
 {
-    return q->status == PENDING || q->status == NEEDS_TEXT;
-}
-
-static void settle(struct near__redis *r, struct near__request *q, struct near__call *call, const struct near__job *job,
-                   int again, int *fetch_retries)
-{
-    q->sent_ns = job->sent_ns;
-    if (call->outcome != NEAR_CALL_ANSWERED) {
-        read_silence(q, call, job, again, fetch_retries);
-        return;
+    int answered = call->outcome == NEAR_CALL_ANSWERED;
+    for (size_t i = 0; i < count; i++) {
+        q[i].sent_ns = job->sent_ns;
+        if (answered)
+            q[i].server = job->server;
+        else
+            read_silence(&q[i], call, job, again, fetch_retries);
     }
-    q->server = job->server;
-    read_answer(r, q, call);
+    if (!answered)
+        return;
+    read_answer(r, q, count, call);
     if (says_changed(q))
         near__pool_renew(r->pool);
+}
+
+/* Writes every pending request; returns the number of commands. */
+static size_t write_all(struct near__redis *r, struct near__output *o, const struct near__request *requests, size_t count,
+                        struct near__call *calls)
+{
+    size_t n = 0;
+    for (size_t i = 0, size; i < count; i += size) {
+        size = 1;
+        if (!is_pending(&requests[i]))
+            continue;
+        size = together(&requests[i], count - i);
+        write_requests(r, o, &requests[i], size, count);
+        calls[n++] = (struct near__call){.end = o->size, .replies = requests[i].operation == NEAR_OP_FETCH ? 4 : 1};
+    }
+    return n;
 }
 
 /* Sends every pending request once. */
@@ -342,35 +441,29 @@ static void run_once(struct near__redis *r, struct near__request *requests, size
                      int64_t deadline_ns, int *fetch_retries)
 {
     struct near__job job;
-    size_t n = 0;
     memset(&job, 0, sizeof job);
     near__output_init(&job.output, r->host.alloc);
     job.calls = calls;
     job.deadline_ns = deadline_ns;
-    for (size_t i = 0; i < count; i++) {
-        if (!is_pending(&requests[i]))
-            continue;
-        write_request(r, &job.output, &requests[i]);
-        calls[n++] = (struct near__call){.end = job.output.size,
-                                         .replies = requests[i].operation == NEAR_OP_FETCH ? 4 : 1};
-    }
-    job.count = n;
-    int again = 0;
+    job.count = write_all(r, &job.output, requests, count, calls);
+    int again = 0, lost = 0;
     if (job.output.failed) {
         near__fault_set(&job.fault, NEAR_ERR_NOMEM, "out of memory for the commands");
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < job.count; i++)
             calls[i].outcome = NEAR_CALL_UNSENT;
     } else {
         again = near__pool_run(r->pool, &job);
     }
-    n = 0;
-    int lost = 0;
-    for (size_t i = 0; i < count; i++)
-        if (is_pending(&requests[i])) {
-            lost |= calls[n].outcome == NEAR_CALL_LOST;
-            settle(r, &requests[i], &calls[n++], &job, again, fetch_retries);
-        }
-    free_replies(calls, n);
+    struct near__call *call = calls;
+    for (size_t i = 0, size; i < count; i += size) {
+        size = 1;
+        if (!is_pending(&requests[i]))
+            continue;
+        size = together(&requests[i], count - i);
+        lost |= call->outcome == NEAR_CALL_LOST;
+        settle(r, &requests[i], size, call++, &job, again, fetch_retries);
+    }
+    free_replies(calls, job.count);
     near__output_fini(&job.output);
     *fetch_retries -= lost;
 }

@@ -10,7 +10,8 @@ struct near__script {
     const char *sha1; /* hexadecimal; a test compares it with the server's */
     const struct near__script *without_flags; /* for servers before 7; NULL: it has none */
 };
-extern const struct near__script near__script_write;        /* SET, INCR, CAS: refused out of memory */
+extern const struct near__script near__script_set;          /* plain SETs: refused out of memory */
+extern const struct near__script near__script_write;        /* other SETs, INCR, CAS: the same */
 extern const struct near__script near__script_write_always; /* DEL, EXPIRE, CLEAR */
 extern const struct near__script near__script_prove, near__script_check;
 

@@ -174,6 +174,7 @@ static void test_R12_without_the_channel_nothing_is_written_and_nobody_is_told(v
 {
     NEEDS_SERVER();
     static const enum near__operation operations[] = {NEAR_OP_SET, NEAR_OP_DEL, NEAR_OP_EXPIRE, NEAR_OP_INCR, NEAR_OP_CAS, NEAR_OP_CLEAR};
+    static const int64_t deltas[] = {0, 1, -1, -INT64_MAX, INT64_MIN, INT64_MAX - 1};
     struct fixture *mute = as("mute", "secret"), *listener = fixture_new(redis_server_uri(server));
     struct near__channel *channel;
     struct near__channel_message m;
@@ -190,6 +191,19 @@ static void test_R12_without_the_channel_nothing_is_written_and_nobody_is_told(v
     }
     assert_int_equal(run_operation(mute, NEAR_OP_INCR, "absent").status, NEAR_ERR_DENIED);
     assert_string_equal(redis_server_command(server, "EXISTS", "t:absent", NULL), "0");
+    for (size_t i = 0; i < sizeof deltas / sizeof *deltas; i++) { /* what was added is taken back exactly */
+        struct near__request q = request(NEAR_OP_INCR, "k");
+        q.number = deltas[i];
+        assert_int_equal(run_ms(mute, &q, LONG_MS), NEAR_ERR_DENIED);
+        assert_string_equal(redis_server_command(server, "GET", "t:k", NULL), "1");
+    }
+    struct near__request sets[3] = {request(NEAR_OP_SET, "a"), request(NEAR_OP_SET, "b"), request(NEAR_OP_SET, "c")};
+    near__remote_run(mute->remote, sets, 3, fixture_deadline(mute, LONG_MS));
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(sets[i].status, NEAR_ERR_DENIED);
+    assert_string_equal(redis_server_command(server, "EXISTS", "t:a", "t:b", "t:c", NULL), "0");
+    assert_string_equal(redis_server_command(server, "GET", FIXTURE_POSITION, NULL), "1000");
+    assert_true(strtoll(redis_server_command(server, "PTTL", "t:k", NULL), NULL, 10) > 90000000);
     near__channel_read(listener->remote, channel, fixture_deadline(listener, 0), &m);
     assert_int_equal(m.event, NEAR_CHANNEL_IDLE);
     near__channel_close(listener->remote, channel);
@@ -346,10 +360,11 @@ static void test_R18_a_key_of_another_type_is_not_a_miss(void **state)
     NEEDS_SERVER();
     struct fixture *f = fixture_new(redis_server_uri(server));
     redis_server_command(server, "LPUSH", "t:k", "x", NULL);
+    redis_server_command(server, "SET", FIXTURE_POSITION, "1000", NULL);
     assert_int_equal(run_operation(f, NEAR_OP_FETCH, "k").status, NEAR_ERR_WRONG_TYPE);
     assert_int_equal(run_operation(f, NEAR_OP_INCR, "k").status, NEAR_ERR_WRONG_TYPE);
     assert_int_equal(run_operation(f, NEAR_OP_CAS, "k").status, NEAR_ERR_WRONG_TYPE);
-    assert_string_equal(redis_server_command(server, "EXISTS", FIXTURE_POSITION, NULL), "0"); /* nothing was numbered */
+    assert_string_equal(redis_server_command(server, "GET", FIXTURE_POSITION, NULL), "1000"); /* nothing was numbered */
     assert_int_equal(run_operation(f, NEAR_OP_SET, "k").status, NEAR_OK);                    /* replaces it */
     fixture_free(f);
 }

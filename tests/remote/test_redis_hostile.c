@@ -13,6 +13,7 @@
 #include "support/allocfail.h"
 #include "support/seed.h"
 
+#define SET_DONE "*1\r\n:42\r\n"
 #define WRITTEN "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n$1\r\n0\r\n"
 
 struct hostile {
@@ -84,6 +85,18 @@ static void test_J_malformed_replies_to_a_read_are_protocol_errors_and_cost_no_m
     }
 }
 
+static void assert_fate_is_unknown(enum near__operation operation, const char *answer)
+{
+    struct hostile h;
+    begin(&h, answer, strlen(answer));
+    struct near__request q = ask(&h, operation, LONG_MS);
+    if (q.status != NEAR_ERR_UNKNOWN)
+        print_message("%s: %s %s\n", answer, near_status_name(q.status), q.detail);
+    assert_int_equal(q.status, NEAR_ERR_UNKNOWN);
+    assert_true(q.position == 0);
+    end(&h);
+}
+
 static void test_J_malformed_replies_to_a_write_leave_its_fate_unknown(void **state)
 {
     static const char *const answers[] = {
@@ -91,28 +104,49 @@ static void test_J_malformed_replies_to_a_write_leave_its_fate_unknown(void **st
         "*4\r\n:9\r\n$2\r\n42\r\n:-1\r\n$1\r\n0\r\n", "*4\r\n:0\r\n$2\r\n-2\r\n:-1\r\n$1\r\n0\r\n",
         "*4\r\n:0\r\n$30\r\n123456789012345678901234567890\r\n:-1\r\n$1\r\n0\r\n",
         "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n$20\r\n99999999999999999999\r\n", "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n$1\r\n-\r\n",
+        "*1\r\n:0\r\n", "*1\r\n:-42\r\n", "*1\r\n$2\r\n42\r\n", "*2\r\n:42\r\n:43\r\n", ":42\r\n", "*1\r\n*1\r\n:42\r\n",
     };
     (void)state;
     for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
-        struct hostile h;
-        begin(&h, answers[i], strlen(answers[i]));
-        struct near__request q = ask(&h, NEAR_OP_SET, LONG_MS);
-        if (q.status != NEAR_ERR_UNKNOWN)
-            print_message("%s: %s %s\n", answers[i], near_status_name(q.status), q.detail);
-        assert_int_equal(q.status, NEAR_ERR_UNKNOWN);
-        assert_true(q.position == 0);
-        end(&h);
+        assert_fate_is_unknown(NEAR_OP_INCR, answers[i]);
+        assert_fate_is_unknown(NEAR_OP_SET, answers[i]);
     }
+    assert_fate_is_unknown(NEAR_OP_INCR, SET_DONE);
+    assert_fate_is_unknown(NEAR_OP_SET, WRITTEN);
 }
 
 static void test_the_fake_server_is_otherwise_understood(void **state)
 {
     struct hostile h;
     (void)state;
-    begin(&h, WRITTEN, strlen(WRITTEN));
+    begin(&h, SET_DONE, strlen(SET_DONE));
     struct near__request q = ask(&h, NEAR_OP_SET, LONG_MS);
     assert_int_equal(q.status, NEAR_OK);
     assert_true(q.position == 42);
+    end(&h);
+    begin(&h, WRITTEN, strlen(WRITTEN));
+    q = ask(&h, NEAR_OP_INCR, LONG_MS);
+    assert_int_equal(q.status, NEAR_OK);
+    assert_true(q.position == 42);
+    end(&h);
+}
+
+static void test_each_of_several_sets_has_its_own_outcome(void **state)
+{
+    static const char answer[] = "*3\r\n:41\r\n-NOPERM no right to that key\r\n:43\r\n";
+    struct hostile h;
+    struct near__request q[3];
+    (void)state;
+    begin(&h, answer, sizeof answer - 1);
+    for (int i = 0; i < 3; i++)
+        q[i] = request(NEAR_OP_SET, "k");
+    near__remote_run(h.f->remote, q, 3, fixture_deadline(h.f, LONG_MS));
+    assert_int_equal(q[0].status, NEAR_OK);
+    assert_true(q[0].position == 41);
+    assert_int_equal(q[1].status, NEAR_ERR_DENIED);
+    assert_true(q[1].position == 0);
+    assert_int_equal(q[2].status, NEAR_OK);
+    assert_true(q[2].position == 43);
     end(&h);
 }
 
@@ -120,7 +154,7 @@ static void test_R15_a_reply_too_many_ends_the_connection(void **state)
 {
     struct hostile h;
     (void)state;
-    begin(&h, WRITTEN WRITTEN, strlen(WRITTEN) * 2);
+    begin(&h, SET_DONE SET_DONE, strlen(SET_DONE) * 2);
     for (int i = 0; i < 3; i++) {
         struct near__request q = ask(&h, NEAR_OP_SET, LONG_MS);
         /* its own reply is first; the one too many is seen at once, or before the next use */
@@ -311,12 +345,13 @@ static void test_bulk_limits_are_exact(void **state)
 
 static void test_R52_each_allocation_may_fail(void **state)
 {
-    static const enum near__operation operations[] = {NEAR_OP_SET, NEAR_OP_PROVE};
+    static const enum near__operation operations[] = {NEAR_OP_INCR, NEAR_OP_PROVE, NEAR_OP_SET};
+    static const char *const answers[] = {WRITTEN, "$2\r\n42\r\n", "*6\r\n:42\r\n:43\r\n:44\r\n:45\r\n:46\r\n:47\r\n"};
     (void)state;
-    for (size_t o = 0; o < 2; o++)
+    for (size_t o = 0; o < 3; o++)
         for (uint64_t n = 1;; n++) {
             struct allocfail a;
-            struct fake_redis *fake = fake_redis_start(o ? "$2\r\n42\r\n" : WRITTEN, strlen(o ? "$2\r\n42\r\n" : WRITTEN));
+            struct fake_redis *fake = fake_redis_start(answers[o], strlen(answers[o]));
             struct fixture f;
             near_error error;
             assert_true(n < 1000);
@@ -362,6 +397,7 @@ int main(void)
         cmocka_unit_test(test_J_malformed_replies_to_a_read_are_protocol_errors_and_cost_no_memory),
         cmocka_unit_test(test_J_malformed_replies_to_a_write_leave_its_fate_unknown),
         cmocka_unit_test(test_the_fake_server_is_otherwise_understood),
+        cmocka_unit_test(test_each_of_several_sets_has_its_own_outcome),
         cmocka_unit_test(test_R15_a_reply_too_many_ends_the_connection),
         cmocka_unit_test(test_a_position_that_moves_during_a_read_makes_it_inexact),
         cmocka_unit_test(test_R18_loading_is_said_and_not_a_miss),
