@@ -249,24 +249,25 @@ static int next_push(struct near__channel *c, struct near__channel_message *ret)
     return r > 0;
 }
 
+/* Two calls of the kernel for all messages that are there: the parser is empty when poll is asked, so only poll can tell
+ * whether to read, and whether somebody has woken us. */
 void near__redis_channel_read(struct near__channel *c, int64_t deadline_ns, struct near__channel_message *ret)
 {
     memset(ret, 0, sizeof *ret);
     near__reply_free(c->current);
     c->current = NULL;
     while (!next_push(c, ret)) {
-        int idle = was_woken(c);
+        if (is_closing(c)) {
+            near__fault_set(&c->fault, NEAR_ERR_CLOSED, "the cache is being closed");
+            continue;
+        }
+        int idle = near__link_wait(&c->link, 0, c->wake_fd, deadline_ns) && was_woken(c);
         if (!idle && near__link_receive(&c->link, &c->fault) != 0)
             continue; /* bytes, or the end; c->fault is set by the latter alone */
         if (idle || near__now(c->redis->host.clock) >= deadline_ns) {
             ret->event = NEAR_CHANNEL_IDLE;
             return;
         }
-        if (is_closing(c)) {
-            near__fault_set(&c->fault, NEAR_ERR_CLOSED, "the cache is being closed");
-            continue;
-        }
-        near__link_wait(&c->link, 0, c->wake_fd, deadline_ns);
     }
 }
 

@@ -28,7 +28,8 @@
  * they get the script without it, and refuse.
  *
  * Lua's tostring writes 1.7e15 with 14 digits; string.format('%.0f') writes all of them.  Positions stay below 2^53
- * until the year 2255, so they are exact as Lua's numbers and as integer replies.  In the hash tables of a script's error, err is the text.
+ * until the year 2255, so they are exact as Lua's numbers and as integer replies.  In the table that stands for an error,
+ * err is the text.
  *
  * PERSIST in the heartbeat is the write that changes nothing: the position never has a time to live.  It is refused on
  * a replica and on a master that lost its replicas, and allowed out of memory (COHERENCE 0.10).  A position that is below
