@@ -72,11 +72,17 @@ static void add_bytes(struct near__output *o, const void *bytes, size_t size)
     o->size += size;
 }
 
+/* By hand: snprintf was an eighth of the instructions of a near_mset. */
 static void add_header(struct near__output *o, char kind, uint64_t number)
 {
-    char text[24];
-    int n = snprintf(text, sizeof text, "%c%" PRIu64 "\r\n", kind, number);
-    add_bytes(o, text, (size_t)n);
+    char text[24], *at = text + sizeof text;
+    *--at = '\n';
+    *--at = '\r';
+    do
+        *--at = (char)('0' + number % 10);
+    while (number /= 10);
+    *--at = kind;
+    add_bytes(o, at, (size_t)(text + sizeof text - at));
 }
 
 void near__output_command(struct near__output *o, unsigned arguments)
