@@ -12,6 +12,9 @@
 #define STRIPES_MIN 256
 #define STRIPES_MAX 65536 /* the hash bits that are left for them */
 
+/* One message meets an install once; more of them at the same position are rivals and doubles. */
+#define INSTALL_TRIES 4
+
 /* ---------------------------------------------------------------- open and close */
 
 static uint64_t stripes_for(uint64_t bytes_max)
@@ -214,6 +217,28 @@ static struct near__entry *obtain(struct near__local *local, struct near__reader
     return entry;
 }
 
+/* Nothing newer than the offer is known of its key, and nothing that its ticket did not know. */
+static int is_unopposed(struct near__local *local, const struct offer *offer)
+{
+    const struct near__stripe *stripe = near__index_stripe(&local->index, offer->hash);
+    return near__step_load(&stripe->floor) <= offer->position &&
+           near__index_generation(&local->index, stripe) == offer->generation;
+}
+
+/* A message that meets the entry while it is tentative cannot tell how new it is and swaps it out (index.c, i2).  As a rule that
+ * is the echo of the very write whose value is being installed: echo and reply come at the same moment on two connections.  So
+ * a refusal that nothing explains is tried again; what is newer than the offer has raised the floor, and ends that. */
+static int install(struct near__local *local, struct near__entry *entry, const struct offer *offer,
+                   const struct near__moment *moment)
+{
+    int kept = 0;
+    near__rcu_enter();
+    for (int tries = 0; !kept && tries < INSTALL_TRIES && (tries == 0 || is_unopposed(local, offer)); tries++)
+        kept = near__index_install(&local->index, entry, offer->hash, offer->generation, moment);
+    near__rcu_leave();
+    return kept;
+}
+
 /* NEAR_COUNT_FILLS, or how it was refused. */
 static enum near__count try_install(struct near__local *local, struct near__reader *reader, const struct offer *offer)
 {
@@ -225,10 +250,7 @@ static enum near__count try_install(struct near__local *local, struct near__read
         return NEAR_COUNT_REFUSED_SPACE;
     struct near__moment moment = near__tier_moment(local);
     fill(local, entry, offer, moment.tick);
-    near__rcu_enter();
-    int kept = near__index_install(&local->index, entry, offer->hash, offer->generation, &moment);
-    near__rcu_leave();
-    if (!kept) { /* never visible, so nobody has it */
+    if (!install(local, entry, offer, &moment)) { /* never visible, so nobody has it */
         near__free(local->alloc, entry);
         near__budget_release_entry(local, cost);
         return NEAR_COUNT_REFUSED_ORDER;

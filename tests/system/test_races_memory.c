@@ -962,11 +962,9 @@ static void test_R48_held_value_stays_what_it_was(void **state)
     char key[16];
     near_value held;
     memset(big, 'x', sizeof(big));
-    memset(&held, 0, sizeof(held));
-    assert_true(wait_until((near_release(&held), near_set(s->a, "k", 1, big, sizeof(big), NULL, NULL) == NEAR_OK &&
-                                                     near_get(s->a, "k", 1, NULL, &held) == NEAR_OK &&
-                                                     held.source == NEAR_FROM_LOCAL),
-                           PATIENCE_MS)); /* keeping is not promised for any one write */
+    assert_int_equal(near_set(s->a, "k", 1, big, sizeof(big), NULL, NULL), NEAR_OK);
+    assert_int_equal(near_get(s->a, "k", 1, NULL, &held), NEAR_OK);
+    assert_int_equal(held.source, NEAR_FROM_LOCAL);
     assert_int_equal(near_set_local_bytes(s->a, 1 << 20), NEAR_OK);
     for (int i = 0; i < 3000; i++) {
         snprintf(key, sizeof(key), "other%d", i % 1000);
