@@ -320,8 +320,9 @@ typedef struct near_item {
 } near_item;
 
 /* Reads count keys: local hits first, one round trip for the rest.  Each item has its own status; the call returns
- * NEAR_OK when no item has an error, otherwise the first item's error in order.  Release every value with
- * near_release (harmless on those that have none). */
+ * NEAR_OK when no item has an error, otherwise the first item's error in order.  When the call as a whole fails (bad
+ * arguments, no memory, closed cache) every item has the status that it returns.  Release every value with near_release
+ * (harmless on those that have none, and after any failure). */
 NEAR_API int near_mget(near_cache *cache, near_item *items, size_t count, const near_call *call);
 /* Writes, or removes, count keys in one round trip.  Each key is written atomically, the whole is not.  Items of
  * near_mset without NX or XX run in order: of a key that is there twice the later value stays. */

@@ -31,6 +31,14 @@ static int items_check(const near_item *items, size_t count, int values)
     return NEAR_OK;
 }
 
+/* The call as a whole came to nothing. */
+static int fail_all(near_item *items, size_t count, int status)
+{
+    for (size_t i = 0; items && i < count; i++)
+        items[i].status = status;
+    return status;
+}
+
 static int first_error(const near_item *items, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -176,7 +184,7 @@ static int mget_entered(struct near__impl *impl, near_item *items, size_t count,
 {
     struct near__reader *reader = near__local_reader(impl->local);
     if (!reader)
-        return NEAR_ERR_NOMEM;
+        return fail_all(items, count, NEAR_ERR_NOMEM);
     size_t missing = look_up(impl, reader, items, count, call);
     int status = NEAR_OK;
     if (missing && impl->remote) {
@@ -193,14 +201,14 @@ static int mget_entered(struct near__impl *impl, near_item *items, size_t count,
 int near_mget(near_cache *cache, near_item *items, size_t count, const near_call *call)
 {
     near_call mine;
+    for (size_t i = 0; items && i < count; i++)
+        memset(&items[i].value, 0, sizeof(items[i].value)); /* may be released whatever follows */
     int status = items_check(items, count, 0);
     if (status != NEAR_OK || (status = near__call_copy(call, &mine)) != NEAR_OK)
-        return status;
-    for (size_t i = 0; i < count; i++)
-        memset(&items[i].value, 0, sizeof(items[i].value)); /* may be released whatever follows */
+        return fail_all(items, count, status);
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
-        return status;
+        return fail_all(items, count, status);
     status = mget_entered(impl, items, count, &mine);
     near__leave(impl);
     return status;
@@ -221,7 +229,7 @@ static int write_items(struct near__impl *impl, near_item *items, size_t count, 
     size_t sendable = 0;
     struct near__request *requests = near__alloc_zero(&impl->alloc, count * sizeof(*requests));
     if (!requests)
-        return NEAR_ERR_NOMEM;
+        return fail_all(items, count, NEAR_ERR_NOMEM);
     for (size_t i = 0; i < count; i++) {
         items[i].status = item_too_large(impl, &items[i], values) ? NEAR_ERR_TOO_LARGE : NEAR_OK;
         if (items[i].status != NEAR_OK)
@@ -249,7 +257,7 @@ static int write_batch(near_cache *cache, near_item *items, size_t count, const 
     int status;
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
-        return status;
+        return fail_all(items, count, status);
     if (count)
         status = write_items(impl, items, count, like, call);
     else
@@ -265,7 +273,7 @@ int near_mset(near_cache *cache, near_item *items, size_t count, const near_writ
     int status = items_check(items, count, 1);
     if (status != NEAR_OK || (status = near__call_copy(call, &my_call)) != NEAR_OK ||
         (status = near__write_copy(write, &my_write)) != NEAR_OK)
-        return status;
+        return fail_all(items, count, status);
     struct near__request like = {.operation = NEAR_OP_SET, .flags = my_write.flags, .ttl_ms = my_write.ttl_ms};
     return write_batch(cache, items, count, &like, &my_call);
 }
@@ -275,7 +283,7 @@ int near_mdel(near_cache *cache, near_item *items, size_t count, const near_call
     near_call mine;
     int status = items_check(items, count, 0);
     if (status != NEAR_OK || (status = near__call_copy(call, &mine)) != NEAR_OK)
-        return status;
+        return fail_all(items, count, status);
     struct near__request like = {.operation = NEAR_OP_DEL};
     return write_batch(cache, items, count, &like, &mine);
 }

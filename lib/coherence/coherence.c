@@ -321,7 +321,7 @@ static void init_sync(struct near__coherence *c)
     pthread_mutex_init(&c->lock, NULL);
 }
 
-static void stop(struct near__coherence *c)
+void near__coherence_stop(struct near__coherence *c)
 {
     pthread_mutex_lock(&c->lock);
     c->stopping = 1;
@@ -348,7 +348,7 @@ static int start_threads(struct near__coherence *c)
     if (!failed) {
         failed = pthread_create(&c->prover_thread, NULL, prover_main, c);
         if (failed) {
-            stop(c);
+            near__coherence_stop(c);
             pthread_join(c->subscriber_thread, NULL);
         }
     }
@@ -380,7 +380,7 @@ void near__coherence_close(struct near__coherence *c)
     if (!c)
         return;
     if (!c->manual) {
-        stop(c);
+        near__coherence_stop(c);
         pthread_join(c->subscriber_thread, NULL);
         pthread_join(c->prover_thread, NULL);
     }

@@ -35,6 +35,9 @@ struct near__coherence_config {
 };
 
 int near__coherence_open(const struct near__coherence_config *config, struct near__coherence **ret, near_error *error);
+/* Tells both threads to end.  What breaks from now on is our own doing and not logged: call it before
+ * near__remote_interrupt. */
+void near__coherence_stop(struct near__coherence *c);
 /* Stops and joins both threads.  They may be in the middle of a heartbeat or a connection attempt:
  * near__remote_interrupt ends it. */
 void near__coherence_close(struct near__coherence *c);

@@ -241,8 +241,9 @@ void near__proof_answered(struct near__coherence *c, const struct near__request 
     }
     if (!current || failed)
         near__coherence_kick_locked(c);
+    int stopping = c->stopping;
     pthread_mutex_unlock(&c->lock);
-    if (failed)
+    if (failed && !stopping)
         near__log(c->log, NEAR_LOG_WARNING, "coherence", "the heartbeat failed: %s %s", near_status_text(status),
                   request->detail);
 }

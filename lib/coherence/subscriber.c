@@ -114,10 +114,12 @@ static void open_failed(struct near__coherence *c, int status, const near_error 
     pthread_mutex_lock(&c->lock);
     near__fail(&c->problem, status, "no subscription: %s", error->text[0] ? error->text : near_status_text(status));
     c->reopen_ns = near__now(c->clock) + near__coherence_backoff_locked(c, c->open_failures++);
+    int stopping = c->stopping;
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
-    near__log(c->log, NEAR_LOG_WARNING, "coherence", "cannot subscribe: %s",
-              error->text[0] ? error->text : near_status_text(status));
+    if (!stopping)
+        near__log(c->log, NEAR_LOG_WARNING, "coherence", "cannot subscribe: %s",
+                  error->text[0] ? error->text : near_status_text(status));
 }
 
 static void open_channel(struct near__coherence *c)
@@ -153,12 +155,14 @@ static void lose_channel(struct near__coherence *c, int status, const char *deta
         near__fail(&c->problem, status, "the subscription was lost: %s", detail);
     near__proof_suspect_locked(c, NEAR_SUSPECT_LOST);
     c->reopen_ns = near__now(c->clock) + near__coherence_backoff_locked(c, c->open_failures++);
+    int stopping = c->stopping;
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
     near__channel_close(c->remote, channel);
     near__coherence_add(&c->disconnections);
-    near__log(c->log, NEAR_LOG_WARNING, "coherence", "the subscription was lost: %s",
-              detail ? detail : "it answers nothing");
+    if (!stopping)
+        near__log(c->log, NEAR_LOG_WARNING, "coherence", "the subscription was lost: %s",
+                  detail ? detail : "it answers nothing");
 }
 
 /* Without a channel: waits for its time, then tries to open one. */
