@@ -14,7 +14,8 @@
 #include <sys/types.h>
 
 #include "demo_board.h"
-#include "demo_process.h"
+#include "demo_folder.h"
+#include "support/child.h"
 
 enum { DEMO_FAULTS = 16, DEMO_TIMEOUT_MS = 500 };
 

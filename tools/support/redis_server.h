@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * A private redis-server for a test, in a directory of its own, on a unix socket and a TCP port of 127.0.0.1.
+ * A private redis-server, in a directory of its own, on a unix socket and a TCP port of 127.0.0.1.
  *
  *     static int setup(void **state) { return (*state = redis_server_start(NULL)) ? 0 : -1; }
  *     static void test_…(void **state) { struct redis_server *s = *state; if (!s) skip(); … }
@@ -21,6 +21,7 @@ struct redis_server_options {
                              lines say.  redis_server_command uses a user of its own, "support". */
     const char *config;   /* more lines of redis.conf */
     int tls;              /* also listens with TLS, see redis_server_uri_tls; needs openssl in PATH */
+    const char *program;  /* NULL: "redis-server" */
 };
 
 int redis_server_available(void);
@@ -36,8 +37,10 @@ void redis_server_stop(struct redis_server *s);  /* SIGTERM, and waits for its e
 void redis_server_kill(struct redis_server *s);  /* SIGKILL, and waits for its end */
 void redis_server_pause(struct redis_server *s); /* SIGSTOP; returns when it has stopped */
 void redis_server_resume(struct redis_server *s);
-/* Starts a stopped or killed one again, same port and socket, with the data of its last SAVE.  0, or -1. */
+/* Starts a stopped or killed one again, same port and socket, with the data of its last SAVE, or of its append-only file if
+ * the configuration has one.  0, or -1. */
 int redis_server_up(struct redis_server *s);
+void redis_server_wipe(struct redis_server *s); /* of a stopped or killed one: its data are gone */
 /* stop and up: with keep_data everything is saved before, otherwise it comes back empty.  0, or -1. */
 int redis_server_restart(struct redis_server *s, int keep_data);
 

@@ -35,7 +35,7 @@ struct redis_server {
     char socket[104];
     char *password; /* NULL: none */
     int has_acl;
-    char *config;
+    char *config, *program;
     int tls;
     int port, tls_port;
     pid_t pid; /* 0: not running */
@@ -236,7 +236,7 @@ static pid_t spawn(const struct redis_server *s)
     for (int fd = 3; fd < 1024; fd++)
         close(fd);
     if (chdir(s->directory) == 0)
-        execlp("redis-server", "redis-server", "redis.conf", (char *)NULL);
+        execlp(s->program, "redis-server", "redis.conf", (char *)NULL);
     _exit(127);
 }
 
@@ -325,7 +325,7 @@ struct redis_server *redis_server_start(const struct redis_server_options *optio
     static const struct redis_server_options defaults;
     if (!options)
         options = &defaults;
-    if (!redis_server_available() || (options->tls && !redis_server_tls_available()))
+    if ((!options->program && !redis_server_available()) || (options->tls && !redis_server_tls_available()))
         return NULL;
     struct redis_server *s = calloc(1, sizeof *s);
     if (!s)
@@ -334,6 +334,7 @@ struct redis_server *redis_server_start(const struct redis_server_options *optio
     s->password = options->password ? strdup(options->password) : NULL;
     s->has_acl = options->acl != NULL;
     s->config = strdup(options->config ? options->config : "");
+    s->program = strdup(options->program ? options->program : "redis-server");
     s->tls = options->tls;
     if (make_directory(s) < 0 || start_guardian(s) < 0 || (s->tls && make_certificates(s) < 0) ||
         (s->has_acl && write_acl(s, options->acl) < 0))
@@ -365,6 +366,7 @@ void redis_server_free(struct redis_server *s)
     }
     free(s->password);
     free(s->config);
+    free(s->program);
     free(s->uri);
     free(s->uri_unix);
     free(s->uri_tls);
@@ -409,13 +411,19 @@ int redis_server_up(struct redis_server *s)
     return s->pid ? 0 : -1;
 }
 
+void redis_server_wipe(struct redis_server *s)
+{
+    unlink(redis_server_path(s, "dump.rdb"));
+    nftw(redis_server_path(s, "appendonlydir"), remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 int redis_server_restart(struct redis_server *s, int keep_data)
 {
     if (keep_data && strcmp(redis_server_command(s, "SAVE", NULL), "OK") != 0)
         return -1;
     redis_server_stop(s);
     if (!keep_data)
-        unlink(redis_server_path(s, "dump.rdb"));
+        redis_server_wipe(s);
     return redis_server_up(s);
 }
 
