@@ -14,7 +14,7 @@
 #define FIXTURE_PREFIX "t:"
 #define FIXTURE_POSITION "nearcache:pos:t:"
 #define FIXTURE_CHANNEL "nearcache:0:t:"
-#define LONG_MS 20000 /* a deadline that only a broken test meets */
+#define LONG_MS 60000 /* a deadline that only a broken test meets */
 
 struct fixture {
     struct near__alloc alloc;

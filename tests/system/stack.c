@@ -19,7 +19,7 @@ void stack_options(near_options *options)
     near_options_init(options);
     options->local_bytes = 8 << 20;
     options->bound_ms = 1000;
-    options->timeout_ms = 2000;
+    options->timeout_ms = 10000;
     options->connect_timeout_ms = 1000;
     options->backoff_min_ms = 5;
     options->backoff_max_ms = 20;

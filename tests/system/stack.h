@@ -24,7 +24,7 @@
 #define UNDER_TSAN 0
 #endif
 
-enum { PATIENCE_MS = 20000 }; /* only ends a test that has failed */
+enum { PATIENCE_MS = 60000 }; /* only ends a test that has failed */
 #define MISS "(NEAR_MISS)"
 
 /* ---------------------------------------------------------------- caches */
