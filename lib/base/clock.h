@@ -45,6 +45,9 @@ static inline int64_t near__now_coarse(const struct near__clock *clock)
 /* How far near__now_coarse usually lags at most, in ns: twice its resolution; 0 for a virtual clock. */
 int64_t near__clock_coarse_lag(const struct near__clock *clock);
 
+/* Sleeps until `at_ns`, by any clock; with a virtual one in short naps, since nobody wakes us when it moves. */
+void near__clock_sleep(const struct near__clock *clock, int64_t at_ns);
+
 void near__clock_advance(_Atomic(int64_t) *virtual_ns, int64_t by_ns);
 
 #endif

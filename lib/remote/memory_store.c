@@ -377,9 +377,10 @@ static int run_incr(struct command *c)
 
 static int run_del(struct command *c)
 {
-    if (!c->record)
+    if (!c->record && !(c->q->flags & NEAR_DEL_ANNOUNCE))
         return NEAR_MISS;
-    near__keyspace_remove(&c->store->keys, c->record);
+    if (c->record)
+        near__keyspace_remove(&c->store->keys, c->record);
     announce(c);
     return NEAR_OK;
 }
@@ -426,6 +427,61 @@ static int run_fetch(struct command *c, const struct near__alloc *value_alloc, u
     return NEAR_OK;
 }
 
+/* The lock's counter: `raise` is added, and it is at least `least` afterwards; -1: no memory. */
+static int64_t lock_counter(struct command *c, int raise, int64_t least)
+{
+    struct near__keyspace *keys = &c->store->keys;
+    size_t suffix = strlen(NEAR_FENCE_SUFFIX), size = c->key_size + suffix;
+    unsigned char *name = near__alloc(&c->store->alloc, size);
+    int64_t number = 0;
+    char text[24];
+    if (!name)
+        return -1;
+    memcpy(name, c->key, c->key_size);
+    memcpy(name + c->key_size, NEAR_FENCE_SUFFIX, suffix);
+    struct near__record *record = near__keyspace_find(keys, name, size, c->now_ns);
+    if (record && near__keyspace_integer(record->value, record->value_size, &number) < 0)
+        number = 0;
+    number = number || !raise ? number + raise : (int64_t)first_position(c);
+    if (number < least)
+        number = least;
+    size_t text_size = (size_t)snprintf(text, sizeof text, "%" PRId64, number);
+    if (!near__keyspace_put(keys, name, size, text, text_size, NEAR_NEVER))
+        number = -1;
+    near__free(&c->store->alloc, name);
+    return number;
+}
+
+/* As the script of script.c. */
+static int run_lock(struct command *c)
+{
+    struct near__request *q = c->q;
+    int mine = c->record && c->record->value_size == q->value_size &&
+               memcmp(c->record->value, q->value, q->value_size) == 0;
+    if (c->record && !mine) {
+        q->ttl_left_ms = ttl_left(c, c->record);
+        return NEAR_UNMET;
+    }
+    if (q->operation != NEAR_OP_LOCK && !mine)
+        return NEAR_MISS;
+    if (q->operation == NEAR_OP_UNLOCK) {
+        near__keyspace_remove(&c->store->keys, c->record);
+        return NEAR_OK;
+    }
+    int64_t number = lock_counter(c, q->operation == NEAR_OP_LOCK && !mine, (int64_t)q->known);
+    if (number < 0)
+        return NEAR_ERR_NOMEM;
+    if (q->operation == NEAR_OP_LOCK)
+        c->record = near__keyspace_put(&c->store->keys, c->key, c->key_size, q->value, q->value_size, expiry_of(c, q->ttl_ms));
+    else if (q->ttl_ms)
+        c->record->expire_ns = expiry_of(c, q->ttl_ms);
+    if (!c->record)
+        return NEAR_ERR_NOMEM;
+    q->result_number = number;
+    q->ttl_left_ms = ttl_left(c, c->record);
+    return NEAR_OK;
+}
+
 /* Redis is asked for the key under its prefix: an entry of prefix "a:" and key "b" is that of prefix "" and key "a:b". */
 static unsigned char *join_key(const struct command *c, unsigned char *room, size_t room_size)
 {
@@ -460,6 +516,10 @@ static int run_command(struct command *c, const struct near__alloc *value_alloc,
         return run_clear(c);
     case NEAR_OP_PROVE:
         return run_prove(c);
+    case NEAR_OP_LOCK:
+    case NEAR_OP_EXTEND:
+    case NEAR_OP_UNLOCK:
+        return run_lock(c);
     }
     return NEAR_ERR_INVALID;
 }

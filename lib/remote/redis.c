@@ -75,9 +75,20 @@ static const char *operation_name(enum near__operation operation)
         return "INCR";
     case NEAR_OP_CAS:
         return "CAS";
+    case NEAR_OP_LOCK:
+        return "LOCK";
+    case NEAR_OP_EXTEND:
+        return "EXTEND";
+    case NEAR_OP_UNLOCK:
+        return "UNLOCK";
     default:
         return "CLEAR";
     }
+}
+
+static int is_lock(const struct near__request *q)
+{
+    return q->operation == NEAR_OP_LOCK || q->operation == NEAR_OP_EXTEND || q->operation == NEAR_OP_UNLOCK;
 }
 
 static const struct near__script *script_for(const struct near__redis *r, enum near__operation operation)
@@ -153,9 +164,32 @@ static void write_sets(const struct near__redis *r, struct near__output *o, cons
     }
 }
 
+static void write_lock(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+{
+    size_t suffix = strlen(NEAR_FENCE_SUFFIX);
+    char *counter = near__alloc(r->host.alloc, q->key_size + suffix);
+    if (!counter) {
+        o->failed = 1;
+        return;
+    }
+    if (q->key_size)
+        memcpy(counter, q->key, q->key_size);
+    memcpy(counter + q->key_size, NEAR_FENCE_SUFFIX, suffix);
+    write_script(o, &near__script_lock, with_text, 2, 4);
+    write_key(r, o, q);
+    near__output_joined(o, r->prefix, r->prefix_size, counter, q->key_size + suffix);
+    near__output_text(o, operation_name(q->operation));
+    near__output_argument(o, q->value, q->value_size);
+    near__output_number(o, q->ttl_ms);
+    near__output_unsigned(o, q->known);
+    near__free(r->host.alloc, counter);
+}
+
 static void write_condition(struct near__output *o, uint32_t flags)
 {
     char text[8] = "";
+    if (flags & NEAR_DEL_ANNOUNCE)
+        strcat(text, "A");
     if (flags & NEAR_SET_IF_ABSENT)
         strcat(text, "NX");
     if (flags & NEAR_SET_IF_PRESENT)
@@ -176,7 +210,7 @@ static void write_write(const struct near__redis *r, struct near__output *o, con
     near__output_text(o, operation_name(q->operation));
     near__output_text(o, r->channel);
     near__output_argument(o, q->body, q->body_size);
-    write_condition(o, q->operation == NEAR_OP_SET || q->operation == NEAR_OP_CAS ? q->flags : 0);
+    write_condition(o, q->flags);
     near__output_number(o, q->ttl_ms);
     if (q->operation == NEAR_OP_INCR)
         near__output_number(o, q->number);
@@ -194,6 +228,8 @@ static void write_requests(const struct near__redis *r, struct near__output *o, 
         write_fetch(r, o, q);
     else if (q->operation == NEAR_OP_PROVE)
         write_prove(r, o, q, q->status == NEEDS_TEXT);
+    else if (is_lock(q))
+        write_lock(r, o, q, q->status == NEEDS_TEXT);
     else if (is_plain_set(q))
         write_sets(r, o, q, count, q->status == NEEDS_TEXT || count < whole);
     else

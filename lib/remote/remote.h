@@ -33,9 +33,18 @@ enum near__operation {
     NEAR_OP_INCR,
     NEAR_OP_CAS,
     NEAR_OP_CLEAR,  /* only the message; no key */
-    NEAR_OP_PROVE   /* heartbeat: a write that changes nothing, then `number` and the position published on the private
+    NEAR_OP_PROVE,  /* heartbeat: a write that changes nothing, then `number` and the position published on the private
                        channel as "P<nonce>:<position>"; repairs a lost or lagging position, see `known` */
+    /* Locks: neither numbered nor announced, nobody keeps them locally.  `value` is the owner's token.  Beside the lock lives its
+     * counter, key + NEAR_FENCE_SUFFIX, which every acquisition raises. */
+    NEAR_OP_LOCK,   /* takes the lock for ttl_ms.  OK: result_number is the counter; also when the token has it already (an
+                       earlier answer was lost).  UNMET: somebody else has it, for ttl_left_ms */
+    NEAR_OP_EXTEND, /* ttl_ms from now (0: as it is), and the counter is at least `known` afterwards; result_number is the
+                       counter.  MISS: nobody has it.  UNMET: somebody else */
+    NEAR_OP_UNLOCK  /* gives it back.  MISS and UNMET as above */
 };
+#define NEAR_FENCE_SUFFIX ":fence"
+#define NEAR_DEL_ANNOUNCE (1u << 31) /* DEL: numbered and announced also when the key does not exist */
 
 /* One request and its result.  The caller owns everything it points to until near__remote_run returns.  Only `value_out`
  * is the library's: allocated with config.alloc, freed by the caller. */
@@ -47,12 +56,12 @@ struct near__request {
     size_t value_size; /* SET, CAS: the new value */
     const void *expected;
     size_t expected_size; /* CAS */
-    uint32_t flags;       /* SET: NEAR_SET_… */
+    uint32_t flags;       /* SET: NEAR_SET_…; DEL: NEAR_DEL_ANNOUNCE */
     int64_t ttl_ms;       /* SET, CAS: 0 none; EXPIRE: 0 persist */
     int64_t number;       /* INCR: delta; PROVE: nonce */
     uint64_t known;       /* PROVE: the server's position must be at least this; if it is below or gone, it jumps to
                              max(server time in µs, known + 2^20) and a bit, told by the nonce, so that no two
-                             lifts meet in one number; never the other way */
+                             lifts meet in one number; never the other way.  EXTEND: see there */
     const void *body;     /* writes: the message's body (coherence/message.h); the server puts "1<position>:" before it.
                              PROVE: the private channel's name, as given to near__channel_open */
     size_t body_size;
@@ -65,7 +74,7 @@ struct near__request {
     uint64_t server;   /* the server that answered: the same number as near__server_id(near__channel_server(…)) when it is the same one; 0: unknown */
     int64_t sent_ns;   /* when it was handed to the connection */
     int64_t ttl_left_ms; /* FETCH, SET, INCR, CAS: -1 none */
-    int64_t result_number; /* INCR */
+    int64_t result_number; /* INCR, LOCK, EXTEND */
     void *value_out;   /* FETCH, NEAR_OK */
     size_t value_out_size;
     char detail[120];  /* the server's own words on an error; "" otherwise */

@@ -79,7 +79,8 @@ const struct near__script near__script_set = {
 };
 
 /* KEYS: position[, key]
- * ARGV: operation, channel, body, condition ("", "NX", "XX", "K" for KEEPTTL, or a mixture), ttl, value | delta, expected
+ * ARGV: operation, channel, body, condition ("", "NX", "XX", "K" for KEEPTTL, or a mixture; of a DEL "A": announce always), ttl,
+ *       value | delta, expected
  * Reply: { outcome, position, remaining PTTL, number }, outcome 0 done, 1 the key does not exist, 2 unmet
  * The least delta has no opposite, so it is taken back in two steps; numbers that Lua cannot hold are read from the key. */
 #define WRITE_TEXT                                                                                                    \
@@ -88,7 +89,7 @@ const struct near__script near__script_set = {
     "local nothing,left\n"                                                                                            \
     "if op=='INCR' then left=redis.call('PTTL',key)\n"                                                                \
     "elseif op=='DEL' or op=='EXPIRE' then\n"                                                                         \
-    "  if redis.call('EXISTS',key)==0 then nothing=1 end\n"                                                           \
+    "  if how~='A' and redis.call('EXISTS',key)==0 then nothing=1 end\n"                                              \
     "elseif op=='CAS' then\n"                                                                                         \
     "  local old=redis.call('GET',key)\n"                                                                             \
     "  if not old then nothing=1 elseif old~=ARGV[7] then nothing=2 end\n"                                            \
@@ -135,11 +136,11 @@ const struct near__script near__script_set = {
 
 const struct near__script near__script_write = {
     .text = WRITE_TEXT,
-    .sha1 = "f5439749c90b5751446dcf9a7d59e4740be2dda0",
+    .sha1 = "2776d8feb7e7b8f30b227a33ff52b8109a8ef92b",
 };
 const struct near__script near__script_write_always = {
     .text = ALLOW_OOM WRITE_TEXT,
-    .sha1 = "c8c85561c3a32e9ed9ab5cbae7391681e8cabe8f",
+    .sha1 = "15e5be9b9b43c1eaa016c6ab7e16ff6fd46a9d80",
     .without_flags = &near__script_write,
 };
 
@@ -169,6 +170,41 @@ const struct near__script near__script_prove = {
     .text = ALLOW_OOM PROVE_TEXT,
     .sha1 = "1935a8751dc1157e3e30a001337b346f53915337",
     .without_flags = &prove_without_flags,
+};
+
+/* KEYS: lock, counter.  ARGV: operation, token, ttl, least value of the counter (EXTEND; 0: any)
+ * Reply: { outcome, '0', remaining PTTL, counter }, outcome 0 done, 1 nobody has it, 2 somebody else has it
+ * A counter that was not there starts at the server's time in µs, so that losing it does not hand out a number twice.  INCR is
+ * refused where SET would be (out of memory, replica), and comes first: then nothing has happened. */
+const struct near__script near__script_lock = {
+    .text =
+        "local lock,count=KEYS[1],KEYS[2]\n"
+        "local op,token,ttl,least=ARGV[1],ARGV[2],ARGV[3],tonumber(ARGV[4])\n"
+        "local owner=redis.call('GET',lock)\n"
+        "if owner and owner~=token then return {2,'0',redis.call('PTTL',lock),'0'} end\n"
+        "local n\n"
+        "if op=='LOCK' then\n"
+        "  if not owner then\n"
+        "    n=redis.call('INCR',count)\n"
+        "    if n==1 then\n"
+        "      local t=redis.call('TIME')\n"
+        "      n=t[1]*1000000+t[2]\n"
+        "      redis.call('SET',count,string.format('%.0f',n))\n"
+        "    end\n"
+        "  end\n"
+        "  redis.call('SET',lock,token,'PX',ttl)\n"
+        "elseif not owner then return {1,'0',-1,'0'}\n"
+        "elseif op=='UNLOCK' then\n"
+        "  redis.call('DEL',lock)\n"
+        "  return {0,'0',-1,'0'}\n"
+        "elseif ttl~='0' then redis.call('PEXPIRE',lock,ttl) end\n"
+        "n=n or tonumber(redis.call('GET',count) or '0')\n"
+        "if n<least then\n"
+        "  n=least\n"
+        "  redis.call('SET',count,string.format('%.0f',n))\n"
+        "end\n"
+        "return {0,'0',redis.call('PTTL',lock),string.format('%.0f',n)}\n",
+    .sha1 = "0a3de34db1e1bcb8bf2296df96a94b06cb647f5e",
 };
 
 /* Tries every right that requests need, on a key of its own that is gone afterwards and with a message that nobody reads.

@@ -13,7 +13,7 @@ struct near__script {
 extern const struct near__script near__script_set;          /* plain SETs: refused out of memory */
 extern const struct near__script near__script_write;        /* other SETs, INCR, CAS: the same */
 extern const struct near__script near__script_write_always; /* DEL, EXPIRE, CLEAR */
-extern const struct near__script near__script_prove, near__script_check;
+extern const struct near__script near__script_prove, near__script_lock, near__script_check;
 
 /* The names, allocated; NULL: out of memory.
  *   position key      nearcache:pos:<prefix>

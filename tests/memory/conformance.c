@@ -525,6 +525,107 @@ static void test_R31_replies_and_subscriptions_name_the_same_server(void **state
 
 /* ---------------------------------------------------------------- the rest */
 
+/* ---------------------------------------------------------------- locks */
+
+static int lock_op(struct side *s, enum near__operation operation, const char *token, int64_t ttl_ms, uint64_t least,
+                   struct near__request *ret)
+{
+    *ret = side_set_request("lock", token);
+    ret->operation = operation;
+    ret->ttl_ms = ttl_ms;
+    ret->known = least;
+    return side_run(s, ret);
+}
+
+static void test_lock_has_one_owner_until_it_is_given_back(void **state)
+{
+    SUBJECT;
+    struct near__request q;
+    assert_int_equal(lock_op(a, NEAR_OP_LOCK, "A", 100000, 0, &q), NEAR_OK);
+    int64_t first = q.result_number;
+    assert_ttl(q.ttl_left_ms, 100000);
+    assert_true(first > 0);
+    assert_int_equal(lock_op(b, NEAR_OP_LOCK, "B", 100000, 0, &q), NEAR_UNMET);
+    assert_ttl(q.ttl_left_ms, 100000);
+    assert_int_equal(lock_op(a, NEAR_OP_LOCK, "A", 200000, 0, &q), NEAR_OK); /* the answer was lost: the same number again */
+    assert_int_equal(q.result_number, first);
+    assert_ttl(q.ttl_left_ms, 200000);
+    assert_int_equal(lock_op(b, NEAR_OP_UNLOCK, "B", 0, 0, &q), NEAR_UNMET);
+    assert_int_equal(lock_op(b, NEAR_OP_EXTEND, "B", 1, 0, &q), NEAR_UNMET);
+    assert_int_equal(lock_op(a, NEAR_OP_UNLOCK, "A", 0, 0, &q), NEAR_OK);
+    assert_int_equal(lock_op(a, NEAR_OP_UNLOCK, "A", 0, 0, &q), NEAR_MISS);
+    assert_int_equal(lock_op(a, NEAR_OP_EXTEND, "A", 1000, 0, &q), NEAR_MISS);
+    assert_int_equal(lock_op(b, NEAR_OP_LOCK, "B", 100000, 0, &q), NEAR_OK);
+    assert_int_equal(q.result_number, first + 1);
+}
+
+static void test_lock_ends_with_its_time_and_extend_prolongs_it(void **state)
+{
+    SUBJECT;
+    struct near__request q;
+    assert_int_equal(lock_op(a, NEAR_OP_LOCK, "A", 50, 0, &q), NEAR_OK);
+    becomes_miss(subject, "lock");
+    assert_int_equal(lock_op(b, NEAR_OP_LOCK, "B", 100000, 0, &q), NEAR_OK);
+    assert_int_equal(lock_op(b, NEAR_OP_EXTEND, "B", 0, 0, &q), NEAR_OK);
+    assert_ttl(q.ttl_left_ms, 100000);
+    assert_int_equal(lock_op(b, NEAR_OP_EXTEND, "B", 300000, 0, &q), NEAR_OK);
+    assert_ttl(q.ttl_left_ms, 300000);
+    assert_int_equal(lock_op(a, NEAR_OP_EXTEND, "A", 300000, 0, &q), NEAR_UNMET);
+}
+
+static void test_lock_counter_is_raised_by_the_owner_and_never_falls(void **state)
+{
+    SUBJECT;
+    struct near__request q;
+    assert_int_equal(lock_op(a, NEAR_OP_LOCK, "A", 100000, 0, &q), NEAR_OK);
+    int64_t first = q.result_number;
+    assert_int_equal(lock_op(b, NEAR_OP_EXTEND, "B", 0, (uint64_t)first + 100, &q), NEAR_UNMET);
+    assert_int_equal(lock_op(a, NEAR_OP_EXTEND, "A", 0, (uint64_t)first + 7, &q), NEAR_OK);
+    assert_int_equal(q.result_number, first + 7);
+    assert_int_equal(lock_op(a, NEAR_OP_EXTEND, "A", 0, 1, &q), NEAR_OK);
+    assert_int_equal(q.result_number, first + 7);
+    assert_int_equal(lock_op(a, NEAR_OP_UNLOCK, "A", 0, 0, &q), NEAR_OK);
+    assert_int_equal(lock_op(b, NEAR_OP_LOCK, "B", 100000, 0, &q), NEAR_OK);
+    assert_int_equal(q.result_number, first + 8);
+    subject->pass_ms(subject, 5);
+    subject->flushall(subject); /* lost: it begins at the server's time */
+    assert_int_equal(lock_op(b, NEAR_OP_LOCK, "B", 100000, 0, &q), NEAR_OK);
+    assert_true(q.result_number > first + 8);
+}
+
+static void test_locks_are_neither_numbered_nor_announced(void **state)
+{
+    SUBJECT;
+    struct near__request q;
+    struct near__channel *channel = side_subscribe(b, "p");
+    uint64_t before = side_set(a, "k", "v");
+    side_hear_message(b, channel, before, "k");
+    assert_int_equal(lock_op(a, NEAR_OP_LOCK, "A", 100000, 0, &q), NEAR_OK);
+    assert_int_equal(lock_op(a, NEAR_OP_UNLOCK, "A", 0, 0, &q), NEAR_OK);
+    uint64_t after = side_set(a, "k", "v");
+    side_hear_message(b, channel, after, "k");
+    assert_int_equal(after, before + 1);
+    near__channel_close(b->remote, channel);
+}
+
+static void test_del_that_announces_is_heard_although_there_was_nothing(void **state)
+{
+    SUBJECT;
+    struct near__request q;
+    struct near__channel *channel = side_subscribe(b, "p");
+    uint64_t before = side_set(a, "k", "v");
+    side_hear_message(b, channel, before, "k");
+    assert_int_equal(act(a, NEAR_OP_DEL, "nothing", &q), NEAR_MISS);
+    q = side_request(NEAR_OP_DEL, "nothing");
+    q.flags = NEAR_DEL_ANNOUNCE;
+    assert_int_equal(side_run(a, &q), NEAR_OK);
+    assert_int_equal(q.position, before + 1);
+    side_hear_message(b, channel, before + 1, "nothing");
+    near__channel_close(b->remote, channel);
+}
+
+/* ---------------------------------------------------------------- */
+
 static void test_batch_gives_each_request_its_own_result(void **state)
 {
     SUBJECT;
@@ -644,6 +745,11 @@ int main(void)
         TEST(test_R25_heartbeat_reaches_its_own_process_with_nonce_and_position),
         TEST(test_R10_heartbeat_lifts_a_position_that_is_behind_or_gone),
         TEST(test_R31_replies_and_subscriptions_name_the_same_server),
+        TEST(test_lock_has_one_owner_until_it_is_given_back),
+        TEST(test_lock_ends_with_its_time_and_extend_prolongs_it),
+        TEST(test_lock_counter_is_raised_by_the_owner_and_never_falls),
+        TEST(test_locks_are_neither_numbered_nor_announced),
+        TEST(test_del_that_announces_is_heard_although_there_was_nothing),
         TEST(test_batch_gives_each_request_its_own_result),
         TEST(test_clear_keys_removes_the_prefix_and_tells_nobody),
         TEST(test_H_deadline_of_the_past_means_not_sent),
