@@ -15,6 +15,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/mutant.h"
 #include "base/options.h"
 
 enum child_state { CHILD_NONE, CHILD_CLEAN, CHILD_UNUSABLE };
@@ -48,6 +49,8 @@ static void fork_child(void)
     for (struct near_cache *shell = registry; shell; shell = shell->next) {
         struct near__impl *impl = shell->owned;
         if (!impl)
+            continue;
+        if (NEAR_MUTANT(CHILD_UNMARKED))
             continue;
         atomic_store_explicit(&shell->state, NEAR_SHELL_FORKED, memory_order_relaxed); /* the child has one thread */
         atomic_store_explicit(&shell->impl, NULL, memory_order_relaxed);
@@ -278,6 +281,8 @@ void near__leave(struct near__impl *impl)
 /* The impl is out of the shell.  Waits until nobody can be using it. */
 static void wait_for_calls(struct near__impl *impl)
 {
+    if (NEAR_MUTANT(CLOSE_DOES_NOT_WAIT))
+        return;
     near__local_synchronize(); /* whoever loaded the impl has finished or is counted */
     while (atomic_load_explicit(&impl->calls, memory_order_acquire) != 0)
         nanosleep(&(struct timespec){.tv_nsec = NEAR_NS_PER_MS}, NULL);

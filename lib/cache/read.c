@@ -10,6 +10,8 @@
 
 #include <string.h>
 
+#include "base/mutant.h"
+
 int64_t near__read_bound(const struct near__impl *impl, const near_call *call)
 {
     /* acquire: pairs with near__coherence_set_bound; whoever sees a longer bound sees the proof withdrawn before it */
@@ -129,9 +131,11 @@ void near__fetch_learn(struct near__impl *impl, struct near__reader *reader, str
     }
     near__add(request->status == NEAR_OK ? &counters->remote_hits : &counters->remote_misses);
     uint64_t position = near__coherence_position(impl->coherence, before, request);
+    if (!position && NEAR_MUTANT(UNNUMBERED_REPLY_IGNORED))
+        return;
     if (!position) /* the reply cannot be ordered: nothing local may outlive what was just seen (I5) */
         near__local_invalidate(impl->local, request->key, request->key_size, 0, NEAR_CAUSE_WRITE);
-    else if (request->status == NEAR_OK && fill && !request->inexact)
+    else if (request->status == NEAR_OK && fill && (!request->inexact || NEAR_MUTANT(INEXACT_KEPT)))
         near__local_install(impl->local, reader, ticket, request->key, request->key_size, request->value_out,
                             request->value_out_size, position, request->ttl_left_ms, request->sent_ns);
     else
@@ -147,7 +151,7 @@ static int fetch(struct near__impl *impl, struct near__reader *reader, struct ne
     near__remote_run(impl->remote, &request, 1, deadline_ns);
     near__fetch_learn(impl, reader, ticket, &request, before, fill);
     if (request.status != NEAR_OK)
-        return request.status;
+        return NEAR_MUTANT(ERROR_IS_ABSENCE) ? NEAR_MISS : request.status;
     *ret_shared = near__fetch_share(impl, &request);
     return *ret_shared ? NEAR_OK : NEAR_ERR_NOMEM;
 }

@@ -9,6 +9,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "base/mutant.h"
+
 /* What was known when the write was sent. */
 struct sent {
     struct near__ticket ticket;
@@ -93,7 +95,7 @@ static void forget(struct near__impl *impl, const struct near__request *request)
 static void learn(struct near__impl *impl, const struct near__request *request, const struct sent *sent, int fill)
 {
     if (request->status < 0) {
-        if (!changed_nothing(request->status))
+        if (!changed_nothing(request->status) && !NEAR_MUTANT(UNKNOWN_FATE_KEPT))
             forget(impl, request);
         return;
     }

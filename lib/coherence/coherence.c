@@ -89,6 +89,7 @@
 #include <unistd.h>
 
 #include "base/hash.h"
+#include "base/mutant.h"
 #include "base/random.h"
 #include "coherence/proof.h"
 #include "nearcache.h"
@@ -164,7 +165,7 @@ uint64_t near__coherence_position(struct near__coherence *c, struct near__mark b
     uint64_t position = reply->position;
     if (!position || !is_current(c, before, reply))
         return 0;
-    if (position < before.highest) {
+    if (position < before.highest && !NEAR_MUTANT(FALLEN_NUMBER_IGNORED)) {
         order_lost(c, before.highest, position);
         return 0;
     }
@@ -206,7 +207,7 @@ void near__coherence_body(struct near__coherence *c, enum near__message_operatio
 int64_t near__coherence_backoff_locked(struct near__coherence *c, unsigned failures)
 {
     int64_t pause = c->backoff_min_ns;
-    while (failures-- > 0 && pause < c->backoff_max_ns)
+    while (!NEAR_MUTANT(NO_BACKOFF) && failures-- > 0 && pause < c->backoff_max_ns)
         pause *= 2;
     if (pause > c->backoff_max_ns)
         pause = c->backoff_max_ns;
@@ -343,7 +344,7 @@ static int start_threads(struct near__coherence *c)
 {
     sigset_t all, before;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_sigmask(NEAR_MUTANT(SIGNALS_OPEN) ? SIG_UNBLOCK : SIG_SETMASK, &all, &before);
     int failed = pthread_create(&c->subscriber_thread, NULL, subscriber_main, c);
     if (!failed) {
         failed = pthread_create(&c->prover_thread, NULL, prover_main, c);

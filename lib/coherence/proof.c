@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mutant.h"
 #include "nearcache.h"
 
 enum { INTERVAL_MIN_MS = 5, INTERVAL_MAX_MS = 5000 };
@@ -66,7 +67,7 @@ static void cancel_locked(struct near__coherence *c)
  * not below it. */
 static void begin_incarnation_locked(struct near__coherence *c, unsigned reasons)
 {
-    if (!(c->suspicion & NEAR_SUSPECT_START)) /* before the first proof no reply counts anyway */
+    if (!(c->suspicion & NEAR_SUSPECT_START) && !NEAR_MUTANT(NO_CURE)) /* before the first proof no reply counts anyway */
         atomic_fetch_add_explicit(&c->incarnation, 1, memory_order_seq_cst);
     if (reasons & NEAR_SUSPECT_LIFT)
         c->lift_to = atomic_load_explicit(&c->highest, memory_order_seq_cst) + 1;
@@ -77,7 +78,8 @@ void near__proof_suspect_locked(struct near__coherence *c, unsigned reasons)
     c->suspicion |= reasons;
     if (reasons & NEAR_SUSPECT_HISTORY)
         begin_incarnation_locked(c, reasons);
-    near__proof_withdraw_locked(c, bound_ns(c));
+    if (!NEAR_MUTANT(PROOF_OUTLIVES_SUSPICION))
+        near__proof_withdraw_locked(c, bound_ns(c));
     cancel_locked(c);
     hurry_locked(c);
 }
@@ -110,7 +112,7 @@ static unsigned complete_locked(struct near__coherence *c)
 {
     unsigned cured = c->suspicion;
     uint64_t position = c->attempt.position;
-    if (cured & ~(unsigned)NEAR_SUSPECT_LOST) {
+    if (cured & ~(unsigned)NEAR_SUSPECT_LOST && !NEAR_MUTANT(NO_WATERMARK) && !NEAR_MUTANT(NO_CURE)) {
         near__local_raise_watermark(c->local, near__coherence_relative(c, position));
         near__coherence_add(&c->suspicions);
     }
@@ -118,7 +120,7 @@ static unsigned complete_locked(struct near__coherence *c)
     if (cured & NEAR_SUSPECT_START)
         atomic_store_explicit(&c->incarnation, 1, memory_order_seq_cst);
     c->suspicion = 0;
-    c->proved_ns = c->attempt.begun_ns;
+    c->proved_ns = NEAR_MUTANT(COUNTED_FROM_ARRIVAL) ? near__now(c->clock) : c->attempt.begun_ns;
     /* release: pairs with the hit's acquire load of proved_ns (R47); whoever sees this proof sees every message applied
      * before it, and the watermark */
     atomic_store_explicit(&c->gate->proved_ns, c->proved_ns, memory_order_release);
@@ -150,7 +152,9 @@ void near__proof_pong(struct near__coherence *c, const void *payload, size_t siz
     int length = snprintf(nonce, sizeof(nonce), "%" PRIu64, c->attempt.nonce);
     if (c->attempt.nonce && size == (size_t)length && memcmp(payload, nonce, size) == 0) {
         c->attempt.pong = 1;
-        if (c->attempt.arrived)
+        if (NEAR_MUTANT(PONG_ALONE_PROVES) && c->last)
+            c->attempt.position = c->last;
+        if (c->attempt.arrived || (NEAR_MUTANT(PONG_ALONE_PROVES) && c->last))
             cured = complete_locked(c);
     }
     pthread_mutex_unlock(&c->lock);
@@ -161,7 +165,7 @@ void near__proof_pong(struct near__coherence *c, const void *payload, size_t siz
  * from there on the messages can be followed. */
 static void compare_locked(struct near__coherence *c, uint64_t position)
 {
-    int hole = c->last != 0 && position != c->last;
+    int hole = c->last != 0 && position != c->last && !NEAR_MUTANT(HOLES_IGNORED);
     c->last = position;
     c->anchored = 1;
     near__coherence_raise_highest(c, position);
@@ -227,6 +231,10 @@ void near__proof_answered(struct near__coherence *c, const struct near__request 
                    request->detail[0] ? ": " : "", request->detail);
     if (current && !failed)
         c->attempt.answered = status >= 0;
+    if (current && !failed && NEAR_MUTANT(REPLY_ALONE_PROVES) && !(c->suspicion & NEAR_SUSPECT_START)) {
+        c->attempt.position = request->position;
+        complete_locked(c);
+    }
     if (current && failed) {
         fail_locked(c);
         int64_t pause = near__coherence_backoff_locked(c, c->proof_failures++);
@@ -234,7 +242,7 @@ void near__proof_answered(struct near__coherence *c, const struct near__request 
         c->next_proof_ns = near__now(c->clock) + (pause < most ? pause : most);
     }
     /* a server that is not a master, or was not a moment ago, may come back with another history and the same position */
-    if (status == NEAR_ERR_READONLY || status == NEAR_ERR_LOADING) {
+    if ((status == NEAR_ERR_READONLY || status == NEAR_ERR_LOADING) && !NEAR_MUTANT(REPLICA_TRUSTED)) {
         int64_t next_ns = c->next_proof_ns;
         near__proof_suspect_locked(c, NEAR_SUSPECT_ORDER);
         c->next_proof_ns = next_ns;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mutant.h"
 #include "nearcache.h"
 
 /* ---------------------------------------------------------------- messages */
@@ -18,7 +19,8 @@ static void apply_keys(struct near__coherence *c, const struct near__message *m,
     const unsigned char *cursor = NULL;
     const void *key;
     size_t key_size;
-    while (near__message_next_key(m, &cursor, &key, &key_size))
+    while (near__message_next_key(m, &cursor, &key, &key_size) &&
+           !(NEAR_MUTANT(EXPIRE_IGNORED) && m->operation == NEAR_MESSAGE_EXPIRE))
         near__local_invalidate(c->local, key, key_size, relative, NEAR_CAUSE_MESSAGE);
 }
 
@@ -44,7 +46,7 @@ static unsigned follow(struct near__coherence *c, uint64_t position, uint64_t *r
     if (position == 0) /* no server of ours writes that; it may hide anything */
         return NEAR_SUSPECT_MESSAGE;
     c->last = position;
-    if (last != 0 && position != last + 1) {
+    if (last != 0 && position != last + 1 && !NEAR_MUTANT(HOLES_IGNORED)) {
         c->anchored = 0;
         return position > last ? NEAR_SUSPECT_GAP : NEAR_SUSPECT_ORDER;
     }
@@ -66,6 +68,8 @@ static void handle_message(struct near__coherence *c, const void *payload, size_
 {
     struct near__message m;
     if (near__message_decode(payload, size, &m) < 0) {
+        if (NEAR_MUTANT(GARBAGE_IGNORED))
+            return;
         near__coherence_add(&c->messages_bad);
         near__proof_suspect(c, NEAR_SUSPECT_MESSAGE);
         near__log(c->log, NEAR_LOG_WARNING, "coherence", "a message of %zu bytes cannot be read; proving anew", size);
@@ -97,7 +101,7 @@ static unsigned recognise(struct near__coherence *c, const char *server)
 {
     int first = atomic_load_explicit(&c->incarnation, memory_order_relaxed) == 0;
     int same = server[0] && strncmp(c->server, server, sizeof(c->server) - 1) == 0;
-    if (same && !first)
+    if ((same && !first) || NEAR_MUTANT(OTHER_SERVER_IGNORED))
         return 0;
     if (!first && server[0] && c->server[0])
         near__coherence_add(&c->server_changes);

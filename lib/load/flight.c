@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/mutant.h"
 
 #define HASH_NONFATAL_OOM 1
 #define uthash_malloc(size) near__alloc(flight_alloc, size)
@@ -53,7 +54,7 @@ struct near__flights {
 struct near__shared *near__shared_create(struct near__shared_owner *owner, void *data, size_t size, int64_t expires_ns)
 {
     struct near__shared *shared = near__alloc(owner->alloc, sizeof(*shared));
-    if (!shared)
+    if (!shared && !NEAR_MUTANT(UNCHECKED_ALLOCATION))
         return NULL;
     atomic_init(&shared->references, 1);
     shared->owner = owner;
@@ -154,7 +155,10 @@ static void put_in_locked(struct near__flights *flights, struct stripe *stripe, 
 static bool may_join(const struct near__flights *flights, const struct near__flight *flight, struct near__ticket ticket,
                      int64_t bound_ns)
 {
-    return near__ticket_equal(flight->ticket, ticket) && near__now(flights->clock) - flight->started_ns < bound_ns;
+    if (NEAR_MUTANT(NOBODY_JOINS))
+        return false;
+    return (near__ticket_equal(flight->ticket, ticket) || NEAR_MUTANT(TICKET_IGNORED)) &&
+           (near__now(flights->clock) - flight->started_ns < bound_ns || NEAR_MUTANT(FLIGHT_AGE_IGNORED));
 }
 
 enum near__flight_role near__flight_enter(struct near__flights *flights, const void *key, size_t key_size,

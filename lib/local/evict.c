@@ -47,7 +47,7 @@ static int charge_below_ceiling(struct near__budget *budget, int64_t bytes)
     int64_t ceiling = near__budget_ceiling(atomic_load_explicit(&budget->max, memory_order_relaxed));
     int64_t used = atomic_load_explicit(&budget->used, memory_order_relaxed);
     do {
-        if (used + bytes > ceiling)
+        if (used + bytes > ceiling && !NEAR_MUTANT(RETIRED_UNCOUNTED))
             return 0;
     } while (!atomic_compare_exchange_weak_explicit(&budget->used, &used, used + bytes, memory_order_relaxed,
                                                     memory_order_relaxed));

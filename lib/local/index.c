@@ -314,7 +314,7 @@ static int invalidate_slot(struct near__index *index, slot_word *slot, uint64_t 
         struct near__entry *entry = near__word_entry(word);
         if (!near__entry_is(entry, key, key_size))
             return 0;
-        if (position && near__entry_position(entry) >= position)
+        if (position && near__entry_position(entry) >= position && !NEAR_MUTANT(AGE_OF_ENTRY_IGNORED))
             return -1;
         if (near__index_unlink(index, slot, word, why))
             return 1;
@@ -323,6 +323,8 @@ static int invalidate_slot(struct near__index *index, slot_word *slot, uint64_t 
 
 static void forbid(struct near__stripe *stripe, uint64_t position)
 {
+    if (NEAR_MUTANT(FLOOR_UNRAISED))
+        return;
     if (position)
         near__step_raise(&stripe->floor, position);
     else

@@ -158,7 +158,7 @@ int near__keeper_start(struct near__local *local)
 {
     sigset_t all, before;
     sigfillset(&all);
-    if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0)
+    if (pthread_sigmask(NEAR_MUTANT(SIGNALS_OPEN) ? SIG_UNBLOCK : SIG_SETMASK, &all, &before) != 0)
         return NEAR_ERR_SYSTEM;
     int failed = pthread_create(&local->keeper.thread, NULL, run, local);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -233,7 +233,7 @@ static int install(struct near__local *local, struct near__entry *entry, const s
 {
     int kept = 0;
     near__rcu_enter();
-    for (int tries = 0; !kept && tries < INSTALL_TRIES && (tries == 0 || is_unopposed(local, offer)); tries++)
+    for (int tries = 0; !kept && tries < (NEAR_MUTANT(INSTALL_ONCE) ? 1 : INSTALL_TRIES) && (tries == 0 || is_unopposed(local, offer)); tries++)
         kept = near__index_install(&local->index, entry, offer->hash, offer->generation, moment);
     near__rcu_leave();
     return kept;
@@ -265,6 +265,12 @@ static int set_expiry(struct near__local *local, struct offer *offer, int64_t tt
     int64_t sent_ms = near__tier_ms(local, sent_ns), now_ms = near__tier_ms(local, near__now(local->clock));
     if (sent_ns < local->opened_ns)
         sent_ms--; /* the division rounds towards zero: never late */
+    if (NEAR_MUTANT(TTL_IGNORED))
+        ttl_ms = -1;
+    if (NEAR_MUTANT(TTL_FROM_ARRIVAL))
+        sent_ms = now_ms;
+    if (NEAR_MUTANT(TTL_MAX_IGNORED))
+        return !(offer->expires = 0);
     if (local->ttl_max_ms && (ttl_ms < 0 || ttl_ms > local->ttl_max_ms))
         ttl_ms = local->ttl_max_ms;
     offer->expires = 0;
@@ -282,7 +288,8 @@ static int set_expiry(struct near__local *local, struct offer *offer, int64_t tt
 static int is_outrun(struct near__local *local, const struct offer *offer)
 {
     /* Only saves work: what passes here is decided by the index, and what is below the watermark would not be served. */
-    return near__step_load(&near__index_stripe(&local->index, offer->hash)->floor) > offer->position ||
+    return (near__step_load(&near__index_stripe(&local->index, offer->hash)->floor) > offer->position &&
+            !NEAR_MUTANT(FLOOR_UNCHECKED)) ||
            atomic_load_explicit(&local->gate.watermark, memory_order_relaxed) > offer->position;
 }
 
@@ -317,6 +324,8 @@ int near__local_install(struct near__local *local, struct near__reader *reader, 
 
 void near__local_observe(struct near__local *local, const void *key, size_t key_size, uint64_t position)
 {
+    if (NEAR_MUTANT(UNOBSERVED))
+        return;
     invalidate(local, hash_of(local, key, key_size), key, key_size, position < NEAR_POSITION_MAX ? position : 0,
                NEAR_WHY_REPLACED);
 }

@@ -98,7 +98,8 @@ void near__reclaim(struct near__local *local)
         near__rcu_synchronize();
     condemn(batch);
     condemn(before);
-    near__pins_each(local, spare);
+    if (!NEAR_MUTANT(PINS_IGNORED))
+        near__pins_each(local, spare);
     keeper->kept = NULL;
     int64_t freed_before = free_condemned(local, before, &keeper->kept, &kept_before);
     int64_t freed_batch = free_condemned(local, batch, &keeper->kept, &kept_batch);

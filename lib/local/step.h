@@ -11,6 +11,7 @@
 #define NEAR_LOCAL_STEP_H
 #include <stdatomic.h>
 #include <stdint.h>
+#include "base/mutant.h"
 
 #ifdef NEAR_STEP_HOOK
 enum near__mutant {
@@ -25,15 +26,17 @@ enum near__mutant {
     NEAR_MUTANT_MOVE_EMPTIES_FIRST,   /* a move empties the old slot before it publishes in the new table */
     NEAR_MUTANT_MOVE_UNTENTATIVE,     /* a move publishes a visible word at once */
     NEAR_MUTANT_NEW_BEFORE_OLD,       /* scans take the new table first */
-    NEAR_MUTANT_COUNT
+    NEAR_MUTANT_COUNT,
+    /* of the library as a whole: tests/mutants */
+    NEAR_MUTANT_FLOOR_UNRAISED, /* an invalidation does not raise the floor */
+    NEAR_MUTANT_AGE_OF_ENTRY_IGNORED, /* a message removes entries that are as new as it is */
+    NEAR_MUTANT_PROOF_AGE_IGNORED     /* a hit does not compare the proof's age */
 };
 extern enum near__mutant near__mutant;
 extern void (*near__step_hook)(void);
 #define NEAR_STEP() near__step_hook()
-#define NEAR_MUTANT(name) (near__mutant == NEAR_MUTANT_##name)
 #else
 #define NEAR_STEP() ((void)0)
-#define NEAR_MUTANT(name) 0
 #endif
 
 static inline uint64_t near__step_load(const _Atomic(uint64_t) *word)

@@ -32,6 +32,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/mutant.h"
+
 enum { REPLIES_AT_ONCE = 64, IDLE_CHECK_MS = 10 };
 
 struct near__connection {
@@ -441,10 +443,10 @@ static void leave(struct near__connection *c, struct near__job *job)
         break_writing(c, &job->fault);
     for (size_t i = job->answered; i < job->count && !untouched; i++)
         outstanding += job->calls[i].replies - job->calls[i].got;
-    if (behind && !cut)
+    if (behind && !cut && !NEAR_MUTANT(LATE_REPLY_TAKEN))
         behind->skip += outstanding;
     finish(c, job);
-    if (untouched)
+    if (untouched || NEAR_MUTANT(LATE_REPLY_TAKEN))
         return;
     retire(c);
     if (!c->head)

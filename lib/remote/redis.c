@@ -24,6 +24,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/mutant.h"
+
 #define VALUE_SLACK ((size_t)1 << 20) /* above value_max: channel messages carry a value and more */
 
 enum {
@@ -106,6 +108,10 @@ static const struct near__script *script_for(const struct near__redis *r, enum n
 /* EVALSHA sha | EVAL text, and the number of keys. */
 static void write_script(struct near__output *o, const struct near__script *s, int with_text, unsigned keys, unsigned arguments)
 {
+    if (NEAR_MUTANT(WRITE_UNTOLD) || NEAR_MUTANT(WRITTEN_BEFORE_TOLD)) {
+        s = near__script_mutant(s);
+        with_text = 1;
+    }
     near__output_command(o, 3 + keys + arguments);
     near__output_text(o, with_text ? "EVAL" : "EVALSHA");
     near__output_text(o, with_text ? s->text : s->sha1);

@@ -42,6 +42,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include "base/mutant.h"
 #include "nearcache.h"
 
 #define ALLOW_OOM "#!lua flags=allow-oom\n"
@@ -226,6 +227,32 @@ const struct near__script near__script_check = {
         "return redis.status_reply('OK')\n",
     .sha1 = "e7f503d448876d8d48790df14390397e9eb8db95",
 };
+
+#ifdef NEAR_MUTANTS
+/* What a plain SET must not be: done without number and message, or done before it can still be refused. */
+const struct near__script *near__script_mutant(const struct near__script *script)
+{
+    static const struct near__script untold = {
+        .text = "local out={}\n"
+                "for i=1,#KEYS-1 do\n"
+                "  redis.call('SET',KEYS[i+1],ARGV[2*i+2])\n"
+                "  out[i]=tonumber(redis.call('GET',KEYS[1]) or '1')\n"
+                "end\n"
+                "return out\n"};
+    static const struct near__script early = {
+        .text = "local out={}\n"
+                "for i=1,#KEYS-1 do\n"
+                "  redis.call('SET',KEYS[i+1],ARGV[2*i+2])\n"
+                "  local p=redis.call('INCR',KEYS[1])\n"
+                "  redis.call('PUBLISH',ARGV[1],'1'..string.format('%.0f',p)..':'..ARGV[2*i+1])\n"
+                "  out[i]=p\n"
+                "end\n"
+                "return out\n"};
+    if (script != &near__script_set)
+        return script;
+    return NEAR_MUTANT(WRITE_UNTOLD) ? &untold : &early;
+}
+#endif
 
 /* ---------------------------------------------------------------- names */
 

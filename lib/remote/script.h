@@ -14,6 +14,8 @@ extern const struct near__script near__script_set;          /* plain SETs: refus
 extern const struct near__script near__script_write;        /* other SETs, INCR, CAS: the same */
 extern const struct near__script near__script_write_always; /* DEL, EXPIRE, CLEAR */
 extern const struct near__script near__script_prove, near__script_lock, near__script_check;
+/* Only where there are mutants (base/mutant.h): the broken script in place of this one. */
+const struct near__script *near__script_mutant(const struct near__script *script);
 
 /* The names, allocated; NULL: out of memory.
  *   position key      nearcache:pos:<prefix>

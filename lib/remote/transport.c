@@ -22,6 +22,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/mutant.h"
+
 enum {
     KEEPALIVE_IDLE_S = 15,
     KEEPALIVE_INTERVAL_S = 5,
@@ -386,7 +388,7 @@ ssize_t near__transport_write(struct near__transport *t, const struct iovec *vec
 #endif
     struct msghdr message = {.msg_iov = (struct iovec *)vectors, .msg_iovlen = (size_t)count};
     for (;;) {
-        ssize_t n = sendmsg(t->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = sendmsg(t->fd, &message, (NEAR_MUTANT(SIGPIPE_RAISED) ? 0 : MSG_NOSIGNAL) | MSG_DONTWAIT);
         if (n >= 0)
             return n;
         if (errno == EAGAIN || errno == EWOULDBLOCK)
