@@ -5,6 +5,9 @@
  *      --entries N   the limit counts entries; sizes of the trace are left aside and values are small
  *      --bytes SIZE  the limit counts bytes: of the local tier everything (local_bytes), of exact LRU keys and values alone
  *
+ * Policies are the choices of the option of that name; under the volatile ones every key has a time to live, since nothing else would
+ * ever make room.
+ *
  * With several threads each takes every n-th request, in the trace's order among its own; exact LRU always runs in one. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,10 +23,14 @@
 #define SMALL_VALUE 8u
 #define PATIENCE 10000 /* attempts, 0.1 ms apart */
 #define VALUE_MAX (64u << 20)
+#define TTL_MS INT64_C(86400000)
+
+struct policy;
 
 struct replay {
     struct bench_common *common;
     const char *path, *format_text, *policy_text;
+    struct policy *policies; /* as named by policy_text; run NULL: their end */
     enum bench_format format;
     struct bench_counts entries, bytes, threads;
     struct bench_trace trace;
@@ -36,6 +43,8 @@ struct play {
     const struct replay *replay;
     uint64_t entries, bytes; /* limit; the other is 0 */
     unsigned threads;
+    const char *policy;
+    const near_write *write;
     near_cache *cache;
     _Atomic(uint64_t) hit_bytes;
 };
@@ -48,7 +57,7 @@ struct score {
 };
 
 struct policy {
-    const char *name;
+    char name[32];
     int (*run)(struct play *play, struct score *ret);
 };
 
@@ -66,7 +75,8 @@ static size_t value_size(const struct play *play, const struct bench_request *re
 static int fill(const struct play *play, const char *key, size_t key_size, size_t size, struct bench_seat *seat)
 {
     int status, attempts = 0;
-    while ((status = near_set(play->cache, key, key_size, play->replay->value, size, NULL, NULL)) == NEAR_ERR_FULL &&
+    while ((status = near_set(play->cache, key, key_size, play->replay->value, size, play->write, NULL)) ==
+               NEAR_ERR_FULL &&
            attempts++ < PATIENCE) {
         seat->refused++;
         bench_sleep(0.0001);
@@ -108,7 +118,8 @@ static int open_tier(struct play *play)
     options.local_entries = play->entries;
     options.local_bytes = play->bytes ? play->bytes
                                       : (UINT64_C(64) << 20) + 256 * (uint64_t)trace->distinct + trace->begin[trace->distinct];
-    if (near_open("local:", &options, &play->cache, &error) == NEAR_OK)
+    if (near_option_set(&options, "policy", play->policy, &error) == NEAR_OK &&
+        near_open("local:", &options, &play->cache, &error) == NEAR_OK)
         return 1;
     bench_say("%s", error.text);
     return 0;
@@ -118,6 +129,10 @@ static int run_nearcache(struct play *play, struct score *ret)
 {
     struct bench_team team = {.threads = play->threads, .arg = play};
     struct bench_seat *sum = bench_alloc(sizeof(*sum)), *seats;
+    near_write write;
+    near_write_init(&write);
+    write.ttl_ms = strncmp(play->policy, "volatile", strlen("volatile")) == 0 ? TTL_MS : 0;
+    play->write = &write;
     near_stats stats = {.size = sizeof(stats)};
     if (!open_tier(play)) {
         free(sum);
@@ -169,28 +184,62 @@ static int run_exact(struct play *play, struct score *ret)
     return 0;
 }
 
-static const struct policy policies[] = {{"lru", run_nearcache}, {"exact-lru", run_exact}};
-#define POLICIES (sizeof(policies) / sizeof(*policies))
-
 /* ---------------------------------------------------------------- options */
 
-static const struct policy *find_policy(const char *name, size_t size)
+/* 1 when name is one of the choices, which are separated by '|'. */
+static int is_choice(const char *choices, const char *name, size_t size)
 {
-    for (size_t i = 0; i < POLICIES; i++) {
-        if (strlen(policies[i].name) == size && memcmp(policies[i].name, name, size) == 0)
-            return &policies[i];
+    while (*choices) {
+        size_t length = strcspn(choices, "|");
+        if (length == size && memcmp(choices, name, size) == 0)
+            return 1;
+        choices += length + (choices[length] == '|');
     }
-    return NULL;
+    return 0;
 }
 
-/* The policy at *text, which moves behind it; NULL: none of ours. */
-static const struct policy *next_policy(const char **text)
+static const char *policy_choices(void)
 {
+    const near_option_info *info;
+    for (size_t i = 0; (info = near_option_info_at(i)) != NULL; i++) {
+        if (strcmp(info->name, "policy") == 0)
+            return info->choices;
+    }
+    return "";
+}
+
+/* The policy at *text, which moves behind it; run NULL: there is no such policy. */
+static struct policy next_policy(const char **text)
+{
+    static const char exact[] = "exact-lru";
+    struct policy policy = {.run = NULL};
     size_t size = strcspn(*text, ",");
-    const struct policy *policy = find_policy(*text, size);
+    if (size < sizeof(policy.name)) {
+        memcpy(policy.name, *text, size);
+        if (strcmp(policy.name, exact) == 0)
+            policy.run = run_exact;
+        else if (is_choice(policy_choices(), *text, size))
+            policy.run = run_nearcache;
+    }
     *text += size;
     *text += **text == ',';
     return policy;
+}
+
+static int parse_policies(struct replay *replay)
+{
+    const char *text = replay->policy_text;
+    size_t room = 2;
+    for (const char *comma = text; (comma = strchr(comma, ',')) != NULL; comma++)
+        room++;
+    struct policy *policy = replay->policies = bench_alloc(room * sizeof(*policy));
+    for (; *text; policy++) {
+        *policy = next_policy(&text);
+        if (!policy->run)
+            return bench_options_refuse("policy", replay->policy_text, "must name policies of the local tier, or exact-lru");
+    }
+    policy->run = NULL;
+    return -1;
 }
 
 static int parse_format(struct replay *replay)
@@ -214,7 +263,7 @@ static int parse(struct replay *replay)
         {"entries", "N[,N…]", BENCH_COUNTS, &replay->entries, 1, 1u << 30, "sizes of the cache in entries"},
         {"bytes", "SIZE[,SIZE…]", BENCH_COUNTS, &replay->bytes, 1 << 20, 1e12, "or in bytes (k, m, g may follow)"},
         {"policy", "NAME[,NAME…]", BENCH_TEXT, &replay->policy_text, 0, 0,
-         "lru (the local tier), exact-lru (the reference) [lru,exact-lru]"},
+         "lru, s3fifo and the option's other choices, exact-lru for reference [lru,exact-lru]"},
         {"threads", "N[,N…]", BENCH_COUNTS, &replay->threads, 1, BENCH_THREADS_MAX, "threads that share the requests [1]"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
@@ -227,11 +276,7 @@ static int parse(struct replay *replay)
     }
     if (!parse_format(replay))
         return bench_options_refuse("format", replay->format_text, "must be text, oracleGeneral or auto");
-    for (const char *text = replay->policy_text; *text;) {
-        if (!next_policy(&text))
-            return bench_options_refuse("policy", replay->policy_text, "must be lru, exact-lru or both");
-    }
-    return -1;
+    return parse_policies(replay);
 }
 
 /* ---------------------------------------------------------------- runs and results */
@@ -259,11 +304,8 @@ static void add_row(struct bench_report *report, const struct play *play, const 
 
 static int play_size(struct replay *replay, struct bench_report *report, uint64_t entries, uint64_t bytes, unsigned threads)
 {
-    for (const char *text = replay->policy_text; *text;) {
-        const struct policy *policy = next_policy(&text);
-        if (!policy)
-            break; /* parse has seen them all */
-        struct play play = {.replay = replay, .entries = entries, .bytes = bytes, .threads = threads};
+    for (const struct policy *policy = replay->policies; policy->run; policy++) {
+        struct play play = {.replay = replay, .entries = entries, .bytes = bytes, .threads = threads, .policy = policy->name};
         struct score score = {0};
         if (policy->run == run_exact)
             play.threads = 1;
@@ -316,15 +358,18 @@ int bench_replay(struct bench_common *common)
                             .threads = {.count = 1, .number = {1}}};
     char error[512];
     int status = parse(&replay);
-    if (status >= 0)
-        return status;
-    if (bench_trace_read(replay.path, replay.format, &replay.trace, error, sizeof(error)) != 0) {
+    if (status < 0 && bench_trace_read(replay.path, replay.format, &replay.trace, error, sizeof(error)) != 0) {
         bench_say("%s", error);
-        return BENCH_FAILED;
+        status = BENCH_FAILED;
+    }
+    if (status >= 0) {
+        free(replay.policies);
+        return status;
     }
     measure_sizes(&replay);
     status = play_all(&replay);
     free(replay.value);
+    free(replay.policies);
     bench_trace_free(&replay.trace);
     return status;
 }

@@ -115,6 +115,15 @@ typedef enum near_unproven {
     NEAR_UNPROVEN_FAIL = 2          /* return NEAR_ERR_UNPROVEN */
 } near_unproven;
 
+/* What makes room when the local tier is full.  What is dead (expired, idle, cleared) always goes first. */
+typedef enum near_policy {
+    NEAR_POLICY_LRU = 0,            /* the least recently used (default) */
+    NEAR_POLICY_S3FIFO = 1,         /* new keys in a small queue, proven ones in a large one: withstands scans */
+    NEAR_POLICY_RANDOM = 2,         /* any */
+    NEAR_POLICY_VOLATILE_LRU = 3,   /* as LRU, but only what has a time to live; when nothing has, nothing is kept in addition */
+    NEAR_POLICY_VOLATILE_RANDOM = 4 /* any that has a time to live; likewise */
+} near_policy;
+
 typedef struct near_options {
     size_t size;                 /* sizeof(near_options), set by near_options_init */
     uint64_t local_bytes;        /* budget of the local tier, everything included */
@@ -147,6 +156,7 @@ typedef struct near_options {
     near_log_fn log;
     void *log_arg;
     near_allocator allocator;
+    uint32_t policy;             /* a near_policy */
 } near_options;
 
 /* Fills options with the defaults, as many fields as the caller's struct has.  Blocks: never. */

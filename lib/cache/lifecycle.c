@@ -114,6 +114,7 @@ static int open_local_tier(struct near__impl *impl)
         .value_max = o->local_value_max,
         .ttl_max_ms = o->local_ttl_ms,
         .idle_ms = o->idle_ms,
+        .policy = o->policy,
     };
     int status = near__local_open(&config, &impl->local);
     if (status != NEAR_OK)

@@ -11,7 +11,8 @@
  *   size, expires, key, value   (i) never change once published
  *   access  (a) any reader, relaxed: a lost or late store makes a hot entry look a little older, no more
  *   link    (k) whoever retired the entry, then the keeper.  It has its own bytes because a reader that began before may
- *               still store into access.
+ *               still store into access.  Until then its lower half holds the entry's place in the order of eviction, for
+ *               the policies that need one: see "queues" in order.h.
  *
  * The link is what makes retiring free of allocation, so an invalidation works when memory is exhausted. */
 #ifndef NEAR_LOCAL_ENTRY_H

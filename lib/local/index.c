@@ -156,7 +156,7 @@ struct place {
     uint64_t word;
 };
 
-/* The slot to give up when none is empty: the bucket's highest rank.  slot NULL: only tentative words there. */
+/* The slot to give up when none is empty: the bucket's highest rank.  slot NULL: nothing there may go. */
 static struct place oldest_in(struct near__bucket *bucket, const struct near__moment *moment, unsigned *ret_rank)
 {
     struct place oldest = {NULL, 0};
@@ -164,6 +164,8 @@ static struct place oldest_in(struct near__bucket *bucket, const struct near__mo
     for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
         uint64_t word = near__step_load(&bucket->slot[i]);
         if (!word || near__word_is_tentative(word))
+            continue;
+        if (near__entry_is_spared(near__word_entry(word), moment) && !near__entry_is_dead(near__word_entry(word), moment))
             continue;
         unsigned rank = near__entry_rank(near__word_entry(word), moment);
         if (!oldest.slot || rank > *ret_rank) {

@@ -29,6 +29,7 @@ struct near__span {
 struct near__tables {
     struct near__span span[2]; /* in the order in which they are scanned */
     unsigned spans, target;    /* target: where installs go */
+    uint64_t serial;           /* never used twice in a tier: a pointer to a view that is gone may be used again */
 };
 
 /* What is known about the order of the keys of one stripe. */

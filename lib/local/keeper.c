@@ -31,7 +31,7 @@ static void sweep_slot(struct near__local *local, _Atomic(uint64_t) *slot, const
     if (!word || near__word_is_tentative(word))
         return;
     struct near__entry *entry = near__word_entry(word);
-    if (near__entry_rank(entry, moment) >= NEAR_RANK_DEAD) {
+    if (near__entry_is_dead(entry, moment)) {
         enum near__why why = near__entry_is_expired(entry, moment) ? NEAR_WHY_EXPIRED : NEAR_WHY_INVALIDATED;
         near__index_unlink(&local->index, slot, word, why);
     } else if (near__entry_age(entry, moment->tick) > UINT16_MAX / 2) {
@@ -99,6 +99,7 @@ static void tend(struct near__local *local, int sweep, int whole)
     sweep_eras(local);
     if (sweep && atomic_load_explicit(&local->perishable, memory_order_relaxed)) /* relaxed: seen soon enough */
         near__sweep(local, whole);
+    near__queues_adapt(local);
     near__tables_adapt(local);
     near__reclaim(local);
 }

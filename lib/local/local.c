@@ -52,6 +52,17 @@ static void set_times(struct near__local *local, const struct near__local_config
     atomic_store_explicit(&local->perishable, 1, memory_order_relaxed); /* relaxed: nobody else is here yet */
 }
 
+/* The rule that a policy begins with. */
+static enum near__rule rule_of(near_policy policy)
+{
+    static const enum near__rule rules[] = {[NEAR_POLICY_LRU] = NEAR_RULE_LRU,
+                                            [NEAR_POLICY_S3FIFO] = NEAR_RULE_S3FIFO,
+                                            [NEAR_POLICY_RANDOM] = NEAR_RULE_RANDOM,
+                                            [NEAR_POLICY_VOLATILE_LRU] = NEAR_RULE_VOLATILE_LRU,
+                                            [NEAR_POLICY_VOLATILE_RANDOM] = NEAR_RULE_VOLATILE_RANDOM};
+    return rules[policy];
+}
+
 static struct near__local *make(const struct near__local_config *config)
 {
     size_t size = sizeof(struct near__local) + 63;
@@ -63,6 +74,9 @@ static struct near__local *make(const struct near__local_config *config)
     local->alloc = config->alloc;
     local->log = config->log;
     local->value_max = config->value_max;
+    local->queues = config->policy == NEAR_POLICY_S3FIFO;
+    /* relaxed: nobody else is here yet */
+    atomic_store_explicit(&local->rule, rule_of((near_policy)config->policy), memory_order_relaxed);
     set_limits(local, config->bytes_max, config->entries_max);
     set_times(local, config);
     near__budget_charge(local, (int64_t)near__alloc_cost(config->alloc, memory, size));
@@ -86,7 +100,7 @@ static int make_seed(struct near__local *local, uint64_t seed)
     local->index.seed = seed;
     if (!seed && near__random_seed(&local->index.seed, sizeof(local->index.seed)) != 0)
         return NEAR_ERR_SYSTEM;
-    local->keeper.random = ~local->index.seed;
+    local->keeper.sampler.random = ~local->index.seed;
     return NEAR_OK;
 }
 
@@ -102,6 +116,8 @@ int near__local_open(const struct near__local_config *config, struct near__local
         status = make_stripes(local, config->bytes_max);
     if (status == NEAR_OK)
         status = near__tables_open(local);
+    if (status == NEAR_OK)
+        status = near__queues_open(local);
     if (status == NEAR_OK && !config->manual)
         status = near__keeper_start(local);
     if (status != NEAR_OK) {
@@ -120,6 +136,7 @@ void near__local_close(struct near__local *local)
     near__tables_close(local);
     near__reclaim_close(local);
     near__pins_close(local);
+    near__queues_close(local);
     near__readers_free(local);
     near__free(local->alloc, local->index.stripes);
     near__free(local->alloc, local->memory);
@@ -250,7 +267,11 @@ static enum near__count try_install(struct near__local *local, struct near__read
         return NEAR_COUNT_REFUSED_SPACE;
     struct near__moment moment = near__tier_moment(local);
     fill(local, entry, offer, moment.tick);
+    if (local->queues)
+        near__queue_enter(local, entry, offer->hash, cost, moment.tick);
     if (!install(local, entry, offer, &moment)) { /* never visible, so nobody has it */
+        if (local->queues)
+            near__queue_cancel(local, entry, cost);
         near__free(local->alloc, entry);
         near__budget_release_entry(local, cost);
         return NEAR_COUNT_REFUSED_ORDER;

@@ -117,6 +117,7 @@ int near__tables_open(struct near__local *local)
         return NEAR_ERR_NOMEM;
     charge_table(local, (int64_t)table->cost);
     local->keeper.table = table;
+    table->steady.serial = ++local->keeper.views;
     atomic_store_explicit(&local->index.tables, &table->steady, memory_order_release); /* nobody else is here yet */
     atomic_store_explicit(&local->moved_permille, 1000, memory_order_relaxed);
     set_alarm(local);
@@ -143,6 +144,7 @@ void near__tables_close(struct near__local *local)
 
 static void publish(struct near__local *local, struct near__tables *view)
 {
+    view->serial = ++local->keeper.views;
     /* seq_cst: pairs with near__index_tables; publishes the view and zeroed buckets, and stands in the one order of steps that
      * the argument in index.c speaks of */
     atomic_store_explicit(&local->index.tables, view, memory_order_seq_cst);
@@ -206,9 +208,14 @@ static int evict_some(struct near__local *local, int64_t entries_goal)
 {
     struct near__moment moment = near__tier_moment(local);
     int evicted = 0;
-    while (evicted < STEP_VICTIMS && near__budget_excess(local) > 0 && load(&local->budget.entries) > entries_goal &&
-           near__evict_one(local, &local->keeper.random, &moment))
-        evicted++;
+    while (evicted < STEP_VICTIMS && near__budget_excess(local) > 0 && load(&local->budget.entries) > entries_goal) {
+        if (near__evict_one(local, &local->keeper.sampler, &moment))
+            evicted++;
+        else if (moment.rule >= NEAR_RULE_VOLATILE_LRU)
+            moment.rule = NEAR_RULE_LRU; /* nothing volatile is left, and a limit is a limit */
+        else
+            break;
+    }
     return evicted;
 }
 

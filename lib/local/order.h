@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The order of eviction: dead entries first (expired, idle for too long, cleared, suspect), then the least recently
- * used.
+ * The order of eviction: dead entries first (expired, idle for too long, cleared, suspect), then what the rule in force
+ * says.  Here is what a look at one entry tells; the queues of NEAR_RULE_S3FIFO are in queue.h, the choice among many entries
+ * in evict.c.
  *
  * The age of an entry is the distance between its access stamp and the *tick*, both modulo 2^16.  The tick
  * advances once in 1/1024 of a turnover (as many fills as there are entries), so that 16 bits cover sixty-four
@@ -14,19 +15,33 @@
 #define NEAR_TICKS 1024u       /* a turnover, or the idle limit */
 #define NEAR_RANK_DEAD (1u << 16)
 
+/* What decides between live entries.  A policy is one of them for good, or (NEAR_POLICY_ADAPTIVE) one of two at a time. */
+enum near__rule { NEAR_RULE_LRU, NEAR_RULE_S3FIFO, NEAR_RULE_RANDOM, NEAR_RULE_VOLATILE_LRU, NEAR_RULE_VOLATILE_RANDOM };
+
 /* One look at the clocks, enough to rank entries by. */
 struct near__moment {
     int64_t now_ms; /* since the tier's opening */
     uint64_t watermark;
     uint16_t tick;
     uint8_t era;
+    uint8_t rule;  /* a near__rule */
     uint16_t idle; /* the idle limit in ticks; 0: none */
+    uint16_t turnover; /* in ticks; 1: unknown, ticks are time */
 };
 
+/* Ticks since a stamp was taken. */
+static inline unsigned near__stamp_age(uint16_t stamp, uint16_t tick)
+{
+    uint16_t age = (uint16_t)(tick - stamp);
+    return age > UINT16_MAX - 4 * NEAR_TICKS ? 0 : age; /* stamped after our tick was taken: young, not ancient */
+}
+static inline uint16_t near__entry_stamp(const struct near__entry *e)
+{
+    return atomic_load_explicit(&e->access, memory_order_relaxed); /* relaxed: (a) */
+}
 static inline unsigned near__entry_age(const struct near__entry *e, uint16_t tick)
 {
-    uint16_t age = (uint16_t)(tick - atomic_load_explicit(&e->access, memory_order_relaxed)); /* relaxed: (a) */
-    return age > UINT16_MAX - 4 * NEAR_TICKS ? 0 : age; /* stamped after our tick was taken: young, not ancient */
+    return near__stamp_age(near__entry_stamp(e), tick);
 }
 /* A store only when it changes something keeps the line of a hot entry shared between cores. */
 static inline void near__entry_touch(struct near__entry *e, uint16_t tick)
@@ -35,17 +50,81 @@ static inline void near__entry_touch(struct near__entry *e, uint16_t tick)
         atomic_store_explicit(&e->access, tick, memory_order_relaxed);
 }
 
+/* ---------------------------------------------------------------- queues
+ *
+ * NEAR_RULE_S3FIFO keeps two queues, and what it needs to know about an entry is in the bytes of the link, which are idle as
+ * long as the entry is not retired:
+ *
+ *      31 … 16             3 … 2    1       0
+ *      +-------------------+--------+-------+------+
+ *      | stamp: the tick   | worth  | main  | 1    |
+ *      | it was queued at  |        |       |      |
+ *      +-------------------+--------+-------+------+
+ *
+ * It changes by compare-and-swap alone.  Whoever retires the entry takes the word out first (near__queue_leave), and a link
+ * is even, so a swap that comes late fails and spoils nothing.  Readers neither read nor write it: that an entry was used while
+ * it waited is told by its access stamp. */
+#define NEAR_QUEUED 1u
+#define NEAR_QUEUE_MAIN 2u
+#define NEAR_WORTH_SHIFT 2
+#define NEAR_WORTH_MAX 2u
+#define NEAR_STAMP_SHIFT 16
+
+static inline uint32_t near__queue_word(uint16_t tick, unsigned is_main, unsigned worth)
+{
+    return (uint32_t)tick << NEAR_STAMP_SHIFT | worth << NEAR_WORTH_SHIFT | (is_main ? NEAR_QUEUE_MAIN : 0) | NEAR_QUEUED;
+}
+static inline uint16_t near__queue_stamp(uint32_t word) { return (uint16_t)(word >> NEAR_STAMP_SHIFT); }
+static inline unsigned near__queue_worth(uint32_t word) { return word >> NEAR_WORTH_SHIFT & 3; }
+static inline uint32_t near__queue_of(const struct near__entry *e)
+{
+    return atomic_load_explicit(&e->link_low, memory_order_relaxed); /* relaxed: the swap decides */
+}
+static inline int near__queue_change(struct near__entry *e, uint32_t from, uint32_t to)
+{
+    /* relaxed, both: nothing else is published by it */
+    return atomic_compare_exchange_strong_explicit(&e->link_low, &from, to, memory_order_relaxed, memory_order_relaxed);
+}
+
+/* Used since it was queued.  In the small queue the first half of its stay does not count: what is read twice in a hurry and
+ * never again is what that queue is there to sort out.  (The small queue is an eighth of a turnover.) */
+static inline int near__queue_is_used(const struct near__entry *e, uint32_t word, uint16_t turnover)
+{
+    uint16_t since = (uint16_t)(near__entry_stamp(e) - near__queue_stamp(word));
+    uint16_t hurry = turnover / 16;
+    return since < UINT16_MAX / 2 && since > (word & NEAR_QUEUE_MAIN ? 0 : hurry);
+}
+static inline unsigned near__queue_rank(const struct near__entry *e, uint16_t tick, uint16_t turnover)
+{
+    uint32_t word = near__queue_of(e);
+    unsigned age = near__entry_age(e, tick) / 2; /* below the dead whatever is added */
+    return word & NEAR_QUEUE_MAIN || near__queue_is_used(e, word, turnover) ? age : age + NEAR_TICKS;
+}
+
+/* ---------------------------------------------------------------- ranks */
+
 static inline int near__entry_is_expired(const struct near__entry *e, const struct near__moment *m)
 {
     return (e->expires && near__expiry_left(e->expires, m->now_ms) <= 0) ||
            (m->idle && near__entry_age(e, m->tick) >= m->idle);
 }
-/* The higher, the sooner it goes. */
+static inline int near__entry_is_dead(const struct near__entry *e, const struct near__moment *m)
+{
+    return near__entry_era(e) != m->era || near__entry_position(e) < m->watermark || near__entry_is_expired(e, m);
+}
+/* Under the volatile rules what has no time to live makes room for nobody. */
+static inline int near__entry_is_spared(const struct near__entry *e, const struct near__moment *m)
+{
+    return m->rule >= NEAR_RULE_VOLATILE_LRU && !e->expires;
+}
+/* The higher, the sooner it goes.  A bucket that overflows is judged by this alone. */
 static inline unsigned near__entry_rank(const struct near__entry *e, const struct near__moment *m)
 {
-    if (near__entry_era(e) != m->era || near__entry_position(e) < m->watermark || near__entry_is_expired(e, m))
+    if (near__entry_is_dead(e, m))
         return NEAR_RANK_DEAD;
-    return near__entry_age(e, m->tick);
+    if (m->rule == NEAR_RULE_RANDOM || m->rule == NEAR_RULE_VOLATILE_RANDOM) /* of addresses; another order at every tick */
+        return ((uint32_t)((uintptr_t)e >> 4) + m->tick) * UINT32_C(0x9e3779b1) >> 16;
+    return m->rule == NEAR_RULE_S3FIFO ? near__queue_rank(e, m->tick, m->turnover) : near__entry_age(e, m->tick);
 }
 
 #endif

@@ -95,7 +95,7 @@ static struct near__reader *make(struct near__local *local)
     reader->memory = memory;
     reader->local = local;
     reader->pins_free = UINT64_MAX;
-    reader->random = local->index.seed ^ (uint64_t)(uintptr_t)reader;
+    reader->sampler.random = local->index.seed ^ (uint64_t)(uintptr_t)reader;
     near__budget_charge(local, (int64_t)near__alloc_cost(local->alloc, memory, size));
     return reader;
 }

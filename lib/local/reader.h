@@ -11,7 +11,22 @@
 #include "local/local.h"
 
 #define NEAR_PINS 64
+#define NEAR_POOL 16 /* see evict.c */
 #define NEAR_TIMED_HITS 512
+
+/* What one thread knows about good victims: see evict.c. */
+struct near__candidate {
+    _Atomic(uint64_t) *slot;
+    uint64_t word;  /* that was in it */
+    uint16_t stamp; /* of its last use or, under NEAR_RULE_S3FIFO, of its queueing */
+};
+struct near__sampler {
+    uint64_t random;
+    uint64_t view;     /* that the slots are of; other views: the pools are void */
+    unsigned rule;     /* likewise */
+    unsigned count[2]; /* [1]: of the main queue */
+    struct near__candidate pool[2][NEAR_POOL];
+};
 
 /* Who may touch what:
  *   (o) the owning thread alone   (w) written by the owner, read by the keeper or by statistics
@@ -19,9 +34,9 @@
 struct near__reader {
     _Alignas(64) struct near__local *local;       /* (i) */
     uint64_t pins_free;                           /* (o) one bit a pin */
-    uint64_t random;                              /* (o) */
     uint32_t fills;                               /* (o) since the tick was last advanced from here */
     uint32_t hit_times;                           /* (o) next place in the ring */
+    struct near__sampler sampler;                 /* (o) */
     _Atomic(uint64_t) count[NEAR_COUNT_MAX];      /* (w) relaxed: statistics */
     _Atomic(struct near__entry *) pin[NEAR_PINS]; /* (w) */
     struct near__reader *next;                    /* (p) all of the tier */

@@ -45,6 +45,8 @@ void near__retire(struct near__index *index, struct near__entry *entry, enum nea
     int64_t retired = cost + atomic_fetch_add_explicit(&budget->retired, cost, memory_order_relaxed);
     atomic_fetch_sub_explicit(&budget->entries, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&local->ended[why], 1, memory_order_relaxed);
+    if (local->queues)
+        near__queue_leave(local, entry, cost, why);
 
     struct near__entry *head = atomic_load_explicit(&local->limbo, memory_order_relaxed); /* relaxed: the swap decides */
     do

@@ -13,6 +13,7 @@
 
 struct near__table; /* migrate.c */
 struct near__block; /* pins.c */
+struct near__ghosts; /* queues.c */
 
 /* Everything the tier has allocated, in bytes as the allocator really takes them.
  *
@@ -44,7 +45,8 @@ struct near__keeper {
     struct near__table *next;     /* what it is moving to, or NULL */
     uint64_t swept;               /* next bucket to sweep */
     uint64_t watermark_swept;     /* nothing below it is left */
-    uint64_t random;
+    uint64_t views;               /* made so far */
+    struct near__sampler sampler;
 };
 
 struct near__local {
@@ -60,6 +62,12 @@ struct near__local {
     struct near__gate gate;
 
     struct near__budget budget;
+
+    int queues;                              /* (i) the policy has them: everything below is in use */
+    _Atomic(uint32_t) rule;                  /* in force now: a near__rule */
+    _Alignas(64) _Atomic(int64_t) queue_bytes[2]; /* of live entries; [1]: of the main queue */
+    _Atomic(struct near__ghosts *) ghosts;
+    _Atomic(uint64_t) ghost_bytes;           /* of budget.fixed */
 
     _Alignas(64) _Atomic(struct near__entry *) limbo; /* retired entries, linked; pushed by anybody, taken whole by the keeper */
     _Atomic(uint64_t) ended[NEAR_WHY_MAX];            /* relaxed: statistics */
@@ -96,12 +104,15 @@ static inline uint16_t near__tier_tick(const struct near__local *local, int64_t 
 static inline struct near__moment near__tier_moment(struct near__local *local)
 {
     int64_t now_ns = near__now(local->clock);
+    int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed: approximate */
     return (struct near__moment){
         .now_ms = near__tier_ms(local, now_ns),
         .watermark = atomic_load_explicit(&local->gate.watermark, memory_order_relaxed), /* relaxed: only ranks */
         .tick = near__tier_tick(local, now_ns),
         .era = (uint8_t)(atomic_load_explicit(&local->era, memory_order_relaxed) % NEAR_ENTRY_ERAS), /* relaxed: as above */
+        .rule = (uint8_t)atomic_load_explicit(&local->rule, memory_order_relaxed), /* relaxed: either is good */
         .idle = local->idle_ticks,
+        .turnover = (uint16_t)(local->idle_unit_ns ? 1 : entries < (int64_t)NEAR_TICKS ? entries : NEAR_TICKS),
     };
 }
 
@@ -122,7 +133,25 @@ void near__budget_release_entry(struct near__local *local, int64_t bytes);
 /* Bytes and entries that are not retired, above the limits (0 or less: within). */
 int64_t near__budget_excess(const struct near__local *local);
 /* Evicts one entry, the best of a sample.  0: found none. */
-int near__evict_one(struct near__local *local, uint64_t *random, const struct near__moment *moment);
+int near__evict_one(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment);
+
+/* ---------------------------------------------------------------- queues (queues.c; all but the first two only if local->queues) */
+
+int near__queues_open(struct near__local *local); /* NEAR_OK or NEAR_ERR_NOMEM */
+void near__queues_close(struct near__local *local);
+/* Brings the ghosts' memory to the size that the entries ask for; may take a grace period. */
+void near__queues_adapt(struct near__local *local);
+/* The small queue has its share, so the victim should come from there. */
+int near__queue_small_is_due(const struct near__local *local);
+/* An entry that is going to be published, its bytes as the allocator counts; cancel: it was not. */
+void near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes, uint16_t tick);
+void near__queue_cancel(struct near__local *local, const struct near__entry *entry, int64_t bytes);
+/* An entry that was swapped out of its slot; before it is linked.  Inside a read section. */
+void near__queue_leave(struct near__local *local, struct near__entry *entry, int64_t bytes, enum near__why why);
+/* From the small queue to the main one. */
+void near__queue_promote(struct near__local *local, struct near__entry *entry, uint32_t word, uint16_t tick);
+/* One more turn in the main queue, of an entry that was used in the last one or has worth left. */
+void near__queue_turn(struct near__entry *entry, uint32_t word, uint16_t tick, int used);
 
 /* ---------------------------------------------------------------- tables (migrate.c) */
 

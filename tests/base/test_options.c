@@ -88,7 +88,7 @@ static void test_every_row_is_complete(void **state)
             assert_string_not_equal(near_option_info_at(i)->name, info->name);
     }
     /* size, reserved, log, log_arg and allocator are the only fields without a row */
-    assert_int_equal(rows, 26);
+    assert_int_equal(rows, 27);
     assert_null(near_option_info_at(rows));
     assert_null(near_option_info_at(SIZE_MAX));
 }
@@ -185,6 +185,7 @@ static void test_direct_assignments_are_checked_too(void **state)
     REFUSED(bound_ms, UINT32_MAX);
     REFUSED(unproven, 3);
     REFUSED(tls_verify, 2);
+    REFUSED(policy, 5);
     REFUSED(connections, 0);
     REFUSED(connections, 65);
     REFUSED(value_max, (uint64_t)NEAR_VALUE_MAX + 1);

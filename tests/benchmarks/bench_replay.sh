@@ -25,6 +25,17 @@ comes_near() {
             $(value results.1.hit_ratio) - $(value results.0.hit_ratio) < 0.05 && $(value results.1.hit_ratio) > 0.3 && \
             $(value results.0.byte_hit_ratio) > 0.3"
 }
+plays_every_policy() {
+    policies=$("$top_builddir/tools/option_manual" | sed -n 's/^| `policy` | choice | [a-z0-9-]* | \([^|]*\) |.*/\1/p' | tr -d ' ')
+    [ "$(echo "$policies" | tr ',' '\n' | wc -l)" -ge 5 ] || return 1
+    run 0 replay --trace "$work/trace" --entries 400 --policy "$policies" --json - && is_json || return 1
+    number=0
+    for policy in $(echo "$policies" | tr ',' ' '); do
+        has results.$number.policy "$policy" && holds "$(value results.$number.hit_ratio) > 0.25" || return 1
+        number=$((number + 1))
+    done
+    run 2 replay --trace "$work/trace" --entries 400 --policy lru,lr && grep -q 'policy' "$work/err"
+}
 counts_bytes() {
     run 0 replay --trace "$work/trace" --bytes 1500000,3m --threads 1,2 --json - && is_json && has results.length 8 &&
         has results.2.threads 2 && has results.0.unit bytes
@@ -65,6 +76,7 @@ says_what_is_wrong() {
 
 check "exact LRU is what a slow model says" same_as_awk
 check "the local tier comes near exact LRU" comes_near
+check "every policy of the option is played" plays_every_policy
 check "limits in bytes, several threads" counts_bytes
 for packer in gzip xz zstd; do
     if command -v $packer > /dev/null; then

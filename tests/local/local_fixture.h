@@ -25,6 +25,7 @@
 #define MS NEAR_NS_PER_MS
 #define SEC NEAR_NS_PER_S
 #define ANY_BOUND NEAR_NEVER
+#define NEAR_POLICIES (NEAR_POLICY_VOLATILE_RANDOM + 1)
 
 struct fixture {
     _Atomic(int64_t) now_ns;

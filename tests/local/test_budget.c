@@ -18,19 +18,24 @@ static int64_t limit_of(int64_t max)
 
 static struct allocfail counting; /* an independent witness */
 
+static uint32_t policy; /* of the tiers that open_counted makes */
+
 static void open_counted(struct fixture *f, uint64_t bytes)
 {
     fixture_init(f);
     allocfail_init(&counting);
     near__alloc_init(&f->alloc, &counting.hooks);
     f->config.bytes_max = bytes;
+    f->config.policy = policy;
 }
+
+static int64_t ttl_ms = -1; /* of the fills */
 
 static int fill_one(struct fixture *f, struct near__reader *reader, uint64_t n, size_t size)
 {
     static const unsigned char value[1 << 20];
     struct near__ticket t = near__local_ticket(f->local, &n, sizeof(n));
-    return near__local_install(f->local, reader, t, &n, sizeof(n), value, size, n + 1, -1, 0);
+    return near__local_install(f->local, reader, t, &n, sizeof(n), value, size, n + 1, ttl_ms, near__now(&f->clock));
 }
 
 static void check(struct fixture *f, int64_t limit)
@@ -40,10 +45,9 @@ static void check(struct fixture *f, int64_t limit)
     assert_true(allocfail_bytes(&counting) <= (int64_t)s.local_bytes); /* nothing is uncounted */
 }
 
-static void test_F_fills_of_all_sizes_stay_within_the_budget(void **state)
+static void fill_all_sizes(void)
 {
     static const uint64_t budgets[] = {1, 3, 16, 64};
-    (void)state;
     for (size_t b = 0; b < 4; b++) {
         struct fixture f;
         uint64_t random = b, kept = 0;
@@ -69,6 +73,24 @@ static void test_F_fills_of_all_sizes_stay_within_the_budget(void **state)
         fixture_close(&f);
         assert_int_equal(allocfail_blocks(&counting), 0);
     }
+}
+
+static void test_F_fills_of_all_sizes_stay_within_the_budget(void **state)
+{
+    (void)state;
+    fill_all_sizes();
+}
+
+/* The memory of queues and ghosts is part of it. */
+static void test_F_the_budget_holds_with_every_policy(void **state)
+{
+    (void)state;
+    for (policy = 1; policy < NEAR_POLICIES; policy++) {
+        ttl_ms = policy >= NEAR_POLICY_VOLATILE_LRU ? 1000000 : -1; /* else nothing would make room */
+        fill_all_sizes();
+    }
+    policy = NEAR_POLICY_LRU;
+    ttl_ms = -1;
 }
 
 static void test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget(void **state)
@@ -205,6 +227,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_F_fills_of_all_sizes_stay_within_the_budget),
+        cmocka_unit_test(test_F_the_budget_holds_with_every_policy),
         cmocka_unit_test(test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget),
         cmocka_unit_test(test_F_a_full_tier_still_takes_large_values),
         cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),

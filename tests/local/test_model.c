@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/random.h"
+#include "local/tier.h"
 #include "support/seed.h"
 
 #define KEYS 400
@@ -137,6 +138,20 @@ static void do_rare(void)
     }
 }
 
+/* The queues know of every entry that is there, and of no other. */
+static void check_queues(void)
+{
+    struct near__local *local = run.f.local;
+    if (!local->queues)
+        return;
+    near__local_keep(local);
+    int64_t live = atomic_load(&local->budget.used) - atomic_load(&local->budget.retired) - atomic_load(&local->budget.kept) -
+                   atomic_load(&local->budget.fixed) - (int64_t)atomic_load(&local->index_bytes);
+    assert_true(atomic_load(&local->queue_bytes[0]) >= 0);
+    assert_true(atomic_load(&local->queue_bytes[1]) >= 0);
+    assert_int_equal(atomic_load(&local->queue_bytes[0]) + atomic_load(&local->queue_bytes[1]), live);
+}
+
 static void test_random_calls_agree_with_a_plain_table(void **state)
 {
     uint64_t seed = test_seed(), hits = 0, lost = 0;
@@ -146,7 +161,9 @@ static void test_random_calls_agree_with_a_plain_table(void **state)
         memset(&run, 0, sizeof(run));
         run.random = seed + round;
         run.position = 1000;
-        fixture_open(&run.f);
+        fixture_init(&run.f);
+        run.f.config.policy = round % NEAR_POLICIES;
+        fixture_start(&run.f);
         for (int i = 0; i < SCALE(30000, 5000); i++) {
             uint32_t what = below(1000), k = below(KEYS);
             if (what < 600)
@@ -158,6 +175,7 @@ static void test_random_calls_agree_with_a_plain_table(void **state)
             else
                 do_rare();
         }
+        check_queues();
         hits += run.hits;
         lost += run.lost;
         fixture_close(&run.f);

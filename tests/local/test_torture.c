@@ -182,23 +182,34 @@ static uint64_t total(void)
     return sum;
 }
 
-static void test_C_D_torture(void **state)
+static void reset(void)
+{
+    atomic_store(&position, 1);
+    atomic_store(&stop, 0);
+    atomic_store(&hits, 0);
+    for (int k = 0; k < KEYS; k++) {
+        atomic_store(&server[k], 1);
+        atomic_store(&known[k], 0);
+    }
+    for (int i = 0; i < THREADS; i++)
+        atomic_store(&rounds[i], 0);
+}
+
+static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least)
 {
     pthread_t thread[THREADS];
-    (void)state;
     seed = test_seed();
     fixture_init(&f);
     f.clock.virtual_ns = NULL;
     f.config.manual = 0;
-    f.config.idle_ms = 50;
+    f.config.idle_ms = idle_ms;
+    f.config.policy = policy;
     f.config.bytes_max = 1 << 20;
-    atomic_store(&position, 1);
-    for (int k = 0; k < KEYS; k++)
-        atomic_store(&server[k], 1);
+    reset();
     fixture_start(&f);
     for (uintptr_t i = 0; i < THREADS; i++)
         pthread_create(&thread[i], NULL, works, (void *)i);
-    assert_true(wait_until(total() >= SCALE(1500000, 100000), 120000));
+    assert_true(wait_until(total() >= least, 120000));
     atomic_store(&stop, 1);
     for (int i = 0; i < THREADS; i++)
         pthread_join(thread[i], NULL);
@@ -211,8 +222,23 @@ static void test_C_D_torture(void **state)
     fixture_close(&f);
 }
 
+static void test_C_D_torture(void **state)
+{
+    (void)state;
+    torture(NEAR_POLICY_LRU, 50, SCALE(1500000, 100000));
+}
+
+static void test_C_D_torture_with_every_policy(void **state)
+{
+    (void)state;
+    for (uint32_t policy = 0; policy < NEAR_POLICIES; policy++)
+        torture(policy, 0, SCALE(300000, 30000));
+    torture(NEAR_POLICY_S3FIFO, 50, SCALE(300000, 30000));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_C_D_torture)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_C_D_torture),
+                                       cmocka_unit_test(test_C_D_torture_with_every_policy)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
