@@ -40,6 +40,7 @@ extern "C" {
     X(STALE, 2, "served from the local tier without a current freshness proof")                         \
     X(UNMET, 3, "the condition of a conditional write was not met; nothing was written")                \
     X(TRUNCATED, 4, "the caller's buffer is too small; its size is too")                                \
+    X(LOCKED, 8, "somebody else holds the lock")                                                        \
     X(ERR_INVALID, -1, "an argument is invalid")                                                        \
     X(ERR_NOMEM, -2, "memory allocation failed")                                                        \
     X(ERR_CLOSED, -3, "the cache is closed")                                                            \
@@ -69,7 +70,8 @@ extern "C" {
     X(ERR_RESOLVE, -27, "the host name cannot be resolved")                                             \
     X(ERR_UNPROVEN, -28, "freshness is not proven at present and the policy is to fail")                \
     X(ERR_OVERFLOW, -29, "the counter is not an integer or would overflow")                             \
-    X(ERR_SYSTEM, -30, "a system call failed")
+    X(ERR_SYSTEM, -30, "a system call failed")                                                          \
+    X(ERR_LOCK_LOST, -35, "the lock is no longer held; somebody else may have it")
 
 typedef enum near_status {
 #define NEAR_STATUS_ENUM_(name, value, text) NEAR_##name = (value),
@@ -338,6 +340,76 @@ NEAR_API int near_mget(near_cache *cache, near_item *items, size_t count, const 
  * near_mset without NX or XX run in order: of a key that is there twice the later value stays. */
 NEAR_API int near_mset(near_cache *cache, near_item *items, size_t count, const near_write *write, const near_call *call);
 NEAR_API int near_mdel(near_cache *cache, near_item *items, size_t count, const near_call *call);
+
+/* ---------------------------------------------------------------- locks */
+
+/* A lock among processes.  It is a key of the remote tier (prefix and name) with the owner's random token as its value and a time to
+ * live; beside it, in name:fence, lives the counter of its fencing numbers.
+ *
+ * What it is good for: keeping work from being done twice, most of the time.  What it is not: a lock that ends by time cannot
+ * keep two owners apart for certain.  An owner that is stopped for longer than the lock's validity (SIGSTOP, swapping, a
+ * slow disk) goes on as if it held it, and a server that forgets (restart without persistence, failover) gives the lock away again.
+ * Where two owners would do harm, hand near_lock_fence's number along with every write to what is protected, and let that refuse a
+ * number below the highest it has seen.  Numbers rise with every acquisition, also after a server lost its data (then
+ * they go on from the server's time in microseconds).
+ *
+ * Clocks: each process counts its validity by its own monotonic clock, less an allowance for clocks that run at different
+ * speeds; wall clocks are not used.  On several servers (near_redlock) the lock is held while a majority of independent masters
+ * say so, and outlives the loss of a minority; a server that restarts empty must stay away for one time to live to be
+ * counted as a loss only. */
+typedef struct near_held_lock near_held_lock;
+
+enum { NEAR_LOCK_TRY = 1u << 0 /* one attempt, no waiting */ };
+typedef struct near_lock_options {
+    size_t size;
+    uint32_t flags;
+    uint32_t ttl_ms;            /* after so long the servers give the lock to others; 10 ms to a day, default 10 s */
+    uint32_t timeout_ms;        /* how long to try; 0: the cache's */
+    uint32_t retry_ms;          /* mean pause between attempts, each is a random one from a half to one and a half; default 50 */
+    uint32_t server_timeout_ms; /* for one server's answer; should be small beside ttl_ms; default 200 */
+    uint32_t drift_permille;    /* part of ttl_ms allowed for differences between clocks (2 ms more are); 0 to 500, default 10 */
+} near_lock_options;
+#define NEAR_LOCK_TTL_MIN_MS 10u
+#define NEAR_LOCK_TTL_MAX_MS 86400000u
+#define NEAR_LOCK_SERVERS_MAX 15u
+static inline void near_lock_options_init(near_lock_options *options)
+{
+    near_lock_options defaults = {0, 0, 10000, 0, 50, 200, 10};
+    defaults.size = sizeof(defaults);
+    *options = defaults;
+}
+
+/* Takes the lock on the cache's Redis, waiting for it up to the time-out.  options may be NULL.
+ * Owner: on NEAR_OK *ret_lock is the caller's until near_unlock, also after the cache was closed.  Any thread may use it, one at
+ * a time.  Blocks: up to the time-out, and one attempt more (server_timeout_ms).
+ * Returns NEAR_OK; NEAR_LOCKED: somebody else has it; NEAR_ERR_INVALID, _TOO_LARGE (name), _NOMEM, _CLOSED, _FORKED, _SYSTEM (no random
+ * numbers), _UNSUPPORTED ("local:"), _WRONG_TYPE (the key is something else); _TIMEOUT (answers took longer than ttl_ms), _UNKNOWN
+ * and the remote tier's own errors: it could not be taken, and what may have been taken has been given back where
+ * the server could be reached, elsewhere it ends with ttl_ms. */
+NEAR_API int near_lock(near_cache *cache, const void *name, size_t name_size, const near_lock_options *options,
+                       near_held_lock **ret_lock);
+
+/* The same on count (1 to 15, best an odd number) independent masters, each behind a cache of its own; held while a majority of
+ * them has granted it.  Servers are asked one after another, so one that is stopped costs its server_timeout_ms an attempt.
+ * The first cache gives the default time-out and the memory.  Also returns NEAR_ERR_INVALID when two of the caches have the
+ * same server. */
+NEAR_API int near_redlock(near_cache *const *caches, size_t count, const void *name, size_t name_size,
+                          const near_lock_options *options, near_held_lock **ret_lock);
+
+/* Prolongs a lock that is still valid to ttl_ms from now (0: as at first).  Blocks: up to server_timeout_ms for each server.
+ * Returns NEAR_OK; NEAR_ERR_LOCK_LOST: it is not held any more; NEAR_ERR_INVALID; others: the servers could not be asked, and the lock
+ * stands as long as near_lock_valid_ms says. */
+NEAR_API int near_lock_extend(near_held_lock *lock, uint32_t ttl_ms);
+
+/* How long the lock is still surely held, in milliseconds; 0: not any more.  Blocks: never. */
+NEAR_API int64_t near_lock_valid_ms(const near_held_lock *lock);
+
+/* The fencing number: higher than that of every earlier owner.  Blocks: never. */
+NEAR_API uint64_t near_lock_fence(const near_held_lock *lock);
+
+/* Gives the lock back, only if it is still this one's, and frees it in every case.  Blocks: up to server_timeout_ms for each server.
+ * Returns NEAR_OK; NEAR_ERR_LOCK_LOST: it had ended before; others: servers could not be asked, there it ends with ttl_ms. */
+NEAR_API int near_unlock(near_held_lock *lock);
 
 /* ---------------------------------------------------------------- the whole cache */
 

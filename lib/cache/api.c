@@ -12,12 +12,8 @@
 
 /* ---------------------------------------------------------------- arguments */
 
-/* Copies a caller's struct of any size: what it lacks is zero, what it has beyond ours must be zero. */
-static int copy_sized(void *ret, size_t our_size, const void *from, size_t their_size)
+int near__struct_copy(void *ret, size_t our_size, const void *from, size_t their_size)
 {
-    memset(ret, 0, our_size);
-    if (!from)
-        return NEAR_OK;
     if (their_size < sizeof(size_t))
         return NEAR_ERR_INVALID;
     for (size_t i = our_size; i < their_size; i++) {
@@ -26,6 +22,13 @@ static int copy_sized(void *ret, size_t our_size, const void *from, size_t their
     }
     memcpy(ret, from, their_size < our_size ? their_size : our_size);
     return NEAR_OK;
+}
+
+/* What the caller does not have is zero. */
+static int copy_sized(void *ret, size_t our_size, const void *from, size_t their_size)
+{
+    memset(ret, 0, our_size);
+    return from ? near__struct_copy(ret, our_size, from, their_size) : NEAR_OK;
 }
 
 int near__call_copy(const near_call *call, near_call *ret)

@@ -77,6 +77,8 @@ static inline void near__count_call(struct near__impl *impl)
 }
 int near__shell_refusal(const near_cache *cache);
 
+/* Copies a caller's struct, of any size, over ours, which holds the defaults; what it has beyond ours must be zero. */
+int near__struct_copy(void *ret, size_t our_size, const void *from, size_t their_size);
 /* A checked, complete copy of what the caller passed or did not pass. */
 int near__call_copy(const near_call *call, near_call *ret);
 int near__write_copy(const near_write *write, near_write *ret);
