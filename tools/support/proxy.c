@@ -14,6 +14,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -99,24 +100,37 @@ static void *must(void *memory)
 
 /* ---------------------------------------------------------------- sockets */
 
+static int connect_tcp(const char *host, const char *port)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list;
+    int fd = -1;
+    if (getaddrinfo(host, port, &hints, &list) != 0)
+        return -1;
+    for (const struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
+        fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd >= 0 && connect(fd, a->ai_addr, a->ai_addrlen) < 0) {
+            close(fd);
+            fd = -1;
+        }
+    }
+    freeaddrinfo(list);
+    return fd;
+}
+
 static int connect_to(const char *uri)
 {
-    int fd = -1, port = 0;
+    char host[256], port[16];
     if (strncmp(uri, "unix://", 7) == 0) {
         struct sockaddr_un address = {.sun_family = AF_UNIX};
         snprintf(address.sun_path, sizeof address.sun_path, "%s", uri + 7);
-        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
             return fd;
-    } else if (sscanf(uri, "redis://127.0.0.1:%d", &port) == 1) {
-        struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
-            return fd;
+        if (fd >= 0)
+            close(fd);
+    } else if (sscanf(uri, "redis://%255[^:/]:%15[0-9]", host, port) == 2) {
+        return connect_tcp(host, port);
     }
-    if (fd >= 0)
-        close(fd);
     return -1;
 }
 
@@ -713,12 +727,13 @@ int proxy_inject(struct proxy *p, enum proxy_kind kind, const void *bytes, size_
     return count;
 }
 
-int proxy_kill(struct proxy *p, enum proxy_kind kind, int reset)
+/* Closes those that match kind and are not of the kind to be kept, and waits until the thread has done it. */
+static int kill_links(struct proxy *p, enum proxy_kind kind, int keep, int reset)
 {
     int count = 0;
     enter(p);
     for (struct link *l = p->links; l; l = l->next)
-        if (!l->dead && matches(l, kind)) {
+        if (!l->dead && matches(l, kind) && (int)l->kind != keep) {
             link_close(l, reset);
             count++;
         }
@@ -729,6 +744,9 @@ int proxy_kill(struct proxy *p, enum proxy_kind kind, int reset)
     leave(p);
     return count;
 }
+
+int proxy_kill(struct proxy *p, enum proxy_kind kind, int reset) { return kill_links(p, kind, -1, reset); }
+int proxy_kill_others(struct proxy *p, enum proxy_kind keep, int reset) { return kill_links(p, PROXY_ANY, (int)keep, reset); }
 
 int proxy_connections(struct proxy *p, enum proxy_kind kind)
 {

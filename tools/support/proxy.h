@@ -22,7 +22,7 @@ enum proxy_mode {
     PROXY_INHERIT   /* a rule of DATA or SUB is taken back: that of ANY counts again (the beginning) */
 };
 
-/* backend: "unix:///path", "redis://127.0.0.1:port" as redis_server_uri_unix and redis_server_uri give them (without a
+/* backend: "unix:///path", "redis://host:port" as redis_server_uri_unix and redis_server_uri give them (without a
  * password).  Listens on a TCP port and, with a unix backend, on a unix socket beside that of the backend.  NULL: failed. */
 struct proxy *proxy_start(const char *backend);
 void proxy_free(struct proxy *p); /* closes everything; NULL is fine */
@@ -49,6 +49,7 @@ int proxy_edited(struct proxy *p, enum proxy_kind kind); /* how many so far */
 int proxy_inject(struct proxy *p, enum proxy_kind kind, const void *bytes, size_t size);
 /* Closes the connections of that kind on both sides now.  Returns how many. */
 int proxy_kill(struct proxy *p, enum proxy_kind kind, int reset);
+int proxy_kill_others(struct proxy *p, enum proxy_kind keep, int reset); /* all but that kind, the unnamed too */
 
 /* What there is. */
 int proxy_connections(struct proxy *p, enum proxy_kind kind);      /* open now */

@@ -1,0 +1,47 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# nearcache-check: help, and that what is wrong on its command line is said, with status 2, before anything is started.
+. "$top_srcdir/tests/build/tap.sh"
+. "$top_srcdir/tests/tools/check.inc.sh"
+
+helps() {
+    run 0 --help && grep -q -e '--faults LIST' "$work/out" && ! grep -q sabotage "$work/out"
+}
+lists_the_faults() {
+    run 0 --list && grep -q '^  failover ' "$work/out" && [ "$(wc -l < "$work/out")" -ge 25 ]
+}
+# refuses TEXT ARGUMENT…
+refuses() {
+    text=$1
+    shift
+    run 2 "$@" && grep -q -e "$text" "$work/err" && [ ! -s "$work/out" ]
+}
+refuses_numbers() {
+    for word in 0 -1 x 1x '' 99999999999999999999; do
+        refuses '--duration' --duration "$word" && refuses '--processes' --processes "$word" || return 1
+    done
+    refuses '--bound' --bound 49 && refuses '--threads' --threads 9 && refuses '--writers' --writers 5 &&
+        refuses '--seed' --seed x && refuses '--processes' --processes 17
+}
+refuses_faults() {
+    refuses '--faults nonsense' --faults nonsense && refuses '--faults kill,x' --faults flushall,kill,x &&
+        refuses 'not possible with --uri' --uri redis://127.0.0.1 --faults flushall
+}
+refuses_uris() {
+    refuses 'cannot share' --uri memory://x && refuses '--uri' --uri nonsense && refuses '--uri' --uri redis://:x/y/z
+}
+refuses_options() {
+    refuses '--option' --option x && refuses '--option' --option nonsense=1 && refuses '--option' --option bound_ms=x
+}
+
+check "--help" helps
+check "--list names the faults" lists_the_faults
+check "wrong numbers are refused" refuses_numbers
+check "unknown faults are refused" refuses_faults
+check "wrong URIs are refused" refuses_uris
+check "wrong options of the library are refused" refuses_options
+check "what is too much is refused" refuses 'not expected' extra
+check "sabotage is for the tests' own program alone" refuses 'help' --sabotage deaf
+check "a server that cannot be started is said" run 1 --redis-server /nonexistent --duration 1
+plan

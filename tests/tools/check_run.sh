@@ -1,0 +1,49 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# The library keeps its promises under all faults, as far as a short run can tell; and the run leaves nothing behind.
+. "$top_srcdir/tests/build/tap.sh"
+. "$top_srcdir/tests/tools/check.inc.sh"
+
+duration=8
+case ${INSTRUMENT_CFLAGS-} in *sanitize*) duration=3 ;; esac
+
+json_is_complete() {
+    for name in reads_checked writes faults violations staleness_ms_p50 staleness_ms_p99 staleness_ms_max bound_ms \
+        unknown_writes recoveries seed; do
+        [ -n "$(number "$name")" ] || { echo "$name is not there"; cat "$work/results.json"; return 1; }
+    done
+    [ "$(number violations)" = 0 ] && [ "$(number bound_ms)" = 500 ]
+}
+much_was_checked() {
+    above reads_checked 1000 && above faults $((duration * 2)) && above writes 100 && above recoveries 0
+}
+# The run's own server for the test of --uri
+start_redis() {
+    redis-server --port 0 --unixsocket "$work/redis.sock" --save '' --daemonize no > "$work/redis.log" 2>&1 &
+    redis=$!
+    trap 'kill $redis; rm -rf "$work"' 0
+    tries=0
+    until redis-cli -s "$work/redis.sock" ping > /dev/null 2>&1; do
+        tries=$((tries + 1))
+        [ $tries -lt 300 ] || return 1
+        sleep 0.1
+    done
+    redis-cli -s "$work/redis.sock" set nearcache-check:other stays > /dev/null
+}
+keys_are_removed() {
+    redis-cli -s "$work/redis.sock" --scan > "$work/keys"
+    cat "$work/keys"
+    [ "$(grep -vc '^nearcache:pos:' "$work/keys")" = 1 ] && grep -qx nearcache-check:other "$work/keys"
+}
+
+check "all faults, no violation" run 0 --duration $duration --faults all --bound 500 --json "$work/results.json"
+check "its results are there as JSON" json_is_complete
+check "there was something to check" much_was_checked
+check "nothing is left behind" nothing_left
+if start_redis; then
+    check "somebody else's Redis, faults of our own processes" run 0 --uri "unix://$work/redis.sock" \
+        --faults process-stop,process-kill,thread-stop --duration 2 --bound 500
+    check "our keys are removed, others stay" keys_are_removed
+fi
+plan

@@ -1,0 +1,28 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# The checker is checked: it finds every promise that is broken on purpose, and says which.
+. "$top_srcdir/tests/build/tap.sh"
+. "$top_srcdir/tests/tools/check.inc.sh"
+program=$top_builddir/tools/nearcache-check-sabotaged
+
+# finds HOW FAULTS BOUND TEXT: in a run or, as it is luck which fault comes, in one of a few
+finds() {
+    for duration in 2 4 8 16 32; do
+        run 4 --sabotage "$1" --faults "$2" --bound "$3" --duration $duration && break
+    done
+    grep -q "^VIOLATION: $4, process [0-9]" "$work/out" && grep -q '^  key k[0-9]*\.[0-9]*, a' "$work/out" &&
+        grep -q 's    it is acknowledged' "$work/out"
+}
+
+check "without sabotage it finds nothing" run 0 --faults none --duration 1
+check "messages that are not applied" finds deaf none 200 'staler than the bound'
+check "a proof that does not age" finds ageless hold,process-stop 60 'staler than the bound'
+check "fills that resurrect" finds floorless delay,hold 500 'read went backwards'
+check "writes that leave the old copy" finds forgetful none 500 'read went backwards'
+check "damage" finds damaging none 500 'damaged value'
+check "copies that do not expire" finds unexpiring none 500 'expired value'
+check "losses that make nothing suspect" finds unsuspecting kill-sub,flushall,delete 200 'not what survived a loss of data'
+check "an unknown sabotage is refused" run 2 --sabotage nonsense
+check "nothing is left behind" nothing_left
+plan

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * What stands around the library: Redis, the proxies, the worker processes. */
+#include "check.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "nearcache.h"
+#include "support/child.h"
+
+enum { END_MS = 30000 };
+
+/* ---------------------------------------------------------------- Redis */
+
+/* The append-only file without fsync: Redis hands every write to the kernel before it answers, so that killing Redis loses
+ * nothing.  (A power failure would: that takes "always".) */
+static struct redis_server *server_start(const struct check *c)
+{
+    struct redis_server_options options = {
+        .config = "appendonly yes\nappendfsync no\nrepl-diskless-sync-delay 0\nlatency-tracking no\n",
+        .acl = "user default on nopass ~* &* +@all\n",
+        .program = c->options.redis_server,
+    };
+    return redis_server_start(&options);
+}
+
+struct redis_server *check_server(struct check *c) { return c->server[c->active]; }
+
+/* scheme://[user:password@]host[:port][/db][?options] with the proxy's address in the place of host and port. */
+static void uri_through(char *uri, size_t capacity, const char *original, const char *address)
+{
+    const char *host = strstr(original, "://") + 3, *at = strpbrk(host, "@/?"), *end;
+    int user = at && *at == '@' ? (int)(at + 1 - host) : 0;
+    end = host + user + strcspn(host + user, "/?");
+    snprintf(uri, capacity, "redis://%.*s%s%s", user, host, address + strlen("redis://"), end);
+}
+
+/* What the proxy connects to, without user, password and database. */
+static int uri_backend(char *uri, size_t capacity, const char *original)
+{
+    const char *host, *at;
+    size_t size;
+    if (strncmp(original, "redis://", 8) != 0)
+        return -1;
+    host = original + 8;
+    at = strpbrk(host, "@/?");
+    host = at && *at == '@' ? at + 1 : host;
+    size = strcspn(host, "/?");
+    snprintf(uri, capacity, "redis://%.*s%s", (int)size, host, memchr(host, ':', size) ? "" : ":6379");
+    return *host == '[' ? -1 : 0; /* the proxy knows no IPv6 literals */
+}
+
+static int proxy_for(struct check *c, uint32_t process)
+{
+    char backend[512];
+    const struct check_options *o = &c->options;
+    char *uri = c->board->process[process].uri;
+    size_t capacity = sizeof c->board->process[process].uri;
+    const char *direct = o->uri ? o->uri : redis_server_uri_unix(c->server[0]);
+    snprintf(uri, capacity, "%s", direct);
+    if (!check_faults_need_proxy(c))
+        return 0;
+    if (o->uri && uri_backend(backend, sizeof backend, o->uri) < 0) {
+        fprintf(stderr, "nearcache-check: faults of the proxy need a redis:// URI without an IPv6 literal\n");
+        return -1;
+    }
+    c->proxy[process] = proxy_start(o->uri ? backend : direct);
+    if (o->uri)
+        uri_through(uri, capacity, o->uri, proxy_uri(c->proxy[process]));
+    else
+        snprintf(uri, capacity, "%s", process % 2 ? proxy_uri(c->proxy[process]) : proxy_uri_unix(c->proxy[process]));
+    return 0;
+}
+
+int check_servers_start(struct check *c)
+{
+    for (int i = 0; i < 2 && !c->options.uri; i++)
+        if (!(c->server[i] = server_start(c))) {
+            fprintf(stderr, "nearcache-check: cannot start a Redis server (Debian: apt-get install redis-server)\n");
+            return -1;
+        }
+    for (uint32_t p = 0; p < c->board->processes; p++)
+        if (proxy_for(c, p) < 0)
+            return -1;
+    return 0;
+}
+
+/* Keys in somebody else's Redis are removed again. */
+static void clean_up(struct check *c)
+{
+    near_options options;
+    near_cache *cache;
+    near_call call;
+    near_options_init(&options);
+    near_call_init(&call);
+    options.prefix = c->board->prefix;
+    call.timeout_ms = 20000;
+    if (near_open(c->options.uri, &options, &cache, NULL) != NEAR_OK)
+        return;
+    int status = near_wait_ready(cache, 10000, NULL);
+    if (status != NEAR_OK || (status = near_clear(cache, NEAR_CLEAR_KEYS, &call, NULL)) != NEAR_OK)
+        fprintf(stderr, "nearcache-check: keys %s* may have been left in Redis: %s\n", c->board->prefix, near_status_text(status));
+    near_close(cache);
+}
+
+void check_servers_end(struct check *c)
+{
+    for (int p = 0; p < CHECK_PROCESSES; p++)
+        proxy_free(c->proxy[p]);
+    if (c->options.uri && c->board)
+        clean_up(c);
+    for (int i = 0; i < 2; i++)
+        redis_server_free(c->server[i]);
+}
+
+void check_swap(struct check *c, int keep_subscriptions)
+{
+    for (uint32_t p = 0; p < c->board->processes; p++) {
+        proxy_backend(c->proxy[p], redis_server_uri_unix(check_server(c)));
+        if (keep_subscriptions)
+            proxy_kill_others(c->proxy[p], PROXY_SUB, (int)check_below(c, 2));
+        else
+            proxy_kill(c->proxy[p], PROXY_ANY, (int)check_below(c, 2));
+    }
+}
+
+/* ---------------------------------------------------------------- asking Redis beside the library */
+
+int64_t check_ask(struct check *c, struct redis_server *server, uint32_t slot, uint32_t generation)
+{
+    char name[CHECK_NAME_MAX], key[sizeof c->board->prefix + CHECK_NAME_MAX];
+    size_t name_size = check_name(name, slot, generation), size;
+    const char *arguments[] = {"GET", key};
+    size_t sizes[] = {3, (size_t)snprintf(key, sizeof key, "%s%.*s", c->board->prefix, (int)name_size, name)};
+    const char *text = redis_server_command_argv(server, 2, arguments, sizes, &size);
+    uint64_t version;
+    if (strcmp(text, "(nil)") == 0)
+        return 0;
+    version = check_version(c->board, slot, generation, text, size);
+    return version ? (int64_t)version : -1;
+}
+
+static int64_t ask_by_library(struct check *c, near_cache *cache, uint32_t slot, uint32_t generation)
+{
+    char name[CHECK_NAME_MAX];
+    near_call call;
+    near_value value;
+    near_call_init(&call);
+    call.flags = NEAR_BYPASS_LOCAL | NEAR_NO_FILL;
+    call.timeout_ms = 5000;
+    int status = near_get(cache, name, check_name(name, slot, generation), &call, &value);
+    int64_t version = status == NEAR_MISS ? 0 : -1;
+    if (status == NEAR_OK) {
+        version = (int64_t)check_version(c->board, slot, generation, value.data, value.size);
+        near_release(&value);
+    }
+    return version;
+}
+
+static void read_final(struct check *c, near_cache *cache, uint32_t slot, uint32_t generation, int which)
+{
+    int64_t version = cache ? ask_by_library(c, cache, slot, generation) : check_ask(c, check_server(c), slot, generation);
+    if (version >= 0)
+        atomic_store(&check_key_of(c->board, slot, generation)->final[which], (uint64_t)version + 1);
+}
+
+void check_read_final(struct check *c, int which)
+{
+    near_cache *cache = NULL;
+    near_options options;
+    near_options_init(&options);
+    options.prefix = c->board->prefix;
+    if (c->options.uri && (near_open(c->options.uri, &options, &cache, NULL) != NEAR_OK ||
+                           near_wait_ready(cache, 10000, NULL) != NEAR_OK))
+        fprintf(stderr, "nearcache-check: Redis does not answer\n");
+    for (uint32_t i = 0; i < CHECK_SLOTS && !check_interrupted; i++) {
+        uint32_t generation = atomic_load(&c->board->slot[i].generation);
+        read_final(c, cache, i, generation, which);
+        if (generation > 1)
+            read_final(c, cache, i, generation - 1, which);
+    }
+    if (cache)
+        near_close(cache);
+}
+
+/* ---------------------------------------------------------------- workers */
+
+int check_worker_start(struct check *c, uint32_t process)
+{
+    char fd[16], number[16], sabotage[16];
+    snprintf(fd, sizeof fd, "%d", c->board_fd);
+    snprintf(number, sizeof number, "%u", process);
+    snprintf(sabotage, sizeof sabotage, "%d", c->options.sabotage);
+    const char *const argv[] = {c->program, "--worker", fd, number, sabotage, NULL};
+    c->worker[process] = process_start(argv, NULL, NULL);
+    return c->worker[process] > 0 ? 0 : -1;
+}
+
+int check_workers_start(struct check *c)
+{
+    for (uint32_t p = 0; p < c->board->processes; p++)
+        if (check_worker_start(c, p) < 0) {
+            fprintf(stderr, "nearcache-check: cannot start a process: %s\n", strerror(errno));
+            return -1;
+        }
+    return 0;
+}
+
+void check_worker_kill(struct check *c, uint32_t process)
+{
+    kill(c->worker[process], SIGKILL);
+    while (waitpid(c->worker[process], NULL, 0) < 0 && errno == EINTR)
+        ;
+    c->worker[process] = 0;
+    check_bury(c, process);
+}
+
+static void ended_badly(struct check *c, uint32_t process, int status)
+{
+    fprintf(stderr, "nearcache-check: process %u ended with %s %d\n", process + 1, WIFSIGNALED(status) ? "signal" : "status",
+            WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    check_complain(c->board, CHECK_RECOVERY, process, CHECK_SLOTS, 0);
+}
+
+void check_workers_watch(struct check *c)
+{
+    for (uint32_t p = 0; p < c->board->processes; p++) {
+        int status = c->worker[p] > 0 ? process_wait(c->worker[p], 0) : -1;
+        if (status == -1)
+            continue;
+        c->worker[p] = 0;
+        ended_badly(c, p, status);
+        check_bury(c, p);
+    }
+}
+
+void check_workers_end(struct check *c)
+{
+    for (uint32_t p = 0; p < c->board->processes; p++) {
+        if (c->worker[p] <= 0)
+            continue;
+        int status = process_wait(c->worker[p], check_interrupted ? 2000 : END_MS);
+        if (status == -1)
+            process_end(c->worker[p], 0);
+        if (status != 0 && !check_interrupted)
+            ended_badly(c, p, status);
+        c->worker[p] = 0;
+    }
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "check_sabotage.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "local/local.h"
+
+enum sabotage { NONE, DEAF, AGELESS, FLOORLESS, FORGETFUL, DAMAGING, UNEXPIRING, UNSUSPECTING, SABOTAGES };
+
+static const char *const names[SABOTAGES] = {
+    [DEAF] = "deaf",                 /* messages about keys are not applied */
+    [AGELESS] = "ageless",           /* the proof of freshness never ages */
+    [FLOORLESS] = "floorless",       /* a fill does not ask whether something newer is known */
+    [FORGETFUL] = "forgetful",       /* every other fill or acknowledged write leaves the old copy where it is */
+    [DAMAGING] = "damaging",         /* now and then a bit of a copy is turned over */
+    [UNEXPIRING] = "unexpiring",     /* copies never expire */
+    [UNSUSPECTING] = "unsuspecting", /* lost messages make nothing suspect */
+};
+
+static enum sabotage active;
+static _Atomic unsigned turn;
+
+int check_sabotage_find(const char *name)
+{
+    for (int i = 1; i < SABOTAGES; i++)
+        if (strcmp(names[i], name) == 0)
+            return i;
+    return 0;
+}
+
+void check_sabotage_begin(int number) { active = (enum sabotage)number; }
+
+/* ---------------------------------------------------------------- in the place of the library's functions */
+
+int __real_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,
+                                  enum near__local_cause cause);
+int __wrap_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,
+                                  enum near__local_cause cause);
+int __wrap_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,
+                                  enum near__local_cause cause)
+{
+    if (active == DEAF && cause == NEAR_CAUSE_MESSAGE)
+        return 0;
+    return __real_near__local_invalidate(local, key, key_size, position, cause);
+}
+
+void __real_near__local_raise_watermark(struct near__local *local, uint64_t position);
+void __wrap_near__local_raise_watermark(struct near__local *local, uint64_t position);
+void __wrap_near__local_raise_watermark(struct near__local *local, uint64_t position)
+{
+    if (active == AGELESS) { /* the first proof's: from now on the gate stands open, whatever is stored there later */
+        struct near__gate *gate = near__local_gate(local);
+        atomic_store(&gate->bound_ns, INT64_C(3600000000000));
+    }
+    if (active != UNSUSPECTING)
+        __real_near__local_raise_watermark(local, position);
+}
+
+struct install {
+    struct near__ticket ticket;
+    const void *value;
+    uint64_t position;
+    int64_t ttl_ms;
+    char *copy;
+};
+
+static void spoil(struct install *x, struct near__local *local, const void *key, size_t key_size, size_t value_size)
+{
+    if (active == FLOORLESS) {
+        x->ticket = near__local_ticket(local, key, key_size);
+        if (x->position && x->position < x->ticket.floor)
+            x->position = x->ticket.floor;
+    }
+    if (active == UNEXPIRING)
+        x->ttl_ms = -1;
+    if (active == DAMAGING && value_size > 0 && atomic_fetch_add(&turn, 1) % 16 == 0 && (x->copy = malloc(value_size))) {
+        memcpy(x->copy, x->value, value_size);
+        x->copy[turn % value_size] ^= 1;
+        x->value = x->copy;
+    }
+}
+
+int __real_near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
+                               const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
+                               int64_t ttl_ms, int64_t sent_ns);
+int __wrap_near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
+                               const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
+                               int64_t ttl_ms, int64_t sent_ns);
+int __wrap_near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
+                               const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
+                               int64_t ttl_ms, int64_t sent_ns)
+{
+    struct install x = {.ticket = ticket, .value = value, .position = position, .ttl_ms = ttl_ms};
+    int kept;
+    if (active == FORGETFUL && atomic_fetch_add(&turn, 1) % 2 == 0)
+        return 0;
+    spoil(&x, local, key, key_size, value_size);
+    kept = __real_near__local_install(local, reader, x.ticket, key, key_size, x.value, value_size, x.position, x.ttl_ms, sent_ns);
+    free(x.copy);
+    return kept;
+}

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * nearcache-check: does nearcache keep its promises here?
+ *
+ * Starts a private Redis (or uses the one that --uri names, under a prefix of its own), several processes with the library
+ * that read and write the same keys at full tilt, and breaks things by a seeded schedule meanwhile.  Every value that any
+ * thread reads is judged; check/check_board.h says how.
+ *
+ * Exit status: 0 no violation; 4 violations; 1 it could not run; 2 bad arguments; 128 + n ended by signal n. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check/check.h"
+#include "check/check_worker.h"
+#include "base/random.h"
+#include "nearcache.h"
+#ifdef NEAR_CHECK_SABOTAGE
+#include "check/check_sabotage.h"
+#endif
+
+enum { EXIT_CANNOT = 1, EXIT_USAGE = 2, EXIT_VIOLATIONS = 4, TICK_MS = 2, RECOVERY_S = 60, CALM_S = 6 };
+
+volatile sig_atomic_t check_interrupted;
+
+static const char usage[] =
+    "Usage: nearcache-check [OPTION]...\n"
+    "Runs processes with nearcache over one Redis under faults, and checks every value that they read.\n"
+    "\n"
+    "  --duration S      length of the run (20)\n"
+    "  --processes N     1 to 16 (4)\n"
+    "  --threads N       reading threads of each process, 1 to 8 (2)\n"
+    "  --writers N       writing threads of each process, 1 to 4 (2)\n"
+    "  --faults LIST     all (default), none, or names with commas between; see --list\n"
+    "  --list            the faults there are\n"
+    "  --seed N          of the schedule and the load (new every time)\n"
+    "  --bound MS        staleness bound, 50 to 60000 (1000)\n"
+    "  --option K=V      an option of the library, as near_option_set takes it; may be given several times\n"
+    "  --uri URI         use this Redis, under a prefix that is removed at the end; faults of the server need our own\n"
+    "  --redis-server P  the program to run (redis-server)\n"
+    "  --json FILE       also write the results as JSON (-: to the standard output)\n"
+    "  --verbose         also print what the library logs\n"
+    "  --help            this text\n"
+    "\n"
+    "Exit status: 0 no violation, 4 violations, 1 it could not run, 2 bad arguments.\n";
+
+void check_sleep_ms(int ms)
+{
+    struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
+    nanosleep(&ts, NULL);
+}
+
+uint32_t check_below(struct check *c, uint32_t limit) { return near__random_below(&c->random, limit); }
+
+static void on_signal(int sig) { check_interrupted = sig; }
+
+static void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* ---------------------------------------------------------------- options */
+
+static int complain(const char *option, const char *text, const char *why)
+{
+    fprintf(stderr, "nearcache-check: %s %s: %s\n", option, text, why);
+    return EXIT_USAGE;
+}
+
+static int parse_number(const char *option, const char *text, int min, int max, int *ret)
+{
+    char *end, why[64];
+    errno = 0;
+    long number = strtol(text, &end, 10);
+    if (end == text || *end || errno || number < min || number > max) {
+        snprintf(why, sizeof why, "a number from %d to %d is needed", min, max);
+        return complain(option, text, why);
+    }
+    *ret = (int)number;
+    return 0;
+}
+
+static int parse_seed(const char *text, uint64_t *ret)
+{
+    char *end;
+    errno = 0;
+    *ret = strtoull(text, &end, 0);
+    return end == text || *end || errno || *text == '-' ? complain("--seed", text, "a number is needed") : 0;
+}
+
+/* The library looks at it now, so that a mistake is told before anything is started. */
+static int parse_option(struct check_options *o, const char *text)
+{
+    char name[64];
+    near_options options;
+    near_error error = {.text = "name=value is needed"};
+    size_t used = strlen(o->option), size = strcspn(text, "=");
+    near_options_init(&options);
+    if (text[size] != '=' || size >= sizeof name || strchr(text, '\n') || used + strlen(text) + 2 > sizeof o->option)
+        return complain("--option", text, error.text);
+    snprintf(name, sizeof name, "%.*s", (int)size, text);
+    if (near_option_set(&options, name, text + size + 1, &error) != NEAR_OK)
+        return complain("--option", text, error.text);
+    snprintf(o->option + used, sizeof o->option - used, "%s\n", text);
+    return 0;
+}
+
+enum { OPT_DURATION = 1, OPT_PROCESSES, OPT_THREADS, OPT_WRITERS, OPT_FAULTS, OPT_LIST, OPT_SEED, OPT_BOUND, OPT_OPTION,
+       OPT_URI, OPT_REDIS, OPT_JSON, OPT_VERBOSE, OPT_SABOTAGE, OPT_HELP };
+
+#ifdef NEAR_CHECK_SABOTAGE
+static int parse_sabotage(const char *text, int *ret)
+{
+    *ret = check_sabotage_find(text);
+    return *ret ? 0 : complain("--sabotage", text, "unknown");
+}
+#define SABOTAGE_OPTION {"sabotage", required_argument, NULL, OPT_SABOTAGE},
+#else
+#define SABOTAGE_OPTION
+#endif
+
+static int apply(struct check_options *o, int option, const char **faults)
+{
+    switch (option) {
+    case OPT_DURATION: return parse_number("--duration", optarg, 1, 604800, &o->duration_s);
+    case OPT_PROCESSES: return parse_number("--processes", optarg, 1, CHECK_PROCESSES, &o->processes);
+    case OPT_THREADS: return parse_number("--threads", optarg, 1, CHECK_READERS, &o->threads);
+    case OPT_WRITERS: return parse_number("--writers", optarg, 1, CHECK_WRITERS, &o->writers);
+    case OPT_FAULTS: return *faults = optarg, 0;
+    case OPT_LIST: return check_faults_list(), -1;
+    case OPT_SEED: return parse_seed(optarg, &o->seed);
+    case OPT_BOUND: return parse_number("--bound", optarg, 50, 60000, &o->bound_ms);
+    case OPT_OPTION: return parse_option(o, optarg);
+    case OPT_URI: return o->uri = optarg, 0;
+    case OPT_REDIS: return o->redis_server = optarg, 0;
+    case OPT_JSON: return o->json = optarg, 0;
+    case OPT_VERBOSE: return o->verbose = 1, 0;
+#ifdef NEAR_CHECK_SABOTAGE
+    case OPT_SABOTAGE: return parse_sabotage(optarg, &o->sabotage);
+#endif
+    case OPT_HELP: return fputs(usage, stdout), -1;
+    default: return fprintf(stderr, "Try 'nearcache-check --help'.\n"), EXIT_USAGE;
+    }
+}
+
+/* A wrong URI is told now, too. */
+static int judge_uri(const char *uri)
+{
+    near_cache *cache;
+    near_error error;
+    if (strncmp(uri, "memory:", 7) == 0 || strncmp(uri, "local:", 6) == 0)
+        return complain("--uri", uri, "processes cannot share it");
+    if (strlen(uri) >= sizeof((struct check_process *)0)->uri)
+        return complain("--uri", "…", "it is too long");
+    if (near_open(uri, NULL, &cache, &error) != NEAR_OK)
+        return complain("--uri", "…", error.text);
+    near_close(cache);
+    return 0;
+}
+
+/* 0; -1: done already; otherwise the exit status. */
+static int options_parse(struct check_options *o, int argc, char **argv)
+{
+    static const struct option list[] = {
+        {"duration", required_argument, NULL, OPT_DURATION}, {"processes", required_argument, NULL, OPT_PROCESSES},
+        {"threads", required_argument, NULL, OPT_THREADS}, {"writers", required_argument, NULL, OPT_WRITERS},
+        {"faults", required_argument, NULL, OPT_FAULTS}, {"list", no_argument, NULL, OPT_LIST},
+        {"seed", required_argument, NULL, OPT_SEED}, {"bound", required_argument, NULL, OPT_BOUND},
+        {"option", required_argument, NULL, OPT_OPTION}, {"uri", required_argument, NULL, OPT_URI},
+        {"redis-server", required_argument, NULL, OPT_REDIS}, {"json", required_argument, NULL, OPT_JSON},
+        {"verbose", no_argument, NULL, OPT_VERBOSE}, SABOTAGE_OPTION {"help", no_argument, NULL, OPT_HELP}, {0},
+    };
+    const char *faults = "all", *unknown = "";
+    int option, result;
+    *o = (struct check_options){.duration_s = 20, .processes = 4, .threads = 2, .writers = 2, .bound_ms = 1000,
+                                .seed = (uint64_t)check_now() * UINT64_C(0x9e3779b97f4a7c15) >> 32};
+    while ((option = getopt_long(argc, argv, "", list, NULL)) != -1)
+        if ((result = apply(o, option, &faults)) != 0)
+            return result;
+    if (optind < argc)
+        return complain("argument", argv[optind], "not expected");
+    if (check_faults_parse(faults, !o->uri, &o->faults, &unknown) < 0)
+        return complain("--faults", unknown, o->uri ? "unknown, or not possible with --uri (see --list)" : "unknown (see --list)");
+    return o->uri ? judge_uri(o->uri) : 0;
+}
+
+/* ---------------------------------------------------------------- the run */
+
+/* Readers may use six tenths of the processors together; the rest is for Redis, the library's own threads and us. */
+static uint32_t reader_duty(int readers)
+{
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t permille = (uint32_t)(600 * (processors > 0 ? processors : 1) / readers);
+    return permille > 900 ? 900 : permille < 20 ? 20 : permille;
+}
+
+static int board_fill(struct check *c)
+{
+    const struct check_options *o = &c->options;
+    struct check_board *b = c->board = check_board_create(&c->board_fd);
+    if (!b) {
+        fprintf(stderr, "nearcache-check: cannot set up shared memory: %s\n", strerror(errno));
+        return -1;
+    }
+    b->seed = c->random = o->seed;
+    b->processes = (uint32_t)o->processes;
+    b->readers = (uint32_t)o->threads;
+    b->writers = (uint32_t)o->writers;
+    b->verbose = (uint32_t)o->verbose;
+    b->duty_permille = reader_duty(o->threads * o->processes);
+    b->bound_ns = o->bound_ms * CHECK_NS_PER_MS;
+    b->timeout_ns = (o->bound_ms / 2 < 500 ? o->bound_ms / 2 : 500) * CHECK_NS_PER_MS;
+    snprintf(b->prefix, sizeof b->prefix, "nearcache-check:%ld:%llx:", (long)getpid(), (unsigned long long)o->seed);
+    memcpy(b->option, o->option, sizeof b->option);
+    return 0;
+}
+
+static void set_phase(struct check *c, enum check_phase phase) { atomic_store(&c->board->phase, phase); }
+
+static void tick(struct check *c)
+{
+    static int64_t next_line_ns;
+    int64_t now = check_now();
+    check_workers_watch(c);
+    check_advance(c);
+    check_report_violations(c);
+    if (now >= next_line_ns && atomic_load(&c->board->phase) == CHECK_RUN) {
+        if (next_line_ns)
+            check_report_second(c);
+        next_line_ns = (next_line_ns ? next_line_ns : now) + CHECK_NS_PER_S;
+    }
+    check_sleep_ms(TICK_MS);
+}
+
+struct mark {
+    uint64_t updates[CHECK_PROCESSES], proofs[CHECK_PROCESSES], hits[CHECK_PROCESSES];
+};
+
+static uint64_t gauge(const struct check *c, uint32_t p, enum check_gauge g) { return atomic_load(&c->board->process[p].gauge[g]); }
+
+static struct mark mark_now(const struct check *c)
+{
+    struct mark m;
+    for (uint32_t p = 0; p < c->board->processes; p++) {
+        m.updates[p] = gauge(c, p, CHECK_UPDATES);
+        m.proofs[p] = gauge(c, p, CHECK_PROOFS);
+        m.hits[p] = gauge(c, p, CHECK_HITS);
+    }
+    return m;
+}
+
+/* Everybody has proved its freshness anew and serves from its local tier. */
+static int is_well(const struct check *c, const struct mark *m, uint32_t p)
+{
+    return gauge(c, p, CHECK_UPDATES) >= m->updates[p] + 2 && gauge(c, p, CHECK_PROVEN) &&
+           gauge(c, p, CHECK_PROOFS) > m->proofs[p] && gauge(c, p, CHECK_HITS) > m->hits[p];
+}
+
+/* With all faults over, everybody must come back. */
+static void calm(struct check *c)
+{
+    struct mark m;
+    int64_t give_up = check_now() + RECOVERY_S * CHECK_NS_PER_S;
+    check_faults_stop(c);
+    m = mark_now(c);
+    for (uint32_t p = 0; p < c->board->processes && !check_interrupted; p++) {
+        while (!is_well(c, &m, p) && check_now() < give_up && !check_interrupted)
+            tick(c);
+        if (!is_well(c, &m, p) && !check_interrupted)
+            check_complain(c->board, CHECK_RECOVERY, p, CHECK_SLOTS, 0);
+    }
+}
+
+static void run(struct check *c)
+{
+    int64_t end, next_calm;
+    c->board->started_ns = check_now();
+    set_phase(c, CHECK_RUN);
+    calm(c); /* everybody is there */
+    end = check_now() + c->options.duration_s * CHECK_NS_PER_S;
+    next_calm = check_now() + CALM_S * CHECK_NS_PER_S;
+    while (!check_interrupted && check_now() < end) {
+        check_faults_step(c);
+        tick(c);
+        if (check_now() >= next_calm) {
+            calm(c);
+            next_calm = check_now() + CALM_S * CHECK_NS_PER_S;
+        }
+    }
+    calm(c);
+    c->stopped_ns = check_now();
+}
+
+/* ---------------------------------------------------------------- the sweep */
+
+static void judge_final(struct check *c, uint32_t process, uint32_t slot, uint32_t generation)
+{
+    struct check_key *key = check_key_of(c->board, slot, generation);
+    uint64_t found = atomic_load(&c->board->process[process].swept_version[slot][generation & 1]);
+    uint64_t before = atomic_load(&key->final[0]), after = atomic_load(&key->final[1]);
+    if (found == 0 || before == 0 || after == 0 || found == before || found == after)
+        return;
+    if (c->board->slot[slot].kind == CHECK_EXPIRING && (found == 1 || after == 1))
+        return; /* it may have expired between the looks */
+    check_complain(c->board, CHECK_FINAL, process, slot, (int64_t)found - 1);
+}
+
+static int all_swept(const struct check *c)
+{
+    for (uint32_t p = 0; p < c->board->processes; p++)
+        if (!atomic_load(&c->board->process[p].swept))
+            return 0;
+    return 1;
+}
+
+/* Writers stop, a bound passes, then every process reads every key once more: all must have what Redis has. */
+static void settle_and_sweep(struct check *c)
+{
+    int64_t give_up;
+    set_phase(c, CHECK_SETTLE);
+    give_up = check_now() + c->board->bound_ns + c->board->timeout_ns;
+    while (check_now() < give_up && !check_interrupted)
+        tick(c);
+    check_read_final(c, 0);
+    set_phase(c, CHECK_SWEEP);
+    give_up = check_now() + RECOVERY_S * CHECK_NS_PER_S;
+    while (!all_swept(c) && check_now() < give_up && !check_interrupted)
+        tick(c);
+    check_read_final(c, 1);
+    for (uint32_t p = 0; p < c->board->processes && !check_interrupted; p++) {
+        if (!atomic_load(&c->board->process[p].swept))
+            check_complain(c->board, CHECK_RECOVERY, p, CHECK_SLOTS, 0);
+        for (uint32_t slot = 0; slot < CHECK_SLOTS; slot++) {
+            uint32_t generation = atomic_load(&c->board->slot[slot].generation);
+            judge_final(c, p, slot, generation);
+            if (generation > 1)
+                judge_final(c, p, slot, generation - 1);
+        }
+    }
+}
+
+static int finish(struct check *c, int started)
+{
+    if (c->board) {
+        check_faults_stop(c);
+        set_phase(c, CHECK_END);
+        check_workers_end(c);
+    }
+    check_servers_end(c);
+    if (check_interrupted)
+        return 128 + check_interrupted;
+    if (!started)
+        return EXIT_CANNOT;
+    check_report_violations(c);
+    check_report_end(c);
+    if (c->options.json && check_report_json(c, c->options.json) < 0) {
+        fprintf(stderr, "nearcache-check: cannot write %s: %s\n", c->options.json, strerror(errno));
+        return EXIT_CANNOT;
+    }
+    return check_violations(c->board) > 0 ? EXIT_VIOLATIONS : 0;
+}
+
+int main(int argc, char **argv)
+{
+    static struct check check;
+    struct check *c = &check;
+    int result, started;
+    if (argc == 5 && strcmp(argv[1], "--worker") == 0) {
+#ifdef NEAR_CHECK_SABOTAGE
+        check_sabotage_begin(atoi(argv[4]));
+#endif
+        return check_worker_main(atoi(argv[2]), (unsigned)atoi(argv[3]));
+    }
+    if ((result = options_parse(&c->options, argc, argv)) != 0)
+        return result < 0 ? 0 : result;
+    catch_signals();
+    ssize_t size = readlink("/proc/self/exe", c->program, sizeof c->program - 1);
+    if (size <= 0 || board_fill(c) < 0)
+        return EXIT_CANNOT;
+    check_report_begin(c);
+    started = check_servers_start(c) == 0 && check_workers_start(c) == 0;
+    if (started) {
+        run(c);
+        settle_and_sweep(c);
+    }
+    return finish(c, started);
+}
