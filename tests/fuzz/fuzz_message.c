@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Messages on the shared channel and heartbeats: there is one encoding of each, and nothing outside the payload is read. */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "coherence/message.h"
+#include "fuzz/fuzz.h"
+
+static int is_inside(const void *at, size_t size, const uint8_t *data, size_t data_size)
+{
+    const uint8_t *bytes = at;
+    return bytes >= data && size <= data_size && bytes <= data + data_size - size;
+}
+
+/* What was read, written again, is what it was read from. */
+static void write_again(const struct near__message *m, const uint8_t *data, size_t size)
+{
+    struct near__alloc alloc;
+    struct near__buffer b;
+    static const void *keys[NEAR_MESSAGE_KEYS_MAX];
+    static size_t sizes[NEAR_MESSAGE_KEYS_MAX];
+    const unsigned char *cursor = NULL;
+    const uint8_t *body = memchr(data, ':', size);
+    size_t count = 0;
+    while (count < NEAR_MESSAGE_KEYS_MAX && near__message_next_key(m, &cursor, &keys[count], &sizes[count])) {
+        FUZZ_CHECK(is_inside(keys[count], sizes[count], data, size));
+        count++;
+    }
+    FUZZ_CHECK(count == m->key_count);
+    FUZZ_CHECK(!m->has_value || is_inside(m->value, m->value_size, data, size));
+    near__alloc_init(&alloc, NULL);
+    near__buffer_init(&b, &alloc);
+    near__message_encode(&b, m, keys, sizes);
+    FUZZ_CHECK(!b.failed && body && b.size == size - (size_t)(body + 1 - data) && memcmp(b.data, body + 1, b.size) == 0);
+    near__buffer_fini(&b);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct near__message m;
+    uint64_t nonce, position;
+    char text[64];
+    if (near__message_decode(data, size, &m) == 0)
+        write_again(&m, data, size);
+    if (near__message_decode_proof(data, size, &nonce, &position) == 0) {
+        int length = snprintf(text, sizeof(text), "P%llu:%llu", (unsigned long long)nonce, (unsigned long long)position);
+        FUZZ_CHECK((size_t)length == size && memcmp(text, data, size) == 0);
+    }
+    return 0;
+}
