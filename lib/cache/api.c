@@ -5,6 +5,7 @@
 
 #include "base/options.h"
 #include "cache/cache.h"
+#include "local/hit.h"
 
 #define TTL_MAX_MS INT64_C(3153600000000) /* a hundred years; Redis refuses what overflows its clock */
 #define CALL_FLAGS (NEAR_BYPASS_LOCAL | NEAR_NO_FILL | NEAR_ALLOW_STALE)
@@ -58,130 +59,276 @@ int64_t near__deadline(const struct near__impl *impl, const near_call *call)
     return near__now(&impl->clock) + timeout;
 }
 
-int near__key_check(const void *key, size_t key_size)
-{
-    if (!key && key_size)
-        return NEAR_ERR_INVALID;
-    return key_size > NEAR_KEY_MAX ? NEAR_ERR_TOO_LARGE : NEAR_OK;
-}
-
 /* ---------------------------------------------------------------- reading */
 
-/* One in 64 of a thread's local hits is timed: two exact clocks on every hit would cost as much as the hit. */
-static __thread unsigned hit_tick;
+/* Two ways lead through a read.  The short one, in near_get and near_get_copy, is for a hit with nothing particular about it: no
+ * terms of the call's own, no expiry close by, a fresh proof.  It makes no call at all, and whatever it does not want to decide it
+ * leaves, having changed nothing, to the long one, which looks from the beginning.  Each is one section, in which the impl
+ * is loaded and the entry is found. */
+
+/* Hits of a thread are timed one in so many, on the long way: two clocks on every hit would cost as much as the hit. */
+#define TIMED_OF 64
+
+static inline int is_timed(const struct near__reader *reader)
+{
+    /* relaxed: our own */
+    return (atomic_load_explicit(&reader->count[NEAR_COUNT_HITS], memory_order_relaxed) + 1) % TIMED_OF == 0;
+}
+
+/* A thread's first call makes its reader, outside any section: that may block and allocate. */
+static struct near__reader *reader_for(near_cache *cache, int *ret_status)
+{
+    struct near__reader *reader;
+    if (near__reader_known(cache->serial, &reader))
+        return reader;
+    struct near__impl *impl = near__enter(cache, ret_status);
+    if (!impl)
+        return NULL;
+    reader = near__local_reader(impl->local);
+    if (!reader)
+        *ret_status = NEAR_ERR_NOMEM;
+    near__leave(impl);
+    return reader;
+}
+
+static inline void give(near_value *value, struct near__reader *reader, const struct near__entry *entry, int64_t ttl_ms)
+{
+    value->size = near__entry_value_size(entry);
+    value->ttl_ms = ttl_ms;
+    value->source = NEAR_FROM_LOCAL;
+    value->state_ = NEAR_VALUE_PINNED;
+    value->private_[1] = reader;
+    value->private_[2] = reader->local;
+}
+
+/* The local part of a read, inside a section. */
+static enum near__local_result get_locally(struct near__impl *impl, struct near__reader *reader, const void *key,
+                                           size_t key_size, const near_call *call, near_value *ret_value)
+{
+    struct near__entry *entry;
+    int64_t started_ns = is_timed(reader) ? near__now(&impl->clock) : 0;
+    int64_t bound_ns = near__read_bound(impl, call);
+    enum near__local_result result =
+        near__hit_look(impl->local, key, key_size, bound_ns, near__read_stale_bound(impl, call), &entry);
+    if (near__hit_is_served(result)) {
+        if (near__hit_hold(impl->local, reader, entry, &ret_value->private_[0], &ret_value->data))
+            give(ret_value, reader, entry, entry->expires ? near__hit_ttl_ms(impl->local, entry) : -1);
+        else
+            result = NEAR_LOCAL_ABSENT; /* no memory for a copy */
+    }
+    near__hit_count(reader, result);
+    if (started_ns && result == NEAR_LOCAL_HIT)
+        near__local_time_hit(reader, near__now(&impl->clock) - started_ns);
+    return result;
+}
 
 static int status_of_hit(enum near__local_result result)
 {
     return result == NEAR_LOCAL_HIT ? NEAR_OK : NEAR_STALE;
 }
 
-static int is_hit(enum near__local_result result)
+/* The long way, with checked arguments. */
+static int get_checked(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value)
 {
-    return result == NEAR_LOCAL_HIT || result == NEAR_LOCAL_STALE_HIT;
-}
-
-/* The local part of a read, inside a section.  Returns 1 with *ret_status set when the read is over. */
-static int get_locally(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
-                       const near_call *call, near_value *ret_value, int *ret_status)
-{
-    struct near__view view;
-    if (call->flags & NEAR_BYPASS_LOCAL) {
+    enum near__local_result result = NEAR_LOCAL_ABSENT;
+    int status;
+    struct near__reader *reader = reader_for(cache, &status);
+    if (!reader)
+        return status;
+    near__rcu_enter();
+    struct near__impl *impl = near__impl_in_section(cache);
+    if (impl && call->flags & NEAR_BYPASS_LOCAL) {
         near__local_count(reader, NEAR_COUNT_GETS);
         near__local_count(reader, NEAR_COUNT_BYPASSED);
-        return 0;
+    } else if (impl) {
+        result = get_locally(impl, reader, key, key_size, call, ret_value);
     }
-    int timed = (++hit_tick & 63) == 0;
-    int64_t started_ns = timed ? near__now(&impl->clock) : 0;
-    enum near__local_result result = near__local_get(impl->local, reader, key, key_size, near__read_bound(impl, call),
-                                                     near__read_stale_bound(impl, call), &view);
-    if (!is_hit(result))
-        return 0;
-    near__value_from_view(ret_value, impl, reader, &view);
-    if (timed)
-        near__local_time_hit(reader, near__now(&impl->clock) - started_ns);
-    *ret_status = status_of_hit(result);
-    return 1;
+    int over = !impl || near__hit_is_served(result);
+    if (!over)
+        near__count_call(impl);
+    near__rcu_leave();
+    if (over)
+        return impl ? status_of_hit(result) : near__shell_refusal(cache);
+    status = near__read_miss(impl, reader, key, key_size, call, ret_value);
+    near__leave(impl);
+    return status;
 }
 
-/* A thread's first call makes its reader, outside any section: that may block and allocate. */
-static int make_reader(struct near__impl *impl)
+static __attribute__((noinline)) int get_the_long_way(near_cache *cache, const void *key, size_t key_size,
+                                                      const near_call *call, near_value *ret_value)
 {
-    return near__local_reader(impl->local) ? NEAR_OK : NEAR_ERR_NOMEM;
-}
-
-int near_get(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value)
-{
-    static const near_call defaults = {.size = sizeof(defaults)};
-    near_call copy;
+    near_call mine;
     int status = near__key_check(key, key_size);
     if (!cache || !ret_value)
         return NEAR_ERR_INVALID;
     memset(ret_value, 0, sizeof(*ret_value));
-    if (status != NEAR_OK || (call && (status = near__call_copy(call, &copy)) != NEAR_OK))
+    if (status != NEAR_OK || (status = near__call_copy(call, &mine)) != NEAR_OK)
         return status;
-    const near_call *mine = call ? &copy : &defaults;
-
-    for (;;) {
-        near__local_section_enter();
-        struct near__impl *impl = near__impl_in_section(cache);
-        struct near__reader *reader = impl ? near__local_reader_known(impl->local) : NULL;
-        int over = !impl || (reader && get_locally(impl, reader, key, key_size, mine, ret_value, &status));
-        if (!over)
-            near__count_call(impl);
-        near__local_section_leave();
-        if (over)
-            return impl ? status : near__shell_refusal(cache);
-        int known = reader != NULL;
-        status = known ? near__read_miss(impl, reader, key, key_size, mine, ret_value) : make_reader(impl);
-        near__leave(impl);
-        if (known || status != NEAR_OK)
-            return status;
-    }
+    return get_checked(cache, key, key_size, &mine, ret_value);
 }
 
-/* Copies what fits; the status of the copy. */
-static int copy_out(const near_value *value, void *buffer, size_t capacity, size_t *ret_size, int status)
+/* The short way: the thread's reader in a section in which the cache is open. */
+struct short_way {
+    struct near__reader *reader;
+    struct near__rcu_place place;
+    uint64_t hits; /* of the thread, this one included */
+};
+
+/* 0: it ends here, outside. */
+static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, struct short_way *way)
 {
-    size_t size = value->size < capacity ? value->size : capacity;
-    if (size)
-        memcpy(buffer, value->data, size);
-    *ret_size = value->size;
-    return value->size > capacity ? NEAR_TRUNCATED : status;
+    way->reader = near__reader_last.reader;
+    if (near__unlikely(near__reader_last.name != cache) || !near__rcu_enter_quickly(&way->place))
+        return 0;
+    if (near__likely(near__impl_in_section(cache) != NULL)) {
+        /* relaxed: our own */
+        way->hits = 1 + atomic_load_explicit(&way->reader->count[NEAR_COUNT_HITS], memory_order_relaxed);
+        if (near__likely(way->hits % TIMED_OF != 0))
+            return 1;
+    }
+    near__rcu_leave_quickly(way->place);
+    return 0;
+}
+
+/* Makes the cache the one that the thread used last.  0: it has never used it. */
+static int recall(near_cache *cache)
+{
+    struct near__reader *reader;
+    if (!near__reader_known(cache->serial, &reader))
+        return 0;
+    near__reader_remember(cache, reader);
+    return 1;
+}
+
+static inline __attribute__((always_inline)) void end_hit(struct short_way *way)
+{
+    /* relaxed: only we write it */
+    atomic_store_explicit(&way->reader->count[NEAR_COUNT_HITS], way->hits, memory_order_relaxed);
+    near__rcu_leave_quickly(way->place);
+}
+
+static inline int is_short(size_t key_size)
+{
+    return key_size - NEAR_HASH_SHORT_MIN <= NEAR_HASH_SHORT_MAX - NEAR_HASH_SHORT_MIN;
+}
+
+/* cache, key and ret_value are not NULL, call is.  0: the long way. */
+static inline __attribute__((always_inline)) int hit(near_cache *cache, const void *key, size_t key_size, near_value *ret_value,
+                                                     int short_key)
+{
+    struct short_way way;
+    if (near__unlikely(!begin_hit(cache, &way)))
+        return 0;
+    struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, short_key);
+    if (near__unlikely(!entry || !way.reader->pins_free || entry->expires)) {
+        near__rcu_leave_quickly(way.place);
+        return 0;
+    }
+    near__hit_pin(way.reader, entry, &ret_value->private_[0], &ret_value->data);
+    give(ret_value, way.reader, entry, -1);
+    end_hit(&way);
+    return 1;
+}
+
+static __attribute__((noinline)) int get_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
+                                                    near_value *ret_value)
+{
+    if (cache && key && key_size <= NEAR_KEY_MAX && !call && ret_value && recall(cache) &&
+        hit(cache, key, key_size, ret_value, 0))
+        return NEAR_OK;
+    return get_the_long_way(cache, key, key_size, call, ret_value);
+}
+
+int near_get(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value)
+{
+    if (near__likely(is_short(key_size)) && near__likely(key != NULL) && near__likely(!call) && near__likely(ret_value != NULL) &&
+        near__likely(hit(cache, key, key_size, ret_value, 1)))
+        return NEAR_OK;
+    return get_by_any_key(cache, key, key_size, call, ret_value);
+}
+
+static __attribute__((noinline)) int copy_the_long_way(near_cache *cache, const void *key, size_t key_size,
+                                                       const near_call *call, void *buffer, size_t capacity, size_t *ret_size)
+{
+    near_value value;
+    if (!ret_size || (!buffer && capacity))
+        return NEAR_ERR_INVALID;
+    int status = get_the_long_way(cache, key, key_size, call, &value);
+    if (status != NEAR_OK && status != NEAR_STALE)
+        return status;
+    if (value.size && capacity)
+        memcpy(buffer, value.data, value.size < capacity ? value.size : capacity);
+    *ret_size = value.size;
+    if (value.size > capacity)
+        status = NEAR_TRUNCATED;
+    near_release(&value);
+    return status;
+}
+
+/* As hit, into a buffer that is large enough. */
+static inline __attribute__((always_inline)) int hit_copy(near_cache *cache, const void *key, size_t key_size, void *buffer,
+                                                          size_t capacity, size_t *ret_size, int short_key)
+{
+    struct short_way way;
+    if (near__unlikely(!begin_hit(cache, &way)))
+        return 0;
+    const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, short_key);
+    if (near__unlikely(!entry) || near__unlikely(near__entry_value_size(entry) > capacity) ||
+        (short_key && near__unlikely(near__entry_value_size(entry) > NEAR_COPY_MAX))) {
+        near__rcu_leave_quickly(way.place);
+        return 0;
+    }
+    size_t size = near__entry_value_size(entry);
+    if (short_key)
+        near__copy(buffer, entry->bytes + key_size, size);
+    else
+        memcpy(buffer, entry->bytes + key_size, size);
+    *ret_size = size;
+    end_hit(&way);
+    return 1;
+}
+
+static __attribute__((noinline)) int copy_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
+                                                     void *buffer, size_t capacity, size_t *ret_size)
+{
+    if (cache && key && key_size <= NEAR_KEY_MAX && !call && buffer && ret_size && recall(cache) &&
+        hit_copy(cache, key, key_size, buffer, capacity, ret_size, 0))
+        return NEAR_OK;
+    return copy_the_long_way(cache, key, key_size, call, buffer, capacity, ret_size);
 }
 
 int near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer, size_t capacity,
                   size_t *ret_size)
 {
-    near_value value;
-    if (!ret_size || (!buffer && capacity))
-        return NEAR_ERR_INVALID;
-    int status = near_get(cache, key, key_size, call, &value);
-    if (status != NEAR_OK && status != NEAR_STALE)
-        return status;
-    status = copy_out(&value, buffer, capacity, ret_size, status);
-    near_release(&value);
-    return status;
+    if (near__likely(is_short(key_size)) && near__likely(key != NULL) && near__likely(!call) && near__likely(buffer != NULL) &&
+        near__likely(ret_size != NULL) && near__likely(hit_copy(cache, key, key_size, buffer, capacity, ret_size, 1)))
+        return NEAR_OK;
+    return copy_by_any_key(cache, key, key_size, call, buffer, capacity, ret_size);
 }
 
 int near_peek(near_cache *cache, const void *key, size_t key_size, near_value *ret_value)
 {
+    static const near_call defaults = {.size = sizeof(defaults)};
     int status = near__key_check(key, key_size);
     if (!cache || !ret_value)
         return NEAR_ERR_INVALID;
     memset(ret_value, 0, sizeof(*ret_value));
     if (status != NEAR_OK)
         return status;
-    near_call call;
-    near_call_init(&call);
-    struct near__impl *impl = near__enter(cache, &status);
-    if (!impl)
-        return status;
-    struct near__reader *reader = near__local_reader(impl->local);
+    struct near__reader *reader = reader_for(cache, &status);
     if (!reader)
-        status = NEAR_ERR_NOMEM;
-    else if (!get_locally(impl, reader, key, key_size, &call, ret_value, &status))
-        status = NEAR_MISS;
-    near__leave(impl);
+        return status;
+    near__rcu_enter();
+    struct near__impl *impl = near__impl_in_section(cache);
+    status = NEAR_MISS;
+    if (!impl) {
+        status = near__shell_refusal(cache);
+    } else {
+        enum near__local_result result = get_locally(impl, reader, key, key_size, &defaults, ret_value);
+        if (near__hit_is_served(result))
+            status = status_of_hit(result);
+    }
+    near__rcu_leave();
     return status;
 }
 
@@ -375,7 +522,7 @@ int near_set_bound(near_cache *cache, uint32_t bound_ms)
     if (impl->coherence) /* it knows whether a longer bound would bring a withdrawn proof back */
         near__coherence_set_bound(impl->coherence, bound_ms);
     else
-        atomic_store_explicit(&impl->gate->bound_ns, (int64_t)bound_ms * NEAR_NS_PER_MS, memory_order_release);
+        near__local_set_bound(impl->local, (int64_t)bound_ms * NEAR_NS_PER_MS);
     near__leave(impl);
     return NEAR_OK;
 }

@@ -25,6 +25,7 @@ enum near__shell_state { NEAR_SHELL_OPEN, NEAR_SHELL_CLOSED, NEAR_SHELL_FORKED }
 struct near_cache {
     _Atomic(struct near__impl *) impl; /* NULL: see state */
     _Atomic(int) state;
+    uint64_t serial;              /* of the impl's local tier: finds a thread's reader; never changes */
     struct near__impl *owned;     /* under the registry's mutex: for near_close's way back and for fork */
     struct near_cache *next;      /* under the registry's mutex: every shell ever made, so that none is lost */
 };
@@ -51,6 +52,7 @@ struct near__impl {
     struct near__local_writes *local_writes; /* only with "local:" */
     struct near__shared_owner values;        /* values handed out that the remote tier gave */
     int64_t timeout_ns, stale_ns;
+    int64_t unasked_stale_ns; /* stale_ns when reads may be served stale without asking for it, otherwise 0 */
     struct near__call_counters counters;
     struct near__histogram miss_ns, write_ns;
     char apart[64]; /* a line of its own for calls, wherever the caller's allocator puts the impl */
@@ -83,7 +85,12 @@ int near__struct_copy(void *ret, size_t our_size, const void *from, size_t their
 int near__call_copy(const near_call *call, near_call *ret);
 int near__write_copy(const near_write *write, near_write *ret);
 int64_t near__deadline(const struct near__impl *impl, const near_call *call);
-int near__key_check(const void *key, size_t key_size);
+static inline int near__key_check(const void *key, size_t key_size)
+{
+    if (!key && key_size)
+        return NEAR_ERR_INVALID;
+    return key_size > NEAR_KEY_MAX ? NEAR_ERR_TOO_LARGE : NEAR_OK;
+}
 static inline void near__add(_Atomic(uint64_t) *counter)
 {
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed); /* a statistic: no order needed */
@@ -92,8 +99,21 @@ static inline void near__add(_Atomic(uint64_t) *counter)
 /* read.c: what a read does after the local tier has not answered; the call is counted. */
 int near__read_miss(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
                     const near_call *call, near_value *ret_value);
-int64_t near__read_bound(const struct near__impl *impl, const near_call *call);
-int64_t near__read_stale_bound(const struct near__impl *impl, const near_call *call);
+/* The staleness bound of a read, and the second bound within which it may be served stale (0: it may not).  call may be NULL. */
+static inline int64_t near__read_bound(const struct near__impl *impl, const near_call *call)
+{
+    /* acquire: pairs with near__coherence_set_bound; whoever sees a longer bound sees the proof withdrawn before it */
+    int64_t bound = atomic_load_explicit(&impl->gate->bound_ns, memory_order_acquire);
+    if (call && call->bound_ms && (int64_t)call->bound_ms * NEAR_NS_PER_MS < bound)
+        bound = (int64_t)call->bound_ms * NEAR_NS_PER_MS;
+    return bound;
+}
+static inline int64_t near__read_stale_bound(const struct near__impl *impl, const near_call *call)
+{
+    return call && call->flags & NEAR_ALLOW_STALE ? impl->stale_ns : impl->unasked_stale_ns;
+}
+/* near_value.state_ */
+enum { NEAR_VALUE_NONE = 0, NEAR_VALUE_PINNED = 1, NEAR_VALUE_OWNED = 2, NEAR_VALUE_SHARED = 3 };
 void near__value_from_view(near_value *value, struct near__impl *impl, struct near__reader *reader,
                            const struct near__view *view);
 /* Takes over the reference. */

@@ -120,7 +120,7 @@ static int open_local_tier(struct near__impl *impl)
     if (status != NEAR_OK)
         return status;
     impl->gate = near__local_gate(impl->local);
-    atomic_store_explicit(&impl->gate->bound_ns, (int64_t)o->bound_ms * NEAR_NS_PER_MS, memory_order_relaxed);
+    near__local_set_bound(impl->local, (int64_t)o->bound_ms * NEAR_NS_PER_MS);
     return NEAR_OK;
 }
 
@@ -159,7 +159,7 @@ static int open_tiers(struct near__impl *impl, near_error *error)
     status = near__local_writes_create(impl);
     if (status != NEAR_OK)
         return near__fail(error, status, "%s", near_status_text(status));
-    atomic_store_explicit(&impl->gate->proved_ns, NEAR_PROVED_ALWAYS, memory_order_release);
+    near__local_prove(impl->local, NEAR_PROVED_ALWAYS);
     return NEAR_OK;
 }
 
@@ -203,6 +203,7 @@ static int make_impl(const char *uri, const near_options *options, _Atomic(int64
         impl->log = (struct near__log){.fn = o->log, .arg = o->log_arg, .level = (int)o->log_level, .clock = &impl->clock};
         impl->timeout_ns = (int64_t)o->timeout_ms * NEAR_NS_PER_MS;
         impl->stale_ns = (int64_t)o->stale_ms * NEAR_NS_PER_MS;
+        impl->unasked_stale_ns = o->unproven == NEAR_UNPROVEN_SERVE_STALE ? impl->stale_ns : 0;
         status = open_tiers(impl, error);
     }
     if (status != NEAR_OK) {
@@ -233,6 +234,7 @@ int near__cache_open(const char *uri, const near_options *options, _Atomic(int64
     atomic_init(&shell->state, NEAR_SHELL_OPEN);
     pthread_mutex_lock(&registry_mutex);
     shell->owned = impl;
+    shell->serial = near__local_serial(impl->local);
     shell->next = registry;
     registry = shell;
     /* release: pairs with near__impl_in_section */

@@ -7,26 +7,11 @@
  * of the server) → send → reply at position r → install at r under the ticket, or observe r (I1, I4, R54) → only then is the
  * value handed to anybody. */
 #include "cache/cache.h"
+#include "local/hit.h"
 
 #include <string.h>
 
 #include "base/mutant.h"
-
-int64_t near__read_bound(const struct near__impl *impl, const near_call *call)
-{
-    /* acquire: pairs with near__coherence_set_bound; whoever sees a longer bound sees the proof withdrawn before it */
-    int64_t bound = atomic_load_explicit(&impl->gate->bound_ns, memory_order_acquire);
-    if (call && call->bound_ms && (int64_t)call->bound_ms * NEAR_NS_PER_MS < bound)
-        bound = (int64_t)call->bound_ms * NEAR_NS_PER_MS;
-    return bound;
-}
-
-int64_t near__read_stale_bound(const struct near__impl *impl, const near_call *call)
-{
-    if (impl->options.unproven == NEAR_UNPROVEN_SERVE_STALE || (call && call->flags & NEAR_ALLOW_STALE))
-        return impl->stale_ns;
-    return 0;
-}
 
 int near__read_refused(const struct near__impl *impl, int64_t bound_ns)
 {
@@ -40,8 +25,6 @@ int near__read_refused(const struct near__impl *impl, int64_t bound_ns)
 }
 
 /* ---------------------------------------------------------------- values */
-
-enum { VALUE_NONE = 0, VALUE_PINNED = 1, VALUE_OWNED = 2, VALUE_SHARED = 3 };
 
 static int64_t ttl_left_ms(const struct near__clock *clock, int64_t expires_ns)
 {
@@ -58,7 +41,7 @@ void near__value_from_view(near_value *value, struct near__impl *impl, struct ne
     value->size = view->size;
     value->ttl_ms = ttl_left_ms(&impl->clock, view->expires_ns);
     value->source = NEAR_FROM_LOCAL;
-    value->state_ = VALUE_PINNED;
+    value->state_ = NEAR_VALUE_PINNED;
     value->private_[0] = view->pin;
     value->private_[1] = reader;
     value->private_[2] = impl->local;
@@ -70,22 +53,30 @@ void near__value_from_shared(near_value *value, struct near__impl *impl, struct 
     value->size = shared->size;
     value->ttl_ms = ttl_left_ms(&impl->clock, shared->expires_ns);
     value->source = source;
-    value->state_ = VALUE_SHARED;
+    value->state_ = NEAR_VALUE_SHARED;
     value->private_[0] = shared;
     value->private_[1] = value->private_[2] = NULL;
 }
 
+static __attribute__((noinline)) void release_other(near_value *value)
+{
+    struct near__view view = {.data = value->data, .size = value->size, .pin = value->private_[0]};
+    if (value->state_ == NEAR_VALUE_PINNED)
+        near__local_unpin(value->private_[1], &view);
+    else if (value->state_ == NEAR_VALUE_OWNED)
+        near__local_disown(value->private_[2], value->private_[0]);
+    else if (value->state_ == NEAR_VALUE_SHARED)
+        near__shared_unref(value->private_[0]);
+}
+
 void near_release(near_value *value)
 {
-    if (!value)
+    if (near__unlikely(!value))
         return;
-    struct near__view view = {.data = value->data, .size = value->size, .pin = value->private_[0]};
-    if (value->state_ == VALUE_PINNED)
-        near__local_unpin(value->private_[1], &view);
-    else if (value->state_ == VALUE_OWNED)
-        near__local_disown(value->private_[2], value->private_[0]);
-    else if (value->state_ == VALUE_SHARED)
-        near__shared_unref(value->private_[0]);
+    if (near__likely(value->state_ == NEAR_VALUE_PINNED && !near__pin_is_copy(value->private_[0])))
+        near__hit_unpin(value->private_[1], value->private_[0]);
+    else
+        release_other(value);
     memset(value, 0, sizeof(*value));
 }
 
@@ -93,16 +84,16 @@ int near_own(near_value *value)
 {
     if (!value)
         return NEAR_ERR_INVALID;
-    if (value->state_ == VALUE_OWNED || value->state_ == VALUE_SHARED)
+    if (value->state_ == NEAR_VALUE_OWNED || value->state_ == NEAR_VALUE_SHARED)
         return NEAR_OK; /* any thread may release these already */
-    if (value->state_ != VALUE_PINNED)
+    if (value->state_ != NEAR_VALUE_PINNED)
         return NEAR_ERR_INVALID;
     struct near__view view = {.data = value->data, .size = value->size, .pin = value->private_[0]};
     struct near__owned *owned = near__local_own(value->private_[2], value->private_[1], &view);
     if (!owned)
         return NEAR_ERR_NOMEM;
     value->data = view.data;
-    value->state_ = VALUE_OWNED;
+    value->state_ = NEAR_VALUE_OWNED;
     value->private_[0] = owned;
     value->private_[1] = NULL;
     return NEAR_OK;

@@ -308,8 +308,8 @@ static void init_config(struct near__coherence *c, const struct near__coherence_
     c->proved_ns = NEAR_PROVED_NEVER;
     c->attempt.begun_ns = c->reopen_ns = INT64_MIN / 2; /* long ago */
     c->next_proof_ns = near__now(c->clock);
-    atomic_store_explicit(&c->gate->bound_ns, config->bound_ms * NEAR_NS_PER_MS, memory_order_relaxed);
-    atomic_store_explicit(&c->gate->proved_ns, NEAR_PROVED_NEVER, memory_order_release); /* as every withdrawal */
+    near__local_set_bound(c->local, config->bound_ms * NEAR_NS_PER_MS);
+    near__local_withdraw(c->local, NEAR_PROVED_NEVER);
 }
 
 static void init_sync(struct near__coherence *c)
@@ -416,8 +416,7 @@ void near__coherence_set_bound(struct near__coherence *c, uint32_t bound_ms)
     pthread_mutex_lock(&c->lock);
     if (c->suspicion)
         near__proof_withdraw_locked(c, bound); /* before a longer bound could bring a withdrawn proof back */
-    /* release: a hit that reads the longer bound sees the withdrawal */
-    atomic_store_explicit(&c->gate->bound_ns, bound, memory_order_release);
+    near__local_set_bound(c->local, bound);
     int64_t next_ns = c->proved_ns == NEAR_PROVED_NEVER ? c->next_proof_ns : c->proved_ns + near__proof_interval_ns(c);
     if (next_ns < c->next_proof_ns)
         c->next_proof_ns = next_ns;

@@ -41,10 +41,8 @@ int64_t near__proof_patience_ns(const struct near__coherence *c)
 void near__proof_withdraw_locked(struct near__coherence *c, int64_t bound)
 {
     int64_t aged = near__now(c->clock) - bound - near__clock_coarse_lag(c->clock) - NEAR_NS_PER_MS;
-    /* relaxed load: written under the lock only.  release: as the granting store; a hit that misses it is still within
-     * the bound of the proof that it saw */
-    if (atomic_load_explicit(&c->gate->proved_ns, memory_order_relaxed) > aged)
-        atomic_store_explicit(&c->gate->proved_ns, aged, memory_order_release);
+    int64_t proved = atomic_load_explicit(&c->gate->proved_ns, memory_order_relaxed); /* relaxed: written under the lock only */
+    near__local_withdraw(c->local, proved < aged ? proved : aged);
 }
 
 /* The next attempt begins as soon as the least interval since the last one allows. */
@@ -121,9 +119,7 @@ static unsigned complete_locked(struct near__coherence *c)
         atomic_store_explicit(&c->incarnation, 1, memory_order_seq_cst);
     c->suspicion = 0;
     c->proved_ns = NEAR_MUTANT(COUNTED_FROM_ARRIVAL) ? near__now(c->clock) : c->attempt.begun_ns;
-    /* release: pairs with the hit's acquire load of proved_ns (R47); whoever sees this proof sees every message applied
-     * before it, and the watermark */
-    atomic_store_explicit(&c->gate->proved_ns, c->proved_ns, memory_order_release);
+    near__local_prove(c->local, c->proved_ns);
     cancel_locked(c);
     c->next_proof_ns = c->attempt.begun_ns + near__proof_interval_ns(c);
     c->open_failures = c->proof_failures = 0;

@@ -2,7 +2,7 @@
  *
  * Reads of the local tier: the path that everything else exists for.
  *
- * No lock, no locked instruction, no system call (the clock is the vDSO's), no allocation; the only stores go to the
+ * No lock, no locked instruction, no system call (the kernel's clocks are the vDSO's), no allocation; the only stores go to the
  * thread's own record and, when it changed, to the access stamp of the entry.
  *
  * The order of the looks (R47) makes the staleness bound hold whatever happens between them:
@@ -13,28 +13,29 @@
  * message with the proof that came after it.  Were the watermark looked at before the entry, an entry that arrived
  * just before it rose would pass. Were the clock first, a pause after it would not count.
  *
- * The coarse clock costs a fifth of the exact one, but lags: by a tick or two, and in a virtual machine by as long
- * as the host holds back the processor that keeps the time.  So it decides only what is clear by a wide margin,
- * half the bound or EXPIRY_MARGIN_MS before an expiry; everything else asks the exact clock.  (A proof is renewed
- * every quarter of the bound, so in health hits stay on this side.) */
-#include "local/rcu.h"
-#include "local/tier.h"
+ * Clocks.  Three, from cheap to exact; a cheaper one decides only what is clear by a wide margin, everything else is left to the next:
+ *
+ *   the processor's counter  near__hit_plain: may the entry be served without more ado?  gate.fresh_ticks is half of the bound after
+ *                            the proof, in its ticks (ticks.c), and stands for the proof in step 1.  It says a time, too: as long as
+ *                            it is not reached the time is before gate.fresh_ms, so what expires later than that is there.
+ *                            The counter is read after the entry in program order; a processor that reads it a little sooner
+ *                            (some hundred instructions at most, and again after every interruption) has half of a bound to spare.
+ *   the coarse clock         lags by a tick or two, and in a virtual machine by as long as the host holds back the processor that
+ *                            keeps the time; half of the bound, or EXPIRY_MARGIN_MS before an expiry.
+ *   the exact clock          all the rest.
+ *
+ * A proof is renewed every quarter of the bound, so in health hits stay with the first.  A cache without a remote tier
+ * needs no clock for entries without an expiry.
+ *
+ * Cost.  Two dependent misses, the bucket's line and the entry's, are what a hit waits for; several hits overlap in a processor that
+ * looks far enough ahead.  So the path has few instructions, no call, and no branch that depends on what those lines say
+ * other than "found" (index.h). */
+#include "local/hit.h"
 
 /* Keys whose lines are fetched together by near__local_get_many: more than a core's outstanding misses gains nothing. */
 #define BATCH 16
 
-/* What a read asks for. */
-struct demand {
-    int64_t proved_ns; /* 1 */
-    int64_t bound_ns, stale_ns;
-};
-
-static inline struct demand take_proof(const struct near__local *local, int64_t bound_ns, int64_t stale_ns)
-{
-    NEAR_STEP();
-    /* acquire: the entry is looked at after it; pairs with the store of a proof, before which its messages were applied */
-    return (struct demand){atomic_load_explicit(&local->gate.proved_ns, memory_order_acquire), bound_ns, stale_ns};
-}
+/* ---------------------------------------------------------------- by the clock */
 
 static inline int is_within(int64_t now_ns, int64_t proved_ns, int64_t bound_ns)
 {
@@ -46,7 +47,8 @@ static inline int is_within(int64_t now_ns, int64_t proved_ns, int64_t bound_ns)
 /* Outside this the coarse clock is good enough for expiry: see above. */
 #define EXPIRY_MARGIN_MS 500
 
-static inline enum near__local_result freshness(const struct near__local *local, const struct demand *demand, int64_t coarse_ns)
+static inline enum near__local_result freshness(const struct near__local *local, const struct near__demand *demand,
+                                                int64_t coarse_ns)
 {
     if (demand->bound_ns >= COARSE_BOUND_LAGS * local->lag_ns &&
         is_within(coarse_ns, demand->proved_ns, demand->bound_ns / 2))
@@ -63,102 +65,70 @@ static inline int is_over(const struct near__local *local, uint32_t expires, int
            near__expiry_left(expires, near__tier_ms(local, near__now(local->clock))) <= 0;
 }
 
-/* Steps 3 and 4 for an entry found in step 2.  *ret_ns: about the time, 0 when nobody needed it. */
-static inline enum near__local_result judge(const struct near__local *local, struct near__entry *entry,
-                                            const struct demand *demand, int64_t *ret_ns)
+enum near__local_result near__hit_judge_by_clock(const struct near__local *local, struct near__entry *entry,
+                                                 struct near__demand demand)
 {
-    /* acquire: see 3 above; pairs with near__local_raise_watermark */
-    uint64_t watermark = near__step_look(&local->gate.watermark);
-    /* acquire: pairs with near__local_clear; whoever reads after it returned sees the new era */
-    uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire);
-    uint16_t tick;
-
-    *ret_ns = 0;
-    if (near__entry_era(entry) != era % NEAR_ENTRY_ERAS)
-        return NEAR_LOCAL_ABSENT;
-    if (near__entry_position(entry) < watermark)
-        return NEAR_LOCAL_SUSPECT;
-    if (demand->proved_ns == NEAR_PROVED_ALWAYS && !entry->expires && !local->idle_unit_ns) {
-        near__entry_touch(entry, near__tier_tick(local, 0));
-        return NEAR_LOCAL_HIT;
-    }
-    int64_t coarse_ns = near__now_coarse(local->clock); /* 4 */
-    *ret_ns = coarse_ns;
-    tick = near__tier_tick(local, coarse_ns);
+    int64_t coarse_ns = near__now_coarse(local->clock);                                           /* 4 */
+    uint16_t tick = near__tier_tick(local, coarse_ns);
     if ((entry->expires && is_over(local, entry->expires, coarse_ns)) ||
         (local->idle_unit_ns && near__entry_age(entry, tick) >= local->idle_ticks))
         return NEAR_LOCAL_EXPIRED;
-    enum near__local_result result = freshness(local, demand, coarse_ns);
+    enum near__local_result result = freshness(local, &demand, coarse_ns);
     if (result != NEAR_LOCAL_UNPROVEN)
         near__entry_touch(entry, tick);
     return result;
 }
 
-static inline int is_served(enum near__local_result result)
+static int64_t expires_ns(const struct near__local *local, const struct near__entry *entry, int64_t about_ns)
 {
-    return result == NEAR_LOCAL_HIT || result == NEAR_LOCAL_STALE_HIT;
+    int64_t about_ms = near__tier_ms(local, about_ns);
+    return local->opened_ns + (about_ms + near__expiry_left(entry->expires, about_ms)) * NEAR_NS_PER_MS;
 }
 
-static inline void count(struct near__reader *reader, enum near__local_result result)
+int64_t near__hit_ttl_ms(const struct near__local *local, const struct near__entry *entry)
+{
+    int64_t now_ns = near__now(local->clock); /* the coarse clock lags: it would tell too much */
+    int64_t left = (expires_ns(local, entry, now_ns) - now_ns) / NEAR_NS_PER_MS;
+    return left > 0 ? left : 0;
+}
+
+/* ---------------------------------------------------------------- one key */
+
+void near__hit_count_miss(struct near__reader *reader, enum near__local_result result)
 {
     static const unsigned char of[] = {
-        [NEAR_LOCAL_HIT] = NEAR_COUNT_HITS,         [NEAR_LOCAL_ABSENT] = NEAR_COUNT_ABSENT,
-        [NEAR_LOCAL_EXPIRED] = NEAR_COUNT_EXPIRED,  [NEAR_LOCAL_SUSPECT] = NEAR_COUNT_SUSPECT,
+        [NEAR_LOCAL_HIT] = NEAR_COUNT_HITS,          [NEAR_LOCAL_ABSENT] = NEAR_COUNT_ABSENT,
+        [NEAR_LOCAL_EXPIRED] = NEAR_COUNT_EXPIRED,   [NEAR_LOCAL_SUSPECT] = NEAR_COUNT_SUSPECT,
         [NEAR_LOCAL_UNPROVEN] = NEAR_COUNT_UNPROVEN, [NEAR_LOCAL_STALE_HIT] = NEAR_COUNT_STALE};
     near__reader_add(reader, of[result], 1);
 }
 
-static inline void describe(const struct near__local *local, const struct near__entry *entry, int64_t about_ns,
-                            struct near__view *view)
+/* What a view tells of a served entry, but for data and pin. */
+static void describe(const struct near__local *local, const struct near__entry *entry, struct near__view *view)
 {
     view->data = NULL;
     view->pin = NULL;
     view->size = near__entry_value_size(entry);
-    view->expires_ns = NEAR_NEVER;
-    if (entry->expires) {
-        int64_t now_ms = near__tier_ms(local, about_ns);
-        view->expires_ns = local->opened_ns + (now_ms + near__expiry_left(entry->expires, now_ms)) * NEAR_NS_PER_MS;
-    }
+    view->expires_ns = entry->expires ? expires_ns(local, entry, near__now_coarse(local->clock)) : NEAR_NEVER;
 }
 
-/* Pins, or copies when all pins are in use.  0: no memory for the copy. */
-static inline int hold(struct near__local *local, struct near__reader *reader, struct near__entry *entry,
-                       struct near__view *view)
+/* The view of what steps 1 to 4 came to; without memory for a copy the entry might as well be absent. */
+static enum near__local_result hand_out(struct near__local *local, struct near__reader *reader, struct near__entry *entry,
+                                        enum near__local_result result, struct near__view *view)
 {
-    if (__builtin_expect(!reader->pins_free, 0))
-        return near__pin_copy(local, entry, view);
-    unsigned i = (unsigned)__builtin_ctzll(reader->pins_free);
-    reader->pins_free &= reader->pins_free - 1;
-    /* release: so that the keeper's acquire of this, too, comes after our reads under the pin that stood here before.  It is
-     * seen in time because of the section we are in: see pins.c */
-    atomic_store_explicit(&reader->pin[i], entry, memory_order_release);
-    view->data = near__entry_value(entry);
-    view->pin = &reader->pin[i];
-    return 1;
+    if (!near__hit_is_served(result))
+        return result;
+    describe(local, entry, view);
+    return near__hit_hold(local, reader, entry, &view->pin, &view->data) ? result : NEAR_LOCAL_ABSENT;
 }
 
-/* Steps 3 and 4 and the pin. */
-static inline enum near__local_result serve(struct near__local *local, struct near__reader *reader, struct near__entry *entry,
-                                            const struct demand *demand, struct near__view *view)
+static enum near__local_result find(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
+                                    int64_t bound_ns, int64_t stale_ns, struct near__view *view)
 {
-    int64_t about_ns;
-    enum near__local_result result = entry ? judge(local, entry, demand, &about_ns) : NEAR_LOCAL_ABSENT;
-    if (is_served(result)) {
-        describe(local, entry, about_ns, view);
-        if (!hold(local, reader, entry, view))
-            result = NEAR_LOCAL_ABSENT;
-    }
-    return result;
-}
-
-static inline enum near__local_result find(struct near__local *local, struct near__reader *reader, const void *key,
-                                           size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view)
-{
-    uint64_t hash = near__hash(key, key_size, local->index.seed);
+    struct near__entry *entry;
     near__rcu_enter();
-    struct demand demand = take_proof(local, bound_ns, stale_ns);                                 /* 1 */
-    struct near__entry *entry = near__index_find(&local->index, hash, key, key_size);             /* 2 */
-    enum near__local_result result = serve(local, reader, entry, &demand, view);                  /* 3, 4 */
+    enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, &entry);
+    result = hand_out(local, reader, entry, result, view);
     near__rcu_leave();
     return result;
 }
@@ -167,7 +137,7 @@ enum near__local_result near__local_get(struct near__local *local, struct near__
                                         size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view)
 {
     enum near__local_result result = find(local, reader, key, key_size, bound_ns, stale_ns, view);
-    count(reader, result);
+    near__hit_count(reader, result);
     return result;
 }
 
@@ -181,18 +151,15 @@ enum near__local_result near__local_copy(struct near__local *local, struct near_
                                          size_t key_size, int64_t bound_ns, int64_t stale_ns, void *buffer,
                                          size_t capacity, struct near__view *view)
 {
-    uint64_t hash = near__hash(key, key_size, local->index.seed);
-    int64_t about_ns;
+    struct near__entry *entry;
     near__rcu_enter();
-    struct demand demand = take_proof(local, bound_ns, stale_ns);                                 /* 1 */
-    struct near__entry *entry = near__index_find(&local->index, hash, key, key_size);             /* 2 */
-    enum near__local_result result = entry ? judge(local, entry, &demand, &about_ns) : NEAR_LOCAL_ABSENT; /* 3, 4 */
-    if (is_served(result)) {
-        describe(local, entry, about_ns, view);
+    enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, &entry);
+    if (near__hit_is_served(result)) {
+        describe(local, entry, view);
         if (view->size && capacity)
             memcpy(buffer, near__entry_value(entry), view->size < capacity ? view->size : capacity);
     }
-    count(reader, result);
+    near__hit_count(reader, result);
     near__rcu_leave();
     return result;
 }
@@ -235,10 +202,10 @@ static void get_batch(struct near__local *local, struct near__reader *reader, co
     for (size_t i = 0; i < count_; i++)
         prefetch_entry(&local->index, hash[i]);
     for (size_t i = 0; i < count_; i++) {
-        struct demand demand = take_proof(local, bound_ns, stale_ns);                             /* 1 */
-        struct near__entry *entry = near__index_find(&local->index, hash[i], keys[i].key, keys[i].size); /* 2 */
-        results[i] = serve(local, reader, entry, &demand, &views[i]);                             /* 3, 4 */
-        count(reader, results[i]);
+        struct near__entry *entry;
+        results[i] = near__hit_look(local, keys[i].key, keys[i].size, bound_ns, stale_ns, &entry);
+        results[i] = hand_out(local, reader, entry, results[i], &views[i]);
+        near__hit_count(reader, results[i]);
     }
     near__rcu_leave();
 }

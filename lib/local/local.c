@@ -44,6 +44,9 @@ static void set_times(struct near__local *local, const struct near__local_config
     local->opened_ns = near__now(config->clock);
     local->lag_ns = near__clock_coarse_lag(config->clock);
     local->ttl_max_ms = config->ttl_max_ms;
+    near__rate_init(&local->rate, config->clock);
+    /* relaxed: nobody else is here yet */
+    atomic_store_explicit(&local->gate.fresh_ticks, NEAR_TICKS_NEVER, memory_order_relaxed);
     if (!config->idle_ms)
         return;
     int64_t idle_ns = (int64_t)config->idle_ms * NEAR_NS_PER_MS, unit_ns = idle_ns / NEAR_TICKS;
@@ -100,6 +103,7 @@ static int make_seed(struct near__local *local, uint64_t seed)
     local->index.seed = seed;
     if (!seed && near__random_seed(&local->index.seed, sizeof(local->index.seed)) != 0)
         return NEAR_ERR_SYSTEM;
+    local->index.flips = near__hash_flips(local->index.seed);
     local->keeper.sampler.random = ~local->index.seed;
     return NEAR_OK;
 }
@@ -145,6 +149,60 @@ void near__local_close(struct near__local *local)
 struct near__gate *near__local_gate(struct near__local *local)
 {
     return &local->gate;
+}
+
+/* ---------------------------------------------------------------- the gate */
+
+/* fresh_ms first: a hit that has the new moment has the new time, or a later one, so that time is not before the moment. */
+static void set_fresh(struct near__local *local, int64_t ticks, int64_t ms)
+{
+    struct near__gate *gate = &local->gate;
+    atomic_store_explicit(&gate->fresh_ms, ms, memory_order_relaxed); /* relaxed: ordered by the next */
+    /* release: pairs with the hit's acquire (R47); whoever sees this proof sees every message applied before it, and fresh_ms */
+    atomic_store_explicit(&gate->fresh_ticks, ticks, memory_order_release);
+}
+
+/* Half of the bound after the proof: the same margin that the coarse clock is given.  With an idle limit hits need the time. */
+static void renew_fresh(struct near__local *local, int64_t proved_ns)
+{
+    int64_t bound_ns = atomic_load_explicit(&local->gate.bound_ns, memory_order_relaxed); /* relaxed: written by our caller */
+    int64_t at_ns = proved_ns + bound_ns / 2;
+    if (local->idle_unit_ns)
+        return;
+    if (proved_ns == NEAR_PROVED_ALWAYS)
+        set_fresh(local, NEAR_TICKS_ALWAYS, 0);
+    else
+        set_fresh(local, near__rate_moment(&local->rate, local->clock, at_ns), near__tier_ms(local, at_ns) + 1);
+}
+
+void near__local_prove(struct near__local *local, int64_t proved_ns)
+{
+    /* release: pairs with the hit's acquire load of proved_ns (R47); whoever sees this proof sees every message applied
+     * before it, and the watermark */
+    atomic_store_explicit(&local->gate.proved_ns, proved_ns, memory_order_release);
+    renew_fresh(local, proved_ns);
+}
+
+void near__local_withdraw(struct near__local *local, int64_t proved_ns)
+{
+    /* release, both: as a proof; a hit that misses it is still within the bound of the proof that it saw */
+    atomic_store_explicit(&local->gate.fresh_ticks, NEAR_TICKS_NEVER, memory_order_release);
+    atomic_store_explicit(&local->gate.proved_ns, proved_ns, memory_order_release);
+}
+
+void near__local_set_bound(struct near__local *local, int64_t bound_ns)
+{
+    struct near__gate *gate = &local->gate;
+    /* The moment belonged to the old bound; the next proof brings a new one.  release, both: a hit that reads the longer bound sees
+     * what was withdrawn before */
+    if (atomic_load_explicit(&gate->fresh_ticks, memory_order_relaxed) != NEAR_TICKS_ALWAYS) /* relaxed: our caller's */
+        atomic_store_explicit(&gate->fresh_ticks, NEAR_TICKS_NEVER, memory_order_release);
+    atomic_store_explicit(&gate->bound_ns, bound_ns, memory_order_release);
+}
+
+uint64_t near__local_serial(const struct near__local *local)
+{
+    return local->serial;
 }
 
 /* ---------------------------------------------------------------- tickets */

@@ -29,12 +29,17 @@ struct near__reader; /* one thread's pins, counters and sampling state in one ti
 #define NEAR_PROVED_NEVER INT64_MIN         /* gate: nothing is served */
 #define NEAR_PROVED_ALWAYS (INT64_MAX / 2)  /* gate: no remote tier, everything is served */
 
-/* What a hit must pass.  One cache line, written by the coherence room, read by every hit.
- * Order on a hit (R47): proved_ns, then the entry, then watermark, then the clock. */
+/* What a hit must pass.  One cache line, read by every hit; written by near__local_prove, _withdraw and _set_bound, one at a time.
+ * Order on a hit (R47): proved_ns or fresh_ticks, then the entry, then watermark, then the clock. */
 struct near__gate {
     _Alignas(64) _Atomic(int64_t) proved_ns;
     _Atomic(uint64_t) watermark; /* position */
     _Atomic(int64_t) bound_ns;   /* the cache's bound */
+    /* What follows from proved_ns and bound_ns, so that a hit is cheap: until when, in ticks of the processor's counter, reads
+     * with the cache's bound may be served without a look at the kernel's clock; and a time, in milliseconds since the
+     * tier's opening, that is not before that. */
+    _Atomic(int64_t) fresh_ticks;
+    _Atomic(int64_t) fresh_ms;
 };
 
 struct near__local_config {
@@ -53,6 +58,14 @@ struct near__local_config {
 int near__local_open(const struct near__local_config *config, struct near__local **ret);
 void near__local_close(struct near__local *local);
 struct near__gate *near__local_gate(struct near__local *local);
+/* A proof of freshness that counts from proved_ns (or NEAR_PROVED_ALWAYS): everything published before has been applied. */
+void near__local_prove(struct near__local *local, int64_t proved_ns);
+/* The last proof counts no more; proved_ns: what reads that may be served stale go by. */
+void near__local_withdraw(struct near__local *local, int64_t proved_ns);
+/* The bound of reads that have none of their own. */
+void near__local_set_bound(struct near__local *local, int64_t bound_ns);
+/* A number that no other tier of this process ever has; never 0. */
+uint64_t near__local_serial(const struct near__local *local);
 
 /* The calling thread's reader, created and registered at its first use; NULL without memory.
  * Every other call that takes a reader takes the calling thread's own. */

@@ -12,8 +12,7 @@
  * of them.
  *
  * Blocks are never freed before the tier is closed: there are as many as were ever needed at once. */
-#include "local/rcu.h"
-#include "local/tier.h"
+#include "local/hit.h"
 
 #include <string.h>
 
@@ -23,29 +22,21 @@ struct near__block {
     _Atomic(struct near__entry *) place[NEAR_PINS];
 };
 
-/* A value that was copied because no pin was left is known by the low bit. */
-#define COPY_BIT ((uintptr_t)1)
-
-static int is_copy(const void *pin)
-{
-    return ((uintptr_t)pin & COPY_BIT) != 0;
-}
-
 static void free_copy(struct near__local *local, const void *pin)
 {
-    near__free(local->alloc, (void *)((uintptr_t)pin - COPY_BIT));
+    near__free(local->alloc, (void *)((uintptr_t)pin - NEAR_PIN_COPY));
     atomic_fetch_sub_explicit(&local->copies, 1, memory_order_relaxed); /* relaxed: a count */
 }
 
-int near__pin_copy(struct near__local *local, const struct near__entry *entry, struct near__view *view)
+int near__hit_hold_copy(struct near__local *local, const struct near__entry *entry, void **ret_pin, const void **ret_data)
 {
     size_t size = near__entry_value_size(entry);
     unsigned char *copy = near__alloc(local->alloc, size);
     if (!copy)
         return 0;
     memcpy(copy, near__entry_value(entry), size);
-    view->data = copy;
-    view->pin = (void *)((uintptr_t)copy | COPY_BIT);
+    *ret_data = copy;
+    *ret_pin = (void *)((uintptr_t)copy | NEAR_PIN_COPY);
     atomic_fetch_add_explicit(&local->copies, 1, memory_order_relaxed); /* relaxed: a count */
     return 1;
 }
@@ -56,14 +47,10 @@ void near__local_unpin(struct near__reader *reader, struct near__view *view)
     if (!pin)
         return;
     view->pin = NULL;
-    if (is_copy(pin)) {
+    if (near__pin_is_copy(pin))
         free_copy(reader->local, pin);
-        return;
-    }
-    _Atomic(struct near__entry *) *place = pin;
-    reader->pins_free |= UINT64_C(1) << (place - reader->pin);
-    /* release: pairs with the keeper's acquire in near__pins_each; our reads of the value come before it is freed */
-    atomic_store_explicit(place, NULL, memory_order_release);
+    else
+        near__hit_unpin(reader, pin);
 }
 
 /* ---------------------------------------------------------------- owned values */
@@ -111,7 +98,7 @@ static _Atomic(struct near__entry *) *find_place(struct near__local *local)
 struct near__owned *near__local_own(struct near__local *local, struct near__reader *reader, struct near__view *view)
 {
     void *pin = view->pin;
-    if (is_copy(pin)) { /* belongs to no thread already */
+    if (near__pin_is_copy(pin)) { /* belongs to no thread already */
         view->pin = NULL;
         return pin;
     }
@@ -138,7 +125,7 @@ void near__local_disown(struct near__local *local, struct near__owned *owned)
 {
     if (!owned)
         return;
-    if (is_copy(owned)) {
+    if (near__pin_is_copy(owned)) {
         free_copy(local, owned);
         return;
     }

@@ -50,6 +50,48 @@ static inline void near__rcu_leave(void)
 #endif
 }
 
+/* The same for the hit path, where every instruction counts: only for a thread that is registered and in no section already (0: it is
+ * otherwise; go the other way), and left with what it gave.  As liburcu's own, with each question asked once.  Sanitizer
+ * builds call liburcu. */
+#ifdef NEAR_RCU_CALLS
+struct near__rcu_place { int unused; };
+static inline int near__rcu_enter_quickly(struct near__rcu_place *ret)
+{
+    ret->unused = 0;
+    near__rcu_enter();
+    return 1;
+}
+static inline void near__rcu_leave_quickly(struct near__rcu_place place)
+{
+    (void)place;
+    near__rcu_leave();
+}
+#else
+struct near__rcu_place {
+    struct urcu_bp_reader *reader;
+    int has_membarrier; /* the kernel makes readers' barriers on behalf of whoever waits for a grace period; never changes */
+};
+static inline __attribute__((always_inline)) int near__rcu_enter_quickly(struct near__rcu_place *ret)
+{
+    ret->reader = URCU_TLS(urcu_bp_reader);
+    if (__builtin_expect(!ret->reader, 0) || __builtin_expect(ret->reader->ctr & URCU_BP_GP_CTR_NEST_MASK, 0))
+        return 0;
+    _CMM_STORE_SHARED(ret->reader->ctr, _CMM_LOAD_SHARED(urcu_bp_gp.ctr));
+    ret->has_membarrier = urcu_bp_has_sys_membarrier;
+    urcu_bp_smp_mb_slave();
+    return 1;
+}
+static inline __attribute__((always_inline)) void near__rcu_leave_quickly(struct near__rcu_place place)
+{
+    if (__builtin_expect(place.has_membarrier, 1))
+        cmm_barrier();
+    else
+        cmm_smp_mb();
+    _CMM_STORE_SHARED(place.reader->ctr, place.reader->ctr - URCU_BP_GP_COUNT);
+    cmm_barrier();
+}
+#endif
+
 /* Registers the calling thread with liburcu if it is not, under a mutex of ours that is never held for long.
  * Registration allocates and blocks signals for a moment, so it is not left to the first hit. */
 void near__rcu_register(void);

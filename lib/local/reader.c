@@ -3,7 +3,7 @@
  * Finding the calling thread's reader.
  *
  *      thread                                          tier
- *      cache[serial % 8] = {serial, reader}  ------->  reader --next--> reader --next--> …
+ *      known[serial % 8] = {serial, reader}  ------->  reader --next--> reader --next--> …
  *      readers --mate--> reader --mate--> …              (never freed before the tier is closed)
  *
  * A look in a small thread-local array, keyed by the tier's serial number, which is never used twice: what is left
@@ -25,8 +25,6 @@
 #include "local/rcu.h"
 #include "local/tier.h"
 
-#define CACHED 8 /* tiers that one thread uses in turn without the slow path */
-
 static struct {
     pthread_mutex_t mutex;
     pthread_key_t key;
@@ -34,10 +32,10 @@ static struct {
     int ready;
 } threads = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
-static __thread struct {
-    uint64_t serial;
-    struct near__reader *reader;
-} cache[CACHED];
+#define NOBODY ((const void *)&threads) /* the name of no tier */
+
+__thread struct near__reader_known near__readers_known[NEAR_READERS_KNOWN];
+__thread struct near__reader_last near__reader_last = {NOBODY, NULL};
 static __thread struct near__reader *mine; /* under threads.mutex */
 
 /* ---------------------------------------------------------------- the thread's list */
@@ -67,6 +65,12 @@ static void drop_pins(struct near__reader *reader)
     reader->pins_free = UINT64_MAX;
 }
 
+static void forget_all(void)
+{
+    memset(near__readers_known, 0, sizeof(near__readers_known));
+    near__reader_last = (struct near__reader_last){NOBODY, NULL};
+}
+
 /* At the exit of a thread.  Other destructors may still use a cache after this one: then it all begins again. */
 static void leave_all(void *unused)
 {
@@ -80,7 +84,7 @@ static void leave_all(void *unused)
         part_locked(reader);
     }
     pthread_mutex_unlock(&threads.mutex);
-    memset(cache, 0, sizeof(cache));
+    forget_all();
 }
 
 /* ---------------------------------------------------------------- making one */
@@ -145,8 +149,8 @@ static struct near__reader *obtain_locked(struct near__local *local)
 
 struct near__reader *near__local_reader_known(struct near__local *local)
 {
-    unsigned i = (unsigned)local->serial % CACHED;
-    return cache[i].serial == local->serial ? cache[i].reader : NULL;
+    struct near__reader *reader;
+    return near__reader_known(local->serial, &reader) ? reader : NULL;
 }
 
 struct near__reader *near__local_reader(struct near__local *local)
@@ -159,9 +163,7 @@ struct near__reader *near__local_reader(struct near__local *local)
     reader = obtain_locked(local);
     pthread_mutex_unlock(&threads.mutex);
     if (reader) {
-        unsigned i = (unsigned)local->serial % CACHED;
-        cache[i].serial = local->serial;
-        cache[i].reader = reader;
+        near__readers_known[local->serial % NEAR_READERS_KNOWN] = (struct near__reader_known){local->serial, reader};
     }
     return reader;
 }
@@ -201,7 +203,7 @@ void near__readers_unlock(void)
 void near__readers_abandon(void)
 {
     mine = NULL;
-    memset(cache, 0, sizeof(cache));
+    forget_all();
     threads.process = getpid();
 }
 

@@ -45,6 +45,34 @@ struct near__reader {
     _Atomic(uint32_t) hit_ns[NEAR_TIMED_HITS];    /* (w) relaxed: statistics; 0: none yet */
 };
 
+/* Tiers that one thread uses in turn without the slow path of near__local_reader. */
+#define NEAR_READERS_KNOWN 8
+struct near__reader_known {
+    uint64_t serial; /* 0: free */
+    struct near__reader *reader;
+};
+extern __thread struct near__reader_known near__readers_known[NEAR_READERS_KNOWN];
+
+/* The calling thread's reader of the tier with that serial number, if it is known: 1, with *ret set.  It may be looked into only while
+ * the tier is known to be open.  A thread that has one is registered with liburcu. */
+static inline int near__reader_known(uint64_t serial, struct near__reader **ret)
+{
+    const struct near__reader_known *known = &near__readers_known[serial % NEAR_READERS_KNOWN];
+    *ret = known->reader;
+    return known->serial == serial;
+}
+
+/* The reader that the thread used last, by a name that the caller chooses for the tier and that is never used again. */
+struct near__reader_last {
+    const void *name; /* never NULL */
+    struct near__reader *reader;
+};
+extern __thread struct near__reader_last near__reader_last;
+static inline void near__reader_remember(const void *name, struct near__reader *reader)
+{
+    near__reader_last = (struct near__reader_last){name, reader};
+}
+
 /* Frees the readers of a tier that is being closed. */
 void near__readers_free(struct near__local *local);
 

@@ -10,6 +10,7 @@
 #include "local/index.h"
 #include "local/local.h"
 #include "local/reader.h"
+#include "local/ticks.h"
 
 struct near__table; /* migrate.c */
 struct near__block; /* pins.c */
@@ -85,6 +86,7 @@ struct near__local {
     _Atomic(uint64_t) index_bytes;
     _Atomic(uint64_t) index_entries_max; /* more entries than this: the keeper should enlarge the index */
     _Atomic(uint32_t) moved_permille;
+    struct near__rate rate; /* of whoever writes the gate */
     struct near__keeper keeper;
     void *memory;
 };
@@ -171,8 +173,6 @@ void near__keeper_wake(struct near__local *local);
 /* Unlinks what is dead in the next buckets; all of it when whole is set. */
 void near__sweep(struct near__local *local, int whole);
 
-/* Copies the value instead of pinning it (all pins in use).  0: no memory. */
-int near__pin_copy(struct near__local *local, const struct near__entry *entry, struct near__view *view);
 /* Calls mark for every pinned entry. */
 void near__pins_each(struct near__local *local, void (*mark)(struct near__entry *entry));
 void near__pins_close(struct near__local *local);

@@ -87,15 +87,17 @@ static void open_filled(void)
 
 /* ---------------------------------------------------------------- what a hit executes */
 
+/* Values of 100 bytes under a key of 16, as the benchmark has them. */
 static void prepare(void *arg)
 {
+    static const char value[100];
     struct world *w = arg;
     near_options options;
     near_options_init(&options);
     options.local_bytes = 16 << 20;
     if (near_open("local:", &options, &w->cache, NULL) != NEAR_OK)
         _exit(1);
-    near_set(w->cache, "0123456789abcdef", 16, "value of some bytes", 19, NULL, NULL);
+    near_set(w->cache, "0123456789abcdef", 16, value, sizeof(value), NULL, NULL);
     for (int i = 0; i < 130; i++) { /* the thread's first call makes its reader, lazy symbols are bound */
         near_get(w->cache, "0123456789abcdef", 16, NULL, &w->got);
         near_release(&w->got);
@@ -118,24 +120,58 @@ static void hits_64(void *arg)
         one_hit(arg);
 }
 
-static void test_A_hit_executes_no_locked_instruction_and_no_system_call(void **state)
+static void copies_64(void *arg)
 {
-    (void)state;
+    struct world *w = arg;
+    for (int i = 0; i < 64; i++) {
+        char value[100];
+        size_t size;
+        w->status = near_get_copy(w->cache, "0123456789abcdef", 16, NULL, value, sizeof(value), &size);
+        if (w->status != NEAR_OK)
+            abort();
+    }
+}
+
+/* Most instructions of one hit, in the mean over 64.  What is measured here (gcc 12, -O2, x86-64) and a twentieth more; the
+ * library's own objects are linked statically, so nothing goes through the PLT. */
+#define GET_AND_RELEASE_MAX 260
+#define GET_COPY_MAX 230
+
+static void is_lock_free_and_short(const char *what, void (*hits)(void *), uint64_t most)
+{
     struct hit_trace trace;
-    if (INSTRUMENTED)
-        skip();
-    int result = hit_trace(prepare, hits_64, &world, &trace);
+    int result = hit_trace(prepare, hits, &world, &trace);
     if (result == -1) {
         print_message("single-stepping is not possible here: skipped\n");
         skip();
     }
     assert_int_equal(result, 0);
-    print_message("instructions a hit, get and release: %llu\n", (unsigned long long)(trace.instructions / 64));
+    print_message("instructions a hit, %s: %llu\n", what, (unsigned long long)(trace.instructions / 64));
     if (trace.first_bad)
         print_error("first at %#llx\n", (unsigned long long)trace.first_bad);
     assert_int_equal(trace.locked, 0);
     assert_int_equal(trace.system_calls, 0);
-    assert_in_range(trace.instructions / 64, 1, 1000);
+#ifdef __OPTIMIZE__
+    assert_in_range(trace.instructions / 64, 1, most);
+#else
+    (void)most;
+#endif
+}
+
+static void test_A_hit_executes_no_locked_instruction_and_no_system_call(void **state)
+{
+    (void)state;
+    if (INSTRUMENTED)
+        skip();
+    is_lock_free_and_short("near_get and near_release", hits_64, GET_AND_RELEASE_MAX);
+}
+
+static void test_A_copied_hit_executes_no_locked_instruction_and_no_system_call(void **state)
+{
+    (void)state;
+    if (INSTRUMENTED)
+        skip();
+    is_lock_free_and_short("near_get_copy of 100 bytes", copies_64, GET_COPY_MAX);
 }
 
 static void one_set(void *arg)
@@ -330,6 +366,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_A_hit_executes_no_locked_instruction_and_no_system_call),
+        cmocka_unit_test(test_A_copied_hit_executes_no_locked_instruction_and_no_system_call),
         cmocka_unit_test(test_A_the_tracer_sees_locked_instructions),
         cmocka_unit_test(test_A_hit_allocates_nothing),
         cmocka_unit_test(test_A_hits_of_two_threads_write_no_common_cache_line),

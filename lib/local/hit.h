@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The hit path, for the rooms that want it without a call.  The essay is at the head of hit.c; numbers in comments are its.
+ *
+ * Everything here runs inside a read section of the caller's, by a thread that has a reader. */
+#ifndef NEAR_LOCAL_HIT_H
+#define NEAR_LOCAL_HIT_H
+#include "local/rcu.h"
+#include "local/tier.h"
+
+#define near__likely(x) __builtin_expect(!!(x), 1)
+#define near__unlikely(x) __builtin_expect(!!(x), 0)
+
+/* What a read asks for. */
+struct near__demand {
+    int64_t proved_ns; /* 1 */
+    int64_t bound_ns, stale_ns;
+};
+
+/* bound_ns has been loaded before: whoever sees a longer bound sees the proof withdrawn before it. */
+static inline struct near__demand near__hit_demand(const struct near__local *local, int64_t bound_ns, int64_t stale_ns)
+{
+    NEAR_STEP();
+    /* acquire: the entry is looked at after it; pairs with the store of a proof, before which its messages were applied */
+    return (struct near__demand){atomic_load_explicit(&local->gate.proved_ns, memory_order_acquire), bound_ns, stale_ns};
+}
+
+/* Step 4 and what needs a time. */
+enum near__local_result near__hit_judge_by_clock(const struct near__local *local, struct near__entry *entry,
+                                                 struct near__demand demand);
+/* Milliseconds that an entry with an expiry has left, by the exact clock. */
+int64_t near__hit_ttl_ms(const struct near__local *local, const struct near__entry *entry);
+/* All pins are in use: a copy.  0: no memory for it. */
+int near__hit_hold_copy(struct near__local *local, const struct near__entry *entry, void **ret_pin, const void **ret_data);
+
+/* Steps 3 and 4 for an entry found in step 2. */
+static inline enum near__local_result near__hit_judge(const struct near__local *local, struct near__entry *entry,
+                                                      struct near__demand demand)
+{
+    /* acquire: see 3; pairs with near__local_raise_watermark */
+    uint64_t watermark = near__step_look(&local->gate.watermark);
+    /* acquire: pairs with near__local_clear; whoever reads after it returned sees the new era */
+    uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire);
+
+    if (near__unlikely((entry->size_era ^ era) & (NEAR_ENTRY_ERAS - 1)))
+        return NEAR_LOCAL_ABSENT;
+    if (near__unlikely(near__entry_position(entry) < watermark))
+        return NEAR_LOCAL_SUSPECT;
+    if (demand.proved_ns != NEAR_PROVED_ALWAYS || entry->expires || local->idle_unit_ns)
+        return near__hit_judge_by_clock(local, entry, demand);
+    near__entry_touch(entry, near__tier_tick(local, 0));
+    return NEAR_LOCAL_HIT;
+}
+
+static inline int near__hit_is_served(enum near__local_result result)
+{
+    return result == NEAR_LOCAL_HIT || result == NEAR_LOCAL_STALE_HIT;
+}
+
+void near__hit_count_miss(struct near__reader *reader, enum near__local_result result);
+
+static inline void near__hit_count(struct near__reader *reader, enum near__local_result result)
+{
+    if (near__likely(result == NEAR_LOCAL_HIT))
+        near__reader_add(reader, NEAR_COUNT_HITS, 1);
+    else
+        near__hit_count_miss(reader, result);
+}
+
+/* Steps 1 to 4; *ret_entry is set when one was found, served or not.  Counts nothing. */
+static inline enum near__local_result near__hit_look(struct near__local *local, const void *key, size_t key_size,
+                                                     int64_t bound_ns, int64_t stale_ns, struct near__entry **ret_entry)
+{
+    uint64_t hash = near__hash(key, key_size, local->index.seed);
+    struct near__demand demand = near__hit_demand(local, bound_ns, stale_ns);                     /* 1 */
+    struct near__entry *entry = near__index_find(&local->index, hash, key, key_size);             /* 2 */
+    *ret_entry = entry;
+    return near__likely(entry != NULL) ? near__hit_judge(local, entry, demand) : NEAR_LOCAL_ABSENT; /* 3, 4 */
+}
+
+/* A hit with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with the cache's own bound, makes no
+ * call when is_short (a constant) is set, and counts nothing.  Its order is that of the essay, with fresh_ticks for the proof
+ * and the processor's counter for the clock. */
+static inline __attribute__((always_inline)) struct near__entry *near__hit_plain(const struct near__local *local, const void *key,
+                                                                                 size_t key_size, int is_short)
+{
+    uint64_t hash = is_short ? near__hash_short(key, key_size, &local->index.flips) : near__hash(key, key_size, local->index.seed);
+    NEAR_STEP();
+    /* acquire: the entry is looked at after it; pairs with near__local_prove */
+    int64_t fresh = atomic_load_explicit(&local->gate.fresh_ticks, memory_order_acquire);         /* 1 */
+    struct near__entry *entry = is_short ? near__index_find_short(&local->index, hash, key, key_size)
+                                         : near__index_find(&local->index, hash, key, key_size);  /* 2 */
+    if (near__unlikely(!entry))
+        return NULL;
+    uint64_t watermark = near__step_look(&local->gate.watermark);                                 /* 3 */
+    uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire); /* acquire: as in near__hit_judge */
+    if (near__unlikely(near__entry_position(entry) < watermark || (entry->size_era ^ era) & (NEAR_ENTRY_ERAS - 1)))
+        return NULL;
+    if (fresh != NEAR_TICKS_ALWAYS && near__unlikely(near__ticks() >= fresh))                     /* 4 */
+        return NULL;
+    /* The time is before fresh_ms now.  relaxed: ordered by the load of fresh.  Without a proof (ALWAYS) there is no such time. */
+    if (near__unlikely(entry->expires) &&
+        (fresh == NEAR_TICKS_ALWAYS ||
+         near__expiry_left(entry->expires, atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) <= 0))
+        return NULL;
+    near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
+    return entry;
+}
+
+/* Pins the entry; a pin is free. */
+static inline void near__hit_pin(struct near__reader *reader, struct near__entry *entry, void **ret_pin, const void **ret_data)
+{
+    unsigned i = (unsigned)__builtin_ctzll(reader->pins_free);
+    reader->pins_free &= reader->pins_free - 1;
+    /* release: so that the keeper's acquire of this, too, comes after our reads under the pin that stood here before.  It is
+     * seen in time because of the section we are in: see pins.c */
+    atomic_store_explicit(&reader->pin[i], entry, memory_order_release);
+    *ret_data = near__entry_value(entry);
+    *ret_pin = &reader->pin[i];
+}
+
+/* Pins the entry, or copies when all pins are in use.  0: no memory for the copy. */
+static inline int near__hit_hold(struct near__local *local, struct near__reader *reader, struct near__entry *entry,
+                                 void **ret_pin, const void **ret_data)
+{
+    if (near__unlikely(!reader->pins_free))
+        return near__hit_hold_copy(local, entry, ret_pin, ret_data);
+    near__hit_pin(reader, entry, ret_pin, ret_data);
+    return 1;
+}
+
+/* Gives up a pin of this reader's that is not a copy. */
+static inline void near__hit_unpin(struct near__reader *reader, void *pin)
+{
+    _Atomic(struct near__entry *) *place = pin;
+    reader->pins_free |= UINT64_C(1) << (place - reader->pin);
+    /* release: pairs with the keeper's acquire in near__pins_each; our reads of the value come before it is freed */
+    atomic_store_explicit(place, NULL, memory_order_release);
+}
+
+/* A pin that stands for a copy is known by the low bit. */
+#define NEAR_PIN_COPY ((uintptr_t)1)
+static inline int near__pin_is_copy(const void *pin)
+{
+    return ((uintptr_t)pin & NEAR_PIN_COPY) != 0;
+}
+
+/* memcpy of up to NEAR_COPY_MAX bytes without a call: two halves that may overlap, or steps of 64 bytes, the last overlapping. */
+#define NEAR_COPY_MAX 1024
+static inline __attribute__((always_inline)) void near__copy(void *to, const void *from, size_t size)
+{
+    unsigned char *t = to;
+    const unsigned char *f = from;
+    if (size > 64) {
+        const unsigned char *last = f + size - 64;
+        unsigned char *t_last = t + size - 64;
+        do {
+            __builtin_memcpy(t, f, 64);
+            t += 64;
+            f += 64;
+        } while (f < last);
+        __builtin_memcpy(t_last, last, 64);
+    } else if (size > 32) {
+        __builtin_memcpy(t, f, 32);
+        __builtin_memcpy(t + size - 32, f + size - 32, 32);
+    } else if (size > 16) {
+        __builtin_memcpy(t, f, 16);
+        __builtin_memcpy(t + size - 16, f + size - 16, 16);
+    } else if (size >= 8) {
+        __builtin_memcpy(t, f, 8);
+        __builtin_memcpy(t + size - 8, f + size - 8, 8);
+    } else {
+        for (; size; size--)
+            *t++ = *f++;
+    }
+}
+
+#endif
