@@ -126,6 +126,12 @@ typedef enum near_policy {
     NEAR_POLICY_VOLATILE_RANDOM = 4 /* any that has a time to live; likewise */
 } near_policy;
 
+/* Who else writes the keys. */
+typedef enum near_track {
+    NEAR_TRACK_NONE = 0, /* nobody: all writers use this library (default) */
+    NEAR_TRACK_BCAST = 1 /* anybody: the remote tier reports every write, expiry, eviction and flush */
+} near_track;
+
 typedef struct near_options {
     size_t size;                 /* sizeof(near_options), set by near_options_init */
     uint64_t local_bytes;        /* budget of the local tier, everything included */
@@ -159,6 +165,7 @@ typedef struct near_options {
     void *log_arg;
     near_allocator allocator;
     uint32_t policy;             /* a near_policy */
+    uint32_t track;              /* a near_track */
 } near_options;
 
 /* Fills options with the defaults, as many fields as the caller's struct has.  Blocks: never. */
@@ -475,6 +482,7 @@ typedef struct near_stats {
     near_quantiles miss_ns;         /* reads that went to the remote tier */
     near_quantiles write_ns;
     near_quantiles invalidation_ns; /* from the writer's send to application here; both clocks of one host */
+    uint64_t messages_foreign;      /* keys reported by the remote tier, with NEAR_TRACK_BCAST */
 } near_stats;
 
 /* Fills a snapshot; the counters are not from one instant.  stats->size must be set. */

@@ -115,6 +115,7 @@ static int open_local_tier(struct near__impl *impl)
         .ttl_max_ms = o->local_ttl_ms,
         .idle_ms = o->idle_ms,
         .policy = o->policy,
+        .foreign = o->track != NEAR_TRACK_NONE,
     };
     int status = near__local_open(&config, &impl->local);
     if (status != NEAR_OK)
@@ -142,6 +143,7 @@ static int open_remote_tier(struct near__impl *impl, near_error *error)
         .backoff_min_ms = o->backoff_min_ms,
         .backoff_max_ms = o->backoff_max_ms,
         .connect_timeout_ms = o->connect_timeout_ms,
+        .tracking = o->track != NEAR_TRACK_NONE,
     };
     return near__coherence_open(&coherence, &impl->coherence, error);
 }
@@ -156,6 +158,8 @@ static int open_tiers(struct near__impl *impl, near_error *error)
         return near__fail(error, status, "%s", near_status_text(status));
     if (impl->uri.kind != NEAR_URI_LOCAL)
         return open_remote_tier(impl, error);
+    if (impl->options.track != NEAR_TRACK_NONE)
+        return near__fail(error, NEAR_ERR_OPTION, "track: without a remote tier there is nobody else");
     status = near__local_writes_create(impl);
     if (status != NEAR_OK)
         return near__fail(error, status, "%s", near_status_text(status));

@@ -69,6 +69,19 @@
  * [4] A message that does not follow, and those after it until a heartbeat says where we are, are applied unordered
  *     (I5): whoever publishes nonsense costs time and never raises a floor or a watermark.
  *
+ * Foreign writers (config.tracking).  The server reports every write on the subscription, whoever did it, without a position.
+ *
+ * [5] A report is applied unordered (I5), and with one PING outstanding, whatever becomes of its attempt, a proof covers foreign
+ *     writes as it covers ours (redis_tracking.c; R26).  Reports are not numbered: those that a lost subscription would have brought
+ *     leave no hole, and an entry may be older than a foreign write at its own position.  So nothing stays over a reconnection: the
+ *     tier is cleared when tracking is in force again and before the next proof.  A fetch sent before the clearing is refused by its
+ *     ticket; one sent after it is followed by reports (R22, R40).
+ * [6] Our own writes are reported, too, after their messages, and take away what the writer has just kept: one fetch more per write and
+ *     process, if the key is read again.  Nothing weaker is safe.  The server reports each key once a turn, so "we set k to v, then
+ *     somebody set it to w" and "somebody set it to w, then we set it to v" bring the same bytes on every connection of ours, in the
+ *     same order; in one of the two v is stale.  Whatever keeps v in the one keeps it in the other.  (Counting the reports that our
+ *     messages make us expect fails for that reason, and so does NOLOOP, which also swallows evictions: R43.)
+ *
  * So no entry stays stale for ever: every hole is seen by the next message or heartbeat, and each cure covers what it
  * hid.  And no hit is older than the bound: proved_ns is a time before which every write is applied or cured; hits
  * compare it themselves (R47), and nothing here needs to run in time (R24, R29).  Withdrawing is not needed for the
@@ -299,6 +312,7 @@ static void init_config(struct near__coherence *c, const struct near__coherence_
     c->remote = config->remote;
     c->gate = near__local_gate(config->local);
     c->manual = config->manual;
+    c->tracking = config->tracking;
     c->backoff_min_ns = (config->backoff_min_ms ? config->backoff_min_ms : 1) * NEAR_NS_PER_MS;
     c->backoff_max_ns = config->backoff_max_ms * NEAR_NS_PER_MS;
     if (c->backoff_max_ns < c->backoff_min_ns)
@@ -471,6 +485,7 @@ void near__coherence_stats(const struct near__coherence *c, near_stats *stats)
     stats->messages = count_of(&c->messages);
     stats->messages_own = count_of(&c->messages_own);
     stats->messages_bad = count_of(&c->messages_bad);
+    stats->messages_foreign = count_of(&c->messages_foreign);
     stats->message_gaps = count_of(&c->message_gaps);
     stats->proofs = count_of(&c->proofs);
     stats->proofs_failed = count_of(&c->proofs_failed);

@@ -32,6 +32,7 @@ struct near__coherence_config {
     uint32_t bound_ms, backoff_min_ms, backoff_max_ms, connect_timeout_ms;
     uint64_t seed; /* of jitter and ids; 0: random */
     int manual;    /* tests: no threads; near__coherence_step does their work */
+    int tracking;  /* the remote reports foreign writes (options.track); the local tier is config.foreign */
 };
 
 int near__coherence_open(const struct near__coherence_config *config, struct near__coherence **ret, near_error *error);

@@ -132,7 +132,9 @@ static unsigned complete_locked(struct near__coherence *c)
 
 static void log_cure(struct near__coherence *c, unsigned cured)
 {
-    if (cured == NEAR_SUSPECT_LOST)
+    if (cured == NEAR_SUSPECT_LOST && c->tracking)
+        near__log(c->log, NEAR_LOG_INFO, "coherence", "resubscribed; what was written meanwhile is not known, so nothing stays");
+    else if (cured == NEAR_SUSPECT_LOST)
         near__log(c->log, NEAR_LOG_INFO, "coherence", "resubscribed; no message was missed, every entry stays");
     else if (cured)
         near__log(c->log, NEAR_LOG_INFO, "coherence", "freshness proven anew; older entries are no longer served");
@@ -145,6 +147,7 @@ void near__proof_pong(struct near__coherence *c, const void *payload, size_t siz
     char nonce[24];
     unsigned cured = 0;
     pthread_mutex_lock(&c->lock);
+    c->pinged_ns = 0; /* whichever it answers, there was only this one */
     int length = snprintf(nonce, sizeof(nonce), "%" PRIu64, c->attempt.nonce);
     if (c->attempt.nonce && size == (size_t)length && memcmp(payload, nonce, size) == 0) {
         c->attempt.pong = 1;
@@ -302,6 +305,12 @@ static void begin_locked(struct near__coherence *c, int64_t now)
     pthread_cond_broadcast(&c->changed);
 }
 
+/* With tracking the next PING waits until the last one is answered, whatever has become of its attempt: [5], R26. */
+static int is_pinging(const struct near__coherence *c)
+{
+    return c->tracking && c->pinged_ns != 0 && !NEAR_MUTANT(PINGS_PIPELINED);
+}
+
 enum near__tick near__proof_tick(struct near__coherence *c, int64_t *ret_due_ns, uint64_t *ret_nonce)
 {
     enum near__tick result = NEAR_TICK_WAIT;
@@ -309,7 +318,9 @@ enum near__tick near__proof_tick(struct near__coherence *c, int64_t *ret_due_ns,
     int64_t now = near__now(c->clock), patience = near__proof_patience_ns(c);
     if (c->attempt.nonce && now - c->attempt.begun_ns >= patience && give_up_locked(c, now))
         result = NEAR_TICK_SILENT;
-    int busy = c->attempt.nonce != 0 || c->asked || c->running; /* one outstanding (R26) */
+    if (is_pinging(c) && now - c->pinged_ns >= c->connect_timeout_ns)
+        result = NEAR_TICK_SILENT;
+    int busy = c->attempt.nonce != 0 || c->asked || c->running || is_pinging(c); /* one outstanding (R26) */
     if (result == NEAR_TICK_WAIT && !busy && now >= c->next_proof_ns) {
         begin_locked(c, now);
         *ret_nonce = c->attempt.nonce;
@@ -317,6 +328,8 @@ enum near__tick near__proof_tick(struct near__coherence *c, int64_t *ret_due_ns,
     }
     if (c->attempt.nonce)
         *ret_due_ns = c->attempt.begun_ns + patience;
+    else if (is_pinging(c))
+        *ret_due_ns = c->pinged_ns + c->connect_timeout_ns;
     else
         *ret_due_ns = c->asked || c->running ? NEAR_NEVER : c->next_proof_ns; /* the prover kicks when it is free */
     pthread_mutex_unlock(&c->lock);

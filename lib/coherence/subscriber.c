@@ -93,6 +93,17 @@ static void handle_message(struct near__coherence *c, const void *payload, size_
               m.position, last);
 }
 
+/* The server reports that a key was written, but not when in the order of positions; or (NULL) that any key may have been (R44).
+ * See "Foreign writers" in coherence.c for why our own writes' reports are no exception. */
+static void handle_foreign(struct near__coherence *c, const void *key, size_t key_size)
+{
+    near__coherence_add(&c->messages_foreign);
+    if (key && !NEAR_MUTANT(REPORTS_IGNORED))
+        near__local_invalidate(c->local, key, key_size, 0, NEAR_CAUSE_MESSAGE);
+    else if (!key && !NEAR_MUTANT(EVERYTHING_IGNORED))
+        near__local_clear(c->local);
+}
+
 /* ---------------------------------------------------------------- the subscription's life */
 
 /* Whether the server is the one that the last subscription went to; if it cannot be told, it is not.  Returns the
@@ -138,7 +149,9 @@ static void open_channel(struct near__coherence *c)
     }
     near__coherence_add(&c->subscriptions);
     unsigned suspicion = recognise(c, near__channel_server(c->remote, channel));
-    c->unanswered_ns = 0;
+    c->unanswered_ns = c->pinged_ns = 0;
+    if (c->tracking && !NEAR_MUTANT(TRACKED_UNCLEARED))
+        near__local_clear(c->local); /* [5]: foreign writes that nobody reported have left no hole in any number */
     pthread_mutex_lock(&c->lock);
     c->channel = channel;
     near__proof_suspect_locked(c, suspicion);
@@ -191,6 +204,7 @@ static int read_channel(struct near__coherence *c, int64_t deadline_ns)
     switch (m.event) {
     case NEAR_CHANNEL_MESSAGE: handle_message(c, m.payload, m.payload_size); return 1;
     case NEAR_CHANNEL_PRIVATE: near__proof_arrived(c, m.payload, m.payload_size); return 1;
+    case NEAR_CHANNEL_FOREIGN: handle_foreign(c, m.payload, m.payload_size); return 1;
     case NEAR_CHANNEL_PONG: near__proof_pong(c, m.payload, m.payload_size); return 1;
     case NEAR_CHANNEL_IDLE: return 0;
     default: lose_channel(c, m.status < 0 ? m.status : NEAR_ERR_IO, m.detail); return 1;
@@ -201,6 +215,7 @@ static int ping(struct near__coherence *c, uint64_t nonce)
 {
     char text[24];
     snprintf(text, sizeof(text), "%" PRIu64, nonce);
+    c->pinged_ns = near__now(c->clock);
     int status = near__channel_ping(c->remote, c->channel, text, near__now(c->clock) + near__proof_patience_ns(c));
     if (status < 0)
         lose_channel(c, status, "");

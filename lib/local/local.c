@@ -1,6 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The local tier's calls other than reads: opening, installing, invalidating, limits, statistics. */
+ * The local tier's calls other than reads: opening, installing, invalidating, limits, statistics.
+ *
+ * Foreign writers.  With config.foreign, values change without a new position: of two replies at one position either may be the newer
+ * one.  The order is then the generation's alone: whatever is learnt about a key raises the generation of its stripe, by a swap from
+ * the ticket's.  Who succeeds knows that nobody has learnt anything since before his command was sent; so nobody has seen anything
+ * newer than his reply, and every fill that was begun before fails from now on.  Who fails may be older or newer than what is there:
+ * then nothing stays (I5).  A reply that is not kept counts as one that fails.  What positions say still holds, too: messages and
+ * acknowledged writes have them. */
 #include "local/rcu.h"
 #include "local/tier.h"
 
@@ -80,6 +87,7 @@ static struct near__local *make(const struct near__local_config *config)
     local->queues = config->policy == NEAR_POLICY_S3FIFO;
     /* relaxed: nobody else is here yet */
     atomic_store_explicit(&local->rule, rule_of((near_policy)config->policy), memory_order_relaxed);
+    local->foreign = config->foreign;
     set_limits(local, config->bytes_max, config->entries_max);
     set_times(local, config);
     near__budget_charge(local, (int64_t)near__alloc_cost(config->alloc, memory, size));
@@ -381,6 +389,27 @@ static int invalidate(struct near__local *local, uint64_t hash, const void *key,
     return result;
 }
 
+/* Foreign writers: takes the generation on from the ticket's.  0: something was learnt about the stripe since then. */
+static int claim(struct near__local *local, struct offer *offer)
+{
+    struct near__stripe *stripe = near__index_stripe(&local->index, offer->hash);
+    uint64_t generation = near__step_load(&stripe->generation);
+    /* a clearing between the two looks is noticed by the install, which compares the sum again */
+    if (near__index_generation(&local->index, stripe) != offer->generation ||
+        !near__step_swap(&stripe->generation, generation, generation + 1))
+        return 0;
+    offer->generation++;
+    return 1;
+}
+
+/* Something was seen at that position and is not kept (I4); if positions do not tell everything, nothing else is either. */
+static void learn(struct near__local *local, uint64_t hash, const void *key, size_t key_size, uint64_t position)
+{
+    invalidate(local, hash, key, key_size, position, NEAR_WHY_REPLACED);
+    if (local->foreign && position && !NEAR_MUTANT(SEEN_BY_POSITION))
+        invalidate(local, hash, key, key_size, 0, NEAR_WHY_REPLACED);
+}
+
 int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
                         size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms,
                         int64_t sent_ns)
@@ -390,12 +419,13 @@ int near__local_install(struct near__local *local, struct near__reader *reader, 
     enum near__count outcome = NEAR_COUNT_REFUSED_ORDER;
     if (position >= NEAR_POSITION_MAX)
         offer.position = 0; /* unusable */
-    if (offer.position && set_expiry(local, &offer, ttl_ms, sent_ns) && !is_outrun(local, &offer))
+    int ordered = offer.position && (!local->foreign || NEAR_MUTANT(REPLIES_UNCLAIMED) || claim(local, &offer));
+    if (ordered && set_expiry(local, &offer, ttl_ms, sent_ns) && !is_outrun(local, &offer))
         outcome = try_install(local, reader, &offer);
     near__reader_add(reader, outcome, 1);
     if (outcome == NEAR_COUNT_FILLS)
         return 1;
-    invalidate(local, offer.hash, key, key_size, offer.position, NEAR_WHY_REPLACED); /* I4, or I5 without a position */
+    learn(local, offer.hash, key, key_size, offer.position); /* I4, or I5 without a position */
     return 0;
 }
 
@@ -405,8 +435,7 @@ void near__local_observe(struct near__local *local, const void *key, size_t key_
 {
     if (NEAR_MUTANT(UNOBSERVED))
         return;
-    invalidate(local, hash_of(local, key, key_size), key, key_size, position < NEAR_POSITION_MAX ? position : 0,
-               NEAR_WHY_REPLACED);
+    learn(local, hash_of(local, key, key_size), key, key_size, position < NEAR_POSITION_MAX ? position : 0);
 }
 
 int near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,

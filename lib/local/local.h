@@ -50,6 +50,7 @@ struct near__local_config {
     uint64_t value_max;              /* larger values are refused (not kept); 0: bytes_max / 8 */
     uint32_t ttl_max_ms, idle_ms;    /* 0: none */
     uint32_t policy;                 /* a near_policy */
+    int foreign;                     /* 1: others write, too, without raising positions: see "Foreign writers" in local.c */
     uint64_t seed;                   /* of the hash; 0: random */
     int manual;                      /* tests: no keeper thread; near__local_keep does its work */
 };

@@ -79,6 +79,7 @@ struct near__local {
     const struct near__alloc *alloc;
     const struct near__log *log;
     uint64_t value_max; /* 0: an eighth of the budget */
+    int foreign;        /* (i) positions do not tell everything: see "Foreign writers" in local.c */
     int64_t ttl_max_ms; /* 0: none */
     _Atomic(struct near__reader *) readers; /* pushed under reader.c's mutex, walked by anybody */
     _Atomic(struct near__block *) blocks;   /* owned values */

@@ -58,6 +58,7 @@ static const struct row rows[] = {
     ROW(NULL, proof_age_ms, SIGNED_GAUGE, "Age of the last freshness proof in milliseconds; -1 for never."),
     ROW(NULL, messages, COUNTER, "Messages received."),
     ROW(NULL, messages_own, COUNTER, "Messages of this process's own."),
+    ROW(NULL, messages_foreign, COUNTER, "Keys that the remote tier reported as written, by whomever."),
     ROW(NULL, messages_bad, COUNTER, "Messages malformed or of an unknown version."),
     ROW(NULL, message_gaps, COUNTER, "Lost messages detected."),
     ROW(NULL, proofs, COUNTER, "Freshness proofs completed."),

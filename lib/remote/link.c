@@ -4,7 +4,7 @@
  *     AUTH [user] password     when there is a password
  *     CLIENT SETNAME           so that an operator, and a test, can tell our connections apart
  *     SELECT db                data, unless 0
- *     CLIENT NO-EVICT ON       subscriptions, as far as the server lets us
+ *     CLIENT NO-EVICT ON       all but data, as far as the server lets us
  *     PING                     refused while the server loads its data: its identity is not final then
  *     INFO server, replication the server's identity, run_id and master_replid
  *
@@ -88,7 +88,9 @@ static void write_hello(struct near__link *l)
     const struct near__host *h = l->host;
     struct near__output *o = &l->hello;
     const char *name = h->options->client_name ? h->options->client_name : "nearcache";
-    const char *suffix = l->purpose == NEAR_LINK_DATA ? "-data" : "-sub";
+    static const char *const suffixes[] = {
+        [NEAR_LINK_DATA] = "-data", [NEAR_LINK_SUBSCRIPTION] = "-sub", [NEAR_LINK_TRACKING] = "-track"};
+    const char *suffix = suffixes[l->purpose];
     if (h->password || h->username) {
         near__output_command(o, h->username ? 3 : 2);
         near__output_text(o, "AUTH");
@@ -108,7 +110,7 @@ static void write_hello(struct near__link *l)
         near__output_unsigned(o, h->database);
         add_step(l, STEP_SELECT);
     }
-    if (l->purpose == NEAR_LINK_SUBSCRIPTION) {
+    if (l->purpose != NEAR_LINK_DATA) {
         near__output_command(o, 3);
         near__output_text(o, "CLIENT");
         near__output_text(o, "NO-EVICT");
@@ -221,6 +223,76 @@ int near__link_open_step(struct near__link *l, int wake_fd, int64_t until_ns, st
         l->server = l->unlabelled ? 0 : near__server_id(l->identity);
     }
     return r;
+}
+
+/* ---------------------------------------------------------------- waiting */
+
+int near__host_is_closing(const struct near__host *h)
+{
+    /* acquire: pairs with near__remote_interrupt's store */
+    return atomic_load_explicit(&h->closing, memory_order_acquire);
+}
+
+static int closing(struct near__fault *fault)
+{
+    return near__fault_set(fault, NEAR_ERR_CLOSED, "the cache is being closed");
+}
+
+int near__link_open_wait(struct near__link *l, int64_t deadline_ns, struct near__fault *fault)
+{
+    for (;;) {
+        if (near__host_is_closing(l->host))
+            return closing(fault);
+        int r = near__link_open_step(l, -1, deadline_ns, fault);
+        if (r > 0)
+            return NEAR_OK;
+        if (r < 0)
+            return fault->status;
+        if (near__now(l->host->clock) >= deadline_ns)
+            return near__fault_set(fault, NEAR_ERR_TIMEOUT, "timed out while connecting to %s", l->host->target.name);
+    }
+}
+
+int near__link_send_wait(struct near__link *l, const struct near__output *o, int64_t deadline_ns, struct near__fault *fault)
+{
+    struct near__cursor at = {0, 0};
+    uint64_t sent = 0;
+    for (;;) {
+        int r = near__link_send(l, o, &at, &sent, fault);
+        if (r > 0)
+            return NEAR_OK;
+        if (r < 0)
+            return fault->status;
+        if (near__host_is_closing(l->host))
+            return closing(fault);
+        if (near__now(l->host->clock) >= deadline_ns)
+            return near__fault_set(fault, NEAR_ERR_TIMEOUT, "%s takes nothing", l->host->target.name);
+        struct pollfd p = {l->transport.fd, POLLOUT, 0}, both[2] = {p, {l->host->interrupt_fd, POLLIN, 0}};
+        near__poll(both, 2, l->host->clock, deadline_ns);
+    }
+}
+
+struct near__reply *near__link_next_wait(struct near__link *l, int64_t deadline_ns, struct near__fault *fault)
+{
+    struct near__reply *reply;
+    for (;;) {
+        int r = near__link_next(l, &reply, fault);
+        if (r != 0)
+            return r > 0 ? reply : NULL;
+        r = near__link_receive(l, fault);
+        if (r < 0)
+            return NULL;
+        if (r > 0)
+            continue;
+        if (near__host_is_closing(l->host) || near__now(l->host->clock) >= deadline_ns)
+            break;
+        near__link_wait(l, 0, -1, deadline_ns);
+    }
+    if (near__host_is_closing(l->host))
+        closing(fault);
+    else
+        near__fault_set(fault, NEAR_ERR_TIMEOUT, "%s did not confirm the subscription", l->host->target.name);
+    return NULL;
 }
 
 /* ---------------------------------------------------------------- init, fini */

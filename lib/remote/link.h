@@ -28,7 +28,7 @@ struct near__host {
     _Atomic(uint64_t) requests, opened, lost, timeouts, bytes_sent, bytes_received;
 };
 
-enum near__link_purpose { NEAR_LINK_DATA, NEAR_LINK_SUBSCRIPTION };
+enum near__link_purpose { NEAR_LINK_DATA, NEAR_LINK_SUBSCRIPTION, NEAR_LINK_TRACKING };
 enum { NEAR_LINK_STEPS_MAX = 6, NEAR_IDENTITY_MAX = 160 };
 
 struct near__link {
@@ -70,6 +70,13 @@ int near__link_next(struct near__link *l, struct near__reply **ret, struct near_
 /* Sends from `at` on without waiting, adds to *sent: 1 everything is out, 0 not yet, -1. */
 int near__link_send(struct near__link *l, const struct near__output *o, struct near__cursor *at, uint64_t *sent,
                     struct near__fault *fault);
+
+/* The same three, waiting until the deadline or the interruption; only before anybody else uses the link.  NEAR_OK or the
+ * fault's status; a reply to free or NULL. */
+int near__link_open_wait(struct near__link *l, int64_t deadline_ns, struct near__fault *fault);
+int near__link_send_wait(struct near__link *l, const struct near__output *o, int64_t deadline_ns, struct near__fault *fault);
+struct near__reply *near__link_next_wait(struct near__link *l, int64_t deadline_ns, struct near__fault *fault);
+int near__host_is_closing(const struct near__host *h);
 
 /* The error reply's status and words. */
 int near__reply_fault(const struct near__reply *reply, struct near__fault *fault);

@@ -232,6 +232,7 @@ static void mailbox_join(struct memory_remote *m, struct near__mailbox *mailbox)
     mailbox->place = m->place;
     mailbox->alloc = m->config.alloc;
     mailbox->tail = &mailbox->head;
+    mailbox->tracks = m->config.options->track == NEAR_TRACK_BCAST;
     memcpy(mailbox->server, m->store->identity, sizeof mailbox->server);
     mailbox->next = m->store->mailboxes;
     m->store->mailboxes = mailbox;
@@ -317,7 +318,7 @@ static void memory_channel_read(struct near__channel *handle, int64_t deadline_n
     } while (!channel->letter && near__memory_wait_locked(m->store, m->config.clock, deadline_ns));
     if (channel->letter)
         *ret = (struct near__channel_message){.event = channel->letter->event,
-                                              .payload = channel->letter->bytes,
+                                              .payload = channel->letter->everything ? NULL : channel->letter->bytes,
                                               .payload_size = channel->letter->size};
     else if (channel->woken)
         channel->woken = 0;
@@ -333,7 +334,7 @@ static int memory_channel_ping(struct near__channel *handle, const char *nonce, 
     (void)deadline_ns; /* sending never waits here */
     near__memory_enter(store);
     if (!near__memory_strikes_locked(store, NEAR_FAULT_SILENCE, 0))
-        near__memory_pong_locked(store, &channel->mailbox, nonce);
+        near__memory_ping_locked(store, &channel->mailbox, nonce);
     int status = channel->mailbox.lost ? channel->mailbox.lost : NEAR_OK;
     near__memory_leave(store);
     return status;

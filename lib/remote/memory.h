@@ -49,6 +49,15 @@ void near__memory_flushall(struct near__memory_store *store);
 void near__memory_foreign_set(struct near__memory_store *store, const void *key, size_t key_size, const void *value,
                               size_t value_size); /* key with prefix, as redis-cli would */
 void near__memory_foreign_del(struct near__memory_store *store, const void *key, size_t key_size);
+/* options.track.  What is expired or evicted is not reported here (a copy's own time to live covers the former).
+ *
+ * Redis sends reports at the end of a turn of its event loop, after the PONGs of that turn (R26).  With turns on, reports wait for
+ * near__memory_turn, and a PING sent in a turn is read in the next one; unless another one was unread when the turn began: then
+ * both are read in this turn, before its reports go out. */
+void near__memory_turns(struct near__memory_store *store, int on);
+void near__memory_turn(struct near__memory_store *store);
+/* The server ceases to report, and nobody is told: the control connection is gone on its side alone (R39, R41). */
+void near__memory_stop_tracking(struct near__memory_store *store);
 /* A restart: channels are lost, the identity changes; with data_loss everything written since near__memory_snapshot is gone,
  * positions included.  Held requests die with their connections; held replies are in our own socket already and stay. */
 void near__memory_snapshot(struct near__memory_store *store);

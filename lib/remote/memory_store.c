@@ -81,6 +81,15 @@ static struct near__memory_store *store_create(const char *name, const struct ne
     return store;
 }
 
+static void free_letters(const struct near__alloc *alloc, struct near__letter **list)
+{
+    while (*list) {
+        struct near__letter *letter = *list;
+        *list = letter->next;
+        near__free(alloc, letter);
+    }
+}
+
 /* Nobody holds the store any more: what is left in the queue of requests has lost its callers. */
 static void store_destroy(struct near__memory_store *store)
 {
@@ -95,6 +104,7 @@ static void store_destroy(struct near__memory_store *store)
         store->places = place->next;
         near__free(&alloc, place);
     }
+    free_letters(&alloc, &store->reports);
     near__keyspace_clear(&store->keys);
     near__keyspace_clear(&store->snapshot);
     pthread_cond_destroy(&store->changed);
@@ -182,13 +192,11 @@ static void changed_locked(struct near__memory_store *store) { pthread_cond_broa
 
 static void empty_mailbox(struct near__mailbox *mailbox)
 {
-    while (mailbox->head) {
-        struct near__letter *letter = mailbox->head;
-        mailbox->head = letter->next;
-        near__free(mailbox->alloc, letter);
-    }
+    free_letters(mailbox->alloc, &mailbox->head);
     mailbox->tail = &mailbox->head;
     mailbox->bytes = 0;
+    free_letters(mailbox->alloc, &mailbox->unread);
+    mailbox->readable = 0;
 }
 
 void near__memory_break_locked(struct near__memory_store *store, struct near__mailbox *mailbox, int status)
@@ -202,7 +210,7 @@ void near__memory_break_locked(struct near__memory_store *store, struct near__ma
 struct sheet {
     enum near__channel_event event;
     enum near__operation operation;
-    int held;
+    int held, everything;
     uint64_t number;
     const void *head, *body;
     size_t head_size, body_size;
@@ -225,6 +233,7 @@ static void post(struct near__memory_store *store, struct near__mailbox *mailbox
     letter->event = sheet->event;
     letter->operation = sheet->operation;
     letter->held = sheet->held;
+    letter->everything = sheet->everything;
     letter->size = size;
     if (sheet->head_size > 0)
         memcpy(letter->bytes, sheet->head, sheet->head_size);
@@ -236,11 +245,116 @@ static void post(struct near__memory_store *store, struct near__mailbox *mailbox
     changed_locked(store);
 }
 
-void near__memory_pong_locked(struct near__memory_store *store, struct near__mailbox *mailbox, const char *nonce)
+/* ---------------------------------------------------------------- tracking and turns */
+
+static void pong(struct near__memory_store *store, struct near__mailbox *mailbox, const void *nonce, size_t size)
 {
-    struct sheet sheet = {.event = NEAR_CHANNEL_PONG, .body = nonce, .body_size = strlen(nonce)};
+    struct sheet sheet = {.event = NEAR_CHANNEL_PONG, .body = nonce, .body_size = size};
     post(store, mailbox, &sheet);
 }
+
+/* Appends bytes of size to a list of letters; 0: no memory. */
+static int append_letter(const struct near__alloc *alloc, struct near__letter **list, const void *bytes, size_t size,
+                         int everything)
+{
+    struct near__letter *letter = near__alloc_zero(alloc, sizeof *letter + size);
+    if (!letter)
+        return 0;
+    letter->size = size;
+    letter->everything = everything;
+    if (size)
+        memcpy(letter->bytes, bytes, size);
+    while (*list)
+        list = &(*list)->next;
+    *list = letter;
+    return 1;
+}
+
+void near__memory_ping_locked(struct near__memory_store *store, struct near__mailbox *mailbox, const char *nonce)
+{
+    if (mailbox->tracks < 0)
+        near__memory_break_locked(store, mailbox, NEAR_ERR_PROTOCOL); /* the answer to TRACKINGINFO is no */
+    else if (!store->turns || !mailbox->tracks)
+        pong(store, mailbox, nonce, strlen(nonce));
+    else if (!append_letter(mailbox->alloc, &mailbox->unread, nonce, strlen(nonce), 0))
+        near__memory_break_locked(store, mailbox, NEAR_ERR_IO);
+}
+
+static void post_report(struct near__memory_store *store, struct near__mailbox *m, const unsigned char *key, size_t key_size,
+                        int everything)
+{
+    size_t prefix = m->place->prefix_size;
+    struct sheet sheet = {.event = NEAR_CHANNEL_FOREIGN, .everything = everything};
+    if (m->tracks <= 0 || (!everything && (key_size < prefix || memcmp(key, m->place->prefix, prefix) != 0)))
+        return;
+    if (!everything) {
+        sheet.body = key + prefix;
+        sheet.body_size = key_size - prefix;
+    }
+    sheet.number = ++store->letters;
+    sheet.held = near__memory_strikes_locked(store, NEAR_FAULT_HOLD_MESSAGES, NEAR_OP_SET);
+    post(store, m, &sheet);
+}
+
+static void post_reports(struct near__memory_store *store, const void *key, size_t key_size, int everything)
+{
+    for (struct near__mailbox *m = store->mailboxes; m; m = m->next)
+        post_report(store, m, key, key_size, everything);
+}
+
+void near__memory_report_locked(struct near__memory_store *store, const void *key, size_t key_size)
+{
+    if (!store->turns) {
+        post_reports(store, key, key_size, !key);
+    } else if (!append_letter(&store->alloc, &store->reports, key, key ? key_size : 0, !key)) {
+        for (struct near__mailbox *m = store->mailboxes; m; m = m->next)
+            if (m->tracks > 0)
+                near__memory_break_locked(store, m, NEAR_ERR_IO);
+    }
+}
+
+/* What the server reads of a socket in a turn is all that is there by then, also what came during the turn; but it looks only at
+ * those sockets on which something was waiting when the turn began. */
+static void turn_locked(struct near__memory_store *store)
+{
+    for (struct near__mailbox *m = store->mailboxes; m; m = m->next) {
+        for (struct near__letter *ping = m->readable ? m->unread : NULL; ping; ping = ping->next)
+            pong(store, m, ping->bytes, ping->size);
+        if (m->readable)
+            free_letters(m->alloc, &m->unread);
+    }
+    for (struct near__letter *report = store->reports; report; report = report->next)
+        post_reports(store, report->bytes, report->size, report->everything);
+    free_letters(&store->alloc, &store->reports);
+    for (struct near__mailbox *m = store->mailboxes; m; m = m->next)
+        m->readable = m->unread != NULL;
+}
+
+void near__memory_turn(struct near__memory_store *store)
+{
+    near__memory_enter(store);
+    turn_locked(store);
+    near__memory_leave(store);
+}
+
+void near__memory_turns(struct near__memory_store *store, int on)
+{
+    near__memory_enter(store);
+    store->turns = on;
+    turn_locked(store);
+    turn_locked(store);
+    near__memory_leave(store);
+}
+
+void near__memory_stop_tracking(struct near__memory_store *store)
+{
+    near__memory_enter(store);
+    for (struct near__mailbox *m = store->mailboxes; m; m = m->next)
+        m->tracks = m->tracks ? -1 : 0;
+    near__memory_leave(store);
+}
+
+/* ---------------------------------------------------------------- messages */
 
 /* To every subscriber of the prefix. */
 static void publish(struct near__memory_store *store, struct near__place *place, struct sheet *sheet)
@@ -558,6 +672,9 @@ void near__memory_execute_locked(struct near__memory_store *store, struct near__
     store->ran[request->operation]++;
     request->status = run_command(&c, value_alloc, value_max);
     request->position = place->position;
+    if (request->status == NEAR_OK && request->operation != NEAR_OP_FETCH &&
+        request->operation != NEAR_OP_CLEAR && request->operation != NEAR_OP_PROVE)
+        near__memory_report_locked(store, key, c.key_size);
     if (key != room)
         near__free(&store->alloc, key);
     changed_locked(store);
@@ -770,6 +887,7 @@ static void flush_locked(struct near__memory_store *store)
     near__keyspace_clear(&store->keys);
     for (struct near__place *place = store->places; place; place = place->next)
         place->position = 0;
+    near__memory_report_locked(store, NULL, 0);
 }
 
 void near__memory_flushall(struct near__memory_store *store)
@@ -784,6 +902,7 @@ void near__memory_foreign_set(struct near__memory_store *store, const void *key,
 {
     near__memory_enter(store);
     near__keyspace_put(&store->keys, key, key_size, value, value_size, NEAR_NEVER);
+    near__memory_report_locked(store, key, key_size);
     near__memory_leave(store);
 }
 
@@ -791,8 +910,10 @@ void near__memory_foreign_del(struct near__memory_store *store, const void *key,
 {
     near__memory_enter(store);
     struct near__record *record = near__keyspace_find(&store->keys, key, key_size, near__now(&store->clock));
-    if (record)
+    if (record) {
         near__keyspace_remove(&store->keys, record);
+        near__memory_report_locked(store, key, key_size);
+    }
     near__memory_leave(store);
 }
 

@@ -29,6 +29,7 @@ struct near__letter {
     enum near__channel_event event;
     enum near__operation operation; /* that published it */
     int held;                       /* it, and everything behind it, waits */
+    int everything;                 /* FOREIGN: any key */
     size_t size;
     unsigned char bytes[];
 };
@@ -41,6 +42,9 @@ struct near__mailbox {
     struct near__letter *head, **tail;
     size_t bytes;
     int lost; /* the status with which the connection ended, 0: it stands */
+    int tracks; /* foreign writes are reported; -1: they should be, and are not any more */
+    struct near__letter *unread; /* with turns: PINGs that the server has not read yet, oldest first */
+    int readable;                /* there were some when the turn began */
     char server[NEAR_MEMORY_NAME_MAX];
     char *private_name;
 };
@@ -83,6 +87,8 @@ struct near__memory_store {
     uint64_t ran[NEAR_MEMORY_OPERATIONS];
     struct near__held *requests, *replies; /* what is held, oldest first */
     int duplicate_next;
+    int turns;                     /* reports wait for the end of the turn */
+    struct near__letter *reports;  /* of this turn */
     int impatient;
 };
 
@@ -100,8 +106,10 @@ void near__memory_execute_locked(struct near__memory_store *store, struct near__
                                  const struct near__alloc *value_alloc, struct near__request *request);
 /* What a caller gets that no reply reached: `status` for a read, "fate unknown" for a write. */
 void near__memory_no_answer(const struct near__alloc *value_alloc, struct near__request *request, int read_status);
-/* The answer to a PING: behind every message that was published before it. */
-void near__memory_pong_locked(struct near__memory_store *store, struct near__mailbox *mailbox, const char *nonce);
+/* A PING is read: its PONG comes behind every message that was published before it; with turns see near__memory_turn. */
+void near__memory_ping_locked(struct near__memory_store *store, struct near__mailbox *mailbox, const char *nonce);
+/* The key (with its prefix; NULL: every key) was written: reports it to those who track, now or at the end of the turn. */
+void near__memory_report_locked(struct near__memory_store *store, const void *key, size_t key_size);
 void near__memory_break_locked(struct near__memory_store *store, struct near__mailbox *mailbox, int status);
 void near__memory_queue_held_locked(struct near__held **queue, struct near__held *held);
 void near__memory_unqueue_held_locked(struct near__held **queue, struct near__held *held);

@@ -86,7 +86,10 @@ struct near__channel;
 enum near__channel_event {
     NEAR_CHANNEL_MESSAGE = 1, /* on the shared channel: payload */
     NEAR_CHANNEL_PRIVATE,     /* on the private channel: payload */
-    NEAR_CHANNEL_PONG,        /* payload is the nonce text of the PING */
+    NEAR_CHANNEL_PONG,        /* payload is the nonce text of the PING; with options.track also: writes by anybody were being
+                                 reported when it was asked */
+    NEAR_CHANNEL_FOREIGN,     /* with options.track: the key in payload (without the prefix) was written by somebody, perhaps
+                                 by us, or has expired or been evicted; payload NULL: any key may have been */
     NEAR_CHANNEL_IDLE,        /* the deadline passed, or near__channel_wake */
     NEAR_CHANNEL_LOST         /* closed, failed or malformed; close it.  status says why */
 };
@@ -135,7 +138,9 @@ static inline void near__remote_run(struct near__remote *r, struct near__request
 }
 static inline void near__remote_close(struct near__remote *r) { r->table->close(r); }
 
-/* Opens a subscription to the shared channel and to the private one (this process's heartbeats), both confirmed.
+/* Opens a subscription to the shared channel and to the private one (this process's heartbeats), both confirmed; with
+ * options.track the server also reports every write to a key with the prefix from then on (NEAR_ERR_UNSUPPORTED when it cannot),
+ * and if it ceases to, the channel is LOST.
  * Errors are precise: NEAR_ERR_DENIED names the channel and the ACL rule that is missing. */
 static inline int near__channel_open(struct near__remote *r, const char *private_name, int64_t deadline_ns,
                                      struct near__channel **ret, near_error *error)
@@ -149,6 +154,7 @@ static inline void near__channel_read(struct near__remote *r, struct near__chann
 {
     r->table->channel_read(c, deadline_ns, ret);
 }
+/* With options.track the next PING may be sent only when the last one's PONG has been read: see lib/coherence/proof.c (R26). */
 static inline int near__channel_ping(struct near__remote *r, struct near__channel *c, const char *nonce, int64_t deadline_ns)
 {
     return r->table->channel_ping(c, nonce, deadline_ns);

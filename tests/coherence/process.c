@@ -71,7 +71,8 @@ void process_open(struct process *p, struct world *w, uint64_t seed)
     memset(p, 0, sizeof(*p));
     p->world = w;
     struct near__local_config local = {
-        .alloc = &w->alloc, .clock = &w->clock, .log = &w->log, .bytes_max = 1u << 20, .seed = 1, .manual = manual};
+        .alloc = &w->alloc, .clock = &w->clock, .log = &w->log, .bytes_max = 1u << 20, .seed = 1, .manual = manual,
+        .foreign = w->options.track != NEAR_TRACK_NONE};
     assert_int_equal(near__local_open(&local, &p->local), NEAR_OK);
     struct near__remote_config remote = {
         .alloc = &w->alloc, .clock = &w->clock, .log = &w->log, .uri = &w->uri, .options = &w->options};
@@ -86,6 +87,7 @@ void process_open(struct process *p, struct world *w, uint64_t seed)
                                                .backoff_max_ms = 2000,
                                                .connect_timeout_ms = w->connect_timeout_ms ? w->connect_timeout_ms : 2000,
                                                .seed = seed,
+                                               .tracking = w->options.track != NEAR_TRACK_NONE,
                                                .manual = manual};
     assert_int_equal(near__coherence_open(&coherence, &p->coherence, NULL), NEAR_OK);
 }
@@ -126,6 +128,8 @@ void process_prove(struct process *p)
     uint64_t before = atomic_load(&p->coherence->proofs);
     for (int i = 0; i < 10000; i++) {
         process_settle(p);
+        if (p->world->store)
+            near__memory_turn(p->world->store);
         if (atomic_load(&p->coherence->proofs) > before && process_serves(p))
             return;
         world_advance(p->world, NEAR_NS_PER_MS);

@@ -27,6 +27,8 @@ sed -n 's/ *| */|/g; /^R/p' tests/mutants/mutants.list | while IFS='|' read -r r
     name=${mutant#s:}
     files=$(grep -l "NEAR_MUTANT($name)" lib/*/*.c | sed 's/.*/`&`/' | paste -s -d ' ')
     case $program in
+    tracking) file=tests/system/test_tracking.c ;;
+    simulation) file=tests/coherence/test_simulation.c ;;
     memory | process | redis) file=tests/system/test_races_$program.c ;;
     recovery) file=tests/coherence/test_recovery.c ;;
     *) file=tests/local/test_$program.c ;;

@@ -376,6 +376,8 @@ static void look_for_name(struct proxy *p, struct link *l, const char *bytes, si
         l->kind = PROXY_SUB;
     else if (length >= 5 && strcmp(l->name + length - 5, "-data") == 0)
         l->kind = PROXY_DATA;
+    else if (length >= 6 && strcmp(l->name + length - 6, "-track") == 0)
+        l->kind = PROXY_TRACK;
     if (l->kind != PROXY_ANY)
         p->accepted[l->kind]++;
 }

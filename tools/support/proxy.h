@@ -2,8 +2,8 @@
  * A scripted proxy between the library and a Redis: one thread that forwards bytes and does to them what the test says.
  *
  * Connections are told apart by the client name that passes through in CLIENT SETNAME: names that end in "-sub" are
- * subscriptions, names that end in "-data" are data connections; until then, and under TLS, a connection is of no kind, and
- * only rules for PROXY_ANY concern it.  A rule strikes the connections that exist and those to come; of two rules for one
+ * subscriptions, "-data" are data connections, "-track" control connections of tracking; until then, and under TLS, a
+ * connection is of no kind, and only rules for PROXY_ANY concern it.  A rule strikes the connections that exist and those to come; of two rules for one
  * connection, the one for its kind counts.
  * Threads: any. */
 #ifndef NEAR_TESTS_PROXY_H
@@ -13,7 +13,7 @@
 
 struct proxy;
 
-enum proxy_kind { PROXY_ANY = 0, PROXY_DATA, PROXY_SUB, PROXY_KINDS_ };
+enum proxy_kind { PROXY_ANY = 0, PROXY_DATA, PROXY_SUB, PROXY_TRACK, PROXY_KINDS_ };
 enum proxy_side { PROXY_TO_SERVER = 0, PROXY_TO_CLIENT, PROXY_SIDES_ };
 enum proxy_mode {
     PROXY_PASS = 0, /* what was held goes on, in order */
