@@ -31,6 +31,7 @@ static inline void fixture_init(struct fixture *f)
     near__alloc_init(&f->alloc, NULL);
     near_options_init(&f->options);
     f->options.prefix = FIXTURE_PREFIX;
+    f->options.connect_timeout_ms = LONG_MS;
     f->options.backoff_min_ms = 5;
     f->options.backoff_max_ms = 50;
     f->log.clock = &f->clock;
