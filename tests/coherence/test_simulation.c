@@ -29,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/random.h"
 #include "coherence/process.h"
@@ -39,7 +40,7 @@ enum { PROCESSES = 3, KEYS = 4, COMMANDS = 6, STEPS = 400, VERSIONS = 2 * STEPS 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 enum { SEEDS = 400 };
 #else
-enum { SEEDS = 6000 };
+enum { SEEDS = 20000 };
 #endif
 
 static const char *const key_names[KEYS] = {"a", "b", "c", "d"};
@@ -81,6 +82,7 @@ struct simulation {
 };
 
 static uint64_t total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits;
+static uint64_t total_operations; /* looks at the local tier, commands begun */
 
 static unsigned pick(struct simulation *s, unsigned bound)
 {
@@ -152,6 +154,7 @@ static void judge_hit(struct simulation *s, int p, int key, uint64_t value)
 static void read_local(struct simulation *s, int p, int key)
 {
     uint64_t value;
+    total_operations++;
     if (!process_hit(&s->process[p], key_names[key], &value))
         return;
     s->hits++;
@@ -172,6 +175,7 @@ static void begin(struct simulation *s)
     int p = (int)pick(s, PROCESSES), kind = (int)pick(s, 8);
     if (!f)
         return;
+    total_operations++;
     f->key = (int)pick(s, KEYS);
     f->seen = s->seen[p][f->key];
     f->stage = 1;
@@ -447,23 +451,54 @@ static void simulate(uint64_t seed)
     free(s);
 }
 
+static double seconds(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
 static void test_G1_G2_G3_G4_hold_under_random_faults(void **state)
 {
     (void)state;
     const char *only = getenv("NEAR_TEST_SEED"), *count = getenv("NEAR_TEST_SEEDS");
     uint64_t seed = test_seed();
     int seeds = count ? atoi(count) : only ? 1 : SEEDS;
+    double begin = seconds();
     for (int i = 0; i < seeds; i++)
         simulate(seed + (uint64_t)i * 1000);
+    double taken = seconds() - begin;
     print_message("# %d seeds: %" PRIu64 " hits, %" PRIu64 " of them on an overwritten value within the bound, %" PRIu64
-                  " fetches; %" PRIu64 " foreign writes, %" PRIu64 " hits while they were tracked\n",
-                  seeds, total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits);
+                  " fetches; %" PRIu64 " foreign writes, %" PRIu64 " hits while they were tracked; %.0f seeds/s, %.0f operations/s
+",
+                  seeds, total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, seeds / taken,
+                  (double)total_operations / taken);
     if (seeds > 100) /* otherwise nothing was tested */
         assert_true(total_hits > 1000 && total_late_hits > 10 && total_foreign > 1000 && total_tracked_hits > 1000);
 }
 
+/* "make soak": without end, until a seed fails. */
+static void soak(void **state)
+{
+    (void)state;
+    uint64_t seed = test_seed();
+    double begin = seconds(), said = begin;
+    for (uint64_t i = 0;; i++) {
+        simulate(seed + i * 1000);
+        if (i % 256 || seconds() - said < 5)
+            continue;
+        said = seconds();
+        printf("%9.0f s  %10" PRIu64 " seeds, at %" PRIu64 "  %7.0f seeds/s  %9.0f operations/s\n", said - begin, i + 1,
+               seed + i * 1000, (double)(i + 1) / (said - begin), (double)total_operations / (said - begin));
+        fflush(stdout);
+    }
+}
+
 int main(void)
 {
+    const struct CMUnitTest soaking[] = {cmocka_unit_test(soak)};
+    if (getenv("NEAR_TEST_SOAK"))
+        return cmocka_run_group_tests(soaking, NULL, NULL);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_G1_G2_G3_G4_hold_under_random_faults),
     };
