@@ -41,11 +41,12 @@ extern "C" {
     X(UNMET, 3, "the condition of a conditional write was not met; nothing was written")                \
     X(TRUNCATED, 4, "the caller's buffer is too small; its size is too")                                \
     X(LOCKED, 8, "somebody else holds the lock")                                                        \
+    X(PENDING, 9, "accepted, but not finished yet")                                                     \
     X(ERR_INVALID, -1, "an argument is invalid")                                                        \
     X(ERR_NOMEM, -2, "memory allocation failed")                                                        \
     X(ERR_CLOSED, -3, "the cache is closed")                                                            \
     X(ERR_FORKED, -4, "this handle belongs to the parent process; open a new one")                      \
-    X(ERR_BUSY, -5, "values are still pinned or owned")                                                 \
+    X(ERR_BUSY, -5, "values are still pinned or owned, or a source is open")                                                 \
     X(ERR_TOO_LARGE, -6, "the key or the value exceeds its limit")                                      \
     X(ERR_OPTION, -7, "unknown option, or a value outside its range")                                   \
     X(ERR_URI, -8, "the URI is malformed")                                                              \
@@ -71,7 +72,10 @@ extern "C" {
     X(ERR_UNPROVEN, -28, "freshness is not proven at present and the policy is to fail")                \
     X(ERR_OVERFLOW, -29, "the counter is not an integer or would overflow")                             \
     X(ERR_SYSTEM, -30, "a system call failed")                                                          \
-    X(ERR_LOCK_LOST, -35, "the lock is no longer held; somebody else may have it")
+    X(ERR_LOCK_LOST, -35, "the lock is no longer held; somebody else may have it")                      \
+    X(ERR_JOURNAL, -36, "the journal is damaged, in use, or cannot be written")                         \
+    X(ERR_QUEUE_FULL, -37, "the queue of updates is full")                                              \
+    X(ERR_REJECTED, -38, "the source rejected the update for good")
 
 typedef enum near_status {
 #define NEAR_STATUS_ENUM_(name, value, text) NEAR_##name = (value),
@@ -220,7 +224,7 @@ NEAR_API int near_open(const char *uri, const near_options *options, near_cache 
 /* Closes a cache: new calls are refused with NEAR_ERR_CLOSED, calls under way end, the library's threads
  * are joined.  The handle itself (a few dozen bytes) stays, so that late calls are refused and harmless.
  * Blocks: until calls under way have ended, at most their deadlines.
- * Returns NEAR_OK; NEAR_ERR_BUSY when values are still pinned or owned (the cache stays open);
+ * Returns NEAR_OK; NEAR_ERR_BUSY when values are still pinned or owned or a source is open (the cache stays open);
  * NEAR_ERR_CLOSED; NEAR_ERR_FORKED. */
 NEAR_API int near_close(near_cache *cache);
 
@@ -347,6 +351,127 @@ NEAR_API int near_mget(near_cache *cache, near_item *items, size_t count, const 
  * near_mset without NX or XX run in order: of a key that is there twice the later value stays. */
 NEAR_API int near_mset(near_cache *cache, near_item *items, size_t count, const near_write *write, const near_call *call);
 NEAR_API int near_mdel(near_cache *cache, near_item *items, size_t count, const near_call *call);
+
+/* ---------------------------------------------------------------- writing through to the source */
+
+/* The source is what the cache is in front of: a database, a service.  An open source writes to it first and to the cache after
+ * it, either at once (write-through) or from a queue in the background (NEAR_SOURCE_BEHIND).  near_set and the other writes of
+ * the cache itself know nothing of it; several sources may be open on one cache.
+ *
+ *                         write-through                          write-behind
+ *   done when             the source and the cache have it       the queue (and the journal) and the cache have it
+ *   the source fails      its status; nothing is written         tried again, in the background, with pauses
+ *   the cache fails       NEAR_PENDING: the source has it; everybody is made to forget the key, again and again until that is
+ *                         known to have happened.  Until then a read may find the older value in the remote tier.
+ *   the process dies      between the two: the cache keeps the   without a journal what is queued is lost; with it, it goes to
+ *                         older value until its time to live     the source after the next open
+ *
+ * Writes of one key through one source reach source and cache in the same order.  Two processes that write one key may not:
+ * NEAR_SOURCE_INVALIDATE removes the key from the cache instead of writing it, which is right in any order.
+ *
+ * With write-behind a load from the source may find what a queued update is about to change: ask near_source_peek first, and where
+ * several processes load, do not let the remote tier evict keys before they are stored (a time to live, room enough). */
+typedef struct near_source near_source;
+
+enum { NEAR_UPDATE_SET = 1, NEAR_UPDATE_DEL = 2 };
+typedef struct near_update {
+    const void *key;
+    size_t key_size;
+    const void *data; /* NEAR_UPDATE_SET: the value; otherwise NULL and 0 */
+    size_t size;
+    uint64_t sequence;  /* higher is newer, among all updates of a source, also over restarts */
+    uint32_t operation; /* NEAR_UPDATE_SET or NEAR_UPDATE_DEL */
+    uint32_t attempts;  /* how often it was tried before; in a dead letter: how often at all */
+    int32_t status;     /* the store may set it, for this update alone */
+    uint32_t reserved;
+} near_update;
+
+/* Takes count updates (1 with write-through; with write-behind at most batch_max, no two of one key) to the source.  Returns NEAR_OK
+ * or, when the source as a whole is away, an error for all of them; single updates may have a status of their own.  NEAR_ERR_REJECTED:
+ * do not try again.  NEAR_ERR_UNKNOWN: it may have been stored.  What is no status counts as NEAR_ERR_INVALID.  The same update may
+ * come twice (an answer that was lost, a crash): storing it again must do no harm.
+ * Threads: write-through, the caller's; write-behind, one thread of the library's with every signal blocked.  It may use the cache,
+ * not this source.  It should return within timeout_ms; nothing can end it. */
+typedef int (*near_store_fn)(void *arg, near_update *updates, size_t count, uint32_t timeout_ms);
+/* Write-behind: an update that will not be tried again; status is its last.  Its key is then forgotten by everybody.  Threads: as
+ * near_store_fn. */
+typedef void (*near_dead_letter_fn)(void *arg, const near_update *update, int status);
+
+enum {
+    NEAR_SOURCE_BEHIND = 1u << 0,     /* write-behind */
+    NEAR_SOURCE_INVALIDATE = 1u << 1, /* remove the key from the cache instead of writing it there */
+    NEAR_SOURCE_SALVAGE = 1u << 2     /* skip what is damaged in the journal, with a log message, instead of refusing to open */
+};
+/* When the journal is on the disk.  A process that is killed loses nothing with any of them; a machine that loses power does. */
+typedef enum near_journal_sync {
+    NEAR_JOURNAL_ALWAYS = 0,       /* before an update is acknowledged; threads share one fdatasync (default) */
+    NEAR_JOURNAL_EVERY_SECOND = 1, /* at most a second of updates is lost */
+    NEAR_JOURNAL_NEVER = 2         /* when the system likes */
+} near_journal_sync;
+
+typedef struct near_source_options {
+    size_t size;
+    near_store_fn store; /* required */
+    void *store_arg;
+    near_dead_letter_fn dead_letter;
+    void *dead_letter_arg;
+    const char *journal;       /* path of the journal, or NULL: none.  One process at a time; path.new beside it is used too */
+    uint64_t queue_max;        /* most updates queued, 1 to 2^24; default 65536 */
+    uint64_t queue_bytes;      /* and their memory, at least 4096; default 64 MiB */
+    uint32_t flags;            /* NEAR_SOURCE_… */
+    uint32_t journal_sync;     /* a near_journal_sync */
+    uint32_t batch_max;        /* most updates of one call of store, 1 to 65536; default 256 */
+    uint32_t delay_ms;         /* an update waits so long for newer ones of its key, unless a batch is full; default 20 */
+    uint32_t attempts_max;     /* then it is a dead letter (needs dead_letter); 0: tried for ever (default) */
+    uint32_t retry_min_ms;     /* first pause after a failure, doubled each time; default 50 */
+    uint32_t retry_max_ms;     /* longest pause; default 5000.  A pause is a random part, from a half to the whole */
+    uint32_t store_timeout_ms; /* write-behind: what store is given; default 5000 */
+    uint32_t reserved;         /* 0 */
+} near_source_options;
+static inline void near_source_options_init(near_source_options *options)
+{
+    near_source_options defaults = {0, 0, 0, 0, 0, 0, 65536, 64u << 20, 0, 0, 256, 20, 0, 50, 5000, 5000, 0};
+    defaults.size = sizeof(defaults);
+    *options = defaults;
+}
+
+/* Opens a source.  With a journal, what it holds is queued again; a torn end (the last write before a crash) is cut off.
+ * Owner: the source is the caller's until near_source_close; until then near_close refuses with NEAR_ERR_BUSY.  Threads: any.
+ * Blocks: while the journal is read.
+ * Returns NEAR_OK, NEAR_ERR_INVALID (error says which option), _NOMEM, _CLOSED, _FORKED, _SYSTEM; _JOURNAL: in use by another
+ * process, no journal, unreadable, or damaged before its end (error says where; see NEAR_SOURCE_SALVAGE). */
+NEAR_API int near_source_open(near_cache *cache, const near_source_options *options, near_source **ret_source,
+                              near_error *error);
+
+/* Writes a key to the source and to the cache.  write may not have a condition (NX, XX).
+ * Blocks: up to the deadline: for another writer of the key, for the store (write-through), for room in the queue (write-behind),
+ * for the remote tier.
+ * Returns NEAR_OK; NEAR_PENDING: the source has it, or gets it; the cache is made to forget the key (see above);
+ * NEAR_ERR_INVALID, _TOO_LARGE, _NOMEM, _CLOSED, _FORKED, _TIMEOUT; write-through: the store's own status, and nothing is written to the
+ * cache (after NEAR_ERR_UNKNOWN it forgets the key); write-behind: _QUEUE_FULL at the deadline; _JOURNAL: not acknowledged, though
+ * it may reach the source. */
+NEAR_API int near_source_set(near_source *source, const void *key, size_t key_size, const void *value, size_t value_size,
+                             const near_write *write, const near_call *call);
+
+/* Removes a key from the source and from the cache, whether it was there or not.  Otherwise as near_source_set. */
+NEAR_API int near_source_del(near_source *source, const void *key, size_t key_size, const near_call *call);
+
+/* The newest queued update of a key in this process, for loaders.  Blocks: never.  Returns NEAR_OK with *ret_operation, and the value
+ * copied; NEAR_TRUNCATED (*ret_size is its size); NEAR_MISS: none is queued; NEAR_ERR_INVALID, _TOO_LARGE, _CLOSED, _FORKED. */
+NEAR_API int near_source_peek(near_source *source, const void *key, size_t key_size, void *buffer, size_t capacity,
+                              size_t *ret_size, uint32_t *ret_operation);
+
+/* Waits until every update accepted before the call is stored (or a dead letter), and no key is still to be forgotten.
+ * Blocks: up to timeout_ms (0: the cache's).  Returns NEAR_OK, NEAR_ERR_TIMEOUT (everything goes on), _CLOSED, _FORKED, _INVALID. */
+NEAR_API int near_source_flush(near_source *source, uint32_t timeout_ms);
+
+enum { NEAR_SOURCE_DISCARD = 1u << 0 /* near_source_close: lose what is not stored by then */ };
+/* Flushes and closes a source.  No other call of it may be under way or come later.
+ * Blocks: up to timeout_ms (0: the cache's), and for a store or dead_letter that is running.
+ * Returns NEAR_OK: everything is stored; NEAR_PENDING: the rest is in the journal, for the next open; both end the source.
+ * NEAR_ERR_TIMEOUT: something that is in memory only is not done; the source stays open, unless NEAR_SOURCE_DISCARD was given: then it is
+ * lost.  NEAR_ERR_INVALID, _CLOSED, _FORKED. */
+NEAR_API int near_source_close(near_source *source, uint32_t timeout_ms, uint32_t flags);
 
 /* ---------------------------------------------------------------- locks */
 
@@ -483,6 +608,12 @@ typedef struct near_stats {
     near_quantiles write_ns;
     near_quantiles invalidation_ns; /* from the writer's send to application here; both clocks of one host */
     uint64_t messages_foreign;      /* keys reported by the remote tier, with NEAR_TRACK_BCAST */
+    /* sources */
+    uint64_t source_queued, source_queued_bytes, source_journal_bytes; /* gauges: waiting for the source */
+    uint64_t source_forgetting;                                        /* gauge: keys that everybody is still to forget */
+    uint64_t source_lag_ms; /* gauge: age of the oldest update that its source does not have */
+    uint64_t source_accepted, source_stored, source_coalesced, source_batches, source_retried;
+    uint64_t source_refused, source_dead_letters, source_forgotten;
 } near_stats;
 
 /* Fills a snapshot; the counters are not from one instant.  stats->size must be set. */

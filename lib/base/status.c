@@ -41,6 +41,7 @@ int near_status_is_transient(int status)
     case NEAR_ERR_MAX_CLIENTS:
     case NEAR_ERR_RESOLVE:
     case NEAR_ERR_UNPROVEN:
+    case NEAR_ERR_QUEUE_FULL:
         return 1;
     default:
         return 0;

@@ -8,6 +8,7 @@
  * first step alone. */
 #ifndef NEAR_CACHE_CACHE_H
 #define NEAR_CACHE_CACHE_H
+#include <pthread.h>
 #include <stdatomic.h>
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -15,6 +16,7 @@
 #include "base/log.h"
 #include "base/uri.h"
 #include "coherence/coherence.h"
+#include "load/behind.h"
 #include "load/flight.h"
 #include "local/local.h"
 #include "nearcache.h"
@@ -55,6 +57,9 @@ struct near__impl {
     int64_t unasked_stale_ns; /* stale_ns when reads may be served stale without asking for it, otherwise 0 */
     struct near__call_counters counters;
     struct near__histogram miss_ns, write_ns;
+    pthread_mutex_t sources_lock;
+    struct near_source *sources; /* under sources_lock */
+    struct near__behind_counters source_counters;
     char apart[64]; /* a line of its own for calls, wherever the caller's allocator puts the impl */
     _Atomic(uint64_t) calls; /* blocking calls under way */
     char apart_after[64];
@@ -130,6 +135,10 @@ struct near__shared *near__fetch_share(struct near__impl *impl, struct near__req
 int near__write_through(struct near__impl *impl, struct near__request *request, int64_t deadline_ns, int fill);
 /* The same for many, one round trip; each request's status is set. */
 int near__write_many(struct near__impl *impl, struct near__request *requests, size_t count, int64_t deadline_ns, int fill);
+
+/* source.c */
+int near__sources_open(struct near__impl *impl);
+void near__sources_stats(struct near__impl *impl, near_stats *stats);
 
 /* only.c: the writes of a cache without a remote tier. */
 int near__local_writes_create(struct near__impl *impl);

@@ -96,6 +96,7 @@ static void destroy_impl(struct near__impl *impl)
     near__flights_destroy(impl->flights);
     if (impl->local)
         near__local_close(impl->local);
+    pthread_mutex_destroy(&impl->sources_lock);
     near__options_fini(&impl->options, &impl->alloc);
     near__uri_fini(&impl->uri, &impl->alloc);
     struct near__alloc alloc = impl->alloc;
@@ -201,6 +202,7 @@ static int make_impl(const char *uri, const near_options *options, _Atomic(int64
     impl->alloc = alloc;
     impl->clock.virtual_ns = virtual_ns;
     impl->values.alloc = &impl->alloc;
+    pthread_mutex_init(&impl->sources_lock, NULL);
     int status = read_configuration(impl, uri, options, error);
     if (status == NEAR_OK) {
         const near_options *o = &impl->options;
@@ -297,7 +299,7 @@ static void wait_for_calls(struct near__impl *impl)
 
 static int values_outstanding(struct near__impl *impl)
 {
-    return near__local_pinned(impl->local) != 0 || atomic_load_explicit(&impl->values.outstanding, memory_order_acquire) != 0;
+    return near__local_pinned(impl->local) != 0 || atomic_load_explicit(&impl->values.outstanding, memory_order_acquire) != 0 || near__sources_open(impl);
 }
 
 int near_close(near_cache *cache)
@@ -310,6 +312,10 @@ int near_close(near_cache *cache)
     if (!impl) {
         pthread_mutex_unlock(&registry_mutex);
         return near__shell_refusal(cache);
+    }
+    if (near__sources_open(impl)) { /* known before anything is interrupted */
+        pthread_mutex_unlock(&registry_mutex);
+        return NEAR_ERR_BUSY;
     }
     atomic_store_explicit(&cache->state, NEAR_SHELL_CLOSED, memory_order_relaxed);
     atomic_store_explicit(&cache->impl, NULL, memory_order_seq_cst);

@@ -1,0 +1,830 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Write-behind: the queue of updates that the source is still to get.
+ *
+ *      put ──► journal ──► fresh ──► flying ──► stored, noted in the journal
+ *              (if any)      ▲          │
+ *                            │          ├──► failed: waits for its own time     one update was refused
+ *                            └──────────┤                                       the source as a whole was away
+ *                                       └──► dead letter                        after attempts_max, or rejected
+ *
+ * Coalescing: at most one update of a key waits; a newer one takes its place in the queue, and its number.  While a key's update
+ * is flying a newer one waits behind it.  One thread flies one batch after another, so updates of one key reach the source in
+ * order, and none is skipped but by a newer one.  When a flying update fails and a newer one waits, the newer one replaces it.
+ *
+ * Exactly what is promised: an accepted update, or a newer one of its key, reaches the source at least once.  Twice is possible
+ * (the store's answer was lost, or the process died before it noted it), so the store must be able to take an update twice;
+ * `sequence` tells which of two is newer, also over restarts with a journal.
+ *
+ * The remote tier.  An update whose write to the remote tier failed, and every update that was replayed from the journal, makes
+ * everybody forget its key once more after it was stored: until then a load from the source would have cached the old value.
+ *
+ * Waiting: `space` for those whom the bound stops, `landed` for those who flush, `gates_changed` for writers of the same key, `work` for
+ * the thread.  Everything is under `lock`, which is never held while a callback runs; it is held while the journal is
+ * written (a few microseconds) or rewritten (bounded by what is queued), not while the disk is waited for.
+ *
+ * Locks are taken in the order behind.lock, then the journal's or the forget list's. */
+#include "load/behind.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "load/forget.h"
+#include "load/journal.h"
+
+#define HASH_NONFATAL_OOM 1
+#define uthash_malloc(size) near__alloc(behind_alloc, size)
+#define uthash_free(memory, size) near__free(behind_alloc, memory)
+#define uthash_nonfatal_oom(element) (element)->in_table = 0
+#include <uthash.h>
+#include <utlist.h>
+
+/* The file is rewritten when it is so much larger than what it must hold; smaller ones are not worth it. */
+#define JOURNAL_SLACK_FACTOR 4u
+#define JOURNAL_SLACK_BYTES ((uint64_t)4 << 20)
+
+enum place { FRESH, FAILED, FLYING, BEHIND }; /* BEHIND: waits behind the flying one of its key */
+
+/* One for each key in the table, and perhaps a newer one behind it while it is flying.  The newer one's content moves into the
+ * older one when that has landed: so nothing needs memory where nothing may fail. */
+struct update {
+    UT_hash_handle hh;
+    struct update *next, *prev; /* in fresh or failed */
+    struct update *newer;
+    enum place place;
+    int in_table;
+    uint64_t sequence;
+    uint64_t oldest;     /* number of the first update that this one stands for */
+    int64_t accepted_ns; /* of that one */
+    int64_t ready_ns;
+    uint32_t operation, attempts;
+    int forget_after; /* the remote tier is to forget the key once the source has it */
+    unsigned char *value;
+    size_t value_size, key_size;
+    unsigned char key[];
+};
+
+struct near__behind_gate {
+    UT_hash_handle hh;
+    int in_table;
+    size_t key_size;
+    unsigned char key[];
+};
+
+struct near__behind {
+    struct near__behind_config config;
+    struct near__forget *forget;
+    struct near__journal *journal; /* NULL: none */
+    pthread_t thread;
+    int runs;
+    pthread_mutex_t lock;
+    pthread_cond_t work, space, landed, gates_changed;
+    /* all under lock */
+    struct update *table;          /* by key */
+    struct update *fresh, *failed; /* oldest first */
+    struct update **flying;        /* changed by the thread alone */
+    near_update *batch;            /* the thread's */
+    size_t flying_count, fresh_count, count, bytes, flushers;
+    uint64_t sequence;
+    int64_t away_until_ns, sync_at_ns;
+    uint64_t synced_mark;
+    uint32_t away_failures;
+    int stop;
+    struct near__behind_gate *gates;
+};
+
+static void count(_Atomic(uint64_t) *counter, uint64_t n)
+{
+    atomic_fetch_add_explicit(counter, n, memory_order_relaxed); /* a statistic */
+}
+
+static size_t weight(size_t key_size, size_t value_size) { return sizeof(struct update) + key_size + value_size; }
+
+/* ---------------------------------------------------------------- gates: one writer of a key */
+
+int near__behind_enter(struct near__behind *b, const void *key, size_t key_size, int64_t deadline_ns,
+                       struct near__behind_gate **ret)
+{
+    const struct near__alloc *behind_alloc = b->config.alloc;
+    struct near__behind_gate *gate = near__alloc_zero(behind_alloc, sizeof *gate + key_size), *other;
+    int status = NEAR_OK;
+    if (!gate)
+        return NEAR_ERR_NOMEM;
+    gate->key_size = key_size;
+    if (key_size)
+        memcpy(gate->key, key, key_size);
+    pthread_mutex_lock(&b->lock);
+    for (;;) {
+        HASH_FIND(hh, b->gates, gate->key, key_size, other);
+        if (!other)
+            break;
+        if (near__now(b->config.clock) >= deadline_ns) {
+            status = NEAR_ERR_TIMEOUT;
+            break;
+        }
+        near__wait_until(b->config.clock, &b->gates_changed, &b->lock, deadline_ns);
+    }
+    if (status == NEAR_OK) {
+        gate->in_table = 1;
+        HASH_ADD_KEYPTR(hh, b->gates, gate->key, key_size, gate);
+        status = gate->in_table ? NEAR_OK : NEAR_ERR_NOMEM;
+    }
+    pthread_mutex_unlock(&b->lock);
+    if (status != NEAR_OK)
+        near__free(behind_alloc, gate);
+    *ret = gate;
+    return status;
+}
+
+void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate)
+{
+    const struct near__alloc *behind_alloc = b->config.alloc;
+    pthread_mutex_lock(&b->lock);
+    HASH_DELETE(hh, b->gates, gate);
+    pthread_cond_broadcast(&b->gates_changed);
+    pthread_mutex_unlock(&b->lock);
+    near__free(behind_alloc, gate);
+}
+
+/* ---------------------------------------------------------------- updates */
+
+static void update_free(const struct near__behind *b, struct update *u)
+{
+    if (!u)
+        return;
+    near__free(b->config.alloc, u->value);
+    near__free(b->config.alloc, u);
+}
+
+static struct update *update_create(const struct near__behind *b, uint32_t operation, const void *key, size_t key_size,
+                                    const void *value, size_t value_size)
+{
+    struct update *u = near__alloc_zero(b->config.alloc, sizeof *u + key_size);
+    if (!u)
+        return NULL;
+    u->value = near__memdup(b->config.alloc, value, value_size);
+    if (!u->value) {
+        near__free(b->config.alloc, u);
+        return NULL;
+    }
+    u->operation = operation;
+    u->value_size = value_size;
+    u->key_size = key_size;
+    if (key_size)
+        memcpy(u->key, key, key_size);
+    return u;
+}
+
+static struct update *find_locked(struct near__behind *b, const void *key, size_t key_size)
+{
+    struct update *u;
+    HASH_FIND(hh, b->table, key_size ? key : "", key_size, u);
+    return u;
+}
+
+static void append_locked(struct near__behind *b, struct update *u, enum place place)
+{
+    u->place = place;
+    if (place == FRESH) {
+        DL_APPEND(b->fresh, u);
+        b->fresh_count++;
+    } else {
+        DL_APPEND(b->failed, u);
+    }
+}
+
+static void take_out_locked(struct near__behind *b, struct update *u)
+{
+    if (u->place == FRESH) {
+        DL_DELETE(b->fresh, u);
+        b->fresh_count--;
+    } else {
+        DL_DELETE(b->failed, u);
+    }
+}
+
+static int add_locked(struct near__behind *b, struct update *u)
+{
+    const struct near__alloc *behind_alloc = b->config.alloc;
+    u->in_table = 1;
+    HASH_ADD_KEYPTR(hh, b->table, u->key, u->key_size, u);
+    if (!u->in_table)
+        return NEAR_ERR_NOMEM;
+    append_locked(b, u, FRESH);
+    return NEAR_OK;
+}
+
+static void remove_locked(struct near__behind *b, struct update *u)
+{
+    const struct near__alloc *behind_alloc = b->config.alloc;
+    HASH_DELETE(hh, b->table, u);
+    update_free(b, u);
+}
+
+static void charge_locked(struct near__behind *b, const struct update *u, int sign)
+{
+    size_t bytes = weight(u->key_size, u->value_size);
+    b->count += sign > 0 ? (size_t)1 : (size_t)-1;
+    b->bytes = sign > 0 ? b->bytes + bytes : b->bytes - bytes;
+}
+
+/* The newer one's content moves into the older one; the newer one's memory goes.  What the older one stood for stays. */
+static void move_into(struct near__behind *b, struct update *old, struct update *new)
+{
+    near__free(b->config.alloc, old->value);
+    old->operation = new->operation;
+    old->sequence = new->sequence;
+    old->value = new->value;
+    old->value_size = new->value_size;
+    old->forget_after |= new->forget_after;
+    old->attempts = 0;
+    new->value = NULL;
+    update_free(b, new);
+}
+
+static void supersede_locked(struct near__behind *b, struct update *old, struct update *new)
+{
+    b->bytes = b->bytes - old->value_size + new->value_size;
+    move_into(b, old, new);
+    count(&b->config.counters->coalesced, 1);
+}
+
+/* ---------------------------------------------------------------- journal */
+
+static void journal_add(struct near__behind *b, const struct update *u, enum near__journal_type type)
+{
+    int has_value = type == NEAR_RECORD_SET;
+    near__journal_add(b->journal, &(struct near__journal_record){.type = type,
+                                                                 .sequence = u->sequence,
+                                                                 .key = u->key,
+                                                                 .key_size = u->key_size,
+                                                                 .value = u->value,
+                                                                 .value_size = has_value ? u->value_size : 0});
+}
+
+static enum near__journal_type type_of(const struct update *u)
+{
+    return u->operation == NEAR_UPDATE_SET ? NEAR_RECORD_SET : NEAR_RECORD_DEL;
+}
+
+/* Older ones first: of a key the later record counts. */
+static void rewrite_locked(struct near__behind *b)
+{
+    if (near__journal_rewrite_begin(b->journal) != NEAR_OK)
+        return;
+    for (const struct update *u = b->table; u; u = u->hh.next) {
+        journal_add(b, u, type_of(u));
+        if (u->newer)
+            journal_add(b, u->newer, type_of(u->newer));
+    }
+    if (near__journal_rewrite_end(b->journal) != NEAR_OK)
+        near__log(b->config.log, NEAR_LOG_ERROR, "load", "the journal could not be made smaller");
+}
+
+static void keep_small_locked(struct near__behind *b)
+{
+    /* bytes counts struct update for each, which is more than a record's header */
+    if (near__journal_file_bytes(b->journal) > JOURNAL_SLACK_BYTES + JOURNAL_SLACK_FACTOR * (uint64_t)b->bytes)
+        rewrite_locked(b);
+}
+
+static int replay_update(struct near__behind *b, const struct near__journal_record *r)
+{
+    uint32_t operation = r->type == NEAR_RECORD_SET ? NEAR_UPDATE_SET : NEAR_UPDATE_DEL;
+    struct update *u = update_create(b, operation, r->key, r->key_size, r->value, r->value_size);
+    struct update *old = find_locked(b, r->key, r->key_size);
+    if (!u)
+        return NEAR_ERR_NOMEM;
+    u->sequence = u->oldest = r->sequence;
+    u->accepted_ns = near__now(b->config.clock);
+    u->forget_after = 1;
+    if (old && old->sequence < u->sequence) {
+        supersede_locked(b, old, u);
+        return NEAR_OK;
+    }
+    if (old || add_locked(b, u) != NEAR_OK) {
+        update_free(b, u);
+        return old ? NEAR_OK : NEAR_ERR_NOMEM;
+    }
+    charge_locked(b, u, 1);
+    return NEAR_OK;
+}
+
+static int replay(void *arg, const struct near__journal_record *r)
+{
+    struct near__behind *b = arg;
+    if (r->sequence > b->sequence)
+        b->sequence = r->sequence;
+    if (r->type != NEAR_RECORD_DONE)
+        return replay_update(b, r);
+    struct update *u = find_locked(b, r->key, r->key_size);
+    if (u && u->sequence <= r->sequence) {
+        charge_locked(b, u, -1);
+        take_out_locked(b, u);
+        remove_locked(b, u);
+    }
+    return NEAR_OK;
+}
+
+/* ---------------------------------------------------------------- put */
+
+static int fits_locked(const struct near__behind *b, const struct update *old, const struct update *new)
+{
+    const near_source_options *o = b->config.options;
+    if (old)
+        return b->bytes - old->value_size + new->value_size <= o->queue_bytes || new->value_size <= old->value_size;
+    return b->count < o->queue_max && b->bytes + weight(new->key_size, new->value_size) <= o->queue_bytes;
+}
+
+/* The update that one of this key would replace: what flies is not touched. */
+static struct update *waiting_locked(struct near__behind *b, const void *key, size_t key_size)
+{
+    struct update *u = find_locked(b, key, key_size);
+    return u && u->place == FLYING ? u->newer : u;
+}
+
+/* Waits for room; the waiting update of the key then, or NULL. */
+static int wait_for_room_locked(struct near__behind *b, const struct update *u, int64_t deadline_ns, struct update **ret_old)
+{
+    for (;;) {
+        *ret_old = waiting_locked(b, u->key, u->key_size);
+        if (fits_locked(b, *ret_old, u))
+            return NEAR_OK;
+        if (near__now(b->config.clock) >= deadline_ns)
+            return NEAR_ERR_QUEUE_FULL;
+        near__wait_until(b->config.clock, &b->space, &b->lock, deadline_ns);
+    }
+}
+
+static int write_journal_locked(struct near__behind *b, const struct update *u)
+{
+    if (!b->journal)
+        return NEAR_OK;
+    journal_add(b, u, type_of(u));
+    return near__journal_commit(b->journal);
+}
+
+/* The update has no predecessor that waits: it goes into the queue, or behind the one that flies.  What needs memory comes
+ * before what cannot be taken back. */
+static int accept_new_locked(struct near__behind *b, struct update *u)
+{
+    struct update *flying = find_locked(b, u->key, u->key_size);
+    if (!flying && add_locked(b, u) != NEAR_OK)
+        return NEAR_ERR_NOMEM;
+    int status = write_journal_locked(b, u);
+    if (status != NEAR_OK) {
+        if (!flying) {
+            const struct near__alloc *behind_alloc = b->config.alloc;
+            take_out_locked(b, u);
+            HASH_DELETE(hh, b->table, u);
+        }
+        return status;
+    }
+    if (flying) {
+        u->place = BEHIND;
+        flying->newer = u;
+    }
+    charge_locked(b, u, 1);
+    return NEAR_OK;
+}
+
+static int accept_locked(struct near__behind *b, struct update *u, struct update *old)
+{
+    u->sequence = u->oldest = ++b->sequence;
+    u->accepted_ns = near__now(b->config.clock);
+    u->ready_ns = u->accepted_ns + (int64_t)b->config.options->delay_ms * NEAR_NS_PER_MS;
+    int status = old ? write_journal_locked(b, u) : accept_new_locked(b, u);
+    if (status != NEAR_OK)
+        return status;
+    count(&b->config.counters->updates, 1);
+    if (old)
+        supersede_locked(b, old, u);
+    if (b->journal)
+        keep_small_locked(b);
+    if (b->fresh_count == 1 || b->fresh_count == b->config.options->batch_max)
+        pthread_cond_signal(&b->work);
+    return NEAR_OK;
+}
+
+int near__behind_put(struct near__behind *b, uint32_t operation, const void *key, size_t key_size, const void *value,
+                     size_t value_size, int64_t deadline_ns)
+{
+    struct update *old;
+    uint64_t mark = 0;
+    if (weight(key_size, value_size) > b->config.options->queue_bytes)
+        return NEAR_ERR_TOO_LARGE;
+    struct update *u = update_create(b, operation, key, key_size, value, value_size);
+    if (!u)
+        return NEAR_ERR_NOMEM;
+    pthread_mutex_lock(&b->lock);
+    int status = wait_for_room_locked(b, u, deadline_ns, &old);
+    if (status == NEAR_OK)
+        status = accept_locked(b, u, old);
+    else
+        count(&b->config.counters->refused, 1);
+    if (status == NEAR_OK && b->journal)
+        mark = near__journal_mark(b->journal);
+    pthread_mutex_unlock(&b->lock);
+    if (status != NEAR_OK) {
+        update_free(b, u);
+        return status;
+    }
+    if (mark && b->config.options->journal_sync == NEAR_JOURNAL_ALWAYS)
+        status = near__journal_sync(b->journal, mark);
+    return status;
+}
+
+uint64_t near__behind_sequence(struct near__behind *b)
+{
+    pthread_mutex_lock(&b->lock);
+    uint64_t sequence = ++b->sequence;
+    pthread_mutex_unlock(&b->lock);
+    return sequence;
+}
+
+void near__behind_forget(struct near__behind *b, const void *key, size_t key_size)
+{
+    pthread_mutex_lock(&b->lock);
+    struct update *u = find_locked(b, key, key_size);
+    if (u)
+        u->forget_after = 1;
+    if (u && u->newer)
+        u->newer->forget_after = 1;
+    pthread_mutex_unlock(&b->lock);
+    near__forget_add(b->forget, key, key_size);
+}
+
+/* ---------------------------------------------------------------- flying */
+
+/* What the store said, as NEAR_OK or an error that there is. */
+static int sensible(int status, uint32_t operation)
+{
+    if (status == NEAR_OK || (status == NEAR_MISS && operation == NEAR_UPDATE_DEL))
+        return NEAR_OK;
+    return status < 0 && strcmp(near_status_name(status), "unknown status") != 0 ? status : NEAR_ERR_INVALID;
+}
+
+void near__behind_call_store(const near_source_options *options, near_update *updates, size_t count, uint32_t timeout_ms,
+                             int *ret_whole)
+{
+    for (size_t i = 0; i < count; i++)
+        updates[i].status = NEAR_OK;
+    int whole = sensible(options->store(options->store_arg, updates, count, timeout_ms), NEAR_UPDATE_SET);
+    for (size_t i = 0; i < count; i++) {
+        updates[i].status = sensible(updates[i].status, updates[i].operation);
+        if (whole != NEAR_OK && updates[i].status == NEAR_OK)
+            updates[i].status = whole;
+    }
+    *ret_whole = whole;
+}
+
+static void take_off_locked(struct near__behind *b, struct update *u)
+{
+    int is_set = u->operation == NEAR_UPDATE_SET;
+    take_out_locked(b, u);
+    u->place = FLYING;
+    b->batch[b->flying_count] = (near_update){.key = u->key,
+                                              .key_size = u->key_size,
+                                              .data = is_set ? u->value : NULL,
+                                              .size = is_set ? u->value_size : 0,
+                                              .sequence = u->sequence,
+                                              .operation = u->operation,
+                                              .attempts = u->attempts};
+    b->flying[b->flying_count++] = u;
+}
+
+static void sooner(int64_t *wake_ns, int64_t at_ns)
+{
+    if (at_ns < *wake_ns)
+        *wake_ns = at_ns;
+}
+
+/* Takes what is due into flying; otherwise *wake_ns is when to look again. */
+static void take_batch_locked(struct near__behind *b, int64_t now_ns, int64_t *wake_ns)
+{
+    struct update *u, *next;
+    size_t most = b->config.options->batch_max;
+    if (now_ns < b->away_until_ns) {
+        if (b->count)
+            sooner(wake_ns, b->away_until_ns);
+        return;
+    }
+    int rush = b->flushers || b->fresh_count >= most || b->count >= b->config.options->queue_max;
+    DL_FOREACH_SAFE(b->failed, u, next) {
+        if (u->ready_ns > now_ns)
+            sooner(wake_ns, u->ready_ns);
+        else if (b->flying_count < most)
+            take_off_locked(b, u);
+    }
+    while (b->fresh && b->flying_count < most && (rush || b->fresh->ready_ns <= now_ns))
+        take_off_locked(b, b->fresh);
+    if (b->fresh)
+        sooner(wake_ns, b->fresh->ready_ns);
+}
+
+/* The source has it, or never will. */
+static void done_locked(struct near__behind *b, struct update *u)
+{
+    struct update *newer = u->newer;
+    if (b->journal)
+        journal_add(b, u, NEAR_RECORD_DONE);
+    if (u->forget_after)
+        near__forget_add(b->forget, u->key, u->key_size);
+    charge_locked(b, u, -1);
+    if (!newer) {
+        remove_locked(b, u);
+        return;
+    }
+    u->newer = NULL;
+    u->oldest = newer->oldest;
+    u->accepted_ns = newer->accepted_ns;
+    u->ready_ns = newer->ready_ns;
+    u->forget_after = 0;
+    move_into(b, u, newer);
+    append_locked(b, u, FRESH);
+}
+
+/* Back into the queue; a newer update of the key replaces it.  When the source as a whole was away, its pause is enough. */
+static void again_locked(struct near__behind *b, struct update *u, int whole)
+{
+    const near_source_options *o = b->config.options;
+    struct update *newer = u->newer;
+    count(&b->config.counters->retried, 1);
+    u->attempts++;
+    u->ready_ns = near__now(b->config.clock);
+    if (!whole)
+        u->ready_ns += near__backoff_ns(o->retry_min_ms, o->retry_max_ms, u->attempts - 1);
+    if (newer) {
+        u->newer = NULL;
+        charge_locked(b, u, -1);
+        move_into(b, u, newer);
+        count(&b->config.counters->coalesced, 1);
+    }
+    append_locked(b, u, FAILED);
+}
+
+static int is_hopeless(const struct near__behind *b, const struct update *u, int status)
+{
+    uint32_t most = b->config.options->attempts_max;
+    return !u->newer && (status == NEAR_ERR_REJECTED || (most && u->attempts + 1 >= most));
+}
+
+/* The application hears of it; the remote tier must not go on showing what the source will never have. */
+static void bury(struct near__behind *b, struct update *u, near_update *update)
+{
+    const near_source_options *o = b->config.options;
+    update->attempts = u->attempts + 1;
+    if (o->dead_letter)
+        o->dead_letter(o->dead_letter_arg, update, update->status);
+    else
+        near__log(b->config.log, NEAR_LOG_ERROR, "load", "the source rejected an update and nobody asked for dead letters");
+    count(&b->config.counters->dead_letters, 1);
+    pthread_mutex_lock(&b->lock);
+    u->forget_after = 1;
+    done_locked(b, u);
+    pthread_mutex_unlock(&b->lock);
+}
+
+static void pause_source_locked(struct near__behind *b, int whole)
+{
+    const near_source_options *o = b->config.options;
+    if (whole == NEAR_OK) {
+        b->away_failures = 0;
+        return;
+    }
+    b->away_until_ns = near__now(b->config.clock) + near__backoff_ns(o->retry_min_ms, o->retry_max_ms, b->away_failures++);
+}
+
+/* Whether the update at i has landed; hopeless ones are left to bury. */
+static int land_one_locked(struct near__behind *b, size_t i, int whole)
+{
+    struct update *u = b->flying[i];
+    int status = b->batch[i].status;
+    if (status == NEAR_OK) {
+        count(&b->config.counters->stored, 1);
+        done_locked(b, u);
+    } else if (is_hopeless(b, u, status)) {
+        return 0;
+    } else {
+        again_locked(b, u, whole != NEAR_OK);
+    }
+    return 1;
+}
+
+static void landed_locked(struct near__behind *b)
+{
+    b->flying_count = 0;
+    if (b->journal) {
+        if (near__journal_commit(b->journal) != NEAR_OK)
+            near__log(b->config.log, NEAR_LOG_WARNING, "load", "what is stored could not be noted; it will be stored again");
+        keep_small_locked(b);
+    }
+    pthread_cond_broadcast(&b->space);
+    pthread_cond_broadcast(&b->landed);
+}
+
+/* With the lock; lets it go for the callbacks. */
+static void fly_locked(struct near__behind *b)
+{
+    int whole;
+    size_t n = b->flying_count, left = 0;
+    pthread_mutex_unlock(&b->lock);
+    near__behind_call_store(b->config.options, b->batch, n, b->config.store_timeout_ms, &whole);
+    count(&b->config.counters->batches, 1);
+    pthread_mutex_lock(&b->lock);
+    pause_source_locked(b, whole);
+    for (size_t i = 0; i < n; i++) {
+        if (land_one_locked(b, i, whole))
+            continue;
+        b->flying[left] = b->flying[i];
+        b->batch[left++] = b->batch[i];
+    }
+    pthread_mutex_unlock(&b->lock);
+    for (size_t i = 0; i < left; i++)
+        bury(b, b->flying[i], &b->batch[i]);
+    pthread_mutex_lock(&b->lock);
+    landed_locked(b);
+}
+
+/* NEAR_JOURNAL_EVERY_SECOND. */
+static void sync_locked(struct near__behind *b, int64_t now_ns, int64_t *wake_ns)
+{
+    uint64_t mark = b->journal ? near__journal_mark(b->journal) : 0;
+    if (b->config.options->journal_sync != NEAR_JOURNAL_EVERY_SECOND || mark == b->synced_mark)
+        return;
+    if (now_ns >= b->sync_at_ns) {
+        b->synced_mark = mark;
+        b->sync_at_ns = now_ns + NEAR_NS_PER_S;
+        pthread_mutex_unlock(&b->lock);
+        if (near__journal_sync(b->journal, mark) != NEAR_OK)
+            near__log(b->config.log, NEAR_LOG_ERROR, "load", "the journal's disk fails; new updates are refused");
+        pthread_mutex_lock(&b->lock);
+    }
+    sooner(wake_ns, b->sync_at_ns);
+}
+
+static void *behind_main(void *arg)
+{
+    struct near__behind *b = arg;
+    pthread_mutex_lock(&b->lock);
+    while (!b->stop) {
+        int64_t wake_ns = NEAR_NEVER, now_ns = near__now(b->config.clock);
+        sync_locked(b, now_ns, &wake_ns);
+        take_batch_locked(b, now_ns, &wake_ns);
+        if (b->flying_count)
+            fly_locked(b);
+        else if (!b->stop)
+            near__wait_until(b->config.clock, &b->work, &b->lock, wake_ns);
+    }
+    pthread_mutex_unlock(&b->lock);
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- looking, flushing */
+
+int near__behind_peek(struct near__behind *b, const void *key, size_t key_size, void *buffer, size_t capacity,
+                      size_t *ret_size, uint32_t *ret_operation)
+{
+    pthread_mutex_lock(&b->lock);
+    struct update *u = find_locked(b, key, key_size);
+    if (u && u->newer)
+        u = u->newer;
+    if (u) {
+        *ret_operation = u->operation;
+        *ret_size = u->operation == NEAR_UPDATE_SET ? u->value_size : 0;
+        if (*ret_size && capacity)
+            memcpy(buffer, u->value, *ret_size < capacity ? *ret_size : capacity);
+    }
+    pthread_mutex_unlock(&b->lock);
+    return u != NULL;
+}
+
+/* The oldest update that the source does not have; NULL: there is none. */
+static const struct update *oldest_locked(const struct near__behind *b)
+{
+    const struct update *oldest = NULL;
+    for (const struct update *u = b->table; u; u = u->hh.next)
+        if (!oldest || u->oldest < oldest->oldest)
+            oldest = u; /* one that waits behind it is younger */
+    return oldest;
+}
+
+static int flushed_locked(const struct near__behind *b, uint64_t sequence)
+{
+    const struct update *oldest = oldest_locked(b);
+    return !oldest || oldest->oldest > sequence;
+}
+
+int near__behind_flush(struct near__behind *b, int64_t deadline_ns)
+{
+    pthread_mutex_lock(&b->lock);
+    uint64_t sequence = b->sequence;
+    b->flushers++;
+    pthread_cond_signal(&b->work);
+    int flushed;
+    while (!(flushed = flushed_locked(b, sequence)) && near__now(b->config.clock) < deadline_ns)
+        near__wait_until(b->config.clock, &b->landed, &b->lock, deadline_ns);
+    b->flushers--;
+    pthread_mutex_unlock(&b->lock);
+    return flushed && near__forget_wait(b->forget, deadline_ns) ? NEAR_OK : NEAR_ERR_TIMEOUT;
+}
+
+int near__behind_is_safe(struct near__behind *b)
+{
+    pthread_mutex_lock(&b->lock);
+    int kept = !b->count || b->journal;
+    pthread_mutex_unlock(&b->lock);
+    return kept && !near__forget_pending(b->forget);
+}
+
+void near__behind_gauges(struct near__behind *b, struct near__behind_gauges *ret)
+{
+    pthread_mutex_lock(&b->lock);
+    const struct update *oldest = oldest_locked(b);
+    *ret = (struct near__behind_gauges){.queued = b->count, .queued_bytes = b->bytes};
+    if (oldest)
+        ret->lag_ms = (near__now(b->config.clock) - oldest->accepted_ns) / NEAR_NS_PER_MS;
+    if (b->journal)
+        ret->journal_bytes = near__journal_file_bytes(b->journal);
+    pthread_mutex_unlock(&b->lock);
+    ret->invalidations = near__forget_pending(b->forget);
+}
+
+/* ---------------------------------------------------------------- open and close */
+
+static int start(struct near__behind *b, near_error *error)
+{
+    const near_source_options *o = b->config.options;
+    struct near__forget_config forget = {.alloc = b->config.alloc,
+                                         .clock = b->config.clock,
+                                         .retry_min_ms = o->retry_min_ms,
+                                         .retry_max_ms = o->retry_max_ms,
+                                         .invalidate = b->config.invalidate,
+                                         .arg = b->config.arg,
+                                         .invalidated = &b->config.counters->invalidated};
+    b->flying = near__alloc_zero(b->config.alloc, o->batch_max * sizeof(*b->flying));
+    b->batch = near__alloc_zero(b->config.alloc, o->batch_max * sizeof(*b->batch));
+    int status = b->flying && b->batch ? NEAR_OK : NEAR_ERR_NOMEM;
+    if (status == NEAR_OK && o->journal) {
+        status = near__journal_open(b->config.alloc, b->config.log, o->journal, (o->flags & NEAR_SOURCE_SALVAGE) != 0,
+                                    replay, b, &b->journal, error);
+        if (status != NEAR_OK)
+            return status;
+    }
+    /* so that numbers rise over restarts, although a journal without updates does not tell the last one */
+    uint64_t now_us = (uint64_t)near__clock_kernel(CLOCK_REALTIME) / 1000;
+    b->sequence = b->sequence > now_us ? b->sequence : now_us;
+    if (status == NEAR_OK)
+        status = near__forget_open(&forget, &b->forget);
+    if (status == NEAR_OK && o->flags & NEAR_SOURCE_BEHIND) {
+        b->runs = near__thread_start(&b->thread, behind_main, b) == 0;
+        status = b->runs ? NEAR_OK : NEAR_ERR_SYSTEM;
+    }
+    return status == NEAR_OK ? NEAR_OK : near__fail(error, status, "%s", near_status_text(status));
+}
+
+int near__behind_open(const struct near__behind_config *config, struct near__behind **ret, near_error *error)
+{
+    struct near__behind *b = near__alloc_zero(config->alloc, sizeof *b);
+    if (!b)
+        return near__fail(error, NEAR_ERR_NOMEM, "%s", near_status_text(NEAR_ERR_NOMEM));
+    b->config = *config;
+    pthread_mutex_init(&b->lock, NULL);
+    near__wait_init(&b->work);
+    near__wait_init(&b->space);
+    near__wait_init(&b->landed);
+    near__wait_init(&b->gates_changed);
+    int status = start(b, error);
+    if (status == NEAR_OK)
+        *ret = b;
+    else
+        near__behind_close(b);
+    return status;
+}
+
+void near__behind_close(struct near__behind *b)
+{
+    if (b->runs) {
+        pthread_mutex_lock(&b->lock);
+        b->stop = 1;
+        pthread_cond_signal(&b->work);
+        pthread_mutex_unlock(&b->lock);
+        pthread_join(b->thread, NULL);
+    }
+    near__forget_close(b->forget);
+    if (b->journal && b->config.options->journal_sync != NEAR_JOURNAL_NEVER)
+        near__journal_sync(b->journal, near__journal_mark(b->journal));
+    near__journal_close(b->journal);
+    while (b->table) {
+        update_free(b, b->table->newer);
+        remove_locked(b, b->table);
+    }
+    pthread_mutex_destroy(&b->lock);
+    pthread_cond_destroy(&b->work);
+    pthread_cond_destroy(&b->space);
+    pthread_cond_destroy(&b->landed);
+    pthread_cond_destroy(&b->gates_changed);
+    near__free(b->config.alloc, b->flying);
+    near__free(b->config.alloc, b->batch);
+    near__free(b->config.alloc, b);
+}

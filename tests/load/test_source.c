@@ -1,0 +1,953 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Writes through to a source: the order of things and what is left when one of them fails; the queue, its bound, its order and its
+ * journal, which is torn, damaged and replayed; and a process that is killed in the middle. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* pthread_tryjoin_np */
+#endif
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cache/cache.h"
+#include "remote/memory.h"
+#include "support/allocfail.h"
+#include "support/redis_server.h"
+#include "support/seed.h"
+#include "support/wait.h"
+
+enum { PATIENCE_MS = 60000, ROWS = 4096 };
+
+/* ---------------------------------------------------------------- the source: a table with a will of its own */
+
+struct row {
+    char key[32], value[64];
+    uint64_t sequence;
+};
+struct table {
+    pthread_mutex_t lock;
+    struct row rows[ROWS];
+    size_t count;
+    _Atomic(int) away;         /* status of the whole, 0: there */
+    _Atomic(int) hold;         /* the store waits */
+    _Atomic(unsigned) calls, updates, largest, backwards, holding;
+    char refused[32];          /* this key is refused... */
+    _Atomic(int) refusal;      /* ...with this status */
+    _Atomic(unsigned) dead;
+    char last_dead[32];
+    int dead_status;
+    uint32_t dead_attempts;
+};
+
+static struct row *row_of(struct table *t, const char *key, int make)
+{
+    for (size_t i = 0; i < t->count; i++)
+        if (strcmp(t->rows[i].key, key) == 0)
+            return &t->rows[i];
+    if (!make || t->count == ROWS)
+        return NULL;
+    snprintf(t->rows[t->count].key, sizeof t->rows[0].key, "%s", key);
+    return &t->rows[t->count++];
+}
+
+static void store_row(struct table *t, near_update *u)
+{
+    char key[32];
+    snprintf(key, sizeof key, "%.*s", (int)u->key_size, (const char *)u->key);
+    if (atomic_load(&t->refusal) && strcmp(key, t->refused) == 0) {
+        u->status = atomic_load(&t->refusal);
+        return;
+    }
+    struct row *row = row_of(t, key, 1);
+    if (!row) {
+        u->status = NEAR_ERR_FULL;
+        return;
+    }
+    if (row->sequence >= u->sequence)
+        atomic_fetch_add(&t->backwards, 1);
+    row->sequence = u->sequence;
+    snprintf(row->value, sizeof row->value, "%.*s", (int)u->size, u->data ? (const char *)u->data : "");
+    if (u->operation == NEAR_UPDATE_DEL)
+        strcpy(row->value, "(gone)");
+}
+
+static int store(void *arg, near_update *updates, size_t count, uint32_t timeout_ms)
+{
+    struct table *t = arg;
+    assert_true(timeout_ms > 0);
+    atomic_fetch_add(&t->holding, 1);
+    while (atomic_load(&t->hold))
+        wait_a_moment();
+    atomic_fetch_sub(&t->holding, 1);
+    atomic_fetch_add(&t->calls, 1);
+    if (atomic_load(&t->away))
+        return atomic_load(&t->away);
+    pthread_mutex_lock(&t->lock);
+    for (size_t i = 0; i < count; i++)
+        store_row(t, &updates[i]);
+    pthread_mutex_unlock(&t->lock);
+    atomic_fetch_add(&t->updates, (unsigned)count);
+    if (count > atomic_load(&t->largest))
+        atomic_store(&t->largest, (unsigned)count);
+    return NEAR_OK;
+}
+
+static void bury(void *arg, const near_update *u, int status)
+{
+    struct table *t = arg;
+    snprintf(t->last_dead, sizeof t->last_dead, "%.*s", (int)u->key_size, (const char *)u->key);
+    t->dead_status = status;
+    t->dead_attempts = u->attempts;
+    atomic_fetch_add(&t->dead, 1);
+}
+
+static const char *stored(struct table *t, const char *key)
+{
+    static __thread char value[64];
+    pthread_mutex_lock(&t->lock);
+    struct row *row = row_of(t, key, 0);
+    snprintf(value, sizeof value, "%s", row ? row->value : "(none)");
+    pthread_mutex_unlock(&t->lock);
+    return value;
+}
+
+/* ---------------------------------------------------------------- a cache with a source */
+
+struct place {
+    char uri[64], folder[64], journal[96];
+    near_cache *cache, *other; /* other: another process's */
+    near_source *source;
+    near_source_options options;
+    struct near__memory_store *memory;
+    struct table table;
+    struct allocfail hooks;
+};
+
+static near_cache *open_cache(struct place *p)
+{
+    near_options options;
+    near_error error = {0};
+    near_cache *cache = NULL;
+    near_options_init(&options);
+    options.local_bytes = 4 << 20;
+    options.timeout_ms = PATIENCE_MS;
+    options.backoff_min_ms = 5;
+    options.backoff_max_ms = 20;
+    options.allocator = p->hooks.hooks;
+    options.log_level = 0;
+    if (near_open(p->uri, &options, &cache, &error) != NEAR_OK || near_wait_ready(cache, PATIENCE_MS, &error) != NEAR_OK)
+        fail_msg("%s", error.text);
+    return cache;
+}
+
+static int setup(void **state)
+{
+    static unsigned number;
+    struct place *p = calloc(1, sizeof(*p));
+    pthread_mutex_init(&p->table.lock, NULL);
+    allocfail_init(&p->hooks);
+    snprintf(p->uri, sizeof p->uri, "memory://source%u", number++);
+    snprintf(p->folder, sizeof p->folder, "/tmp/nearcache-source-XXXXXX");
+    assert_non_null(mkdtemp(p->folder));
+    snprintf(p->journal, sizeof p->journal, "%s/journal", p->folder);
+    p->cache = open_cache(p);
+    p->other = open_cache(p);
+    struct near__alloc alloc;
+    near__alloc_init(&alloc, NULL);
+    struct near__clock clock = {0};
+    p->memory = near__memory_ref(p->uri + strlen("memory://"), &alloc, &clock);
+    near_source_options_init(&p->options);
+    p->options.store = store;
+    p->options.store_arg = &p->table;
+    p->options.retry_min_ms = 1;
+    p->options.retry_max_ms = 5;
+    p->options.delay_ms = 0;
+    *state = p;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct place *p = *state;
+    char new[112];
+    if (p->source)
+        assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    near__memory_unref(p->memory);
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    assert_int_equal(near_close(p->other), NEAR_OK);
+    assert_int_equal(allocfail_blocks(&p->hooks), 0);
+    snprintf(new, sizeof new, "%s.new", p->journal);
+    unlink(p->journal);
+    unlink(new);
+    rmdir(p->folder);
+    free(p);
+    return 0;
+}
+
+static void open_source(struct place *p)
+{
+    near_error error = {0};
+    if (near_source_open(p->cache, &p->options, &p->source, &error) != NEAR_OK)
+        fail_msg("%s", error.text);
+}
+
+static void behind(struct place *p, int journal)
+{
+    p->options.flags |= NEAR_SOURCE_BEHIND;
+    p->options.journal = journal ? p->journal : NULL;
+    p->options.journal_sync = NEAR_JOURNAL_NEVER; /* a process that ends loses nothing by it */
+    open_source(p);
+}
+
+static int put_within(struct place *p, const char *key, const char *value, uint32_t timeout_ms)
+{
+    near_call call;
+    near_call_init(&call);
+    call.timeout_ms = timeout_ms;
+    return near_source_set(p->source, key, strlen(key), value, strlen(value), NULL, &call);
+}
+
+static int put(struct place *p, const char *key, const char *value) { return put_within(p, key, value, 0); }
+
+static const char *read_from(near_cache *cache, const char *key)
+{
+    static __thread char text[64];
+    size_t size = 0;
+    int status = near_get_copy(cache, key, strlen(key), NULL, text, sizeof text - 1, &size);
+    text[status == NEAR_OK ? size : 0] = 0;
+    return status == NEAR_OK ? text : near_status_name(status);
+}
+
+static const char *on_server(struct place *p, const char *key)
+{
+    static __thread char text[64];
+    size_t size;
+    if (!near__memory_peek(p->memory, key, strlen(key), text, sizeof text - 1, &size))
+        return "(none)";
+    text[size] = 0;
+    return text;
+}
+
+static near_stats stats_of(struct place *p)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    assert_int_equal(near_stats_get(p->cache, &stats), NEAR_OK);
+    return stats;
+}
+
+static void flush(struct place *p) { assert_int_equal(near_source_flush(p->source, PATIENCE_MS), NEAR_OK); }
+
+/* ---------------------------------------------------------------- write-through */
+
+static void test_write_through_has_it_in_both(void **state)
+{
+    struct place *p = *state;
+    open_source(p);
+    assert_int_equal(put(p, "k", "1"), NEAR_OK);
+    assert_string_equal(stored(&p->table, "k"), "1");
+    assert_string_equal(on_server(p, "k"), "1");
+    assert_string_equal(read_from(p->cache, "k"), "1");
+    assert_int_equal(near_source_del(p->source, "k", 1, NULL), NEAR_OK);
+    assert_string_equal(stored(&p->table, "k"), "(gone)");
+    assert_string_equal(on_server(p, "k"), "(none)");
+    assert_int_equal(near_source_del(p->source, "k", 1, NULL), NEAR_OK); /* there or not */
+    assert_int_equal(near_close(p->cache), NEAR_ERR_BUSY);
+    assert_int_equal(put(p, "k", "2"), NEAR_OK); /* and nothing is disturbed */
+}
+
+static void test_source_failed_and_nothing_is_written(void **state)
+{
+    struct place *p = *state;
+    open_source(p);
+    assert_int_equal(put(p, "k", "old"), NEAR_OK);
+    atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+    assert_int_equal(put(p, "k", "new"), NEAR_ERR_UNAVAILABLE);
+    atomic_store(&p->table.away, 12345); /* nonsense is an error */
+    assert_int_equal(put(p, "k", "new"), NEAR_ERR_INVALID);
+    atomic_store(&p->table.away, -12345);
+    assert_int_equal(put(p, "k", "new"), NEAR_ERR_INVALID);
+    assert_string_equal(on_server(p, "k"), "old");
+    assert_string_equal(read_from(p->cache, "k"), "old");
+    assert_int_equal(stats_of(p).source_forgetting, 0);
+    atomic_store(&p->table.away, NEAR_ERR_UNKNOWN); /* it may have it */
+    assert_int_equal(put(p, "k", "new"), NEAR_ERR_UNKNOWN);
+    atomic_store(&p->table.away, 0);
+    flush(p);
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
+
+static void test_cache_failed_after_the_source_and_everybody_forgets(void **state)
+{
+    struct place *p = *state;
+    open_source(p);
+    assert_int_equal(put(p, "k", "old"), NEAR_OK);
+    assert_string_equal(read_from(p->other, "k"), "old");
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_ERR_FULL, 1);
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_ERR_UNAVAILABLE, 3); /* and forgetting fails at first */
+    assert_int_equal(put(p, "k", "new"), NEAR_PENDING);
+    assert_string_equal(stored(&p->table, "k"), "new");
+    flush(p); /* waits for the forgetting */
+    assert_string_equal(on_server(p, "k"), "(none)");
+    assert_int_equal(stats_of(p).source_forgotten, 1);
+    assert_true(wait_until(strcmp(read_from(p->other, "k"), "NEAR_MISS") == 0, PATIENCE_MS));
+    assert_string_equal(read_from(p->cache, "k"), "NEAR_MISS");
+}
+
+/* The remote tier has evicted the key, another process still has a copy: it must hear of the write all the same. */
+static void test_copies_of_what_the_cache_evicted_are_forgotten_too(void **state)
+{
+    struct place *p = *state;
+    open_source(p);
+    assert_int_equal(put(p, "k", "old"), NEAR_OK);
+    assert_string_equal(read_from(p->other, "k"), "old");
+    near__memory_foreign_del(p->memory, "k", 1); /* tells nobody, as an eviction */
+    assert_string_equal(read_from(p->other, "k"), "old");
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_ERR_FULL, 1);
+    assert_int_equal(put(p, "k", "new"), NEAR_PENDING);
+    flush(p);
+    assert_true(wait_until(strcmp(read_from(p->other, "k"), "NEAR_MISS") == 0, PATIENCE_MS));
+}
+
+static void test_invalidate_removes_instead_of_writing(void **state)
+{
+    struct place *p = *state;
+    p->options.flags = NEAR_SOURCE_INVALIDATE;
+    open_source(p);
+    near_set(p->other, "k", 1, "old", 3, NULL, NULL);
+    assert_int_equal(put(p, "k", "new"), NEAR_OK);
+    assert_string_equal(stored(&p->table, "k"), "new");
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
+
+struct writer {
+    pthread_t thread;
+    struct place *place;
+    const char *key, *value;
+    uint32_t timeout_ms;
+    int status;
+};
+
+static void *writer_main(void *arg)
+{
+    struct writer *w = arg;
+    w->status = put_within(w->place, w->key, w->value, w->timeout_ms);
+    return NULL;
+}
+
+static void writer_start(struct writer *w, struct place *p, const char *key, const char *value, uint32_t timeout_ms)
+{
+    *w = (struct writer){.place = p, .key = key, .value = value, .timeout_ms = timeout_ms};
+    assert_int_equal(pthread_create(&w->thread, NULL, writer_main, w), 0);
+}
+
+static int writer_end(struct writer *w)
+{
+    pthread_join(w->thread, NULL);
+    return w->status;
+}
+
+static void test_writers_of_one_key_take_turns_and_others_pass(void **state)
+{
+    struct place *p = *state;
+    struct writer first, other;
+    open_source(p);
+    atomic_store(&p->table.hold, 1);
+    writer_start(&first, p, "k", "1", 0);
+    assert_true(wait_until(atomic_load(&p->table.holding) == 1, PATIENCE_MS));
+    assert_int_equal(put_within(p, "k", "2", 50), NEAR_ERR_TIMEOUT);
+    assert_int_equal(atomic_load(&p->table.holding), 1); /* the second one did not get as far as the source */
+    writer_start(&other, p, "other", "1", 0);
+    assert_true(wait_until(atomic_load(&p->table.holding) == 2, PATIENCE_MS));
+    atomic_store(&p->table.hold, 0);
+    assert_int_equal(writer_end(&first), NEAR_OK);
+    assert_int_equal(writer_end(&other), NEAR_OK);
+    assert_string_equal(on_server(p, "k"), "1");
+}
+
+static void test_wrong_options_and_arguments_are_refused_with_a_text(void **state)
+{
+    struct place *p = *state;
+    near_error error;
+    near_source *none = NULL;
+    near_write write;
+    near_source_options o = p->options;
+#define REFUSED(change)                                                                       \
+    do {                                                                                      \
+        o = p->options;                                                                       \
+        change;                                                                               \
+        error.text[0] = 0;                                                                    \
+        assert_int_equal(near_source_open(p->cache, &o, &none, &error), NEAR_ERR_INVALID);    \
+        assert_true(error.text[0]);                                                           \
+        assert_null(none);                                                                    \
+    } while (0)
+    REFUSED(o.store = NULL);
+    REFUSED(o.flags = 1u << 9);
+    REFUSED(o.attempts_max = 3);
+    REFUSED(o.journal = "x");
+    REFUSED(o.batch_max = 0);
+    REFUSED(o.queue_bytes = 1);
+    REFUSED(o.retry_min_ms = o.retry_max_ms + 1);
+    REFUSED(o.journal_sync = 3);
+    REFUSED(o.flags = NEAR_SOURCE_BEHIND | NEAR_SOURCE_SALVAGE);
+    open_source(p);
+    near_write_init(&write);
+    write.flags = NEAR_SET_IF_ABSENT;
+    assert_int_equal(near_source_set(p->source, "k", 1, "v", 1, &write, NULL), NEAR_ERR_INVALID);
+    write.flags = 0;
+    write.ttl_ms = -1;
+    assert_int_equal(near_source_set(p->source, "k", 1, "v", 1, &write, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_source_set(NULL, "k", 1, "v", 1, NULL, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_source_set(p->source, NULL, 1, "v", 1, NULL, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_source_close(p->source, 0, 1u << 7), NEAR_ERR_INVALID);
+    assert_int_equal(atomic_load(&p->table.calls), 0);
+}
+
+/* ---------------------------------------------------------------- write-behind */
+
+static void test_behind_is_acknowledged_before_the_source_has_it(void **state)
+{
+    struct place *p = *state;
+    char value[16];
+    size_t size;
+    uint32_t operation;
+    atomic_store(&p->table.hold, 1);
+    behind(p, 0);
+    assert_int_equal(put(p, "k", "1"), NEAR_OK);
+    assert_string_equal(on_server(p, "k"), "1");
+    assert_string_equal(stored(&p->table, "k"), "(none)");
+    assert_int_equal(near_source_peek(p->source, "k", 1, value, sizeof value, &size, &operation), NEAR_OK);
+    assert_int_equal(size, 1);
+    assert_int_equal(operation, NEAR_UPDATE_SET);
+    assert_int_equal(stats_of(p).source_queued, 1);
+    assert_int_equal(near_source_flush(p->source, 20), NEAR_ERR_TIMEOUT);
+    atomic_store(&p->table.hold, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "1");
+    assert_int_equal(near_source_peek(p->source, "k", 1, value, sizeof value, &size, &operation), NEAR_MISS);
+}
+
+/* While "a" flies, everything of "k" waits: one update is left of a hundred, and it comes after the one that flew. */
+static void test_behind_coalesces_by_key_and_keeps_order(void **state)
+{
+    struct place *p = *state;
+    char value[16];
+    behind(p, 0);
+    atomic_store(&p->table.hold, 1);
+    assert_int_equal(put(p, "k", "first"), NEAR_OK);
+    assert_true(wait_until(atomic_load(&p->table.holding) == 1, PATIENCE_MS));
+    for (int i = 0; i < 100; i++) {
+        snprintf(value, sizeof value, "%d", i);
+        assert_int_equal(put(p, "k", value), NEAR_OK);
+        assert_int_equal(put(p, "other", value), NEAR_OK);
+    }
+    assert_int_equal(stats_of(p).source_queued, 3);
+    atomic_store(&p->table.hold, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "99");
+    assert_string_equal(stored(&p->table, "other"), "99");
+    assert_int_equal(atomic_load(&p->table.updates), 3);
+    assert_int_equal(atomic_load(&p->table.backwards), 0);
+    assert_int_equal(stats_of(p).source_coalesced, 198);
+    assert_int_equal(stats_of(p).source_accepted, 201);
+    assert_int_equal(stats_of(p).source_stored, 3);
+}
+
+static void test_behind_takes_batches_no_larger_than_asked_for(void **state)
+{
+    struct place *p = *state;
+    char key[16];
+    p->options.batch_max = 7;
+    p->options.delay_ms = 3600000; /* only the flush makes it go before a batch is full */
+    behind(p, 0);
+    for (int i = 0; i < 40; i++) {
+        snprintf(key, sizeof key, "%d", i);
+        assert_int_equal(put(p, key, "v"), NEAR_OK);
+    }
+    flush(p);
+    assert_int_equal(atomic_load(&p->table.updates), 40);
+    assert_int_equal(atomic_load(&p->table.largest), 7);
+}
+
+static void test_behind_tries_again_until_the_source_is_back(void **state)
+{
+    struct place *p = *state;
+    behind(p, 0);
+    atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+    assert_int_equal(put(p, "a", "1"), NEAR_OK);
+    assert_int_equal(put(p, "b", "1"), NEAR_OK);
+    assert_true(wait_until(atomic_load(&p->table.calls) >= 5, PATIENCE_MS));
+    assert_int_equal(put(p, "a", "2"), NEAR_OK);
+    assert_string_equal(stored(&p->table, "a"), "(none)");
+    atomic_store(&p->table.away, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "a"), "2");
+    assert_string_equal(stored(&p->table, "b"), "1");
+    assert_true(stats_of(p).source_retried >= 4);
+}
+
+static void test_behind_full_blocks_until_the_deadline_and_coalesces_all_the_same(void **state)
+{
+    struct place *p = *state;
+    struct writer w;
+    p->options.queue_max = 2;
+    behind(p, 0);
+    atomic_store(&p->table.hold, 1);
+    assert_int_equal(put(p, "a", "1"), NEAR_OK);
+    assert_true(wait_until(atomic_load(&p->table.holding) == 1, PATIENCE_MS));
+    assert_int_equal(put(p, "b", "1"), NEAR_OK);
+    assert_int_equal(put_within(p, "c", "1", 30), NEAR_ERR_QUEUE_FULL);
+    assert_string_equal(on_server(p, "c"), "(none)"); /* refused: nothing is written */
+    assert_int_equal(put(p, "b", "2"), NEAR_OK); /* takes no room */
+    writer_start(&w, p, "c", "2", 0);
+    atomic_store(&p->table.hold, 0);
+    assert_int_equal(writer_end(&w), NEAR_OK);
+    flush(p);
+    assert_string_equal(stored(&p->table, "c"), "2");
+    assert_string_equal(stored(&p->table, "b"), "2");
+    assert_int_equal(stats_of(p).source_refused, 1);
+}
+
+static void test_behind_gives_up_after_so_many_attempts_and_tells(void **state)
+{
+    struct place *p = *state;
+    p->options.attempts_max = 3;
+    p->options.dead_letter = bury;
+    p->options.dead_letter_arg = &p->table;
+    behind(p, 0);
+    strcpy(p->table.refused, "bad");
+    atomic_store(&p->table.refusal, NEAR_ERR_TOO_LARGE);
+    assert_int_equal(put(p, "bad", "1"), NEAR_OK);
+    assert_int_equal(put(p, "good", "1"), NEAR_OK);
+    flush(p);
+    assert_string_equal(stored(&p->table, "good"), "1"); /* one that fails does not stop the others */
+    assert_int_equal(atomic_load(&p->table.dead), 1);
+    assert_string_equal(p->table.last_dead, "bad");
+    assert_int_equal(p->table.dead_status, NEAR_ERR_TOO_LARGE);
+    assert_int_equal(p->table.dead_attempts, 3);
+    assert_string_equal(on_server(p, "bad"), "(none)"); /* the cache does not go on showing it */
+    atomic_store(&p->table.refusal, NEAR_ERR_REJECTED);
+    assert_int_equal(put(p, "bad", "2"), NEAR_OK);
+    flush(p);
+    assert_int_equal(atomic_load(&p->table.dead), 2);
+    assert_int_equal(p->table.dead_attempts, 1); /* at once */
+}
+
+static void test_behind_cache_failed_and_the_key_is_forgotten_again_after_the_store(void **state)
+{
+    struct place *p = *state;
+    behind(p, 0);
+    assert_int_equal(put(p, "k", "old"), NEAR_OK);
+    flush(p);
+    atomic_store(&p->table.hold, 1);
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_ERR_FULL, 1);
+    assert_int_equal(put(p, "k", "new"), NEAR_PENDING);
+    assert_true(wait_until(strcmp(on_server(p, "k"), "(none)") == 0, PATIENCE_MS));
+    near_set(p->other, "k", 1, "old", 3, NULL, NULL); /* somebody loads what the source still has */
+    atomic_store(&p->table.hold, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "new");
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
+
+static void test_behind_close_keeps_what_is_only_in_memory_unless_told(void **state)
+{
+    struct place *p = *state;
+    behind(p, 0);
+    atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+    assert_int_equal(put(p, "k", "1"), NEAR_OK);
+    assert_int_equal(near_source_close(p->source, 20, 0), NEAR_ERR_TIMEOUT);
+    assert_int_equal(put(p, "k", "2"), NEAR_OK); /* still open */
+    assert_int_equal(near_source_close(p->source, 20, NEAR_SOURCE_DISCARD), NEAR_ERR_TIMEOUT);
+    p->source = NULL;
+    assert_string_equal(stored(&p->table, "k"), "(none)");
+}
+
+/* ---------------------------------------------------------------- journal */
+
+static void reopen(struct place *p)
+{
+    atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+    assert_int_equal(near_source_close(p->source, 20, 0), NEAR_PENDING);
+    open_source(p);
+}
+
+static void test_journal_gives_back_what_was_not_stored(void **state)
+{
+    struct place *p = *state;
+    behind(p, 1);
+    assert_int_equal(put(p, "stored", "1"), NEAR_OK);
+    flush(p);
+    atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+    assert_int_equal(put(p, "k", "1"), NEAR_OK);
+    assert_int_equal(put(p, "k", "2"), NEAR_OK);
+    assert_int_equal(near_source_del(p->source, "gone", 4, NULL), NEAR_OK);
+    reopen(p);
+    assert_int_equal(stats_of(p).source_queued, 2);
+    unsigned updates = atomic_load(&p->table.updates);
+    atomic_store(&p->table.away, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "2");
+    assert_string_equal(stored(&p->table, "gone"), "(gone)");
+    assert_int_equal(atomic_load(&p->table.updates), updates + 2);
+    assert_int_equal(atomic_load(&p->table.backwards), 0);
+    assert_string_equal(on_server(p, "k"), "(none)"); /* nobody knows whether the cache ever got it */
+}
+
+static long long size_of(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 ? (long long)st.st_size : -1;
+}
+
+static void overwrite(const char *path, off_t at, const void *bytes, size_t size)
+{
+    int fd = open(path, O_RDWR);
+    assert_int_equal(pwrite(fd, bytes, size, at), size);
+    close(fd);
+}
+
+static void fill_and_close(struct place *p)
+{
+    char key[16];
+    behind(p, 1);
+    atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+    for (int i = 0; i < 10; i++) {
+        snprintf(key, sizeof key, "key%d", i);
+        assert_int_equal(put(p, key, "value"), NEAR_OK);
+    }
+    assert_int_equal(near_source_close(p->source, 20, 0), NEAR_PENDING);
+    p->source = NULL;
+}
+
+enum { RECORD = 32 + 4 + 5 };
+
+/* Every length that the file can have been torn to: what was whole is there, nothing else is. */
+static void test_journal_torn_anywhere_keeps_every_whole_record(void **state)
+{
+    struct place *p = *state;
+    fill_and_close(p);
+    long long whole = size_of(p->journal);
+    assert_int_equal(whole, 32 + 10 * RECORD);
+    for (long long size = whole - 1; size >= 0; size -= size > 2 * RECORD ? 7 : 1) {
+        assert_int_equal(truncate(p->journal, size), 0);
+        atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+        open_source(p);
+        long long records = size < 32 ? 0 : (size - 32) / RECORD;
+        assert_int_equal(stats_of(p).source_queued, records);
+        int status = near_source_close(p->source, 1, 0);
+        assert_int_equal(status, records ? NEAR_PENDING : NEAR_OK);
+        p->source = NULL;
+    }
+    atomic_store(&p->table.away, 0);
+}
+
+static void test_journal_damage_before_its_end_is_told_and_salvage_skips_it(void **state)
+{
+    struct place *p = *state;
+    near_error error = {0};
+    fill_and_close(p);
+    overwrite(p->journal, 32 + 3 * RECORD + 35, "?", 1); /* in the fourth record's key */
+    assert_int_equal(near_source_open(p->cache, &p->options, &p->source, &error), NEAR_ERR_JOURNAL);
+    assert_non_null(strstr(error.text, "damaged from byte 155 to 196"));
+    assert_int_equal(size_of(p->journal), 32 + 10 * RECORD); /* left as it is */
+    p->options.flags |= NEAR_SOURCE_SALVAGE;
+    open_source(p);
+    assert_int_equal(stats_of(p).source_queued, 9);
+    atomic_store(&p->table.away, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "key2"), "value");
+    assert_string_equal(stored(&p->table, "key3"), "(none)");
+    assert_string_equal(stored(&p->table, "key4"), "value");
+}
+
+static void test_journal_is_one_process_s_and_nothing_else_passes_for_one(void **state)
+{
+    struct place *p = *state;
+    near_error error = {0};
+    near_source *second = NULL;
+    behind(p, 1);
+    assert_int_equal(near_source_open(p->cache, &p->options, &second, &error), NEAR_ERR_JOURNAL);
+    assert_non_null(strstr(error.text, "in use"));
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    overwrite(p->journal, 0, "#!/bin/sh", 9);
+    assert_int_equal(near_source_open(p->cache, &p->options, &p->source, &error), NEAR_ERR_JOURNAL);
+    assert_non_null(strstr(error.text, "no journal"));
+    p->options.journal = "/nowhere/at/all";
+    assert_int_equal(near_source_open(p->cache, &p->options, &p->source, &error), NEAR_ERR_JOURNAL);
+    p->source = NULL;
+}
+
+/* The values would fill a hundred megabytes; the file stays near what is queued, and replays to the last of each key. */
+static void test_journal_is_rewritten_and_stays_small(void **state)
+{
+    struct place *p = *state;
+    static char value[20000];
+    memset(value, 'x', sizeof value);
+    p->options.journal_sync = NEAR_JOURNAL_ALWAYS;
+    behind(p, 1);
+    atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+    for (int i = 0; i < 1500; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "%d", i % 10);
+        snprintf(value, sizeof value, "%d", i);
+        assert_int_equal(near_source_set(p->source, key, strlen(key), value, sizeof value, NULL, NULL), NEAR_OK);
+    }
+    assert_true(size_of(p->journal) < 7 << 20);
+    reopen(p);
+    atomic_store(&p->table.away, 0);
+    flush(p);
+    for (int i = 0; i < 10; i++) {
+        char key[16], last[16];
+        snprintf(key, sizeof key, "%d", i);
+        snprintf(last, sizeof last, "%d", 1490 + i);
+        assert_string_equal(stored(&p->table, key), last);
+    }
+}
+
+static void test_nth_allocation_failing_accepts_nothing_by_halves(void **state)
+{
+    struct place *p = *state;
+    near_error error;
+    p->options.flags = NEAR_SOURCE_BEHIND;
+    p->options.journal = p->journal;
+    for (uint64_t n = 1;; n++) {
+        allocfail_at(&p->hooks, n);
+        int status = near_source_open(p->cache, &p->options, &p->source, &error);
+        int struck = allocfail_struck(&p->hooks) != 0;
+        allocfail_at(&p->hooks, 0);
+        if (status == NEAR_OK)
+            assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+        else
+            assert_int_equal(status, NEAR_ERR_NOMEM);
+        p->source = NULL;
+        if (!struck)
+            break;
+    }
+    open_source(p);
+    for (uint64_t n = 1; n < 40; n++) { /* other threads allocate too, so a strike may miss */
+        char value[16];
+        snprintf(value, sizeof value, "%d", (int)n);
+        allocfail_at(&p->hooks, n % 13 + 1);
+        int status = put(p, "k", value);
+        allocfail_at(&p->hooks, 0);
+        flush(p);
+        if (status == NEAR_OK || status == NEAR_PENDING)
+            assert_string_equal(stored(&p->table, "k"), value);
+        else
+            assert_string_not_equal(stored(&p->table, "k"), value);
+    }
+}
+
+/* ---------------------------------------------------------------- many threads; a process that is killed */
+
+enum { KEYS = 50, THREADS = 4 };
+
+struct load {
+    struct place *place;
+    unsigned number;
+    uint64_t seed;
+};
+
+static void *load_main(void *arg)
+{
+    struct load *l = arg;
+    uint64_t random = l->seed * 2654435761u + l->number + 1;
+    for (int i = 0; i < 400; i++) {
+        char key[16], value[32];
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        snprintf(key, sizeof key, "%u", (unsigned)(random >> 33) % KEYS);
+        snprintf(value, sizeof value, "%u.%d", l->number, i);
+        if ((random >> 20) % 100 == 0)
+            atomic_store(&l->place->table.away, (random >> 30) & 1 ? NEAR_ERR_UNAVAILABLE : 0);
+        int status = put(l->place, key, value);
+        assert_true(status == NEAR_OK || status == NEAR_PENDING);
+    }
+    return NULL;
+}
+
+/* Source and cache agree on the last value of each key, with a source that comes and goes. */
+static void test_behind_many_threads_end_in_the_same_values(void **state)
+{
+    struct place *p = *state;
+    struct load loads[THREADS];
+    pthread_t threads[THREADS];
+    uint64_t seed = test_seed();
+    p->options.queue_max = 20;
+    p->options.batch_max = 5;
+    behind(p, 1);
+    for (unsigned i = 0; i < THREADS; i++) {
+        loads[i] = (struct load){.place = p, .number = i, .seed = seed};
+        pthread_create(&threads[i], NULL, load_main, &loads[i]);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        /* a source that stays away would stop everybody */
+        while (pthread_tryjoin_np(threads[i], NULL) != 0) {
+            atomic_store(&p->table.away, 0);
+            wait_a_moment();
+        }
+    }
+    atomic_store(&p->table.away, 0);
+    flush(p);
+    for (unsigned i = 0; i < KEYS; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "%u", i);
+        if (strcmp(stored(&p->table, key), "(none)") != 0)
+            assert_string_equal(on_server(p, key), stored(&p->table, key));
+    }
+    assert_int_equal(atomic_load(&p->table.backwards), 0);
+}
+
+/* What both processes see: the acknowledged number of each key, and what the "database" has. */
+struct shared {
+    _Atomic(uint32_t) acknowledged[KEYS], database[KEYS], total, backwards;
+};
+
+static int store_shared(void *arg, near_update *updates, size_t count, uint32_t timeout_ms)
+{
+    struct shared *s = arg;
+    (void)timeout_ms;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t key = 0, number = 0;
+        memcpy(&key, updates[i].key, sizeof key);
+        memcpy(&number, updates[i].data, sizeof number);
+        if (atomic_load(&s->database[key]) > number)
+            atomic_fetch_add(&s->backwards, 1);
+        atomic_store(&s->database[key], number);
+    }
+    return NEAR_OK;
+}
+
+static near_source *open_shared(struct place *p, struct shared *s, near_cache *cache)
+{
+    near_error error = {0};
+    near_source *source = NULL;
+    p->options.flags = NEAR_SOURCE_BEHIND;
+    p->options.journal = p->journal;
+    p->options.journal_sync = NEAR_JOURNAL_NEVER;
+    p->options.store = store_shared;
+    p->options.store_arg = s;
+    p->options.delay_ms = 5;
+    p->options.batch_max = 7;
+    if (near_source_open(cache, &p->options, &source, &error) != NEAR_OK)
+        fail_msg("%s", error.text);
+    return source;
+}
+
+/* Runs until it is killed. */
+static void victim(struct place *p, struct shared *s, const char *uri)
+{
+    near_cache *cache;
+    if (near_open(uri, NULL, &cache, NULL) != NEAR_OK)
+        _exit(1);
+    near_source *source = open_shared(p, s, cache);
+    for (uint32_t n = atomic_load(&s->total) + 1;; n++) {
+        uint32_t key = n * 7 % KEYS;
+        int status = near_source_set(source, &key, sizeof key, &n, sizeof n, NULL, NULL);
+        if (status != NEAR_OK && status != NEAR_PENDING)
+            _exit(2);
+        atomic_store(&s->acknowledged[key], n);
+        atomic_store(&s->total, n);
+    }
+}
+
+static void test_killed_process_loses_nothing_that_it_acknowledged(void **state)
+{
+    struct place *p = *state;
+    struct shared *s = mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(s != MAP_FAILED);
+    for (int round = 0; round < 4; round++) {
+        uint32_t before = atomic_load(&s->total);
+        pid_t pid = fork();
+        if (pid == 0)
+            victim(p, s, "memory://victim");
+        assert_true(wait_until(atomic_load(&s->total) >= before + 500 + 100 * (unsigned)round, PATIENCE_MS));
+        kill(pid, SIGKILL);
+        int how;
+        waitpid(pid, &how, 0);
+        assert_true(WIFSIGNALED(how));
+    }
+    near_source *source = open_shared(p, s, p->cache);
+    assert_int_equal(near_source_close(source, PATIENCE_MS, 0), NEAR_OK);
+    for (int key = 0; key < KEYS; key++) /* one more than acknowledged may have been accepted */
+        assert_true(atomic_load(&s->database[key]) >= atomic_load(&s->acknowledged[key]));
+    assert_int_equal(atomic_load(&s->backwards), 0);
+    munmap(s, sizeof(*s));
+}
+
+/* ---------------------------------------------------------------- real Redis */
+
+static void test_redis_away_is_pending_and_healed_when_it_is_back(void **state)
+{
+    struct place *p = *state;
+    (void)state;
+    if (!redis_server_available())
+        skip();
+    struct redis_server *server = redis_server_start(NULL);
+    assert_non_null(server);
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    snprintf(p->uri, sizeof p->uri, "%s", redis_server_uri(server));
+    p->cache = open_cache(p);
+    open_source(p);
+    assert_int_equal(put(p, "k", "old"), NEAR_OK);
+    assert_string_equal(redis_server_command(server, "GET", "k", NULL), "old");
+    assert_string_equal(redis_server_command(server, "SAVE", NULL), "OK");
+    redis_server_kill(server);
+    assert_int_equal(put_within(p, "k", "new", 300), NEAR_PENDING);
+    assert_string_equal(stored(&p->table, "k"), "new");
+    assert_int_equal(stats_of(p).source_forgetting, 1);
+    assert_int_equal(redis_server_up(server), 0); /* with the old value */
+    flush(p);
+    assert_string_equal(redis_server_command(server, "EXISTS", "k", NULL), "0");
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    snprintf(p->uri, sizeof p->uri, "memory://after");
+    p->cache = open_cache(p);
+    redis_server_free(server);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_write_through_has_it_in_both),
+        TEST(test_source_failed_and_nothing_is_written),
+        TEST(test_cache_failed_after_the_source_and_everybody_forgets),
+        TEST(test_copies_of_what_the_cache_evicted_are_forgotten_too),
+        TEST(test_invalidate_removes_instead_of_writing),
+        TEST(test_writers_of_one_key_take_turns_and_others_pass),
+        TEST(test_wrong_options_and_arguments_are_refused_with_a_text),
+        TEST(test_behind_is_acknowledged_before_the_source_has_it),
+        TEST(test_behind_coalesces_by_key_and_keeps_order),
+        TEST(test_behind_takes_batches_no_larger_than_asked_for),
+        TEST(test_behind_tries_again_until_the_source_is_back),
+        TEST(test_behind_full_blocks_until_the_deadline_and_coalesces_all_the_same),
+        TEST(test_behind_gives_up_after_so_many_attempts_and_tells),
+        TEST(test_behind_cache_failed_and_the_key_is_forgotten_again_after_the_store),
+        TEST(test_behind_close_keeps_what_is_only_in_memory_unless_told),
+        TEST(test_journal_gives_back_what_was_not_stored),
+        TEST(test_journal_torn_anywhere_keeps_every_whole_record),
+        TEST(test_journal_damage_before_its_end_is_told_and_salvage_skips_it),
+        TEST(test_journal_is_one_process_s_and_nothing_else_passes_for_one),
+        TEST(test_journal_is_rewritten_and_stays_small),
+        TEST(test_nth_allocation_failing_accepts_nothing_by_halves),
+        TEST(test_behind_many_threads_end_in_the_same_values),
+        TEST(test_killed_process_loses_nothing_that_it_acknowledged),
+        TEST(test_redis_away_is_pending_and_healed_when_it_is_back),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
