@@ -469,8 +469,7 @@ static void test_G1_G2_G3_G4_hold_under_random_faults(void **state)
         simulate(seed + (uint64_t)i * 1000);
     double taken = seconds() - begin;
     print_message("# %d seeds: %" PRIu64 " hits, %" PRIu64 " of them on an overwritten value within the bound, %" PRIu64
-                  " fetches; %" PRIu64 " foreign writes, %" PRIu64 " hits while they were tracked; %.0f seeds/s, %.0f operations/s
-",
+                  " fetches; %" PRIu64 " foreign writes, %" PRIu64 " hits while they were tracked; %.0f seeds/s, %.0f operations/s\n",
                   seeds, total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, seeds / taken,
                   (double)total_operations / taken);
     if (seeds > 100) /* otherwise nothing was tested */
