@@ -76,7 +76,7 @@ static inline int is_timed(const struct near__reader *reader)
 }
 
 /* A thread's first call makes its reader, outside any section: that may block and allocate. */
-static struct near__reader *reader_for(near_cache *cache, int *ret_status)
+struct near__reader *near__reader_for(near_cache *cache, int *ret_status)
 {
     struct near__reader *reader;
     if (near__reader_known(cache->serial, &reader))
@@ -132,7 +132,7 @@ static int get_checked(near_cache *cache, const void *key, size_t key_size, cons
 {
     enum near__local_result result = NEAR_LOCAL_ABSENT;
     int status;
-    struct near__reader *reader = reader_for(cache, &status);
+    struct near__reader *reader = near__reader_for(cache, &status);
     if (!reader)
         return status;
     near__rcu_enter();
@@ -315,7 +315,7 @@ int near_peek(near_cache *cache, const void *key, size_t key_size, near_value *r
     memset(ret_value, 0, sizeof(*ret_value));
     if (status != NEAR_OK)
         return status;
-    struct near__reader *reader = reader_for(cache, &status);
+    struct near__reader *reader = near__reader_for(cache, &status);
     if (!reader)
         return status;
     near__rcu_enter();

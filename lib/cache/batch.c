@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cache/cache.h"
+#include "local/hit.h"
 
 #define CHUNK 64u /* keys looked up at a time; their results live on the stack */
 
@@ -72,22 +73,24 @@ static void look_up_chunk(struct near__impl *impl, struct near__reader *reader, 
     }
 }
 
-/* Marks every item and returns how many must be fetched. */
-static size_t look_up(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count,
-                      const near_call *call)
+/* Marks every item; those that must be fetched have the status NEAR_MISS. */
+static void look_up(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count,
+                    const near_call *call)
 {
-    size_t missing = 0;
-    for (size_t i = 0; i < count; i++) {
-        memset(&items[i].value, 0, sizeof(items[i].value));
-        items[i].status = items[i].key_size > NEAR_KEY_MAX ? NEAR_ERR_TOO_LARGE : NEAR_MISS;
-    }
+    for (size_t i = 0; i < count; i++)
+        items[i].status = NEAR_MISS;
     for (size_t at = 0; !(call->flags & NEAR_BYPASS_LOCAL) && at < count; at += CHUNK)
         look_up_chunk(impl, reader, items + at, count - at < CHUNK ? count - at : CHUNK, call);
-    for (size_t i = 0; i < count; i++) {
-        if (items[i].key_size > NEAR_KEY_MAX)
+    for (size_t i = 0; i < count; i++)
+        if (near__unlikely(items[i].key_size > NEAR_KEY_MAX)) /* was not found: nothing keeps such a key */
             items[i].status = NEAR_ERR_TOO_LARGE;
+}
+
+static size_t count_missing(const near_item *items, size_t count)
+{
+    size_t missing = 0;
+    for (size_t i = 0; i < count; i++)
         missing += items[i].status == NEAR_MISS;
-    }
     return missing;
 }
 
@@ -180,12 +183,9 @@ static void fail_missing(near_item *items, size_t count, int status)
     }
 }
 
-static int mget_entered(struct near__impl *impl, near_item *items, size_t count, const near_call *call)
+static int mget_entered(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count, const near_call *call)
 {
-    struct near__reader *reader = near__local_reader(impl->local);
-    if (!reader)
-        return fail_all(items, count, NEAR_ERR_NOMEM);
-    size_t missing = look_up(impl, reader, items, count, call);
+    size_t missing = count_missing(items, count);
     int status = NEAR_OK;
     if (missing && impl->remote) {
         if (near__read_refused(impl, near__read_bound(impl, call)))
@@ -198,20 +198,42 @@ static int mget_entered(struct near__impl *impl, near_item *items, size_t count,
     return first_error(items, count);
 }
 
+/* The local part in a section, as near_get has it; long batches count as a call from the start, so that no section is long. */
+static int mget_checked(near_cache *cache, near_item *items, size_t count, const near_call *call)
+{
+    int status = NEAR_OK, counted = count > CHUNK;
+    struct near__reader *reader = near__reader_for(cache, &status);
+    if (!reader)
+        return fail_all(items, count, status);
+    near__rcu_enter();
+    struct near__impl *impl = near__impl_in_section(cache);
+    if (impl && counted) {
+        near__count_call(impl);
+        near__rcu_leave();
+    }
+    if (impl)
+        look_up(impl, reader, items, count, call);
+    int over = !impl || (!counted && !count_missing(items, count));
+    if (!over && !counted)
+        near__count_call(impl);
+    if (!impl || !counted)
+        near__rcu_leave();
+    if (over)
+        return impl ? first_error(items, count) : fail_all(items, count, near__shell_refusal(cache));
+    status = mget_entered(impl, reader, items, count, call);
+    near__leave(impl);
+    return status;
+}
+
 int near_mget(near_cache *cache, near_item *items, size_t count, const near_call *call)
 {
     near_call mine;
     for (size_t i = 0; items && i < count; i++)
         memset(&items[i].value, 0, sizeof(items[i].value)); /* may be released whatever follows */
-    int status = items_check(items, count, 0);
+    int status = cache ? items_check(items, count, 0) : NEAR_ERR_INVALID;
     if (status != NEAR_OK || (status = near__call_copy(call, &mine)) != NEAR_OK)
         return fail_all(items, count, status);
-    struct near__impl *impl = near__enter(cache, &status);
-    if (!impl)
-        return fail_all(items, count, status);
-    status = mget_entered(impl, items, count, &mine);
-    near__leave(impl);
-    return status;
+    return mget_checked(cache, items, count, &mine);
 }
 
 /* ---------------------------------------------------------------- writing */

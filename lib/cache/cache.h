@@ -83,6 +83,8 @@ static inline void near__count_call(struct near__impl *impl)
     atomic_fetch_add_explicit(&impl->calls, 1, memory_order_relaxed);
 }
 int near__shell_refusal(const near_cache *cache);
+/* The calling thread's reader, made at its first call: not inside a section.  NULL with *ret_status. */
+struct near__reader *near__reader_for(near_cache *cache, int *ret_status);
 
 /* Copies a caller's struct, of any size, over ours, which holds the defaults; what it has beyond ours must be zero. */
 int near__struct_copy(void *ret, size_t our_size, const void *from, size_t their_size);

@@ -166,54 +166,82 @@ enum near__local_result near__local_copy(struct near__local *local, struct near_
 
 /* ---------------------------------------------------------------- many keys */
 
-/* What the tag alone says: fetches the likely entry's lines, without waiting for them. */
-static void prefetch_entry(const struct near__index *index, uint64_t hash)
+static int is_short(size_t key_size)
 {
-    const struct near__tables *tables = near__index_tables(index);
-    for (unsigned t = 0; t < tables->spans; t++) {
-        const struct near__bucket *bucket = near__span_bucket(&tables->span[t], hash);
-        for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
-            uint64_t word = near__step_look(&bucket->slot[i]);
-            if (near__word_tag(word) == near__hash_tag(hash)) {
-                const char *entry = (const char *)near__word_entry(word);
-                __builtin_prefetch(entry);
-                __builtin_prefetch(entry + 64);
-            }
-        }
+    return key_size >= NEAR_HASH_SHORT_MIN && key_size <= NEAR_HASH_SHORT_MAX;
+}
+
+/* What is known of a batch between its phases. */
+struct batch {
+    uint64_t hash[BATCH];
+    struct near__entry *entry[BATCH]; /* the likely one, then the one */
+    size_t count;
+};
+
+static void prefetch_buckets(const struct near__local *local, struct batch *batch, const struct near__local_key *keys)
+{
+    const struct near__span *span = &near__index_tables(&local->index)->span[0];
+    for (size_t i = 0; i < batch->count; i++) {
+        batch->hash[i] = is_short(keys[i].size) ? near__hash_short(keys[i].key, keys[i].size, &local->index.flips)
+                                                : near__hash(keys[i].key, keys[i].size, local->index.seed);
+        __builtin_prefetch(near__span_bucket(span, batch->hash[i]));
     }
 }
 
-static void prefetch_bucket(const struct near__index *index, uint64_t hash)
+/* What the tag alone says: fetches the likely entries' lines, without waiting for them. */
+static void prefetch_entries(const struct near__local *local, struct batch *batch)
 {
-    const struct near__tables *tables = near__index_tables(index);
-    for (unsigned t = 0; t < tables->spans; t++)
-        __builtin_prefetch(near__span_bucket(&tables->span[t], hash));
+    const struct near__span *span = &near__index_tables(&local->index)->span[0];
+    for (size_t i = 0; i < batch->count; i++) {
+        uint64_t tag = near__hash_tag(batch->hash[i]);
+        const struct near__bucket *bucket = near__span_bucket(span, batch->hash[i]);
+        unsigned match = near__bucket_match(bucket, tag), slot = match ? near__match_slot(match) : 0;
+        batch->entry[i] = near__word_visible(near__step_look(&bucket->slot[slot]), tag);
+        __builtin_prefetch(batch->entry[i]);
+        near__entry_prefetch(batch->entry[i]);
+    }
 }
 
+static void settle_entries(const struct near__local *local, struct batch *batch, const struct near__local_key *keys)
+{
+    for (size_t i = 0; i < batch->count; i++)
+        if (!batch->entry[i] || !near__entry_is(batch->entry[i], keys[i].key, keys[i].size))
+            batch->entry[i] = near__index_find(&local->index, batch->hash[i], keys[i].key, keys[i].size);
+}
+
+/* Two phases of fetching lines, then the reads, all by one proof, one watermark and one look at the counter: each is before or after
+ * every entry, as the order demands. */
 static void get_batch(struct near__local *local, struct near__reader *reader, const struct near__local_key *keys, size_t count_,
                       int64_t bound_ns, int64_t stale_ns, enum near__local_result *results, struct near__view *views)
 {
-    uint64_t hash[BATCH];
-    for (size_t i = 0; i < count_; i++)
-        hash[i] = near__hash(keys[i].key, keys[i].size, local->index.seed);
-    near__rcu_enter();
-    for (size_t i = 0; i < count_; i++)
-        prefetch_bucket(&local->index, hash[i]);
-    for (size_t i = 0; i < count_; i++)
-        prefetch_entry(&local->index, hash[i]);
+    struct batch batch = {.count = count_};
+    prefetch_buckets(local, &batch, keys);
+    struct near__demand demand = near__hit_demand(local, bound_ns, stale_ns);                     /* 1 */
+    int64_t fresh = near__hit_fresh(local, bound_ns);                                             /* 1 */
+    prefetch_entries(local, &batch);                                                              /* 2 */
+    settle_entries(local, &batch, keys);                                                          /* 2 */
+    struct near__limits limits = near__hit_limits(local);                                         /* 3 */
+    int is_fresh = fresh == NEAR_TICKS_ALWAYS || near__ticks() < fresh;                           /* 4 */
     for (size_t i = 0; i < count_; i++) {
-        struct near__entry *entry;
-        results[i] = near__hit_look(local, keys[i].key, keys[i].size, bound_ns, stale_ns, &entry);
+        struct near__entry *entry = batch.entry[i];
+        if (!entry)
+            results[i] = NEAR_LOCAL_ABSENT;
+        else if (is_fresh && near__hit_is_plain(local, entry, fresh, limits))
+            results[i] = NEAR_LOCAL_HIT;
+        else
+            results[i] = near__hit_judge(local, entry, demand);                                   /* 3, 4 again */
         results[i] = hand_out(local, reader, entry, results[i], &views[i]);
         near__hit_count(reader, results[i]);
     }
-    near__rcu_leave();
 }
 
 void near__local_get_many(struct near__local *local, struct near__reader *reader, const struct near__local_key *keys,
                           size_t count_, int64_t bound_ns, int64_t stale_ns, enum near__local_result *results,
                           struct near__view *views)
 {
-    for (size_t i = 0; i < count_; i += BATCH)
+    for (size_t i = 0; i < count_; i += BATCH) {
+        near__rcu_enter();
         get_batch(local, reader, keys + i, count_ - i < BATCH ? count_ - i : BATCH, bound_ns, stale_ns, results + i, views + i);
+        near__rcu_leave();
+    }
 }

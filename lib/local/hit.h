@@ -77,6 +77,46 @@ static inline enum near__local_result near__hit_look(struct near__local *local, 
     return near__likely(entry != NULL) ? near__hit_judge(local, entry, demand) : NEAR_LOCAL_ABSENT; /* 3, 4 */
 }
 
+/* Step 1 by the processor's counter; NEAR_TICKS_NEVER for a read with a bound of its own.  The bound is looked at before and after:
+ * a moment of an earlier bound has been taken back before the bound changed, one of a later bound comes after that. */
+static inline int64_t near__hit_fresh(const struct near__local *local, int64_t bound_ns)
+{
+    const struct near__gate *gate = &local->gate;
+    /* acquire, all: pair with near__local_set_bound and near__local_prove; the entry is looked at after them */
+    int64_t before_ns = atomic_load_explicit(&gate->bound_ns, memory_order_acquire);
+    int64_t fresh = atomic_load_explicit(&gate->fresh_ticks, memory_order_acquire);
+    int64_t after_ns = atomic_load_explicit(&gate->bound_ns, memory_order_acquire);
+    return before_ns == bound_ns && after_ns == bound_ns ? fresh : NEAR_TICKS_NEVER;
+}
+
+/* Step 3. */
+struct near__limits {
+    uint64_t watermark;
+    uint32_t era;
+};
+static inline struct near__limits near__hit_limits(const struct near__local *local)
+{
+    /* acquire, both: as in near__hit_judge */
+    uint64_t watermark = near__step_look(&local->gate.watermark);
+    return (struct near__limits){watermark, atomic_load_explicit(&local->era, memory_order_acquire)};
+}
+
+/* An entry that may be served, touched.  fresh is ALWAYS or not over yet: then the time is before fresh_ms. */
+static inline __attribute__((always_inline)) int near__hit_is_plain(const struct near__local *local, struct near__entry *entry,
+                                                                    int64_t fresh, struct near__limits limits)
+{
+    if (near__unlikely(near__entry_position(entry) < limits.watermark) ||
+        near__unlikely((entry->size_era ^ limits.era) & (NEAR_ENTRY_ERAS - 1)))
+        return 0;
+    /* relaxed: ordered by the load of fresh.  Without a proof (ALWAYS) there is no such time. */
+    if (near__unlikely(entry->expires) &&
+        (fresh == NEAR_TICKS_ALWAYS ||
+         near__expiry_left(entry->expires, atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) <= 0))
+        return 0;
+    near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
+    return 1;
+}
+
 /* A hit with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with the cache's own bound, makes no
  * call when is_short (a constant) is set, and counts nothing.  Its order is that of the essay, with fresh_ticks for the proof
  * and the processor's counter for the clock. */
@@ -91,19 +131,10 @@ static inline __attribute__((always_inline)) struct near__entry *near__hit_plain
                                          : near__index_find(&local->index, hash, key, key_size);  /* 2 */
     if (near__unlikely(!entry))
         return NULL;
-    uint64_t watermark = near__step_look(&local->gate.watermark);                                 /* 3 */
-    uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire); /* acquire: as in near__hit_judge */
-    if (near__unlikely(near__entry_position(entry) < watermark || (entry->size_era ^ era) & (NEAR_ENTRY_ERAS - 1)))
-        return NULL;
+    struct near__limits limits = near__hit_limits(local);                                         /* 3 */
     if (fresh != NEAR_TICKS_ALWAYS && near__unlikely(near__ticks() >= fresh))                     /* 4 */
         return NULL;
-    /* The time is before fresh_ms now.  relaxed: ordered by the load of fresh.  Without a proof (ALWAYS) there is no such time. */
-    if (near__unlikely(entry->expires) &&
-        (fresh == NEAR_TICKS_ALWAYS ||
-         near__expiry_left(entry->expires, atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) <= 0))
-        return NULL;
-    near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
-    return entry;
+    return near__hit_is_plain(local, entry, fresh, limits) ? entry : NULL;
 }
 
 /* Pins the entry; a pin is free. */

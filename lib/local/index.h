@@ -114,6 +114,11 @@ static inline unsigned near__bucket_match(const struct near__bucket *bucket, uin
 }
 #endif
 
+static inline unsigned near__match_slot(unsigned match)
+{
+    return (unsigned)__builtin_ctz(match) / NEAR_MATCH_STEP;
+}
+
 /* The entry of a word if that is visible and has the tag; NULL otherwise. */
 static inline struct near__entry *near__word_visible(uint64_t word, uint64_t tag)
 {
@@ -132,7 +137,7 @@ static inline __attribute__((always_inline)) struct near__entry *near__bucket_fi
                                                                                   const void *key, size_t key_size)
 {
     for (unsigned match = near__bucket_match(bucket, tag); match; match &= match - 1) {
-        uint64_t word = near__step_look(&bucket->slot[(unsigned)__builtin_ctz(match) / NEAR_MATCH_STEP]);
+        uint64_t word = near__step_look(&bucket->slot[near__match_slot(match)]);
         struct near__entry *entry = near__word_visible(word, tag);
         if (!entry)
             continue;
@@ -165,7 +170,7 @@ static inline __attribute__((always_inline)) struct near__entry *near__index_fin
     unsigned match = near__bucket_match(bucket, tag);
     if (__builtin_expect(!match, 0))
         return NULL;
-    uint64_t word = near__step_look(&bucket->slot[(unsigned)__builtin_ctz(match) / NEAR_MATCH_STEP]);
+    uint64_t word = near__step_look(&bucket->slot[near__match_slot(match)]);
     uint64_t rest = word ^ tag << NEAR_WORD_TAG_SHIFT;
     if (__builtin_expect((rest & ~NEAR_WORD_POINTER) != 0 || !tag, 0))
         return NULL;

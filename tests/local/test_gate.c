@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * The gate: what a proof and a bound come to for the hit path, and the processor's counter. */
 #include "local/local_fixture.h"
-#include "local/tier.h"
+#include "local/hit.h"
 
 #define BOUND (200 * MS)
 
@@ -42,6 +42,19 @@ static void test_with_an_idle_limit_hits_always_ask_the_clock(void **state)
     fixture_start(&f);
     near__local_prove(f.local, NEAR_PROVED_ALWAYS);
     assert_int_equal(fresh_ticks(&f), NEAR_TICKS_NEVER);
+    fixture_close(&f);
+}
+
+static void test_R47_the_moment_is_for_reads_with_the_caches_bound(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_open(&f);
+    near__local_set_bound(f.local, BOUND);
+    atomic_store(&f.gate->fresh_ticks, 12345);
+    assert_int_equal(near__hit_fresh(f.local, BOUND), 12345);
+    assert_int_equal(near__hit_fresh(f.local, BOUND - 1), NEAR_TICKS_NEVER);
+    assert_int_equal(near__hit_fresh(f.local, BOUND + 1), NEAR_TICKS_NEVER);
     fixture_close(&f);
 }
 
@@ -137,6 +150,7 @@ int main(void)
         cmocka_unit_test(test_without_a_remote_tier_no_clock_is_needed),
         cmocka_unit_test(test_a_virtual_clock_gives_no_moment),
         cmocka_unit_test(test_with_an_idle_limit_hits_always_ask_the_clock),
+        cmocka_unit_test(test_R47_the_moment_is_for_reads_with_the_caches_bound),
         cmocka_unit_test(test_R47_the_moment_is_never_later_than_half_of_the_bound),
         cmocka_unit_test(test_R47_a_withdrawal_and_a_new_bound_end_the_moment),
         cmocka_unit_test(test_a_counter_whose_rate_changes_is_not_used_any_more),

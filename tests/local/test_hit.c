@@ -42,6 +42,7 @@ static void start(void)
     countdown = 0;
     near__step_hook = step;
     fixture_open(&f);
+    atomic_store(&f.gate->bound_ns, BOUND);
     prove();
     assert_int_equal(put(&f, KEY, "old", 5), 1);
 }
@@ -92,6 +93,21 @@ static const char *get_plain(const char *key, int is_short)
 static const char *get_short(const char *key) { return get_plain(key, 1); }
 static const char *get_any(const char *key) { return get_plain(key, 0); }
 
+/* near_mget's, with the key among others that are not there. */
+static const char *get_many(const char *key)
+{
+    static char text[16];
+    struct near__local_key keys[3] = {{"another key", 11}, {key, strlen(key)}, {"k", 1}};
+    enum near__local_result results[3];
+    struct near__view views[3];
+    near__local_get_many(f.local, f.reader, keys, 3, BOUND, 0, results, views);
+    if (!near__hit_is_served(results[1]))
+        return "-";
+    snprintf(text, sizeof(text), "%.*s", (int)views[1].size, (const char *)views[1].data);
+    near__local_unpin(f.reader, &views[1]);
+    return text;
+}
+
 static void is_never_served_by(const char *(*read)(const char *key), void (*what)(void))
 {
     unsigned paused = 0;
@@ -117,6 +133,7 @@ static void is_never_served_after(void (*what)(void))
     is_never_served_by(get_long, what);
     is_never_served_by(get_short, what);
     is_never_served_by(get_any, what);
+    is_never_served_by(get_many, what);
 }
 
 static void test_R47_a_message_and_a_proof_during_the_read(void **state)
