@@ -37,9 +37,10 @@ extern "C" {
 #define NEAR_STATUS_MAP(X)                                                                              \
     X(OK, 0, "done")                                                                                    \
     X(MISS, 1, "the key does not exist")                                                                \
-    X(STALE, 2, "served from the local tier without a current freshness proof")                         \
+    X(STALE, 2, "served without a current freshness proof, or past its time")                          \
     X(UNMET, 3, "the condition of a conditional write was not met; nothing was written")                \
     X(TRUNCATED, 4, "the caller's buffer is too small; its size is too")                                \
+    X(UNCHANGED, 5, "a loader's answer: the old value still holds")                                     \
     X(LOCKED, 8, "somebody else holds the lock")                                                        \
     X(PENDING, 9, "accepted, but not finished yet")                                                     \
     X(ERR_INVALID, -1, "an argument is invalid")                                                        \
@@ -72,6 +73,9 @@ extern "C" {
     X(ERR_UNPROVEN, -28, "freshness is not proven at present and the policy is to fail")                \
     X(ERR_OVERFLOW, -29, "the counter is not an integer or would overflow")                             \
     X(ERR_SYSTEM, -30, "a system call failed")                                                          \
+    X(ERR_LOAD, -31, "the loader failed, and there is no old value to serve")                           \
+    X(ERR_LOADER, -32, "the loader returned something that is not allowed; nothing was kept")           \
+    X(ERR_LOAD_TIMEOUT, -33, "the loader did not return within its time; it may still fill the cache")\
     X(ERR_LOCK_LOST, -35, "the lock is no longer held; somebody else may have it")                      \
     X(ERR_JOURNAL, -36, "the journal is damaged, in use, or cannot be written")                         \
     X(ERR_QUEUE_FULL, -37, "the queue of updates is full")                                              \
@@ -170,6 +174,8 @@ typedef struct near_options {
     near_allocator allocator;
     uint32_t policy;             /* a near_policy */
     uint32_t track;              /* a near_track */
+    uint32_t load_threads;       /* most threads that run loaders; started when needed */
+    uint32_t load_refreshes;     /* most refreshes at once that nobody waits for */
 } near_options;
 
 /* Fills options with the defaults, as many fields as the caller's struct has.  Blocks: never. */
@@ -256,11 +262,11 @@ typedef struct near_value {
     const void *data;
     size_t size;
     int64_t ttl_ms;   /* time left, -1: no expiry */
-    uint32_t source;  /* NEAR_FROM_LOCAL, NEAR_FROM_REMOTE or NEAR_FROM_FLIGHT (another thread's fetch) */
+    uint32_t source;  /* NEAR_FROM_LOCAL, NEAR_FROM_REMOTE, NEAR_FROM_FLIGHT (another thread's fetch), NEAR_FROM_LOADER */
     uint32_t state_;  /* the library's */
     void *private_[3];
 } near_value;
-enum { NEAR_FROM_LOCAL = 1, NEAR_FROM_REMOTE = 2, NEAR_FROM_FLIGHT = 3 };
+enum { NEAR_FROM_LOCAL = 1, NEAR_FROM_REMOTE = 2, NEAR_FROM_FLIGHT = 3, NEAR_FROM_LOADER = 4 };
 
 /* Reads a key: from the local tier if it is there and proven fresh, otherwise from the remote tier.
  * Owner: on NEAR_OK and NEAR_STALE the caller holds the value until near_release, which the same thread
@@ -351,6 +357,88 @@ NEAR_API int near_mget(near_cache *cache, near_item *items, size_t count, const 
  * near_mset without NX or XX run in order: of a key that is there twice the later value stays. */
 NEAR_API int near_mset(near_cache *cache, near_item *items, size_t count, const near_write *write, const near_call *call);
 NEAR_API int near_mdel(near_cache *cache, near_item *items, size_t count, const near_call *call);
+
+/* ---------------------------------------------------------------- loading */
+
+/* What a loader is asked.  Everything lives until the loader returns. */
+typedef struct near_load_request {
+    size_t size;
+    const void *key;
+    size_t key_size;
+    int64_t deadline_ns;  /* CLOCK_MONOTONIC; what comes later nobody waits for */
+    uint64_t fence;       /* grows with every load of any key in the fleet, so that a source can refuse a late loader's side
+                             effects; 0: loads are not coordinated at present (no remote tier, or it is away) */
+    const void *old_data; /* conditional refresh: the value that there is; NULL: none */
+    size_t old_size;
+    uint64_t old_version; /* near_version_of(old_data, old_size) */
+} near_load_request;
+
+/* Where a loader puts its answer. */
+typedef struct near_loaded near_loaded;
+
+/* Fetches a key from the source.  Returns NEAR_OK after near_loaded_value; NEAR_UNCHANGED (only if there is an old value)
+ * to keep the old value for another life; NEAR_MISS: the source has no such key; any negative number: it failed, which is
+ * never taken for absence.  Anything else is NEAR_ERR_LOADER for whoever waits, and changes nothing.
+ * Threads: called from one of the cache's own threads (option load_threads), with all signals blocked and no lock held; for
+ * several keys at once, for one key once at a time in the process and, as long as the remote tier can be reached, in the fleet.
+ * It may call the cache (not near_close).  It must outlive the cache. */
+typedef int (*near_loader_fn)(void *arg, const near_load_request *request, near_loaded *loaded);
+
+/* The value; copied.  Returns NEAR_OK, NEAR_ERR_INVALID, NEAR_ERR_TOO_LARGE (above the option value_max), NEAR_ERR_NOMEM. */
+NEAR_API int near_loaded_value(near_loaded *loaded, const void *data, size_t size);
+/* How long the value (NEAR_OK, NEAR_UNCHANGED) or its absence (NEAR_MISS) holds, instead of near_load's; at least 1.
+ * Returns NEAR_OK or NEAR_ERR_INVALID. */
+NEAR_API int near_loaded_ttl(near_loaded *loaded, int64_t ttl_ms);
+
+/* 64 bits that are the same for the same bytes (XXH3): the version that a conditional refresh compares. */
+NEAR_API uint64_t near_version_of(const void *data, size_t size);
+
+enum {
+    NEAR_LOAD_REFRESH = 1u << 0 /* load even if the value is fresh */
+};
+
+/* Options of loading; NULL means the cache's loader's, or the defaults.  All processes that load a key must agree on
+ * stale_ms and fail_ms: a value lives in the remote tier for ttl + the longer of the two, and is old for that long before its
+ * end.  Values themselves are plain for every other client. */
+typedef struct near_load {
+    size_t size;
+    uint32_t flags;
+    uint32_t timeout_ms;       /* of the call; 0: the cache's */
+    int64_t ttl_ms;            /* how long a value is fresh (soft time to live); 0: for ever */
+    uint32_t stale_ms;         /* so long after ttl an old value is served at once, as NEAR_STALE, while one refresh runs */
+    uint32_t fail_ms;          /* so long after ttl an old value is served, as NEAR_STALE, when the loader fails */
+    uint32_t retry_ms;         /* after a failure that an old value covered, the loader is left alone for so long; 0: 1000 */
+    uint32_t absent_ms;        /* how long the source's "no such key" is remembered; 0: not at all */
+    uint32_t early_permille;   /* probabilistic early refresh (XFetch): 1000 is its beta 1, 0 none */
+    uint32_t jitter_permille;  /* a time to live is shortened by a random part, up to this; at most 1000 */
+    uint32_t soft_timeout_ms;  /* with an old value at hand a call waits no longer for a load; 0: until its deadline */
+    uint32_t hard_timeout_ms;  /* after so long a load has failed, whatever the loader does; 0: 10000 */
+    uint32_t lease_ms;         /* how long the fleet waits for a process that loads and has perhaps died; a load that takes
+                                  longer is not kept; 0: 10000 */
+} near_load;
+static inline void near_load_init(near_load *load)
+{
+    near_load zero = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    zero.size = sizeof(zero);
+    zero.early_permille = 1000;
+    *load = zero;
+}
+
+/* Reads a key as near_get does; when neither tier has it, or it is too old, has it loaded: once, however many threads of
+ * however many processes ask, and writes it through to the remote tier unless the key was written or removed meanwhile.  Who
+ * waits shares the result, each with a deadline of its own; a call that begins after an acknowledged write or removal never
+ * gets what was loaded before it.  With loader NULL the cache's own is used (near_set_loader), with options NULL its options.
+ * Without the remote tier there is one load a process, and nothing is kept.
+ * Owner, Threads: as near_get.  Blocks: on a local hit never, otherwise up to the deadline.
+ * Returns NEAR_OK; NEAR_STALE (an old value, as allowed by stale_ms or fail_ms, or one without proof); NEAR_MISS (the source has no
+ * such key); NEAR_ERR_LOAD, _LOADER, _LOAD_TIMEOUT, _TIMEOUT (the call's deadline), _INVALID (also: no loader; local_ttl_ms
+ * is set and not above stale_ms and fail_ms), _TOO_LARGE, _NOMEM, _SYSTEM (no thread), _CLOSED, _FORKED, _UNPROVEN. */
+NEAR_API int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_loader_fn loader, void *arg,
+                              const near_load *options, near_value *ret_value);
+
+/* Sets the loader, and its options, of calls that name none.  May be called again; earlier ones stay in memory until close.
+ * Returns NEAR_OK, NEAR_ERR_INVALID, _NOMEM, _CLOSED, _FORKED. */
+NEAR_API int near_set_loader(near_cache *cache, near_loader_fn loader, void *arg, const near_load *options);
 
 /* ---------------------------------------------------------------- writing through to the source */
 
@@ -608,6 +696,15 @@ typedef struct near_stats {
     near_quantiles write_ns;
     near_quantiles invalidation_ns; /* from the writer's send to application here; both clocks of one host */
     uint64_t messages_foreign;      /* keys reported by the remote tier, with NEAR_TRACK_BCAST */
+    /* loading */
+    uint64_t loads, loads_failed, loads_absent; /* calls of loaders by this process, and how they ended */
+    uint64_t loads_unkept;    /* loaded, but the key was written meanwhile, or the lease was over */
+    uint64_t load_waits;      /* loads that another process was asked for: waited for its message */
+    uint64_t refreshes, refreshes_early, refreshes_skipped; /* loads behind the caller's back; skipped: too many at once */
+    uint64_t load_stale;      /* old values served while or because a load could not help */
+    uint64_t absent_hits;     /* answered from a remembered absence */
+    near_quantiles load_ns;   /* loaders' times */
+
     /* sources */
     uint64_t source_queued, source_queued_bytes, source_journal_bytes; /* gauges: waiting for the source */
     uint64_t source_forgetting;                                        /* gauge: keys that everybody is still to forget */

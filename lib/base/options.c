@@ -76,7 +76,9 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
     X(policy, CHOICE, "lru", 0, 4, "lru|s3fifo|random|volatile-lru|volatile-random", 0,                                \
       "What makes room in the local tier when it is full; what has expired always goes first.")                        \
     X(track, CHOICE, "none", 0, 1, "none|bcast", 0,                                                                    \
-      "Who else writes the keys: nobody, or anybody (bcast: the server reports every write, expiry and flush).")
+      "Who else writes the keys: nobody, or anybody (bcast: the server reports every write, expiry and flush).")\
+    X(load_threads, COUNT, "16", 1, 1024, "", 0, "Most threads that run loaders; they are started when needed.")       \
+    X(load_refreshes, COUNT, "8", 1, 1024, "", 0, "Most refreshes at once that nobody waits for.")
 
 struct row {
     near_option_info info;

@@ -42,6 +42,8 @@ int near_status_is_transient(int status)
     case NEAR_ERR_RESOLVE:
     case NEAR_ERR_UNPROVEN:
     case NEAR_ERR_QUEUE_FULL:
+    case NEAR_ERR_LOAD:
+    case NEAR_ERR_LOAD_TIMEOUT:
         return 1;
     default:
         return 0;

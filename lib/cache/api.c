@@ -618,6 +618,7 @@ int near_stats_get(near_cache *cache, near_stats *stats)
     stats_of_hits(impl, &all);
     stats_of_calls(impl, &all);
     near__sources_stats(impl, &all);
+    near__loading_stats(impl, &all);
     all.proven = 1;
     if (impl->remote)
         stats_of_remote(impl, &all);

@@ -38,6 +38,7 @@ struct near__call_counters {
     _Atomic(uint64_t) writes, writes_unmet, writes_failed, writes_unknown, drops;
 };
 
+struct near__loading; /* loading.h */
 struct near__local_writes; /* only.c: writes of a cache without a remote tier */
 
 struct near__impl {
@@ -60,6 +61,7 @@ struct near__impl {
     pthread_mutex_t sources_lock;
     struct near_source *sources; /* under sources_lock */
     struct near__behind_counters source_counters;
+    _Atomic(struct near__loading *) loading; /* made by the first load */
     char apart[64]; /* a line of its own for calls, wherever the caller's allocator puts the impl */
     _Atomic(uint64_t) calls; /* blocking calls under way */
     char apart_after[64];
@@ -141,10 +143,25 @@ int near__write_many(struct near__impl *impl, struct near__request *requests, si
 /* source.c */
 int near__sources_open(struct near__impl *impl);
 void near__sources_stats(struct near__impl *impl, near_stats *stats);
+/* The two halves of a write, for who puts a command of its own between them: what is known before it is sent, and what its
+ * end means for the local tier. */
+struct near__sent {
+    struct near__ticket ticket;
+    struct near__mark before;
+};
+struct near__sent near__write_before(struct near__impl *impl, const struct near__request *request);
+void near__write_learn(struct near__impl *impl, const struct near__request *request, const struct near__sent *sent, int fill);
+
+/* loading.c */
+void near__loading_destroy(struct near__impl *impl); /* no call is under way */
+void near__loading_heard(void *impl, const void *key, size_t key_size);
+void near__loading_stats(struct near__impl *impl, near_stats *stats);
 
 /* only.c: the writes of a cache without a remote tier. */
 int near__local_writes_create(struct near__impl *impl);
 void near__local_writes_destroy(struct near__impl *impl);
 int near__local_write(struct near__impl *impl, struct near__request *request);
+/* The same, unless something was learnt of the key since the ticket: then NEAR_UNMET. */
+int near__local_write_if(struct near__impl *impl, struct near__request *request, struct near__ticket ticket);
 
 #endif

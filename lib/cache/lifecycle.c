@@ -90,6 +90,7 @@ static void destroy_impl(struct near__impl *impl)
         near__remote_interrupt(impl->remote); /* a heartbeat under way ends at once */
     if (impl->coherence)
         near__coherence_close(impl->coherence);
+    near__loading_destroy(impl);
     if (impl->remote)
         near__remote_close(impl->remote);
     near__local_writes_destroy(impl);
@@ -145,6 +146,8 @@ static int open_remote_tier(struct near__impl *impl, near_error *error)
         .backoff_max_ms = o->backoff_max_ms,
         .connect_timeout_ms = o->connect_timeout_ms,
         .tracking = o->track != NEAR_TRACK_NONE,
+        .heard = near__loading_heard,
+        .heard_arg = impl,
     };
     return near__coherence_open(&coherence, &impl->coherence, error);
 }

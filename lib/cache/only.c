@@ -132,7 +132,8 @@ static int do_expire(struct near__impl *impl, struct near__reader *reader, struc
 
 static int do_del(struct near__impl *impl, struct near__request *r, const struct current *now)
 {
-    near__local_invalidate(impl->local, r->key, r->key_size, next_position(impl), NEAR_CAUSE_WRITE);
+    r->position = next_position(impl);
+    near__local_invalidate(impl->local, r->key, r->key_size, r->position, NEAR_CAUSE_WRITE);
     return now->present ? NEAR_OK : NEAR_MISS;
 }
 
@@ -147,22 +148,35 @@ static int do_write(struct near__impl *impl, struct near__reader *reader, struct
     }
 }
 
-int near__local_write(struct near__impl *impl, struct near__request *request)
+static int write_under(struct near__impl *impl, struct near__request *request, const struct near__ticket *unless_changed)
 {
-    if (request->operation == NEAR_OP_CLEAR) {
-        near__local_clear(impl->local);
-        return NEAR_OK;
-    }
     struct near__reader *reader = near__local_reader(impl->local);
     if (!reader)
         return NEAR_ERR_NOMEM;
     pthread_mutex_t *mutex = &impl->local_writes->mutex[near__hash(request->key, request->key_size, 1) % STRIPES];
     struct current now = {0};
+    int status = NEAR_UNMET;
     pthread_mutex_lock(mutex);
-    now.present = near__local_look(impl->local, reader, request->key, request->key_size, &now.view) == NEAR_LOCAL_HIT;
-    int status = do_write(impl, reader, request, &now);
+    if (!unless_changed ||
+        near__ticket_equal(*unless_changed, near__local_ticket(impl->local, request->key, request->key_size))) {
+        now.present = near__local_look(impl->local, reader, request->key, request->key_size, &now.view) == NEAR_LOCAL_HIT;
+        status = do_write(impl, reader, request, &now);
+    }
     if (now.present)
         near__local_unpin(reader, &now.view);
     pthread_mutex_unlock(mutex);
     return status;
+}
+
+int near__local_write(struct near__impl *impl, struct near__request *request)
+{
+    if (request->operation != NEAR_OP_CLEAR)
+        return write_under(impl, request, NULL);
+    near__local_clear(impl->local);
+    return NEAR_OK;
+}
+
+int near__local_write_if(struct near__impl *impl, struct near__request *request, struct near__ticket ticket)
+{
+    return write_under(impl, request, &ticket);
 }

@@ -11,12 +11,6 @@
 
 #include "base/mutant.h"
 
-/* What was known when the write was sent. */
-struct sent {
-    struct near__ticket ticket;
-    struct near__mark before;
-};
-
 static enum near__message_operation message_of(enum near__operation operation)
 {
     switch (operation) {
@@ -57,6 +51,7 @@ static int value_after(const struct near__request *request, char number[24], con
     switch (request->operation) {
     case NEAR_OP_SET:
     case NEAR_OP_CAS:
+    case NEAR_OP_FILL:
         *ret_value = request->value;
         *ret_size = request->value_size;
         return 1;
@@ -92,7 +87,7 @@ static void forget(struct near__impl *impl, const struct near__request *request)
 }
 
 /* What a write's end means for the local tier. */
-static void learn(struct near__impl *impl, const struct near__request *request, const struct sent *sent, int fill)
+void near__write_learn(struct near__impl *impl, const struct near__request *request, const struct near__sent *sent, int fill)
 {
     if (request->status < 0) {
         if (!changed_nothing(request->status) && !NEAR_MUTANT(UNKNOWN_FATE_KEPT))
@@ -110,9 +105,9 @@ static void learn(struct near__impl *impl, const struct near__request *request, 
         near__local_observe(impl->local, request->key, request->key_size, position);
 }
 
-static struct sent before_sending(struct near__impl *impl, const struct near__request *request)
+struct near__sent near__write_before(struct near__impl *impl, const struct near__request *request)
 {
-    struct sent sent = {.before = near__coherence_mark(impl->coherence)};
+    struct near__sent sent = {.before = near__coherence_mark(impl->coherence)};
     if (request->operation != NEAR_OP_CLEAR)
         sent.ticket = near__local_ticket(impl->local, request->key, request->key_size);
     return sent;
@@ -131,9 +126,9 @@ int near__write_through(struct near__impl *impl, struct near__request *request, 
         if (!body.failed) {
             request->body = body.data;
             request->body_size = body.size;
-            struct sent sent = before_sending(impl, request);
+            struct near__sent sent = near__write_before(impl, request);
             near__remote_run(impl->remote, request, 1, deadline_ns);
-            learn(impl, request, &sent, fill);
+            near__write_learn(impl, request, &sent, fill);
         }
         near__buffer_fini(&body);
     }
@@ -149,7 +144,7 @@ static int write_many_remote(struct near__impl *impl, struct near__request *requ
 {
     struct near__buffer bodies; /* one after another; offsets first, since the buffer moves while it grows */
     near__buffer_init(&bodies, &impl->alloc);
-    struct sent *sent = near__alloc(&impl->alloc, count * sizeof(*sent));
+    struct near__sent *sent = near__alloc(&impl->alloc, count * sizeof(*sent));
     for (size_t i = 0; i < count && !bodies.failed; i++) {
         size_t start = bodies.size;
         near__coherence_body(impl->coherence, message_of(requests[i].operation), requests[i].key, requests[i].key_size,
@@ -165,11 +160,11 @@ static int write_many_remote(struct near__impl *impl, struct near__request *requ
     for (size_t i = 0; i < count; i++) {
         requests[i].body = body;
         body += requests[i].body_size;
-        sent[i] = before_sending(impl, &requests[i]);
+        sent[i] = near__write_before(impl, &requests[i]);
     }
     near__remote_run(impl->remote, requests, count, deadline_ns);
     for (size_t i = 0; i < count; i++)
-        learn(impl, &requests[i], &sent[i], fill);
+        near__write_learn(impl, &requests[i], &sent[i], fill);
     near__free(&impl->alloc, sent);
     near__buffer_fini(&bodies);
     return NEAR_OK;

@@ -201,8 +201,8 @@ uint64_t near__coherence_next_write(struct near__coherence *c)
     return atomic_fetch_add_explicit(&c->next_write, 1, memory_order_relaxed); /* unique is enough */
 }
 
-void near__coherence_body(struct near__coherence *c, enum near__message_operation operation, const void *key,
-                          size_t key_size, struct near__buffer *b)
+void near__coherence_body_of(struct near__coherence *c, enum near__message_operation operation, const void *const *keys,
+                             const size_t *key_sizes, size_t count, struct near__buffer *b)
 {
     struct near__message m = {
         .operation = operation,
@@ -210,9 +210,15 @@ void near__coherence_body(struct near__coherence *c, enum near__message_operatio
         .write_id = near__coherence_next_write(c),
         .sent_ns = near__now(c->clock),
         .host = c->host,
-        .key_count = operation == NEAR_MESSAGE_CLEAR ? 0 : 1,
+        .key_count = count,
     };
-    near__message_encode(b, &m, &key, &key_size);
+    near__message_encode(b, &m, keys, key_sizes);
+}
+
+void near__coherence_body(struct near__coherence *c, enum near__message_operation operation, const void *key,
+                          size_t key_size, struct near__buffer *b)
+{
+    near__coherence_body_of(c, operation, &key, &key_size, operation == NEAR_MESSAGE_CLEAR ? 0 : 1, b);
 }
 
 /* ---------------------------------------------------------------- waiting and timing */
@@ -313,6 +319,8 @@ static void init_config(struct near__coherence *c, const struct near__coherence_
     c->gate = near__local_gate(config->local);
     c->manual = config->manual;
     c->tracking = config->tracking;
+    c->heard = config->heard;
+    c->heard_arg = config->heard_arg;
     c->backoff_min_ns = (config->backoff_min_ms ? config->backoff_min_ms : 1) * NEAR_NS_PER_MS;
     c->backoff_max_ns = config->backoff_max_ms * NEAR_NS_PER_MS;
     if (c->backoff_max_ns < c->backoff_min_ns)

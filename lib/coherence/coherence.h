@@ -33,6 +33,10 @@ struct near__coherence_config {
     uint64_t seed; /* of jitter and ids; 0: random */
     int manual;    /* tests: no threads; near__coherence_step does their work */
     int tracking;  /* the remote reports foreign writes (options.track); the local tier is config.foreign */
+    /* Called by the subscriber after a message about a key was applied; with key NULL when messages about any key may have
+     * come or been missed.  NULL: nobody listens. */
+    void (*heard)(void *arg, const void *key, size_t key_size);
+    void *heard_arg;
 };
 
 int near__coherence_open(const struct near__coherence_config *config, struct near__coherence **ret, near_error *error);
@@ -49,6 +53,9 @@ uint64_t near__coherence_next_write(struct near__coherence *c);
 /* Builds the body of a message about one key (NULL, 0 for CLEAR).  Check b->failed. */
 void near__coherence_body(struct near__coherence *c, enum near__message_operation operation, const void *key,
                           size_t key_size, struct near__buffer *b);
+/* The same about several keys. */
+void near__coherence_body_of(struct near__coherence *c, enum near__message_operation operation, const void *const *keys,
+                             const size_t *key_sizes, size_t count, struct near__buffer *b);
 
 /* What was known when a command was sent: taken after the key's ticket, before the command goes out. */
 struct near__mark {

@@ -44,6 +44,8 @@ struct near__coherence {
     int64_t backoff_min_ns, backoff_max_ns, connect_timeout_ns; /* (c) */
     char private_name[20];           /* (c) */
     int manual, tracking;            /* (c) */
+    void (*heard)(void *arg, const void *key, size_t key_size); /* (c) see coherence.h */
+    void *heard_arg;                 /* (c) */
 
     _Atomic(uint64_t) base;    /* (a) the local tier's positions are relative to base - 1; 0: not fixed yet */
     _Atomic(uint64_t) highest; /* (a) highest position seen in a reply or proof; messages could be anybody's */

@@ -14,14 +14,23 @@
 
 /* ---------------------------------------------------------------- messages */
 
+/* Tells who waits for a message, after it was applied. */
+static void tell(struct near__coherence *c, const void *key, size_t key_size)
+{
+    if (c->heard)
+        c->heard(c->heard_arg, key, key_size);
+}
+
 static void apply_keys(struct near__coherence *c, const struct near__message *m, uint64_t relative)
 {
     const unsigned char *cursor = NULL;
     const void *key;
     size_t key_size;
     while (near__message_next_key(m, &cursor, &key, &key_size) &&
-           !(NEAR_MUTANT(EXPIRE_IGNORED) && m->operation == NEAR_MESSAGE_EXPIRE))
+           !(NEAR_MUTANT(EXPIRE_IGNORED) && m->operation == NEAR_MESSAGE_EXPIRE)) {
         near__local_invalidate(c->local, key, key_size, relative, NEAR_CAUSE_MESSAGE);
+        tell(c, key, key_size);
+    }
 }
 
 /* Everything that the message makes old goes; relative 0: it cannot be ordered and is treated as newer than everything
@@ -29,12 +38,15 @@ static void apply_keys(struct near__coherence *c, const struct near__message *m,
  * back as the entries, which nobody reads any more, become the least recently used. */
 static void apply(struct near__coherence *c, const struct near__message *m, uint64_t relative)
 {
-    if (m->operation != NEAR_MESSAGE_CLEAR)
+    if (m->operation != NEAR_MESSAGE_CLEAR) {
         apply_keys(c, m, relative);
-    else if (relative)
+        return;
+    }
+    if (relative)
         near__local_raise_watermark(c->local, relative);
     else
         near__local_clear(c->local);
+    tell(c, NULL, 0);
 }
 
 /* Compares the message's position with its predecessor's (I6).  Returns why it is suspicious, or 0.  Only the position
@@ -72,6 +84,7 @@ static void handle_message(struct near__coherence *c, const void *payload, size_
             return;
         near__coherence_add(&c->messages_bad);
         near__proof_suspect(c, NEAR_SUSPECT_MESSAGE);
+        tell(c, NULL, 0);
         near__log(c->log, NEAR_LOG_WARNING, "coherence", "a message of %zu bytes cannot be read; proving anew", size);
         return;
     }
@@ -89,6 +102,7 @@ static void handle_message(struct near__coherence *c, const void *payload, size_
     else if (suspicion == NEAR_SUSPECT_GAP)
         near__coherence_add(&c->message_gaps);
     near__proof_suspect(c, suspicion);
+    tell(c, NULL, 0);
     near__log(c->log, NEAR_LOG_WARNING, "coherence", "message %" PRIu64 " follows message %" PRIu64 "; proving anew",
               m.position, last);
 }
@@ -157,6 +171,7 @@ static void open_channel(struct near__coherence *c)
     near__proof_suspect_locked(c, suspicion);
     c->next_proof_ns = near__now(c->clock);
     pthread_mutex_unlock(&c->lock);
+    tell(c, NULL, 0); /* what came between the two subscriptions */
     near__log(c->log, NEAR_LOG_INFO, "coherence", "subscribed%s", suspicion ? ", to another server than before" : "");
 }
 
@@ -176,6 +191,7 @@ static void lose_channel(struct near__coherence *c, int status, const char *deta
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
     near__channel_close(c->remote, channel);
+    tell(c, NULL, 0);
     near__coherence_add(&c->disconnections);
     if (!stopping)
         near__log(c->log, NEAR_LOG_WARNING, "coherence", "the subscription was lost: %s",

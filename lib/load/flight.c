@@ -33,6 +33,8 @@ struct near__flight {
     bool in_table, landed;
     int status;
     struct near__shared *shared;
+    struct near__shared *old; /* offered */
+    int64_t limit_ns;         /* NEAR_NEVER: none */
     unsigned stripe;
     size_t key_size;
     unsigned char key[];
@@ -111,6 +113,7 @@ void near__flights_destroy(struct near__flights *flights)
 static void free_flight(struct near__flights *flights, struct near__flight *flight)
 {
     near__shared_unref(flight->shared);
+    near__shared_unref(flight->old);
     pthread_cond_destroy(&flight->landed_cond);
     near__free(flights->alloc, flight);
 }
@@ -129,6 +132,7 @@ static struct near__flight *new_flight(struct near__flights *flights, const void
     flight->ticket = ticket;
     flight->started_ns = near__now(flights->clock);
     flight->references = 1;
+    flight->limit_ns = NEAR_NEVER;
     flight->stripe = stripe;
     flight->key_size = key_size;
     if (key_size)
@@ -187,18 +191,28 @@ enum near__flight_role near__flight_enter(struct near__flights *flights, const v
     return fresh ? NEAR_FLIGHT_LEAD : NEAR_FLIGHT_NOMEM;
 }
 
-void near__flight_land(struct near__flights *flights, struct near__flight *flight, int status, struct near__shared *shared)
+static int land_locked(struct near__flights *flights, struct stripe *stripe, struct near__flight *flight, int status,
+                       struct near__shared *shared)
 {
-    struct stripe *stripe = &flights->stripes[flight->stripe];
+    if (flight->landed)
+        return 0;
     if (shared)
         near__shared_ref(shared);
-    pthread_mutex_lock(&stripe->mutex);
     take_out_locked(flights, stripe, flight);
     flight->landed = true;
     flight->status = status;
     flight->shared = shared;
     pthread_cond_broadcast(&flight->landed_cond);
+    return 1;
+}
+
+int near__flight_land(struct near__flights *flights, struct near__flight *flight, int status, struct near__shared *shared)
+{
+    struct stripe *stripe = &flights->stripes[flight->stripe];
+    pthread_mutex_lock(&stripe->mutex);
+    int first = land_locked(flights, stripe, flight, status, shared);
     pthread_mutex_unlock(&stripe->mutex);
+    return first;
 }
 
 /* When the wait has to look up at the latest, as real time. */
@@ -210,24 +224,92 @@ static struct timespec wake_at(const struct near__flights *flights, int64_t dead
     return (struct timespec){.tv_sec = at / NEAR_NS_PER_S, .tv_nsec = at % NEAR_NS_PER_S};
 }
 
+/* One sleep, with the stripe's mutex. */
+static void sleep_locked(struct near__flights *flights, struct stripe *stripe, struct near__flight *flight, int64_t until_ns)
+{
+    struct timespec at = wake_at(flights, until_ns);
+    pthread_cond_timedwait(&flight->landed_cond, &stripe->mutex, &at);
+}
+
 int near__flight_wait(struct near__flights *flights, struct near__flight *flight, int64_t deadline_ns, int *ret_status,
                       struct near__shared **ret_shared)
 {
+    struct near__patience patience = {.deadline_ns = deadline_ns, .soft_ns = deadline_ns, .at_once_ns = NEAR_NEVER};
+    struct near__landing landing = near__flight_wait_load(flights, flight, &patience);
+    near__shared_unref(landing.old);
+    if (landing.landed) {
+        *ret_status = landing.status;
+        *ret_shared = landing.shared;
+    }
+    return landing.landed;
+}
+
+static struct near__shared *referenced(struct near__shared *shared)
+{
+    if (shared)
+        near__shared_ref(shared);
+    return shared;
+}
+
+static int64_t wait_until_locked(const struct near__flight *flight, const struct near__patience *p, int64_t now_ns)
+{
+    const struct near__shared *old = flight->old;
+    if (old && p->at_once_ns != NEAR_NEVER && old->expires_ns - now_ns > p->at_once_ns)
+        return now_ns;
+    return (p->has_old || old) && p->soft_ns < p->deadline_ns ? p->soft_ns : p->deadline_ns;
+}
+
+struct near__landing near__flight_wait_load(struct near__flights *flights, struct near__flight *flight,
+                                            const struct near__patience *patience)
+{
+    struct stripe *stripe = &flights->stripes[flight->stripe];
+    struct near__landing landing = {0};
+    pthread_mutex_lock(&stripe->mutex);
+    while (!flight->landed) {
+        int64_t now_ns = near__now(flights->clock);
+        int64_t until_ns = wait_until_locked(flight, patience, now_ns);
+        if (now_ns >= flight->limit_ns)
+            land_locked(flights, stripe, flight, NEAR_ERR_LOAD_TIMEOUT, NULL);
+        else if (now_ns >= until_ns)
+            break;
+        else
+            sleep_locked(flights, stripe, flight, until_ns < flight->limit_ns ? until_ns : flight->limit_ns);
+    }
+    landing.landed = flight->landed;
+    landing.status = flight->status;
+    landing.shared = referenced(flight->shared);
+    landing.old = referenced(flight->old);
+    pthread_mutex_unlock(&stripe->mutex);
+    return landing;
+}
+
+void near__flight_offer(struct near__flights *flights, struct near__flight *flight, struct near__shared *old)
+{
     struct stripe *stripe = &flights->stripes[flight->stripe];
     pthread_mutex_lock(&stripe->mutex);
-    while (!flight->landed && near__now(flights->clock) < deadline_ns) {
-        struct timespec at = wake_at(flights, deadline_ns);
-        pthread_cond_timedwait(&flight->landed_cond, &stripe->mutex, &at);
-    }
-    bool landed = flight->landed;
-    if (landed) {
-        *ret_status = flight->status;
-        *ret_shared = flight->shared;
-        if (flight->shared)
-            near__shared_ref(flight->shared);
+    if (!flight->old) {
+        near__shared_ref(old);
+        flight->old = old;
+        pthread_cond_broadcast(&flight->landed_cond);
     }
     pthread_mutex_unlock(&stripe->mutex);
-    return landed;
+}
+
+void near__flight_limit(struct near__flights *flights, struct near__flight *flight, int64_t limit_ns)
+{
+    struct stripe *stripe = &flights->stripes[flight->stripe];
+    pthread_mutex_lock(&stripe->mutex);
+    flight->limit_ns = limit_ns;
+    pthread_cond_broadcast(&flight->landed_cond);
+    pthread_mutex_unlock(&stripe->mutex);
+}
+
+void near__flight_ref(struct near__flights *flights, struct near__flight *flight)
+{
+    struct stripe *stripe = &flights->stripes[flight->stripe];
+    pthread_mutex_lock(&stripe->mutex);
+    flight->references++;
+    pthread_mutex_unlock(&stripe->mutex);
 }
 
 void near__flight_leave(struct near__flights *flights, struct near__flight *flight)

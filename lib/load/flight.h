@@ -43,11 +43,36 @@ enum near__flight_role { NEAR_FLIGHT_LEAD = 1, NEAR_FLIGHT_JOIN = 2, NEAR_FLIGHT
  * NOMEM: there is no flight. */
 enum near__flight_role near__flight_enter(struct near__flights *flights, const void *key, size_t key_size,
                                           struct near__ticket ticket, int64_t bound_ns, struct near__flight **ret);
-/* The leader's result; shared may be NULL (a miss, an error).  Takes its own reference. */
-void near__flight_land(struct near__flights *flights, struct near__flight *flight, int status, struct near__shared *shared);
+/* The result; shared may be NULL (a miss, an error).  Takes its own reference.  The first landing counts: returns 1, a
+ * later one (a load that was given up comes back after all) 0. */
+int near__flight_land(struct near__flights *flights, struct near__flight *flight, int status, struct near__shared *shared);
 /* A joiner waits: 1 with the leader's result (*ret_shared has a reference of the caller's, or NULL), 0 at the deadline. */
 int near__flight_wait(struct near__flights *flights, struct near__flight *flight, int64_t deadline_ns, int *ret_status,
                       struct near__shared **ret_shared);
 void near__flight_leave(struct near__flights *flights, struct near__flight *flight);
+/* One more reference, for a thread that will land the flight later than its caller leaves it. */
+void near__flight_ref(struct near__flights *flights, struct near__flight *flight);
+
+/* ---- flights of loads: an old value that may be served meanwhile, and an end that does not depend on who loads */
+
+/* What a reader that waits for a load may find.  Both values have a reference of the reader's, or are NULL. */
+struct near__landing {
+    int landed;  /* 0: the wait ended before */
+    int status;  /* when landed */
+    struct near__shared *shared, *old;
+};
+/* Tells the waiters of an old value (takes its own reference); only the first offer counts. */
+void near__flight_offer(struct near__flights *flights, struct near__flight *flight, struct near__shared *old);
+/* When the flight lands with NEAR_ERR_LOAD_TIMEOUT if nobody has landed it; whoever waits sees to it. */
+void near__flight_limit(struct near__flights *flights, struct near__flight *flight, int64_t limit_ns);
+/* How long a reader waits. */
+struct near__patience {
+    int64_t deadline_ns;
+    int64_t soft_ns;    /* the same once there is an old value, offered or */
+    int has_old;        /* the reader's own */
+    int64_t at_once_ns; /* an offered value ends the wait at once while more than this is left of its life; NEAR_NEVER: never */
+};
+struct near__landing near__flight_wait_load(struct near__flights *flights, struct near__flight *flight,
+                                            const struct near__patience *patience);
 
 #endif

@@ -94,6 +94,11 @@ static struct near__local *make(const struct near__local_config *config)
     return local;
 }
 
+void near__local_charge(struct near__local *local, int64_t bytes)
+{
+    near__budget_charge(local, bytes);
+}
+
 static int make_stripes(struct near__local *local, uint64_t bytes_max)
 {
     uint64_t stripes = stripes_for(bytes_max);

@@ -157,6 +157,9 @@ void near__local_clear(struct near__local *local);
 
 void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t entries_max);
 
+/* Counts memory of another room that belongs to the local budget and stays until the tier is closed. */
+void near__local_charge(struct near__local *local, int64_t bytes);
+
 /* Fills the local tier's and the reads' fields of stats (not the others). */
 void near__local_stats(struct near__local *local, near_stats *stats);
 

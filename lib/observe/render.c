@@ -92,6 +92,17 @@ static const struct row rows[] = {
     ROW(NULL, miss_ns, QUANTILES, "Reads that went to the remote tier, nanoseconds."),
     ROW(NULL, write_ns, QUANTILES, "Writes, nanoseconds."),
     ROW(NULL, invalidation_ns, QUANTILES, "From a writer's send to its application here, nanoseconds."),
+    ROW("Loading", loads, COUNTER, "Calls of loaders."),
+    ROW(NULL, loads_failed, COUNTER, "Calls of loaders that failed."),
+    ROW(NULL, loads_absent, COUNTER, "Calls of loaders that found no such key."),
+    ROW(NULL, loads_unkept, COUNTER, "Loaded values not kept: written meanwhile, or the lease was over."),
+    ROW(NULL, load_waits, COUNTER, "Waits for another process's load."),
+    ROW(NULL, refreshes, COUNTER, "Refreshes that nobody waited for."),
+    ROW(NULL, refreshes_early, COUNTER, "Of them, before the value was old."),
+    ROW(NULL, refreshes_skipped, COUNTER, "Refreshes not begun: too many at once."),
+    ROW(NULL, load_stale, COUNTER, "Old values served."),
+    ROW(NULL, absent_hits, COUNTER, "Reads answered by a remembered absence."),
+    ROW(NULL, load_ns, QUANTILES, "Loaders' times, nanoseconds."),
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 

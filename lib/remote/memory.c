@@ -54,6 +54,12 @@ static void request_init(struct memory_remote *m, struct near__request *q)
     q->result_number = 0;
     q->value_out = NULL;
     q->value_out_size = 0;
+    q->lease = NEAR_LEASE_FRESH;
+    q->exists = 0;
+    q->lease_left_ms = 0;
+    q->fence = 0;
+    q->extra_out = NULL;
+    q->extra_out_size = 0;
     q->detail[0] = 0;
 }
 
@@ -95,15 +101,16 @@ static int wait_on(struct memory_remote *m, int64_t deadline_ns)
 static struct near__held *held_request(struct memory_remote *m, const struct near__request *q)
 {
     const struct near__alloc *alloc = &m->store->alloc;
-    size_t size = q->key_size + q->value_size + q->expected_size + q->body_size;
+    size_t size = q->key_size + q->value_size + q->expected_size + q->body_size + q->extra_size;
     struct near__held *held = near__alloc_zero(alloc, sizeof *held + size);
     if (!held)
         return NULL;
     unsigned char *at = held->bytes;
-    const void **parts[] = {&held->request.key, &held->request.value, &held->request.expected, &held->request.body};
-    const size_t sizes[] = {q->key_size, q->value_size, q->expected_size, q->body_size};
+    const void **parts[] = {&held->request.key, &held->request.value, &held->request.expected, &held->request.body,
+                            &held->request.extra};
+    const size_t sizes[] = {q->key_size, q->value_size, q->expected_size, q->body_size, q->extra_size};
     held->request = *q;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         if (sizes[i] > 0)
             memcpy(at, *parts[i], sizes[i]);
         *parts[i] = at;
@@ -126,6 +133,12 @@ static void take_result(struct near__request *q, const struct near__request *fro
     q->result_number = from->result_number;
     q->value_out = from->value_out;
     q->value_out_size = from->value_out_size;
+    q->lease = from->lease;
+    q->exists = from->exists;
+    q->lease_left_ms = from->lease_left_ms;
+    q->fence = from->fence;
+    q->extra_out = from->extra_out;
+    q->extra_out_size = from->extra_out_size;
     memcpy(q->detail, from->detail, sizeof q->detail);
 }
 

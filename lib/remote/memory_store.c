@@ -422,6 +422,80 @@ static uint64_t first_position(const struct command *c)
     return us > 0 ? (uint64_t)us : 1;
 }
 
+/* A key beside the command's, as a record or, absent, as NULL; "beside" is key and suffix, or prefix and name. */
+struct beside {
+    unsigned char *name;
+    size_t size;
+};
+
+static int beside_init(const struct command *c, const void *first, size_t first_size, const void *second, size_t second_size,
+                       struct beside *ret)
+{
+    ret->size = first_size + second_size;
+    ret->name = near__alloc(&c->store->alloc, ret->size);
+    if (!ret->name)
+        return -1;
+    if (first_size)
+        memcpy(ret->name, first, first_size);
+    if (second_size)
+        memcpy(ret->name + first_size, second, second_size);
+    return 0;
+}
+
+static int beside_key(const struct command *c, const char *suffix, struct beside *ret)
+{
+    return beside_init(c, c->key, c->key_size, suffix, strlen(suffix), ret);
+}
+
+static int beside_prefix(const struct command *c, const char *name, const void *rest, size_t rest_size, struct beside *ret)
+{
+    struct beside first;
+    if (beside_init(c, c->place->prefix, c->place->prefix_size, name, strlen(name), &first) != 0)
+        return -1;
+    int failed = beside_init(c, first.name, first.size, rest, rest_size, ret);
+    near__free(&c->store->alloc, first.name);
+    return failed;
+}
+
+static struct near__record *record_beside(const struct command *c, const struct beside *b)
+{
+    return near__keyspace_find(&c->store->keys, b->name, b->size, c->now_ns);
+}
+
+static void remove_beside(const struct command *c, const struct beside *b)
+{
+    struct near__record *record = record_beside(c, b);
+    if (record)
+        near__keyspace_remove(&c->store->keys, record);
+}
+
+/* What every write of a key does to its lease and its tags. */
+static int void_load(const struct command *c)
+{
+    struct beside lease, tags;
+    if (beside_key(c, NEAR_LEASE_SUFFIX, &lease) != 0)
+        return NEAR_ERR_NOMEM;
+    if (beside_key(c, NEAR_TAGS_SUFFIX, &tags) != 0) {
+        near__free(&c->store->alloc, lease.name);
+        return NEAR_ERR_NOMEM;
+    }
+    remove_beside(c, &lease);
+    remove_beside(c, &tags);
+    near__free(&c->store->alloc, lease.name);
+    near__free(&c->store->alloc, tags.name);
+    return NEAR_OK;
+}
+
+static int is_leased(const struct command *c)
+{
+    struct beside lease;
+    if (beside_key(c, NEAR_LEASE_SUFFIX, &lease) != 0)
+        return -1;
+    int leased = record_beside(c, &lease) != NULL;
+    near__free(&c->store->alloc, lease.name);
+    return leased;
+}
+
 /* Steps 3 and 4. */
 static void announce(struct command *c)
 {
@@ -439,6 +513,8 @@ static void announce(struct command *c)
 
 static int write_value(struct command *c, const void *value, size_t value_size, int64_t expire_ns)
 {
+    if (void_load(c) != NEAR_OK)
+        return NEAR_ERR_NOMEM;
     c->record = near__keyspace_put(&c->store->keys, c->key, c->key_size, value, value_size, expire_ns);
     if (!c->record)
         return NEAR_ERR_NOMEM;
@@ -491,18 +567,26 @@ static int run_incr(struct command *c)
 
 static int run_del(struct command *c)
 {
-    if (!c->record && !(c->q->flags & NEAR_DEL_ANNOUNCE))
+    int told = (c->q->flags & NEAR_DEL_ANNOUNCE) != 0;
+    int leased = c->record ? 0 : is_leased(c); /* absent, but leased: what is being loaded is void, and everybody is told */
+    if (leased < 0)
+        return NEAR_ERR_NOMEM;
+    if (!c->record && !leased && !told)
         return NEAR_MISS;
+    if (void_load(c) != NEAR_OK)
+        return NEAR_ERR_NOMEM;
     if (c->record)
         near__keyspace_remove(&c->store->keys, c->record);
     announce(c);
-    return NEAR_OK;
+    return leased && !told ? NEAR_MISS : NEAR_OK;
 }
 
 static int run_expire(struct command *c)
 {
     if (!c->record)
         return NEAR_MISS;
+    if (void_load(c) != NEAR_OK)
+        return NEAR_ERR_NOMEM;
     c->record->expire_ns = expiry_of(c, c->q->ttl_ms);
     announce(c);
     return NEAR_OK;
@@ -596,6 +680,248 @@ static int run_lock(struct command *c)
     return NEAR_OK;
 }
 
+/* ---------------------------------------------------------------- loading */
+
+static int64_t left_ms(const struct command *c, const struct near__record *record)
+{
+    return record ? ttl_left(c, record) : -1;
+}
+
+/* A number kept in a key as text; 0 when there is none. */
+static uint64_t number_in(const struct near__record *record)
+{
+    int64_t number = 0;
+    if (!record || near__keyspace_integer(record->value, record->value_size, &number) < 0)
+        return 0;
+    return (uint64_t)number;
+}
+
+/* The parts of a description of tags: the position, and where the list begins; 0: it is none. */
+static const char *tags_of(const char *text, size_t size, uint64_t *ret_read)
+{
+    const char *hash = size ? memchr(text, 0, size) : NULL;
+    const char *list = hash ? memchr(hash + 1, 0, size - (size_t)(hash + 1 - text)) : NULL;
+    int64_t read;
+    if (!list || near__keyspace_integer(text, (size_t)(hash - text), &read) < 0)
+        return NULL;
+    *ret_read = (uint64_t)read;
+    return list + 1;
+}
+
+enum tags_state { TAGS_GOOD, TAGS_VOID, TAGS_NOMEM };
+
+/* Calls each for every tag's key until it does not return TAGS_GOOD. */
+static enum tags_state each_tag(struct command *c, const char *text, size_t size,
+                                enum tags_state (*each)(struct command *c, const struct beside *tag, uint64_t read))
+{
+    uint64_t read = 0;
+    const char *end = text + size, *at = tags_of(text, size, &read), *stop;
+    enum tags_state state = TAGS_GOOD;
+    for (; at && at < end && state == TAGS_GOOD && (stop = memchr(at, 0, (size_t)(end - at))); at = stop + 1) {
+        struct beside tag;
+        if (beside_prefix(c, NEAR_TAG_PREFIX, at, (size_t)(stop - at), &tag) != 0)
+            return TAGS_NOMEM;
+        state = each(c, &tag, read);
+        near__free(&c->store->alloc, tag.name);
+    }
+    return state;
+}
+
+static enum tags_state tag_is_good(struct command *c, const struct beside *tag, uint64_t read)
+{
+    const struct near__record *record = record_beside(c, tag);
+    return record && number_in(record) <= read ? TAGS_GOOD : TAGS_VOID;
+}
+
+static enum tags_state tag_is_not_void(struct command *c, const struct beside *tag, uint64_t read)
+{
+    return number_in(record_beside(c, tag)) <= read ? TAGS_GOOD : TAGS_VOID;
+}
+
+static enum tags_state keep_tag(struct command *c, const struct beside *tag, uint64_t read)
+{
+    char text[24];
+    struct near__record *record = record_beside(c, tag);
+    int64_t ends_ns = expiry_of(c, c->q->ttl_ms);
+    int size = snprintf(text, sizeof text, "%" PRIu64, read);
+    if (!record)
+        return near__keyspace_put(&c->store->keys, tag->name, tag->size, text, (size_t)size, ends_ns) ? TAGS_GOOD : TAGS_NOMEM;
+    if (record->expire_ns < ends_ns)
+        record->expire_ns = ends_ns;
+    return TAGS_GOOD;
+}
+
+static int next_fence(struct command *c)
+{
+    char text[24];
+    struct beside fence;
+    if (beside_prefix(c, NEAR_FENCE_NAME, NULL, 0, &fence) != 0)
+        return NEAR_ERR_NOMEM;
+    uint64_t number = number_in(record_beside(c, &fence));
+    number = number ? number + 1 : first_position(c);
+    int size = snprintf(text, sizeof text, "%" PRIu64, number);
+    int kept = near__keyspace_put(&c->store->keys, fence.name, fence.size, text, (size_t)size, NEAR_NEVER) != NULL;
+    near__free(&c->store->alloc, fence.name);
+    c->q->fence = number;
+    return kept ? NEAR_OK : NEAR_ERR_NOMEM;
+}
+
+/* Copies value and tags out.  NEAR_OK, _TOO_LARGE, _NOMEM. */
+static int give_value(struct command *c, const struct near__record *tags, const struct near__alloc *value_alloc,
+                      uint64_t value_max)
+{
+    struct near__request *q = c->q;
+    if (c->record->value_size > value_max) {
+        snprintf(q->detail, sizeof q->detail, "the value in the remote tier exceeds value_max");
+        return NEAR_ERR_TOO_LARGE;
+    }
+    if (!value_alloc)
+        return NEAR_OK;
+    if (!(q->value_out = near__memdup(value_alloc, c->record->value, c->record->value_size)))
+        return NEAR_ERR_NOMEM;
+    q->value_out_size = c->record->value_size;
+    if (!tags)
+        return NEAR_OK;
+    if (!(q->extra_out = near__memdup(value_alloc, tags->value, tags->value_size))) {
+        near__free(value_alloc, q->value_out);
+        q->value_out = NULL;
+        return NEAR_ERR_NOMEM;
+    }
+    q->extra_out_size = tags->value_size;
+    return NEAR_OK;
+}
+
+static int is_text(const struct near__record *record, const void *text, size_t size)
+{
+    return record && record->value_size == size && memcmp(record->value, text, size) == 0;
+}
+
+/* Gives the lease, if nobody has it. */
+static int try_lease(struct command *c, const struct beside *name)
+{
+    struct near__request *q = c->q;
+    const struct near__record *held = record_beside(c, name);
+    int absent = is_text(held, "-", 1);
+    q->lease_left_ms = left_ms(c, held) < 0 ? 0 : left_ms(c, held);
+    if (absent && !c->record) {
+        q->lease = NEAR_LEASE_ABSENT;
+        return NEAR_OK;
+    }
+    if (held && !absent && !is_text(held, q->expected, q->expected_size)) {
+        q->lease = NEAR_LEASE_HELD;
+        return NEAR_OK;
+    }
+    if (next_fence(c) != NEAR_OK || !near__keyspace_put(&c->store->keys, name->name, name->size, q->expected,
+                                                        q->expected_size, expiry_of(c, q->ttl_ms)))
+        return NEAR_ERR_NOMEM;
+    q->lease = NEAR_LEASE_GOT;
+    q->lease_left_ms = q->ttl_ms;
+    return NEAR_OK;
+}
+
+static int lease_named(struct command *c, const struct beside *lease, const struct beside *tags_name,
+                       const struct near__alloc *value_alloc, uint64_t value_max)
+{
+    struct near__request *q = c->q;
+    const struct near__record *tags = q->flags & NEAR_LEASE_TAGGED && c->record ? record_beside(c, tags_name) : NULL;
+    int usable = c->record != NULL, status = NEAR_OK;
+    q->exists = usable;
+    q->lease = NEAR_LEASE_FRESH;
+    q->ttl_left_ms = left_ms(c, c->record);
+    if (tags) {
+        enum tags_state state = each_tag(c, tags->value, tags->value_size, tag_is_good);
+        if (state == TAGS_NOMEM)
+            return NEAR_ERR_NOMEM;
+        usable = state == TAGS_GOOD;
+    }
+    int fresh = usable && !(q->flags & NEAR_LEASE_FORCE) && (q->ttl_left_ms < 0 || q->ttl_left_ms > q->number);
+    if (!fresh)
+        status = try_lease(c, lease);
+    if (status == NEAR_OK && usable)
+        status = give_value(c, tags, value_alloc, value_max);
+    return status;
+}
+
+static int run_lease(struct command *c, const struct near__alloc *value_alloc, uint64_t value_max)
+{
+    struct beside lease, tags;
+    if (beside_key(c, NEAR_LEASE_SUFFIX, &lease) != 0)
+        return NEAR_ERR_NOMEM;
+    if (beside_key(c, NEAR_TAGS_SUFFIX, &tags) != 0) {
+        near__free(&c->store->alloc, lease.name);
+        return NEAR_ERR_NOMEM;
+    }
+    int status = lease_named(c, &lease, &tags, value_alloc, value_max);
+    near__free(&c->store->alloc, lease.name);
+    near__free(&c->store->alloc, tags.name);
+    return status;
+}
+
+/* Whether the caller still has the lease: 1, 0, or NEAR_ERR_NOMEM. */
+static int has_lease(const struct command *c)
+{
+    struct beside lease;
+    if (beside_key(c, NEAR_LEASE_SUFFIX, &lease) != 0)
+        return NEAR_ERR_NOMEM;
+    int has = is_text(record_beside(c, &lease), c->q->expected, c->q->expected_size);
+    near__free(&c->store->alloc, lease.name);
+    return has;
+}
+
+static int fill_tags(struct command *c)
+{
+    const struct near__request *q = c->q;
+    struct beside tags;
+    if (!q->extra_size)
+        return NEAR_OK;
+    if (beside_key(c, NEAR_TAGS_SUFFIX, &tags) != 0)
+        return NEAR_ERR_NOMEM;
+    int kept = near__keyspace_put(&c->store->keys, tags.name, tags.size, q->extra, q->extra_size,
+                                  expiry_of(c, q->ttl_ms)) != NULL;
+    near__free(&c->store->alloc, tags.name);
+    return kept && each_tag(c, q->extra, q->extra_size, keep_tag) == TAGS_GOOD ? NEAR_OK : NEAR_ERR_NOMEM;
+}
+
+static int run_fill(struct command *c)
+{
+    struct near__request *q = c->q;
+    int met = has_lease(c);
+    if (met < 0)
+        return met;
+    if (!met || (q->flags & NEAR_FILL_ABSENT && c->record))
+        return NEAR_UNMET;
+    enum tags_state state = q->extra_size ? each_tag(c, q->extra, q->extra_size, tag_is_not_void) : TAGS_GOOD;
+    if (state != TAGS_GOOD)
+        return state == TAGS_VOID ? NEAR_UNMET : NEAR_ERR_NOMEM;
+    int status = write_value(c, q->value, q->value_size, expiry_of(c, q->ttl_ms));
+    return status == NEAR_OK ? fill_tags(c) : status;
+}
+
+static int run_release(struct command *c)
+{
+    struct near__request *q = c->q;
+    struct beside lease;
+    int met = has_lease(c);
+    if (met <= 0)
+        return met < 0 ? met : NEAR_UNMET;
+    int absent = (q->flags & NEAR_RELEASE_ABSENT) != 0, kept = 1;
+    if (absent && void_load(c) != NEAR_OK) /* a value that stays keeps its tags */
+        return NEAR_ERR_NOMEM;
+    if (beside_key(c, NEAR_LEASE_SUFFIX, &lease) != 0)
+        return NEAR_ERR_NOMEM;
+    if (absent && q->ttl_ms)
+        kept = near__keyspace_put(&c->store->keys, lease.name, lease.size, "-", 1, expiry_of(c, q->ttl_ms)) != NULL;
+    else
+        remove_beside(c, &lease);
+    near__free(&c->store->alloc, lease.name);
+    if (!kept)
+        return NEAR_ERR_NOMEM;
+    if (absent && c->record)
+        near__keyspace_remove(&c->store->keys, c->record);
+    announce(c);
+    return NEAR_OK;
+}
+
 /* Redis is asked for the key under its prefix: an entry of prefix "a:" and key "b" is that of prefix "" and key "a:b". */
 static unsigned char *join_key(const struct command *c, unsigned char *room, size_t room_size)
 {
@@ -628,6 +954,12 @@ static int run_command(struct command *c, const struct near__alloc *value_alloc,
         return run_cas(c);
     case NEAR_OP_CLEAR:
         return run_clear(c);
+    case NEAR_OP_LEASE:
+        return run_lease(c, value_alloc, value_max);
+    case NEAR_OP_FILL:
+        return run_fill(c);
+    case NEAR_OP_RELEASE:
+        return run_release(c);
     case NEAR_OP_PROVE:
         return run_prove(c);
     case NEAR_OP_LOCK:
@@ -685,12 +1017,16 @@ void near__memory_no_answer(const struct near__alloc *value_alloc, struct near__
     near__free(value_alloc, request->value_out);
     request->value_out = NULL;
     request->value_out_size = 0;
+    near__free(value_alloc, request->extra_out);
+    request->extra_out = NULL;
+    request->extra_out_size = 0;
     request->position = 0;
     request->inexact = 0;
     request->server = 0;
     request->result_number = 0;
     request->ttl_left_ms = -1;
-    request->status = request->operation == NEAR_OP_FETCH ? read_status : NEAR_ERR_UNKNOWN;
+    int is_read = request->operation == NEAR_OP_FETCH || request->operation == NEAR_OP_LEASE;
+    request->status = is_read ? read_status : NEAR_ERR_UNKNOWN;
     snprintf(request->detail, sizeof request->detail, "%s",
              read_status == NEAR_ERR_IO ? "the connection broke" : "no answer");
 }

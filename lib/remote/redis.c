@@ -4,6 +4,8 @@
  *     FETCH    GET position, PTTL key, GET key, GET position      plain commands, no script: the most frequent request
  *     PROVE    the heartbeat script
  *     SETs     without a condition, up to 64 in a row: one run of the set script
+ *     LEASE    the lease script
+ *     FILL, RELEASE   the fill script
  *     others   the write script
  *
  * The four commands of a FETCH are not one step for the server.  Equal positions say that no write by us came in
@@ -11,7 +13,7 @@
  *
  * Tried again, within the deadline:
  *     what was never sent               any request, as long as the pool says so
- *     a FETCH whose connection broke    once
+ *     a FETCH or LEASE whose connection broke   once
  *     NOSCRIPT                          with the script's text; nothing was executed.  (Requests of a batch may then run
  *                                       in another order than given; each is still atomic.  SETs without a condition may
  *                                       not, since the last one of a key shall win: where they need more than one run
@@ -42,6 +44,12 @@ enum {
 static int is_pending(const struct near__request *q)
 {
     return q->status == PENDING || q->status == NEEDS_TEXT;
+}
+
+/* Nothing is lost when it is asked again; a lease is given to the same owner again. */
+static int is_read(const struct near__request *q)
+{
+    return q->operation == NEAR_OP_FETCH || q->operation == NEAR_OP_LEASE;
 }
 
 static int is_plain_set(const struct near__request *q)
@@ -83,6 +91,10 @@ static const char *operation_name(enum near__operation operation)
         return "EXTEND";
     case NEAR_OP_UNLOCK:
         return "UNLOCK";
+    case NEAR_OP_FILL:
+        return "FILL";
+    case NEAR_OP_RELEASE:
+        return "RELEASE";
     default:
         return "CLEAR";
     }
@@ -98,6 +110,10 @@ static const struct near__script *script_for(const struct near__redis *r, enum n
     const struct near__script *s = &near__script_write;
     if (operation == NEAR_OP_PROVE)
         s = &near__script_prove;
+    else if (operation == NEAR_OP_LEASE)
+        s = &near__script_lease;
+    else if (operation == NEAR_OP_FILL || operation == NEAR_OP_RELEASE)
+        s = &near__script_fill;
     else if (operation == NEAR_OP_DEL || operation == NEAR_OP_EXPIRE || operation == NEAR_OP_CLEAR)
         s = &near__script_write_always;
     /* relaxed: see the field */
@@ -226,6 +242,43 @@ static void write_write(const struct near__redis *r, struct near__output *o, con
         near__output_argument(o, q->expected, q->expected_size);
 }
 
+static void write_lease(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+{
+    char how[3], *at = how;
+    if (q->flags & NEAR_LEASE_FORCE)
+        *at++ = 'F';
+    if (q->flags & NEAR_LEASE_TAGGED)
+        *at++ = 'T';
+    *at = '\0';
+    write_script(o, &near__script_lease, with_text, 2, 5);
+    near__output_text(o, r->position_key);
+    write_key(r, o, q);
+    near__output_argument(o, q->expected, q->expected_size);
+    near__output_number(o, q->ttl_ms);
+    near__output_number(o, q->number);
+    near__output_text(o, how);
+    near__output_argument(o, r->prefix, r->prefix_size);
+}
+
+static void write_fill(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+{
+    int fill = q->operation == NEAR_OP_FILL;
+    write_script(o, &near__script_fill, with_text, 2, fill ? 9 : 7);
+    near__output_text(o, r->position_key);
+    write_key(r, o, q);
+    near__output_text(o, operation_name(q->operation));
+    near__output_text(o, r->channel);
+    near__output_argument(o, q->body, q->body_size);
+    near__output_argument(o, q->expected, q->expected_size);
+    near__output_number(o, q->ttl_ms);
+    near__output_text(o, q->flags & (NEAR_FILL_ABSENT | NEAR_RELEASE_ABSENT) ? "A" : "");
+    near__output_argument(o, r->prefix, r->prefix_size);
+    if (!fill)
+        return;
+    near__output_argument(o, q->value, q->value_size);
+    near__output_argument(o, q->extra, q->extra_size);
+}
+
 /* One command for `count` requests, of `whole` in the batch. */
 static void write_requests(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count,
                            size_t whole)
@@ -236,6 +289,10 @@ static void write_requests(const struct near__redis *r, struct near__output *o, 
         write_prove(r, o, q, q->status == NEEDS_TEXT);
     else if (is_lock(q))
         write_lock(r, o, q, q->status == NEEDS_TEXT);
+    else if (q->operation == NEAR_OP_LEASE)
+        write_lease(r, o, q, q->status == NEEDS_TEXT);
+    else if (q->operation == NEAR_OP_FILL || q->operation == NEAR_OP_RELEASE)
+        write_fill(r, o, q, q->status == NEEDS_TEXT);
     else if (is_plain_set(q))
         write_sets(r, o, q, count, q->status == NEEDS_TEXT || count < whole);
     else
@@ -292,7 +349,7 @@ static void malformed(struct near__request *q, const struct near__reply *reply)
     struct near__fault fault;
     near__reply_fault(reply, &fault);
     /* only a write that the server says it refused did not happen */
-    if (fault.status == NEAR_ERR_PROTOCOL && q->operation != NEAR_OP_FETCH)
+    if (fault.status == NEAR_ERR_PROTOCOL && !is_read(q))
         fault.status = NEAR_ERR_UNKNOWN;
     set_fault(q, &fault);
 }
@@ -335,6 +392,56 @@ static void read_prove(struct near__request *q, struct near__call *call)
         malformed(q, call->reply[0]);
     else
         q->status = NEAR_OK;
+}
+
+static int is_integer(const struct near__reply *reply)
+{
+    return reply->type == REDIS_REPLY_INTEGER;
+}
+
+static int is_lease(struct near__request *q, const struct near__reply *reply)
+{
+    int64_t fence;
+    if (reply->type != REDIS_REPLY_ARRAY || reply->count != 9)
+        return 0;
+    struct near__reply **e = reply->element;
+    if (!is_integer(e[0]) || e[0]->integer < NEAR_LEASE_FRESH || e[0]->integer > NEAR_LEASE_ABSENT ||
+        parse_position(e[1], &q->position) != 0 || !is_integer(e[2]) || !is_integer(e[3]) || parse_number(e[4], &fence) != 0 ||
+        !is_integer(e[5]) || !is_integer(e[6]) || e[7]->type != REDIS_REPLY_STRING || e[8]->type != REDIS_REPLY_STRING)
+        return 0;
+    q->fence = (uint64_t)fence;
+    return e[0]->integer != NEAR_LEASE_FRESH || e[6]->integer == 1;
+}
+
+/* A nested string is part of its reply, so it is copied.  0: no memory. */
+static int copy_out(const struct near__redis *r, const struct near__reply *reply, void **ret, size_t *ret_size)
+{
+    *ret = near__memdup(r->host.alloc, reply->data, reply->size);
+    *ret_size = *ret ? reply->size : 0;
+    return *ret != NULL;
+}
+
+static void read_lease(const struct near__redis *r, struct near__request *q, const struct near__call *call)
+{
+    struct near__reply *reply = call->reply[0];
+    if (!is_lease(q, reply)) {
+        q->position = 0;
+        malformed(q, reply);
+        return;
+    }
+    struct near__reply **e = reply->element;
+    q->lease = (enum near__lease)e[0]->integer;
+    q->ttl_left_ms = e[2]->integer < 0 ? -1 : e[2]->integer;
+    q->lease_left_ms = e[3]->integer < 0 ? 0 : e[3]->integer;
+    q->exists = e[5]->integer != 0;
+    q->status = NEAR_OK;
+    int value = e[6]->integer != 0, extra = e[8]->size != 0;
+    if ((value && !copy_out(r, e[7], &q->value_out, &q->value_out_size)) ||
+        (extra && !copy_out(r, e[8], &q->extra_out, &q->extra_out_size))) {
+        near__free(r->host.alloc, q->value_out);
+        q->value_out = NULL;
+        q->status = NEAR_ERR_NOMEM;
+    }
 }
 
 static void read_write(struct near__request *q, struct near__call *call)
@@ -406,6 +513,8 @@ static void read_answer(struct near__redis *r, struct near__request *q, size_t c
         read_fetch(q, call);
     else if (q->operation == NEAR_OP_PROVE)
         read_prove(q, call);
+    else if (q->operation == NEAR_OP_LEASE)
+        read_lease(r, q, call);
     else if (is_plain_set(q))
         read_sets(q, count, call);
     else
@@ -422,9 +531,9 @@ static void read_silence(struct near__request *q, const struct near__call *call,
     int lost = call->outcome == NEAR_CALL_LOST;
     if (!lost && again)
         return;
-    if (lost && q->operation == NEAR_OP_FETCH && again && fault.status == NEAR_ERR_IO && *fetch_retries > 0)
+    if (lost && is_read(q) && again && fault.status == NEAR_ERR_IO && *fetch_retries > 0)
         return;
-    if (lost && q->operation != NEAR_OP_FETCH)
+    if (lost && !is_read(q))
         fault.status = NEAR_ERR_UNKNOWN;
     set_fault(q, &fault);
 }
@@ -521,6 +630,12 @@ static void prepare(struct near__request *q)
     q->result_number = 0;
     q->value_out = NULL;
     q->value_out_size = 0;
+    q->lease = NEAR_LEASE_FRESH;
+    q->exists = 0;
+    q->lease_left_ms = 0;
+    q->fence = 0;
+    q->extra_out = NULL;
+    q->extra_out_size = 0;
     q->detail[0] = '\0';
 }
 

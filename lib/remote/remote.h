@@ -33,6 +33,9 @@ enum near__operation {
     NEAR_OP_INCR,
     NEAR_OP_CAS,
     NEAR_OP_CLEAR,  /* only the message; no key */
+    NEAR_OP_LEASE,   /* FETCH and, if the value is not there or old, the right to load it: see near__request.lease */
+    NEAR_OP_FILL,    /* SET by the holder of the lease, which it ends; UNMET when the lease is gone or the key came meanwhile */
+    NEAR_OP_RELEASE, /* the holder ends its lease without a value; UNMET when it is gone */
     NEAR_OP_PROVE,  /* heartbeat: a write that changes nothing, then `number` and the position published on the private
                        channel as "P<nonce>:<position>"; repairs a lost or lagging position, see `known` */
     /* Locks: neither numbered nor announced, nobody keeps them locally.  `value` is the owner's token.  Beside the lock lives its
@@ -45,6 +48,27 @@ enum near__operation {
 };
 #define NEAR_FENCE_SUFFIX ":fence"
 #define NEAR_DEL_ANNOUNCE (1u << 31) /* DEL: numbered and announced also when the key does not exist */
+
+/* Beside a key that is loaded there may be two more, for the library's own use: who is loading it (or "-": it is known to be
+ * absent), and which tags its value has.  Every write of the key removes both, which is what keeps a loader from
+ * overwriting something newer.  A tag is a key whose value is the position of its last invalidation. */
+#define NEAR_LEASE_SUFFIX ":nearcache-lease"
+#define NEAR_TAGS_SUFFIX ":nearcache-tags"
+#define NEAR_TAG_PREFIX ":nearcache-tag:"
+#define NEAR_FENCE_NAME ":nearcache-fence"
+
+enum near__lease {
+    NEAR_LEASE_FRESH = 0, /* the value is there and not old: `value_out` */
+    NEAR_LEASE_GOT,       /* the caller shall load; with `fence`, and the old value if there is one */
+    NEAR_LEASE_HELD,      /* somebody loads, for at most lease_left_ms; with the old value if there is one */
+    NEAR_LEASE_ABSENT     /* known to be absent for lease_left_ms */
+};
+enum { /* near__request.flags of LEASE and FILL */
+    NEAR_LEASE_FORCE = 1u << 0,   /* LEASE: also if the value is fresh */
+    NEAR_LEASE_TAGGED = 1u << 1,  /* LEASE: look at the value's tags too */
+    NEAR_FILL_ABSENT = 1u << 2,   /* FILL: only if the key does not exist (as a foreign client may have created it) */
+    NEAR_RELEASE_ABSENT = 1u << 3 /* RELEASE: the source has no such key: it is removed, and remembered as absent for ttl_ms */
+};
 
 /* One request and its result.  The caller owns everything it points to until near__remote_run returns.  Only `value_out`
  * is the library's: allocated with config.alloc, freed by the caller. */
@@ -78,6 +102,18 @@ struct near__request {
     void *value_out;   /* FETCH, NEAR_OK */
     size_t value_out_size;
     char detail[120];  /* the server's own words on an error; "" otherwise */
+
+    /* LEASE: `expected` is the owner, a text never used before, ttl_ms the lease, `number` how long before its end a value is
+     * old.  Status NEAR_OK: see lease.  FILL, RELEASE: `expected` is the owner; FILL: `extra` describes the tags:
+     * position '\0' hash '\0' { tag '\0' }, the position being that of the LEASE. */
+    const void *extra;
+    size_t extra_size;
+    enum near__lease lease;
+    int exists;            /* LEASE: the key exists, whether its value is given or, its tags being invalidated, not */
+    int64_t lease_left_ms;
+    uint64_t fence;        /* grows with every lease given */
+    void *extra_out;       /* LEASE: the tags' description; allocated as value_out; NULL: none */
+    size_t extra_out_size;
 };
 
 struct near__remote; /* first member of an implementation: the table below */

@@ -27,6 +27,10 @@
  * position that goes on counting would be invisible to whoever missed its message.  Servers before 7 do not know the flag;
  * they get the script without it, and refuse.
  *
+ * Every write removes the key's lease and tags (remote.h), before it takes effect: a loader that asked its source earlier finds
+ * its lease gone and leaves the newer value alone.  A DEL of a key that is absent but leased counts as a write: it is
+ * numbered and told, so that nobody joins the load that it has made void.
+ *
  * Lua's tostring writes 1.7e15 with 14 digits; string.format('%.0f') writes all of them.  Positions stay below 2^53
  * until the year 2255, so they are exact as Lua's numbers and as integer replies.  In the table that stands for an error,
  * err is the text.
@@ -44,8 +48,13 @@
 #include <string.h>
 #include "base/mutant.h"
 #include "nearcache.h"
+#include "remote/remote.h"
 
 #define ALLOW_OOM "#!lua flags=allow-oom\n"
+#define LEASE "'" NEAR_LEASE_SUFFIX "'"
+#define TAGS "'" NEAR_TAGS_SUFFIX "'"
+#define TAG "'" NEAR_TAG_PREFIX "'"
+#define FENCE "'" NEAR_FENCE_NAME "'"
 
 /* KEYS: position, keys
  * ARGV: channel, ttl, then for each key body and value
@@ -71,12 +80,13 @@ const struct near__script near__script_set = {
         "    for k=i,count do out[k]=e end\n"
         "    return out\n"
         "  end\n"
+        "  redis.call('DEL',KEYS[i+1].." LEASE ",KEYS[i+1].." TAGS ")\n"
         "  if ttl=='0' then e=redis.pcall('SET',KEYS[i+1],ARGV[2*i+2])\n"
         "  else e=redis.pcall('SET',KEYS[i+1],ARGV[2*i+2],'PX',ttl) end\n"
         "  out[i]=e.err and e or p\n"
         "end\n"
         "return out\n",
-    .sha1 = "3d650758ec42fbbb2ef90e0a79f0a288175f4eff",
+    .sha1 = "de775dbf0c82bccd29fc6e15d4a1dd5d2b44f920",
 };
 
 /* KEYS: position[, key]
@@ -88,9 +98,12 @@ const struct near__script near__script_set = {
     "local pos,key=KEYS[1],KEYS[2]\n"                                                                                 \
     "local op,how,ttl,value=ARGV[1],ARGV[4],ARGV[5],ARGV[6]\n"                                                        \
     "local nothing,left\n"                                                                                            \
+    "local done=0\n"                                                                                                  \
     "if op=='INCR' then left=redis.call('PTTL',key)\n"                                                                \
     "elseif op=='DEL' or op=='EXPIRE' then\n"                                                                         \
-    "  if how~='A' and redis.call('EXISTS',key)==0 then nothing=1 end\n"                                              \
+    "  if how~='A' and redis.call('EXISTS',key)==0 then\n"                                                            \
+    "    if op=='DEL' and redis.call('EXISTS',key.." LEASE ")==1 then done=1 else nothing=1 end\n"                     \
+    "  end\n"                                                                                                         \
     "elseif op=='CAS' then\n"                                                                                         \
     "  local old=redis.call('GET',key)\n"                                                                             \
     "  if not old then nothing=1 elseif old~=ARGV[7] then nothing=2 end\n"                                            \
@@ -120,6 +133,7 @@ const struct near__script near__script_set = {
     "  redis.call('DECRBY',key,value)\n"                                                                              \
     "  return e\n"                                                                                                    \
     "end\n"                                                                                                           \
+    "if key then redis.call('DEL',key.." LEASE ",key.." TAGS ") end\n"                                                \
     "if op=='INCR' then\n"                                                                                            \
     "  if n>-9007199254740992 and n<9007199254740992 then n=string.format('%.0f',n)\n"                                \
     "  else n=redis.call('GET',key) end\n"                                                                            \
@@ -133,15 +147,15 @@ const struct near__script near__script_set = {
     "elseif op=='EXPIRE' then\n"                                                                                      \
     "  if ttl=='0' then redis.call('PERSIST',key) else redis.call('PEXPIRE',key,ttl) end\n"                           \
     "end\n"                                                                                                           \
-    "return {0,p,-1,'0'}\n"
+    "return {done,p,-1,'0'}\n"
 
 const struct near__script near__script_write = {
     .text = WRITE_TEXT,
-    .sha1 = "2776d8feb7e7b8f30b227a33ff52b8109a8ef92b",
+    .sha1 = "683b59c846f82b5277884a7f0a7e0baa29ce85ad",
 };
 const struct near__script near__script_write_always = {
     .text = ALLOW_OOM WRITE_TEXT,
-    .sha1 = "15e5be9b9b43c1eaa016c6ab7e16ff6fd46a9d80",
+    .sha1 = "90abeb000f3c9e22d9a38832255a0ebec4cd3a6e",
     .without_flags = &near__script_write,
 };
 
@@ -206,6 +220,102 @@ const struct near__script near__script_lock = {
         "end\n"
         "return {0,'0',redis.call('PTTL',lock),string.format('%.0f',n)}\n",
     .sha1 = "0a3de34db1e1bcb8bf2296df96a94b06cb647f5e",
+};
+
+/* KEYS: position, key
+ * ARGV: owner, lease in ms, how long before its end a value is old, how ("F": even if fresh, "T": look at tags), prefix
+ * Reply: { what (enum near__lease), position, PTTL, lease left, fence, does the key exist, is there a value, value, tags }
+ * A tag that is not there any more may have been invalidated: it counts as that.  A lease is asked for again with the same
+ * owner after an answer that was lost. */
+const struct near__script near__script_lease = {
+    .text =
+        "local key,how,prefix=KEYS[2],ARGV[4],ARGV[5]\n"
+        "local lease=key.." LEASE "\n"
+        "local p=redis.call('GET',KEYS[1]) or '0'\n"
+        "local v=redis.call('GET',key)\n"
+        "local exists,left,tags=v and 1 or 0,-1,''\n"
+        "if v then left=redis.call('PTTL',key) end\n"
+        "if v and string.find(how,'T',1,true) then\n"
+        "  tags=redis.call('GET',key.." TAGS ") or ''\n"
+        "  local read,list=string.match(tags,'^(%d+)%z%x+%z(.*)$')\n"
+        "  for tag in string.gmatch(list or '','([^%z]+)%z') do\n"
+        "    local gone=redis.call('GET',prefix.." TAG "..tag)\n"
+        "    if not gone or tonumber(gone)>tonumber(read) then v=false break end\n"
+        "  end\n"
+        "end\n"
+        "local function answer(what,wait,fence)\n"
+        "  return {what,p,left,wait,fence,exists,v and 1 or 0,v or '',tags}\n"
+        "end\n"
+        "if v and not string.find(how,'F',1,true) and (left<0 or left>tonumber(ARGV[3])) then return answer(0,-1,'0') end\n"
+        "local held=redis.call('GET',lease)\n"
+        "if held=='-' and exists==0 then return answer(3,redis.call('PTTL',lease),'0') end\n"
+        "if held and held~='-' and held~=ARGV[1] then return answer(2,redis.call('PTTL',lease),'0') end\n"
+        "local fence=redis.pcall('INCR',prefix.." FENCE ")\n"
+        "if type(fence)=='table' then return fence end\n"
+        "if fence==1 then\n"
+        "  local t=redis.call('TIME')\n"
+        "  fence=t[1]*1000000+t[2]\n"
+        "  redis.call('SET',prefix.." FENCE ",string.format('%.0f',fence))\n"
+        "end\n"
+        "if held then redis.call('DEL',lease) end\n"
+        "redis.call('SET',lease,ARGV[1],'NX','PX',ARGV[2])\n"
+        "return answer(1,tonumber(ARGV[2]),string.format('%.0f',fence))\n",
+    .sha1 = "3a31aa9691a4e11efeced42202fa72f47fa3a6cd",
+};
+
+/* KEYS: position, key
+ * ARGV: operation (FILL, RELEASE), channel, body, owner, ttl, how ("A": FILL only if the key is absent, RELEASE: it is absent
+ * at the source), prefix, FILL: value, tags
+ * Reply: as a write's.  A tag that is new starts at the position of the lease, not above it; it lives at least as long as
+ * the value, for a tag that is gone makes its values void. */
+const struct near__script near__script_fill = {
+    .text =
+        "local pos,key=KEYS[1],KEYS[2]\n"
+        "local op,ttl,how,prefix,value=ARGV[1],ARGV[5],ARGV[6],ARGV[7],ARGV[8]\n"
+        "local lease=key.." LEASE "\n"
+        "local met=redis.call('GET',lease)==ARGV[4]\n"
+        "local read,list\n"
+        "if op=='FILL' then\n"
+        "  if how=='A' and redis.call('EXISTS',key)==1 then met=false end\n"
+        "  read,list=string.match(ARGV[9],'^(%d+)%z%x+%z(.*)$')\n"
+        "  for tag in string.gmatch(list or '','([^%z]+)%z') do\n"
+        "    local gone=redis.call('GET',prefix.." TAG "..tag)\n"
+        "    if gone and tonumber(gone)>tonumber(read) then met=false end\n"
+        "  end\n"
+        "end\n"
+        "if not met then return {2,redis.call('GET',pos) or '0',-1,'0'} end\n"
+        "local p\n"
+        "local n=redis.pcall('INCR',pos)\n"
+        "if type(n)=='table' then return n\n"
+        "elseif n==1 then\n"
+        "  local t=redis.call('TIME')\n"
+        "  p=t[1]..string.format('%06d',t[2])\n"
+        "  redis.call('SET',pos,p)\n"
+        "else p=string.format('%.0f',n) end\n"
+        "local e=redis.pcall('PUBLISH',ARGV[2],'1'..p..':'..ARGV[3])\n"
+        "if type(e)=='table' then redis.call('DECR',pos) return e end\n"
+        "if op=='RELEASE' then\n"
+        "  if how=='A' then redis.call('DEL',key,key.." TAGS ") end\n"
+        "  if ttl=='0' or how~='A' then redis.call('DEL',lease) else redis.call('SET',lease,'-','PX',ttl) end\n"
+        "  return {0,p,-1,'0'}\n"
+        "end\n"
+        "redis.call('DEL',lease,key.." TAGS ")\n"
+        "local function put(name,text)\n"
+        "  if ttl=='0' then redis.call('SET',name,text) else redis.call('SET',name,text,'PX',ttl) end\n"
+        "end\n"
+        "put(key,value)\n"
+        "if read then\n"
+        "  put(key.." TAGS ",ARGV[9])\n"
+        "  for tag in string.gmatch(list,'([^%z]+)%z') do\n"
+        "    local name=prefix.." TAG "..tag\n"
+        "    local left=redis.call('PTTL',name)\n"
+        "    if left==-2 then put(name,read)\n"
+        "    elseif left>=0 and ttl=='0' then redis.call('PERSIST',name)\n"
+        "    elseif left>=0 and left<tonumber(ttl) then redis.call('PEXPIRE',name,ttl) end\n"
+        "  end\n"
+        "end\n"
+        "return {0,p,ttl=='0' and -1 or tonumber(ttl),'0'}\n",
+    .sha1 = "9b15e29a6e97214b757c8bbff7cb26cd35a3b862",
 };
 
 /* Tries every right that requests need, on a key of its own that is gone afterwards and with a message that nobody reads.

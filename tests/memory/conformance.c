@@ -718,6 +718,208 @@ static void test_interrupted_remote_refuses_everything(void **state)
     side_expect(b, "k", NULL);
 }
 
+/* ---------------------------------------------------------------- loading */
+
+static struct near__request lease_request(const char *key, const char *owner, uint32_t flags)
+{
+    struct near__request q = side_request(NEAR_OP_LEASE, key);
+    q.expected = owner;
+    q.expected_size = strlen(owner);
+    q.ttl_ms = 60000;
+    q.number = 100000; /* old this long before its end */
+    q.flags = flags;
+    return q;
+}
+
+/* Runs it and frees what it gives; the lease. */
+static enum near__lease lease(struct side *s, const char *key, const char *owner, uint32_t flags, struct near__request *q)
+{
+    *q = lease_request(key, owner, flags);
+    assert_int_equal(side_run(s, q), NEAR_OK);
+    near__free(&s->alloc, q->value_out);
+    near__free(&s->alloc, q->extra_out);
+    return q->lease;
+}
+
+static int end_lease(struct side *s, enum near__operation operation, const char *key, const char *owner, uint32_t flags,
+                     int64_t ttl_ms, struct near__request *q)
+{
+    *q = side_request(operation, key);
+    q->expected = owner;
+    q->expected_size = strlen(owner);
+    q->flags = flags;
+    q->ttl_ms = ttl_ms;
+    q->value = "loaded";
+    q->value_size = 6;
+    return side_run(s, q);
+}
+
+static void test_R16_one_lease_at_a_time_and_its_fill(void **state)
+{
+    SUBJECT;
+    struct near__request q;
+    struct near__channel *channel = side_subscribe(b, "pb");
+    assert_int_equal(lease(a, "k", "A", 0, &q), NEAR_LEASE_GOT);
+    uint64_t fence = q.fence;
+    assert_int_equal(q.exists, 0);
+    assert_int_equal(lease(b, "k", "B", 0, &q), NEAR_LEASE_HELD);
+    assert_in_range(q.lease_left_ms, 40000, 60000);
+    assert_int_equal(lease(a, "k", "A", 0, &q), NEAR_LEASE_GOT); /* the answer was lost: the same owner asks again */
+    assert_true(q.fence > fence);
+    side_hear_nothing(b, channel);
+    assert_int_equal(end_lease(b, NEAR_OP_FILL, "k", "B", 0, 0, &q), NEAR_UNMET);
+    side_expect(b, "k", NULL);
+    assert_int_equal(end_lease(a, NEAR_OP_FILL, "k", "A", NEAR_FILL_ABSENT, 500000, &q), NEAR_OK);
+    assert_ttl(q.ttl_left_ms, 500000);
+    side_hear_message(b, channel, q.position, "k");
+    side_expect(b, "k", "loaded");
+    assert_int_equal(lease(b, "k", "B", 0, &q), NEAR_LEASE_FRESH);
+    assert_ttl(q.ttl_left_ms, 500000);
+    assert_int_equal(q.position, position_of(b));
+    assert_int_equal(lease(b, "k", "B", NEAR_LEASE_FORCE, &q), NEAR_LEASE_GOT);
+    assert_int_equal(q.value_out_size, 6); /* with the old value */
+    near__channel_close(b->remote, channel);
+}
+
+static void test_an_old_value_is_leased_and_given(void **state)
+{
+    SUBJECT;
+    struct near__request q = side_set_request("k", "v");
+    q.ttl_ms = 90000;
+    assert_int_equal(side_run(a, &q), NEAR_OK);
+    assert_int_equal(lease(a, "k", "A", 0, &q), NEAR_LEASE_GOT);
+    assert_int_equal(q.value_out_size, 1);
+    assert_int_equal(q.exists, 1);
+    assert_int_equal(lease(b, "k", "B", 0, &q), NEAR_LEASE_HELD);
+    assert_int_equal(q.value_out_size, 1);
+}
+
+static void test_R01_every_write_makes_a_load_void(void **state)
+{
+    SUBJECT;
+    struct near__request q;
+    enum near__operation operations[] = {NEAR_OP_SET, NEAR_OP_DEL, NEAR_OP_INCR, NEAR_OP_EXPIRE, NEAR_OP_CAS};
+    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++) {
+        side_set(b, "k", "1");
+        assert_int_equal(lease(a, "k", "A", NEAR_LEASE_FORCE, &q), NEAR_LEASE_GOT);
+        q = side_request(operations[i], "k");
+        q.value = "2";
+        q.value_size = 1;
+        q.expected = "1";
+        q.expected_size = 1;
+        q.number = 1;
+        assert_int_equal(side_run(b, &q), NEAR_OK);
+        assert_int_equal(end_lease(a, NEAR_OP_FILL, "k", "A", 0, 0, &q), NEAR_UNMET);
+        side_expect(b, "k", operations[i] == NEAR_OP_DEL ? NULL : operations[i] == NEAR_OP_EXPIRE ? "1" : "2");
+    }
+}
+
+static void test_R17_removing_what_is_absent_but_leased_is_told(void **state)
+{
+    SUBJECT;
+    struct near__request q;
+    struct near__channel *channel = side_subscribe(b, "pb");
+    assert_int_equal(lease(a, "k", "A", 0, &q), NEAR_LEASE_GOT);
+    uint64_t before = position_of(a);
+    assert_int_equal(act(b, NEAR_OP_DEL, "k", &q), NEAR_MISS);
+    assert_true(q.position > before);
+    side_hear_message(b, channel, q.position, "k");
+    assert_int_equal(act(b, NEAR_OP_DEL, "k", &q), NEAR_MISS); /* and now there is nothing to tell */
+    side_hear_nothing(b, channel);
+    assert_int_equal(end_lease(a, NEAR_OP_FILL, "k", "A", NEAR_FILL_ABSENT, 0, &q), NEAR_UNMET);
+    near__channel_close(b->remote, channel);
+}
+
+static void test_released_leases_and_remembered_absence(void **state)
+{
+    SUBJECT;
+    struct near__request q;
+    assert_int_equal(lease(a, "k", "A", 0, &q), NEAR_LEASE_GOT);
+    assert_int_equal(end_lease(b, NEAR_OP_RELEASE, "k", "B", 0, 0, &q), NEAR_UNMET);
+    assert_int_equal(end_lease(a, NEAR_OP_RELEASE, "k", "A", 0, 0, &q), NEAR_OK);
+    assert_int_equal(lease(b, "k", "B", 0, &q), NEAR_LEASE_GOT);
+    assert_int_equal(end_lease(b, NEAR_OP_RELEASE, "k", "B", NEAR_RELEASE_ABSENT, 50000, &q), NEAR_OK);
+    assert_int_equal(lease(a, "k", "A", 0, &q), NEAR_LEASE_ABSENT);
+    assert_in_range(q.lease_left_ms, 30000, 50000);
+    side_set(b, "k", "made"); /* R19 */
+    q = lease_request("k", "A", 0);
+    assert_int_equal(side_run(a, &q), NEAR_OK);
+    assert_int_equal(q.lease, NEAR_LEASE_FRESH);
+    assert_memory_equal(q.value_out, "made", 4);
+    near__free(&a->alloc, q.value_out);
+    side_del(b, "k");
+    assert_int_equal(lease(a, "k", "A", 0, &q), NEAR_LEASE_GOT);
+    /* gone from the source while it is here: removed */
+    end_lease(a, NEAR_OP_FILL, "k", "A", 0, 0, &q);
+    assert_int_equal(lease(a, "k", "A", NEAR_LEASE_FORCE, &q), NEAR_LEASE_GOT);
+    assert_int_equal(end_lease(a, NEAR_OP_RELEASE, "k", "A", NEAR_RELEASE_ABSENT, 0, &q), NEAR_OK);
+    side_expect(b, "k", NULL);
+    assert_int_equal(lease(b, "k", "B", 0, &q), NEAR_LEASE_GOT);
+}
+
+static void test_lease_ends_by_itself(void **state)
+{
+    SUBJECT;
+    struct near__request q = lease_request("k", "A", 0);
+    q.ttl_ms = 50;
+    assert_int_equal(side_run(a, &q), NEAR_OK);
+    for (int i = 0; i < 3000 && lease(b, "k", "B", 0, &q) != NEAR_LEASE_GOT; i++)
+        subject->pass_ms(subject, 10);
+    assert_int_equal(q.lease, NEAR_LEASE_GOT);
+    assert_int_equal(end_lease(a, NEAR_OP_FILL, "k", "A", 0, 0, &q), NEAR_UNMET); /* too late */
+    assert_int_equal(end_lease(b, NEAR_OP_FILL, "k", "B", 0, 0, &q), NEAR_OK);
+}
+
+static int fill_tagged(struct side *s, const char *key, const char *owner, uint64_t read, struct near__request *q)
+{
+    char extra[64];
+    int size = snprintf(extra, sizeof extra, "%llu%cabc%cred%cblue%c", (unsigned long long)read, 0, 0, 0, 0);
+    *q = side_request(NEAR_OP_FILL, key);
+    q->expected = owner;
+    q->expected_size = strlen(owner);
+    q->value = "loaded";
+    q->value_size = 6;
+    q->extra = extra;
+    q->extra_size = (size_t)size;
+    return side_run(s, q);
+}
+
+/* A tag's key holds the position of its last invalidation. */
+static void invalidate(struct side *s, const char *tag, uint64_t position)
+{
+    char key[64], value[24];
+    snprintf(key, sizeof key, NEAR_TAG_PREFIX "%s", tag);
+    snprintf(value, sizeof value, "%llu", (unsigned long long)position);
+    side_set(s, key, value);
+}
+
+static void test_tags_make_a_value_void(void **state)
+{
+    SUBJECT;
+    struct near__request q;
+    side_set(a, "any", "v"); /* there is a position */
+    assert_int_equal(lease(a, "k", "A", 0, &q), NEAR_LEASE_GOT);
+    uint64_t read = q.position;
+    assert_int_equal(fill_tagged(a, "k", "A", read, &q), NEAR_OK);
+    assert_int_equal(lease(b, "k", "B", NEAR_LEASE_TAGGED, &q), NEAR_LEASE_FRESH);
+    assert_true(q.extra_out_size > 10);
+    invalidate(b, "blue", read + 1);
+    assert_int_equal(lease(b, "k", "B", 0, &q), NEAR_LEASE_FRESH); /* who does not ask is not told */
+    assert_int_equal(lease(b, "k", "B", NEAR_LEASE_TAGGED, &q), NEAR_LEASE_GOT);
+    assert_int_equal(q.value_out_size, 0);
+    assert_int_equal(q.exists, 1);
+    assert_int_equal(fill_tagged(b, "k", "B", read, &q), NEAR_UNMET); /* loaded before the invalidation */
+    assert_int_equal(end_lease(b, NEAR_OP_RELEASE, "k", "B", 0, 0, &q), NEAR_OK);
+    assert_int_equal(lease(a, "k", "A", NEAR_LEASE_TAGGED, &q), NEAR_LEASE_GOT);
+    assert_int_equal(fill_tagged(a, "k", "A", q.position, &q), NEAR_OK);
+    assert_int_equal(lease(b, "k", "B", NEAR_LEASE_TAGGED, &q), NEAR_LEASE_FRESH);
+    side_del(b, NEAR_TAG_PREFIX "red"); /* evicted, say: it may have been invalidated */
+    assert_int_equal(lease(b, "k", "B", NEAR_LEASE_TAGGED, &q), NEAR_LEASE_GOT);
+    side_set(b, "k", "plain"); /* a plain write has no tags */
+    assert_int_equal(lease(b, "k", "B", NEAR_LEASE_TAGGED, &q), NEAR_LEASE_FRESH);
+    assert_int_equal(q.extra_out_size, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -755,6 +957,13 @@ int main(void)
         TEST(test_H_deadline_of_the_past_means_not_sent),
         TEST(test_check_finds_nothing_wrong_and_leaves_nothing),
         TEST(test_stats_count_requests),
+        TEST(test_R16_one_lease_at_a_time_and_its_fill),
+        TEST(test_an_old_value_is_leased_and_given),
+        TEST(test_R01_every_write_makes_a_load_void),
+        TEST(test_R17_removing_what_is_absent_but_leased_is_told),
+        TEST(test_released_leases_and_remembered_absence),
+        TEST(test_lease_ends_by_itself),
+        TEST(test_tags_make_a_value_void),
         TEST(test_interrupted_remote_refuses_everything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

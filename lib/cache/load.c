@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * One load of a key: ask the server for the right to load, run the loader, write its answer through.
+ *
+ *      LEASE ──► value is fresh          take it, no load
+ *        │  ───► known to be absent      take that
+ *        │  ───► somebody loads          wait for their message (near_get_or_load) or leave it to them (a refresh)
+ *        ▼
+ *      loader ─► value                   FILL     kept by the server if the lease still stands, then locally, then handed out
+ *           ───► no such key             RELEASE  remembered as absent, here and there
+ *           ───► failed                  RELEASE  and the message wakes the next process
+ *
+ * Why the loaded value never overwrites something newer.  The loader asks its source some time between [1] the server's giving
+ * the lease and [2] FILL.  A writer changes the source, then the server (near_set, near_del).  Every write of ours removes
+ * the lease in the same step.  If that step comes after [1] and before [2], FILL finds the lease gone and does nothing; if
+ * after [2], it overwrites or removes what FILL wrote; if before [1], the source had the new value already when the loader
+ * asked.  A lease that ended by itself (the holder was too slow) ends FILL the same way, whoever has it now.  A foreign client
+ * does not remove leases: what it creates is still not overwritten (NEAR_FILL_ABSENT), but its writes during a refresh,
+ * and its deletions during any load, are not seen; then the time to live is the bound.
+ *
+ * Here, the loaded value is installed as any acknowledged write is: at FILL's position, under the ticket taken before FILL was
+ * sent (docs/design.md, section 1).  What FILL did not keep is not installed.
+ *
+ * Without the server's answer (away, out of memory, no rights) the load runs without a lease, once in this process, and its
+ * value is handed out and kept nowhere: there is nobody who could say whether it is the newest. */
+#include "cache/loading.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- life */
+
+struct near__load *near__load_create(struct near__impl *impl, const void *key, size_t key_size, struct near__flight *flight)
+{
+    struct near__loading *l = near__loading_known(impl);
+    struct near__load *load = near__alloc_zero(&impl->alloc, sizeof(*load) + key_size);
+    if (!load)
+        return NULL;
+    load->impl = impl;
+    load->loading = l;
+    load->key_size = key_size;
+    if (key_size)
+        memcpy(load->key, key, key_size);
+    snprintf(load->owner, sizeof(load->owner), "%016" PRIx64 "%016" PRIx64, near__load_random(), near__load_random());
+    load->ticket = near__local_ticket(impl->local, key, key_size);
+    load->flight = flight;
+    near__flight_ref(l->flights, flight);
+    return load;
+}
+
+void near__load_free(struct near__load *load)
+{
+    near__shared_unref(load->old);
+    near__flight_leave(load->loading->flights, load->flight);
+    near__free(&load->impl->alloc, load);
+}
+
+static void land(struct near__load *load, int status, struct near__shared *shared)
+{
+    near__flight_land(load->loading->flights, load->flight, status, shared);
+}
+
+/* ---------------------------------------------------------------- asking */
+
+/* What a LEASE teaches: with a value the same as a fetch; otherwise that nothing below the position is current. */
+static void learn_asked(struct near__load *load, const struct near__request *q, const struct near__sent *sent)
+{
+    struct near__impl *impl = load->impl;
+    struct near__reader *reader = near__local_reader(impl->local);
+    if (q->status < 0) {
+        near__add(&impl->counters.remote_errors);
+        return;
+    }
+    near__add(q->value_out ? &impl->counters.remote_hits : &impl->counters.remote_misses);
+    uint64_t position = near__coherence_position(impl->coherence, sent->before, q);
+    int told = q->value_out || q->lease == NEAR_LEASE_FRESH || q->lease == NEAR_LEASE_ABSENT;
+    if (!told)
+        return; /* nobody is told anything of the key, so nobody can go back; and its flights stay joinable */
+    if (!position)
+        near__local_invalidate(impl->local, q->key, q->key_size, 0, NEAR_CAUSE_WRITE);
+    else if (q->value_out && reader)
+        near__local_install(impl->local, reader, sent->ticket, q->key, q->key_size, q->value_out, q->value_out_size, position,
+                            q->ttl_left_ms, q->sent_ns);
+    else
+        near__local_observe(impl->local, q->key, q->key_size, position);
+    if (q->lease == NEAR_LEASE_ABSENT && position)
+        near__notes_put(load->loading->notes, q->key, q->key_size, NEAR_NOTE_ABSENT, sent->ticket, position,
+                        q->sent_ns + q->lease_left_ms * NEAR_NS_PER_MS);
+}
+
+void near__load_ask(struct near__load *load, uint32_t flags, int64_t deadline_ns, struct near__request *ret)
+{
+    struct near__impl *impl = load->impl;
+    *ret = (struct near__request){.operation = NEAR_OP_LEASE,
+                                  .key = load->key,
+                                  .key_size = load->key_size,
+                                  .expected = load->owner,
+                                  .expected_size = strlen(load->owner),
+                                  .flags = flags,
+                                  .ttl_ms = load->options.lease_ms,
+                                  .number = near__load_grace_ms(&load->options)};
+    struct near__sent sent = near__write_before(impl, ret);
+    near__remote_run(impl->remote, ret, 1, deadline_ns);
+    learn_asked(load, ret, &sent);
+    near__shared_unref(load->old);
+    load->old = ret->value_out ? near__fetch_share(impl, ret) : NULL;
+    near__free(&impl->alloc, ret->extra_out);
+    ret->extra_out = NULL;
+    load->leased = ret->status == NEAR_OK && ret->lease == NEAR_LEASE_GOT;
+    load->exists = ret->exists;
+    load->fence = load->leased ? ret->fence : 0;
+}
+
+/* ---------------------------------------------------------------- writing through */
+
+/* Sends FILL or RELEASE with a message about `told`; the request's status. */
+static int send_end(struct near__load *load, struct near__request *q, const void *told, size_t told_size,
+                    enum near__message_operation operation)
+{
+    struct near__impl *impl = load->impl;
+    struct near__buffer body;
+    near__buffer_init(&body, &impl->alloc);
+    near__coherence_body(impl->coherence, operation, told, told_size, &body);
+    q->key = load->key;
+    q->key_size = load->key_size;
+    q->expected = load->owner;
+    q->expected_size = strlen(load->owner);
+    q->body = body.data;
+    q->body_size = body.size;
+    q->status = NEAR_ERR_NOMEM;
+    if (!body.failed) {
+        struct near__sent sent = near__write_before(impl, q);
+        near__remote_run(impl->remote, q, 1, near__now(&impl->clock) + impl->timeout_ns);
+        if (q->operation == NEAR_OP_FILL || q->flags & NEAR_RELEASE_ABSENT)
+            near__write_learn(impl, q, &sent, 1);
+        if (q->operation == NEAR_OP_RELEASE && q->flags & NEAR_RELEASE_ABSENT && q->status == NEAR_OK && q->ttl_ms) {
+            uint64_t position = near__coherence_position(impl->coherence, sent.before, q);
+            if (position)
+                near__notes_put(load->loading->notes, q->key, q->key_size, NEAR_NOTE_ABSENT, sent.ticket, position,
+                                q->sent_ns + q->ttl_ms * NEAR_NS_PER_MS);
+        }
+    }
+    near__buffer_fini(&body);
+    return q->status;
+}
+
+/* Ends the lease without a value.  The message is about the lease's own key: it wakes who waits, and removes nobody's old
+ * value. */
+static void release(struct near__load *load)
+{
+    unsigned char told[NEAR_KEY_MAX];
+    const size_t suffix = sizeof(NEAR_LEASE_SUFFIX) - 1;
+    struct near__request q = {.operation = NEAR_OP_RELEASE};
+    if (!load->leased)
+        return;
+    if (load->key_size)
+        memcpy(told, load->key, load->key_size);
+    memcpy(told + load->key_size, NEAR_LEASE_SUFFIX, suffix);
+    send_end(load, &q, told, load->key_size + suffix, NEAR_MESSAGE_DEL);
+}
+
+static void fill(struct near__load *load, const void *data, size_t size, int64_t hard_ms)
+{
+    struct near__impl *impl = load->impl;
+    struct near__request q = {.operation = NEAR_OP_FILL, .value = data, .value_size = size, .ttl_ms = hard_ms};
+    int status = NEAR_UNMET;
+    if (!impl->remote) {
+        q.operation = NEAR_OP_SET;
+        q.key = load->key;
+        q.key_size = load->key_size;
+        status = near__local_write_if(impl, &q, load->ticket);
+    } else if (load->leased) {
+        q.flags = load->exists ? 0 : NEAR_FILL_ABSENT;
+        status = send_end(load, &q, load->key, load->key_size, NEAR_MESSAGE_SET);
+        if (status == NEAR_UNMET)
+            release(load); /* it may be ours still: somebody created the key without it */
+    }
+    if (status != NEAR_OK)
+        near__add(&load->loading->counters.unkept);
+}
+
+static void mark_absent(struct near__load *load, int64_t ttl_ms)
+{
+    struct near__impl *impl = load->impl;
+    if (impl->remote) {
+        struct near__request q = {.operation = NEAR_OP_RELEASE, .flags = NEAR_RELEASE_ABSENT, .ttl_ms = ttl_ms};
+        if (load->leased)
+            send_end(load, &q, load->key, load->key_size, NEAR_MESSAGE_DEL);
+        return;
+    }
+    struct near__request q = {.operation = NEAR_OP_DEL, .key = load->key, .key_size = load->key_size};
+    if (near__local_write_if(impl, &q, load->ticket) == NEAR_UNMET || !ttl_ms)
+        return;
+    struct near__ticket ticket = near__local_ticket(impl->local, load->key, load->key_size);
+    /* a write that came between has raised the floor above this position, or will */
+    near__notes_put(load->loading->notes, load->key, load->key_size, NEAR_NOTE_ABSENT, ticket, q.position,
+                    near__now(&impl->clock) + ttl_ms * NEAR_NS_PER_MS);
+}
+
+/* ---------------------------------------------------------------- running */
+
+static int64_t hard_ms_of(const struct near__load *load, const struct near_loaded *loaded)
+{
+    int64_t ttl_ms = loaded->ttl_ms ? loaded->ttl_ms : load->options.ttl_ms;
+    if (!ttl_ms)
+        return 0;
+    return near__jittered(ttl_ms, load->options.jitter_permille, near__load_random()) + near__load_grace_ms(&load->options);
+}
+
+static int64_t absent_ms_of(const struct near__load *load, const struct near_loaded *loaded)
+{
+    int64_t ttl_ms = loaded->ttl_ms && load->options.absent_ms ? loaded->ttl_ms : load->options.absent_ms;
+    return ttl_ms ? near__jittered(ttl_ms, load->options.jitter_permille, near__load_random()) : 0;
+}
+
+/* What the loader's answer comes to: NEAR_OK, NEAR_UNCHANGED, NEAR_MISS or an error. */
+static int judge(const struct near__load *load, const struct near_loaded *loaded, int answer)
+{
+    if (loaded->error)
+        return loaded->error;
+    if (answer < 0)
+        return NEAR_ERR_LOAD;
+    if (answer == NEAR_OK && loaded->has_value)
+        return NEAR_OK;
+    if (answer == NEAR_UNCHANGED && !loaded->has_value && load->old)
+        return NEAR_UNCHANGED;
+    if (answer == NEAR_MISS && !loaded->has_value)
+        return NEAR_MISS;
+    return NEAR_ERR_LOADER;
+}
+
+static int call_loader(struct near__load *load, struct near_loaded *loaded)
+{
+    struct near__impl *impl = load->impl;
+    struct near__loading *l = load->loading;
+    int64_t started_ns = near__now(&impl->clock);
+    near_load_request request = {.size = sizeof(request),
+                                 .key = load->key,
+                                 .key_size = load->key_size,
+                                 .deadline_ns = started_ns + load->options.hard_timeout_ms * NEAR_NS_PER_MS,
+                                 .fence = load->fence};
+    if (load->old) {
+        request.old_data = load->old->data ? load->old->data : "";
+        request.old_size = load->old->size;
+        request.old_version = near_version_of(load->old->data, load->old->size);
+    }
+    int answer = load->fn(load->arg, &request, loaded);
+    int64_t took_ns = near__now(&impl->clock) - started_ns;
+    near__histogram_record(&l->load_ns, (uint64_t)took_ns);
+    near__pace_add(&l->pace, near_version_of(load->key, load->key_size), took_ns);
+    near__add(&l->counters.loads);
+    return judge(load, loaded, answer);
+}
+
+static void end_with_value(struct near__load *load, void *data, size_t size, int64_t hard_ms)
+{
+    struct near__impl *impl = load->impl;
+    int64_t now_ns = near__now(&impl->clock);
+    fill(load, data, size, hard_ms);
+    int64_t expires_ns = hard_ms ? now_ns + hard_ms * NEAR_NS_PER_MS : NEAR_NEVER;
+    struct near__shared *shared = near__shared_create(&impl->values, data, size, expires_ns);
+    if (!shared)
+        near__free(&impl->alloc, data);
+    land(load, shared ? NEAR_OK : NEAR_ERR_NOMEM, shared);
+    near__shared_unref(shared);
+}
+
+static void end_with_error(struct near__load *load, int status)
+{
+    struct near__impl *impl = load->impl;
+    near__add(&load->loading->counters.failed);
+    release(load);
+    struct near__ticket now = near__local_ticket(impl->local, load->key, load->key_size);
+    near__notes_put(load->loading->notes, load->key, load->key_size, NEAR_NOTE_PAUSE, now,
+                    now.floor > now.watermark ? now.floor : now.watermark,
+                    near__now(&impl->clock) + load->options.retry_ms * NEAR_NS_PER_MS);
+    land(load, status, NULL);
+}
+
+static void run_loader(struct near__load *load)
+{
+    struct near__impl *impl = load->impl;
+    struct near_loaded loaded = {.alloc = &impl->alloc, .value_max = impl->options.value_max};
+    int status = call_loader(load, &loaded);
+    void *data = loaded.data;
+    if (status == NEAR_UNCHANGED) {
+        loaded.size = load->old->size;
+        data = near__memdup(&impl->alloc, load->old->data, loaded.size);
+        status = data ? NEAR_OK : NEAR_ERR_NOMEM;
+    }
+    if (status == NEAR_OK) {
+        end_with_value(load, data, loaded.size, hard_ms_of(load, &loaded));
+        return;
+    }
+    near__free(&impl->alloc, data);
+    if (status != NEAR_MISS) {
+        end_with_error(load, status);
+        return;
+    }
+    near__add(&load->loading->counters.absent);
+    mark_absent(load, absent_ms_of(load, &loaded));
+    land(load, NEAR_MISS, NULL);
+}
+
+/* A refresh asks for its lease itself.  Returns 1 when it shall load; otherwise whoever joined it sees for himself, and nobody
+ * tries again before the other's load can have ended. */
+static int may_refresh(struct near__load *load)
+{
+    struct near__impl *impl = load->impl;
+    struct near__request q;
+    int64_t now_ns = near__now(&impl->clock);
+    near__load_ask(load, load->early ? NEAR_LEASE_FORCE : 0, now_ns + impl->timeout_ns, &q);
+    if (load->leased)
+        return 1;
+    int64_t pause_ms = q.status < 0 ? load->options.retry_ms : q.lease == NEAR_LEASE_HELD ? q.lease_left_ms : 0;
+    struct near__ticket now = near__local_ticket(impl->local, load->key, load->key_size);
+    if (pause_ms)
+        near__notes_put(load->loading->notes, load->key, load->key_size, NEAR_NOTE_PAUSE, now,
+                        now.floor > now.watermark ? now.floor : now.watermark, now_ns + pause_ms * NEAR_NS_PER_MS);
+    if (q.status == NEAR_OK && q.lease == NEAR_LEASE_FRESH && load->old)
+        land(load, NEAR_OK, load->old);
+    else
+        land(load, q.status == NEAR_OK && q.lease == NEAR_LEASE_ABSENT ? NEAR_MISS : NEAR_ERR_TIMEOUT, NULL);
+    return 0;
+}
+
+static void run(struct near__job *job)
+{
+    struct near__load *load = (struct near__load *)job;
+    struct near__impl *impl = load->impl;
+    if (!load->behind || !impl->remote || may_refresh(load))
+        run_loader(load);
+    if (load->behind)
+        atomic_fetch_sub_explicit(&load->loading->refreshing, 1, memory_order_relaxed); /* a limit, no order */
+    near__load_free(load);
+    near__leave(impl);
+}
+
+void near__load_start(struct near__load *load)
+{
+    struct near__loading *l = load->loading;
+    struct near__impl *impl = load->impl;
+    near__flight_limit(l->flights, load->flight, near__now(&impl->clock) + load->options.hard_timeout_ms * NEAR_NS_PER_MS);
+    near__count_call(impl); /* ours, which is counted, is still under way */
+    load->job.run = run;
+    if (near__workers_inside()) { /* a loader's own load: all workers might be waiting for each other */
+        run(&load->job);
+        return;
+    }
+    int status = near__workers_run(l->workers, &load->job);
+    if (status == NEAR_OK)
+        return;
+    release(load);
+    land(load, status, NULL);
+    if (load->behind)
+        atomic_fetch_sub_explicit(&l->refreshing, 1, memory_order_relaxed);
+    near__load_free(load);
+    near__leave(impl);
+}

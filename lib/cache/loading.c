@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What a cache needs for loading, and what a loader answers. */
+#include "cache/loading.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/random.h"
+
+#define TTL_MAX_MS INT64_C(3153600000000)
+#define TIMES_MAX_MS (UINT32_C(30) * 24 * 3600 * 1000)
+#define LEASE_MS 10000
+#define HARD_MS 10000
+#define RETRY_MS 1000
+
+/* Remembered absences and pauses get this part of the local budget, within limits. */
+#define NOTES_PART 64u
+#define NOTES_MAX ((uint64_t)4 << 20)
+
+static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER; /* no two threads make one cache's */
+
+/* ---------------------------------------------------------------- life */
+
+static void destroy(struct near__impl *impl, struct near__loading *l)
+{
+    near__workers_destroy(l->workers);
+    near__flights_destroy(l->flights);
+    near__watches_destroy(l->watches);
+    near__notes_destroy(l->notes);
+    struct near__loader *loader = atomic_load_explicit(&l->loader, memory_order_relaxed); /* nobody else is left */
+    while (loader) {
+        struct near__loader *next = loader->next;
+        near__free(&impl->alloc, loader);
+        loader = next;
+    }
+    near__free(&impl->alloc, l);
+}
+
+void near__loading_destroy(struct near__impl *impl)
+{
+    struct near__loading *l = near__loading_known(impl);
+    if (l)
+        destroy(impl, l);
+}
+
+static struct near__loading *make(struct near__impl *impl)
+{
+    uint64_t share = impl->options.local_bytes / NOTES_PART;
+    struct near__loading *l = near__alloc_zero(&impl->alloc, sizeof(*l));
+    if (!l)
+        return NULL;
+    if (near__flights_create(&impl->alloc, &impl->clock, &l->flights) == NEAR_OK &&
+        near__watches_create(&impl->alloc, &impl->clock, &l->watches) == NEAR_OK &&
+        near__workers_create(&impl->alloc, impl->options.load_threads, &l->workers) == NEAR_OK &&
+        near__notes_create(&impl->alloc, impl->local, (size_t)(share < NOTES_MAX ? share : NOTES_MAX), &l->notes) == NEAR_OK)
+        return l;
+    destroy(impl, l);
+    return NULL;
+}
+
+struct near__loading *near__loading_of(struct near__impl *impl)
+{
+    struct near__loading *l = near__loading_known(impl);
+    if (l)
+        return l;
+    pthread_mutex_lock(&making);
+    l = near__loading_known(impl);
+    if (!l && (l = make(impl)))
+        /* release: pairs with near__loading_known */
+        atomic_store_explicit(&impl->loading, l, memory_order_release);
+    pthread_mutex_unlock(&making);
+    return l;
+}
+
+void near__loading_heard(void *arg, const void *key, size_t key_size)
+{
+    struct near__loading *l = near__loading_known(arg);
+    if (l)
+        near__watches_heard(l->watches, key, key_size);
+}
+
+static uint64_t get(const _Atomic(uint64_t) *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed); /* a statistic */
+}
+
+void near__loading_stats(struct near__impl *impl, near_stats *stats)
+{
+    const struct near__loading *l = near__loading_known(impl);
+    if (!l)
+        return;
+    const struct near__load_counters *c = &l->counters;
+    stats->loads = get(&c->loads);
+    stats->loads_failed = get(&c->failed);
+    stats->loads_absent = get(&c->absent);
+    stats->loads_unkept = get(&c->unkept);
+    stats->load_waits = get(&c->waits);
+    stats->refreshes = get(&c->refreshes);
+    stats->refreshes_early = get(&c->early);
+    stats->refreshes_skipped = get(&c->skipped);
+    stats->load_stale = get(&c->stale);
+    stats->absent_hits = get(&c->absent_hits);
+    near__histogram_quantiles(&l->load_ns, &stats->load_ns);
+}
+
+/* ---------------------------------------------------------------- options */
+
+static int times_in_range(const near_load *o)
+{
+    const uint32_t times[] = {o->timeout_ms, o->stale_ms,        o->fail_ms,         o->retry_ms,
+                              o->absent_ms,  o->soft_timeout_ms, o->hard_timeout_ms, o->lease_ms};
+    for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
+        if (times[i] > TIMES_MAX_MS)
+            return 0;
+    }
+    return o->ttl_ms >= 0 && o->ttl_ms <= TTL_MAX_MS;
+}
+
+int near__load_copy(const near_load *options, near_load *ret)
+{
+    near_load defaults;
+    near_load_init(&defaults);
+    memset(ret, 0, sizeof(*ret));
+    int status = near__struct_copy(ret, sizeof(*ret), options ? options : &defaults, options ? options->size : defaults.size);
+    if (status != NEAR_OK)
+        return status;
+    if (ret->flags & ~(uint32_t)NEAR_LOAD_REFRESH || !times_in_range(ret) || ret->jitter_permille > 1000 ||
+        ret->early_permille > 1000000)
+        return NEAR_ERR_INVALID;
+    ret->lease_ms = ret->lease_ms ? ret->lease_ms : LEASE_MS;
+    ret->hard_timeout_ms = ret->hard_timeout_ms ? ret->hard_timeout_ms : HARD_MS;
+    ret->retry_ms = ret->retry_ms ? ret->retry_ms : RETRY_MS;
+    return NEAR_OK;
+}
+
+int near__load_suits(const struct near__impl *impl, const near_load *options)
+{
+    uint32_t cut_ms = impl->options.local_ttl_ms;
+    return !cut_ms || near__load_grace_ms(options) == 0 || cut_ms > near__load_grace_ms(options);
+}
+
+uint64_t near__load_random(void)
+{
+    static __thread uint64_t state;
+    if (!state && near__random_seed(&state, sizeof(state)) != 0)
+        state = (uint64_t)(uintptr_t)&state;
+    return near__random_next(&state);
+}
+
+int near_set_loader(near_cache *cache, near_loader_fn loader, void *arg, const near_load *options)
+{
+    near_load copy;
+    int status = near__load_copy(options, &copy);
+    if (status != NEAR_OK || !loader)
+        return NEAR_ERR_INVALID;
+    struct near__impl *impl = near__enter(cache, &status);
+    if (!impl)
+        return status;
+    struct near__loading *l = near__loading_of(impl);
+    struct near__loader *mine = l ? near__alloc(&impl->alloc, sizeof(*mine)) : NULL;
+    status = !near__load_suits(impl, &copy) ? NEAR_ERR_INVALID : mine ? NEAR_OK : NEAR_ERR_NOMEM;
+    if (status == NEAR_OK) {
+        *mine = (struct near__loader){.fn = loader, .arg = arg, .options = copy};
+        mine->next = atomic_load_explicit(&l->loader, memory_order_relaxed); /* only compared and kept */
+        /* release: pairs with the acquire in settle_on; publishes fn, arg and options */
+        while (!atomic_compare_exchange_weak_explicit(&l->loader, &mine->next, mine, memory_order_release,
+                                                      memory_order_relaxed))
+            ;
+    } else {
+        near__free(&impl->alloc, mine);
+    }
+    near__leave(impl);
+    return status;
+}
+
+/* ---------------------------------------------------------------- answers */
+
+static int refuse(near_loaded *loaded, int status)
+{
+    loaded->error = status;
+    return status;
+}
+
+int near_loaded_value(near_loaded *loaded, const void *data, size_t size)
+{
+    if (!loaded)
+        return NEAR_ERR_INVALID;
+    if (!data && size)
+        return refuse(loaded, NEAR_ERR_LOADER), NEAR_ERR_INVALID;
+    if (size > loaded->value_max)
+        return refuse(loaded, NEAR_ERR_TOO_LARGE);
+    void *copy = near__alloc(loaded->alloc, size);
+    if (!copy)
+        return refuse(loaded, NEAR_ERR_NOMEM);
+    if (size)
+        memcpy(copy, data, size);
+    near__free(loaded->alloc, loaded->data);
+    loaded->data = copy;
+    loaded->size = size;
+    loaded->has_value = 1;
+    return NEAR_OK;
+}
+
+int near_loaded_ttl(near_loaded *loaded, int64_t ttl_ms)
+{
+    if (!loaded)
+        return NEAR_ERR_INVALID;
+    if (ttl_ms < 1 || ttl_ms > TTL_MAX_MS)
+        return refuse(loaded, NEAR_ERR_LOADER), NEAR_ERR_INVALID;
+    loaded->ttl_ms = ttl_ms;
+    return NEAR_OK;
+}
+
+uint64_t near_version_of(const void *data, size_t size)
+{
+    return near__hash(data, data ? size : 0, 0);
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Loading: what get_or_load and its like share. */
+#ifndef NEAR_CACHE_LOADING_H
+#define NEAR_CACHE_LOADING_H
+#include "cache/cache.h"
+#include "load/fresh.h"
+#include "load/notes.h"
+#include "load/watch.h"
+#include "load/workers.h"
+
+/* A loader set with near_set_loader; constant once published. */
+struct near__loader {
+    struct near__loader *next; /* the one before; all stay until close, for a call may hold any */
+    near_loader_fn fn;
+    void *arg;
+    near_load options;
+};
+
+struct near__load_counters {
+    _Atomic(uint64_t) loads, failed, absent, unkept, waits, refreshes, early, skipped, stale, absent_hits;
+};
+
+/* Made by the first load, lives until close. */
+struct near__loading {
+    struct near__flights *flights;
+    struct near__workers *workers;
+    struct near__watches *watches;
+    struct near__notes *notes;
+    struct near__pace pace;
+    _Atomic(struct near__loader *) loader; /* the newest */
+    _Atomic(uint32_t) refreshing;
+    struct near__load_counters counters;
+    struct near__histogram load_ns;
+};
+
+/* The cache's, made if need be; NULL without memory.  The call is counted. */
+struct near__loading *near__loading_of(struct near__impl *impl);
+static inline struct near__loading *near__loading_known(struct near__impl *impl)
+{
+    /* acquire: pairs with the release that published it */
+    return atomic_load_explicit(&impl->loading, memory_order_acquire);
+}
+
+/* A checked, complete copy: NEAR_OK or NEAR_ERR_INVALID. */
+int near__load_copy(const near_load *options, near_load *ret);
+/* Whether the local copy's end tells how old a value is: the option local_ttl_ms must not cut it below the grace. */
+int near__load_suits(const struct near__impl *impl, const near_load *options);
+static inline int64_t near__load_grace_ms(const near_load *o)
+{
+    return o->stale_ms > o->fail_ms ? o->stale_ms : o->fail_ms;
+}
+uint64_t near__load_random(void);
+
+/* What a loader has answered. */
+struct near_loaded {
+    const struct near__alloc *alloc;
+    uint64_t value_max;
+    void *data;
+    size_t size;
+    int has_value;
+    int error;      /* of a near_loaded_… call: it decides, whatever the loader returns */
+    int64_t ttl_ms; /* 0: the options' */
+};
+
+/* One load on its way: begun by a reader, or behind its back, run by a worker. */
+struct near__load {
+    struct near__job job; /* first */
+    struct near__impl *impl;
+    struct near__loading *loading;
+    struct near__flight *flight; /* with a reference of its own */
+    near_loader_fn fn;
+    void *arg;
+    near_load options;
+    struct near__ticket ticket; /* of the key, when the load began */
+    int behind, early;          /* nobody waits; and the value is not even old */
+    int leased, exists;
+    uint64_t fence;
+    struct near__shared *old; /* what there is; NULL: nothing */
+    char owner[40];
+    size_t key_size;
+    unsigned char key[];
+};
+
+/* load.c.  A load of a key, with a reference to the flight; NULL without memory. */
+struct near__load *near__load_create(struct near__impl *impl, const void *key, size_t key_size, struct near__flight *flight);
+void near__load_free(struct near__load *load);
+/* Asks the server for the value or the lease; what the answer teaches is learnt.  Takes value and tags out of the request. */
+void near__load_ask(struct near__load *load, uint32_t flags, int64_t deadline_ns, struct near__request *ret);
+/* Hands the load, which is counted as a call, to a worker.  On an error the flight has landed with it. */
+void near__load_start(struct near__load *load);
+
+#endif

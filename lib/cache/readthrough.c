@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * near_get_or_load: what a reader does who may have to wait for a load.
+ *
+ *   local copy    age           what happens
+ *   ----------    -----------   -------------------------------------------------------------------------
+ *   fresh                       served, inside the read section as by near_get
+ *   fresh, XFetch chose us      served; one refresh behind
+ *   old           <= stale_ms   served, NEAR_STALE; one refresh behind
+ *   old           <= fail_ms    waits for the load, at most soft_timeout_ms; then, or if it fails: served, NEAR_STALE
+ *   none                        waits for the load until the deadline
+ *
+ * Flights of loads are those of flight.c: keyed by key and ticket, so nobody joins a load that began before something was learnt
+ * of the key (R17); and not older than the staleness bound, for a write elsewhere whose message was lost.  A second flight beside
+ * a slow load does not load again: the server's lease is held.
+ *
+ * Who leads asks the server himself, and waits for another process's message himself; only the loader runs in a worker.  So
+ * when the leader's own time is over, the flight lands with NEAR_ERR_TIMEOUT, and who has time left leads the next. */
+#include "cache/loading.h"
+
+#include <string.h>
+
+/* One call. */
+struct wanted {
+    const void *key;
+    size_t key_size;
+    near_loader_fn fn;
+    void *arg;
+    near_load options;
+    near_value *value;
+    int has_local; /* *value is a pinned local copy */
+    enum near__freshness freshness;
+    int64_t age_ns; /* of an old one */
+    int64_t deadline_ns, soft_ns;
+};
+
+static int64_t ns(uint32_t ms)
+{
+    return (int64_t)ms * NEAR_NS_PER_MS;
+}
+
+/* How old a value may be that is served while, or because, a load does not help. */
+static int64_t oldest_ns(const struct wanted *w)
+{
+    return near__load_grace_ms(&w->options) * NEAR_NS_PER_MS;
+}
+
+/* ---------------------------------------------------------------- old values */
+
+static int served_old(struct near__loading *l)
+{
+    near__add(&l->counters.stale);
+    return NEAR_STALE;
+}
+
+static int drop_local(struct wanted *w)
+{
+    if (w->has_local)
+        near_release(w->value);
+    w->has_local = 0;
+    return 1;
+}
+
+/* Puts an old value that may be served into *value: the local copy, or the one that the server had. */
+static int serve_old(struct near__impl *impl, struct wanted *w, struct near__shared *old)
+{
+    int64_t grace_ns = oldest_ns(w), now_ns = near__now(&impl->clock);
+    if (!grace_ns)
+        return 0;
+    if (w->has_local && w->age_ns <= grace_ns)
+        return 1;
+    if (!old || (old->expires_ns != NEAR_NEVER && old->expires_ns <= now_ns))
+        return 0;
+    drop_local(w);
+    near__shared_ref(old);
+    near__value_from_shared(w->value, impl, old, NEAR_FROM_REMOTE);
+    return 1;
+}
+
+/* The last resort with fail_ms: a local copy without a current proof. */
+static int serve_unproven(struct near__impl *impl, struct near__reader *reader, struct wanted *w)
+{
+    struct near__view view;
+    if (!w->options.fail_ms || w->has_local)
+        return 0;
+    enum near__local_result result = near__local_get(impl->local, reader, w->key, w->key_size, near__read_bound(impl, NULL),
+                                                     ns(w->options.fail_ms), &view);
+    if (result != NEAR_LOCAL_HIT && result != NEAR_LOCAL_STALE_HIT)
+        return 0;
+    near__value_from_view(w->value, impl, reader, &view);
+    return 1;
+}
+
+/* ---------------------------------------------------------------- behind */
+
+static struct near__load *new_load(struct near__impl *impl, const struct wanted *w, struct near__flight *flight)
+{
+    struct near__load *load = near__load_create(impl, w->key, w->key_size, flight);
+    if (!load)
+        return NULL;
+    load->fn = w->fn;
+    load->arg = w->arg;
+    load->options = w->options;
+    load->early = w->has_local && w->freshness != NEAR_FRESH_OLD;
+    if (w->has_local && !impl->remote) { /* otherwise the server gives it */
+        void *copy = near__memdup(&impl->alloc, w->value->data, w->value->size);
+        load->old = copy ? near__shared_create(&impl->values, copy, w->value->size, NEAR_NEVER) : NULL;
+        if (!load->old)
+            near__free(&impl->alloc, copy);
+    }
+    return load;
+}
+
+static enum near__note note_of(struct near__impl *impl, struct near__loading *l, const struct wanted *w)
+{
+    /* the order of a hit (R47): proof, then what is there, then the clock.  acquire: as on the hit path */
+    int64_t proved_ns = atomic_load_explicit(&impl->gate->proved_ns, memory_order_acquire);
+    struct near__ticket now = near__local_ticket(impl->local, w->key, w->key_size);
+    int64_t now_ns = near__now(&impl->clock);
+    enum near__note note = near__notes_find(l->notes, w->key, w->key_size, now, now_ns);
+    if (note == NEAR_NOTE_ABSENT && proved_ns != NEAR_PROVED_ALWAYS &&
+        (proved_ns == NEAR_PROVED_NEVER || now_ns - proved_ns >= near__read_bound(impl, NULL)))
+        return NEAR_NOTE_NONE;
+    return note;
+}
+
+static void refresh_behind(struct near__impl *impl, struct near__loading *l, const struct wanted *w)
+{
+    struct near__flight *flight;
+    if (note_of(impl, l, w) == NEAR_NOTE_PAUSE)
+        return;
+    struct near__ticket ticket = near__local_ticket(impl->local, w->key, w->key_size);
+    enum near__flight_role role = near__flight_enter(l->flights, w->key, w->key_size, ticket, NEAR_NEVER, &flight);
+    if (role == NEAR_FLIGHT_NOMEM)
+        return;
+    struct near__load *load = NULL;
+    if (role == NEAR_FLIGHT_LEAD) {
+        /* relaxed: a limit; being one above it for an instant refreshes one less */
+        int room = atomic_fetch_add_explicit(&l->refreshing, 1, memory_order_relaxed) < impl->options.load_refreshes;
+        load = room ? new_load(impl, w, flight) : NULL;
+        if (!load) {
+            atomic_fetch_sub_explicit(&l->refreshing, 1, memory_order_relaxed);
+            near__add(&l->counters.skipped);
+            near__flight_land(l->flights, flight, NEAR_ERR_TIMEOUT, NULL); /* who joined leads himself */
+        }
+    }
+    if (load) {
+        load->behind = 1;
+        near__add(&l->counters.refreshes);
+        if (load->early)
+            near__add(&l->counters.early);
+        near__load_start(load);
+    }
+    near__flight_leave(l->flights, flight);
+}
+
+/* ---------------------------------------------------------------- waiting */
+
+/* Errors about the key or the caller; whatever else the server says, it cannot be asked at present. */
+static int is_final(int status)
+{
+    return status == NEAR_ERR_TOO_LARGE || status == NEAR_ERR_WRONG_TYPE || status == NEAR_ERR_NOMEM || status == NEAR_ERR_CLOSED;
+}
+
+#define DEAF_MS 50
+
+static int64_t own_end(const struct wanted *w, const struct near__load *load)
+{
+    int has_old = load->old || w->has_local;
+    return has_old && w->soft_ns < w->deadline_ns ? w->soft_ns : w->deadline_ns;
+}
+
+/* Waits for another process's message, but not beyond its lease, nor our own time.  1: ask again.  Without a proven
+ * subscription no message can be trusted to come; then the server is asked now and again. */
+static int wait_for_other(struct near__impl *impl, struct near__loading *l, const struct wanted *w, struct near__load *load,
+                          struct near__watch *watch, int64_t lease_left_ms)
+{
+    int64_t own_ns = own_end(w, load);
+    /* acquire: as on the hit path; only how long to wait depends on it */
+    if (atomic_load_explicit(&impl->gate->proved_ns, memory_order_acquire) == NEAR_PROVED_NEVER && lease_left_ms > DEAF_MS)
+        lease_left_ms = DEAF_MS;
+    int64_t until_ns = near__now(&impl->clock) + (lease_left_ms + 1) * NEAR_NS_PER_MS;
+    near__add(&l->counters.waits);
+    if (load->old)
+        near__flight_offer(l->flights, load->flight, load->old);
+    return near__watch_wait(l->watches, watch, until_ns < own_ns ? until_ns : own_ns) || near__now(&impl->clock) < own_ns;
+}
+
+/* The end of asking when there is nothing to load. */
+static void land_asked(struct near__loading *l, struct near__load *load, const struct near__request *q)
+{
+    int status = NEAR_ERR_TIMEOUT; /* HELD, and the leader's own time is over */
+    if (q->status < 0)
+        status = q->status;
+    else if (q->lease == NEAR_LEASE_FRESH)
+        status = load->old ? NEAR_OK : NEAR_ERR_NOMEM;
+    else if (q->lease == NEAR_LEASE_ABSENT)
+        status = NEAR_MISS;
+    near__flight_land(l->flights, load->flight, status, status == NEAR_OK ? load->old : NULL);
+}
+
+/* An old value that the server gave and that may be served at once: then the other may go on by himself. */
+static int served_at_once(const struct wanted *w, const struct near__shared *old, int64_t now_ns)
+{
+    return old && w->options.stale_ms && old->expires_ns - now_ns > oldest_ns(w) - ns(w->options.stale_ms);
+}
+
+/* Asks until the load is ours (1), or the flight has landed (0). */
+static int ask(struct near__impl *impl, struct near__loading *l, const struct wanted *w, struct near__load *load)
+{
+    uint32_t flags = w->options.flags & NEAR_LOAD_REFRESH ? NEAR_LEASE_FORCE : 0;
+    for (;;) {
+        struct near__watch watch;
+        struct near__request q;
+        int64_t now_ns = near__now(&impl->clock), half_ns = now_ns + (w->deadline_ns - now_ns) / 2;
+        int again = 0;
+        near__watch_begin(l->watches, &watch, w->key, w->key_size); /* before the server is asked: see watch.c */
+        near__load_ask(load, flags, now_ns + impl->timeout_ns < half_ns ? now_ns + impl->timeout_ns : half_ns, &q);
+        if (q.status == NEAR_OK && q.lease == NEAR_LEASE_HELD && !served_at_once(w, load->old, near__now(&impl->clock))) {
+            again = wait_for_other(impl, l, w, load, &watch, q.lease_left_ms);
+            flags = 0; /* what the other has loaded is fresh enough */
+        }
+        near__watch_end(l->watches, &watch);
+        if (again)
+            continue;
+        if (q.status == NEAR_OK ? q.lease == NEAR_LEASE_GOT : !is_final(q.status))
+            return 1; /* an error: without a lease */
+        if (q.status == NEAR_OK && q.lease == NEAR_LEASE_HELD && load->old)
+            near__flight_offer(l->flights, load->flight, load->old);
+        land_asked(l, load, &q);
+        return 0;
+    }
+}
+
+/* Returns where the leader's value comes from. */
+static uint32_t lead(struct near__impl *impl, struct near__loading *l, struct wanted *w, struct near__flight *flight)
+{
+    struct near__load *load = new_load(impl, w, flight);
+    if (!load) {
+        near__flight_land(l->flights, flight, NEAR_ERR_NOMEM, NULL);
+        return NEAR_FROM_REMOTE;
+    }
+    if (impl->remote && !ask(impl, l, w, load)) {
+        near__load_free(load);
+        return NEAR_FROM_REMOTE;
+    }
+    if (load->old)
+        near__flight_offer(l->flights, flight, load->old);
+    near__load_start(load);
+    return NEAR_FROM_LOADER;
+}
+
+static int leaders_timeout(const struct near__landing *landing)
+{
+    return landing->landed && landing->status == NEAR_ERR_TIMEOUT;
+}
+
+/* The end of a flight for this reader; 0: once more. */
+static int settle(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct wanted *w,
+                  const struct near__landing *landing, uint32_t source, int *ret_status)
+{
+    int status = landing->landed ? landing->status : NEAR_ERR_TIMEOUT;
+    int64_t now_ns = near__now(&impl->clock);
+    if (status == NEAR_OK) {
+        drop_local(w);
+        near__shared_ref(landing->shared);
+        near__value_from_shared(w->value, impl, landing->shared, source);
+    } else if (leaders_timeout(landing) && now_ns < w->deadline_ns && (now_ns < w->soft_ns || !(w->has_local || landing->old)) && !served_at_once(w, landing->old, now_ns)) {
+        return 0; /* the leader's time was over, ours is not */
+    } else if (status < 0 && serve_old(impl, w, landing->old)) {
+        status = served_old(l);
+    } else if (status < 0 && serve_unproven(impl, reader, w)) {
+        status = served_old(l);
+    } else {
+        drop_local(w);
+    }
+    *ret_status = status;
+    return 1;
+}
+
+static int fly(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct wanted *w, int *ret_status)
+{
+    struct near__flight *flight;
+    int64_t join_ns = impl->remote ? near__read_bound(impl, NULL) : NEAR_NEVER;
+    struct near__ticket ticket = near__local_ticket(impl->local, w->key, w->key_size);
+    enum near__flight_role role = near__flight_enter(l->flights, w->key, w->key_size, ticket, join_ns, &flight);
+    if (role == NEAR_FLIGHT_NOMEM) {
+        *ret_status = NEAR_ERR_NOMEM;
+        return drop_local(w);
+    }
+    uint32_t source = NEAR_FROM_FLIGHT;
+    if (role == NEAR_FLIGHT_LEAD)
+        source = lead(impl, l, w, flight);
+    else
+        near__add(&impl->counters.flights_joined);
+    struct near__patience patience = {
+        .deadline_ns = w->deadline_ns,
+        .soft_ns = w->soft_ns,
+        .has_old = w->has_local && w->age_ns <= oldest_ns(w),
+        /* an old value that the server had is served at once as if it had been here */
+        .at_once_ns = w->options.stale_ms ? oldest_ns(w) - ns(w->options.stale_ms) : NEAR_NEVER,
+    };
+    struct near__landing landing = near__flight_wait_load(l->flights, flight, &patience);
+    near__flight_leave(l->flights, flight);
+    int over = settle(impl, l, reader, w, &landing, source, ret_status);
+    near__shared_unref(landing.shared);
+    near__shared_unref(landing.old);
+    return over;
+}
+
+/* ---------------------------------------------------------------- the call */
+
+/* After the local tier; the call is counted. */
+static int get_slowly(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct wanted *w)
+{
+    int64_t started_ns = near__now(&impl->clock);
+    int refresh = (w->options.flags & NEAR_LOAD_REFRESH) != 0, status;
+    if (w->has_local && !refresh && w->freshness == NEAR_FRESH_EARLY) {
+        refresh_behind(impl, l, w);
+        return NEAR_OK;
+    }
+    if (w->has_local && !refresh && w->age_ns <= ns(w->options.stale_ms)) {
+        refresh_behind(impl, l, w);
+        return served_old(l);
+    }
+    enum near__note note = refresh ? NEAR_NOTE_NONE : note_of(impl, l, w);
+    if (w->has_local && note == NEAR_NOTE_PAUSE && w->age_ns <= ns(w->options.fail_ms))
+        return served_old(l);
+    if (!w->has_local && note == NEAR_NOTE_ABSENT) {
+        near__add(&l->counters.absent_hits);
+        return NEAR_MISS;
+    }
+    if (impl->remote && near__read_refused(impl, near__read_bound(impl, NULL)))
+        return drop_local(w), NEAR_ERR_UNPROVEN;
+    w->deadline_ns = started_ns + (w->options.timeout_ms ? ns(w->options.timeout_ms) : impl->timeout_ns);
+    w->soft_ns = w->options.soft_timeout_ms ? started_ns + ns(w->options.soft_timeout_ms) : w->deadline_ns;
+    while (!fly(impl, l, reader, w, &status))
+        ;
+    near__histogram_record(&impl->miss_ns, (uint64_t)(near__now(&impl->clock) - started_ns));
+    return status;
+}
+
+/* Inside the section.  Which loader, with which options; 0: none. */
+static int settle_on(struct near__loading *l, const near_load *options, struct wanted *w)
+{
+    if (w->fn)
+        return 1;
+    /* acquire: pairs with the release in near_set_loader */
+    const struct near__loader *loader = atomic_load_explicit(&l->loader, memory_order_acquire);
+    if (!loader)
+        return 0;
+    w->fn = loader->fn;
+    w->arg = loader->arg;
+    if (!options)
+        w->options = loader->options;
+    return 1;
+}
+
+/* Inside the section: the local part.  1 with *ret_status: over. */
+static int get_locally(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct wanted *w,
+                       int *ret_status)
+{
+    struct near__view view;
+    enum near__local_result result = near__local_get(impl->local, reader, w->key, w->key_size, near__read_bound(impl, NULL),
+                                                     near__read_stale_bound(impl, NULL), &view);
+    if (result != NEAR_LOCAL_HIT && result != NEAR_LOCAL_STALE_HIT)
+        return 0;
+    near__value_from_view(w->value, impl, reader, &view);
+    w->has_local = 1;
+    w->freshness = NEAR_FRESH;
+    *ret_status = result == NEAR_LOCAL_HIT ? NEAR_OK : NEAR_STALE;
+    if (result == NEAR_LOCAL_STALE_HIT)
+        return 1;
+    if (view.expires_ns != NEAR_NEVER)
+        w->freshness = near__fresh(near__now_coarse(&impl->clock), view.expires_ns, oldest_ns(w),
+                                   near__pace_get(&l->pace, near_version_of(w->key, w->key_size)), w->options.early_permille,
+                                   near__load_random(), &w->age_ns);
+    return w->freshness == NEAR_FRESH && !(w->options.flags & NEAR_LOAD_REFRESH);
+}
+
+int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_loader_fn loader, void *arg,
+                     const near_load *options, near_value *ret_value)
+{
+    struct wanted w = {.key = key, .key_size = key_size, .fn = loader, .arg = arg, .value = ret_value};
+    int status = near__key_check(key, key_size);
+    if (!cache || !ret_value)
+        return NEAR_ERR_INVALID;
+    memset(ret_value, 0, sizeof(*ret_value));
+    if (status == NEAR_OK && key_size > NEAR_KEY_MAX - (sizeof(NEAR_LEASE_SUFFIX) - 1))
+        status = NEAR_ERR_TOO_LARGE;
+    if (status != NEAR_OK || (status = near__load_copy(options, &w.options)) != NEAR_OK)
+        return status;
+    for (;;) {
+        near__local_section_enter();
+        struct near__impl *impl = near__impl_in_section(cache);
+        struct near__reader *reader = impl ? near__local_reader_known(impl->local) : NULL;
+        struct near__loading *l = impl ? near__loading_known(impl) : NULL;
+        int over = !impl;
+        if (reader && l) {
+            status = NEAR_ERR_INVALID;
+            over = !settle_on(l, options, &w) || !near__load_suits(impl, &w.options) || get_locally(impl, l, reader, &w, &status);
+        }
+        if (!over)
+            near__count_call(impl);
+        near__local_section_leave();
+        if (over)
+            return impl ? status : near__shell_refusal(cache);
+        int ready = reader && l;
+        status = ready                                                          ? get_slowly(impl, l, reader, &w)
+                 : near__loading_of(impl) && near__local_reader(impl->local) ? NEAR_OK
+                                                                             : NEAR_ERR_NOMEM;
+        near__leave(impl);
+        if (ready || status != NEAR_OK)
+            return status;
+    }
+}

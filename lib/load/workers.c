@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * One mutex, one queue, as many threads as there were jobs at once. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* pthread_setname_np */
+#endif
+#include "load/workers.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+struct near__workers {
+    const struct near__alloc *alloc;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    /* the rest under mutex */
+    struct near__job *head, **tail;
+    uint32_t started, idle, waiting, max;
+    int stopping;
+    pthread_t threads[];
+};
+
+static __thread int inside;
+
+int near__workers_inside(void)
+{
+    return inside;
+}
+
+int near__workers_create(const struct near__alloc *alloc, uint32_t threads_max, struct near__workers **ret)
+{
+    struct near__workers *w = near__alloc_zero(alloc, sizeof(*w) + threads_max * sizeof(w->threads[0]));
+    if (!w)
+        return NEAR_ERR_NOMEM;
+    w->alloc = alloc;
+    w->max = threads_max;
+    w->tail = &w->head;
+    pthread_mutex_init(&w->mutex, NULL);
+    pthread_cond_init(&w->changed, NULL);
+    *ret = w;
+    return NEAR_OK;
+}
+
+void near__workers_destroy(struct near__workers *w)
+{
+    if (!w)
+        return;
+    pthread_mutex_lock(&w->mutex);
+    w->stopping = 1;
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->mutex);
+    for (uint32_t i = 0; i < w->started; i++)
+        pthread_join(w->threads[i], NULL);
+    pthread_cond_destroy(&w->changed);
+    pthread_mutex_destroy(&w->mutex);
+    near__free(w->alloc, w);
+}
+
+static struct near__job *take_locked(struct near__workers *w)
+{
+    struct near__job *job = w->head;
+    w->head = job->next;
+    if (!w->head)
+        w->tail = &w->head;
+    w->waiting--;
+    return job;
+}
+
+static void *worker_main(void *arg)
+{
+    struct near__workers *w = arg;
+    inside = 1;
+    pthread_setname_np(pthread_self(), "near-load");
+    pthread_mutex_lock(&w->mutex);
+    for (;;) {
+        while (!w->head && !w->stopping) {
+            w->idle++;
+            pthread_cond_wait(&w->changed, &w->mutex);
+            w->idle--;
+        }
+        if (!w->head)
+            break;
+        struct near__job *job = take_locked(w);
+        pthread_mutex_unlock(&w->mutex);
+        job->run(job);
+        pthread_mutex_lock(&w->mutex);
+    }
+    pthread_mutex_unlock(&w->mutex);
+    return NULL;
+}
+
+static int start_thread_locked(struct near__workers *w)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(&w->threads[w->started], NULL, worker_main, w);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    w->started += failed == 0;
+    return failed;
+}
+
+int near__workers_run(struct near__workers *w, struct near__job *job)
+{
+    int status = NEAR_OK;
+    pthread_mutex_lock(&w->mutex);
+    if (w->idle <= w->waiting && w->started < w->max && start_thread_locked(w) != 0 && w->started == 0)
+        status = NEAR_ERR_SYSTEM;
+    if (status == NEAR_OK) {
+        job->next = NULL;
+        *w->tail = job;
+        w->tail = &job->next;
+        w->waiting++;
+        pthread_cond_signal(&w->changed);
+    }
+    pthread_mutex_unlock(&w->mutex);
+    return status;
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The threads that run loaders, so that every reader can leave a load at its own deadline.
+ *
+ * Threads are started when a job finds none idle, up to a limit, and stay until the cache is closed; jobs beyond wait in the
+ * order in which they came.  All signals are blocked in them. */
+#ifndef NEAR_LOAD_WORKERS_H
+#define NEAR_LOAD_WORKERS_H
+#include <stdint.h>
+#include "base/alloc.h"
+
+struct near__workers;
+struct near__job {
+    struct near__job *next;
+    void (*run)(struct near__job *job); /* frees the job */
+};
+
+int near__workers_create(const struct near__alloc *alloc, uint32_t threads_max, struct near__workers **ret);
+/* Joins the threads; no job may be waiting or come any more.  NULL is fine. */
+void near__workers_destroy(struct near__workers *workers);
+/* Hands a job over.  NEAR_OK; NEAR_ERR_SYSTEM when there is no thread and none can be started (the job is the caller's). */
+int near__workers_run(struct near__workers *workers, struct near__job *job);
+/* Whether the calling thread is a worker of any cache: what it loads itself it must not wait for in the queue. */
+int near__workers_inside(void);
+
+#endif

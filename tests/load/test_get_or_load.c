@@ -1,0 +1,667 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * near_get_or_load over the whole stack: on memory://, on "local:" and on a real Redis.  Loaders are held by the tests
+ * themselves, so that every order of events is the test's own; nothing here waits for time to pass. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "load/fresh.h"
+#include "nearcache.h"
+#include "support/allocfail.h"
+#include "support/redis_server.h"
+#include "support/wait.h"
+
+enum kind { MEMORY, LOCAL, REDIS };
+enum { THREADS = 16, LONG_MS = 60000 };
+
+struct pair {
+    enum kind kind;
+    near_cache *a, *b; /* two processes, as far as the cache goes; with "local:" b is NULL */
+};
+
+static struct redis_server *server;
+
+/* ---------------------------------------------------------------- a source whose answers the test decides */
+
+struct source {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    int held;    /* loads stop before they answer */
+    int inside;  /* loads that have begun and not ended */
+    int loads;   /* begun */
+    int answer;  /* what the loader returns */
+    int64_t ttl_ms;
+    char value[64];
+    char old[64]; /* what the last loader was given; "" none */
+    uint64_t fence, old_version;
+    int silent; /* returns without a value */
+};
+
+static void source_init(struct source *s, const char *value)
+{
+    memset(s, 0, sizeof(*s));
+    pthread_mutex_init(&s->mutex, NULL);
+    pthread_cond_init(&s->changed, NULL);
+    snprintf(s->value, sizeof(s->value), "%s", value);
+}
+
+static void source_hold(struct source *s, int held)
+{
+    pthread_mutex_lock(&s->mutex);
+    s->held = held;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void source_wait_inside(struct source *s, int n)
+{
+    pthread_mutex_lock(&s->mutex);
+    while (s->inside < n)
+        pthread_cond_wait(&s->changed, &s->mutex);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static int source_loads(struct source *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    int loads = s->loads;
+    pthread_mutex_unlock(&s->mutex);
+    return loads;
+}
+
+static int load_from(void *arg, const near_load_request *request, near_loaded *loaded)
+{
+    struct source *s = arg;
+    char value[64];
+    pthread_mutex_lock(&s->mutex);
+    snprintf(value, sizeof(value), "%s", s->value); /* the source is asked at once, the answer may take its time */
+    s->loads++;
+    s->inside++;
+    s->fence = request->fence;
+    s->old_version = request->old_version;
+    snprintf(s->old, sizeof(s->old), "%.*s", (int)request->old_size, request->old_data ? (const char *)request->old_data : "");
+    pthread_cond_broadcast(&s->changed);
+    while (s->held)
+        pthread_cond_wait(&s->changed, &s->mutex);
+    s->inside--;
+    int answer = s->answer, silent = s->silent;
+    int64_t ttl_ms = s->ttl_ms;
+    pthread_mutex_unlock(&s->mutex);
+    if (ttl_ms)
+        near_loaded_ttl(loaded, ttl_ms);
+    if (answer == NEAR_OK && !silent)
+        near_loaded_value(loaded, value, strlen(value));
+    return answer;
+}
+
+/* ---------------------------------------------------------------- caches */
+
+static near_cache *open_one(const char *uri)
+{
+    near_cache *cache = NULL;
+    near_error error = {0};
+    near_options options;
+    near_options_init(&options);
+    options.timeout_ms = LONG_MS;
+    options.bound_ms = LONG_MS; /* a busy machine is no reason to ask again */
+    int status = near_open(uri, &options, &cache, &error);
+    if (status != NEAR_OK)
+        print_error("near_open(%s): %s\n", uri, error.text);
+    assert_int_equal(status, NEAR_OK);
+    assert_int_equal(near_wait_ready(cache, LONG_MS, &error), NEAR_OK);
+    return cache;
+}
+
+static int setup_kind(void **state, enum kind kind, const char *uri)
+{
+    static struct pair pair;
+    pair = (struct pair){.kind = kind};
+    if (uri)
+        pair.a = open_one(uri);
+    if (uri && kind != LOCAL)
+        pair.b = open_one(uri);
+    *state = &pair;
+    return 0;
+}
+static int setup_memory(void **state) { return setup_kind(state, MEMORY, "memory://get_or_load"); }
+static int setup_local(void **state) { return setup_kind(state, LOCAL, "local:"); }
+static int setup_redis(void **state)
+{
+    if (server)
+        redis_server_command(server, "FLUSHALL", NULL);
+    return setup_kind(state, REDIS, server ? redis_server_uri_unix(server) : NULL);
+}
+static int teardown(void **state)
+{
+    struct pair *pair = *state;
+    int failed = pair->a && near_close(pair->a) != NEAR_OK;
+    return (pair->b && near_close(pair->b) != NEAR_OK) || failed;
+}
+
+static struct pair *pair_of(void **state)
+{
+    struct pair *pair = *state;
+    if (!pair->a)
+        skip();
+    return pair;
+}
+
+/* What get_or_load gives: the value, or "(STATUS)"; a stale value begins with "stale ". */
+static const char *load_with(near_cache *c, const char *key, struct source *s, const near_load *options)
+{
+    static __thread char text[4][160];
+    static __thread unsigned turn;
+    char *at = text[turn++ % 4];
+    near_value value;
+    int status = near_get_or_load(c, key, strlen(key), load_from, s, options, &value);
+    if (status == NEAR_OK || status == NEAR_STALE)
+        snprintf(at, 160, "%s%.*s", status == NEAR_STALE ? "stale " : "", (int)value.size, (const char *)value.data);
+    else
+        snprintf(at, 160, "(%s)", near_status_name(status));
+    near_release(&value);
+    return at;
+}
+static const char *load(near_cache *c, const char *key, struct source *s) { return load_with(c, key, s, NULL); }
+
+static const char *got(near_cache *c, const char *key)
+{
+    static __thread char text[160];
+    near_value value;
+    int status = near_get(c, key, strlen(key), NULL, &value);
+    snprintf(text, sizeof(text), "(%s)", near_status_name(status));
+    if (status == NEAR_OK)
+        snprintf(text, sizeof(text), "%.*s", (int)value.size, (const char *)value.data);
+    near_release(&value);
+    return text;
+}
+
+static int set(near_cache *c, const char *key, const char *value)
+{
+    return near_set(c, key, strlen(key), value, strlen(value), NULL, NULL);
+}
+
+static near_stats stats_of(near_cache *c)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    assert_int_equal(near_stats_get(c, &stats), NEAR_OK);
+    return stats;
+}
+
+/* A reader in a thread of its own. */
+struct reader {
+    pthread_t thread;
+    near_cache *cache;
+    struct source *source;
+    const near_load *options;
+    char got[160];
+};
+static void *reader_main(void *arg)
+{
+    struct reader *r = arg;
+    snprintf(r->got, sizeof(r->got), "%s", load_with(r->cache, "k", r->source, r->options));
+    return NULL;
+}
+static void reader_start(struct reader *r, near_cache *c, struct source *s, const near_load *options)
+{
+    *r = (struct reader){.cache = c, .source = s, .options = options};
+    assert_int_equal(pthread_create(&r->thread, NULL, reader_main, r), 0);
+}
+static const char *reader_end(struct reader *r)
+{
+    pthread_join(r->thread, NULL);
+    return r->got;
+}
+
+/* ---------------------------------------------------------------- one load */
+
+static void test_loads_once_and_keeps(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    source_init(&s, "one");
+    assert_string_equal(load(p->a, "k", &s), "one");
+    assert_string_equal(load(p->a, "k", &s), "one");
+    assert_int_equal(source_loads(&s), 1);
+    assert_string_equal(got(p->a, "k"), "one");
+    assert_int_equal(stats_of(p->a).loads, 1);
+    assert_int_equal(stats_of(p->a).loads_unkept, 0);
+    if (p->b) {
+        assert_string_equal(load(p->b, "k", &s), "one");
+        assert_int_equal(source_loads(&s), 1);
+        assert_true(s.fence > 0);
+    }
+    if (p->kind == REDIS) { /* plain for everybody else, and nothing is left beside it */
+        assert_string_equal(redis_server_command(server, "GET", "k", NULL), "one");
+        assert_string_equal(redis_server_command(server, "EXISTS", "k:nearcache-lease", "k:nearcache-tags", NULL), "0");
+        assert_string_equal(redis_server_command(server, "PTTL", "k", NULL), "-1");
+    }
+}
+
+static void test_R16_threads_share_one_load(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    struct reader readers[THREADS];
+    source_init(&s, "one");
+    source_hold(&s, 1);
+    for (int i = 0; i < THREADS; i++)
+        reader_start(&readers[i], p->a, &s, NULL);
+    source_wait_inside(&s, 1);
+    while (stats_of(p->a).flights_joined < THREADS - 1)
+        wait_a_moment();
+    source_hold(&s, 0);
+    for (int i = 0; i < THREADS; i++)
+        assert_string_equal(reader_end(&readers[i]), "one");
+    assert_int_equal(source_loads(&s), 1);
+}
+
+/* Both processes' readers wait for one load; those of the other one are woken by the message of the fill. */
+static void test_R16_processes_share_one_load(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    struct reader readers[THREADS];
+    if (!p->b)
+        skip();
+    source_init(&s, "one");
+    source_hold(&s, 1);
+    reader_start(&readers[0], p->a, &s, NULL);
+    source_wait_inside(&s, 1);
+    for (int i = 1; i < THREADS; i++)
+        reader_start(&readers[i], i % 2 ? p->b : p->a, &s, NULL);
+    while (stats_of(p->b).load_waits < 1)
+        wait_a_moment();
+    source_hold(&s, 0);
+    for (int i = 0; i < THREADS; i++)
+        assert_string_equal(reader_end(&readers[i]), "one");
+    assert_int_equal(source_loads(&s), 1);
+    assert_true(stats_of(p->b).load_waits <= 4); /* nobody asks again and again */
+}
+
+/* ---------------------------------------------------------------- against writers */
+
+static void test_R17_get_after_a_write_does_not_join_an_older_load(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    struct reader reader;
+    source_init(&s, "old");
+    source_hold(&s, 1);
+    reader_start(&reader, p->a, &s, NULL);
+    source_wait_inside(&s, 1);
+    assert_int_equal(set(p->a, "k", "new"), NEAR_OK);
+    assert_string_equal(load(p->a, "k", &s), "new"); /* while the older load is still there */
+    source_hold(&s, 0);
+    reader_end(&reader);
+    assert_string_equal(load(p->a, "k", &s), "new");
+    assert_string_equal(got(p->a, "k"), "new");
+    assert_int_equal(stats_of(p->a).loads_unkept, 1);
+    if (p->kind == REDIS)
+        assert_string_equal(redis_server_command(server, "GET", "k", NULL), "new");
+}
+
+/* The key is absent all the time: only the lease tells that the load is void. */
+static void test_R17_get_after_a_removal_loads_again(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    struct reader reader, later;
+    source_init(&s, "old");
+    source_hold(&s, 1);
+    reader_start(&reader, p->a, &s, NULL);
+    source_wait_inside(&s, 1);
+    pthread_mutex_lock(&s.mutex);
+    snprintf(s.value, sizeof(s.value), "new");
+    pthread_mutex_unlock(&s.mutex);
+    assert_int_equal(near_del(p->a, "k", 1, NULL), NEAR_MISS);
+    reader_start(&later, p->a, &s, NULL);
+    source_wait_inside(&s, 2);
+    source_hold(&s, 0);
+    assert_string_equal(reader_end(&later), "new");
+    reader_end(&reader);
+    assert_string_equal(load(p->a, "k", &s), "new");
+    assert_int_equal(source_loads(&s), 2);
+}
+
+static void test_R01_fill_does_not_overwrite_another_process_s_write(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    struct reader reader;
+    if (!p->b)
+        skip();
+    for (int how = 0; how < 4; how++) {
+        near_item item = {.key = "k", .key_size = 1, .data = "new", .size = 3};
+        source_init(&s, "old");
+        source_hold(&s, 1);
+        assert_true(near_del(p->b, "k", 1, NULL) >= 0);
+        near_drop(p->a, "k", 1); /* the message may take its time */
+        reader_start(&reader, p->a, &s, NULL);
+        source_wait_inside(&s, 1);
+        if (how == 0)
+            assert_int_equal(set(p->b, "k", "new"), NEAR_OK);
+        else if (how == 1)
+            assert_int_equal(near_mset(p->b, &item, 1, NULL, NULL), NEAR_OK);
+        else if (how == 2)
+            assert_int_equal(near_incr(p->b, "k", 1, 7, NULL, NULL), NEAR_OK);
+        else
+            assert_int_equal(near_del(p->b, "k", 1, NULL), NEAR_MISS); /* absent, but told: the load is void */
+        source_hold(&s, 0);
+        reader_end(&reader);
+        const char *now = how == 2 ? "7" : how == 3 ? "(NEAR_MISS)" : "new";
+        assert_string_equal(got(p->b, "k"), now);
+        near_drop(p->a, "k", 1);
+        assert_string_equal(got(p->a, "k"), now);
+    }
+    assert_int_equal(stats_of(p->a).loads_unkept, 4);
+}
+
+static void test_foreign_creation_is_not_overwritten(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    struct reader reader;
+    if (p->kind != REDIS)
+        skip();
+    source_init(&s, "loaded");
+    source_hold(&s, 1);
+    reader_start(&reader, p->a, &s, NULL);
+    source_wait_inside(&s, 1);
+    redis_server_command(server, "SET", "k", "foreign", NULL);
+    source_hold(&s, 0);
+    reader_end(&reader);
+    assert_string_equal(redis_server_command(server, "GET", "k", NULL), "foreign");
+    assert_string_equal(redis_server_command(server, "EXISTS", "k:nearcache-lease", NULL), "0");
+}
+
+/* ---------------------------------------------------------------- answers */
+
+static void test_R18_errors_are_not_absence(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    source_init(&s, "one");
+    s.answer = -5;
+    assert_string_equal(load(p->a, "k", &s), "(NEAR_ERR_LOAD)");
+    assert_string_equal(load(p->a, "k", &s), "(NEAR_ERR_LOAD)");
+    assert_int_equal(source_loads(&s), 2);
+    s.answer = NEAR_OK;
+    assert_string_equal(load(p->a, "k", &s), "one");
+    assert_int_equal(stats_of(p->a).loads_failed, 2);
+}
+
+static void test_a_failed_load_wakes_the_next_process(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source failing, good;
+    struct reader first, second;
+    if (!p->b)
+        skip();
+    source_init(&failing, "");
+    source_init(&good, "one");
+    failing.answer = -1;
+    source_hold(&failing, 1);
+    reader_start(&first, p->a, &failing, NULL);
+    source_wait_inside(&failing, 1);
+    reader_start(&second, p->b, &good, NULL);
+    while (stats_of(p->b).load_waits < 1)
+        wait_a_moment();
+    source_hold(&failing, 0);
+    assert_string_equal(reader_end(&first), "(NEAR_ERR_LOAD)");
+    assert_string_equal(reader_end(&second), "one"); /* long before the lease's end */
+}
+
+static void test_R19_absence_is_remembered_until_creation(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    near_load options;
+    near_load_init(&options);
+    options.absent_ms = 1000 * LONG_MS;
+    source_init(&s, "one");
+    s.answer = NEAR_MISS;
+    for (int i = 0; i < 3; i++)
+        assert_string_equal(load_with(p->a, "k", &s, &options), "(NEAR_MISS)");
+    assert_int_equal(source_loads(&s), 1);
+    assert_int_equal(stats_of(p->a).absent_hits, 2);
+    if (p->b) /* the other process learns of it from the server */
+        assert_string_equal(load_with(p->b, "k", &s, &options), "(NEAR_MISS)");
+    assert_int_equal(source_loads(&s), 1);
+    near_cache *writer = p->b ? p->b : p->a;
+    assert_int_equal(set(writer, "k", "made"), NEAR_OK);
+    assert_string_equal(load_with(writer, "k", &s, &options), "made");
+    if (p->b) /* within the bound; here: as soon as its message is there */
+        assert_true(wait_until(strcmp(load_with(p->a, "k", &s, &options), "made") == 0, LONG_MS));
+    assert_int_equal(near_del(writer, "k", 1, NULL), NEAR_OK); /* absence is not remembered over a removal */
+    s.answer = NEAR_OK;
+    assert_string_equal(load_with(writer, "k", &s, &options), "one");
+}
+
+static void test_absence_is_not_remembered_unless_asked(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    source_init(&s, "one");
+    s.answer = NEAR_MISS;
+    assert_string_equal(load(p->a, "k", &s), "(NEAR_MISS)");
+    s.answer = NEAR_OK;
+    assert_string_equal(load(p->a, "k", &s), "one");
+}
+
+static int nonsense(void *arg, const near_load_request *request, near_loaded *loaded)
+{
+    static char large[2048];
+    (void)request;
+    switch (*(int *)arg) {
+    case 0: return NEAR_OK;                                          /* without a value */
+    case 1: return 77;                                               /* what is that? */
+    case 2: return NEAR_UNCHANGED;                                   /* there is no old value */
+    case 3: near_loaded_value(loaded, "v", 1); return NEAR_MISS;     /* both */
+    case 4: near_loaded_value(loaded, "v", 1); near_loaded_ttl(loaded, -1); return NEAR_OK;
+    case 5: near_loaded_value(loaded, NULL, 3); return NEAR_OK;
+    default: near_loaded_value(loaded, large, sizeof(large)); return NEAR_OK; /* above value_max */
+    }
+}
+
+static void test_nonsense_is_told_and_changes_nothing(void **state)
+{
+    near_cache *c = NULL;
+    near_options options;
+    near_value value;
+    (void)state;
+    near_options_init(&options);
+    options.value_max = 1024;
+    assert_int_equal(near_open("memory://nonsense", &options, &c, NULL), NEAR_OK);
+    assert_int_equal(near_wait_ready(c, LONG_MS, NULL), NEAR_OK);
+    for (int i = 0; i <= 6; i++) {
+        assert_int_equal(near_get_or_load(c, "k", 1, nonsense, &i, NULL, &value), i == 6 ? NEAR_ERR_TOO_LARGE : NEAR_ERR_LOADER);
+        assert_string_equal(got(c, "k"), "(NEAR_MISS)");
+    }
+    assert_int_equal(near_loaded_value(NULL, "v", 1), NEAR_ERR_INVALID);
+    assert_int_equal(near_loaded_ttl(NULL, 1), NEAR_ERR_INVALID);
+    assert_int_equal(near_close(c), NEAR_OK);
+}
+
+static void test_bad_arguments(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    near_value value;
+    near_load o;
+    source_init(&s, "one");
+    assert_int_equal(near_get_or_load(NULL, "k", 1, load_from, &s, NULL, &value), NEAR_ERR_INVALID);
+    assert_int_equal(near_get_or_load(p->a, "k", 1, load_from, &s, NULL, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_get_or_load(p->a, NULL, 1, load_from, &s, NULL, &value), NEAR_ERR_INVALID);
+    assert_int_equal(near_get_or_load(p->a, "k", 1, NULL, NULL, NULL, &value), NEAR_ERR_INVALID); /* no loader anywhere */
+    assert_int_equal(near_set_loader(p->a, NULL, NULL, NULL), NEAR_ERR_INVALID);
+    static char key[NEAR_KEY_MAX];
+    assert_int_equal(near_get_or_load(p->a, key, sizeof(key), load_from, &s, NULL, &value), NEAR_ERR_TOO_LARGE);
+    for (int i = 0; i < 6; i++) {
+        near_load_init(&o);
+        if (i == 0) o.ttl_ms = -1;
+        if (i == 1) o.flags = 1u << 31;
+        if (i == 2) o.jitter_permille = 1001;
+        if (i == 3) o.stale_ms = UINT32_MAX;
+        if (i == 4) o.size = 3;
+        if (i == 5) o.ttl_ms = INT64_MAX;
+        assert_int_equal(near_get_or_load(p->a, "k", 1, load_from, &s, &o, &value), NEAR_ERR_INVALID);
+        assert_int_equal(near_set_loader(p->a, load_from, &s, &o), NEAR_ERR_INVALID);
+    }
+    assert_int_equal(source_loads(&s), 0);
+}
+
+static void test_the_cache_s_own_loader(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source first, second;
+    near_value value;
+    source_init(&first, "first");
+    source_init(&second, "second");
+    assert_int_equal(near_set_loader(p->a, load_from, &first, NULL), NEAR_OK);
+    assert_int_equal(near_get_or_load(p->a, "x", 1, NULL, NULL, NULL, &value), NEAR_OK);
+    assert_memory_equal(value.data, "first", 5);
+    assert_int_equal(value.source, NEAR_FROM_LOADER);
+    near_release(&value);
+    assert_int_equal(near_set_loader(p->a, load_from, &second, NULL), NEAR_OK);
+    assert_int_equal(near_get_or_load(p->a, "y", 1, NULL, NULL, NULL, &value), NEAR_OK);
+    assert_memory_equal(value.data, "second", 6);
+    near_release(&value);
+}
+
+/* A loader may load another key by the same cache, with one thread for all loaders. */
+static near_cache *nested_cache;
+static int nested(void *arg, const near_load_request *request, near_loaded *loaded)
+{
+    near_value inner;
+    int status = near_get_or_load(nested_cache, "inner", 5, load_from, arg, NULL, &inner);
+    (void)request;
+    if (status == NEAR_OK)
+        near_loaded_value(loaded, inner.data, inner.size);
+    near_release(&inner);
+    return status;
+}
+static void test_a_loader_may_load(void **state)
+{
+    struct source s;
+    near_value value;
+    (void)state;
+    source_init(&s, "inner value");
+    assert_int_equal(near_open("memory://nested?load_threads=1", NULL, &nested_cache, NULL), NEAR_OK);
+    assert_int_equal(near_wait_ready(nested_cache, LONG_MS, NULL), NEAR_OK);
+    assert_int_equal(near_get_or_load(nested_cache, "outer", 5, nested, &s, NULL, &value), NEAR_OK);
+    assert_int_equal(value.size, 11);
+    near_release(&value);
+    assert_int_equal(near_close(nested_cache), NEAR_OK);
+}
+
+/* ---------------------------------------------------------------- memory */
+
+static void test_every_allocation_may_fail(void **state)
+{
+    (void)state;
+    for (size_t n = 1;; n++) {
+        struct allocfail hooks;
+        struct source s;
+        near_options options;
+        near_cache *c = NULL;
+        near_value value = {0};
+        near_load brief;
+        near_load_init(&brief);
+        brief.lease_ms = 20; /* one that could not even be given back ends by itself */
+        allocfail_init(&hooks);
+        near_options_init(&options);
+        options.allocator = hooks.hooks;
+        source_init(&s, "one");
+        assert_int_equal(near_open("memory://nomem", &options, &c, NULL), NEAR_OK);
+        assert_int_equal(near_wait_ready(c, LONG_MS, NULL), NEAR_OK);
+        allocfail_at(&hooks, n);
+        int status = near_get_or_load(c, "k", 1, load_from, &s, &brief, &value);
+        uint64_t failed = allocfail_struck(&hooks);
+        allocfail_at(&hooks, 0);
+        near_release(&value);
+        assert_true(status == NEAR_OK || status == NEAR_ERR_NOMEM || status == NEAR_ERR_LOAD);
+        assert_string_equal(load(c, "k", &s), "one"); /* nothing is broken */
+        assert_int_equal(near_close(c), NEAR_OK);
+        assert_int_equal(allocfail_blocks(&hooks), 0);
+        if (!failed)
+            break;
+    }
+}
+
+/* ---------------------------------------------------------------- arithmetic */
+
+static void test_early_refresh_has_the_chance_of_xfetch(void **state)
+{
+    int64_t age = -1;
+    int early = 0;
+    uint64_t random = 42;
+    (void)state;
+    enum { TRIES = 200000 };
+    for (int i = 0; i < TRIES; i++) {
+        random = random * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        /* 200 ms left, loads take 100 ms, beta 1: exp(-2) = 0.1353 */
+        early += near__fresh(0, 200 * NEAR_NS_PER_MS, 0, 100 * NEAR_NS_PER_MS, 1000, random, &age) == NEAR_FRESH_EARLY;
+    }
+    assert_in_range(early, TRIES * 0.130, TRIES * 0.141);
+    assert_int_equal(near__fresh(0, 200, 0, 0, 1000, 0, &age), NEAR_FRESH);      /* nothing was measured yet */
+    assert_int_equal(near__fresh(0, 200, 0, 1000000, 0, 0, &age), NEAR_FRESH);   /* switched off */
+    assert_int_equal(near__fresh(250, 300, 100, 0, 1000, 0, &age), NEAR_FRESH_OLD);
+    assert_int_equal(age, 50);
+    assert_int_equal(near__fresh(INT64_MAX / 2, NEAR_NEVER, 100, 1, 1000, 0, &age), NEAR_FRESH);
+}
+
+static void test_jitter_only_shortens(void **state)
+{
+    int64_t least = INT64_MAX, most = 0;
+    uint64_t random = 7;
+    (void)state;
+    for (int i = 0; i < 10000; i++) {
+        random = random * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        int64_t ttl = near__jittered(10000, 100, random >> 16);
+        least = ttl < least ? ttl : least;
+        most = ttl > most ? ttl : most;
+    }
+    assert_in_range(least, 9000, 9010);
+    assert_in_range(most, 9990, 10000);
+    assert_int_equal(near__jittered(1, 1000, 1), 1);
+}
+
+#define ON(kind, f) cmocka_unit_test_setup_teardown(f, setup_##kind, teardown)
+#define ON_ALL(f) {#f " memory", f, setup_memory, teardown, NULL}, {#f " local", f, setup_local, teardown, NULL}, \
+                  {#f " redis", f, setup_redis, teardown, NULL}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        ON_ALL(test_loads_once_and_keeps),
+        ON_ALL(test_R16_threads_share_one_load),
+        ON_ALL(test_R16_processes_share_one_load),
+        ON_ALL(test_R17_get_after_a_write_does_not_join_an_older_load),
+        ON_ALL(test_R17_get_after_a_removal_loads_again),
+        ON_ALL(test_R01_fill_does_not_overwrite_another_process_s_write),
+        ON_ALL(test_foreign_creation_is_not_overwritten),
+        ON_ALL(test_R18_errors_are_not_absence),
+        ON_ALL(test_a_failed_load_wakes_the_next_process),
+        ON_ALL(test_R19_absence_is_remembered_until_creation),
+        ON_ALL(test_absence_is_not_remembered_unless_asked),
+        ON_ALL(test_bad_arguments),
+        ON_ALL(test_the_cache_s_own_loader),
+        cmocka_unit_test(test_nonsense_is_told_and_changes_nothing),
+        cmocka_unit_test(test_a_loader_may_load),
+        cmocka_unit_test(test_every_allocation_may_fail),
+        cmocka_unit_test(test_early_refresh_has_the_chance_of_xfetch),
+        cmocka_unit_test(test_jitter_only_shortens),
+    };
+    server = redis_server_available() ? redis_server_start(NULL) : NULL;
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    redis_server_free(server);
+    return failed;
+}
