@@ -131,7 +131,8 @@ typedef enum near_policy {
     NEAR_POLICY_S3FIFO = 1,         /* new keys in a small queue, proven ones in a large one: withstands scans */
     NEAR_POLICY_RANDOM = 2,         /* any */
     NEAR_POLICY_VOLATILE_LRU = 3,   /* as LRU, but only what has a time to live; when nothing has, nothing is kept in addition */
-    NEAR_POLICY_VOLATILE_RANDOM = 4 /* any that has a time to live; likewise */
+    NEAR_POLICY_VOLATILE_RANDOM = 4, /* any that has a time to live; likewise */
+    NEAR_POLICY_ADAPTIVE = 5        /* LRU or S3FIFO, whichever answers more of a sample of the reads */
 } near_policy;
 
 /* Who else writes the keys. */
@@ -711,6 +712,8 @@ typedef struct near_stats {
     uint64_t source_lag_ms; /* gauge: age of the oldest update that its source does not have */
     uint64_t source_accepted, source_stored, source_coalesced, source_batches, source_retried;
     uint64_t source_refused, source_dead_letters, source_forgotten;
+    uint32_t policy;     /* a near_policy: the option */
+    uint32_t policy_now; /* with NEAR_POLICY_ADAPTIVE the one that is being followed */
 } near_stats;
 
 /* Fills a snapshot; the counters are not from one instant.  stats->size must be set. */

@@ -73,7 +73,7 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
     X(tls_server_name, OPTIONAL_TEXT, "", 0, 255, "", 0,                                                               \
       "Name asked for and checked in the server's certificate; unset: the URI's host.")                                \
     X(tls_verify, BOOLEAN, "yes", 0, 1, "", 0, "Verify the server's certificate and name.")                            \
-    X(policy, CHOICE, "lru", 0, 4, "lru|s3fifo|random|volatile-lru|volatile-random", 0,                                \
+    X(policy, CHOICE, "lru", 0, 5, "lru|s3fifo|random|volatile-lru|volatile-random|adaptive", 0,                       \
       "What makes room in the local tier when it is full; what has expired always goes first.")                        \
     X(track, CHOICE, "none", 0, 1, "none|bcast", 0,                                                                    \
       "Who else writes the keys: nobody, or anybody (bcast: the server reports every write, expiry and flush).")\

@@ -117,6 +117,7 @@ static enum near__local_result get_locally(struct near__impl *impl, struct near_
             result = NEAR_LOCAL_ABSENT; /* no memory for a copy */
     }
     near__hit_count(reader, result);
+    near__hit_show(impl->local, reader, key, key_size, entry, result);
     if (started_ns && result == NEAR_LOCAL_HIT)
         near__local_time_hit(reader, near__now(&impl->clock) - started_ns);
     return result;

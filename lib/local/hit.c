@@ -122,29 +122,34 @@ static enum near__local_result hand_out(struct near__local *local, struct near__
     return near__hit_hold(local, reader, entry, &view->pin, &view->data) ? result : NEAR_LOCAL_ABSENT;
 }
 
+/* Steps 1 to 4 and the view, in a section of the caller's. */
 static enum near__local_result find(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
-                                    int64_t bound_ns, int64_t stale_ns, struct near__view *view)
+                                    int64_t bound_ns, int64_t stale_ns, struct near__view *view, struct near__entry **ret_entry)
 {
-    struct near__entry *entry;
-    near__rcu_enter();
-    enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, &entry);
-    result = hand_out(local, reader, entry, result, view);
-    near__rcu_leave();
-    return result;
+    enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, ret_entry);
+    return hand_out(local, reader, *ret_entry, result, view);
 }
 
 enum near__local_result near__local_get(struct near__local *local, struct near__reader *reader, const void *key,
                                         size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view)
 {
-    enum near__local_result result = find(local, reader, key, key_size, bound_ns, stale_ns, view);
+    struct near__entry *entry;
+    near__rcu_enter();
+    enum near__local_result result = find(local, reader, key, key_size, bound_ns, stale_ns, view, &entry);
     near__hit_count(reader, result);
+    near__hit_show(local, reader, key, key_size, entry, result);
+    near__rcu_leave();
     return result;
 }
 
 enum near__local_result near__local_look(struct near__local *local, struct near__reader *reader, const void *key,
                                          size_t key_size, struct near__view *view)
 {
-    return find(local, reader, key, key_size, NEAR_NEVER, 0, view);
+    struct near__entry *entry;
+    near__rcu_enter();
+    enum near__local_result result = find(local, reader, key, key_size, NEAR_NEVER, 0, view, &entry);
+    near__rcu_leave();
+    return result;
 }
 
 enum near__local_result near__local_copy(struct near__local *local, struct near__reader *reader, const void *key,
@@ -160,6 +165,7 @@ enum near__local_result near__local_copy(struct near__local *local, struct near_
             memcpy(buffer, near__entry_value(entry), view->size < capacity ? view->size : capacity);
     }
     near__hit_count(reader, result);
+    near__hit_show(local, reader, key, key_size, entry, result);
     near__rcu_leave();
     return result;
 }
@@ -232,6 +238,7 @@ static void get_batch(struct near__local *local, struct near__reader *reader, co
             results[i] = near__hit_judge(local, entry, demand);                                   /* 3, 4 again */
         results[i] = hand_out(local, reader, entry, results[i], &views[i]);
         near__hit_count(reader, results[i]);
+        near__hit_show(local, reader, keys[i].key, keys[i].size, entry, results[i]);
     }
 }
 

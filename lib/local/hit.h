@@ -5,6 +5,7 @@
 #ifndef NEAR_LOCAL_HIT_H
 #define NEAR_LOCAL_HIT_H
 #include "local/rcu.h"
+#include "local/tap.h"
 #include "local/tier.h"
 
 #define near__likely(x) __builtin_expect(!!(x), 1)
@@ -66,6 +67,14 @@ static inline void near__hit_count(struct near__reader *reader, enum near__local
         near__hit_count_miss(reader, result);
 }
 
+/* Shows the read to those who learn from requests, if there are any. */
+static inline void near__hit_show(const struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
+                                  const struct near__entry *entry, enum near__local_result result)
+{
+    if (near__unlikely(local->taps))
+        near__tap_read(local, reader, key, key_size, near__hit_is_served(result) ? entry : NULL);
+}
+
 /* Steps 1 to 4; *ret_entry is set when one was found, served or not.  Counts nothing. */
 static inline enum near__local_result near__hit_look(struct near__local *local, const void *key, size_t key_size,
                                                      int64_t bound_ns, int64_t stale_ns, struct near__entry **ret_entry)
@@ -124,6 +133,8 @@ static inline __attribute__((always_inline)) struct near__entry *near__hit_plain
                                                                                  size_t key_size, int is_short)
 {
     uint64_t hash = is_short ? near__hash_short(key, key_size, &local->index.flips) : near__hash(key, key_size, local->index.seed);
+    if (near__unlikely(near__tap_wants(local, hash))) /* the long way shows it */
+        return NULL;
     NEAR_STEP();
     /* acquire: the entry is looked at after it; pairs with near__local_prove */
     int64_t fresh = atomic_load_explicit(&local->gate.fresh_ticks, memory_order_acquire);         /* 1 */

@@ -99,6 +99,7 @@ static void tend(struct near__local *local, int sweep, int whole)
     sweep_eras(local);
     if (sweep && atomic_load_explicit(&local->perishable, memory_order_relaxed)) /* relaxed: seen soon enough */
         near__sweep(local, whole);
+    near__tap_learn_all(local);
     near__queues_adapt(local);
     near__tables_adapt(local);
     near__reclaim(local);

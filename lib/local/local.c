@@ -9,6 +9,7 @@
  * then nothing stays (I5).  A reply that is not kept counts as one that fails.  What positions say still holds, too: messages and
  * acknowledged writes have them. */
 #include "local/rcu.h"
+#include "local/tap.h"
 #include "local/tier.h"
 
 #include "base/random.h"
@@ -69,7 +70,8 @@ static enum near__rule rule_of(near_policy policy)
                                             [NEAR_POLICY_S3FIFO] = NEAR_RULE_S3FIFO,
                                             [NEAR_POLICY_RANDOM] = NEAR_RULE_RANDOM,
                                             [NEAR_POLICY_VOLATILE_LRU] = NEAR_RULE_VOLATILE_LRU,
-                                            [NEAR_POLICY_VOLATILE_RANDOM] = NEAR_RULE_VOLATILE_RANDOM};
+                                            [NEAR_POLICY_VOLATILE_RANDOM] = NEAR_RULE_VOLATILE_RANDOM,
+                                            [NEAR_POLICY_ADAPTIVE] = NEAR_RULE_LRU};
     return rules[policy];
 }
 
@@ -84,7 +86,8 @@ static struct near__local *make(const struct near__local_config *config)
     local->alloc = config->alloc;
     local->log = config->log;
     local->value_max = config->value_max;
-    local->queues = config->policy == NEAR_POLICY_S3FIFO;
+    local->policy = config->policy;
+    local->queues = config->policy == NEAR_POLICY_S3FIFO || config->policy == NEAR_POLICY_ADAPTIVE;
     /* relaxed: nobody else is here yet */
     atomic_store_explicit(&local->rule, rule_of((near_policy)config->policy), memory_order_relaxed);
     local->foreign = config->foreign;
@@ -135,6 +138,8 @@ int near__local_open(const struct near__local_config *config, struct near__local
         status = near__tables_open(local);
     if (status == NEAR_OK)
         status = near__queues_open(local);
+    if (status == NEAR_OK)
+        status = near__tap_open(local, config);
     if (status == NEAR_OK && !config->manual)
         status = near__keeper_start(local);
     if (status != NEAR_OK) {
@@ -154,6 +159,7 @@ void near__local_close(struct near__local *local)
     near__reclaim_close(local);
     near__pins_close(local);
     near__queues_close(local);
+    near__tap_close(local);
     near__readers_free(local);
     near__free(local->alloc, local->index.stripes);
     near__free(local->alloc, local->memory);
@@ -327,12 +333,21 @@ static int install(struct near__local *local, struct near__entry *entry, const s
     return kept;
 }
 
+static void tap(struct near__local *local, struct near__reader *reader, const struct offer *offer)
+{
+    if (near__tap_wants(local, offer->hash))
+        near__tap_note(reader, offer->hash, NEAR_SEEN_FILL, offer->key_size + offer->value_size);
+    if (local->taps)
+        near__tap_learn(local, reader);
+}
+
 /* NEAR_COUNT_FILLS, or how it was refused. */
 static enum near__count try_install(struct near__local *local, struct near__reader *reader, const struct offer *offer)
 {
     int64_t cost;
     if ((int64_t)offer->value_size > value_limit(local) || offer->key_size > UINT16_MAX)
         return NEAR_COUNT_REFUSED_SPACE;
+    tap(local, reader, offer);
     struct near__entry *entry = obtain(local, reader, sizeof(*entry) + offer->key_size + offer->value_size, &cost);
     if (!entry)
         return NEAR_COUNT_REFUSED_SPACE;
@@ -535,6 +550,14 @@ static uint64_t gauge_of(const _Atomic(int64_t) *gauge)
     return now > 0 ? (uint64_t)now : 0;
 }
 
+static uint32_t policy_now(const struct near__local *local)
+{
+    if (local->policy != NEAR_POLICY_ADAPTIVE)
+        return local->policy;
+    /* relaxed: statistics */
+    return atomic_load_explicit(&local->rule, memory_order_relaxed) == NEAR_RULE_S3FIFO ? NEAR_POLICY_S3FIFO : NEAR_POLICY_LRU;
+}
+
 void near__local_stats(struct near__local *local, near_stats *stats)
 {
     uint64_t entries_max = gauge_of(&local->budget.entries_max);
@@ -551,5 +574,7 @@ void near__local_stats(struct near__local *local, near_stats *stats)
     stats->drops = count_of(&local->ended[NEAR_WHY_DROPPED]);
     stats->invalidations_absent = count_of(&local->absent);
     stats->invalidations_older = count_of(&local->older);
+    stats->policy = local->policy;
+    stats->policy_now = policy_now(local);
     stats_of_reads(local, stats);
 }

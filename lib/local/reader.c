@@ -91,13 +91,14 @@ static void leave_all(void *unused)
 
 static struct near__reader *make(struct near__local *local)
 {
-    size_t size = sizeof(struct near__reader) + 63;
+    size_t tap = local->taps ? near__tap_size() : 0, size = sizeof(struct near__reader) + tap + 63;
     void *memory = near__alloc_zero(local->alloc, size);
     if (!memory)
         return NULL;
     struct near__reader *reader = (struct near__reader *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
     reader->memory = memory;
     reader->local = local;
+    reader->tap = tap ? (struct near__tap *)(void *)(reader + 1) : NULL; /* on lines of its own, too */
     reader->pins_free = UINT64_MAX;
     reader->sampler.random = local->index.seed ^ (uint64_t)(uintptr_t)reader;
     near__budget_charge(local, (int64_t)near__alloc_cost(local->alloc, memory, size));

@@ -14,6 +14,8 @@
 #define NEAR_POOL 16 /* see evict.c */
 #define NEAR_TIMED_HITS 512
 
+struct near__tap;
+
 /* What one thread knows about good victims: see evict.c. */
 struct near__candidate {
     _Atomic(uint64_t) *slot;
@@ -42,6 +44,7 @@ struct near__reader {
     struct near__reader *next;                    /* (p) all of the tier */
     struct near__reader *mate, **mate_link;       /* (m) all of the thread; mate_link NULL: nobody's */
     void *memory;                                 /* (i) */
+    struct near__tap *tap;                        /* (i) NULL if nobody learns from requests: tap.c */
     _Atomic(uint32_t) hit_ns[NEAR_TIMED_HITS];    /* (w) relaxed: statistics; 0: none yet */
 };
 

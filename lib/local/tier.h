@@ -15,6 +15,8 @@
 struct near__table; /* migrate.c */
 struct near__block; /* pins.c */
 struct near__ghosts; /* queues.c */
+struct near__shadow; /* shadow.c */
+struct near__local_config;
 
 /* Everything the tier has allocated, in bytes as the allocator really takes them.
  *
@@ -57,13 +59,16 @@ struct near__local {
     int64_t opened_ns, lag_ns;
     int64_t idle_unit_ns; /* what a tick means when there is an idle limit; otherwise 0 */
     uint16_t idle_ticks;
+    uint16_t taps;        /* (i) readers have rings: see tap.c */
     uint64_t serial; /* never used twice in the process */
     _Alignas(64) _Atomic(uint32_t) tick; /* see order.h */
     _Atomic(uint32_t) era;               /* raised by near__local_clear */
+    _Atomic(uint64_t) tap_below;         /* reads of keys with a lower hash are noted; 0: none */
     struct near__gate gate;
 
     struct near__budget budget;
 
+    uint32_t policy;                         /* (i) a near_policy */
     int queues;                              /* (i) the policy has them: everything below is in use */
     _Atomic(uint32_t) rule;                  /* in force now: a near__rule */
     _Alignas(64) _Atomic(int64_t) queue_bytes[2]; /* of live entries; [1]: of the main queue */
@@ -75,6 +80,9 @@ struct near__local {
     _Atomic(uint64_t) absent, older;                  /* invalidations that found nothing, or something newer */
     _Atomic(uint32_t) perishable;                     /* something may expire: the keeper sweeps */
     _Atomic(uint32_t) era_swept;                      /* no entry of an earlier era than this is left */
+
+    struct near__shadow *shadow;    /* under tap_busy; NULL: the rule never changes */
+    _Atomic(uint32_t) tap_busy;
 
     const struct near__alloc *alloc;
     const struct near__log *log;
@@ -155,6 +163,16 @@ void near__queue_leave(struct near__local *local, struct near__entry *entry, int
 void near__queue_promote(struct near__local *local, struct near__entry *entry, uint32_t word, uint16_t tick);
 /* One more turn in the main queue, of an entry that was used in the last one or has worth left. */
 void near__queue_turn(struct near__entry *entry, uint32_t word, uint16_t tick, int used);
+
+/* ---------------------------------------------------------------- learning from requests (tap.c) */
+
+int near__tap_open(struct near__local *local, const struct near__local_config *config); /* NEAR_OK or NEAR_ERR_NOMEM */
+void near__tap_close(struct near__local *local);
+/* A reader's ring: zeroed memory of that size, whole lines. */
+size_t near__tap_size(void);
+/* Learns from what a reader, or all of them, have noted, if nobody else is at it.  Never waits. */
+void near__tap_learn(struct near__local *local, struct near__reader *reader);
+void near__tap_learn_all(struct near__local *local);
 
 /* ---------------------------------------------------------------- tables (migrate.c) */
 

@@ -8,7 +8,7 @@
 
 #include "nearcache.h"
 
-enum kind { GAUGE, COUNTER, SIGNED_GAUGE, FLAG, QUANTILES };
+enum kind { GAUGE, COUNTER, SIGNED_GAUGE, FLAG, QUANTILES, POLICY };
 
 struct row {
     const char *section; /* of INFO; NULL: as the row before */
@@ -28,6 +28,8 @@ static const struct row rows[] = {
     ROW(NULL, local_index_bytes, GAUGE, "Bytes of the index."),
     ROW(NULL, local_retired_bytes, GAUGE, "Bytes unlinked and not yet reclaimed."),
     ROW(NULL, local_resize_permille, GAUGE, "Progress of a running resize; 1000 when none runs."),
+    ROW(NULL, policy, POLICY, "What makes room when the local tier is full."),
+    ROW(NULL, policy_now, POLICY, "The policy being followed: policy, or what adaptive has chosen."),
     ROW("Reads", gets, COUNTER, "Reads."),
     ROW(NULL, local_hits, COUNTER, "Reads answered by the local tier."),
     ROW(NULL, local_misses, COUNTER, "Reads not answered by the local tier."),
@@ -141,6 +143,20 @@ static uint64_t number_of(const near_stats *stats, const struct row *row, const 
     return (uint64_t)0 - (uint64_t)number;
 }
 
+static const char *policy_of(const near_stats *stats, const struct row *row)
+{
+    static const char *const names[] = {
+        [NEAR_POLICY_LRU] = "lru",
+        [NEAR_POLICY_S3FIFO] = "s3fifo",
+        [NEAR_POLICY_RANDOM] = "random",
+        [NEAR_POLICY_VOLATILE_LRU] = "volatile-lru",
+        [NEAR_POLICY_VOLATILE_RANDOM] = "volatile-random",
+        [NEAR_POLICY_ADAPTIVE] = "adaptive",
+    };
+    uint32_t policy = *(const uint32_t *)(const void *)((const char *)stats + row->offset);
+    return policy < sizeof(names) / sizeof(names[0]) ? names[policy] : "unknown";
+}
+
 static const near_quantiles *quantiles_of(const near_stats *stats, const struct row *row)
 {
     return (const near_quantiles *)(const void *)((const char *)stats + row->offset);
@@ -155,6 +171,10 @@ static void info_row(struct text *text, const near_stats *stats, const struct ro
         const near_quantiles *q = quantiles_of(stats, row);
         put(text, "%s:count=%" PRIu64 ",p50=%" PRIu64 ",p90=%" PRIu64 ",p99=%" PRIu64 ",p999=%" PRIu64 ",max=%" PRIu64 "\r\n",
             row->name, q->count, q->p50, q->p90, q->p99, q->p999, q->max);
+        return;
+    }
+    if (row->kind == POLICY) {
+        put(text, "%s:%s\r\n", row->name, policy_of(stats, row));
         return;
     }
     uint64_t number = number_of(stats, row, &sign);
@@ -201,6 +221,10 @@ static void render_json(struct text *text, const near_stats *stats, const char *
                 row->name, q->count, q->p50, q->p90, q->p99, q->p999, q->max);
             continue;
         }
+        if (row->kind == POLICY) {
+            put(text, ",\"%s\":\"%s\"", row->name, policy_of(stats, row));
+            continue;
+        }
         uint64_t number = number_of(stats, row, &sign);
         put(text, ",\"%s\":%s%" PRIu64, row->name, sign, number);
     }
@@ -231,6 +255,12 @@ static void metrics_row(struct text *text, const near_stats *stats, const struct
         put(text, "nearcache_%s_count{cache=\"", row->name);
         put_escaped(text, name, 0);
         put(text, "\"} %" PRIu64 "\n", q->count);
+        return;
+    }
+    if (row->kind == POLICY) { /* a label, as OpenMetrics has states */
+        put(text, "nearcache_%s{cache=\"", row->name);
+        put_escaped(text, name, 0);
+        put(text, "\",policy=\"%s\"} 1\n", policy_of(stats, row));
         return;
     }
     uint64_t number = number_of(stats, row, &sign);

@@ -185,7 +185,7 @@ static void test_direct_assignments_are_checked_too(void **state)
     REFUSED(bound_ms, UINT32_MAX);
     REFUSED(unproven, 3);
     REFUSED(tls_verify, 2);
-    REFUSED(policy, 5);
+    REFUSED(policy, 6);
     REFUSED(connections, 0);
     REFUSED(connections, 65);
     REFUSED(value_max, (uint64_t)NEAR_VALUE_MAX + 1);

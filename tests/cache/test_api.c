@@ -654,6 +654,7 @@ static void test_statistics_add_up(void **state)
         size_t length = near_stats_render(&s, (near_format)format, "a\"b\\c\n", text, sizeof(text));
         assert_int_equal(length, strlen(text));
         assert_non_null(strstr(text, "local_hits"));
+        assert_non_null(strstr(text, "lru"));
         char small[10];
         assert_int_equal(near_stats_render(&s, (near_format)format, "a\"b\\c\n", small, sizeof(small)), length);
         assert_int_equal(small[9], 0);

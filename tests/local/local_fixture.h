@@ -25,7 +25,8 @@
 #define MS NEAR_NS_PER_MS
 #define SEC NEAR_NS_PER_S
 #define ANY_BOUND NEAR_NEVER
-#define NEAR_POLICIES (NEAR_POLICY_VOLATILE_RANDOM + 1)
+#define NEAR_POLICIES (NEAR_POLICY_ADAPTIVE + 1)
+#define IS_VOLATILE(policy) ((policy) == NEAR_POLICY_VOLATILE_LRU || (policy) == NEAR_POLICY_VOLATILE_RANDOM)
 
 struct fixture {
     _Atomic(int64_t) now_ns;

@@ -86,7 +86,7 @@ static void test_F_the_budget_holds_with_every_policy(void **state)
 {
     (void)state;
     for (policy = 1; policy < NEAR_POLICIES; policy++) {
-        ttl_ms = policy >= NEAR_POLICY_VOLATILE_LRU ? 1000000 : -1; /* else nothing would make room */
+        ttl_ms = IS_VOLATILE(policy) ? 1000000 : -1; /* else nothing would make room */
         fill_all_sizes();
     }
     policy = NEAR_POLICY_LRU;

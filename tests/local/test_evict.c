@@ -119,7 +119,7 @@ static uint32_t play_policy(uint32_t policy, const uint32_t *trace, uint32_t cou
         }
         struct near__ticket t = near__local_ticket(f.local, &trace[i], 4);
         near__local_install(f.local, f.reader, t, &trace[i], 4, value, value_size, i + 1,
-                            policy >= NEAR_POLICY_VOLATILE_LRU ? 1000000 : -1, near__now(&f.clock));
+                            IS_VOLATILE(policy) ? 1000000 : -1, near__now(&f.clock));
         if (value_size > 1000 || i % 256 == 0)
             near__local_keep(f.local);
         assert_true(stats_of(&f).local_entries <= room || !room);
@@ -352,6 +352,81 @@ static void test_s3fifo_ghosts_follow_the_number_of_entries(void **state)
     fixture_close(&f);
 }
 
+/* ---------------------------------------------------------------- adaptive */
+
+/* Keys come and go: what was used last is used next, with an exponential distance.  Here LRU is at its best. */
+static uint32_t *make_drifting(uint32_t count, double reach, uint64_t seed)
+{
+    uint32_t *trace = malloc(count * sizeof(*trace));
+    for (uint32_t i = 0; i < count; i++) {
+        double u = ((double)(near__random_next(&seed) >> 11) + 1) * 0x1p-53;
+        trace[i] = 1000000 + i / 20 + (uint32_t)(-log(u) * reach);
+    }
+    return trace;
+}
+
+static void follow(const char *what, uint32_t *trace, uint32_t count, uint32_t room)
+{
+    uint32_t entries;
+    double base = (count - count / 4) / 100.0;
+    double lru = play(trace, count, room, 5, &entries) / base;
+    double s3fifo = play_policy(NEAR_POLICY_S3FIFO, trace, count, room, 5, &entries) / base;
+    double adaptive = play_policy(NEAR_POLICY_ADAPTIVE, trace, count, room, 5, &entries) / base;
+    print_message("# %s, room for %u: lru %.2f %%, s3fifo %.2f %%, adaptive %.2f %%\n", what, room, lru, s3fifo, adaptive);
+    assert_true(adaptive > lru - 0.5);
+    assert_true(adaptive > (lru + s3fifo) / 2 || fabs(lru - s3fifo) < 1); /* else either will do */
+    free(trace);
+}
+
+static void test_adaptive_follows_the_better_policy(void **state)
+{
+    const uint32_t count = SCALE(400000, 100000);
+    (void)state;
+    follow("zipf", make_zipf(20000, count, 0.9, 50), count, 100);
+    follow("zipf", make_zipf(20000, count, 0.9, 51), count, 3000); /* a sample of the keys decides */
+    follow("scans", make_scanned(10000, count, 52), count, 500);
+    follow("scans", make_scanned(10000, count, 53), count, 3000);
+    follow("drift", make_drifting(count, 300, 54), count, 500);
+    follow("drift", make_drifting(count, 300, 55), count, 1000);
+    follow("wide drift", make_drifting(count, 3000, 56), count, 5000);
+    uint32_t *shift = make_zipf(5000, count, 0.8, 57);
+    for (uint32_t i = 0; i < count; i++)
+        shift[i] += i / 20000 * 1250;
+    follow("shift", shift, count, 800);
+}
+
+static uint32_t rule_after(struct fixture *f, const uint32_t *trace, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct near__view view;
+        if (near__local_copy(f->local, f->reader, &trace[i], 4, ANY_BOUND, 0, NULL, 0, &view) == NEAR_LOCAL_HIT)
+            continue;
+        struct near__ticket t = near__local_ticket(f->local, &trace[i], 4);
+        near__local_install(f->local, f->reader, t, &trace[i], 4, "v", 1, stats_of(f).fills + 1, -1, near__now(&f->clock));
+    }
+    return stats_of(f).policy_now;
+}
+
+static void test_adaptive_changes_its_mind(void **state)
+{
+    const uint32_t count = 100000;
+    uint32_t *scans = make_scanned(10000, count, 58), *drift = make_drifting(count, 300, 59);
+    struct fixture f;
+    (void)state;
+    fixture_init(&f);
+    f.config.entries_max = 1000;
+    f.config.policy = NEAR_POLICY_ADAPTIVE;
+    fixture_start(&f);
+    assert_int_equal(stats_of(&f).policy, NEAR_POLICY_ADAPTIVE);
+    assert_int_equal(stats_of(&f).policy_now, NEAR_POLICY_LRU);
+    assert_int_equal(rule_after(&f, scans, count), NEAR_POLICY_S3FIFO);
+    assert_int_equal(rule_after(&f, drift, count), NEAR_POLICY_LRU);
+    assert_int_equal(rule_after(&f, scans, count), NEAR_POLICY_S3FIFO);
+    fixture_close(&f);
+    free(scans);
+    free(drift);
+}
+
 /* ---------------------------------------------------------------- all of them */
 
 static void expired_first(uint32_t policy)
@@ -413,6 +488,8 @@ int main(void)
         cmocka_unit_test(test_s3fifo_takes_an_invalidated_main_entry_back_into_main),
         cmocka_unit_test(test_s3fifo_ghosts_follow_the_number_of_entries),
         cmocka_unit_test(test_random_evicts_anything),
+        cmocka_unit_test(test_adaptive_follows_the_better_policy),
+        cmocka_unit_test(test_adaptive_changes_its_mind),
         cmocka_unit_test(test_volatile_policies_spare_what_has_no_time_to_live),
         cmocka_unit_test(test_expired_entries_go_before_live_ones),
         cmocka_unit_test(test_one_entry_of_room_holds_the_last_one),

@@ -34,6 +34,7 @@ struct world {
     int status;
 };
 static struct world world;
+static uint32_t policy; /* of the caches opened */
 
 /* Allocations of the calling thread: the library's own threads may allocate whenever they like. */
 static __thread unsigned long allocations;
@@ -68,6 +69,7 @@ static void open_filled(void)
     near_options_init(&options);
     options.allocator = (near_allocator){count_allocate, count_reallocate, count_release, NULL};
     options.local_bytes = 16 << 20;
+    options.policy = policy;
     if (near_open("local:", &options, &world.cache, NULL) != NEAR_OK)
         abort();
     present_count = 0;
@@ -95,6 +97,7 @@ static void prepare(void *arg)
     near_options options;
     near_options_init(&options);
     options.local_bytes = 16 << 20;
+    options.policy = policy;
     if (near_open("local:", &options, &w->cache, NULL) != NEAR_OK)
         _exit(1);
     near_set(w->cache, "0123456789abcdef", 16, value, sizeof(value), NULL, NULL);
@@ -172,6 +175,18 @@ static void test_A_copied_hit_executes_no_locked_instruction_and_no_system_call(
     if (INSTRUMENTED)
         skip();
     is_lock_free_and_short("near_get_copy of 100 bytes", copies_64, GET_COPY_MAX);
+}
+
+/* Here every hit is shown to those who learn from requests, until the ring is full and after. */
+#define GET_AND_NOTE_MAX 730
+static void test_A_so_does_a_hit_that_is_learnt_from(void **state)
+{
+    (void)state;
+    if (INSTRUMENTED)
+        skip();
+    policy = NEAR_POLICY_ADAPTIVE;
+    is_lock_free_and_short("near_get, noted, and near_release", hits_64, GET_AND_NOTE_MAX);
+    policy = NEAR_POLICY_LRU;
 }
 
 static void one_set(void *arg)
@@ -333,9 +348,8 @@ static size_t both_wrote(pid_t child, uintptr_t *common, size_t common_count, in
     return kept;
 }
 
-static void test_A_hits_of_two_threads_write_no_common_cache_line(void **state)
+static void hits_of_two_threads(void)
 {
-    (void)state;
     static uintptr_t common[LINES];
     size_t count = 0;
     if (INSTRUMENTED)
@@ -362,14 +376,30 @@ static void test_A_hits_of_two_threads_write_no_common_cache_line(void **state)
     assert_int_equal(count, 0);
 }
 
+static void test_A_hits_of_two_threads_write_no_common_cache_line(void **state)
+{
+    (void)state;
+    hits_of_two_threads();
+}
+
+static void test_A_nor_do_hits_that_are_learnt_from(void **state)
+{
+    (void)state;
+    policy = NEAR_POLICY_ADAPTIVE;
+    hits_of_two_threads();
+    policy = NEAR_POLICY_LRU;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_A_hit_executes_no_locked_instruction_and_no_system_call),
         cmocka_unit_test(test_A_copied_hit_executes_no_locked_instruction_and_no_system_call),
+        cmocka_unit_test(test_A_so_does_a_hit_that_is_learnt_from),
         cmocka_unit_test(test_A_the_tracer_sees_locked_instructions),
         cmocka_unit_test(test_A_hit_allocates_nothing),
         cmocka_unit_test(test_A_hits_of_two_threads_write_no_common_cache_line),
+        cmocka_unit_test(test_A_nor_do_hits_that_are_learnt_from),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
