@@ -240,7 +240,8 @@ NEAR_API int near_close(near_cache *cache);
 enum {
     NEAR_BYPASS_LOCAL = 1u << 0, /* do not look in the local tier */
     NEAR_NO_FILL = 1u << 1,      /* do not keep what was read or written in the local tier */
-    NEAR_ALLOW_STALE = 1u << 2   /* as NEAR_UNPROVEN_SERVE_STALE, for this call */
+    NEAR_ALLOW_STALE = 1u << 2,  /* as NEAR_UNPROVEN_SERVE_STALE, for this call */
+    NEAR_REQUIRE_FRESH = 1u << 8         /* reads: as new as a read of the remote tier itself, see near_get */
 };
 
 /* Options of one call; NULL means the cache's defaults everywhere. */
@@ -273,7 +274,11 @@ enum { NEAR_FROM_LOCAL = 1, NEAR_FROM_REMOTE = 2, NEAR_FROM_FLIGHT = 3, NEAR_FRO
  * Owner: on NEAR_OK and NEAR_STALE the caller holds the value until near_release, which the same thread
  * must call.  A local hit takes no lock, makes no system call and allocates nothing as long as the thread holds
  * fewer than 64 values; a further one is copied.
- * Blocks: on a hit never; otherwise up to the deadline.
+ * With NEAR_REQUIRE_FRESH the read sees every write that returned before the call began, in whatever process (linearizable, as far as the
+ * remote tier is one master): a local copy is served after a freshness proof that began after the call did, which costs about a
+ * round trip, shared by all who wait at that moment, and moves no value; without such a copy or proof the remote tier is read.
+ * Not together with NEAR_ALLOW_STALE.
+ * Blocks: on a hit never, unless NEAR_REQUIRE_FRESH; otherwise up to the deadline.
  * Returns NEAR_OK, NEAR_MISS, NEAR_STALE, NEAR_ERR_INVALID, _TOO_LARGE (key), _NOMEM, _CLOSED, _FORKED, _UNPROVEN,
  * _TIMEOUT, _UNAVAILABLE, _IO, _PROTOCOL and the remote tier's own errors (_AUTH … _REMOTE). */
 NEAR_API int near_get(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value);

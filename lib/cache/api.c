@@ -8,7 +8,7 @@
 #include "local/hit.h"
 
 #define TTL_MAX_MS INT64_C(3153600000000) /* a hundred years; Redis refuses what overflows its clock */
-#define CALL_FLAGS (NEAR_BYPASS_LOCAL | NEAR_NO_FILL | NEAR_ALLOW_STALE)
+#define CALL_FLAGS (NEAR_BYPASS_LOCAL | NEAR_NO_FILL | NEAR_ALLOW_STALE | NEAR_REQUIRE_FRESH)
 #define SET_FLAGS (NEAR_SET_IF_ABSENT | NEAR_SET_IF_PRESENT | NEAR_SET_KEEP_TTL)
 
 /* ---------------------------------------------------------------- arguments */
@@ -36,6 +36,8 @@ int near__call_copy(const near_call *call, near_call *ret)
 {
     int status = copy_sized(ret, sizeof(*ret), call, call ? call->size : 0);
     if (status == NEAR_OK && (ret->flags & ~(uint32_t)CALL_FLAGS || ret->reserved))
+        return NEAR_ERR_INVALID;
+    if (status == NEAR_OK && ret->flags & NEAR_REQUIRE_FRESH && ret->flags & NEAR_ALLOW_STALE)
         return NEAR_ERR_INVALID;
     return status;
 }
@@ -155,6 +157,26 @@ static int get_checked(near_cache *cache, const void *key, size_t key_size, cons
     return status;
 }
 
+/* Before a fresh read of one key.  Without a local copy there is nothing to wait for, and none that comes from now on will do: it
+ * may be of a fetch from before the call. */
+static int fence(near_cache *cache, const void *key, size_t key_size, near_call *call)
+{
+    struct near__view view;
+    int status = NEAR_OK;
+    struct near__reader *reader = near__reader_for(cache, &status);
+    struct near__impl *impl = reader ? near__enter(cache, &status) : NULL;
+    if (!impl)
+        return status;
+    if (near__local_look(impl->local, reader, key, key_size, &view) == NEAR_LOCAL_HIT) {
+        near__local_unpin(reader, &view);
+        near__read_fence(impl, call);
+    } else if (impl->remote) {
+        call->flags |= NEAR_BYPASS_LOCAL;
+    }
+    near__leave(impl);
+    return NEAR_OK;
+}
+
 static __attribute__((noinline)) int get_the_long_way(near_cache *cache, const void *key, size_t key_size,
                                                       const near_call *call, near_value *ret_value)
 {
@@ -164,6 +186,9 @@ static __attribute__((noinline)) int get_the_long_way(near_cache *cache, const v
         return NEAR_ERR_INVALID;
     memset(ret_value, 0, sizeof(*ret_value));
     if (status != NEAR_OK || (status = near__call_copy(call, &mine)) != NEAR_OK)
+        return status;
+    if ((mine.flags & (NEAR_REQUIRE_FRESH | NEAR_BYPASS_LOCAL)) == NEAR_REQUIRE_FRESH &&
+        (status = fence(cache, key, key_size, &mine)) != NEAR_OK)
         return status;
     return get_checked(cache, key, key_size, &mine, ret_value);
 }

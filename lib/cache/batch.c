@@ -225,6 +225,19 @@ static int mget_checked(near_cache *cache, near_item *items, size_t count, const
     return status;
 }
 
+/* Before a fresh read of many keys: one wait for all of them. */
+static int fence(near_cache *cache, near_call *call)
+{
+    int status = NEAR_OK;
+    struct near__impl *impl = near__enter(cache, &status);
+    if (!impl)
+        return status;
+    if (!(call->flags & NEAR_BYPASS_LOCAL))
+        near__read_fence(impl, call);
+    near__leave(impl);
+    return NEAR_OK;
+}
+
 int near_mget(near_cache *cache, near_item *items, size_t count, const near_call *call)
 {
     near_call mine;
@@ -232,6 +245,8 @@ int near_mget(near_cache *cache, near_item *items, size_t count, const near_call
         memset(&items[i].value, 0, sizeof(items[i].value)); /* may be released whatever follows */
     int status = cache ? items_check(items, count, 0) : NEAR_ERR_INVALID;
     if (status != NEAR_OK || (status = near__call_copy(call, &mine)) != NEAR_OK)
+        return fail_all(items, count, status);
+    if (mine.flags & NEAR_REQUIRE_FRESH && (status = fence(cache, &mine)) != NEAR_OK)
         return fail_all(items, count, status);
     return mget_checked(cache, items, count, &mine);
 }

@@ -119,7 +119,9 @@ static inline int64_t near__read_bound(const struct near__impl *impl, const near
 }
 static inline int64_t near__read_stale_bound(const struct near__impl *impl, const near_call *call)
 {
-    return call && call->flags & NEAR_ALLOW_STALE ? impl->stale_ns : impl->unasked_stale_ns;
+    if (call && call->flags & (NEAR_ALLOW_STALE | NEAR_REQUIRE_FRESH))
+        return call->flags & NEAR_REQUIRE_FRESH ? 0 : impl->stale_ns;
+    return impl->unasked_stale_ns;
 }
 /* near_value.state_ */
 enum { NEAR_VALUE_NONE = 0, NEAR_VALUE_PINNED = 1, NEAR_VALUE_OWNED = 2, NEAR_VALUE_SHARED = 3 };
@@ -127,6 +129,8 @@ void near__value_from_view(near_value *value, struct near__impl *impl, struct ne
                            const struct near__view *view);
 /* Takes over the reference. */
 void near__value_from_shared(near_value *value, struct near__impl *impl, struct near__shared *shared, uint32_t source);
+/* For NEAR_REQUIRE_FRESH: waits until the local tier may answer for the moment of this call; if it will not, the call bypasses it. */
+void near__read_fence(struct near__impl *impl, near_call *call);
 /* Whether NEAR_UNPROVEN_FAIL forbids asking the remote tier now. */
 int near__read_refused(const struct near__impl *impl, int64_t bound_ns);
 /* What a FETCH request's reply means for the local tier and the counters; the value is kept when fill is set. */

@@ -13,6 +13,15 @@
 
 #include "base/mutant.h"
 
+void near__read_fence(struct near__impl *impl, near_call *call)
+{
+    if (!impl->coherence || NEAR_MUTANT(FRESH_UNFENCED))
+        return; /* without a remote tier the local one is all there is */
+    int64_t now_ns = near__now(&impl->clock), left_ns = near__deadline(impl, call) - now_ns;
+    if (!near__coherence_fence(impl->coherence, now_ns + left_ns / 2)) /* the other half is for the remote tier */
+        call->flags |= NEAR_BYPASS_LOCAL;
+}
+
 int near__read_refused(const struct near__impl *impl, int64_t bound_ns)
 {
     if (impl->options.unproven != NEAR_UNPROVEN_FAIL)
@@ -200,7 +209,7 @@ int near__read_miss(struct near__impl *impl, struct near__reader *reader, const 
 
     struct terms terms = {
         .deadline_ns = near__deadline(impl, call),
-        .join_ns = flags & NEAR_BYPASS_LOCAL ? 0 : bound_ns,
+        .join_ns = flags & (NEAR_BYPASS_LOCAL | NEAR_REQUIRE_FRESH) ? 0 : bound_ns,
         .fill = !(flags & NEAR_NO_FILL),
     };
     struct answer answer;

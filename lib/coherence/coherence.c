@@ -427,7 +427,7 @@ static int go_on_locked(struct near__coherence *c, int64_t deadline_ns)
         return 1;
     }
     pthread_mutex_unlock(&c->lock);
-    int done = near__coherence_step(c);
+    int done = near__coherence_step(c) || near__coherence_step(c); /* one may do no more than hear our own wake-up */
     pthread_mutex_lock(&c->lock);
     return done;
 }
@@ -466,14 +466,35 @@ int near__coherence_wait(struct near__coherence *c, int64_t deadline_ns, near_er
     return status;
 }
 
+/* Asks for a proof that begins from here on: both connections, now.  Returns the number of the first attempt that will do. */
+static uint64_t want_locked(struct near__coherence *c)
+{
+    c->wanted_nonce = c->next_nonce;
+    int64_t now = near__now(c->clock);
+    if (now < c->next_proof_ns)
+        c->next_proof_ns = now;
+    near__coherence_kick_locked(c);
+    return c->next_nonce;
+}
+
+int near__coherence_fence(struct near__coherence *c, int64_t deadline_ns)
+{
+    pthread_mutex_lock(&c->lock);
+    int64_t last_ns = near__now(c->clock) + 2 * near__proof_patience_ns(c); /* the one under way, and ours */
+    uint64_t wanted = want_locked(c) - (unsigned)NEAR_MUTANT(UNDER_WAY_COUNTS);
+    while (c->suspicion == 0 && c->proved_nonce < wanted && go_on_locked(c, last_ns < deadline_ns ? last_ns : deadline_ns))
+        ;
+    int fenced = c->suspicion == 0 && c->proved_nonce >= wanted;
+    pthread_mutex_unlock(&c->lock);
+    return fenced;
+}
+
 int near__coherence_check(struct near__coherence *c, int64_t deadline_ns, near_error *error)
 {
     int status = NEAR_OK;
     pthread_mutex_lock(&c->lock);
-    int64_t since_ns = near__now(c->clock);
-    c->next_proof_ns = since_ns; /* one that begins from here on: both connections, now */
-    near__coherence_kick_locked(c);
-    while (c->proved_ns == NEAR_PROVED_NEVER || c->proved_ns < since_ns)
+    uint64_t wanted = want_locked(c);
+    while (c->proved_nonce < wanted)
         if (!go_on_locked(c, deadline_ns)) {
             status = report_locked(c, c->problem.status < 0 ? c->problem.status : NEAR_ERR_TIMEOUT, error);
             break;

@@ -76,6 +76,10 @@ void near__coherence_set_bound(struct near__coherence *c, uint32_t bound_ms);
 int near__coherence_wait(struct near__coherence *c, int64_t deadline_ns, near_error *error);
 /* Self-check of the subscription side with a message's round trip: NEAR_OK or the first problem. */
 int near__coherence_check(struct near__coherence *c, int64_t deadline_ns, near_error *error);
+/* A fence: waits for a proof whose attempt begins after the call, so that every write that was done before the call has been
+ * applied here when it returns 1.  One proof serves everybody who waits.  0: it is no use to wait (nothing is proven at present)
+ * or did not come until the deadline, or for longer than an attempt takes. */
+int near__coherence_fence(struct near__coherence *c, int64_t deadline_ns);
 /* Fills the coherence fields of stats. */
 void near__coherence_stats(const struct near__coherence *c, near_stats *stats);
 

@@ -120,8 +120,9 @@ static unsigned complete_locked(struct near__coherence *c)
     c->suspicion = 0;
     c->proved_ns = NEAR_MUTANT(COUNTED_FROM_ARRIVAL) ? near__now(c->clock) : c->attempt.begun_ns;
     near__local_prove(c->local, c->proved_ns);
+    c->proved_nonce = c->attempt.nonce;
     cancel_locked(c);
-    c->next_proof_ns = c->attempt.begun_ns + near__proof_interval_ns(c);
+    c->next_proof_ns = c->attempt.begun_ns + (c->wanted_nonce > c->proved_nonce ? 0 : near__proof_interval_ns(c));
     c->open_failures = c->proof_failures = 0;
     c->problem.status = NEAR_OK;
     near__coherence_add(&c->proofs);

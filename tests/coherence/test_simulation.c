@@ -8,6 +8,7 @@
  *   G1/G2  no read returns a version older than one that any read or acknowledged write of its process had seen when it began,
  *          except between a break in the server's history (data or position lost) and the process's next proof;
  *   G3     no local hit returns a version that was overwritten longer ago than the bound;
+ *   G6     after a fence a local hit returns what the server has at that moment;
  *   G4     when all faults are over, every process returns, and serves locally, what the server has.
  *
  * The versions of a key are numbered as the server made them.  A restart that loses data, and FLUSHALL, make new
@@ -81,7 +82,7 @@ struct simulation {
     uint64_t hits, fetches, writes, foreign; /* of this seed: what the test was worth */
 };
 
-static uint64_t total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits;
+static uint64_t total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, total_fences, total_fresh_hits;
 static uint64_t total_operations; /* looks at the local tier, commands begun */
 
 static unsigned pick(struct simulation *s, unsigned bound)
@@ -159,6 +160,23 @@ static void read_local(struct simulation *s, int p, int key)
         return;
     s->hits++;
     judge_hit(s, p, key, value);
+}
+
+/* Nothing happens between the fence and the look, so the answer is the present one. */
+static void read_fresh(struct simulation *s)
+{
+    int p = (int)pick(s, PROCESSES);
+    uint64_t value;
+    if (!near__coherence_fence(s->process[p].coherence, INT64_MAX))
+        return;
+    total_fences++;
+    for (int k = 0; k < KEYS; k++) {
+        if (!process_hit(&s->process[p], key_names[k], &value))
+            continue;
+        total_fresh_hits++;
+        if (value != current(s, k))
+            complain(s, "a fresh read is old", p, k, value);
+    }
 }
 
 static struct flight *free_flight(struct simulation *s)
@@ -379,7 +397,9 @@ static void one_step(struct simulation *s, unsigned fault_rate)
         begin(s);
     else if (what < 88)
         advance_flight(s);
-    else if (s->tracking && what < 91)
+    else if (what < 90)
+        read_fresh(s);
+    else if (s->tracking && what < 93)
         write_foreign(s);
     else if (s->tracking)
         near__memory_turn(s->world.store);
@@ -472,8 +492,10 @@ static void test_G1_G2_G3_G4_hold_under_random_faults(void **state)
                   " fetches; %" PRIu64 " foreign writes, %" PRIu64 " hits while they were tracked; %.0f seeds/s, %.0f operations/s\n",
                   seeds, total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, seeds / taken,
                   (double)total_operations / taken);
+    print_message("# %" PRIu64 " fences, %" PRIu64 " hits behind them\n", total_fences, total_fresh_hits);
     if (seeds > 100) /* otherwise nothing was tested */
-        assert_true(total_hits > 1000 && total_late_hits > 10 && total_foreign > 1000 && total_tracked_hits > 1000);
+        assert_true(total_hits > 1000 && total_late_hits > 10 && total_foreign > 1000 && total_tracked_hits > 1000 &&
+                    total_fresh_hits > 1000);
 }
 
 /* "make soak": without end, until a seed fails. */
