@@ -567,6 +567,63 @@ enum { NEAR_SOURCE_DISCARD = 1u << 0 /* near_source_close: lose what is not stor
  * lost.  NEAR_ERR_INVALID, _CLOSED, _FORKED. */
 NEAR_API int near_source_close(near_source *source, uint32_t timeout_ms, uint32_t flags);
 
+/* ---------------------------------------------------------------- warming */
+
+/* Warming reads keys into the local tier before they are asked for, by ordinary near_mget batches: what is written meanwhile wins,
+ * nobody else waits, and a hit costs what it always costs.  It runs in the calling thread. */
+typedef struct near_warm_result {
+    size_t size;
+    uint64_t keys;    /* asked for so far */
+    uint64_t found, missing, errors;
+    uint64_t total;   /* to be asked for; 0: not known (a scan that goes on) */
+} near_warm_result;
+/* Told before every batch, and every few milliseconds while a rate limit makes it wait.  Not 0: stop. */
+typedef int (*near_warm_fn)(void *arg, const near_warm_result *so_far);
+
+typedef struct near_warm_options {
+    size_t size;
+    near_warm_fn progress; /* NULL: none */
+    void *progress_arg;
+    uint64_t keys_max;        /* most keys; 0: all */
+    uint32_t keys_per_second; /* 0: as fast as the remote tier answers (default) */
+    uint32_t batch;           /* keys a round trip, 1 to 4096; default 64 */
+    uint32_t timeout_ms;      /* of a batch; 0: the cache's */
+    uint32_t reserved;        /* 0 */
+} near_warm_options;
+static inline void near_warm_options_init(near_warm_options *options)
+{
+    near_warm_options defaults = {0, 0, 0, 0, 0, 64, 0, 0};
+    defaults.size = sizeof(defaults);
+    *options = defaults;
+}
+
+typedef struct near_key {
+    const void *key;
+    size_t key_size;
+} near_key;
+
+/* Warms with these keys, in their order.  options and ret_result may be NULL; ret_result->size must be set.
+ * Blocks: until it is done or stopped.
+ * Returns NEAR_OK; NEAR_PENDING: progress stopped it; NEAR_ERR_INVALID, _TOO_LARGE (a key), _NOMEM, _CLOSED, _FORKED; others: a batch
+ * in which every key failed ends it with the first key's status. */
+NEAR_API int near_warm_keys(near_cache *cache, const near_key *keys, size_t count, const near_warm_options *options,
+                            near_warm_result *ret_result);
+/* Warms with the keys of the remote tier that match a pattern of Redis's kind (* ? [set] \x), without the prefix.  It scans page by
+ * page, which holds nobody up; keys that come and go meanwhile may be missed, a key may be read twice.  Also returns
+ * NEAR_ERR_UNSUPPORTED ("local:") and what near_set may return of the remote tier. */
+NEAR_API int near_warm_scan(near_cache *cache, const char *pattern, const near_warm_options *options,
+                            near_warm_result *ret_result);
+
+/* Writes the keys of the local tier into a file, the last read first, at most keys_max (0: all), for near_warm_file; call it when
+ * you like, and before near_close.  Keys only: values come from the remote tier.  The file is replaced whole or not at all.  ret_keys
+ * and error may be NULL.  Blocks: on the disk.
+ * Returns NEAR_OK, NEAR_ERR_INVALID, _NOMEM, _CLOSED, _FORKED, _SYSTEM (error has the system's words). */
+NEAR_API int near_warm_save(near_cache *cache, const char *path, uint64_t keys_max, uint64_t *ret_keys, near_error *error);
+/* Warms with a file of near_warm_save, hottest first.  Also returns NEAR_ERR_SYSTEM, and NEAR_ERR_INVALID when the file is damaged or
+ * something else; then nothing has been read. */
+NEAR_API int near_warm_file(near_cache *cache, const char *path, const near_warm_options *options,
+                            near_warm_result *ret_result, near_error *error);
+
 /* ---------------------------------------------------------------- locks */
 
 /* A lock among processes.  It is a key of the remote tier (prefix and name) with the owner's random token as its value and a time to

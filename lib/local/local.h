@@ -160,6 +160,11 @@ void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t 
 /* Counts memory of another room that belongs to the local budget and stays until the tier is closed. */
 void near__local_charge(struct near__local *local, int64_t bytes);
 
+/* Calls fn for the keys of at most `most` entries, the last read first, as far as access stamps tell.  Copies keys, not values; may take
+ * long, holds nobody up.  NEAR_OK or NEAR_ERR_NOMEM. */
+typedef void (*near__local_hottest_fn)(void *arg, const void *key, size_t key_size);
+int near__local_hottest(struct near__local *local, size_t most, near__local_hottest_fn fn, void *arg);
+
 /* Fills the local tier's and the reads' fields of stats (not the others). */
 void near__local_stats(struct near__local *local, near_stats *stats);
 

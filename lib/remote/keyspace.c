@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "base/random.h"
 
+#define PAGE 512u
 #define SWEEP_STEPS 2 /* more than one a write, so that the search catches up with what is written */
 
 void near__keyspace_init(struct near__keyspace *ks, const struct near__alloc *alloc)
@@ -89,6 +90,78 @@ struct near__record *near__keyspace_put(struct near__keyspace *ks, const void *k
     record->value_size = value_size;
     record->expire_ns = expire_ns;
     return record;
+}
+
+/* After '[': whether c is in the set, and where the pattern goes on. */
+static int in_set(const char **pattern, unsigned char c)
+{
+    const char *p = *pattern;
+    int negated = *p == '^', found = 0;
+    for (p += negated; *p && *p != ']'; p++) {
+        if (*p == '\\' && p[1])
+            p++;
+        unsigned char low = (unsigned char)*p, high = low;
+        if (p[1] == '-' && p[2] && p[2] != ']') {
+            high = (unsigned char)p[2];
+            p += 2;
+        }
+        found |= low <= high ? c >= low && c <= high : c >= high && c <= low;
+    }
+    *pattern = *p ? p + 1 : p;
+    return found != negated;
+}
+
+/* One star is remembered, the last: what an earlier one could take, this one can, too. */
+static int matches(const char *pattern, const unsigned char *text, size_t size)
+{
+    const char *star = NULL;
+    const unsigned char *end = text + size, *star_text = NULL;
+    while (text < end || *pattern == '*') {
+        const char *p = pattern;
+        int same = 0;
+        if (*p == '*') {
+            star = ++pattern;
+            star_text = text;
+            continue;
+        }
+        if (*p == '[') {
+            p++;
+            same = in_set(&p, *text);
+        } else if (*p) {
+            p += *p == '\\' && p[1];
+            same = *pattern == '?' || (unsigned char)*p == *text;
+            p++;
+        }
+        if (same) {
+            pattern = p;
+            text++;
+        } else if (star) {
+            pattern = star;
+            text = ++star_text;
+        } else {
+            return 0;
+        }
+    }
+    return !*pattern;
+}
+
+uint64_t near__keyspace_page(struct near__keyspace *ks, uint64_t from, const void *prefix, size_t prefix_size,
+                             const char *pattern, int64_t now_ns, struct near__buffer *page)
+{
+    uint64_t at = 0;
+    for (struct near__record *record = ks->records; record; record = record->hh.next, at++) {
+        if (at < from)
+            continue;
+        if (at == from + PAGE)
+            return at;
+        size_t rest = record->key_size - prefix_size;
+        if (expired(record, now_ns) || record->key_size < prefix_size || memcmp(record->key, prefix, prefix_size) != 0 ||
+            !matches(pattern, record->key + prefix_size, rest))
+            continue;
+        near__buffer_append(page, &rest, sizeof rest);
+        near__buffer_append(page, record->key + prefix_size, rest);
+    }
+    return 0;
 }
 
 uint64_t near__keyspace_remove_prefix(struct near__keyspace *ks, const void *prefix, size_t prefix_size, int64_t now_ns)

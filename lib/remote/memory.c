@@ -14,6 +14,7 @@
  * every few milliseconds, since nobody wakes them when it moves. */
 #include "remote/memory.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "remote/memory_store.h"
 
@@ -405,6 +406,33 @@ static int memory_clear_keys(struct near__remote *remote, int64_t deadline_ns, u
     return status;
 }
 
+/* The cursor is how many records were passed; a page is copied, since fn is called without the lock. */
+static int memory_scan(struct near__remote *remote, const char *pattern, char cursor[NEAR_SCAN_CURSOR], int64_t deadline_ns,
+                       near__scan_fn fn, void *arg)
+{
+    struct memory_remote *m = memory_of(remote);
+    struct near__buffer page;
+    near__buffer_init(&page, m->config.alloc);
+    near__memory_enter(m->store);
+    int status = reach_locked(m, deadline_ns, NULL);
+    if (status == NEAR_OK) {
+        uint64_t next = near__keyspace_page(&m->store->keys, strtoull(cursor, NULL, 10), m->place->prefix,
+                                            m->place->prefix_size, pattern, near__now(&m->store->clock), &page);
+        snprintf(cursor, NEAR_SCAN_CURSOR, "%llu", (unsigned long long)next);
+    }
+    near__memory_leave(m->store);
+    if (page.failed)
+        status = NEAR_ERR_NOMEM;
+    for (size_t at = 0; status == NEAR_OK && at < page.size;) {
+        size_t size;
+        memcpy(&size, page.data + at, sizeof size);
+        fn(arg, page.data + at + sizeof size, size);
+        at += sizeof size + size;
+    }
+    near__buffer_fini(&page);
+    return status;
+}
+
 static void memory_stats(struct near__remote *remote, struct near__remote_stats *ret)
 {
     struct memory_remote *m = memory_of(remote);
@@ -447,6 +475,7 @@ static const struct near__remote_table memory_table = {
     .channel_close = memory_channel_close,
     .check = memory_check,
     .clear_keys = memory_clear_keys,
+    .scan = memory_scan,
     .stats = memory_stats,
     .interrupt = memory_interrupt,
     .abandon = memory_abandon,

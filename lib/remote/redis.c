@@ -728,6 +728,7 @@ static const struct near__remote_table table = {
     .channel_close = near__redis_channel_close,
     .check = near__redis_check,
     .clear_keys = near__redis_clear_keys,
+    .scan = near__redis_scan,
     .stats = redis_stats,
     .interrupt = redis_interrupt,
     .abandon = redis_abandon,

@@ -310,3 +310,52 @@ int near__redis_clear_keys(struct near__remote *remote, int64_t deadline_ns, uin
         *ret_removed = removed;
     return status;
 }
+
+/* ---------------------------------------------------------------- scan */
+
+/* The prefix, escaped, and the pattern. */
+static char *pattern_behind_prefix(struct near__redis *r, const char *pattern)
+{
+    char *escaped = near__pattern_of(r->host.alloc, r->prefix);
+    if (!escaped)
+        return NULL;
+    size_t size = strlen(escaped) - 1, more = strlen(pattern) + 1; /* without the star */
+    char *both = near__realloc(r->host.alloc, escaped, size + more);
+    if (both)
+        memcpy(both + size, pattern, more);
+    else
+        near__free(r->host.alloc, escaped);
+    return both;
+}
+
+static void tell_keys(struct near__redis *r, const struct near__reply *keys, near__scan_fn fn, void *arg)
+{
+    for (size_t i = 0; i < keys->count; i++) {
+        const struct near__reply *key = keys->element[i];
+        if (!is_position(key) && key->size >= r->prefix_size)
+            fn(arg, key->data + r->prefix_size, key->size - r->prefix_size);
+    }
+}
+
+int near__redis_scan(struct near__remote *remote, const char *pattern, char cursor[NEAR_SCAN_CURSOR], int64_t deadline_ns,
+                     near__scan_fn fn, void *arg)
+{
+    struct near__redis *r = (struct near__redis *)remote;
+    struct pipeline p;
+    char *whole = pattern_behind_prefix(r, pattern);
+    if (!whole)
+        return NEAR_ERR_NOMEM;
+    begin(&p, r, deadline_ns);
+    add_scan(&p, cursor, whole);
+    int status = run(&p, NULL);
+    if (status == NEAR_OK && !is_page(answer(&p, 0)))
+        status = fail_with(answer(&p, 0), NULL);
+    if (status == NEAR_OK) {
+        const struct near__reply *page = answer(&p, 0);
+        memcpy(cursor, page->element[0]->data, page->element[0]->size + 1);
+        tell_keys(r, page->element[1], fn, arg);
+    }
+    end(&p);
+    near__free(r->host.alloc, whole);
+    return status;
+}

@@ -142,6 +142,10 @@ struct near__remote_stats {
     uint32_t breaker_open;
 };
 
+/* A key of a scan, without the prefix.  Called with no lock held. */
+typedef void (*near__scan_fn)(void *arg, const void *key, size_t key_size);
+#define NEAR_SCAN_CURSOR 24
+
 struct near__remote_table {
     void (*close)(struct near__remote *remote); /* no request may be under way */
     void (*run)(struct near__remote *remote, struct near__request *requests, size_t count, int64_t deadline_ns);
@@ -154,6 +158,8 @@ struct near__remote_table {
     void (*channel_close)(struct near__channel *channel);
     int (*check)(struct near__remote *remote, int64_t deadline_ns, near_error *error);
     int (*clear_keys)(struct near__remote *remote, int64_t deadline_ns, uint64_t *ret_removed);
+    int (*scan)(struct near__remote *remote, const char *pattern, char cursor[NEAR_SCAN_CURSOR], int64_t deadline_ns,
+                near__scan_fn fn, void *arg);
     void (*stats)(struct near__remote *remote, struct near__remote_stats *ret);
     void (*interrupt)(struct near__remote *remote);
     void (*abandon)(struct near__remote *remote);
@@ -216,6 +222,13 @@ static inline int near__remote_check(struct near__remote *r, int64_t deadline_ns
 static inline int near__remote_clear_keys(struct near__remote *r, int64_t deadline_ns, uint64_t *ret_removed)
 {
     return r->table->clear_keys(r, deadline_ns, ret_removed);
+}
+/* One page of the keys with the prefix whose rest matches a pattern of Redis's kind.  cursor "0" begins, and is "0" after the last
+ * page; a key may come twice.  Keys of the library's own are left out. */
+static inline int near__remote_scan(struct near__remote *r, const char *pattern, char cursor[NEAR_SCAN_CURSOR],
+                                    int64_t deadline_ns, near__scan_fn fn, void *arg)
+{
+    return r->table->scan(r, pattern, cursor, deadline_ns, fn, arg);
 }
 static inline void near__remote_stats(struct near__remote *r, struct near__remote_stats *ret) { r->table->stats(r, ret); }
 /* For near_close: requests under way end at once with NEAR_ERR_CLOSED (UNKNOWN for writes already sent), as do later ones. */

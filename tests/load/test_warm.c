@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Warming: from a list, a snapshot and a scan; what is kept follows the ordinary rules, and nothing from a damaged file is believed. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cache/cache.h"
+#include "remote/memory.h"
+#include "support/allocfail.h"
+#include "support/redis_server.h"
+#include "support/wait.h"
+
+enum { PATIENCE_MS = 60000, KEYS = 300 };
+
+struct place {
+    char uri[128], folder[64], path[96];
+    _Atomic(int64_t) now_ns;
+    near_cache *old, *fresh; /* the one that knows what is hot, and the one to be warmed */
+    struct redis_server *server;
+    struct allocfail hooks;
+};
+
+static near_cache *open_cache(struct place *p, const char *prefix, _Atomic(int64_t) *virtual_ns)
+{
+    near_options options;
+    near_error error = {0};
+    near_cache *cache = NULL;
+    near_options_init(&options);
+    options.local_bytes = 4 << 20;
+    options.timeout_ms = PATIENCE_MS;
+    options.bound_ms = 3600000;
+    options.prefix = prefix;
+    options.allocator = p->hooks.hooks;
+    options.log_level = 0;
+    if (near__cache_open(p->uri, &options, virtual_ns, &cache, &error) != NEAR_OK ||
+        near_wait_ready(cache, PATIENCE_MS, &error) != NEAR_OK)
+        fail_msg("%s", error.text);
+    return cache;
+}
+
+static struct place *begin(const char *uri)
+{
+    struct place *p = calloc(1, sizeof(*p));
+    allocfail_init(&p->hooks);
+    snprintf(p->uri, sizeof p->uri, "%s", uri);
+    snprintf(p->folder, sizeof p->folder, "/tmp/nearcache-warm-XXXXXX");
+    assert_non_null(mkdtemp(p->folder));
+    snprintf(p->path, sizeof p->path, "%s/hot", p->folder);
+    p->old = open_cache(p, "a*[?]:", NULL);
+    p->fresh = open_cache(p, "a*[?]:", NULL);
+    return p;
+}
+
+static int setup(void **state)
+{
+    static unsigned number;
+    char uri[64];
+    snprintf(uri, sizeof uri, "memory://warm%u", number++);
+    *state = begin(uri);
+    return 0;
+}
+
+static void finish(struct place *p)
+{
+    assert_int_equal(near_close(p->old), NEAR_OK);
+    assert_int_equal(near_close(p->fresh), NEAR_OK);
+    assert_int_equal(allocfail_blocks(&p->hooks), 0);
+    unlink(p->path);
+    rmdir(p->folder);
+    free(p);
+}
+
+static int teardown(void **state)
+{
+    finish(*state);
+    return 0;
+}
+
+static void fill(struct place *p)
+{
+    char key[32];
+    for (int i = 0; i < KEYS; i++) {
+        int size = snprintf(key, sizeof key, "key:%d", i);
+        assert_int_equal(near_set(p->old, key, (size_t)size, "v", 1, NULL, NULL), NEAR_OK);
+    }
+}
+
+static int is_local(near_cache *cache, const char *key)
+{
+    near_value value;
+    int status = near_peek(cache, key, strlen(key), &value);
+    near_release(&value);
+    return status == NEAR_OK;
+}
+
+static unsigned count_local(near_cache *cache)
+{
+    char key[32];
+    unsigned n = 0;
+    for (int i = 0; i < KEYS; i++) {
+        snprintf(key, sizeof key, "key:%d", i);
+        n += (unsigned)is_local(cache, key);
+    }
+    return n;
+}
+
+static near_warm_result no_result(void) { return (near_warm_result){.size = sizeof(near_warm_result)}; }
+
+static void test_list_is_read_into_the_local_tier(void **state)
+{
+    struct place *p = *state;
+    near_warm_result result = no_result();
+    const near_key keys[] = {{"key:1", 5}, {"nothing", 7}, {"key:2", 5}};
+    fill(p);
+    assert_int_equal(near_warm_keys(p->fresh, keys, 3, NULL, &result), NEAR_OK);
+    assert_true(is_local(p->fresh, "key:1") && is_local(p->fresh, "key:2"));
+    assert_int_equal(count_local(p->fresh), 2);
+    assert_int_equal(result.keys, 3);
+    assert_int_equal(result.found, 2);
+    assert_int_equal(result.missing, 1);
+    assert_int_equal(result.total, 3);
+    assert_int_equal(near_warm_keys(p->fresh, NULL, 1, NULL, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_warm_keys(NULL, keys, 3, NULL, NULL), NEAR_ERR_INVALID);
+}
+
+/* By the age that access stamps tell: the last keys written and read come first. */
+static void test_snapshot_has_the_hottest_first_and_warms_another(void **state)
+{
+    struct place *p = *state;
+    uint64_t saved = 0;
+    near_error error = {0};
+    near_warm_result result = no_result();
+    char key[32];
+    fill(p);
+    for (int i = 0; i < 20; i++) { /* hot: read after everything was written */
+        snprintf(key, sizeof key, "key:%d", i * 3);
+        assert_true(is_local(p->old, key));
+    }
+    assert_int_equal(near_warm_save(p->old, p->path, 25, &saved, &error), NEAR_OK);
+    assert_int_equal(saved, 25);
+    assert_int_equal(near_warm_file(p->fresh, p->path, NULL, &result, &error), NEAR_OK);
+    assert_int_equal(result.found, 25);
+    unsigned hot = 0;
+    for (int i = 0; i < 20; i++) {
+        snprintf(key, sizeof key, "key:%d", i * 3);
+        hot += (unsigned)is_local(p->fresh, key);
+    }
+    assert_int_equal(hot, 20);
+    assert_int_equal(near_warm_save(p->old, p->path, 0, &saved, NULL), NEAR_OK);
+    assert_int_equal(saved, KEYS);
+    assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, NULL), NEAR_OK);
+    assert_int_equal(count_local(p->fresh), KEYS);
+}
+
+static void test_scan_reads_what_matches_behind_the_prefix(void **state)
+{
+    struct place *p = *state;
+    near_warm_result result = no_result();
+    near_cache *outside = open_cache(p, "", NULL);
+    fill(p);
+    near_set(outside, "aXX:key:1", 9, "v", 1, NULL, NULL); /* the prefix is no pattern */
+    assert_int_equal(near_warm_scan(p->fresh, "key:[12]?", NULL, &result), NEAR_OK);
+    assert_int_equal(result.found, 20);
+    assert_int_equal(count_local(p->fresh), 20);
+    assert_true(is_local(p->fresh, "key:10") && is_local(p->fresh, "key:29"));
+    assert_int_equal(near_warm_scan(p->fresh, "*", NULL, &result), NEAR_OK);
+    assert_int_equal(count_local(p->fresh), KEYS);
+    assert_int_equal(result.errors, 0);
+    assert_int_equal(near_warm_scan(p->fresh, NULL, NULL, NULL), NEAR_ERR_INVALID);
+    near_close(outside);
+}
+
+static int stop_at(void *arg, const near_warm_result *so_far) { return so_far->keys >= *(uint64_t *)arg; }
+
+static void test_progress_stops_it_and_keys_max_ends_it(void **state)
+{
+    struct place *p = *state;
+    near_warm_options options;
+    near_warm_result result = no_result();
+    uint64_t most = 20;
+    fill(p);
+    near_warm_options_init(&options);
+    options.batch = 10;
+    options.progress = stop_at;
+    options.progress_arg = &most;
+    assert_int_equal(near_warm_scan(p->fresh, "*", &options, &result), NEAR_PENDING);
+    assert_int_equal(result.keys, 20);
+    options.progress = NULL;
+    options.keys_max = 35;
+    assert_int_equal(near_warm_scan(p->fresh, "*", &options, &result), NEAR_OK);
+    assert_int_equal(result.keys, 35);
+    options.batch = 4097;
+    assert_int_equal(near_warm_scan(p->fresh, "*", &options, &result), NEAR_ERR_INVALID);
+}
+
+struct timed {
+    _Atomic(int64_t) *now_ns;
+    int64_t begun_ns;
+    uint64_t per_second, early;
+};
+
+/* Time goes on only here; whoever asks for more keys than the time allows is early. */
+static int tick(void *arg, const near_warm_result *so_far)
+{
+    struct timed *t = arg;
+    double allowed = (double)(atomic_load(t->now_ns) - t->begun_ns) / 1e9 * (double)t->per_second + 10;
+    t->early += (double)so_far->keys > allowed + 0.5;
+    near__clock_advance(t->now_ns, 5 * NEAR_NS_PER_MS);
+    return 0;
+}
+
+static void test_rate_limit_holds(void **state)
+{
+    struct place *p = *state;
+    near_warm_options options;
+    near_warm_result result = no_result();
+    atomic_init(&p->now_ns, 3600 * NEAR_NS_PER_S);
+    fill(p);
+    near_cache *cache = open_cache(p, "a*[?]:", &p->now_ns);
+    struct timed timed = {.now_ns = &p->now_ns, .begun_ns = atomic_load(&p->now_ns), .per_second = 1000};
+    near_warm_options_init(&options);
+    options.batch = 10;
+    options.keys_per_second = 1000;
+    options.progress = tick;
+    options.progress_arg = &timed;
+    assert_int_equal(near_warm_scan(cache, "*", &options, &result), NEAR_OK);
+    assert_int_equal(result.keys, KEYS);
+    assert_int_equal(timed.early, 0);
+    assert_true(atomic_load(&p->now_ns) - timed.begun_ns >= (KEYS - 10) * NEAR_NS_PER_MS);
+    near_close(cache);
+}
+
+/* A batch is under way when its key is written: the older value must not stay. */
+static void test_D_write_beside_a_warming_wins(void **state)
+{
+    struct place *p = *state;
+    near_value value;
+    const near_key key = {"key:1", 5};
+    fill(p);
+    for (int i = 0; i < 50; i++) {
+        char text[16];
+        int size = snprintf(text, sizeof text, "%d", i);
+        assert_int_equal(near_warm_keys(p->fresh, &key, 1, NULL, NULL), NEAR_OK);
+        assert_int_equal(near_set(p->fresh, "key:1", 5, text, (size_t)size, NULL, NULL), NEAR_OK);
+        assert_int_equal(near_warm_keys(p->fresh, &key, 1, NULL, NULL), NEAR_OK);
+        assert_int_equal(near_get(p->fresh, "key:1", 5, NULL, &value), NEAR_OK);
+        assert_int_equal(value.size, size);
+        assert_memory_equal(value.data, text, value.size);
+        near_release(&value);
+    }
+}
+
+static void test_J_damaged_or_foreign_file_is_refused_whole(void **state)
+{
+    struct place *p = *state;
+    near_error error = {0};
+    unsigned char bytes[4096];
+    fill(p);
+    assert_int_equal(near_warm_save(p->old, p->path, 20, NULL, NULL), NEAR_OK);
+    int fd = open(p->path, O_RDWR);
+    ssize_t size = read(fd, bytes, sizeof bytes);
+    assert_true(size > 32);
+    for (ssize_t at = 0; at < size; at++) { /* any byte changed, or everything from there missing */
+        if (at >= 12 && at < 16)
+            continue; /* means nothing yet */
+        unsigned char wrong = bytes[at] ^ 0x41;
+        assert_int_equal(pwrite(fd, &wrong, 1, at), 1);
+        assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, &error), NEAR_ERR_INVALID);
+        assert_non_null(strstr(error.text, "damaged"));
+        assert_int_equal(pwrite(fd, &bytes[at], 1, at), 1);
+    }
+    for (ssize_t at = size - 1; at >= 0; at -= 3) {
+        assert_int_equal(ftruncate(fd, at), 0);
+        assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, &error), NEAR_ERR_INVALID);
+    }
+    close(fd);
+    assert_int_equal(count_local(p->fresh), 0);
+    assert_int_equal(near_warm_file(p->fresh, "/nowhere/hot", NULL, NULL, &error), NEAR_ERR_SYSTEM);
+    assert_int_equal(near_warm_save(p->old, "/nowhere/hot", 0, NULL, &error), NEAR_ERR_SYSTEM);
+    assert_int_equal(near_warm_file(p->fresh, p->folder, NULL, NULL, &error), NEAR_ERR_INVALID);
+}
+
+static void test_nth_allocation_failing_unwinds(void **state)
+{
+    struct place *p = *state;
+    fill(p);
+    assert_int_equal(near_warm_save(p->old, p->path, 20, NULL, NULL), NEAR_OK);
+    for (int what = 0; what < 3; what++) {
+        for (uint64_t n = 1; n < 200; n++) { /* other threads allocate too */
+            allocfail_at(&p->hooks, n);
+            int status = what == 0   ? near_warm_save(p->old, p->path, 20, NULL, NULL)
+                         : what == 1 ? near_warm_file(p->fresh, p->path, NULL, NULL, NULL)
+                                     : near_warm_scan(p->fresh, "key:1?", NULL, NULL);
+            int struck = allocfail_struck(&p->hooks) != 0;
+            allocfail_at(&p->hooks, 0);
+            assert_true(status == NEAR_OK || status == NEAR_ERR_NOMEM);
+            if (!struck)
+                break;
+        }
+    }
+}
+
+static void test_redis_list_snapshot_and_scan(void **state)
+{
+    (void)state;
+    near_warm_result result = no_result();
+    if (!redis_server_available())
+        skip();
+    struct redis_server *server = redis_server_start(NULL);
+    assert_non_null(server);
+    struct place *p = begin(redis_server_uri_unix(server));
+    fill(p);
+    redis_server_command(server, "SET", "aXX:key:1", "foreign", NULL);
+    assert_int_equal(near_warm_scan(p->fresh, "key:[12]?", NULL, &result), NEAR_OK);
+    assert_true(result.found >= 20); /* a scan may tell a key twice */
+    assert_int_equal(count_local(p->fresh), 20);
+    assert_int_equal(near_warm_save(p->old, p->path, 0, NULL, NULL), NEAR_OK);
+    assert_int_equal(near_warm_file(p->fresh, p->path, NULL, &result, NULL), NEAR_OK);
+    assert_int_equal(result.found, KEYS);
+    assert_int_equal(count_local(p->fresh), KEYS);
+    redis_server_kill(server);
+    near_warm_options options;
+    near_warm_options_init(&options);
+    options.timeout_ms = 200;
+    assert_true(near_warm_scan(p->fresh, "*", &options, NULL) < 0);
+    finish(p);
+    redis_server_free(server);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_list_is_read_into_the_local_tier),
+        TEST(test_snapshot_has_the_hottest_first_and_warms_another),
+        TEST(test_scan_reads_what_matches_behind_the_prefix),
+        TEST(test_progress_stops_it_and_keys_max_ends_it),
+        TEST(test_rate_limit_holds),
+        TEST(test_D_write_beside_a_warming_wins),
+        TEST(test_J_damaged_or_foreign_file_is_refused_whole),
+        TEST(test_nth_allocation_failing_unwinds),
+        cmocka_unit_test(test_redis_list_snapshot_and_scan),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
