@@ -47,6 +47,7 @@
 #define VICTIM_BYTES 64
 
 #define SLACK_MIN (INT64_C(1) << 20)
+#define ROOM_MARGIN (INT64_C(64) << 10) /* header, key, rounding */
 
 int64_t near__budget_ceiling(int64_t max)
 {
@@ -82,6 +83,15 @@ int64_t near__budget_excess(const struct near__local *local)
     int64_t entries = atomic_load_explicit(&budget->entries, memory_order_relaxed) -
                       atomic_load_explicit(&budget->entries_max, memory_order_relaxed);
     return bytes > entries ? bytes : entries;
+}
+
+int near__local_has_no_room(struct near__local *local, size_t value_size)
+{
+    /* relaxed, all: decides only whether to wait */
+    int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed);
+    int64_t used = atomic_load_explicit(&local->budget.used, memory_order_relaxed);
+    int64_t retired = atomic_load_explicit(&local->budget.retired, memory_order_relaxed);
+    return retired > 0 && (int64_t)value_size < max / 2 && used + (int64_t)value_size > near__budget_ceiling(max) - ROOM_MARGIN;
 }
 
 void near__budget_release_entry(struct near__local *local, int64_t bytes)
@@ -145,22 +155,42 @@ static enum queue describe(const struct hunt *hunt, const struct near__entry *en
     return word & NEAR_QUEUE_MAIN ? MAIN : SMALL;
 }
 
+static struct near__candidate *youngest_of(const struct hunt *hunt, enum queue queue)
+{
+    struct near__candidate *pool = hunt->sampler->pool[queue], *youngest = pool;
+    for (unsigned i = 1; i < hunt->sampler->count[queue]; i++)
+        if (age_of(hunt, &pool[i]) < age_of(hunt, youngest))
+            youngest = &pool[i];
+    return youngest;
+}
+
+static int is_in_pool(const struct hunt *hunt, enum queue queue, uint64_t word)
+{
+    for (unsigned i = 0; i < hunt->sampler->count[queue]; i++)
+        if (hunt->sampler->pool[queue][i].word == word)
+            return 1;
+    return 0;
+}
+
+/* Most of a sample is younger than anything in a full pool, so the pool's youngest is kept at its end, and one comparison sends them
+ * away (looking through the pool for each was a third of what a set costs). */
 static void offer(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word)
 {
     struct near__candidate mine = {.slot = slot, .word = word};
     enum queue queue = describe(hunt, near__word_entry(word), &mine.stamp);
-    struct near__candidate *pool = hunt->sampler->pool[queue], *youngest = pool;
+    struct near__candidate *pool = hunt->sampler->pool[queue], *last = &pool[NEAR_POOL - 1];
     unsigned *count = &hunt->sampler->count[queue];
-    for (unsigned i = 0; i < *count; i++) {
-        if (pool[i].word == word)
-            return;
-        if (age_of(hunt, &pool[i]) < age_of(hunt, youngest))
-            youngest = &pool[i];
-    }
+    if ((*count == NEAR_POOL && age_of(hunt, &mine) <= age_of(hunt, last)) || is_in_pool(hunt, queue, word))
+        return;
     if (*count < NEAR_POOL)
         pool[(*count)++] = mine;
-    else if (age_of(hunt, &mine) > age_of(hunt, youngest))
-        *youngest = mine;
+    else
+        *last = mine;
+    if (*count == NEAR_POOL) {
+        struct near__candidate *youngest = youngest_of(hunt, queue), swapped = *youngest;
+        *youngest = *last;
+        *last = swapped;
+    }
 }
 
 /* Takes the oldest out.  0: the pool is empty. */

@@ -121,6 +121,28 @@ void near__keeper_wake(struct near__local *local)
         syscall(SYS_futex, wake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
+/* seq_cst, all: whoever waits announces itself, then looks at the number; whoever frees raises the number, then looks for the
+ * announcement.  So at least one sees the other. */
+void near__keeper_tell_freed(struct near__local *local)
+{
+    atomic_fetch_add_explicit(&local->keeper.freed, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(&local->keeper.awaited, memory_order_seq_cst))
+        syscall(SYS_futex, &local->keeper.freed, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+void near__local_await_room(struct near__local *local, int patience_ms)
+{
+    struct timespec patience = {patience_ms / 1000, patience_ms % 1000 * 1000000};
+    atomic_fetch_add_explicit(&local->keeper.awaited, 1, memory_order_seq_cst);
+    uint32_t freed = atomic_load_explicit(&local->keeper.freed, memory_order_seq_cst);
+    /* relaxed: what is retired after this look has a keeper that is awake */
+    if (local->keeper.runs && atomic_load_explicit(&local->budget.retired, memory_order_relaxed) > 0) {
+        near__keeper_wake(local);
+        syscall(SYS_futex, &local->keeper.freed, FUTEX_WAIT_PRIVATE, freed, &patience, NULL, 0);
+    }
+    atomic_fetch_sub_explicit(&local->keeper.awaited, 1, memory_order_seq_cst);
+}
+
 static int is_busy(const struct near__local *local)
 {
     /* relaxed, all: decides only how long to sleep */

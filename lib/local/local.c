@@ -369,13 +369,8 @@ static enum near__count try_install(struct near__local *local, struct near__read
 /* When the copy's life ends; 0: it is over already. */
 static int set_expiry(struct near__local *local, struct offer *offer, int64_t ttl_ms, int64_t sent_ns)
 {
-    int64_t sent_ms = near__tier_ms(local, sent_ns), now_ms = near__tier_ms(local, near__now(local->clock));
-    if (sent_ns < local->opened_ns)
-        sent_ms--; /* the division rounds towards zero: never late */
     if (NEAR_MUTANT(TTL_IGNORED))
         ttl_ms = -1;
-    if (NEAR_MUTANT(TTL_FROM_ARRIVAL))
-        sent_ms = now_ms;
     if (NEAR_MUTANT(TTL_MAX_IGNORED))
         return !(offer->expires = 0);
     if (local->ttl_max_ms && (ttl_ms < 0 || ttl_ms > local->ttl_max_ms))
@@ -383,6 +378,12 @@ static int set_expiry(struct near__local *local, struct offer *offer, int64_t tt
     offer->expires = 0;
     if (ttl_ms < 0)
         return 1;
+    int64_t now_ns = near__now(local->clock), now_ms = near__tier_ms(local, now_ns);
+    if (sent_ns == NEAR_NEVER || NEAR_MUTANT(TTL_FROM_ARRIVAL))
+        sent_ns = now_ns;
+    int64_t sent_ms = near__tier_ms(local, sent_ns);
+    if (sent_ns < local->opened_ns)
+        sent_ms--; /* the division rounds towards zero: never late */
     if (ttl_ms > INT64_MAX / 4 - sent_ms)
         ttl_ms = INT64_MAX / 4 - sent_ms;
     if (sent_ms + ttl_ms <= now_ms)

@@ -132,13 +132,19 @@ static inline int near__ticket_equal(struct near__ticket a, struct near__ticket 
 }
 
 /* Offers a value that the remote tier had at position (0: unknown, then as near__local_invalidate with position 0).  ttl_ms -1:
- * no expiry; sent_ns: when the command was sent (expiry counts from there).  Keeps it if nothing newer is known,
+ * no expiry; sent_ns: when the command was sent (expiry counts from there; NEAR_NEVER: now).  Keeps it if nothing newer is known,
  * evicting if need be; in every case, when it returns, no entry for the key is visible whose position is below
  * `position`, and none will become so. A copy is kept for at most config.ttl_max_ms; near__view.expires_ns of a
  * hit tells the local copy's end. Returns 1 when kept, 0 when not (order, space, size, memory). */
 int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
                         const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
                         int64_t ttl_ms, int64_t sent_ns);
+
+/* About: an entry with a value of that size would be refused now, but only because of what waits to be freed. */
+int near__local_has_no_room(struct near__local *local, size_t value_size);
+/* Waits until the keeper has freed something, at most patience_ms; returns at once when nothing waits to be freed.  For caches whose
+ * local tier is all there is.  Not inside a section. */
+void near__local_await_room(struct near__local *local, int patience_ms);
 
 /* A reply at `position` was seen and is not kept: entries of the key below it go, and none below it comes (I4, R54).
  * 0: unknown, then every entry goes and every fill under way fails (I5). */

@@ -109,6 +109,8 @@ void near__reclaim(struct near__local *local)
     atomic_fetch_add_explicit(&budget->kept, kept_batch - freed_before, memory_order_relaxed);
     atomic_fetch_sub_explicit(&budget->retired, freed_batch + kept_batch, memory_order_relaxed);
     atomic_fetch_sub_explicit(&budget->used, freed_batch + freed_before, memory_order_relaxed);
+    if (freed_batch + freed_before)
+        near__keeper_tell_freed(local);
 }
 
 /* At close: nobody is left who could read or pin. */

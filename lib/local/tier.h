@@ -42,6 +42,8 @@ struct near__keeper {
     int runs;                     /* (i) */
     _Atomic(uint32_t) wake;       /* futex word: 1 when there is something to do */
     _Atomic(uint32_t) stop;
+    _Atomic(uint32_t) freed;      /* futex word: rounds in which something was freed */
+    _Atomic(uint32_t) awaited;    /* who waits for the next */
     /* the keeper's alone */
     struct near__entry *kept;     /* retired, but pinned when last looked at */
     struct near__table *table;    /* what the index uses */
@@ -114,7 +116,7 @@ static inline uint16_t near__tier_tick(const struct near__local *local, int64_t 
 }
 static inline struct near__moment near__tier_moment(struct near__local *local)
 {
-    int64_t now_ns = near__now(local->clock);
+    int64_t now_ns = near__now_coarse(local->clock); /* only ranks: an entry that expired a tick ago may pass as live */
     int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed: approximate */
     return (struct near__moment){
         .now_ms = near__tier_ms(local, now_ns),
@@ -189,6 +191,7 @@ void near__reclaim_close(struct near__local *local);
 int near__keeper_start(struct near__local *local);
 void near__keeper_stop(struct near__local *local);
 void near__keeper_wake(struct near__local *local);
+void near__keeper_tell_freed(struct near__local *local);
 /* Unlinks what is dead in the next buckets; all of it when whole is set. */
 void near__sweep(struct near__local *local, int whole);
 

@@ -278,6 +278,40 @@ static void test_a_thread_may_exit_after_the_tier_was_closed(void **state)
     fixture_close(&g);
 }
 
+/* ---------------------------------------------------------------- waiting for room */
+
+#define PATIENCE_MS 60000
+
+static void *awaits_room(void *arg)
+{
+    near__local_await_room(((struct fixture *)arg)->local, PATIENCE_MS);
+    return NULL;
+}
+
+/* Memory waits for a reader; who waits for room goes on as soon as the keeper has freed it, not when its patience ends. */
+static void test_who_awaits_room_is_told_when_something_was_freed(void **state)
+{
+    static char value[100 << 10];
+    struct fixture f;
+    pthread_t thread;
+    (void)state;
+    open_real(&f, 0);
+    near__local_section_enter();
+    for (uint64_t n = 1; n < 100 && !near__local_has_no_room(f.local, sizeof(value)); n++)
+        near__local_install(f.local, f.reader, ticket(&f, "k"), "k", 1, value, sizeof(value), n, -1, NEAR_NEVER);
+    assert_true(near__local_has_no_room(f.local, sizeof(value)));
+    int64_t begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
+    assert_int_equal(pthread_create(&thread, NULL, awaits_room, &f), 0);
+    assert_true(wait_until(atomic_load(&f.local->keeper.awaited) == 1, 30000));
+    near__local_section_leave();
+    pthread_join(thread, NULL);
+    assert_true(near__clock_kernel(CLOCK_MONOTONIC) - begun_ns < PATIENCE_MS * MS);
+    assert_false(near__local_has_no_room(f.local, sizeof(value)));
+    near__local_await_room(f.local, PATIENCE_MS); /* what is left to free, or nothing: does not wait long */
+    assert_true(near__clock_kernel(CLOCK_MONOTONIC) - begun_ns < PATIENCE_MS * MS);
+    fixture_close(&f);
+}
+
 static void test_one_thread_may_use_more_tiers_than_it_can_remember(void **state)
 {
     struct fixture f[20];
@@ -384,6 +418,7 @@ int main(void)
         cmocka_unit_test(test_a_thread_that_exits_drops_its_pins),
         cmocka_unit_test(test_short_threads_by_the_ten_thousands_leave_nothing_behind),
         cmocka_unit_test(test_a_thread_may_exit_after_the_tier_was_closed),
+        cmocka_unit_test(test_who_awaits_room_is_told_when_something_was_freed),
         cmocka_unit_test(test_one_thread_may_use_more_tiers_than_it_can_remember),
         cmocka_unit_test(test_R50_a_child_may_open_a_tier_of_its_own),
         cmocka_unit_test(test_fork_during_an_endless_grace_period_is_refused_in_time),
