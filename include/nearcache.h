@@ -714,8 +714,11 @@ NEAR_API int near_set_bound(near_cache *cache, uint32_t bound_ms);
  * Returns NEAR_OK, or the first problem with a precise text in error. */
 NEAR_API int near_check(near_cache *cache, uint32_t timeout_ms, near_error *error);
 
-/* Waits until the local tier may serve, i.e. the subscription is proven.  Returns NEAR_OK or NEAR_ERR_TIMEOUT with the
- * last problem's text in error. */
+/* Waits until the local tier may serve, i.e. the subscription is proven.  From then on what is written here is kept here,
+ * the first write included, unless somebody else writes the key at the same time or memory is short; the statistics
+ * fills_refused_order and fills_refused_space count what was not.  (Not with track=bcast: there the server's report of a
+ * write takes its copy away.)
+ * Returns NEAR_OK or NEAR_ERR_TIMEOUT with the last problem's text in error. */
 NEAR_API int near_wait_ready(near_cache *cache, uint32_t timeout_ms, near_error *error);
 
 /* ---------------------------------------------------------------- statistics */
