@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # `make fuzz`: every target under libFuzzer with ASan and UBSan, one after the other, FUZZ_SECONDS each (60), or FUZZ_ONLY one.
-# New inputs that reach new code go to fuzz/new/NAME in the build tree; an input that ends a target to fuzz/NAME-crash-…, and
+# New inputs that reach new code go to fuzz-run/new/NAME in the build tree; an input that ends a target to fuzz-run/NAME-crash-…, and
 # belongs into tests/fuzz/corpus/NAME once the fault is mended.
 set -eu
 
 clang=${CLANG:-clang}
-work=$top_builddir/fuzz
+work=$top_builddir/fuzz-run
 flags='-g -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 
 if ! command -v "$clang" > /dev/null 2>&1; then
