@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "loading/figures.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+int64_t figures_now_us(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+void figures_sleep_ms(unsigned ms)
+{
+    struct timespec left = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
+    while (nanosleep(&left, &left) != 0 && errno == EINTR)
+        ;
+}
+
+int figures_number(const char *text, unsigned least, unsigned most, unsigned *ret)
+{
+    char *end;
+    errno = 0;
+    unsigned long number = strtoul(text, &end, 10);
+    if (errno || end == text || *end || *text == '-' || number < least || number > most)
+        return -1;
+    *ret = (unsigned)number;
+    return 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+double figures_quantile_ms(uint32_t *us, size_t count, unsigned permille)
+{
+    if (!count)
+        return 0;
+    qsort(us, count, sizeof(*us), compare);
+    size_t at = count * permille / 1000;
+    return us[at < count ? at : count - 1] / 1000.0;
+}

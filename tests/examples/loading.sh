@@ -1,0 +1,54 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# The examples of loading do what their first lines say.
+. "$top_srcdir/tests/build/tap.sh"
+
+unset REDIS_URL
+
+gives() { # gives PATTERN PROGRAM ARGUMENTS…
+    pattern=$1
+    program=$top_builddir/examples/$2
+    shift 2
+    "$program" "$@" > "$work/out" 2>&1
+    status=$?
+    cat "$work/out"
+    [ $status -eq 0 ] && grep -q "$pattern" "$work/out"
+}
+refuses() { # refuses PROGRAM ARGUMENTS…
+    program=$top_builddir/examples/$1
+    name=$1
+    shift
+    "$program" "$@" > "$work/out" 2>&1
+    [ $? -eq 2 ] && grep -q "^usage: $name" "$work/out"
+}
+number() { # number NAME: of the closing line
+    sed -n 's/^{.*"'"$1"'":\([0-9]*\).*/\1/p' "$work/out"
+}
+many_loads() {
+    gives '"protected":false' stampede --json --unprotected --processes 2 --threads 8 --gets 20 --load-ms 200 &&
+        [ "$(number loads)" -gt 2 ]
+}
+
+for name in stampede early-refresh versioned-keys session-store; do
+    check "$name --help explains it" gives "^usage: $name" $name --help
+    check "$name refuses an unknown option" refuses $name --no-such-option
+    check "$name refuses a wrong number" refuses $name --json nonsense nonsense
+done
+if command -v redis-server > /dev/null; then
+    check "stampede: the source is asked once" \
+        gives '"processes":4,"threads":16,"gets":6400,.*"loads":1,.*"errors":0}$' stampede --json --gets 100 --lease-ms 60000
+    check "stampede --kill: it is asked twice" \
+        gives '"killed":1,.*"loads":2,.*"errors":0}$' stampede --json --gets 20 --kill --load-ms 300 --lease-ms 4000
+    check "stampede --unprotected: it is asked by many" many_loads
+fi
+check "early-refresh --mode stale: nobody waits" \
+    gives '"mode":"stale",.*"waited":0,"errors":0}$' early-refresh --json --mode stale --ttl-ms 200 --load-ms 20 --rate 2000
+check "early-refresh --mode xfetch refreshes early" \
+    gives '"mode":"xfetch",.*"refreshes_early":[1-9].*"errors":0}$' early-refresh --json --ttl-ms 300 --load-ms 20 --rate 2000 --rounds 10
+check "early-refresh --mode none runs" gives '"mode":"none",.*"errors":0}$' early-refresh --json --mode none --ttl-ms 100 --rounds 2
+check "versioned-keys: every key is loaded once a version, none is old" \
+    gives '"keys":500,"rounds":3,"gets":3000,"loads":1500,"old":0,.*"errors":0}$' versioned-keys --json --keys 500
+check "session-store: every click is there, every logout counts" \
+    gives '"ended":[1-9].*"wrong":0,"errors":0}$' session-store --json --requests 20000
+plan

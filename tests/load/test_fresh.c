@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * How old values are served and loads end, in a time that only the tests move: two processes on memory://. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "load/load_source.h"
+#include "support/wait.h"
+#include "system/stack.h"
+
+struct reader {
+    pthread_t thread;
+    near_cache *cache;
+    struct source *source;
+    const near_load *options;
+    char got[160];
+};
+static void *reader_main(void *arg)
+{
+    struct reader *r = arg;
+    snprintf(r->got, sizeof(r->got), "%s", load_with(r->cache, "k", r->source, r->options));
+    return NULL;
+}
+static void reader_start(struct reader *r, near_cache *c, struct source *s, const near_load *options)
+{
+    *r = (struct reader){.cache = c, .source = s, .options = options};
+    assert_int_equal(pthread_create(&r->thread, NULL, reader_main, r), 0);
+}
+static const char *reader_end(struct reader *r)
+{
+    pthread_join(r->thread, NULL);
+    return r->got;
+}
+
+static void source_says(struct source *s, const char *value, int answer)
+{
+    pthread_mutex_lock(&s->mutex);
+    snprintf(s->value, sizeof(s->value), "%s", value);
+    s->answer = answer;
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static near_load options_of(int64_t ttl_ms)
+{
+    near_load options;
+    near_load_init(&options);
+    options.ttl_ms = ttl_ms;
+    options.timeout_ms = 3600000;
+    options.hard_timeout_ms = 3600000;
+    options.lease_ms = 3600000;
+    return options;
+}
+
+static near_stats stats_of(near_cache *c)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    assert_int_equal(near_stats_get(c, &stats), NEAR_OK);
+    return stats;
+}
+
+static void test_old_value_at_once_and_one_refresh_behind(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_load o = options_of(1000);
+    o.stale_ms = 5000;
+    source_init(&s, "one");
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    stack_pass(t, 900);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    assert_int_equal(source_loads(&s), 1);
+    stack_pass(t, 200);
+    source_says(&s, "two", NEAR_OK);
+    source_hold(&s, 1);
+    for (int i = 0; i < 5; i++)
+        assert_string_equal(load_with(t->a, "k", &s, &o), "stale one"); /* while the refresh is held */
+    source_wait_inside(&s, 1);
+    assert_string_equal(load_with(t->b, "k", &s, &o), "stale one"); /* it had no copy: the server's old value, at once */
+    assert_int_equal(source_loads(&s), 2);
+    source_hold(&s, 0);
+    assert_true(wait_until(strcmp(load_with(t->a, "k", &s, &o), "two") == 0, PATIENCE_MS));
+    assert_int_equal(source_loads(&s), 2);
+    assert_string_equal(s.old, "one");
+    assert_true(s.old_version == near_version_of("one", 3));
+}
+
+static void test_old_value_ends_with_the_stale_time(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_load o = options_of(1000);
+    o.stale_ms = 500;
+    source_init(&s, "one");
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    stack_pass(t, 1600);
+    source_says(&s, "two", NEAR_OK);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "two");
+}
+
+static void test_an_unchanged_value_lives_on(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_load o = options_of(1000);
+    o.fail_ms = 5000;
+    source_init(&s, "one");
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    stack_pass(t, 1500);
+    source_says(&s, "", NEAR_UNCHANGED);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    assert_int_equal(source_loads(&s), 2);
+    stack_pass(t, 900);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    assert_int_equal(source_loads(&s), 2);
+}
+
+/* Ten seconds without the source: not one error, and the source is asked once a second. */
+static void test_failing_source_is_covered_by_old_values(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_load o = options_of(1000);
+    o.fail_ms = 60000;
+    source_init(&s, "one");
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    stack_pass(t, 1100);
+    source_says(&s, "", -1);
+    for (int ms = 0; ms < 10000; ms += 100) {
+        assert_string_equal(load_with(t->a, "k", &s, &o), "stale one");
+        stack_pass(t, 100);
+    }
+    assert_in_range(source_loads(&s), 9, 12);
+    source_says(&s, "two", NEAR_OK);
+    stack_pass(t, 1000);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "two");
+    source_says(&s, "", -1);
+    stack_pass(t, 62000);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "(NEAR_ERR_LOAD)"); /* too old */
+}
+
+static void test_soft_timeout_serves_the_old_value_and_lets_the_load_finish(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    struct reader reader;
+    near_load o = options_of(1000);
+    o.fail_ms = 60000;
+    o.soft_timeout_ms = 50;
+    source_init(&s, "one");
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    stack_pass(t, 1100);
+    source_says(&s, "two", NEAR_OK);
+    source_hold(&s, 1);
+    reader_start(&reader, t->a, &s, &o);
+    source_wait_inside(&s, 1);
+    stack_pass(t, 60);
+    assert_string_equal(reader_end(&reader), "stale one");
+    source_hold(&s, 0);
+    assert_true(wait_until(strcmp(load_with(t->a, "k", &s, &o), "two") == 0, PATIENCE_MS));
+    assert_int_equal(source_loads(&s), 2);
+}
+
+static void test_hard_timeout_ends_the_wait_and_the_value_is_kept_nevertheless(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    struct reader readers[2];
+    near_load o = options_of(0);
+    o.hard_timeout_ms = 100;
+    source_init(&s, "one");
+    source_hold(&s, 1);
+    reader_start(&readers[0], t->a, &s, &o);
+    source_wait_inside(&s, 1);
+    reader_start(&readers[1], t->a, &s, &o);
+    while (stats_of(t->a).flights_joined < 1)
+        wait_a_moment();
+    stack_pass(t, 110);
+    assert_string_equal(reader_end(&readers[0]), "(NEAR_ERR_LOAD_TIMEOUT)");
+    assert_string_equal(reader_end(&readers[1]), "(NEAR_ERR_LOAD_TIMEOUT)");
+    source_hold(&s, 0);
+    assert_true(wait_until(strcmp(look(t->a, "k"), "one") == 0, PATIENCE_MS));
+    assert_int_equal(source_loads(&s), 1);
+}
+
+static void test_each_waits_until_his_own_deadline(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    struct reader patient, hasty;
+    near_load o = options_of(0), brief = options_of(0);
+    brief.timeout_ms = 50;
+    source_init(&s, "one");
+    source_hold(&s, 1);
+    reader_start(&hasty, t->a, &s, &brief); /* leads, and leaves */
+    source_wait_inside(&s, 1);
+    reader_start(&patient, t->a, &s, &o);
+    while (stats_of(t->a).flights_joined < 1)
+        wait_a_moment();
+    stack_pass(t, 60);
+    assert_string_equal(reader_end(&hasty), "(NEAR_ERR_TIMEOUT)");
+    source_hold(&s, 0);
+    assert_string_equal(reader_end(&patient), "one");
+    assert_int_equal(source_loads(&s), 1);
+}
+
+/* B has the lease and says nothing more, as if it had died. */
+static void test_R16_next_process_takes_over_at_the_end_of_the_lease(void **state)
+{
+    struct stack *t = *state;
+    struct source dead, s;
+    struct reader holder, waiter;
+    near_load o = options_of(0);
+    o.lease_ms = 500;
+    source_init(&dead, "late");
+    source_init(&s, "one");
+    source_hold(&dead, 1);
+    reader_start(&holder, t->b, &dead, &o);
+    source_wait_inside(&dead, 1);
+    reader_start(&waiter, t->a, &s, &o);
+    while (stats_of(t->a).load_waits < 1)
+        wait_a_moment();
+    assert_int_equal(source_loads(&s), 0);
+    stack_pass(t, 510);
+    assert_string_equal(reader_end(&waiter), "one");
+    assert_true(stats_of(t->a).load_waits <= 3); /* it slept all the time */
+    uint64_t fence = s.fence;
+    assert_true(fence > dead.fence);
+    source_hold(&dead, 0);
+    reader_end(&holder);
+    assert_string_equal(stack_server(t, "k"), "one"); /* the late one kept nothing */
+    assert_int_equal(stats_of(t->b).loads_unkept, 1);
+}
+
+static void test_remembered_absence_ends(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_load o = options_of(0);
+    o.absent_ms = 1000;
+    source_init(&s, "one");
+    source_says(&s, "", NEAR_MISS);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "(NEAR_MISS)");
+    source_says(&s, "one", NEAR_OK);
+    stack_pass(t, 900);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "(NEAR_MISS)");
+    stack_pass(t, 200);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+}
+
+/* A negative entry is served under the same proof as any other (promise B). */
+static void test_B_absence_without_proof_is_asked_for(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_load o = options_of(0);
+    o.absent_ms = 3600000;
+    source_init(&s, "one");
+    source_says(&s, "", NEAR_MISS);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "(NEAR_MISS)");
+    near__memory_fault(t->store, NEAR_FAULT_DROP_MESSAGES, 0, -1); /* A hears nothing of it */
+    assert_int_equal(put(t->b, "k", "made"), NEAR_OK);
+    stack_skip(t, 5000); /* and its proof is over */
+    assert_string_equal(load_with(t->a, "k", &s, &o), "made");
+    near__memory_fault(t->store, NEAR_FAULT_DROP_MESSAGES, 0, 0);
+}
+
+static void test_H_without_the_server_every_process_loads_and_keeps_nothing(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_load o = options_of(0);
+    source_init(&s, "one");
+    near__memory_fault(t->store, NEAR_FAULT_REFUSE, 0, -1);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    assert_int_equal(s.fence, 0);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    assert_int_equal(source_loads(&s), 2);
+    near__memory_fault(t->store, NEAR_FAULT_REFUSE, 0, 0);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    assert_string_equal(load_with(t->b, "k", &s, &o), "one");
+    assert_int_equal(source_loads(&s), 3);
+    assert_true(s.fence > 0);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, stack_setup, stack_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_old_value_at_once_and_one_refresh_behind),
+        TEST(test_old_value_ends_with_the_stale_time),
+        TEST(test_an_unchanged_value_lives_on),
+        TEST(test_failing_source_is_covered_by_old_values),
+        TEST(test_soft_timeout_serves_the_old_value_and_lets_the_load_finish),
+        TEST(test_hard_timeout_ends_the_wait_and_the_value_is_kept_nevertheless),
+        TEST(test_each_waits_until_his_own_deadline),
+        TEST(test_R16_next_process_takes_over_at_the_end_of_the_lease),
+        TEST(test_remembered_absence_ends),
+        TEST(test_B_absence_without_proof_is_asked_for),
+        TEST(test_H_without_the_server_every_process_loads_and_keeps_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
