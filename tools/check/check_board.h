@@ -56,6 +56,7 @@ enum {
     CHECK_RING_TOTAL = 2 * (CHECK_HOT * CHECK_RING_HOT + (CHECK_SLOTS - CHECK_HOT) * CHECK_RING_COLD),
     CHECK_VALUE_MAX = 2048,
     CHECK_REMOVES = 61, /* one version of a RECORD in so many is a removal */
+    CHECK_MANY = 4, /* keys of one near_mset */
     CHECK_NOTES = 64,
     CHECK_NOTE_WRITES = 6
 };
@@ -126,13 +127,13 @@ struct check_reader {
 };
 
 struct check_writer {
-    _Atomic uint32_t busy; /* the slot that it writes, from 1 */
+    _Atomic uint32_t busy[CHECK_MANY]; /* the slots that it writes, from 1 */
     _Atomic uint64_t writes, failed, unknown;
 };
 
 enum check_gauge {
     CHECK_UPDATES, CHECK_PROVEN, CHECK_RECOVERIES, CHECK_HITS, CHECK_GETS, CHECK_SERVER_CHANGES, CHECK_REGRESSIONS,
-    CHECK_SUSPICIONS, CHECK_GAPS, CHECK_DISCONNECTIONS, CHECK_PROOFS, CHECK_UNPROVEN, CHECK_GAUGES
+    CHECK_SUSPICIONS, CHECK_GAPS, CHECK_DISCONNECTIONS, CHECK_PROOFS, CHECK_GAUGES
 };
 
 struct check_process {

@@ -15,15 +15,23 @@
 
 enum { FINISH_MS = 150 };
 
-/* A slot that somebody writes, from 1; whether it is this one (CHECK_SLOTS: any). */
+static int thread_is_busy(const struct check_writer *w, uint32_t slot)
+{
+    for (int i = 0; i < CHECK_MANY; i++) {
+        uint32_t busy = atomic_load(&w->busy[i]);
+        if (busy != 0 && (slot == CHECK_SLOTS || busy == slot + 1))
+            return 1;
+    }
+    return 0;
+}
+
+/* Whether somebody writes this slot (CHECK_SLOTS: any). */
 static int is_busy(const struct check *c, uint32_t slot)
 {
     for (uint32_t p = 0; p < c->board->processes; p++)
-        for (uint32_t t = 0; t < c->board->writers; t++) {
-            uint32_t busy = atomic_load(&c->board->process[p].writer[t].busy);
-            if (busy != 0 && (slot == CHECK_SLOTS || busy == slot + 1))
+        for (uint32_t t = 0; t < c->board->writers; t++)
+            if (thread_is_busy(&c->board->process[p].writer[t], slot))
                 return 1;
-        }
     return 0;
 }
 
@@ -113,11 +121,10 @@ void check_bury(struct check *c, uint32_t process)
 {
     struct check_board *board = c->board;
     struct check_process *p = &board->process[process];
-    for (uint32_t t = 0; t < board->writers; t++) {
-        uint32_t busy = atomic_load(&p->writer[t].busy);
-        if (busy != 0)
-            bury_write(board, busy - 1);
-    }
+    for (uint32_t t = 0; t < board->writers; t++)
+        for (int i = 0; i < CHECK_MANY; i++)
+            if (atomic_load(&p->writer[t].busy[i]) != 0)
+                bury_write(board, atomic_load(&p->writer[t].busy[i]) - 1);
     for (uint32_t i = 0; i < CHECK_SLOTS; i++) {
         uint32_t mine = process + 1;
         atomic_compare_exchange_strong(&board->slot[i].lock, &mine, 0);
@@ -125,7 +132,8 @@ void check_bury(struct check *c, uint32_t process)
         atomic_store(&p->seen[i][1], 0);
     }
     for (uint32_t t = 0; t < board->writers; t++)
-        atomic_store(&p->writer[t].busy, 0);
+        for (int i = 0; i < CHECK_MANY; i++)
+            atomic_store(&p->writer[t].busy[i], 0);
     for (int g = 0; g < CHECK_GAUGES; g++) {
         atomic_fetch_add(&p->total[g], atomic_load(&p->gauge[g]));
         atomic_store(&p->gauge[g], 0);

@@ -29,14 +29,14 @@ struct worker_thread {
     int failed;      /* the last call found Redis away */
     uint64_t random;
     struct check_judge judge;
-    char value[CHECK_VALUE_MAX], before[CHECK_VALUE_MAX];
+    char value[CHECK_VALUE_MAX], before[CHECK_VALUE_MAX], many[CHECK_MANY][CHECK_VALUE_MAX];
 };
 
 struct worker {
     struct check_board *board;
     struct check_process *self;
     near_cache *cache;
-    uint32_t process;
+    uint32_t process, was_proven;
     int count;
     struct worker_thread *threads;
 };
@@ -368,22 +368,23 @@ static void settle(struct worker_thread *t, struct writing *x, uint64_t open)
     }
 }
 
-static void write_exclusive(struct worker_thread *t, struct writing *x)
+/* Notes the next version as begun; 0: not now. */
+static int record_begins(struct worker_thread *t, struct writing *x)
 {
     struct check_board *board = t->worker->board;
     struct check_key *key = check_key_of(board, x->slot, x->generation);
     uint64_t open = atomic_load(&key->open);
     if (open) {
         settle(t, x, open);
-        return;
+        return 0;
     }
     x->version = atomic_load(&key->sent) + 1;
     x->acked = atomic_load(&key->acked);
     if (!check_ring_has_room(board, x->slot, x->generation, x->version, check_now()))
-        return;
+        return 0;
     check_begin(board, x->slot, x->generation, x->version, x->writer, check_now());
     atomic_store(&key->sent, x->version); /* before the write itself: whoever reads the version finds that it was begun */
-    record_written(t, x, write_record(t, x));
+    return 1;
 }
 
 static void count_up(struct worker_thread *t, struct writing *x)
@@ -425,32 +426,78 @@ static int try_lock(struct worker_thread *t, uint32_t slot)
     return atomic_compare_exchange_strong(&t->worker->board->slot[slot].lock, &free, t->worker->process + 1);
 }
 
-/* Only while neither a pause nor a retirement has been announced may a write begin: both are looked at after busy has been
- * set, and whoever announces looks at busy afterwards. */
-static void write_one(struct worker_thread *t)
+static void write_leaves(struct worker_thread *t, const struct writing *x, int place)
 {
     struct worker *w = t->worker;
-    struct check_board *board = w->board;
-    uint32_t number = choose_slot(t, 50), stops = atomic_load(&w->self->stops);
-    struct check_slot *slot = &board->slot[number];
-    struct writing x = {.slot = number, .writer = (w->process + 1) << 16 | (t->number + 1)};
-    int exclusive = slot->kind != CHECK_COUNTER;
-    int64_t begin_ns = check_now();
-    if (exclusive && !try_lock(t, number))
-        return;
-    atomic_store(&w->self->writer[t->number].busy, number + 1);
-    if (!atomic_load(&board->pause) && !atomic_load(&slot->retiring)) {
-        x.generation = atomic_load(&slot->generation);
-        x.key_size = check_name(x.key, number, x.generation);
-        if (exclusive)
-            write_exclusive(t, &x);
-        else
-            count_up(t, &x);
-        judge_duration(t, stops, begin_ns, check_now());
+    if (w->board->slot[x->slot].kind != CHECK_COUNTER)
+        atomic_store(&w->board->slot[x->slot].lock, 0);
+    atomic_store(&w->self->writer[t->number].busy[place], 0);
+}
+
+/* Only while neither a pause nor a retirement has been announced may a write begin: both are looked at after busy has been
+ * set, and whoever announces looks at busy afterwards.  place: of several writes at once. */
+static int write_enters(struct worker_thread *t, struct writing *x, int place, uint32_t number)
+{
+    struct worker *w = t->worker;
+    struct check_slot *slot = &w->board->slot[number];
+    *x = (struct writing){.slot = number, .writer = (w->process + 1) << 16 | (t->number + 1)};
+    if (slot->kind != CHECK_COUNTER && !try_lock(t, number))
+        return 0;
+    atomic_store(&w->self->writer[t->number].busy[place], number + 1);
+    if (atomic_load(&w->board->pause) || atomic_load(&slot->retiring)) {
+        write_leaves(t, x, place);
+        return 0;
     }
-    if (exclusive)
-        atomic_store(&slot->lock, 0);
-    atomic_store(&w->self->writer[t->number].busy, 0);
+    x->generation = atomic_load(&slot->generation);
+    x->key_size = check_name(x->key, number, x->generation);
+    return 1;
+}
+
+static void write_one(struct worker_thread *t)
+{
+    struct writing x;
+    uint32_t stops = atomic_load(&t->worker->self->stops);
+    int64_t begin_ns = check_now();
+    if (!write_enters(t, &x, 0, choose_slot(t, 50)))
+        return;
+    if (t->worker->board->slot[x.slot].kind == CHECK_COUNTER)
+        count_up(t, &x);
+    else if (record_begins(t, &x))
+        record_written(t, &x, write_record(t, &x));
+    judge_duration(t, stops, begin_ns, check_now());
+    write_leaves(t, &x, 0);
+}
+
+/* Removals cannot be among several values at once; they wait until the key is written alone. */
+static int may_be_among_many(struct worker_thread *t, struct writing *x)
+{
+    struct check_board *board = t->worker->board;
+    return board->slot[x->slot].kind == CHECK_RECORD &&
+           !record_removes(atomic_load(&check_key_of(board, x->slot, x->generation)->sent) + 1) && record_begins(t, x);
+}
+
+static void write_many(struct worker_thread *t)
+{
+    struct writing x[CHECK_MANY];
+    near_item items[CHECK_MANY];
+    int count = 0;
+    for (int i = 0; i < CHECK_MANY; i++) {
+        if (!write_enters(t, &x[count], count, CHECK_HOT + below(t, CHECK_SLOTS - CHECK_HOT)))
+            continue;
+        if (!may_be_among_many(t, &x[count])) {
+            write_leaves(t, &x[count], count);
+            continue;
+        }
+        items[count] = (near_item){.key = x[count].key, .key_size = x[count].key_size, .data = t->many[count],
+            .size = check_value(x[count].slot, x[count].generation, x[count].version, t->many[count])};
+        count++;
+    }
+    if (count > 0)
+        near_mset(t->worker->cache, items, (size_t)count, NULL, NULL);
+    for (int i = 0; i < count; i++) {
+        record_written(t, &x[i], items[i].status);
+        write_leaves(t, &x[i], i);
+    }
 }
 
 static void *writer_main(void *arg)
@@ -460,7 +507,10 @@ static void *writer_main(void *arg)
     while (phase_of(w) == CHECK_WAIT)
         pause_ns(2 * CHECK_NS_PER_MS);
     while (phase_of(w) < CHECK_SETTLE) {
-        write_one(t);
+        if (below(t, 16) == 0)
+            write_many(t);
+        else
+            write_one(t);
         pause_ns(t->failed ? 5 * CHECK_NS_PER_MS : below(t, 5000) * INT64_C(1000));
         t->failed = 0;
     }
@@ -483,9 +533,9 @@ static void copy_statistics(struct worker *w)
     if (near_stats_get(w->cache, &s) != NEAR_OK)
         return;
     judge_budget(w, &s);
-    if (s.proven && !atomic_load(&g[CHECK_PROVEN]) && atomic_load(&g[CHECK_UNPROVEN]))
+    if (s.proven && w->was_proven && !atomic_load(&g[CHECK_PROVEN]))
         atomic_fetch_add(&g[CHECK_RECOVERIES], 1);
-    atomic_store(&g[CHECK_UNPROVEN], !s.proven);
+    w->was_proven |= s.proven;
     atomic_store(&g[CHECK_PROVEN], s.proven);
     atomic_store(&g[CHECK_HITS], s.local_hits);
     atomic_store(&g[CHECK_GETS], s.gets);
