@@ -399,8 +399,16 @@ NEAR_API int near_loaded_ttl(near_loaded *loaded, int64_t ttl_ms);
 /* 64 bits that are the same for the same bytes (XXH3): the version that a conditional refresh compares. */
 NEAR_API uint64_t near_version_of(const void *data, size_t size);
 
+/* Gives the value a tag: 1 to NEAR_TAG_MAX bytes, none of them 0; at most NEAR_TAGS_MAX of them.  Only with NEAR_LOAD_TAGS.
+ * Returns NEAR_OK or NEAR_ERR_INVALID, and then the load ends with NEAR_ERR_LOADER. */
+NEAR_API int near_loaded_tag(near_loaded *loaded, const void *tag, size_t size);
+#define NEAR_TAG_MAX 128u
+#define NEAR_TAGS_MAX 16u
+
 enum {
-    NEAR_LOAD_REFRESH = 1u << 0 /* load even if the value is fresh */
+    NEAR_LOAD_REFRESH = 1u << 0, /* load even if the value is fresh */
+    NEAR_LOAD_TAGS = 1u << 1     /* the loader may give tags; a value one of whose tags was invalidated is loaded again.  Every
+                                    call for such a key says so: near_get and calls without it look at the value alone */
 };
 
 /* Options of loading; NULL means the cache's loader's, or the defaults.  All processes that load a key must agree on
@@ -441,6 +449,12 @@ static inline void near_load_init(near_load *load)
  * is set and not above stale_ms and fail_ms), _TOO_LARGE, _NOMEM, _SYSTEM (no thread), _CLOSED, _FORKED, _UNPROVEN. */
 NEAR_API int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_loader_fn loader, void *arg,
                               const near_load *options, near_value *ret_value);
+
+/* Makes every value old that has the tag, in all processes, by one write and one message, however many values there are.  Calls
+ * with NEAR_LOAD_TAGS in this process do not return them any more, those of others at most for the staleness bound; what
+ * was being loaded meanwhile is not kept.  A tag that nobody has is no error.
+ * Blocks: up to the deadline.  Returns as near_set; NEAR_ERR_INVALID also for what cannot be a tag. */
+NEAR_API int near_invalidate_tag(near_cache *cache, const void *tag, size_t size, const near_call *call);
 
 /* Sets the loader, and its options, of calls that name none.  May be called again; earlier ones stay in memory until close.
  * Returns NEAR_OK, NEAR_ERR_INVALID, _NOMEM, _CLOSED, _FORKED. */

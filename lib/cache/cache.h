@@ -165,6 +165,7 @@ void near__loading_stats(struct near__impl *impl, near_stats *stats);
 int near__local_writes_create(struct near__impl *impl);
 void near__local_writes_destroy(struct near__impl *impl);
 int near__local_write(struct near__impl *impl, struct near__request *request);
+uint64_t near__local_position(struct near__impl *impl); /* of the last write */
 /* The same, unless something was learnt of the key since the ticket: then NEAR_UNMET. */
 int near__local_write_if(struct near__impl *impl, struct near__request *request, struct near__ticket ticket);
 

@@ -44,6 +44,8 @@ struct near__load *near__load_create(struct near__impl *impl, const void *key, s
         memcpy(load->key, key, key_size);
     snprintf(load->owner, sizeof(load->owner), "%016" PRIx64 "%016" PRIx64, near__load_random(), near__load_random());
     load->ticket = near__local_ticket(impl->local, key, key_size);
+    if (!impl->remote)
+        load->asked_at = near__local_position(impl);
     load->flight = flight;
     near__flight_ref(l->flights, flight);
     return load;
@@ -52,6 +54,7 @@ struct near__load *near__load_create(struct near__impl *impl, const void *key, s
 void near__load_free(struct near__load *load)
 {
     near__shared_unref(load->old);
+    near__free(&load->impl->alloc, load->tags);
     near__flight_leave(load->loading->flights, load->flight);
     near__free(&load->impl->alloc, load);
 }
@@ -64,7 +67,32 @@ static void land(struct near__load *load, int status, struct near__shared *share
 /* ---------------------------------------------------------------- asking */
 
 /* What a LEASE teaches: with a value the same as a fetch; otherwise that nothing below the position is current. */
-static void learn_asked(struct near__load *load, const struct near__request *q, const struct near__sent *sent)
+static void learn_tags(struct near__load *load, const struct near__request *q, struct near__ticket ticket, uint64_t position)
+{
+    char text[NEAR_TAGS_TEXT_MAX];
+    struct near__tags tags;
+    const char *list = "";
+    size_t list_size = 0;
+    uint64_t read = q->position;
+    if (q->extra_out && near__tags_parse(q->extra_out, q->extra_out_size, &tags) == 0 &&
+        tags.hash == near_version_of(q->value_out, q->value_out_size)) {
+        list = tags.list;
+        list_size = tags.list_size;
+        read = tags.position;
+    } /* otherwise somebody wrote the value without tags */
+    struct near__learnt learnt = {.key = q->key,
+                                  .key_size = q->key_size,
+                                  .ticket = ticket,
+                                  .position = position,
+                                  .ttl_ms = q->ttl_left_ms,
+                                  .sent_ns = q->sent_ns};
+    if (list_size <= NEAR_TAGS_LIST_MAX)
+        near__tags_learn(load->impl, &learnt, text,
+                         near__tags_describe(read, q->value_out, q->value_out_size, list, list_size, text));
+}
+
+static void learn_asked(struct near__load *load, const struct near__request *q, const struct near__sent *sent,
+                        struct near__ticket tags_ticket)
 {
     struct near__impl *impl = load->impl;
     struct near__reader *reader = near__local_reader(impl->local);
@@ -84,6 +112,8 @@ static void learn_asked(struct near__load *load, const struct near__request *q, 
                             q->ttl_left_ms, q->sent_ns);
     else
         near__local_observe(impl->local, q->key, q->key_size, position);
+    if (q->value_out && position && load->options.flags & NEAR_LOAD_TAGS)
+        learn_tags(load, q, tags_ticket, position);
     if (q->lease == NEAR_LEASE_ABSENT && position)
         near__notes_put(load->loading->notes, q->key, q->key_size, NEAR_NOTE_ABSENT, sent->ticket, position,
                         q->sent_ns + q->lease_left_ms * NEAR_NS_PER_MS);
@@ -100,19 +130,40 @@ void near__load_ask(struct near__load *load, uint32_t flags, int64_t deadline_ns
                                   .flags = flags,
                                   .ttl_ms = load->options.lease_ms,
                                   .number = near__load_grace_ms(&load->options)};
+    struct near__ticket tags_ticket = {0};
+    if (load->options.flags & NEAR_LOAD_TAGS) {
+        ret->flags |= NEAR_LEASE_TAGGED;
+        tags_ticket = near__tags_ticket(impl, load->key, load->key_size);
+    }
     struct near__sent sent = near__write_before(impl, ret);
     near__remote_run(impl->remote, ret, 1, deadline_ns);
-    learn_asked(load, ret, &sent);
+    learn_asked(load, ret, &sent, tags_ticket);
     near__shared_unref(load->old);
     load->old = ret->value_out ? near__fetch_share(impl, ret) : NULL;
-    near__free(&impl->alloc, ret->extra_out);
+    near__free(&impl->alloc, load->tags);
+    load->tags = ret->extra_out;
+    load->tags_size = ret->extra_out_size;
     ret->extra_out = NULL;
+    load->asked_at = ret->position;
     load->leased = ret->status == NEAR_OK && ret->lease == NEAR_LEASE_GOT;
     load->exists = ret->exists;
     load->fence = load->leased ? ret->fence : 0;
 }
 
 /* ---------------------------------------------------------------- writing through */
+
+static void learn_filled_tags(struct near__load *load, const struct near__request *q, const struct near__sent *sent,
+                              struct near__ticket ticket)
+{
+    struct near__learnt learnt = {.key = q->key,
+                                  .key_size = q->key_size,
+                                  .ticket = ticket,
+                                  .position = near__coherence_position(load->impl->coherence, sent->before, q),
+                                  .ttl_ms = q->ttl_left_ms,
+                                  .sent_ns = q->sent_ns};
+    if (learnt.position)
+        near__tags_learn(load->impl, &learnt, q->extra, q->extra_size);
+}
 
 /* Sends FILL or RELEASE with a message about `told`; the request's status. */
 static int send_end(struct near__load *load, struct near__request *q, const void *told, size_t told_size,
@@ -121,7 +172,17 @@ static int send_end(struct near__load *load, struct near__request *q, const void
     struct near__impl *impl = load->impl;
     struct near__buffer body;
     near__buffer_init(&body, &impl->alloc);
-    near__coherence_body(impl->coherence, operation, told, told_size, &body);
+    if (q->extra_size) { /* the description of tags is another key */
+        unsigned char about[NEAR_KEY_MAX];
+        const void *keys[2] = {told, about};
+        size_t sizes[2] = {told_size, told_size + sizeof(NEAR_TAGS_SUFFIX) - 1};
+        if (told_size)
+            memcpy(about, told, told_size);
+        memcpy(about + told_size, NEAR_TAGS_SUFFIX, sizeof(NEAR_TAGS_SUFFIX) - 1);
+        near__coherence_body_of(impl->coherence, operation, keys, sizes, 2, &body);
+    } else {
+        near__coherence_body(impl->coherence, operation, told, told_size, &body);
+    }
     q->key = load->key;
     q->key_size = load->key_size;
     q->expected = load->owner;
@@ -130,10 +191,15 @@ static int send_end(struct near__load *load, struct near__request *q, const void
     q->body_size = body.size;
     q->status = NEAR_ERR_NOMEM;
     if (!body.failed) {
+        struct near__ticket tags_ticket = {0};
+        if (q->extra_size)
+            tags_ticket = near__tags_ticket(impl, load->key, load->key_size);
         struct near__sent sent = near__write_before(impl, q);
         near__remote_run(impl->remote, q, 1, near__now(&impl->clock) + impl->timeout_ns);
         if (q->operation == NEAR_OP_FILL || q->flags & NEAR_RELEASE_ABSENT)
             near__write_learn(impl, q, &sent, 1);
+        if (q->operation == NEAR_OP_FILL && q->extra_size && q->status == NEAR_OK)
+            learn_filled_tags(load, q, &sent, tags_ticket);
         if (q->operation == NEAR_OP_RELEASE && q->flags & NEAR_RELEASE_ABSENT && q->status == NEAR_OK && q->ttl_ms) {
             uint64_t position = near__coherence_position(impl->coherence, sent.before, q);
             if (position)
@@ -160,16 +226,54 @@ static void release(struct near__load *load)
     send_end(load, &q, told, load->key_size + suffix, NEAR_MESSAGE_DEL);
 }
 
-static void fill(struct near__load *load, const void *data, size_t size, int64_t hard_ms)
+/* Without a remote tier the description is kept before the value: whoever sees the value sees its tags. */
+static int fill_only(struct near__load *load, struct near__request *q, const char *text, size_t text_size)
 {
+    struct near__impl *impl = load->impl;
+    struct near__tags tags;
+    const char *tag = NULL;
+    size_t size = 0;
+    q->operation = NEAR_OP_SET;
+    q->key = load->key;
+    q->key_size = load->key_size;
+    if (text_size && near__tags_parse(text, text_size, &tags) == 0) {
+        while (near__tags_next(&tags, &tag, &size)) { /* a tag that nobody has had starts at 0 */
+            char name[NEAR_TAG_MAX + sizeof(NEAR_TAG_PREFIX)];
+            memcpy(name, NEAR_TAG_PREFIX, sizeof(NEAR_TAG_PREFIX) - 1);
+            memcpy(name + sizeof(NEAR_TAG_PREFIX) - 1, tag, size);
+            struct near__request first = {.operation = NEAR_OP_SET,
+                                          .key = name,
+                                          .key_size = sizeof(NEAR_TAG_PREFIX) - 1 + size,
+                                          .value = "0",
+                                          .value_size = 1,
+                                          .flags = NEAR_SET_IF_ABSENT};
+            near__local_write(impl, &first);
+        }
+    }
+    if (text_size) {
+        struct near__learnt learnt = {.key = load->key,
+                                      .key_size = load->key_size,
+                                      .ticket = near__tags_ticket(impl, load->key, load->key_size),
+                                      .position = near__local_position(impl),
+                                      .ttl_ms = q->ttl_ms ? q->ttl_ms : -1,
+                                      .sent_ns = near__now(&impl->clock)};
+        near__tags_learn(impl, &learnt, text, text_size);
+    }
+    return near__local_write_if(impl, q, load->ticket);
+}
+
+static void fill(struct near__load *load, const void *data, size_t size, int64_t hard_ms, const char *list, size_t list_size)
+{
+    char text[NEAR_TAGS_TEXT_MAX];
     struct near__impl *impl = load->impl;
     struct near__request q = {.operation = NEAR_OP_FILL, .value = data, .value_size = size, .ttl_ms = hard_ms};
     int status = NEAR_UNMET;
+    if (load->options.flags & NEAR_LOAD_TAGS) {
+        q.extra = text;
+        q.extra_size = near__tags_describe(load->asked_at, data, size, list, list_size, text);
+    }
     if (!impl->remote) {
-        q.operation = NEAR_OP_SET;
-        q.key = load->key;
-        q.key_size = load->key_size;
-        status = near__local_write_if(impl, &q, load->ticket);
+        status = fill_only(load, &q, text, q.extra_size);
     } else if (load->leased) {
         q.flags = load->exists ? 0 : NEAR_FILL_ABSENT;
         status = send_end(load, &q, load->key, load->key_size, NEAR_MESSAGE_SET);
@@ -253,11 +357,12 @@ static int call_loader(struct near__load *load, struct near_loaded *loaded)
     return judge(load, loaded, answer);
 }
 
-static void end_with_value(struct near__load *load, void *data, size_t size, int64_t hard_ms)
+static void end_with_value(struct near__load *load, void *data, size_t size, int64_t hard_ms, const char *list,
+                           size_t list_size)
 {
     struct near__impl *impl = load->impl;
     int64_t now_ns = near__now(&impl->clock);
-    fill(load, data, size, hard_ms);
+    fill(load, data, size, hard_ms, list, list_size);
     int64_t expires_ns = hard_ms ? now_ns + hard_ms * NEAR_NS_PER_MS : NEAR_NEVER;
     struct near__shared *shared = near__shared_create(&impl->values, data, size, expires_ns);
     if (!shared)
@@ -282,15 +387,22 @@ static void run_loader(struct near__load *load)
 {
     struct near__impl *impl = load->impl;
     struct near_loaded loaded = {.alloc = &impl->alloc, .value_max = impl->options.value_max};
+    loaded.may_tag = (load->options.flags & NEAR_LOAD_TAGS) != 0;
     int status = call_loader(load, &loaded);
     void *data = loaded.data;
     if (status == NEAR_UNCHANGED) {
         loaded.size = load->old->size;
         data = near__memdup(&impl->alloc, load->old->data, loaded.size);
         status = data ? NEAR_OK : NEAR_ERR_NOMEM;
+        struct near__tags tags;
+        if (!loaded.tags && load->tags && near__tags_parse(load->tags, load->tags_size, &tags) == 0 &&
+            tags.list_size <= sizeof(loaded.list)) {
+            memcpy(loaded.list, tags.list, tags.list_size); /* it keeps its tags, too */
+            loaded.list_size = tags.list_size;
+        }
     }
     if (status == NEAR_OK) {
-        end_with_value(load, data, loaded.size, hard_ms_of(load, &loaded));
+        end_with_value(load, data, loaded.size, hard_ms_of(load, &loaded), loaded.list, loaded.list_size);
         return;
     }
     near__free(&impl->alloc, data);

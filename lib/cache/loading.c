@@ -126,7 +126,7 @@ int near__load_copy(const near_load *options, near_load *ret)
     int status = near__struct_copy(ret, sizeof(*ret), options ? options : &defaults, options ? options->size : defaults.size);
     if (status != NEAR_OK)
         return status;
-    if (ret->flags & ~(uint32_t)NEAR_LOAD_REFRESH || !times_in_range(ret) || ret->jitter_permille > 1000 ||
+    if (ret->flags & ~(uint32_t)(NEAR_LOAD_REFRESH | NEAR_LOAD_TAGS) || !times_in_range(ret) || ret->jitter_permille > 1000 ||
         ret->early_permille > 1000000)
         return NEAR_ERR_INVALID;
     ret->lease_ms = ret->lease_ms ? ret->lease_ms : LEASE_MS;

@@ -51,6 +51,32 @@ static inline int64_t near__load_grace_ms(const near_load *o)
 }
 uint64_t near__load_random(void);
 
+/* tags.c: a value's tags, as text and as parts (which point into the text). */
+#define NEAR_TAGS_LIST_MAX (NEAR_TAGS_MAX * (NEAR_TAG_MAX + 1))
+#define NEAR_TAGS_TEXT_MAX (NEAR_TAGS_LIST_MAX + 48)
+struct near__tags {
+    uint64_t position, hash;
+    const char *list;
+    size_t list_size;
+};
+size_t near__tags_describe(uint64_t position, const void *value, size_t value_size, const char *list, size_t list_size,
+                           char ret[NEAR_TAGS_TEXT_MAX]);
+int near__tags_parse(const void *text, size_t size, struct near__tags *ret); /* 0, or -1 for what is none */
+int near__tags_next(const struct near__tags *tags, const char **cursor, size_t *ret_size); /* *cursor begins NULL */
+/* Whether a local value's tags are known here, and none was invalidated since it was loaded. */
+int near__tags_hold(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size, const void *value,
+                    size_t value_size);
+/* Keeps a description beside a value that was just learnt, and what its tags' numbers are. */
+struct near__learnt {
+    const void *key;
+    size_t key_size;
+    struct near__ticket ticket; /* near__tags_ticket, from before the request was sent */
+    uint64_t position;          /* local terms */
+    int64_t ttl_ms, sent_ns;
+};
+struct near__ticket near__tags_ticket(struct near__impl *impl, const void *key, size_t key_size);
+void near__tags_learn(struct near__impl *impl, const struct near__learnt *learnt, const char *text, size_t size);
+
 /* What a loader has answered. */
 struct near_loaded {
     const struct near__alloc *alloc;
@@ -58,6 +84,10 @@ struct near_loaded {
     void *data;
     size_t size;
     int has_value;
+    int may_tag;
+    unsigned tags;
+    char list[NEAR_TAGS_LIST_MAX]; /* each tag and a zero */
+    size_t list_size;
     int error;      /* of a near_loaded_… call: it decides, whatever the loader returns */
     int64_t ttl_ms; /* 0: the options' */
 };
@@ -76,6 +106,9 @@ struct near__load {
     int leased, exists;
     uint64_t fence;
     struct near__shared *old; /* what there is; NULL: nothing */
+    uint64_t asked_at;        /* position when the lease was given, as the server tells it: what tags are compared with */
+    void *tags;               /* of the old value; NULL: none */
+    size_t tags_size;
     char owner[40];
     size_t key_size;
     unsigned char key[];

@@ -144,6 +144,27 @@ static int do_del(struct near__impl *impl, struct near__request *r, const struct
     return now->present ? NEAR_OK : NEAR_MISS;
 }
 
+/* The tag's value is the write's own position. */
+static int do_tag(struct near__impl *impl, struct near__reader *reader, struct near__request *r)
+{
+    char text[24];
+    for (int tries = 0; tries < 8; tries++) {
+        struct near__ticket ticket = near__local_ticket(impl->local, r->key, r->key_size);
+        r->position = next_position(impl);
+        int size = snprintf(text, sizeof(text), "%" PRIu64, r->position);
+        if (near__local_install(impl->local, reader, ticket, r->key, r->key_size, text, (size_t)size, r->position, -1,
+                                near__now(&impl->clock)))
+            return NEAR_OK;
+    }
+    return NEAR_ERR_FULL;
+}
+
+uint64_t near__local_position(struct near__impl *impl)
+{
+    /* seq_cst: taken before a loader asks its source; a tag invalidated after it is numbered above it */
+    return atomic_load_explicit(&impl->local_writes->position, memory_order_seq_cst);
+}
+
 static int do_write(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)
 {
     switch (r->operation) {
@@ -151,6 +172,7 @@ static int do_write(struct near__impl *impl, struct near__reader *reader, struct
     case NEAR_OP_CAS: return do_cas(impl, reader, r, now);
     case NEAR_OP_INCR: return do_incr(impl, reader, r, now);
     case NEAR_OP_EXPIRE: return do_expire(impl, reader, r, now);
+    case NEAR_OP_TAG: return do_tag(impl, reader, r);
     default: return do_del(impl, r, now);
     }
 }

@@ -81,7 +81,7 @@ static int serve_old(struct near__impl *impl, struct wanted *w, struct near__sha
 static int serve_unproven(struct near__impl *impl, struct near__reader *reader, struct wanted *w)
 {
     struct near__view view;
-    if (!w->options.fail_ms || w->has_local)
+    if (!w->options.fail_ms || w->has_local || w->options.flags & NEAR_LOAD_TAGS)
         return 0;
     enum near__local_result result = near__local_get(impl->local, reader, w->key, w->key_size, near__read_bound(impl, NULL),
                                                      ns(w->options.fail_ms), &view);
@@ -366,6 +366,10 @@ static int get_locally(struct near__impl *impl, struct near__loading *l, struct 
     if (result != NEAR_LOCAL_HIT && result != NEAR_LOCAL_STALE_HIT)
         return 0;
     near__value_from_view(w->value, impl, reader, &view);
+    if (w->options.flags & NEAR_LOAD_TAGS && !near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
+        near_release(w->value);
+        return 0;
+    }
     w->has_local = 1;
     w->freshness = NEAR_FRESH;
     *ret_status = result == NEAR_LOCAL_HIT ? NEAR_OK : NEAR_STALE;

@@ -897,6 +897,20 @@ static int run_fill(struct command *c)
     return status == NEAR_OK ? fill_tags(c) : status;
 }
 
+static int run_tag(struct command *c)
+{
+    char text[24];
+    uint64_t next = c->place->position ? c->place->position + 1 : first_position(c);
+    int64_t ends_ns = expiry_of(c, c->q->ttl_ms);
+    if (c->record && c->record->expire_ns > ends_ns)
+        ends_ns = c->record->expire_ns;
+    int size = snprintf(text, sizeof text, "%" PRIu64, next);
+    if (!near__keyspace_put(&c->store->keys, c->key, c->key_size, text, (size_t)size, ends_ns))
+        return NEAR_ERR_NOMEM;
+    announce(c);
+    return NEAR_OK;
+}
+
 static int run_release(struct command *c)
 {
     struct near__request *q = c->q;
@@ -960,6 +974,8 @@ static int run_command(struct command *c, const struct near__alloc *value_alloc,
         return run_fill(c);
     case NEAR_OP_RELEASE:
         return run_release(c);
+    case NEAR_OP_TAG:
+        return run_tag(c);
     case NEAR_OP_PROVE:
         return run_prove(c);
     case NEAR_OP_LOCK:

@@ -95,6 +95,8 @@ static const char *operation_name(enum near__operation operation)
         return "FILL";
     case NEAR_OP_RELEASE:
         return "RELEASE";
+    case NEAR_OP_TAG:
+        return "TAG";
     default:
         return "CLEAR";
     }
@@ -112,7 +114,7 @@ static const struct near__script *script_for(const struct near__redis *r, enum n
         s = &near__script_prove;
     else if (operation == NEAR_OP_LEASE)
         s = &near__script_lease;
-    else if (operation == NEAR_OP_FILL || operation == NEAR_OP_RELEASE)
+    else if (operation == NEAR_OP_FILL || operation == NEAR_OP_RELEASE || operation == NEAR_OP_TAG)
         s = &near__script_fill;
     else if (operation == NEAR_OP_DEL || operation == NEAR_OP_EXPIRE || operation == NEAR_OP_CLEAR)
         s = &near__script_write_always;
@@ -291,7 +293,7 @@ static void write_requests(const struct near__redis *r, struct near__output *o, 
         write_lock(r, o, q, q->status == NEEDS_TEXT);
     else if (q->operation == NEAR_OP_LEASE)
         write_lease(r, o, q, q->status == NEEDS_TEXT);
-    else if (q->operation == NEAR_OP_FILL || q->operation == NEAR_OP_RELEASE)
+    else if (q->operation == NEAR_OP_FILL || q->operation == NEAR_OP_RELEASE || q->operation == NEAR_OP_TAG)
         write_fill(r, o, q, q->status == NEEDS_TEXT);
     else if (is_plain_set(q))
         write_sets(r, o, q, count, q->status == NEEDS_TEXT || count < whole);

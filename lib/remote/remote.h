@@ -35,6 +35,7 @@ enum near__operation {
     NEAR_OP_CLEAR,  /* only the message; no key */
     NEAR_OP_LEASE,   /* FETCH and, if the value is not there or old, the right to load it: see near__request.lease */
     NEAR_OP_FILL,    /* SET by the holder of the lease, which it ends; UNMET when the lease is gone or the key came meanwhile */
+    NEAR_OP_TAG,     /* SET of the write's own position; lives for ttl_ms if it is new, at least */
     NEAR_OP_RELEASE, /* the holder ends its lease without a value; UNMET when it is gone */
     NEAR_OP_PROVE,  /* heartbeat: a write that changes nothing, then `number` and the position published on the private
                        channel as "P<nonce>:<position>"; repairs a lost or lagging position, see `known` */

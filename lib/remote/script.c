@@ -264,7 +264,7 @@ const struct near__script near__script_lease = {
 };
 
 /* KEYS: position, key
- * ARGV: operation (FILL, RELEASE), channel, body, owner, ttl, how ("A": FILL only if the key is absent, RELEASE: it is absent
+ * ARGV: operation (FILL, RELEASE, TAG), channel, body, owner, ttl, how ("A": FILL only if the key is absent, RELEASE: it is absent
  * at the source), prefix, FILL: value, tags
  * Reply: as a write's.  A tag that is new starts at the position of the lease, not above it; it lives at least as long as
  * the value, for a tag that is gone makes its values void. */
@@ -273,7 +273,7 @@ const struct near__script near__script_fill = {
         "local pos,key=KEYS[1],KEYS[2]\n"
         "local op,ttl,how,prefix,value=ARGV[1],ARGV[5],ARGV[6],ARGV[7],ARGV[8]\n"
         "local lease=key.." LEASE "\n"
-        "local met=redis.call('GET',lease)==ARGV[4]\n"
+        "local met=op=='TAG' or redis.call('GET',lease)==ARGV[4]\n"
         "local read,list\n"
         "if op=='FILL' then\n"
         "  if how=='A' and redis.call('EXISTS',key)==1 then met=false end\n"
@@ -294,6 +294,12 @@ const struct near__script near__script_fill = {
         "else p=string.format('%.0f',n) end\n"
         "local e=redis.pcall('PUBLISH',ARGV[2],'1'..p..':'..ARGV[3])\n"
         "if type(e)=='table' then redis.call('DECR',pos) return e end\n"
+        "if op=='TAG' then\n"
+        "  local left=redis.call('PTTL',key)\n"
+        "  if left==-1 then redis.call('SET',key,p)\n"
+        "  else redis.call('SET',key,p,'PX',string.format('%.0f',math.max(left,tonumber(ttl)))) end\n"
+        "  return {0,p,-1,'0'}\n"
+        "end\n"
         "if op=='RELEASE' then\n"
         "  if how=='A' then redis.call('DEL',key,key.." TAGS ") end\n"
         "  if ttl=='0' or how~='A' then redis.call('DEL',lease) else redis.call('SET',lease,'-','PX',ttl) end\n"
@@ -315,7 +321,7 @@ const struct near__script near__script_fill = {
         "  end\n"
         "end\n"
         "return {0,p,ttl=='0' and -1 or tonumber(ttl),'0'}\n",
-    .sha1 = "9b15e29a6e97214b757c8bbff7cb26cd35a3b862",
+    .sha1 = "6639fd7e8424b66de7caa3baf96f220a8345f466",
 };
 
 /* Tries every right that requests need, on a key of its own that is gone afterwards and with a message that nobody reads.

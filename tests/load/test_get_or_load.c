@@ -473,6 +473,159 @@ static void test_a_loader_may_load(void **state)
     assert_int_equal(near_close(nested_cache), NEAR_OK);
 }
 
+/* ---------------------------------------------------------------- tags */
+
+struct tagged {
+    struct source source;
+    const char *tags[3];
+};
+
+static int load_tagged(void *arg, const near_load_request *request, near_loaded *loaded)
+{
+    struct tagged *t = arg;
+    for (int i = 0; i < 3 && t->tags[i]; i++)
+        near_loaded_tag(loaded, t->tags[i], strlen(t->tags[i]));
+    return load_from(&t->source, request, loaded);
+}
+
+static const char *load_tags(near_cache *c, const char *key, struct tagged *t)
+{
+    static __thread char text[160];
+    near_value value;
+    near_load options;
+    near_load_init(&options);
+    options.flags = NEAR_LOAD_TAGS;
+    int status = near_get_or_load(c, key, strlen(key), load_tagged, t, &options, &value);
+    snprintf(text, sizeof(text), "(%s)", near_status_name(status));
+    if (status == NEAR_OK)
+        snprintf(text, sizeof(text), "%.*s", (int)value.size, (const char *)value.data);
+    near_release(&value);
+    return text;
+}
+
+static void says(struct tagged *t, const char *value)
+{
+    pthread_mutex_lock(&t->source.mutex);
+    snprintf(t->source.value, sizeof(t->source.value), "%s", value);
+    pthread_mutex_unlock(&t->source.mutex);
+}
+
+static void test_invalidated_tag_makes_its_values_old_and_no_others(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct tagged red = {.tags = {"red", "all"}}, blue = {.tags = {"blue", "all"}}, bare = {.tags = {NULL}};
+    source_init(&red.source, "red 1");
+    source_init(&blue.source, "blue 1");
+    source_init(&bare.source, "bare 1");
+    for (int i = 0; i < 3; i++) {
+        assert_string_equal(load_tags(p->a, "r", &red), "red 1");
+        assert_string_equal(load_tags(p->a, "b", &blue), "blue 1");
+        assert_string_equal(load_tags(p->a, "x", &bare), "bare 1");
+    }
+    assert_int_equal(source_loads(&red.source) + source_loads(&blue.source) + source_loads(&bare.source), 3);
+    if (p->b) {
+        assert_string_equal(load_tags(p->b, "r", &red), "red 1"); /* from the server, with its tags */
+        near_stats first = stats_of(p->b);
+        assert_string_equal(load_tags(p->b, "r", &red), "red 1");
+        assert_int_equal(stats_of(p->b).requests, first.requests); /* now everything is here */
+        assert_int_equal(source_loads(&red.source), 1);
+    }
+    says(&red, "red 2");
+    says(&blue, "blue 2");
+    says(&bare, "bare 2");
+    near_cache *writer = p->b ? p->b : p->a;
+    assert_int_equal(near_invalidate_tag(writer, "red", 3, NULL), NEAR_OK);
+    assert_string_equal(load_tags(writer, "r", &red), "red 2"); /* at once in the process that did it */
+    assert_true(wait_until(strcmp(load_tags(p->a, "r", &red), "red 2") == 0, LONG_MS));
+    assert_string_equal(load_tags(p->a, "b", &blue), "blue 1");
+    assert_string_equal(load_tags(p->a, "x", &bare), "bare 1");
+    assert_int_equal(source_loads(&red.source), 2);
+    assert_int_equal(near_invalidate_tag(writer, "all", 3, NULL), NEAR_OK);
+    assert_true(wait_until(strcmp(load_tags(p->a, "b", &blue), "blue 2") == 0, LONG_MS));
+    assert_string_equal(load_tags(p->a, "x", &bare), "bare 1");
+    assert_int_equal(source_loads(&blue.source), 2);
+}
+
+/* The tags are known only when the loader answers; its answer is from before the invalidation. */
+static void *tagged_reader(void *arg)
+{
+    struct reader *r = arg;
+    snprintf(r->got, sizeof(r->got), "%s", load_tags(r->cache, "k", (struct tagged *)r->source));
+    return NULL;
+}
+static void test_R01_tag_invalidated_during_the_load_counts(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct tagged t = {.tags = {"red"}};
+    source_init(&t.source, "old");
+    for (int round = 0; round < 2; round++) { /* the tag is new, then it is known */
+        source_hold(&t.source, 1);
+        says(&t, "old");
+        struct reader r = {.cache = p->a, .source = (struct source *)&t};
+        assert_int_equal(pthread_create(&r.thread, NULL, tagged_reader, &r), 0);
+        source_wait_inside(&t.source, 1);
+        says(&t, "new");
+        assert_int_equal(near_invalidate_tag(p->b ? p->b : p->a, "red", 3, NULL), NEAR_OK);
+        source_hold(&t.source, 0);
+        reader_end(&r);
+        assert_string_equal(load_tags(p->a, "k", &t), "new");
+        assert_true(near_del(p->a, "k", 1, NULL) >= 0);
+    }
+}
+
+static void test_a_plain_write_has_no_tags(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct tagged t = {.tags = {"red"}};
+    source_init(&t.source, "loaded");
+    assert_string_equal(load_tags(p->a, "k", &t), "loaded");
+    assert_int_equal(set(p->a, "k", "written"), NEAR_OK);
+    if (p->b) {
+        assert_string_equal(load_tags(p->a, "k", &t), "written");
+        assert_int_equal(near_invalidate_tag(p->a, "red", 3, NULL), NEAR_OK);
+        assert_string_equal(load_tags(p->a, "k", &t), "written");
+        assert_int_equal(source_loads(&t.source), 1);
+    }
+}
+
+static int bad_tag(void *arg, const near_load_request *request, near_loaded *loaded)
+{
+    static const char zero[3] = "a\0b";
+    static char large[NEAR_TAG_MAX + 1];
+    (void)request;
+    near_loaded_value(loaded, "v", 1);
+    memset(large, 'x', sizeof(large));
+    switch (*(int *)arg) {
+    case 0: return near_loaded_tag(loaded, "", 0), NEAR_OK;
+    case 1: return near_loaded_tag(loaded, zero, sizeof(zero)), NEAR_OK;
+    case 2: return near_loaded_tag(loaded, large, sizeof(large)), NEAR_OK;
+    default:
+        for (unsigned i = 0; i <= NEAR_TAGS_MAX; i++)
+            near_loaded_tag(loaded, "t", 1);
+        return NEAR_OK;
+    }
+}
+static void test_bad_tags_are_told_and_change_nothing(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct tagged t = {.tags = {"red"}};
+    near_value value;
+    near_load options;
+    near_load_init(&options);
+    source_init(&t.source, "v");
+    assert_int_equal(near_get_or_load(p->a, "k", 1, load_tagged, &t, &options, &value), NEAR_ERR_LOADER); /* nobody asked for tags */
+    options.flags = NEAR_LOAD_TAGS;
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(near_get_or_load(p->a, "k", 1, bad_tag, &i, &options, &value), NEAR_ERR_LOADER);
+    assert_string_equal(got(p->a, "k"), "(NEAR_MISS)");
+    static char large[NEAR_TAG_MAX + 1];
+    assert_int_equal(near_invalidate_tag(p->a, large, sizeof(large), NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_invalidate_tag(p->a, "", 0, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_invalidate_tag(p->a, NULL, 1, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_loaded_tag(NULL, "t", 1), NEAR_ERR_INVALID);
+    assert_int_equal(near_invalidate_tag(p->a, "nobody has it", 13, NULL), NEAR_OK);
+}
+
 /* ---------------------------------------------------------------- memory */
 
 static void test_every_allocation_may_fail(void **state)
@@ -565,6 +718,10 @@ int main(void)
         ON_ALL(test_absence_is_not_remembered_unless_asked),
         ON_ALL(test_bad_arguments),
         ON_ALL(test_the_cache_s_own_loader),
+        ON_ALL(test_invalidated_tag_makes_its_values_old_and_no_others),
+        ON_ALL(test_R01_tag_invalidated_during_the_load_counts),
+        ON_ALL(test_a_plain_write_has_no_tags),
+        ON_ALL(test_bad_tags_are_told_and_change_nothing),
         cmocka_unit_test(test_nonsense_is_told_and_changes_nothing),
         cmocka_unit_test(test_a_loader_may_load),
         cmocka_unit_test(test_every_allocation_may_fail),

@@ -915,6 +915,16 @@ static void test_tags_make_a_value_void(void **state)
     assert_int_equal(lease(b, "k", "B", NEAR_LEASE_TAGGED, &q), NEAR_LEASE_FRESH);
     side_del(b, NEAR_TAG_PREFIX "red"); /* evicted, say: it may have been invalidated */
     assert_int_equal(lease(b, "k", "B", NEAR_LEASE_TAGGED, &q), NEAR_LEASE_GOT);
+    struct near__channel *channel = side_subscribe(b, "pb");
+    q = side_request(NEAR_OP_TAG, NEAR_TAG_PREFIX "green");
+    q.ttl_ms = 60000;
+    assert_int_equal(side_run(a, &q), NEAR_OK);
+    char number[24];
+    snprintf(number, sizeof number, "%llu", (unsigned long long)q.position);
+    side_hear_message(b, channel, q.position, NEAR_TAG_PREFIX "green");
+    side_expect(b, NEAR_TAG_PREFIX "green", number); /* the write's own position */
+    assert_ttl(ttl_of(b, NEAR_TAG_PREFIX "green"), 60000);
+    near__channel_close(b->remote, channel);
     side_set(b, "k", "plain"); /* a plain write has no tags */
     assert_int_equal(lease(b, "k", "B", NEAR_LEASE_TAGGED, &q), NEAR_LEASE_FRESH);
     assert_int_equal(q.extra_out_size, 0);

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Tags: one write makes every value old that has the tag, however many there are.
+ *
+ * A tag is a key (NEAR_TAG_PREFIX and its name) whose value is the *position* of its last invalidation.  A loaded value's
+ * description (key and NEAR_TAGS_SUFFIX) names its tags, the position at which its load was given the lease, and the value's
+ * hash.  The value holds while no tag's number is above that position: then the loader asked its source after the last
+ * invalidation of each.  Generations counted from zero could not say that, for tags are known only when the loader has
+ * answered, when its source's answer may be older than an invalidation.
+ *
+ * All three are keys like any other, kept locally by the same rules, so a hit on a tagged value is a hit on each of them and
+ * no message more.  They are not read in one moment, and need not be: numbers of tags only grow, and the hash tells whether
+ * the description is of this very value.  A description whose value was overwritten by somebody is of no use to anybody, and
+ * a tag's key that is gone (evicted) makes its values void: it may have been invalidated. */
+#include "cache/loading.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TAG_LIFE_MS (INT64_C(24) * 3600 * 1000) /* of a tag that no value has; longer than any load */
+#define NAME_MAX_SIZE (NEAR_TAG_MAX + sizeof(NEAR_TAG_PREFIX))
+
+/* ---------------------------------------------------------------- names and descriptions */
+
+static size_t name_of(const void *tag, size_t size, char name[NAME_MAX_SIZE])
+{
+    memcpy(name, NEAR_TAG_PREFIX, sizeof(NEAR_TAG_PREFIX) - 1);
+    memcpy(name + sizeof(NEAR_TAG_PREFIX) - 1, tag, size);
+    return sizeof(NEAR_TAG_PREFIX) - 1 + size;
+}
+
+static int is_tag(const void *tag, size_t size)
+{
+    return tag && size >= 1 && size <= NEAR_TAG_MAX && !memchr(tag, 0, size);
+}
+
+static size_t description_key(const void *key, size_t key_size, unsigned char ret[NEAR_KEY_MAX])
+{
+    const size_t suffix = sizeof(NEAR_TAGS_SUFFIX) - 1;
+    if (key_size)
+        memcpy(ret, key, key_size);
+    memcpy(ret + key_size, NEAR_TAGS_SUFFIX, suffix);
+    return key_size + suffix;
+}
+
+size_t near__tags_describe(uint64_t position, const void *value, size_t value_size, const char *list, size_t list_size,
+                           char ret[NEAR_TAGS_TEXT_MAX])
+{
+    int head = snprintf(ret, NEAR_TAGS_TEXT_MAX, "%" PRIu64 "%c%016" PRIx64 "%c", position, 0, near_version_of(value, value_size), 0);
+    if (list_size)
+        memcpy(ret + head, list, list_size);
+    return (size_t)head + list_size;
+}
+
+int near__tags_parse(const void *text, size_t size, struct near__tags *ret)
+{
+    const char *at = text, *hash, *list;
+    if (!size || size > NEAR_TAGS_TEXT_MAX || at[size - 1] != 0 || !(hash = memchr(at, 0, size)))
+        return -1;
+    hash++;
+    if (hash == at + size || !(list = memchr(hash, 0, size - (size_t)(hash - at))))
+        return -1;
+    *ret = (struct near__tags){.position = strtoull(at, NULL, 10), .hash = strtoull(hash, NULL, 16), .list = list + 1};
+    ret->list_size = size - (size_t)(list + 1 - at);
+    return 0;
+}
+
+int near__tags_next(const struct near__tags *tags, const char **cursor, size_t *ret_size)
+{
+    const char *end = tags->list + tags->list_size, *next = *cursor ? *cursor + *ret_size + 1 : tags->list;
+    if (next >= end)
+        return 0;
+    *cursor = next;
+    *ret_size = strlen(next); /* the text ends in a zero */
+    return 1;
+}
+
+/* ---------------------------------------------------------------- hits */
+
+static enum near__local_result local_copy(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
+                                          void *buffer, size_t capacity, size_t *ret_size)
+{
+    struct near__view view;
+    enum near__local_result result =
+        near__local_copy(impl->local, reader, key, key_size, near__read_bound(impl, NULL), 0, buffer, capacity, &view);
+    *ret_size = view.size;
+    return result == NEAR_LOCAL_HIT && view.size > capacity ? NEAR_LOCAL_ABSENT : result;
+}
+
+static int tag_holds(struct near__impl *impl, struct near__reader *reader, const char *tag, size_t size, uint64_t position)
+{
+    char name[NAME_MAX_SIZE], text[24];
+    size_t text_size;
+    if (size > NEAR_TAG_MAX ||
+        local_copy(impl, reader, name, name_of(tag, size, name), text, sizeof(text) - 1, &text_size) != NEAR_LOCAL_HIT)
+        return 0;
+    text[text_size] = 0;
+    return strtoull(text, NULL, 10) <= position;
+}
+
+int near__tags_hold(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size, const void *value,
+                    size_t value_size)
+{
+    unsigned char about[NEAR_KEY_MAX];
+    char text[NEAR_TAGS_TEXT_MAX];
+    const char *tag = NULL;
+    size_t size;
+    struct near__tags tags;
+    if (local_copy(impl, reader, about, description_key(key, key_size, about), text, sizeof(text), &size) != NEAR_LOCAL_HIT ||
+        near__tags_parse(text, size, &tags) != 0 || tags.hash != near_version_of(value, value_size))
+        return 0;
+    while (near__tags_next(&tags, &tag, &size))
+        if (!tag_holds(impl, reader, tag, size, tags.position))
+            return 0;
+    return 1;
+}
+
+/* ---------------------------------------------------------------- learning */
+
+struct near__ticket near__tags_ticket(struct near__impl *impl, const void *key, size_t key_size)
+{
+    unsigned char about[NEAR_KEY_MAX];
+    return near__local_ticket(impl->local, about, description_key(key, key_size, about));
+}
+
+/* The tags' numbers that are not here, in one round trip. */
+static void fetch_numbers(struct near__impl *impl, struct near__reader *reader, const struct near__tags *tags)
+{
+    char names[NEAR_TAGS_MAX][NAME_MAX_SIZE];
+    struct near__request requests[NEAR_TAGS_MAX];
+    struct near__ticket tickets[NEAR_TAGS_MAX];
+    const char *tag = NULL;
+    size_t size, count = 0;
+    struct near__mark before = near__coherence_mark(impl->coherence);
+    while (count < NEAR_TAGS_MAX && near__tags_next(tags, &tag, &size)) {
+        char text[24];
+        size_t text_size, name_size = size <= NEAR_TAG_MAX ? name_of(tag, size, names[count]) : 0;
+        if (!name_size ||
+            local_copy(impl, reader, names[count], name_size, text, sizeof(text), &text_size) == NEAR_LOCAL_HIT)
+            continue;
+        tickets[count] = near__local_ticket(impl->local, names[count], name_size);
+        requests[count] = (struct near__request){.operation = NEAR_OP_FETCH, .key = names[count], .key_size = name_size};
+        count++;
+    }
+    if (count)
+        near__remote_run(impl->remote, requests, count, near__now(&impl->clock) + impl->timeout_ns);
+    for (size_t i = 0; i < count; i++) {
+        near__fetch_learn(impl, reader, tickets[i], &requests[i], before, 1);
+        near__free(&impl->alloc, requests[i].value_out);
+    }
+}
+
+void near__tags_learn(struct near__impl *impl, const struct near__learnt *learnt, const char *text, size_t size)
+{
+    unsigned char about[NEAR_KEY_MAX];
+    struct near__tags tags;
+    struct near__reader *reader = near__local_reader(impl->local);
+    if (!reader || near__tags_parse(text, size, &tags) != 0)
+        return;
+    size_t about_size = description_key(learnt->key, learnt->key_size, about);
+    near__local_install(impl->local, reader, learnt->ticket, about, about_size, text, size, learnt->position, learnt->ttl_ms,
+                        learnt->sent_ns);
+    if (impl->remote)
+        fetch_numbers(impl, reader, &tags);
+}
+
+/* ---------------------------------------------------------------- public */
+
+int near_loaded_tag(near_loaded *loaded, const void *tag, size_t size)
+{
+    if (!loaded)
+        return NEAR_ERR_INVALID;
+    if (!loaded->may_tag || !is_tag(tag, size) || loaded->tags >= NEAR_TAGS_MAX) {
+        loaded->error = NEAR_ERR_LOADER;
+        return NEAR_ERR_INVALID;
+    }
+    memcpy(loaded->list + loaded->list_size, tag, size);
+    loaded->list[loaded->list_size + size] = 0;
+    loaded->list_size += size + 1;
+    loaded->tags++;
+    return NEAR_OK;
+}
+
+int near_invalidate_tag(near_cache *cache, const void *tag, size_t size, const near_call *call)
+{
+    near_call mine;
+    char name[NAME_MAX_SIZE];
+    int status = near__call_copy(call, &mine);
+    if (status != NEAR_OK || !is_tag(tag, size))
+        return NEAR_ERR_INVALID;
+    struct near__impl *impl = near__enter(cache, &status);
+    if (!impl)
+        return status;
+    struct near__request request = {.operation = NEAR_OP_TAG, .key = name, .key_size = name_of(tag, size, name), .ttl_ms = TAG_LIFE_MS};
+    status = near__write_through(impl, &request, near__deadline(impl, &mine), 0);
+    near__leave(impl);
+    return status;
+}
