@@ -101,6 +101,8 @@ void near__write_learn(struct near__impl *impl, const struct near__request *requ
         near__local_raise_watermark(impl->local, position);
     else if (request->status == NEAR_OK)
         learn_done(impl, request, sent->ticket, position, fill);
+    else if (request->operation == NEAR_OP_DEL && atomic_load_explicit(&impl->loading, memory_order_relaxed))
+        forget(impl, request); /* nothing to remove, and no number: but a load under way, whose lease has ended, is void (R17) */
     else /* a condition that was not met, or a key that is not there: a read of its own kind */
         near__local_observe(impl->local, request->key, request->key_size, position);
 }

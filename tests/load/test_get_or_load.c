@@ -546,6 +546,35 @@ static void test_invalidated_tag_makes_its_values_old_and_no_others(void **state
     assert_int_equal(source_loads(&blue.source), 2);
 }
 
+/* However many values have the tag: one write, one message, and nothing is walked or removed. */
+static void test_a_thousand_values_become_old_by_one_message(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct tagged t = {.tags = {"red"}};
+    char key[16];
+    enum { VALUES = 1000 };
+    if (!p->b)
+        skip();
+    source_init(&t.source, "old");
+    for (int i = 0; i < VALUES; i++) {
+        snprintf(key, sizeof(key), "v%d", i);
+        assert_string_equal(load_tags(p->a, key, &t), "old");
+    }
+    assert_true(wait_until(stats_of(p->b).messages >= VALUES, LONG_MS));
+    near_stats before = stats_of(p->a), other = stats_of(p->b);
+    says(&t, "new");
+    assert_int_equal(near_invalidate_tag(p->a, "red", 3, NULL), NEAR_OK);
+    near_stats after = stats_of(p->a);
+    assert_int_equal(after.writes, before.writes + 1);
+    assert_int_equal(after.local_entries + 1 >= before.local_entries, 1);
+    assert_true(wait_until(stats_of(p->b).messages == other.messages + 1, LONG_MS));
+    for (int i = 0; i < VALUES; i++) {
+        snprintf(key, sizeof(key), "v%d", i);
+        assert_string_equal(load_tags(p->a, key, &t), "new");
+    }
+    assert_int_equal(source_loads(&t.source), 2 * VALUES);
+}
+
 /* The tags are known only when the loader answers; its answer is from before the invalidation. */
 static void *tagged_reader(void *arg)
 {
@@ -719,6 +748,7 @@ int main(void)
         ON_ALL(test_bad_arguments),
         ON_ALL(test_the_cache_s_own_loader),
         ON_ALL(test_invalidated_tag_makes_its_values_old_and_no_others),
+        ON_ALL(test_a_thousand_values_become_old_by_one_message),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts),
         ON_ALL(test_a_plain_write_has_no_tags),
         ON_ALL(test_bad_tags_are_told_and_change_nothing),

@@ -1,0 +1,76 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# examples/catalogue-http serves what the database has, and forgets what was changed.
+. "$top_srcdir/tests/build/tap.sh"
+
+unset REDIS_URL
+program=$top_builddir/examples/catalogue-http
+if [ ! -x "$program" ] || ! command -v curl > /dev/null; then
+    echo "1..0 # SKIP no libmicrohttpd, no SQLite or no curl"
+    exit 0
+fi
+cat > "$work/records" << 'END'
+Package: alpha
+Section: shells
+Version: 1.0
+Description: first
+
+Package: beta
+Section: shells
+Version: 2.0
+Description: second
+
+Package: gamma
+Section: games
+Version: 3.0
+Description: third
+END
+
+"$program" --records "$work/records" --json > "$work/out" 2>&1 &
+server=$!
+trap 'kill $server 2> /dev/null; rm -rf "$work"' EXIT
+port=
+for _ in $(seq 600); do
+    port=$(sed -n 's/^ready port=\([0-9]*\) .*/\1/p' "$work/out")
+    [ -n "$port" ] && break
+    kill -0 $server 2> /dev/null || break
+    sleep 0.1
+done
+
+says() { # says PATTERN PATH [CURL ARGUMENTS]
+    pattern=$1
+    path=$2
+    shift 2
+    curl -s -m 60 "$@" "http://127.0.0.1:$port$path" > "$work/answer"
+    cat "$work/answer"
+    grep -q "$pattern" "$work/answer"
+}
+twice() { says "$@" && says "$@"; }
+ends() {
+    kill -TERM $server
+    wait $server
+    status=$?
+    cat "$work/out"
+    [ $status -eq 0 ] && grep -q '^{"example":"catalogue-http","packages":3,.*"loads":7,"errors":0}$' "$work/out"
+}
+wrong() {
+    "$program" --no-such-option > "$work/wrong" 2>&1
+    [ $? -eq 2 ] && grep -q '^usage: catalogue-http' "$work/wrong"
+}
+
+check "a package is served" twice 'Description: first' /package/alpha
+check "another one" twice 'Description: third' /package/gamma
+check "a section is served" twice 'beta 2.0' /section/shells
+check "what does not exist does not" twice 'no such thing' /package/delta
+check "a description is changed" says changed /package/alpha -X PUT -d 'improved'
+check "and read" twice 'Description: improved' /package/alpha
+check "a whole section is changed" says changed /section/shells -X POST
+check "and read" twice 'improved \*' /package/alpha
+check "its list too" twice 'alpha' /section/shells
+check "the other section is not loaded again" twice 'Description: third$' /package/gamma
+check "a section that does not exist is not changed" says 'no such thing' /section/none -X POST
+check "a metrics page is there" says 'loads' /metrics
+check "it ends, with its figures" ends
+check "an unknown option is refused" wrong
+plan
