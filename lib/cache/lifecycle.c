@@ -234,9 +234,9 @@ int near__cache_open(const char *uri, const near_options *options, _Atomic(int64
     struct near_cache *shell = calloc(1, sizeof(*shell)); /* outlives the caller's allocator */
     if (!shell)
         return near__fail(error, NEAR_ERR_NOMEM, "%s", near_status_text(NEAR_ERR_NOMEM));
-    struct near__impl *impl;
+    struct near__impl *impl = NULL;
     status = make_impl(uri, options, virtual_ns, &impl, error);
-    if (status != NEAR_OK) {
+    if (status != NEAR_OK || !impl) { /* the second is what the compiler does not see from the first */
         free(shell);
         return status;
     }
