@@ -82,8 +82,10 @@ static inline uint32_t near__queue_of(const struct near__entry *e)
 }
 static inline int near__queue_change(struct near__entry *e, uint32_t from, uint32_t to)
 {
-    /* relaxed, both: nothing else is published by it */
-    return atomic_compare_exchange_strong_explicit(&e->link_low, &from, to, memory_order_relaxed, memory_order_relaxed);
+    /* What was read may have been a link already: swapping that would lead the keeper astray.
+     * relaxed, both: nothing else is published by it */
+    return from & NEAR_QUEUED &&
+           atomic_compare_exchange_strong_explicit(&e->link_low, &from, to, memory_order_relaxed, memory_order_relaxed);
 }
 
 /* Used since it was queued.  In the small queue the first half of its stay does not count: what is read twice in a hurry and
