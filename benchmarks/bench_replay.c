@@ -35,6 +35,7 @@ struct replay {
     struct bench_counts entries, bytes, threads;
     struct bench_trace trace;
     uint64_t bytes_requested; /* sizes of all requests together */
+    int curve;
     char *value; /* as large as the largest that is set; its content does not matter */
 };
 
@@ -46,6 +47,7 @@ struct play {
     const char *policy;
     const near_write *write;
     near_cache *cache;
+    double advised; /* by near_advise for the size played; below 0: not asked */
     _Atomic(uint64_t) hit_bytes;
 };
 
@@ -116,6 +118,7 @@ static int open_tier(struct play *play)
     const struct bench_trace *trace = &play->replay->trace;
     near_options_init(&options);
     options.local_entries = play->entries;
+    options.curve = (uint32_t)play->replay->curve;
     options.local_bytes = play->bytes ? play->bytes
                                       : (UINT64_C(64) << 20) + 256 * (uint64_t)trace->distinct + trace->begin[trace->distinct];
     if (near_option_set(&options, "policy", play->policy, &error) == NEAR_OK &&
@@ -144,6 +147,8 @@ static int run_nearcache(struct play *play, struct score *ret)
     if (seats)
         (void)bench_team_sum(seats, play->threads, sum);
     (void)near_stats_get(play->cache, &stats);
+    if (near_advise(play->cache, play->bytes, play->entries, &play->advised) != NEAR_OK)
+        play->advised = -1;
     ret->hits = sum->hits;
     ret->errors = sum->errors;
     ret->hit_bytes = play->hit_bytes;
@@ -264,6 +269,7 @@ static int parse(struct replay *replay)
         {"bytes", "SIZE[,SIZE…]", BENCH_COUNTS, &replay->bytes, 1 << 20, 1e12, "or in bytes (k, m, g may follow)"},
         {"policy", "NAME[,NAME…]", BENCH_TEXT, &replay->policy_text, 0, 0,
          "lru, s3fifo and the option's other choices, exact-lru for reference [lru,exact-lru]"},
+        {"curve", NULL, BENCH_FLAG, &replay->curve, 0, 0, "also what near_advise says for each size (advised_hit_ratio)"},
         {"threads", "N[,N…]", BENCH_COUNTS, &replay->threads, 1, BENCH_THREADS_MAX, "threads that share the requests [1]"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
@@ -295,6 +301,8 @@ static void add_row(struct bench_report *report, const struct play *play, const 
     bench_row_real(row, "hit_ratio", "hits %", 100, 2, (double)score->hits / requests);
     bench_row_real(row, "byte_hit_ratio", "of bytes %", 100, 2,
                    replay->bytes_requested ? (double)score->hit_bytes / (double)replay->bytes_requested : 0);
+    if (play->advised >= 0)
+        bench_row_real(row, "advised_hit_ratio", "advised %", 100, 2, play->advised);
     bench_row_real(row, "requests_per_second", "Mreq/s", 1e-6, 2, requests / score->seconds);
     bench_row_count(row, "evictions", NULL, score->evictions);
     bench_row_count(row, "entries", NULL, score->entries);
@@ -305,7 +313,8 @@ static void add_row(struct bench_report *report, const struct play *play, const 
 static int play_size(struct replay *replay, struct bench_report *report, uint64_t entries, uint64_t bytes, unsigned threads)
 {
     for (const struct policy *policy = replay->policies; policy->run; policy++) {
-        struct play play = {.replay = replay, .entries = entries, .bytes = bytes, .threads = threads, .policy = policy->name};
+        struct play play = {.replay = replay, .entries = entries, .bytes = bytes, .threads = threads, .policy = policy->name,
+                            .advised = -1};
         struct score score = {0};
         if (policy->run == run_exact)
             play.threads = 1;

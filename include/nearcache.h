@@ -177,6 +177,7 @@ typedef struct near_options {
     uint32_t track;              /* a near_track */
     uint32_t load_threads;       /* most threads that run loaders; started when needed */
     uint32_t load_refreshes;     /* most refreshes at once that nobody waits for */
+    uint32_t curve;              /* 1: near_advise knows something */
 } near_options;
 
 /* Fills options with the defaults, as many fields as the caller's struct has.  Blocks: never. */
@@ -720,6 +721,13 @@ NEAR_API int near_clear(near_cache *cache, uint32_t flags, const near_call *call
  * background, in bounded steps.  Blocks: never.  Returns NEAR_OK or NEAR_ERR_OPTION (outside the option's range). */
 NEAR_API int near_set_local_bytes(near_cache *cache, uint64_t bytes);
 NEAR_API int near_set_local_entries(near_cache *cache, uint64_t entries); /* 0: only bytes count */
+/* Tells which share of the reads the local tier would answer, with the policy lru, if it had so many bytes (as the option
+ * local_bytes counts) and so many entries; 0: that is no limit.  From the requests seen so far, recent ones counting more, as if
+ * nothing expired or were invalidated; needs the option curve.  Within 0.02 of the truth on real traces (docs/policies.md).
+ * Threads: any.  Blocks: while another thread learns from requests, which takes microseconds.
+ * Returns NEAR_OK, NEAR_MISS (no reads yet), NEAR_ERR_INVALID (no size, or ret_hit_ratio NULL), _UNSUPPORTED (curve is off),
+ * _TIMEOUT (the thread that was learning has been stopped), _CLOSED, _FORKED. */
+NEAR_API int near_advise(near_cache *cache, uint64_t bytes, uint64_t entries, double *ret_hit_ratio);
 /* Changes the staleness bound, milliseconds. */
 NEAR_API int near_set_bound(near_cache *cache, uint32_t bound_ms);
 

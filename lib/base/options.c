@@ -78,7 +78,8 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
     X(track, CHOICE, "none", 0, 1, "none|bcast", 0,                                                                    \
       "Who else writes the keys: nobody, or anybody (bcast: the server reports every write, expiry and flush).")\
     X(load_threads, COUNT, "16", 1, 1024, "", 0, "Most threads that run loaders; they are started when needed.")       \
-    X(load_refreshes, COUNT, "8", 1, 1024, "", 0, "Most refreshes at once that nobody waits for.")
+    X(load_refreshes, COUNT, "8", 1, 1024, "", 0, "Most refreshes at once that nobody waits for.")                     \
+    X(curve, BOOLEAN, "no", 0, 1, "", 0, "Learn from the reads which hit ratio other sizes would have, for near_advise.")
 
 struct row {
     near_option_info info;

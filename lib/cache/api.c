@@ -537,6 +537,19 @@ int near_set_local_entries(near_cache *cache, uint64_t entries)
     return resize(cache, "local_entries", 0, entries, 1);
 }
 
+int near_advise(near_cache *cache, uint64_t bytes, uint64_t entries, double *ret_hit_ratio)
+{
+    int status;
+    if (!cache || !ret_hit_ratio || (!bytes && !entries))
+        return NEAR_ERR_INVALID;
+    struct near__impl *impl = near__enter(cache, &status);
+    if (!impl)
+        return status;
+    status = near__local_advise(impl->local, entries ? entries : UINT64_MAX, bytes ? bytes : UINT64_MAX, ret_hit_ratio);
+    near__leave(impl);
+    return status;
+}
+
 int near_set_bound(near_cache *cache, uint32_t bound_ms)
 {
     int status;

@@ -117,6 +117,7 @@ static int open_local_tier(struct near__impl *impl)
         .ttl_max_ms = o->local_ttl_ms,
         .idle_ms = o->idle_ms,
         .policy = o->policy,
+        .curve = o->curve,
         .foreign = o->track != NEAR_TRACK_NONE,
     };
     int status = near__local_open(&config, &impl->local);

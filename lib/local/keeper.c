@@ -146,7 +146,7 @@ void near__local_await_room(struct near__local *local, int patience_ms)
 static int is_busy(const struct near__local *local)
 {
     /* relaxed, all: decides only how long to sleep */
-    return local->keeper.kept || atomic_load_explicit(&local->limbo, memory_order_relaxed) ||
+    return local->keeper.kept || local->taps || atomic_load_explicit(&local->limbo, memory_order_relaxed) ||
            atomic_load_explicit(&local->perishable, memory_order_relaxed);
 }
 

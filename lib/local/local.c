@@ -260,12 +260,6 @@ static int64_t value_limit(const struct near__local *local)
     return limit < NEAR_ENTRY_VALUE_MAX ? limit : NEAR_ENTRY_VALUE_MAX;
 }
 
-/* What the allocator will probably charge; the difference is settled once it has. */
-static int64_t estimate(size_t size)
-{
-    return size < 128 * 1024 ? (int64_t)((size + 8 + 15) & ~(size_t)15) : (int64_t)((size + 16 + 4095) & ~(size_t)4095);
-}
-
 static void fill(struct near__local *local, struct near__entry *entry, const struct offer *offer, uint16_t tick)
 {
     /* acquire: pairs with near__local_clear.  Whoever has the new era has a generation that its ticket lacks, or a later ticket. */
@@ -296,7 +290,7 @@ static void advance_tick(struct near__local *local, struct near__reader *reader)
 /* Memory for an entry of that size, charged; NULL: no room or no memory. */
 static struct near__entry *obtain(struct near__local *local, struct near__reader *reader, size_t size, int64_t *ret_cost)
 {
-    int64_t cost = estimate(size);
+    int64_t cost = near__tier_estimate(size); /* the difference is settled once it is known */
     if (!near__budget_reserve_entry(local, reader, cost))
         return NULL;
     struct near__entry *entry = near__alloc(local->alloc, size);
@@ -520,6 +514,16 @@ static uint64_t sum_of(struct near__local *local, enum near__count what)
     struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
     for (; reader; reader = reader->next)
         sum += atomic_load_explicit(&reader->count[what], memory_order_relaxed);
+    return sum;
+}
+
+uint64_t near__tier_reads(struct near__local *local)
+{
+    static const enum near__count outcomes[] = {NEAR_COUNT_HITS,    NEAR_COUNT_STALE,    NEAR_COUNT_ABSENT,
+                                                NEAR_COUNT_EXPIRED, NEAR_COUNT_UNPROVEN, NEAR_COUNT_SUSPECT};
+    uint64_t sum = 0;
+    for (size_t i = 0; i < sizeof(outcomes) / sizeof(outcomes[0]); i++)
+        sum += sum_of(local, outcomes[i]);
     return sum;
 }
 

@@ -50,6 +50,7 @@ struct near__local_config {
     uint64_t value_max;              /* larger values are refused (not kept); 0: bytes_max / 8 */
     uint32_t ttl_max_ms, idle_ms;    /* 0: none */
     uint32_t policy;                 /* a near_policy */
+    uint32_t curve;                  /* 1: near__local_advise knows something */
     int foreign;                     /* 1: others write, too, without raising positions: see "Foreign writers" in local.c */
     uint64_t seed;                   /* of the hash; 0: random */
     int manual;                      /* tests: no keeper thread; near__local_keep does its work */
@@ -170,6 +171,10 @@ void near__local_charge(struct near__local *local, int64_t bytes);
  * long, holds nobody up.  NEAR_OK or NEAR_ERR_NOMEM. */
 typedef void (*near__local_hottest_fn)(void *arg, const void *key, size_t key_size);
 int near__local_hottest(struct near__local *local, size_t most, near__local_hottest_fn fn, void *arg);
+/* The hit ratio that LRU would have with so many entries and so many bytes, from what was seen so far.
+ * NEAR_OK, NEAR_MISS (no reads yet), NEAR_ERR_UNSUPPORTED (config.curve is not set), NEAR_ERR_TIMEOUT (somebody who was learning
+ * has been stopped). */
+int near__local_advise(struct near__local *local, uint64_t entries, uint64_t bytes, double *ret_hit_ratio);
 
 /* Fills the local tier's and the reads' fields of stats (not the others). */
 void near__local_stats(struct near__local *local, near_stats *stats);

@@ -3,6 +3,7 @@
  * From requests to those who learn from them.
  *
  *      a thread's reads and fills --> its ring --+-- its next fill, or the keeper --> shadow.c --> local->rule
+ *                                                                                 '-> curve.c --> near_advise
  *
  * Only keys whose hash is below a threshold are noted, so it is all or nothing for a key.  A hit writes to its thread's own ring and no
  * further (promise A); when the ring is full the request is not noted.  Learning is done by whoever fills, or the keeper, one
@@ -13,7 +14,13 @@
  * One writer and, by tap_busy, one reader at a time: `written` and `read` only grow. */
 #include "local/tap.h"
 
-#define RING 512u
+#include <sched.h>
+
+#define RING 2048u
+#define CURVE_KEYS_MIN 1024
+#define CURVE_KEYS_MAX 8192 /* 590 KB */
+#define CURVE_PART 4096     /* a key for so many bytes of budget: at 70 bytes each 1.7 % of it */
+#define PATIENCE 100000     /* yields, for whoever learns just now */
 #define WHAT_SHIFT 14
 #define SIZE_MASK 0x3fffu
 #define MANTISSA_BITS 9
@@ -73,35 +80,84 @@ void near__tap_read(const struct near__local *local, struct near__reader *reader
 
 /* ---------------------------------------------------------------- learning */
 
-static void learn(struct near__local *local, uint64_t word)
+/* What an entry with that much key and value takes, its share of the index included: a word at 2.7 entries a bucket of eight. */
+#define INDEX_BYTES 24
+static uint64_t unpack(uint64_t word)
+{
+    unsigned code = (unsigned)word & SIZE_MASK, exponent = code >> MANTISSA_BITS;
+    uint64_t mantissa = code & ((1u << MANTISSA_BITS) - 1);
+    return exponent ? (mantissa | 1u << MANTISSA_BITS) << (exponent - 1) : mantissa;
+}
+static uint64_t bytes_of(uint64_t word)
+{
+    return (uint64_t)near__tier_estimate(sizeof(struct near__entry) + unpack(word)) + INDEX_BYTES;
+}
+
+static void learn(struct near__local *local, uint64_t word, struct near__curve_seen now)
 {
     uint64_t hash = word & ~UINT64_C(0xffff);
     enum near__seen seen = (enum near__seen)(word >> WHAT_SHIFT & 3);
     if (local->shadow && hash < near__shadow_below(local->shadow))
         near__shadow_see(local->shadow, hash, seen);
+    if (local->curve && hash < near__curve_below(local->curve))
+        near__curve_see(local->curve, hash, seen, seen == NEAR_SEEN_MISS ? 0 : bytes_of(word), now);
+}
+
+static uint64_t lost_of(const struct near__local *local)
+{
+    uint64_t lost = 0;
+    /* acquire: pairs with the push of a reader */
+    const struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
+    for (; reader; reader = reader->next)
+        lost += atomic_load_explicit(&reader->tap->lost, memory_order_relaxed); /* relaxed: statistics */
+    return lost;
+}
+
+static struct near__curve_seen seen_of(struct near__local *local)
+{
+    struct near__curve_seen none = {0, 0};
+    return local->curve ? (struct near__curve_seen){near__tier_reads(local), lost_of(local)} : none;
 }
 
 static void drain(struct near__local *local, struct near__tap *tap)
 {
+    struct near__curve_seen now = seen_of(local);
     uint32_t read = atomic_load_explicit(&tap->read, memory_order_relaxed); /* relaxed: ours, by tap_busy */
     uint32_t written = atomic_load_explicit(&tap->written, memory_order_acquire); /* acquire: as above */
     for (; read != written; read++)
-        learn(local, atomic_load_explicit(&tap->word[read % RING], memory_order_relaxed)); /* relaxed: ordered by written */
+        learn(local, atomic_load_explicit(&tap->word[read % RING], memory_order_relaxed), now); /* relaxed: ordered by written */
     atomic_store_explicit(&tap->read, read, memory_order_release); /* release: as above */
+}
+
+/* More than the rings take is noted between two drains: the curve, which wants every request of a key, takes fewer keys. */
+static void relieve(struct near__local *local)
+{
+    struct near__curve_seen now = seen_of(local);
+    if (now.lost - local->tap_lost < RING)
+        return;
+    local->tap_lost = now.lost;
+    if (near__curve_keys(local->curve) >= CURVE_KEYS_MIN)
+        near__curve_thin(local->curve, now);
+}
+
+/* The rule, and below which hash its shadows want keys. */
+static uint64_t follow(struct near__local *local)
+{
+    int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed: a count */
+    int verdict = near__shadow_verdict(local->shadow);
+    near__shadow_scale(local->shadow, entries > 0 ? (uint64_t)entries : 1);
+    if (verdict) /* relaxed: see near__tier_moment */
+        atomic_store_explicit(&local->rule, verdict > 0 ? NEAR_RULE_S3FIFO : NEAR_RULE_LRU, memory_order_relaxed);
+    return near__shadow_below(local->shadow);
 }
 
 /* What was learnt takes effect. */
 static void apply(struct near__local *local)
 {
-    if (!local->shadow)
-        return;
-    int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed: a count */
-    int verdict = near__shadow_verdict(local->shadow);
-    near__shadow_scale(local->shadow, entries > 0 ? (uint64_t)entries : 1);
-    /* relaxed, both: see their readers */
-    atomic_store_explicit(&local->tap_below, near__shadow_below(local->shadow), memory_order_relaxed);
-    if (verdict)
-        atomic_store_explicit(&local->rule, verdict > 0 ? NEAR_RULE_S3FIFO : NEAR_RULE_LRU, memory_order_relaxed);
+    uint64_t below = local->shadow ? follow(local) : 0;
+    if (local->curve && near__curve_below(local->curve) > below)
+        below = near__curve_below(local->curve);
+    atomic_store_explicit(&local->tap_below, below, memory_order_relaxed); /* relaxed: see near__tap_wants */
 }
 
 static int begin(struct near__local *local)
@@ -131,8 +187,32 @@ void near__tap_learn_all(struct near__local *local)
     struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
     for (; reader; reader = reader->next)
         drain(local, reader->tap);
+    if (local->curve)
+        relieve(local);
     apply(local);
     end(local);
+}
+
+int near__local_advise(struct near__local *local, uint64_t entries, uint64_t bytes, double *ret_hit_ratio)
+{
+    int64_t fixed = atomic_load_explicit(&local->budget.fixed, memory_order_relaxed); /* relaxed: a count */
+    if (!local->curve)
+        return NEAR_ERR_UNSUPPORTED;
+    for (int patience = 0; !begin(local); patience++) {
+        if (patience > PATIENCE)
+            return NEAR_ERR_TIMEOUT;
+        sched_yield();
+    }
+    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire); /* acquire: as above */
+    for (; reader; reader = reader->next)
+        drain(local, reader->tap);
+    bytes = bytes > (uint64_t)fixed ? bytes - (uint64_t)fixed : 0;
+    double ratio = near__curve_hit_ratio(local->curve, entries, bytes, seen_of(local));
+    end(local);
+    if (ratio < 0)
+        return NEAR_MISS;
+    *ret_hit_ratio = ratio;
+    return NEAR_OK;
 }
 
 /* ---------------------------------------------------------------- open and close */
@@ -141,18 +221,41 @@ void near__tap_learn_all(struct near__local *local)
 #define SHADOW_ENTRIES_MIN 128
 #define SHADOW_PART 8192 /* an entry for so many bytes of budget: at 110 bytes each 1.3 % of it */
 
-int near__tap_open(struct near__local *local, const struct near__local_config *config)
+static uint64_t clamp(uint64_t number, uint64_t least, uint64_t most)
+{
+    return number < least ? least : number > most ? most : number;
+}
+
+static int open_shadow(struct near__local *local, uint64_t bytes_max)
 {
     size_t cost;
-    if (config->policy != NEAR_POLICY_ADAPTIVE)
-        return NEAR_OK;
-    uint64_t entries = config->bytes_max / SHADOW_PART;
-    entries = entries < SHADOW_ENTRIES_MIN ? SHADOW_ENTRIES_MIN : entries > SHADOW_ENTRIES_MAX ? SHADOW_ENTRIES_MAX : entries;
+    uint64_t entries = clamp(bytes_max / SHADOW_PART, SHADOW_ENTRIES_MIN, SHADOW_ENTRIES_MAX);
     local->shadow = near__shadow_create(local->alloc, (uint32_t)entries, &cost);
     if (!local->shadow)
         return NEAR_ERR_NOMEM;
     near__budget_charge(local, (int64_t)cost);
-    local->taps = 1;
+    return NEAR_OK;
+}
+
+static int open_curve(struct near__local *local, uint64_t bytes_max)
+{
+    size_t cost;
+    uint64_t keys = clamp(bytes_max / CURVE_PART, CURVE_KEYS_MIN, CURVE_KEYS_MAX);
+    local->curve = near__curve_create(local->alloc, (uint32_t)keys, &cost);
+    if (!local->curve)
+        return NEAR_ERR_NOMEM;
+    near__budget_charge(local, (int64_t)cost);
+    return NEAR_OK;
+}
+
+int near__tap_open(struct near__local *local, const struct near__local_config *config)
+{
+    int status = config->policy == NEAR_POLICY_ADAPTIVE ? open_shadow(local, config->bytes_max) : NEAR_OK;
+    if (status == NEAR_OK && config->curve)
+        status = open_curve(local, config->bytes_max);
+    if (status != NEAR_OK)
+        return status;
+    local->taps = local->shadow || local->curve;
     apply(local);
     return NEAR_OK;
 }
@@ -160,4 +263,5 @@ int near__tap_open(struct near__local *local, const struct near__local_config *c
 void near__tap_close(struct near__local *local)
 {
     near__shadow_destroy(local->alloc, local->shadow);
+    near__curve_destroy(local->alloc, local->curve);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * What the requests are, for those who learn from them (shadow.c): the essay is in tap.c. */
+ * What the requests are, for those who learn from them (shadow.c, curve.c): the essay is in tap.c. */
 #ifndef NEAR_LOCAL_TAP_H
 #define NEAR_LOCAL_TAP_H
+#include "local/curve.h"
 #include "local/shadow.h"
 #include "local/tier.h"
 

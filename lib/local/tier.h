@@ -16,6 +16,7 @@ struct near__table; /* migrate.c */
 struct near__block; /* pins.c */
 struct near__ghosts; /* queues.c */
 struct near__shadow; /* shadow.c */
+struct near__curve; /* curve.c */
 struct near__local_config;
 
 /* Everything the tier has allocated, in bytes as the allocator really takes them.
@@ -84,6 +85,8 @@ struct near__local {
     _Atomic(uint32_t) era_swept;                      /* no entry of an earlier era than this is left */
 
     struct near__shadow *shadow;    /* under tap_busy; NULL: the rule never changes */
+    struct near__curve *curve;      /* under tap_busy; NULL: not wanted */
+    uint64_t tap_lost;              /* under tap_busy: requests that rings had lost when that was last seen to */
     _Atomic(uint32_t) tap_busy;
 
     const struct near__alloc *alloc;
@@ -128,6 +131,14 @@ static inline struct near__moment near__tier_moment(struct near__local *local)
         .turnover = (uint16_t)(local->idle_unit_ns ? 1 : entries < (int64_t)NEAR_TICKS ? entries : NEAR_TICKS),
     };
 }
+
+/* What the allocator will probably charge. */
+static inline int64_t near__tier_estimate(size_t size)
+{
+    return size < 128 * 1024 ? (int64_t)((size + 8 + 15) & ~(size_t)15) : (int64_t)((size + 16 + 4095) & ~(size_t)4095);
+}
+/* Reads that looked here, so far (local.c). */
+uint64_t near__tier_reads(struct near__local *local);
 
 static inline struct near__local *near__local_of(struct near__index *index)
 {

@@ -36,6 +36,13 @@ plays_every_policy() {
     done
     run 2 replay --trace "$work/trace" --entries 400 --policy lru,lr && grep -q 'policy' "$work/err"
 }
+advises() {
+    run 0 replay --trace "$work/trace" --entries 100,400 --policy lru,exact-lru --curve --json - && is_json || return 1
+    for pair in '0 1' '2 3'; do
+        advised=$(value "results.${pair% *}.advised_hit_ratio") exact=$(value "results.${pair#* }.hit_ratio")
+        holds "$advised - $exact < 0.03 && $exact - $advised < 0.03" || return 1
+    done
+}
 counts_bytes() {
     run 0 replay --trace "$work/trace" --bytes 1500000,3m --threads 1,2 --json - && is_json && has results.length 8 &&
         has results.2.threads 2 && has results.0.unit bytes
@@ -77,6 +84,7 @@ says_what_is_wrong() {
 check "exact LRU is what a slow model says" same_as_awk
 check "the local tier comes near exact LRU" comes_near
 check "every policy of the option is played" plays_every_policy
+check "near_advise tells what exact LRU would do" advises
 check "limits in bytes, several threads" counts_bytes
 for packer in gzip xz zstd; do
     if command -v $packer > /dev/null; then

@@ -669,6 +669,31 @@ static void test_statistics_add_up(void **state)
     assert_true(small.local_bytes > 0 && small.canary == 42);
 }
 
+static void test_advice_needs_the_curve_and_a_size(void **state)
+{
+    near_cache *c = cache_of(state), *learning;
+    near_options options;
+    double ratio = -1;
+    assert_int_equal(near_advise(c, 1 << 20, 0, &ratio), NEAR_ERR_UNSUPPORTED);
+    assert_int_equal(near_advise(c, 0, 0, &ratio), NEAR_ERR_INVALID);
+    assert_int_equal(near_advise(c, 1 << 20, 0, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_advise(NULL, 1 << 20, 0, &ratio), NEAR_ERR_INVALID);
+    near_options_init(&options);
+    options.curve = 1;
+    assert_int_equal(near_open("local:", &options, &learning, NULL), NEAR_OK);
+    assert_int_equal(near_advise(learning, 16 << 20, 0, &ratio), NEAR_MISS);
+    assert_true(ratio < 0);
+    assert_int_equal(near_set(learning, "k", 1, "v", 1, NULL, NULL), NEAR_OK);
+    for (int i = 0; i < 10; i++)
+        expect(learning, "k", "v");
+    assert_int_equal(near_advise(learning, 16 << 20, 0, &ratio), NEAR_OK);
+    assert_true(ratio > 0.85);
+    assert_int_equal(near_advise(learning, 1, 10, &ratio), NEAR_OK); /* not even the fixed part fits */
+    assert_true(ratio < 0.15);
+    assert_int_equal(near_close(learning), NEAR_OK);
+    assert_int_equal(near_advise(learning, 16 << 20, 0, &ratio), NEAR_ERR_CLOSED);
+}
+
 /* ---------------------------------------------------------------- closing */
 
 static void test_R51_calls_after_close_are_refused(void **state)
@@ -872,6 +897,7 @@ int main(void)
         EVERYWHERE(test_limits_change_at_run_time),
         EVERYWHERE(test_check_and_wait_ready),
         EVERYWHERE(test_statistics_add_up),
+        EVERYWHERE(test_advice_needs_the_curve_and_a_size),
         EVERYWHERE(test_R51_calls_after_close_are_refused),
         EVERYWHERE(test_close_is_refused_while_values_are_held),
         WITH_A_REMOTE_TIER(test_close_logs_no_warning),

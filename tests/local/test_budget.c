@@ -27,6 +27,7 @@ static void open_counted(struct fixture *f, uint64_t bytes)
     near__alloc_init(&f->alloc, &counting.hooks);
     f->config.bytes_max = bytes;
     f->config.policy = policy;
+    f->config.curve = policy == NEAR_POLICY_ADAPTIVE; /* the most that there can be beside entries */
 }
 
 static int64_t ttl_ms = -1; /* of the fills */

@@ -44,11 +44,15 @@ static void fill_and_read(struct fixture *f)
     near__local_keep(f->local);
 }
 
+static uint32_t policy;
+
 static int scenario(void)
 {
     struct fixture f;
     fixture_init(&f);
     near__alloc_init(&f.alloc, &failing.hooks);
+    f.config.policy = policy;
+    f.config.curve = policy == NEAR_POLICY_ADAPTIVE; /* whatever there is to allocate */
     int status = near__local_open(&f.config, &f.local);
     if (status != NEAR_OK)
         return status;
@@ -61,10 +65,9 @@ static int scenario(void)
     return NEAR_OK;
 }
 
-static void test_R52_the_nth_allocation_may_fail(void **state)
+static void fail_the_nth(void)
 {
     uint64_t total;
-    (void)state;
     allocfail_init(&failing);
     assert_int_equal(scenario(), NEAR_OK);
     total = allocfail_calls(&failing);
@@ -79,6 +82,15 @@ static void test_R52_the_nth_allocation_may_fail(void **state)
             assert_int_equal(allocfail_blocks(&failing), 0);
         }
     }
+}
+
+static void test_R52_the_nth_allocation_may_fail(void **state)
+{
+    (void)state;
+    policy = NEAR_POLICY_LRU;
+    fail_the_nth();
+    policy = NEAR_POLICY_ADAPTIVE;
+    fail_the_nth();
 }
 
 int main(void)

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Which hit ratio would LRU have at any size?  Learnt from the requests as they come; the essay is in curve.c.
+ * One thread at a time. */
+#ifndef NEAR_LOCAL_CURVE_H
+#define NEAR_LOCAL_CURVE_H
+#include <stddef.h>
+#include <stdint.h>
+#include "base/alloc.h"
+#include "local/shadow.h"
+
+struct near__curve;
+
+/* With at most that many keys in the sample.  NULL: no memory. */
+struct near__curve *near__curve_create(const struct near__alloc *alloc, uint32_t keys_max, size_t *ret_cost);
+void near__curve_destroy(const struct near__alloc *alloc, struct near__curve *curve);
+
+/* Only keys whose hash is below this concern it. */
+uint64_t near__curve_below(const struct near__curve *curve);
+/* Reads of all keys so far, and requests for keys of the sample that were not shown. */
+struct near__curve_seen {
+    uint64_t reads, lost;
+};
+/* A request for such a key; bytes: what its entry takes, 0: not known. */
+void near__curve_see(struct near__curve *curve, uint64_t hash, enum near__seen seen, uint64_t bytes,
+                     struct near__curve_seen now);
+/* Takes half of the keys from now on. */
+void near__curve_thin(struct near__curve *curve, struct near__curve_seen now);
+uint32_t near__curve_keys(const struct near__curve *curve);
+/* The share of all reads that a cache of so many entries, and of so many bytes, answers.  -1: no read was seen. */
+double near__curve_hit_ratio(const struct near__curve *curve, uint64_t entries, uint64_t bytes,
+                             struct near__curve_seen now);
+
+#endif

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The online miss-ratio curve against exact LRU at many sizes: mean absolute error at most 0.02, whatever the load. */
+#include "local/local_fixture.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/random.h"
+#include "local/curve.h"
+#include "support/seed.h"
+
+#define REQUESTS SCALE(300000u, 60000u)
+
+static struct near__alloc alloc;
+
+static uint64_t hash_of(uint32_t key)
+{
+    uint64_t state = key ^ UINT64_C(0x5eed);
+    return near__random_next(&state) & ~UINT64_C(0xffff);
+}
+static uint64_t bytes_of(uint32_t key) { return 50 + key % 7 * 100; }
+
+/* ---------------------------------------------------------------- exact LRU: the distance of every request */
+
+struct exact {
+    uint32_t keys;
+    uint64_t *tree_keys, *tree_bytes;
+    uint32_t *last; /* of a key; 0: not yet */
+    uint64_t *by_keys, *by_bytes; /* of each request; UINT64_MAX: first */
+};
+
+static void add(uint64_t *tree, uint32_t at, uint64_t what)
+{
+    for (; at <= REQUESTS; at += at & -at)
+        tree[at] += what;
+}
+static uint64_t sum(const uint64_t *tree, uint32_t at)
+{
+    uint64_t all = 0;
+    for (; at; at -= at & -at)
+        all += tree[at];
+    return all;
+}
+
+static void measure(struct exact *e, const uint32_t *trace, uint32_t keys)
+{
+    *e = (struct exact){.keys = keys};
+    e->tree_keys = calloc(REQUESTS + 1, sizeof(uint64_t));
+    e->tree_bytes = calloc(REQUESTS + 1, sizeof(uint64_t));
+    e->last = calloc(keys, sizeof(uint32_t));
+    e->by_keys = calloc(REQUESTS, sizeof(uint64_t));
+    e->by_bytes = calloc(REQUESTS, sizeof(uint64_t));
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        uint32_t k = trace[i], before = e->last[k];
+        e->by_keys[i] = e->by_bytes[i] = UINT64_MAX;
+        if (before) {
+            e->by_keys[i] = sum(e->tree_keys, i) - sum(e->tree_keys, before - 1);
+            e->by_bytes[i] = sum(e->tree_bytes, i) - sum(e->tree_bytes, before - 1);
+            add(e->tree_keys, before, (uint64_t)-1);
+            add(e->tree_bytes, before, -bytes_of(k));
+        }
+        e->last[k] = i + 1;
+        add(e->tree_keys, i + 1, 1);
+        add(e->tree_bytes, i + 1, bytes_of(k));
+    }
+}
+
+static double ratio(const uint64_t *distance, uint64_t size)
+{
+    uint32_t hits = 0;
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        hits += distance[i] <= size;
+    return (double)hits / REQUESTS;
+}
+
+static void finish(struct exact *e)
+{
+    free(e->tree_keys);
+    free(e->tree_bytes);
+    free(e->last);
+    free(e->by_keys);
+    free(e->by_bytes);
+}
+
+/* ---------------------------------------------------------------- the curve on the same requests */
+
+static void compare(const char *what, const uint32_t *trace, uint32_t keys, uint32_t sample)
+{
+    struct exact exact;
+    size_t cost;
+    double error = 0, error_bytes = 0;
+    int sizes = 0;
+    struct near__curve *curve = near__curve_create(&alloc, sample, &cost);
+    assert_true(cost < 1 << 20);
+    measure(&exact, trace, keys);
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        uint64_t hash = hash_of(trace[i]);
+        if (hash < near__curve_below(curve))
+            near__curve_see(curve, hash, NEAR_SEEN_HIT, bytes_of(trace[i]), (struct near__curve_seen){i, 0});
+    }
+    for (double size = keys / 1000.0; size < keys * 1.5; size *= 1.5, sizes++) {
+        uint64_t entries = (uint64_t)size + 1, bytes = entries * 350;
+        double by_entries = near__curve_hit_ratio(curve, entries, UINT64_MAX, (struct near__curve_seen){REQUESTS, 0});
+        double by_bytes = near__curve_hit_ratio(curve, UINT64_MAX, bytes, (struct near__curve_seen){REQUESTS, 0});
+        error += fabs(by_entries - ratio(exact.by_keys, entries));
+        error_bytes += fabs(by_bytes - ratio(exact.by_bytes, bytes));
+    }
+    print_message("# %s, %u keys, sample of %u: mean absolute error %.4f by entries, %.4f by bytes\n", what, keys,
+                  near__curve_keys(curve), error / sizes, error_bytes / sizes);
+    assert_true(error / sizes <= 0.02);
+    assert_true(error_bytes / sizes <= 0.02);
+    finish(&exact);
+    near__curve_destroy(&alloc, curve);
+}
+
+static uint32_t *make_zipf(uint32_t keys, double skew, uint64_t seed)
+{
+    double *sums = malloc(keys * sizeof(*sums)), total = 0;
+    uint32_t *trace = malloc(REQUESTS * sizeof(*trace));
+    for (uint32_t k = 0; k < keys; k++)
+        sums[k] = total += pow(k + 1, -skew);
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        double at = (double)(near__random_next(&seed) >> 11) * 0x1p-53 * total;
+        uint32_t low = 0, high = keys - 1;
+        while (low < high) {
+            uint32_t middle = low + (high - low) / 2;
+            if (sums[middle] < at)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        trace[i] = low;
+    }
+    free(sums);
+    return trace;
+}
+
+static void test_the_curve_is_that_of_exact_LRU(void **state)
+{
+    static const struct {
+        uint32_t keys;
+        double skew;
+    } loads[] = {{1000, 0.9}, {20000, 0.99}, {60000, 0.7}};
+    (void)state;
+    for (size_t i = 0; i < sizeof(loads) / sizeof(loads[0]); i++) {
+        uint32_t *trace = make_zipf(loads[i].keys, loads[i].skew, 60 + i);
+        compare("zipf", trace, loads[i].keys, 8192);
+        free(trace);
+    }
+}
+
+static void test_also_with_scans_loops_and_a_shifting_hot_set(void **state)
+{
+    uint32_t *trace = make_zipf(10000, 0.9, 70);
+    (void)state;
+    for (uint32_t i = 0; i < REQUESTS; i += 3)
+        trace[i] = 10000 + i % 30000;
+    compare("scans", trace, 40000, 8192);
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        trace[i] = i % 9000;
+    compare("loop", trace, 9000, 8192);
+    free(trace);
+    trace = make_zipf(5000, 0.8, 71);
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        trace[i] += i / 20000 * 1000;
+    compare("shift", trace, 5000 + (REQUESTS / 20000 + 1) * 1000, 8192);
+    free(trace);
+}
+
+/* ---------------------------------------------------------------- in a tier */
+
+static void replay_tier(struct fixture *f, const uint32_t *trace)
+{
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        struct near__view view;
+        if (near__local_copy(f->local, f->reader, &trace[i], 4, ANY_BOUND, 0, NULL, 0, &view) == NEAR_LOCAL_HIT)
+            continue;
+        struct near__ticket t = near__local_ticket(f->local, &trace[i], 4);
+        near__local_install(f->local, f->reader, t, &trace[i], 4, "value", 5, i + 1, -1, near__now(&f->clock));
+    }
+}
+
+/* What the tier was asked for tells what other sizes would do, whatever the size it has. */
+static void test_a_tier_advises(void **state)
+{
+    uint32_t *trace = make_zipf(20000, 0.9, 72);
+    struct exact exact;
+    struct fixture f;
+    (void)state;
+    measure(&exact, trace, 20000);
+    fixture_init(&f);
+    f.config.entries_max = 2000;
+    f.config.bytes_max = 64u << 20;
+    f.config.curve = 1;
+    fixture_start(&f);
+    double advised;
+    assert_int_equal(near__local_advise(f.local, 100, UINT64_MAX, &advised), NEAR_MISS);
+    replay_tier(&f, trace);
+    for (uint64_t size = 250; size <= 16000; size *= 2) {
+        assert_int_equal(near__local_advise(f.local, size, UINT64_MAX, &advised), NEAR_OK);
+        print_message("# %lu entries: exact %.3f, advised %.3f\n", (unsigned long)size, ratio(exact.by_keys, size), advised);
+        assert_true(fabs(advised - ratio(exact.by_keys, size)) < 0.03);
+    }
+    fixture_close(&f);
+    fixture_open(&f);
+    assert_int_equal(near__local_advise(f.local, 100, UINT64_MAX, &advised), NEAR_ERR_UNSUPPORTED);
+    fixture_close(&f);
+    finish(&exact);
+    free(trace);
+}
+
+/* Reads of what does not exist are misses at any size. */
+static void test_what_does_not_exist_is_a_miss_at_any_size(void **state)
+{
+    struct fixture f;
+    double advised;
+    (void)state;
+    fixture_init(&f);
+    f.config.curve = 1;
+    fixture_start(&f);
+    assert_int_equal(put(&f, "there", "v", 1), 1);
+    for (int i = 0; i < 1000; i++) {
+        get(&f, "there");
+        get(&f, "not there");
+    }
+    assert_int_equal(near__local_advise(f.local, 1000000, UINT64_MAX, &advised), NEAR_OK);
+    assert_true(advised > 0.45 && advised < 0.55);
+    fixture_close(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_curve_is_that_of_exact_LRU),
+        cmocka_unit_test(test_also_with_scans_loops_and_a_shifting_hot_set),
+        cmocka_unit_test(test_a_tier_advises),
+        cmocka_unit_test(test_what_does_not_exist_is_a_miss_at_any_size),
+    };
+    near__alloc_init(&alloc, NULL);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
