@@ -175,6 +175,7 @@ typedef struct near_options {
     near_allocator allocator;
     uint32_t policy;             /* a near_policy */
     uint32_t track;              /* a near_track */
+    uint32_t message_value_max;  /* largest value that travels in its write's message, bytes; 0: none */
     uint32_t load_threads;       /* most threads that run loaders; started when needed */
     uint32_t load_refreshes;     /* most refreshes at once that nobody waits for */
     uint32_t curve;              /* 1: near_advise knows something */
@@ -784,6 +785,7 @@ typedef struct near_stats {
     near_quantiles write_ns;
     near_quantiles invalidation_ns; /* from the writer's send to application here; both clocks of one host */
     uint64_t messages_foreign;      /* keys reported by the remote tier, with NEAR_TRACK_BCAST */
+    uint64_t messages_kept;         /* messages whose value took the place of an older one */
     /* loading */
     uint64_t loads, loads_failed, loads_absent; /* calls of loaders by this process, and how they ended */
     uint64_t loads_unkept;    /* loaded, but the key was written meanwhile, or the lease was over */

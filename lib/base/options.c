@@ -76,7 +76,9 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
     X(policy, CHOICE, "lru", 0, 5, "lru|s3fifo|random|volatile-lru|volatile-random|adaptive", 0,                       \
       "What makes room in the local tier when it is full; what has expired always goes first.")                        \
     X(track, CHOICE, "none", 0, 1, "none|bcast", 0,                                                                    \
-      "Who else writes the keys: nobody, or anybody (bcast: the server reports every write, expiry and flush).")\
+      "Who else writes the keys: nobody, or anybody (bcast: the server reports every write, expiry and flush).")       \
+    X(message_value_max, SIZE, "0", 0, 64 * KIB, "", 0,                                                                \
+      "Largest value that travels in its write's message to the processes that hold the key; 0: none.")\
     X(load_threads, COUNT, "16", 1, 1024, "", 0, "Most threads that run loaders; they are started when needed.")       \
     X(load_refreshes, COUNT, "8", 1, 1024, "", 0, "Most refreshes at once that nobody waits for.")                     \
     X(curve, BOOLEAN, "no", 0, 1, "", 0, "Learn from the reads which hit ratio other sizes would have, for near_advise.")
@@ -312,6 +314,8 @@ static int check_together(const near_options *o, near_error *error)
                           o->backoff_max_ms);
     if (o->unproven == NEAR_UNPROVEN_SERVE_STALE && o->stale_ms < o->bound_ms)
         return near__fail(error, NEAR_ERR_OPTION, "stale_ms (%u) is below bound_ms (%u)", o->stale_ms, o->bound_ms);
+    if (o->message_value_max && o->track != NEAR_TRACK_NONE)
+        return near__fail(error, NEAR_ERR_OPTION, "message_value_max: with track, the server's report of the write takes the value away");
     if (!o->tls_cert_file != !o->tls_key_file)
         return near__fail(error, NEAR_ERR_OPTION, "tls_cert_file and tls_key_file go together");
     if (!o->allocator.allocate != !o->allocator.reallocate || !o->allocator.allocate != !o->allocator.release)

@@ -115,6 +115,17 @@ struct near__sent near__write_before(struct near__impl *impl, const struct near_
     return sent;
 }
 
+/* Values travel with plain SETs alone: of the others it is not known before what they will have written. */
+static void write_body(struct near__impl *impl, const struct near__request *request, struct near__buffer *body)
+{
+    if (request->operation == NEAR_OP_SET && !request->flags && request->value_size &&
+        request->value_size <= impl->options.message_value_max)
+        near__coherence_body_value(impl->coherence, request->key, request->key_size, request->value, request->value_size,
+                                   request->ttl_ms ? request->ttl_ms : -1, body);
+    else
+        near__coherence_body(impl->coherence, message_of(request->operation), request->key, request->key_size, body);
+}
+
 int near__write_through(struct near__impl *impl, struct near__request *request, int64_t deadline_ns, int fill)
 {
     int64_t started_ns = near__now(&impl->clock);
@@ -123,7 +134,7 @@ int near__write_through(struct near__impl *impl, struct near__request *request, 
     } else {
         struct near__buffer body;
         near__buffer_init(&body, &impl->alloc);
-        near__coherence_body(impl->coherence, message_of(request->operation), request->key, request->key_size, &body);
+        write_body(impl, request, &body);
         request->status = NEAR_ERR_NOMEM;
         if (!body.failed) {
             request->body = body.data;
@@ -149,8 +160,7 @@ static int write_many_remote(struct near__impl *impl, struct near__request *requ
     struct near__sent *sent = near__alloc(&impl->alloc, count * sizeof(*sent));
     for (size_t i = 0; i < count && !bodies.failed; i++) {
         size_t start = bodies.size;
-        near__coherence_body(impl->coherence, message_of(requests[i].operation), requests[i].key, requests[i].key_size,
-                             &bodies);
+        write_body(impl, &requests[i], &bodies);
         requests[i].body_size = bodies.size - start;
     }
     if (!sent || bodies.failed) {

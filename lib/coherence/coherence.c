@@ -201,10 +201,9 @@ uint64_t near__coherence_next_write(struct near__coherence *c)
     return atomic_fetch_add_explicit(&c->next_write, 1, memory_order_relaxed); /* unique is enough */
 }
 
-void near__coherence_body_of(struct near__coherence *c, enum near__message_operation operation, const void *const *keys,
-                             const size_t *key_sizes, size_t count, struct near__buffer *b)
+static struct near__message new_message(struct near__coherence *c, enum near__message_operation operation, size_t count)
 {
-    struct near__message m = {
+    return (struct near__message){
         .operation = operation,
         .sender = c->sender,
         .write_id = near__coherence_next_write(c),
@@ -212,7 +211,24 @@ void near__coherence_body_of(struct near__coherence *c, enum near__message_opera
         .host = c->host,
         .key_count = count,
     };
+}
+
+void near__coherence_body_of(struct near__coherence *c, enum near__message_operation operation, const void *const *keys,
+                             const size_t *key_sizes, size_t count, struct near__buffer *b)
+{
+    struct near__message m = new_message(c, operation, count);
     near__message_encode(b, &m, keys, key_sizes);
+}
+
+void near__coherence_body_value(struct near__coherence *c, const void *key, size_t key_size, const void *value,
+                                size_t value_size, int64_t ttl_ms, struct near__buffer *b)
+{
+    struct near__message m = new_message(c, NEAR_MESSAGE_SET, 1);
+    m.has_value = 1;
+    m.value = value;
+    m.value_size = value_size;
+    m.ttl_ms = ttl_ms;
+    near__message_encode(b, &m, &key, &key_size);
 }
 
 void near__coherence_body(struct near__coherence *c, enum near__message_operation operation, const void *key,
@@ -514,6 +530,7 @@ void near__coherence_stats(const struct near__coherence *c, near_stats *stats)
     stats->messages = count_of(&c->messages);
     stats->messages_own = count_of(&c->messages_own);
     stats->messages_bad = count_of(&c->messages_bad);
+    stats->messages_kept = count_of(&c->messages_kept);
     stats->messages_foreign = count_of(&c->messages_foreign);
     stats->message_gaps = count_of(&c->message_gaps);
     stats->proofs = count_of(&c->proofs);

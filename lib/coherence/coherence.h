@@ -57,6 +57,10 @@ void near__coherence_body(struct near__coherence *c, enum near__message_operatio
 void near__coherence_body_of(struct near__coherence *c, enum near__message_operation operation, const void *const *keys,
                              const size_t *key_sizes, size_t count, struct near__buffer *b);
 
+/* The body of a message of a plain SET with the value that is written; ttl_ms -1: none. */
+void near__coherence_body_value(struct near__coherence *c, const void *key, size_t key_size, const void *value,
+                                size_t value_size, int64_t ttl_ms, struct near__buffer *b);
+
 /* What was known when a command was sent: taken after the key's ticket, before the command goes out. */
 struct near__mark {
     uint64_t highest;     /* position of the server, seen in replies and proofs */

@@ -177,6 +177,7 @@ static void compare_locked(struct near__coherence *c, uint64_t position)
     }
     c->attempt.arrived = 1;
     c->attempt.position = position;
+    c->heard_ns = c->attempt.begun_ns;
 }
 
 static int arrived_locked(struct near__coherence *c, uint64_t position, unsigned *ret_cured)

@@ -57,6 +57,7 @@ struct near__coherence {
     int anchored;         /* (s) a proof said where we are, and messages followed without a hole since */
     uint64_t announced;   /* (s) highest position of a message that followed so: floors are no higher */
     char server[128];     /* (s) identity of the server of the last subscription */
+    int64_t heard_ns;      /* (s) when the attempt began whose heartbeat came last: whatever comes now was written later; 0: none */
     int64_t pinged_ns;     /* (s) with tracking: when the PING was sent that is not answered yet; 0: none */
     int64_t unanswered_ns; /* (s) when the first attempt began that the subscription left unanswered; 0: none */
 
@@ -78,7 +79,7 @@ struct near__coherence {
     uint64_t random;               /* (l) */
     near_error problem;            /* (l) the last one since the last proof */
 
-    _Atomic(uint64_t) messages, messages_own, messages_bad, messages_foreign, message_gaps; /* (a) statistics, relaxed */
+    _Atomic(uint64_t) messages, messages_own, messages_bad, messages_foreign, messages_kept, message_gaps; /* (a) statistics, relaxed */
     _Atomic(uint64_t) proofs, proofs_failed, subscriptions, disconnections, suspicions;
     _Atomic(uint64_t) server_changes, position_regressions;
     struct near__histogram invalidation_ns;

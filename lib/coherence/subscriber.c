@@ -21,6 +21,36 @@ static void tell(struct near__coherence *c, const void *key, size_t key_size)
         c->heard(c->heard_arg, key, key_size);
 }
 
+/* Whether what a message tells may be kept at its position: then that position counts as seen, as a reply's does ([3] in coherence.c),
+ * so that after a break of the server's history the next proof is above it.  Under the lock, so that no break is noticed between. */
+static int believe(struct near__coherence *c, uint64_t position)
+{
+    pthread_mutex_lock(&c->lock);
+    int good = c->suspicion == 0;
+    if (good)
+        near__coherence_raise_highest(c, position);
+    pthread_mutex_unlock(&c->lock);
+    return good;
+}
+
+/* A value that travels with its message takes the place of an older copy; who has none is only told.  Its position orders it like a
+ * reply's (I1 to I3).  The time to live counts from the last instant known to be before the write: the sending of the last heartbeat
+ * that came before it on this stream (R20). */
+static int keep_value(struct near__coherence *c, const struct near__message *m, const void *key, size_t key_size,
+                      uint64_t relative)
+{
+    if (!m->has_value || m->operation != NEAR_MESSAGE_SET || m->key_count != 1 || !relative || !c->heard_ns)
+        return 0;
+    int64_t since_ns = NEAR_MUTANT(VALUE_FROM_ARRIVAL) ? near__now(c->clock) : c->heard_ns;
+    uint64_t position = relative + (NEAR_MUTANT(VALUE_NEWER) ? 1000 : 0);
+    struct near__reader *reader = near__local_reader(c->local);
+    if (!reader || !believe(c, m->position) ||
+        !near__local_renew(c->local, reader, key, key_size, m->value, m->value_size, position, m->ttl_ms, since_ns))
+        return 0;
+    near__coherence_add(&c->messages_kept);
+    return 1;
+}
+
 static void apply_keys(struct near__coherence *c, const struct near__message *m, uint64_t relative)
 {
     const unsigned char *cursor = NULL;
@@ -28,7 +58,8 @@ static void apply_keys(struct near__coherence *c, const struct near__message *m,
     size_t key_size;
     while (near__message_next_key(m, &cursor, &key, &key_size) &&
            !(NEAR_MUTANT(EXPIRE_IGNORED) && m->operation == NEAR_MESSAGE_EXPIRE)) {
-        near__local_invalidate(c->local, key, key_size, relative, NEAR_CAUSE_MESSAGE);
+        if (!keep_value(c, m, key, key_size, relative))
+            near__local_invalidate(c->local, key, key_size, relative, NEAR_CAUSE_MESSAGE);
         tell(c, key, key_size);
     }
 }

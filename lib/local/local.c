@@ -251,6 +251,8 @@ struct offer {
     uint64_t hash, position;
     uint32_t generation;
     uint32_t expires;
+    int renews;    /* an entry that is there: it keeps its place in the order of eviction, `tick` */
+    uint16_t tick;
 };
 
 static int64_t value_limit(const struct near__local *local)
@@ -346,7 +348,7 @@ static enum near__count try_install(struct near__local *local, struct near__read
     if (!entry)
         return NEAR_COUNT_REFUSED_SPACE;
     struct near__moment moment = near__tier_moment(local);
-    fill(local, entry, offer, moment.tick);
+    fill(local, entry, offer, offer->renews ? offer->tick : moment.tick);
     if (local->queues)
         near__queue_enter(local, entry, offer->hash, cost, moment.tick);
     if (!install(local, entry, offer, &moment)) { /* never visible, so nobody has it */
@@ -425,23 +427,49 @@ static void learn(struct near__local *local, uint64_t hash, const void *key, siz
         invalidate(local, hash, key, key_size, 0, NEAR_WHY_REPLACED);
 }
 
+static int keep(struct near__local *local, struct near__reader *reader, struct offer *offer, int64_t ttl_ms, int64_t sent_ns)
+{
+    enum near__count outcome = NEAR_COUNT_REFUSED_ORDER;
+    if (offer->position >= NEAR_POSITION_MAX)
+        offer->position = 0; /* unusable */
+    int ordered = offer->position && (!local->foreign || NEAR_MUTANT(REPLIES_UNCLAIMED) || claim(local, offer));
+    if (ordered && set_expiry(local, offer, ttl_ms, sent_ns) && !is_outrun(local, offer))
+        outcome = try_install(local, reader, offer);
+    near__reader_add(reader, outcome, 1);
+    if (outcome == NEAR_COUNT_FILLS)
+        return 1;
+    learn(local, offer->hash, offer->key, offer->key_size, offer->position); /* I4, or I5 without a position */
+    return 0;
+}
+
 int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
                         size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms,
                         int64_t sent_ns)
 {
     struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
                           .hash = hash_of(local, key, key_size), .position = position, .generation = ticket.generation};
-    enum near__count outcome = NEAR_COUNT_REFUSED_ORDER;
-    if (position >= NEAR_POSITION_MAX)
-        offer.position = 0; /* unusable */
-    int ordered = offer.position && (!local->foreign || NEAR_MUTANT(REPLIES_UNCLAIMED) || claim(local, &offer));
-    if (ordered && set_expiry(local, &offer, ttl_ms, sent_ns) && !is_outrun(local, &offer))
-        outcome = try_install(local, reader, &offer);
-    near__reader_add(reader, outcome, 1);
-    if (outcome == NEAR_COUNT_FILLS)
-        return 1;
-    learn(local, offer.hash, key, key_size, offer.position); /* I4, or I5 without a position */
-    return 0;
+    return keep(local, reader, &offer, ttl_ms, sent_ns);
+}
+
+/* Whether there is an older entry of the key, and where it stands in the order of eviction. */
+static int renews(struct near__local *local, struct offer *offer)
+{
+    near__rcu_enter_any();
+    const struct near__entry *entry = near__index_find(&local->index, offer->hash, offer->key, offer->key_size);
+    offer->renews = entry && near__entry_position(entry) < offer->position;
+    if (offer->renews)
+        offer->tick = atomic_load_explicit(&entry->access, memory_order_relaxed); /* relaxed: an approximate age */
+    near__rcu_leave();
+    return offer->renews;
+}
+
+int near__local_renew(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
+                      const void *value, size_t value_size, uint64_t position, int64_t ttl_ms, int64_t sent_ns)
+{
+    struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
+                          .hash = hash_of(local, key, key_size), .position = position,
+                          .generation = near__local_ticket(local, key, key_size).generation}; /* before the look */
+    return renews(local, &offer) && keep(local, reader, &offer, ttl_ms, sent_ns);
 }
 
 /* ---------------------------------------------------------------- invalidate */

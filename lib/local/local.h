@@ -147,6 +147,11 @@ int near__local_has_no_room(struct near__local *local, size_t value_size);
  * local tier is all there is.  Not inside a section. */
 void near__local_await_room(struct near__local *local, int patience_ms);
 
+/* The same for a value that nobody has asked for: it is kept only in the place of an older entry of the key, whose age in the
+ * order of eviction it takes over.  Returns 0 when it was not kept; then the caller invalidates at its position. */
+int near__local_renew(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
+                      const void *value, size_t value_size, uint64_t position, int64_t ttl_ms, int64_t sent_ns);
+
 /* A reply at `position` was seen and is not kept: entries of the key below it go, and none below it comes (I4, R54).
  * 0: unknown, then every entry goes and every fill under way fails (I5). */
 void near__local_observe(struct near__local *local, const void *key, size_t key_size, uint64_t position);

@@ -10,7 +10,9 @@
  *      rights: then nothing at all has happened;
  *   3. the message.  If it is refused (no right to the channel) the number is given back, so that numbers stay
  *      without holes, and again nothing has happened;
- *   4. the write.  If it is refused here, everybody has dropped a copy for nothing, which is harmless.
+ *   4. the write.  If it is refused here, everybody has dropped a copy for nothing, which is harmless.  Unless the message carries the
+ *      value: then everybody would keep what never was.  What could refuse a plain SET here and nothing before is a right that is
+ *      missing, so that one is asked for first (where the server can tell: from version 7 on).
  *
  * INCR is the exception to 3 before 4: whether its write is possible (is the value an integer, does it overflow) is for
  * Redis alone to say, in 64 bits that Lua's numbers do not have.  So INCRBY comes before the message, and if the message is
@@ -64,6 +66,9 @@ const struct near__script near__script_set = {
     .text =
         "local pos,channel,ttl=KEYS[1],ARGV[1],ARGV[2]\n"
         "local count=#KEYS-1\n"
+        "if redis.acl_check_cmd and not redis.acl_check_cmd('SET',KEYS[2],'') then\n"
+        "  return redis.error_reply(\"NOPERM this user has no permissions to run the 'set' command\")\n"
+        "end\n"
         "local last=redis.pcall('INCRBY',pos,count)\n"
         "if type(last)=='table' then return last end\n"
         "if last==count then\n"
@@ -86,7 +91,7 @@ const struct near__script near__script_set = {
         "  out[i]=e.err and e or p\n"
         "end\n"
         "return out\n",
-    .sha1 = "de775dbf0c82bccd29fc6e15d4a1dd5d2b44f920",
+    .sha1 = "efb4d8310c6c936e80ee38f79c4cd70f1defb90b",
 };
 
 /* KEYS: position[, key]

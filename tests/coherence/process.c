@@ -151,10 +151,14 @@ static void begin(struct command *c, struct process *p, const char *key, enum ne
 }
 
 static void begin_write(struct command *c, struct process *p, const char *key, enum near__operation operation,
-                        enum near__message_operation message)
+                        enum near__message_operation message, uint64_t value)
 {
     begin(c, p, key, operation);
-    near__coherence_body(p->coherence, message, c->key, strlen(c->key), &c->body);
+    c->value = value;
+    if (operation == NEAR_OP_SET && p->world->options.message_value_max)
+        near__coherence_body_value(p->coherence, c->key, strlen(c->key), &c->value, sizeof(c->value), -1, &c->body);
+    else
+        near__coherence_body(p->coherence, message, c->key, strlen(c->key), &c->body);
     assert_int_equal(c->body.failed, 0);
 }
 
@@ -165,13 +169,12 @@ void command_begin_fetch(struct command *c, struct process *p, const char *key)
 
 void command_begin_set(struct command *c, struct process *p, const char *key, uint64_t value)
 {
-    begin_write(c, p, key, NEAR_OP_SET, NEAR_MESSAGE_SET);
-    c->value = value;
+    begin_write(c, p, key, NEAR_OP_SET, NEAR_MESSAGE_SET, value);
 }
 
 void command_begin_del(struct command *c, struct process *p, const char *key)
 {
-    begin_write(c, p, key, NEAR_OP_DEL, NEAR_MESSAGE_DEL);
+    begin_write(c, p, key, NEAR_OP_DEL, NEAR_MESSAGE_DEL, 0);
 }
 
 /* Pointers are set here, since a command may have been moved since it began. */

@@ -82,7 +82,7 @@ struct simulation {
     uint64_t hits, fetches, writes, foreign; /* of this seed: what the test was worth */
 };
 
-static uint64_t total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, total_fences, total_fresh_hits;
+static uint64_t total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, total_fences, total_fresh_hits, total_kept;
 static uint64_t total_operations; /* looks at the local tier, commands begun */
 
 static unsigned pick(struct simulation *s, unsigned bound)
@@ -451,6 +451,7 @@ static void simulate(uint64_t seed)
     s->tracking = (int)(seed / 1000 % 2);
     s->world.options.track = s->tracking ? NEAR_TRACK_BCAST : NEAR_TRACK_NONE;
     near__memory_turns(s->world.store, s->tracking);
+    s->world.options.message_value_max = !s->tracking && pick(s, 2) ? 64 : 0;
     for (int p = 0; p < PROCESSES; p++)
         process_open(&s->process[p], &s->world, seed + 1 + (uint64_t)p);
     unsigned fault_rate = pick(s, 5);
@@ -465,8 +466,10 @@ static void simulate(uint64_t seed)
     total_fetches += s->fetches;
     total_foreign += s->foreign;
     total_tracked_hits += s->tracking ? s->hits : 0;
-    for (int p = 0; p < PROCESSES; p++)
+    for (int p = 0; p < PROCESSES; p++) {
+        total_kept += process_stats(&s->process[p]).messages_kept;
         process_close(&s->process[p]);
+    }
     world_close(&s->world);
     free(s);
 }
@@ -492,10 +495,11 @@ static void test_G1_G2_G3_G4_hold_under_random_faults(void **state)
                   " fetches; %" PRIu64 " foreign writes, %" PRIu64 " hits while they were tracked; %.0f seeds/s, %.0f operations/s\n",
                   seeds, total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, seeds / taken,
                   (double)total_operations / taken);
-    print_message("# %" PRIu64 " fences, %" PRIu64 " hits behind them\n", total_fences, total_fresh_hits);
+    print_message("# %" PRIu64 " fences, %" PRIu64 " hits behind them; %" PRIu64 " values kept from messages\n", total_fences,
+                  total_fresh_hits, total_kept);
     if (seeds > 100) /* otherwise nothing was tested */
         assert_true(total_hits > 1000 && total_late_hits > 10 && total_foreign > 1000 && total_tracked_hits > 1000 &&
-                    total_fresh_hits > 1000);
+                    total_fresh_hits > 1000 && total_kept > 1000);
 }
 
 /* "make soak": without end, until a seed fails. */

@@ -27,7 +27,7 @@ sed -n 's/ *| */|/g; /^R/p' tests/mutants/mutants.list | while IFS='|' read -r r
     name=${mutant#s:}
     files=$(grep -l "NEAR_MUTANT($name)" lib/*/*.c | sed 's/.*/`&`/' | paste -s -d ' ')
     case $program in
-    fresh) file=tests/system/test_fresh.c ;;
+    fresh | values) file=tests/system/test_$program.c ;;
     tracking) file=tests/system/test_tracking.c ;;
     simulation) file=tests/coherence/test_simulation.c ;;
     memory | process | redis) file=tests/system/test_races_$program.c ;;
