@@ -20,7 +20,8 @@
  *   phantom     a version whose write was reported as not done
  *   backwards   some thread of p had read or written a newer version before t; own write: p itself had written it
  *   lost        it came from Redis, and a newer version was acknowledged before t
- *   stale       a newer version was acknowledged before t - bound (the cache's, or the call's tighter one)
+ *   stale       a newer version was acknowledged before t - bound (the cache's, the call's tighter one, or none:
+ *               NEAR_REQUIRE_FRESH)
  *   expired     its time to live had ended before t
  *
  * An acknowledgement is noted a moment after its time, perhaps long after if its process is stopped; so a read of a version

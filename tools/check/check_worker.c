@@ -109,16 +109,22 @@ static void call_choose(struct worker_thread *t, struct check_read *read, near_c
         call->flags = NEAR_BYPASS_LOCAL;
     else if (what < 4)
         call->flags = NEAR_NO_FILL;
+    else if (what < 8)
+        call->flags = NEAR_REQUIRE_FRESH;
     else if (what < 64)
         call->bound_ms = (uint32_t)(read->bound_ns / CHECK_NS_PER_MS / 2);
     if (call->bound_ms)
         read->bound_ns = call->bound_ms * CHECK_NS_PER_MS;
+    if (call->flags & NEAR_REQUIRE_FRESH)
+        read->bound_ns = 0; /* whatever was acknowledged before it began it must see */
 }
 
 static void read_pinned(struct worker_thread *t, struct check_read *read, const char *key, size_t key_size,
                         const near_call *call, int peek)
 {
     near_value value = {0};
+    if (peek) /* it knows no options */
+        read->bound_ns = t->worker->board->bound_ns;
     read->status = peek ? near_peek(t->worker->cache, key, key_size, &value)
                         : near_get(t->worker->cache, key, key_size, call, &value);
     read->end_ns = check_now();
