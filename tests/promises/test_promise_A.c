@@ -178,7 +178,7 @@ static void test_A_copied_hit_executes_no_locked_instruction_and_no_system_call(
 }
 
 /* Here every hit is shown to those who learn from requests, until the ring is full and after. */
-#define GET_AND_NOTE_MAX 730
+#define GET_AND_NOTE_MAX 800
 static void test_A_so_does_a_hit_that_is_learnt_from(void **state)
 {
     (void)state;
