@@ -446,9 +446,10 @@ static void expired_first(uint32_t policy)
         snprintf(key, sizeof(key), "n%d", i);
         assert_int_equal(put_ttl(&f, key, "v", (uint64_t)i + 1000, 100000), 1);
     }
-    /* a full bucket may have had to give up a live one */
-    assert_true(stats_of(&f).expirations >= 57);
-    assert_true(stats_of(&f).evictions <= 3);
+    /* A full bucket may have had to give up a live one, and the sample is random (4 were seen once).  Without the rule half of
+     * the victims would be live: 30, give or take 4. */
+    assert_true(stats_of(&f).expirations >= 50);
+    assert_true(stats_of(&f).evictions <= 10);
     fixture_close(&f);
 }
 
