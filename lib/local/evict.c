@@ -34,7 +34,7 @@
 
 #include "base/random.h"
 
-/* Entries looked at for one eviction.  Over the traces of docs/policies.md 8 are as good as exact LRU on average, and at worst 0.2
+/* Entries looked at for one eviction.  Over the traces of docs/policies.md 8 are as good as exact LRU on average, and at worst 0.23
  * points below (16 without a pool: 0.1 and 0.5).  Of the small queue, an eighth of what is seen, that shows too little: 16
  * are worth half a point there.  So they are where entries may have expired, which go first. */
 #define SAMPLE 8
