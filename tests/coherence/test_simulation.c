@@ -497,9 +497,11 @@ static void test_G1_G2_G3_G4_hold_under_random_faults(void **state)
                   (double)total_operations / taken);
     print_message("# %" PRIu64 " fences, %" PRIu64 " hits behind them; %" PRIu64 " values kept from messages\n", total_fences,
                   total_fresh_hits, total_kept);
-    if (seeds > 100) /* otherwise nothing was tested */
-        assert_true(total_hits > 1000 && total_late_hits > 10 && total_foreign > 1000 && total_tracked_hits > 1000 &&
-                    total_fresh_hits > 1000 && total_kept > 1000);
+    if (seeds > 100) { /* otherwise nothing was tested */
+        uint64_t n = (uint64_t)seeds;
+        assert_true(total_hits > 10 * n && total_late_hits > n / 10 && total_foreign > n && total_tracked_hits > n &&
+                    total_fresh_hits > n / 2 && total_kept > n / 4);
+    }
 }
 
 /* "make soak": without end, until a seed fails. */
