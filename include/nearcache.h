@@ -398,6 +398,10 @@ NEAR_API int near_loaded_value(near_loaded *loaded, const void *data, size_t siz
  * Returns NEAR_OK or NEAR_ERR_INVALID. */
 NEAR_API int near_loaded_ttl(near_loaded *loaded, int64_t ttl_ms);
 
+/* This key's answer instead of what the loader returns: for bulk loaders, which return once for many keys.  The last one counts.
+ * Returns NEAR_OK or NEAR_ERR_INVALID (loaded is NULL); an answer that is not allowed ends the load with NEAR_ERR_LOADER. */
+NEAR_API int near_loaded_answer(near_loaded *loaded, int answer);
+
 /* 64 bits that are the same for the same bytes (XXH3): the version that a conditional refresh compares. */
 NEAR_API uint64_t near_version_of(const void *data, size_t size);
 
@@ -452,6 +456,29 @@ static inline void near_load_init(near_load *load)
 NEAR_API int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_loader_fn loader, void *arg,
                               const near_load *options, near_value *ret_value);
 
+/* Fetches many keys from the source at once.  Each key's answer goes to loaded[i]: near_loaded_value; or near_loaded_answer with
+ * NEAR_MISS, NEAR_UNCHANGED or a negative number; and near_loaded_ttl, near_loaded_tag.  What the function returns is the answer
+ * of the keys of which it told nothing: NEAR_MISS "the source does not have them", a negative number "these failed"; NEAR_OK
+ * says that there are none (one is NEAR_ERR_LOADER).  One key's failure changes nothing for the others.
+ * Owner: all arrays are the cache's, until the function returns.  Threads: as near_loader_fn. */
+typedef int (*near_bulk_loader_fn)(void *arg, const near_load_request *requests, near_loaded *const *loaded, size_t count);
+
+/* near_get_or_load for many keys: local hits first; one round trip asks for the rest; one call of the loader has all keys that
+ * neither tier has and that this process got the right to load; one round trip writes what it brought.  Keys that other calls or
+ * other processes are loading are waited for, side by side; those that are to be loaded here after all (the other has
+ * failed, or died) share one further call.  An old value (stale_ms, early_permille) is served at once, and refreshed behind
+ * the caller's back by a call for that key alone.  All guarantees of near_get_or_load hold, key by key.
+ * With loader NULL the cache's bulk loader is used, or else its loader: one call a key, side by side in at most load_threads
+ * threads.  With options NULL its options.  timeout_ms is of the whole call.
+ * Each item has its own status, of those of near_get_or_load; when the loader was called for many, hard_timeout_ms is for the
+ * whole call.  A key may be there twice.
+ * Owner: each value is to be released with near_release (harmless after any failure).  Threads: any.  Blocks: without loads and
+ * round trips never, otherwise up to the deadline.
+ * Returns NEAR_OK when no item has an error, otherwise the first item's error in order.  When the call as a whole fails (_INVALID,
+ * _NOMEM, _CLOSED, _FORKED) every item has the status that it returns. */
+NEAR_API int near_mget_or_load(near_cache *cache, near_item *items, size_t count, near_bulk_loader_fn loader, void *arg,
+                               const near_load *options);
+
 /* Makes every value old that has the tag, in all processes, by one write and one message, however many values there are.  Calls
  * with NEAR_LOAD_TAGS in this process do not return them any more, those of others at most for the staleness bound; what
  * was being loaded meanwhile is not kept.  A tag that nobody has is no error.
@@ -461,6 +488,8 @@ NEAR_API int near_invalidate_tag(near_cache *cache, const void *tag, size_t size
 /* Sets the loader, and its options, of calls that name none.  May be called again; earlier ones stay in memory until close.
  * Returns NEAR_OK, NEAR_ERR_INVALID, _NOMEM, _CLOSED, _FORKED. */
 NEAR_API int near_set_loader(near_cache *cache, near_loader_fn loader, void *arg, const near_load *options);
+/* The same for many keys at once.  Each of the two stands in for the other where that is not set. */
+NEAR_API int near_set_bulk_loader(near_cache *cache, near_bulk_loader_fn loader, void *arg, const near_load *options);
 
 /* ---------------------------------------------------------------- writing through to the source */
 
@@ -787,7 +816,7 @@ typedef struct near_stats {
     uint64_t messages_foreign;      /* keys reported by the remote tier, with NEAR_TRACK_BCAST */
     uint64_t messages_kept;         /* messages whose value took the place of an older one */
     /* loading */
-    uint64_t loads, loads_failed, loads_absent; /* calls of loaders by this process, and how they ended */
+    uint64_t loads, loads_failed, loads_absent; /* loads of keys by this process, and how they ended */
     uint64_t loads_unkept;    /* loaded, but the key was written meanwhile, or the lease was over */
     uint64_t load_waits;      /* loads that another process was asked for: waited for its message */
     uint64_t refreshes, refreshes_early, refreshes_skipped; /* loads behind the caller's back; skipped: too many at once */

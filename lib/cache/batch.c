@@ -21,7 +21,7 @@ struct fetching {
     size_t count;
 };
 
-static int items_check(const near_item *items, size_t count, int values)
+int near__items_check(const near_item *items, size_t count, int values)
 {
     if (!items && count)
         return NEAR_ERR_INVALID;
@@ -32,15 +32,14 @@ static int items_check(const near_item *items, size_t count, int values)
     return NEAR_OK;
 }
 
-/* The call as a whole came to nothing. */
-static int fail_all(near_item *items, size_t count, int status)
+int near__items_fail(near_item *items, size_t count, int status)
 {
     for (size_t i = 0; items && i < count; i++)
         items[i].status = status;
     return status;
 }
 
-static int first_error(const near_item *items, size_t count)
+int near__items_error(const near_item *items, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         if (items[i].status < 0)
@@ -195,7 +194,7 @@ static int mget_entered(struct near__impl *impl, struct near__reader *reader, ne
         if (status != NEAR_OK)
             fail_missing(items, count, status);
     }
-    return first_error(items, count);
+    return near__items_error(items, count);
 }
 
 /* The local part in a section, as near_get has it; long batches count as a call from the start, so that no section is long. */
@@ -204,7 +203,7 @@ static int mget_checked(near_cache *cache, near_item *items, size_t count, const
     int status = NEAR_OK, counted = count > CHUNK;
     struct near__reader *reader = near__reader_for(cache, &status);
     if (!reader)
-        return fail_all(items, count, status);
+        return near__items_fail(items, count, status);
     near__rcu_enter();
     struct near__impl *impl = near__impl_in_section(cache);
     if (impl && counted) {
@@ -219,7 +218,7 @@ static int mget_checked(near_cache *cache, near_item *items, size_t count, const
     if (!impl || !counted)
         near__rcu_leave();
     if (over)
-        return impl ? first_error(items, count) : fail_all(items, count, near__shell_refusal(cache));
+        return impl ? near__items_error(items, count) : near__items_fail(items, count, near__shell_refusal(cache));
     status = mget_entered(impl, reader, items, count, call);
     near__leave(impl);
     return status;
@@ -243,11 +242,11 @@ int near_mget(near_cache *cache, near_item *items, size_t count, const near_call
     near_call mine;
     for (size_t i = 0; items && i < count; i++)
         memset(&items[i].value, 0, sizeof(items[i].value)); /* may be released whatever follows */
-    int status = cache ? items_check(items, count, 0) : NEAR_ERR_INVALID;
+    int status = cache ? near__items_check(items, count, 0) : NEAR_ERR_INVALID;
     if (status != NEAR_OK || (status = near__call_copy(call, &mine)) != NEAR_OK)
-        return fail_all(items, count, status);
+        return near__items_fail(items, count, status);
     if (mine.flags & NEAR_REQUIRE_FRESH && (status = fence(cache, &mine)) != NEAR_OK)
-        return fail_all(items, count, status);
+        return near__items_fail(items, count, status);
     return mget_checked(cache, items, count, &mine);
 }
 
@@ -266,7 +265,7 @@ static int write_items(struct near__impl *impl, near_item *items, size_t count, 
     size_t sendable = 0;
     struct near__request *requests = near__alloc_zero(&impl->alloc, count * sizeof(*requests));
     if (!requests)
-        return fail_all(items, count, NEAR_ERR_NOMEM);
+        return near__items_fail(items, count, NEAR_ERR_NOMEM);
     for (size_t i = 0; i < count; i++) {
         items[i].status = item_too_large(impl, &items[i], values) ? NEAR_ERR_TOO_LARGE : NEAR_OK;
         if (items[i].status != NEAR_OK)
@@ -285,7 +284,7 @@ static int write_items(struct near__impl *impl, near_item *items, size_t count, 
             items[i].status = requests[at++].status;
     }
     near__free(&impl->alloc, requests);
-    return first_error(items, count);
+    return near__items_error(items, count);
 }
 
 static int write_batch(near_cache *cache, near_item *items, size_t count, const struct near__request *like,
@@ -294,7 +293,7 @@ static int write_batch(near_cache *cache, near_item *items, size_t count, const 
     int status;
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
-        return fail_all(items, count, status);
+        return near__items_fail(items, count, status);
     if (count)
         status = write_items(impl, items, count, like, call);
     else
@@ -307,10 +306,10 @@ int near_mset(near_cache *cache, near_item *items, size_t count, const near_writ
 {
     near_call my_call;
     near_write my_write;
-    int status = items_check(items, count, 1);
+    int status = near__items_check(items, count, 1);
     if (status != NEAR_OK || (status = near__call_copy(call, &my_call)) != NEAR_OK ||
         (status = near__write_copy(write, &my_write)) != NEAR_OK)
-        return fail_all(items, count, status);
+        return near__items_fail(items, count, status);
     struct near__request like = {.operation = NEAR_OP_SET, .flags = my_write.flags, .ttl_ms = my_write.ttl_ms};
     return write_batch(cache, items, count, &like, &my_call);
 }
@@ -318,9 +317,9 @@ int near_mset(near_cache *cache, near_item *items, size_t count, const near_writ
 int near_mdel(near_cache *cache, near_item *items, size_t count, const near_call *call)
 {
     near_call mine;
-    int status = items_check(items, count, 0);
+    int status = near__items_check(items, count, 0);
     if (status != NEAR_OK || (status = near__call_copy(call, &mine)) != NEAR_OK)
-        return fail_all(items, count, status);
+        return near__items_fail(items, count, status);
     struct near__request like = {.operation = NEAR_OP_DEL};
     return write_batch(cache, items, count, &like, &mine);
 }

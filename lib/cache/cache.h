@@ -139,6 +139,11 @@ void near__fetch_learn(struct near__impl *impl, struct near__reader *reader, str
 /* The fetched value, taken over from the request; NULL without memory (and freed). */
 struct near__shared *near__fetch_share(struct near__impl *impl, struct near__request *request);
 
+/* batch.c: NEAR_OK or NEAR_ERR_INVALID; the call as a whole came to nothing, returns status; what the call returns otherwise. */
+int near__items_check(const near_item *items, size_t count, int values);
+int near__items_fail(near_item *items, size_t count, int status);
+int near__items_error(const near_item *items, size_t count);
+
 /* write.c.  request has operation and arguments; returns the status for the caller. */
 int near__write_through(struct near__impl *impl, struct near__request *request, int64_t deadline_ns, int fill);
 /* The same for many, one round trip; each request's status is set. */

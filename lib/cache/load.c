@@ -119,9 +119,9 @@ static void learn_asked(struct near__load *load, const struct near__request *q, 
                         q->sent_ns + q->lease_left_ms * NEAR_NS_PER_MS);
 }
 
-void near__load_ask(struct near__load *load, uint32_t flags, int64_t deadline_ns, struct near__request *ret)
+struct near__asked near__load_ask_before(struct near__load *load, uint32_t flags, struct near__request *ret)
 {
-    struct near__impl *impl = load->impl;
+    struct near__asked asked = {0};
     *ret = (struct near__request){.operation = NEAR_OP_LEASE,
                                   .key = load->key,
                                   .key_size = load->key_size,
@@ -130,48 +130,68 @@ void near__load_ask(struct near__load *load, uint32_t flags, int64_t deadline_ns
                                   .flags = flags,
                                   .ttl_ms = load->options.lease_ms,
                                   .number = near__load_grace_ms(&load->options)};
-    struct near__ticket tags_ticket = {0};
     if (load->options.flags & NEAR_LOAD_TAGS) {
         ret->flags |= NEAR_LEASE_TAGGED;
-        tags_ticket = near__tags_ticket(impl, load->key, load->key_size);
+        asked.tags_ticket = near__tags_ticket(load->impl, load->key, load->key_size);
     }
-    struct near__sent sent = near__write_before(impl, ret);
-    near__remote_run(impl->remote, ret, 1, deadline_ns);
-    learn_asked(load, ret, &sent, tags_ticket);
+    asked.sent = near__write_before(load->impl, ret);
+    return asked;
+}
+
+void near__load_ask_after(struct near__load *load, struct near__request *q, const struct near__asked *asked)
+{
+    struct near__impl *impl = load->impl;
+    learn_asked(load, q, &asked->sent, asked->tags_ticket);
     near__shared_unref(load->old);
-    load->old = ret->value_out ? near__fetch_share(impl, ret) : NULL;
+    load->old = q->value_out ? near__fetch_share(impl, q) : NULL;
     near__free(&impl->alloc, load->tags);
-    load->tags = ret->extra_out;
-    load->tags_size = ret->extra_out_size;
-    ret->extra_out = NULL;
-    load->asked_at = ret->position;
-    load->leased = ret->status == NEAR_OK && ret->lease == NEAR_LEASE_GOT;
-    load->exists = ret->exists;
-    load->fence = load->leased ? ret->fence : 0;
+    load->tags = q->extra_out;
+    load->tags_size = q->extra_out_size;
+    q->extra_out = NULL;
+    load->asked_at = q->position;
+    load->leased = q->status == NEAR_OK && q->lease == NEAR_LEASE_GOT;
+    load->exists = q->exists;
+    load->fence = load->leased ? q->fence : 0;
+}
+
+void near__load_ask(struct near__load *load, uint32_t flags, int64_t deadline_ns, struct near__request *ret)
+{
+    struct near__asked asked = near__load_ask_before(load, flags, ret);
+    near__remote_run(load->impl->remote, ret, 1, deadline_ns);
+    near__load_ask_after(load, ret, &asked);
 }
 
 /* ---------------------------------------------------------------- writing through */
 
-static void learn_filled_tags(struct near__load *load, const struct near__request *q, const struct near__sent *sent,
-                              struct near__ticket ticket)
+/* A FILL or a RELEASE on its way: what is known before it is sent, and needed after. */
+struct ending {
+    struct near__load *load;
+    struct near__request *request;
+    struct near__buffer body;
+    struct near__sent sent;
+    struct near__ticket tags_ticket;
+};
+
+static void learn_filled_tags(const struct ending *e)
 {
+    const struct near__request *q = e->request;
     struct near__learnt learnt = {.key = q->key,
                                   .key_size = q->key_size,
-                                  .ticket = ticket,
-                                  .position = near__coherence_position(load->impl->coherence, sent->before, q),
+                                  .ticket = e->tags_ticket,
+                                  .position = near__coherence_position(e->load->impl->coherence, e->sent.before, q),
                                   .ttl_ms = q->ttl_left_ms,
                                   .sent_ns = q->sent_ns};
     if (learnt.position)
-        near__tags_learn(load->impl, &learnt, q->extra, q->extra_size);
+        near__tags_learn(e->load->impl, &learnt, q->extra, q->extra_size);
 }
 
-/* Sends FILL or RELEASE with a message about `told`; the request's status. */
-static int send_end(struct near__load *load, struct near__request *q, const void *told, size_t told_size,
-                    enum near__message_operation operation)
+/* Completes the request, with a message about `told`.  1: it can be sent, and ending_after follows; 0: no memory. */
+static int ending_before(struct ending *e, struct near__load *load, struct near__request *q, const void *told,
+                         size_t told_size, enum near__message_operation operation)
 {
     struct near__impl *impl = load->impl;
-    struct near__buffer body;
-    near__buffer_init(&body, &impl->alloc);
+    *e = (struct ending){.load = load, .request = q};
+    near__buffer_init(&e->body, &impl->alloc);
     if (q->extra_size) { /* the description of tags is another key */
         unsigned char about[NEAR_KEY_MAX];
         const void *keys[2] = {told, about};
@@ -179,51 +199,73 @@ static int send_end(struct near__load *load, struct near__request *q, const void
         if (told_size)
             memcpy(about, told, told_size);
         memcpy(about + told_size, NEAR_TAGS_SUFFIX, sizeof(NEAR_TAGS_SUFFIX) - 1);
-        near__coherence_body_of(impl->coherence, operation, keys, sizes, 2, &body);
+        near__coherence_body_of(impl->coherence, operation, keys, sizes, 2, &e->body);
     } else {
-        near__coherence_body(impl->coherence, operation, told, told_size, &body);
+        near__coherence_body(impl->coherence, operation, told, told_size, &e->body);
     }
     q->key = load->key;
     q->key_size = load->key_size;
     q->expected = load->owner;
     q->expected_size = strlen(load->owner);
-    q->body = body.data;
-    q->body_size = body.size;
+    q->body = e->body.data;
+    q->body_size = e->body.size;
     q->status = NEAR_ERR_NOMEM;
-    if (!body.failed) {
-        struct near__ticket tags_ticket = {0};
-        if (q->extra_size)
-            tags_ticket = near__tags_ticket(impl, load->key, load->key_size);
-        struct near__sent sent = near__write_before(impl, q);
-        near__remote_run(impl->remote, q, 1, near__now(&impl->clock) + impl->timeout_ns);
-        if (q->operation == NEAR_OP_FILL || q->flags & NEAR_RELEASE_ABSENT)
-            near__write_learn(impl, q, &sent, 1);
-        if (q->operation == NEAR_OP_FILL && q->extra_size && q->status == NEAR_OK)
-            learn_filled_tags(load, q, &sent, tags_ticket);
-        if (q->operation == NEAR_OP_RELEASE && q->flags & NEAR_RELEASE_ABSENT && q->status == NEAR_OK && q->ttl_ms) {
-            uint64_t position = near__coherence_position(impl->coherence, sent.before, q);
-            if (position)
-                near__notes_put(load->loading->notes, q->key, q->key_size, NEAR_NOTE_ABSENT, sent.ticket, position,
-                                q->sent_ns + q->ttl_ms * NEAR_NS_PER_MS);
-        }
+    if (e->body.failed) {
+        near__buffer_fini(&e->body);
+        return 0;
     }
-    near__buffer_fini(&body);
-    return q->status;
+    if (q->extra_size)
+        e->tags_ticket = near__tags_ticket(impl, load->key, load->key_size);
+    e->sent = near__write_before(impl, q);
+    return 1;
 }
 
-/* Ends the lease without a value.  The message is about the lease's own key: it wakes who waits, and removes nobody's old
- * value. */
-static void release(struct near__load *load)
+/* What the server's answer means for the local tier. */
+static void ending_after(struct ending *e)
+{
+    struct near__load *load = e->load;
+    struct near__impl *impl = load->impl;
+    const struct near__request *q = e->request;
+    int absent = q->operation == NEAR_OP_RELEASE && q->flags & NEAR_RELEASE_ABSENT;
+    if (q->operation == NEAR_OP_FILL || absent)
+        near__write_learn(impl, q, &e->sent, 1);
+    if (q->operation == NEAR_OP_FILL && q->extra_size && q->status == NEAR_OK)
+        learn_filled_tags(e);
+    if (absent && q->status == NEAR_OK && q->ttl_ms) {
+        uint64_t position = near__coherence_position(impl->coherence, e->sent.before, q);
+        if (position)
+            near__notes_put(load->loading->notes, q->key, q->key_size, NEAR_NOTE_ABSENT, e->sent.ticket, position,
+                            q->sent_ns + q->ttl_ms * NEAR_NS_PER_MS);
+    }
+    near__buffer_fini(&e->body);
+}
+
+static void send_requests(struct near__impl *impl, struct near__request *requests, size_t count)
+{
+    near__remote_run(impl->remote, requests, count, near__now(&impl->clock) + impl->timeout_ns);
+}
+
+/* Prepares the end of a lease without a value.  The message is about the lease's own key: it wakes who waits, and removes
+ * nobody's old value. */
+static int release_before(struct ending *e, struct near__load *load, struct near__request *q)
 {
     unsigned char told[NEAR_KEY_MAX];
     const size_t suffix = sizeof(NEAR_LEASE_SUFFIX) - 1;
-    struct near__request q = {.operation = NEAR_OP_RELEASE};
-    if (!load->leased)
-        return;
+    *q = (struct near__request){.operation = NEAR_OP_RELEASE};
     if (load->key_size)
         memcpy(told, load->key, load->key_size);
     memcpy(told + load->key_size, NEAR_LEASE_SUFFIX, suffix);
-    send_end(load, &q, told, load->key_size + suffix, NEAR_MESSAGE_DEL);
+    return ending_before(e, load, q, told, load->key_size + suffix, NEAR_MESSAGE_DEL);
+}
+
+static void release(struct near__load *load)
+{
+    struct near__request q;
+    struct ending e;
+    if (!load->leased || !release_before(&e, load, &q))
+        return;
+    send_requests(load->impl, &q, 1);
+    ending_after(&e);
 }
 
 /* Without a remote tier the description is kept before the value: whoever sees the value sees its tags. */
@@ -262,37 +304,9 @@ static int fill_only(struct near__load *load, struct near__request *q, const cha
     return near__local_write_if(impl, q, load->ticket);
 }
 
-static void fill(struct near__load *load, const void *data, size_t size, int64_t hard_ms, const char *list, size_t list_size)
-{
-    char text[NEAR_TAGS_TEXT_MAX];
-    struct near__impl *impl = load->impl;
-    struct near__request q = {.operation = NEAR_OP_FILL, .value = data, .value_size = size, .ttl_ms = hard_ms};
-    int status = NEAR_UNMET;
-    if (load->options.flags & NEAR_LOAD_TAGS) {
-        q.extra = text;
-        q.extra_size = near__tags_describe(load->asked_at, data, size, list, list_size, text);
-    }
-    if (!impl->remote) {
-        status = fill_only(load, &q, text, q.extra_size);
-    } else if (load->leased) {
-        q.flags = load->exists ? 0 : NEAR_FILL_ABSENT;
-        status = send_end(load, &q, load->key, load->key_size, NEAR_MESSAGE_SET);
-        if (status == NEAR_UNMET)
-            release(load); /* it may be ours still: somebody created the key without it */
-    }
-    if (status != NEAR_OK)
-        near__add(&load->loading->counters.unkept);
-}
-
-static void mark_absent(struct near__load *load, int64_t ttl_ms)
+static void mark_absent_only(struct near__load *load, int64_t ttl_ms)
 {
     struct near__impl *impl = load->impl;
-    if (impl->remote) {
-        struct near__request q = {.operation = NEAR_OP_RELEASE, .flags = NEAR_RELEASE_ABSENT, .ttl_ms = ttl_ms};
-        if (load->leased)
-            send_end(load, &q, load->key, load->key_size, NEAR_MESSAGE_DEL);
-        return;
-    }
     struct near__request q = {.operation = NEAR_OP_DEL, .key = load->key, .key_size = load->key_size};
     if (near__local_write_if(impl, &q, load->ticket) == NEAR_UNMET || !ttl_ms)
         return;
@@ -334,48 +348,133 @@ static int judge(const struct near__load *load, const struct near_loaded *loaded
     return NEAR_ERR_LOADER;
 }
 
-static int call_loader(struct near__load *load, struct near_loaded *loaded)
+/* One load's answer, from the loader to the server and to who waits. */
+struct answer {
+    struct near__load *load;
+    struct near_loaded loaded;
+    int status;                     /* what it comes to */
+    int64_t keep_ms;                /* the value, or its absence; 0: for ever, or not at all */
+    int64_t expires_ns;             /* of the value that is handed out: counted from before the server got it */
+    int sent;                       /* there is an ending */
+    struct ending ending;
+    char text[NEAR_TAGS_TEXT_MAX];
+};
+
+static void answer_init(struct answer *a, struct near__load *load)
 {
-    struct near__impl *impl = load->impl;
-    struct near__loading *l = load->loading;
-    int64_t started_ns = near__now(&impl->clock);
+    a->load = load;
+    a->loaded = (struct near_loaded){.alloc = &load->impl->alloc, .value_max = load->impl->options.value_max};
+    a->loaded.may_tag = (load->options.flags & NEAR_LOAD_TAGS) != 0;
+    a->sent = 0;
+}
+
+static near_load_request request_of(const struct near__load *load, int64_t now_ns)
+{
     near_load_request request = {.size = sizeof(request),
                                  .key = load->key,
                                  .key_size = load->key_size,
-                                 .deadline_ns = started_ns + load->options.hard_timeout_ms * NEAR_NS_PER_MS,
+                                 .deadline_ns = now_ns + load->options.hard_timeout_ms * NEAR_NS_PER_MS,
                                  .fence = load->fence};
     if (load->old) {
         request.old_data = load->old->data ? load->old->data : "";
         request.old_size = load->old->size;
         request.old_version = near_version_of(load->old->data, load->old->size);
     }
-    int answer = load->fn(load->arg, &request, loaded);
-    int64_t took_ns = near__now(&impl->clock) - started_ns;
-    near__histogram_record(&l->load_ns, (uint64_t)took_ns);
-    near__pace_add(&l->pace, near_version_of(load->key, load->key_size), took_ns);
-    near__add(&l->counters.loads);
-    return judge(load, loaded, answer);
+    return request;
 }
 
-static void end_with_value(struct near__load *load, void *data, size_t size, int64_t hard_ms, const char *list,
-                           size_t list_size)
+static void keep_old(struct answer *a)
 {
+    const struct near__load *load = a->load;
+    struct near_loaded *loaded = &a->loaded;
+    struct near__tags tags;
+    loaded->size = load->old->size;
+    loaded->data = near__memdup(&load->impl->alloc, load->old->data, loaded->size);
+    a->status = loaded->data ? NEAR_OK : NEAR_ERR_NOMEM;
+    if (!loaded->tags && load->tags && near__tags_parse(load->tags, load->tags_size, &tags) == 0 &&
+        tags.list_size <= sizeof(loaded->list)) {
+        memcpy(loaded->list, tags.list, tags.list_size); /* it keeps its tags, too */
+        loaded->list_size = tags.list_size;
+    }
+}
+
+/* The loader has returned. */
+static void take_answer(struct answer *a, int returned, int64_t took_ns)
+{
+    struct near__load *load = a->load;
+    struct near__loading *l = load->loading;
+    near__pace_add(&l->pace, near_version_of(load->key, load->key_size), took_ns);
+    near__add(&l->counters.loads);
+    if (a->loaded.answered)
+        returned = a->loaded.answer;
+    else if (load->bulk_fn && a->loaded.has_value)
+        returned = NEAR_OK; /* what the call returns is about the keys of which nothing was told */
+    a->status = judge(load, &a->loaded, returned);
+    if (a->status == NEAR_UNCHANGED)
+        keep_old(a);
+    if (a->status != NEAR_OK) {
+        near__free(&load->impl->alloc, a->loaded.data);
+        a->loaded.data = NULL;
+    }
+    a->keep_ms = a->status == NEAR_OK ? hard_ms_of(load, &a->loaded) : absent_ms_of(load, &a->loaded);
+    a->expires_ns = a->keep_ms ? near__now(&load->impl->clock) + a->keep_ms * NEAR_NS_PER_MS : NEAR_NEVER;
+}
+
+/* What the server is told of it; 0: nothing. */
+static int end_before(struct answer *a, struct near__request *q)
+{
+    struct near__load *load = a->load;
+    struct near_loaded *loaded = &a->loaded;
+    if (!load->leased)
+        return 0;
+    if (a->status == NEAR_OK) {
+        *q = (struct near__request){.operation = NEAR_OP_FILL, .value = loaded->data, .value_size = loaded->size,
+                                    .ttl_ms = a->keep_ms, .flags = load->exists ? 0 : NEAR_FILL_ABSENT};
+        if (load->options.flags & NEAR_LOAD_TAGS) {
+            q->extra = a->text;
+            q->extra_size = near__tags_describe(load->asked_at, loaded->data, loaded->size, loaded->list, loaded->list_size,
+                                                a->text);
+        }
+        a->sent = ending_before(&a->ending, load, q, load->key, load->key_size, NEAR_MESSAGE_SET);
+    } else if (a->status == NEAR_MISS) {
+        *q = (struct near__request){.operation = NEAR_OP_RELEASE, .flags = NEAR_RELEASE_ABSENT, .ttl_ms = a->keep_ms};
+        a->sent = ending_before(&a->ending, load, q, load->key, load->key_size, NEAR_MESSAGE_DEL);
+    } else {
+        a->sent = release_before(&a->ending, load, q);
+    }
+    return a->sent;
+}
+
+static int keep_only(struct answer *a)
+{
+    struct near__load *load = a->load;
+    struct near_loaded *loaded = &a->loaded;
+    struct near__request q = {.value = loaded->data, .value_size = loaded->size, .ttl_ms = a->keep_ms};
+    size_t text_size = 0;
+    if (load->options.flags & NEAR_LOAD_TAGS)
+        text_size = near__tags_describe(load->asked_at, loaded->data, loaded->size, loaded->list, loaded->list_size, a->text);
+    return fill_only(load, &q, a->text, text_size);
+}
+
+static void land_value(struct answer *a, int kept)
+{
+    struct near__load *load = a->load;
     struct near__impl *impl = load->impl;
-    int64_t now_ns = near__now(&impl->clock);
-    fill(load, data, size, hard_ms, list, list_size);
-    int64_t expires_ns = hard_ms ? now_ns + hard_ms * NEAR_NS_PER_MS : NEAR_NEVER;
-    struct near__shared *shared = near__shared_create(&impl->values, data, size, expires_ns);
+    if (kept == NEAR_UNMET && load->leased)
+        release(load); /* it may be ours still: somebody created the key without it */
+    if (kept != NEAR_OK)
+        near__add(&load->loading->counters.unkept);
+    struct near__shared *shared = near__shared_create(&impl->values, a->loaded.data, a->loaded.size, a->expires_ns);
     if (!shared)
-        near__free(&impl->alloc, data);
+        near__free(&impl->alloc, a->loaded.data);
     land(load, shared ? NEAR_OK : NEAR_ERR_NOMEM, shared);
     near__shared_unref(shared);
 }
 
-static void end_with_error(struct near__load *load, int status)
+static void land_error(struct near__load *load, int status)
 {
     struct near__impl *impl = load->impl;
     near__add(&load->loading->counters.failed);
-    release(load);
     struct near__ticket now = near__local_ticket(impl->local, load->key, load->key_size);
     near__notes_put(load->loading->notes, load->key, load->key_size, NEAR_NOTE_PAUSE, now,
                     now.floor > now.watermark ? now.floor : now.watermark,
@@ -383,36 +482,61 @@ static void end_with_error(struct near__load *load, int status)
     land(load, status, NULL);
 }
 
-static void run_loader(struct near__load *load)
+/* The server has answered, or was not asked. */
+static void end_after(struct answer *a)
 {
-    struct near__impl *impl = load->impl;
-    struct near_loaded loaded = {.alloc = &impl->alloc, .value_max = impl->options.value_max};
-    loaded.may_tag = (load->options.flags & NEAR_LOAD_TAGS) != 0;
-    int status = call_loader(load, &loaded);
-    void *data = loaded.data;
-    if (status == NEAR_UNCHANGED) {
-        loaded.size = load->old->size;
-        data = near__memdup(&impl->alloc, load->old->data, loaded.size);
-        status = data ? NEAR_OK : NEAR_ERR_NOMEM;
-        struct near__tags tags;
-        if (!loaded.tags && load->tags && near__tags_parse(load->tags, load->tags_size, &tags) == 0 &&
-            tags.list_size <= sizeof(loaded.list)) {
-            memcpy(loaded.list, tags.list, tags.list_size); /* it keeps its tags, too */
-            loaded.list_size = tags.list_size;
-        }
+    struct near__load *load = a->load;
+    int kept = NEAR_UNMET;
+    if (a->sent) {
+        ending_after(&a->ending);
+        kept = a->ending.request->status;
     }
-    if (status == NEAR_OK) {
-        end_with_value(load, data, loaded.size, hard_ms_of(load, &loaded), loaded.list, loaded.list_size);
-        return;
+    if (a->status == NEAR_OK) {
+        land_value(a, load->impl->remote ? kept : keep_only(a));
+    } else if (a->status == NEAR_MISS) {
+        near__add(&load->loading->counters.absent);
+        if (!load->impl->remote)
+            mark_absent_only(load, a->keep_ms);
+        land(load, NEAR_MISS, NULL);
+    } else {
+        land_error(load, a->status);
     }
-    near__free(&impl->alloc, data);
-    if (status != NEAR_MISS) {
-        end_with_error(load, status);
-        return;
+}
+
+/* One call of a loader for all the loads, one round trip for its answers.  The arrays have count elements. */
+static void run_loader(struct answer *answers, near_load_request *requests, near_loaded **loaded, struct near__request *ends,
+                       size_t count)
+{
+    const struct near__load *first = answers[0].load;
+    struct near__impl *impl = first->impl;
+    int64_t started_ns = near__now(&impl->clock);
+    size_t sends = 0;
+    for (size_t i = 0; i < count; i++) {
+        requests[i] = request_of(answers[i].load, started_ns);
+        loaded[i] = &answers[i].loaded;
     }
-    near__add(&load->loading->counters.absent);
-    mark_absent(load, absent_ms_of(load, &loaded));
-    land(load, NEAR_MISS, NULL);
+    int returned = first->bulk_fn ? first->bulk_fn(first->arg, requests, loaded, count)
+                                  : first->fn(first->arg, requests, loaded[0]);
+    int64_t took_ns = near__now(&impl->clock) - started_ns;
+    near__histogram_record(&first->loading->load_ns, (uint64_t)took_ns);
+    for (size_t i = 0; i < count; i++) {
+        take_answer(&answers[i], returned, took_ns);
+        sends += (size_t)end_before(&answers[i], &ends[sends]);
+    }
+    if (sends)
+        send_requests(impl, ends, sends);
+    for (size_t i = 0; i < count; i++)
+        end_after(&answers[i]);
+}
+
+static void run_alone(struct near__load *load)
+{
+    struct answer answer;
+    near_load_request request;
+    near_loaded *loaded;
+    struct near__request end;
+    answer_init(&answer, load);
+    run_loader(&answer, &request, &loaded, &end, 1);
 }
 
 /* A refresh asks for its lease itself.  Returns 1 when it shall load; otherwise whoever joined it sees for himself, and nobody
@@ -442,7 +566,7 @@ static void run(struct near__job *job)
     struct near__load *load = (struct near__load *)job;
     struct near__impl *impl = load->impl;
     if (!load->behind || !impl->remote || may_refresh(load))
-        run_loader(load);
+        run_alone(load);
     if (load->behind)
         atomic_fetch_sub_explicit(&load->loading->refreshing, 1, memory_order_relaxed); /* a limit, no order */
     near__load_free(load);
@@ -469,4 +593,92 @@ void near__load_start(struct near__load *load)
         atomic_fetch_sub_explicit(&l->refreshing, 1, memory_order_relaxed);
     near__load_free(load);
     near__leave(impl);
+}
+
+/* ---------------------------------------------------------------- many at once */
+
+struct near__bulk {
+    struct near__job job; /* first */
+    struct near__impl *impl;
+    size_t count;
+    struct answer *answers;
+    near_load_request *requests;
+    near_loaded **loaded;
+    struct near__request *ends;
+};
+
+static void bulk_free(struct near__bulk *bulk)
+{
+    const struct near__alloc *alloc = &bulk->impl->alloc;
+    near__free(alloc, bulk->answers);
+    near__free(alloc, bulk->requests);
+    near__free(alloc, bulk->loaded);
+    near__free(alloc, bulk->ends);
+    near__free(alloc, bulk);
+}
+
+struct near__bulk *near__bulk_create(struct near__impl *impl, size_t room)
+{
+    const struct near__alloc *alloc = &impl->alloc;
+    struct near__bulk *bulk = near__alloc_zero(alloc, sizeof(*bulk));
+    if (!bulk)
+        return NULL;
+    bulk->impl = impl;
+    bulk->answers = near__alloc(alloc, room * sizeof(*bulk->answers));
+    bulk->requests = near__alloc(alloc, room * sizeof(*bulk->requests));
+    bulk->loaded = near__alloc(alloc, room * sizeof(*bulk->loaded));
+    bulk->ends = near__alloc(alloc, room * sizeof(*bulk->ends));
+    if (bulk->answers && bulk->requests && bulk->loaded && bulk->ends)
+        return bulk;
+    bulk_free(bulk);
+    return NULL;
+}
+
+void near__bulk_add(struct near__bulk *bulk, struct near__load *load)
+{
+    answer_init(&bulk->answers[bulk->count++], load);
+}
+
+static void bulk_end(struct near__bulk *bulk)
+{
+    struct near__impl *impl = bulk->impl;
+    for (size_t i = 0; i < bulk->count; i++)
+        near__load_free(bulk->answers[i].load);
+    bulk_free(bulk);
+    near__leave(impl);
+}
+
+static void bulk_run(struct near__job *job)
+{
+    struct near__bulk *bulk = (struct near__bulk *)job;
+    run_loader(bulk->answers, bulk->requests, bulk->loaded, bulk->ends, bulk->count);
+    bulk_end(bulk);
+}
+
+void near__bulk_start(struct near__bulk *bulk)
+{
+    struct near__impl *impl = bulk->impl;
+    int64_t now_ns = near__now(&impl->clock);
+    if (!bulk->count) {
+        bulk_free(bulk);
+        return;
+    }
+    for (size_t i = 0; i < bulk->count; i++) {
+        struct near__load *load = bulk->answers[i].load;
+        near__flight_limit(load->loading->flights, load->flight, now_ns + load->options.hard_timeout_ms * NEAR_NS_PER_MS);
+    }
+    near__count_call(impl); /* ours, which is counted, is still under way */
+    bulk->job.run = bulk_run;
+    if (near__workers_inside()) { /* as above */
+        bulk_run(&bulk->job);
+        return;
+    }
+    int status = near__workers_run(bulk->answers[0].load->loading->workers, &bulk->job);
+    if (status == NEAR_OK)
+        return;
+    for (size_t i = 0; i < bulk->count; i++) {
+        release(bulk->answers[i].load);
+        land(bulk->answers[i].load, status, NULL);
+    }
+    bulk_end(bulk);
 }

@@ -23,18 +23,24 @@ static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER; /* no two threads mak
 
 /* ---------------------------------------------------------------- life */
 
+static void free_loaders(struct near__impl *impl, _Atomic(struct near__loader *) *list)
+{
+    struct near__loader *loader = atomic_load_explicit(list, memory_order_relaxed); /* nobody else is left */
+    while (loader) {
+        struct near__loader *next = loader->next;
+        near__free(&impl->alloc, loader);
+        loader = next;
+    }
+}
+
 static void destroy(struct near__impl *impl, struct near__loading *l)
 {
     near__workers_destroy(l->workers);
     near__flights_destroy(l->flights);
     near__watches_destroy(l->watches);
     near__notes_destroy(l->notes);
-    struct near__loader *loader = atomic_load_explicit(&l->loader, memory_order_relaxed); /* nobody else is left */
-    while (loader) {
-        struct near__loader *next = loader->next;
-        near__free(&impl->alloc, loader);
-        loader = next;
-    }
+    free_loaders(impl, &l->loader);
+    free_loaders(impl, &l->bulk_loader);
     near__free(&impl->alloc, l);
 }
 
@@ -149,11 +155,12 @@ uint64_t near__load_random(void)
     return near__random_next(&state);
 }
 
-int near_set_loader(near_cache *cache, near_loader_fn loader, void *arg, const near_load *options)
+/* One of fn and bulk_fn is set. */
+static int set_loader(near_cache *cache, near_loader_fn fn, near_bulk_loader_fn bulk_fn, void *arg, const near_load *options)
 {
     near_load copy;
     int status = near__load_copy(options, &copy);
-    if (status != NEAR_OK || !loader)
+    if (status != NEAR_OK || (!fn && !bulk_fn))
         return NEAR_ERR_INVALID;
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
@@ -162,17 +169,27 @@ int near_set_loader(near_cache *cache, near_loader_fn loader, void *arg, const n
     struct near__loader *mine = l ? near__alloc(&impl->alloc, sizeof(*mine)) : NULL;
     status = !near__load_suits(impl, &copy) ? NEAR_ERR_INVALID : mine ? NEAR_OK : NEAR_ERR_NOMEM;
     if (status == NEAR_OK) {
-        *mine = (struct near__loader){.fn = loader, .arg = arg, .options = copy};
-        mine->next = atomic_load_explicit(&l->loader, memory_order_relaxed); /* only compared and kept */
-        /* release: pairs with the acquire in settle_on; publishes fn, arg and options */
-        while (!atomic_compare_exchange_weak_explicit(&l->loader, &mine->next, mine, memory_order_release,
-                                                      memory_order_relaxed))
+        _Atomic(struct near__loader *) *list = fn ? &l->loader : &l->bulk_loader;
+        *mine = (struct near__loader){.fn = fn, .bulk_fn = bulk_fn, .arg = arg, .options = copy};
+        mine->next = atomic_load_explicit(list, memory_order_relaxed); /* only compared and kept */
+        /* release: pairs with the acquire in near__wanted_loader; publishes functions, arg and options */
+        while (!atomic_compare_exchange_weak_explicit(list, &mine->next, mine, memory_order_release, memory_order_relaxed))
             ;
     } else {
         near__free(&impl->alloc, mine);
     }
     near__leave(impl);
     return status;
+}
+
+int near_set_loader(near_cache *cache, near_loader_fn loader, void *arg, const near_load *options)
+{
+    return set_loader(cache, loader, NULL, arg, options);
+}
+
+int near_set_bulk_loader(near_cache *cache, near_bulk_loader_fn loader, void *arg, const near_load *options)
+{
+    return set_loader(cache, NULL, loader, arg, options);
 }
 
 /* ---------------------------------------------------------------- answers */
@@ -210,6 +227,15 @@ int near_loaded_ttl(near_loaded *loaded, int64_t ttl_ms)
     if (ttl_ms < 1 || ttl_ms > TTL_MAX_MS)
         return refuse(loaded, NEAR_ERR_LOADER), NEAR_ERR_INVALID;
     loaded->ttl_ms = ttl_ms;
+    return NEAR_OK;
+}
+
+int near_loaded_answer(near_loaded *loaded, int answer)
+{
+    if (!loaded)
+        return NEAR_ERR_INVALID;
+    loaded->answered = 1;
+    loaded->answer = answer;
     return NEAR_OK;
 }
 

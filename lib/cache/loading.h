@@ -11,7 +11,8 @@
 /* A loader set with near_set_loader; constant once published. */
 struct near__loader {
     struct near__loader *next; /* the one before; all stay until close, for a call may hold any */
-    near_loader_fn fn;
+    near_loader_fn fn;         /* one of the two */
+    near_bulk_loader_fn bulk_fn;
     void *arg;
     near_load options;
 };
@@ -27,7 +28,8 @@ struct near__loading {
     struct near__watches *watches;
     struct near__notes *notes;
     struct near__pace pace;
-    _Atomic(struct near__loader *) loader; /* the newest */
+    _Atomic(struct near__loader *) loader;      /* the newest */
+    _Atomic(struct near__loader *) bulk_loader; /* the same for many keys */
     _Atomic(uint32_t) refreshing;
     struct near__load_counters counters;
     struct near__histogram load_ns;
@@ -89,6 +91,7 @@ struct near_loaded {
     char list[NEAR_TAGS_LIST_MAX]; /* each tag and a zero */
     size_t list_size;
     int error;      /* of a near_loaded_… call: it decides, whatever the loader returns */
+    int answered, answer; /* near_loaded_answer: instead of what the loader returns */
     int64_t ttl_ms; /* 0: the options' */
 };
 
@@ -98,7 +101,8 @@ struct near__load {
     struct near__impl *impl;
     struct near__loading *loading;
     struct near__flight *flight; /* with a reference of its own */
-    near_loader_fn fn;
+    near_loader_fn fn;           /* one of the two */
+    near_bulk_loader_fn bulk_fn;
     void *arg;
     near_load options;
     struct near__ticket ticket; /* of the key, when the load began */
@@ -119,6 +123,18 @@ struct near__load *near__load_create(struct near__impl *impl, const void *key, s
 void near__load_free(struct near__load *load);
 /* Asks the server for the value or the lease; what the answer teaches is learnt.  Takes value and tags out of the request. */
 void near__load_ask(struct near__load *load, uint32_t flags, int64_t deadline_ns, struct near__request *ret);
+/* The two halves of it, for who asks for many loads in one round trip. */
+struct near__asked {
+    struct near__sent sent;
+    struct near__ticket tags_ticket;
+};
+struct near__asked near__load_ask_before(struct near__load *load, uint32_t flags, struct near__request *ret);
+void near__load_ask_after(struct near__load *load, struct near__request *q, const struct near__asked *asked);
+/* Loads that one call of their bulk loader shall do.  Room for `room` of them; NULL without memory. */
+struct near__bulk *near__bulk_create(struct near__impl *impl, size_t room);
+void near__bulk_add(struct near__bulk *bulk, struct near__load *load);
+/* Hands them to a worker and takes them all over; none is fine.  On an error the flights have landed with it. */
+void near__bulk_start(struct near__bulk *bulk);
 /* Hands the load, which is counted as a call, to a worker.  On an error the flight has landed with it. */
 void near__load_start(struct near__load *load);
 

@@ -16,23 +16,9 @@
  *
  * Who leads asks the server himself, and waits for another process's message himself; only the loader runs in a worker.  So
  * when the leader's own time is over, the flight lands with NEAR_ERR_TIMEOUT, and who has time left leads the next. */
-#include "cache/loading.h"
+#include "cache/wanted.h"
 
 #include <string.h>
-
-/* One call. */
-struct wanted {
-    const void *key;
-    size_t key_size;
-    near_loader_fn fn;
-    void *arg;
-    near_load options;
-    near_value *value;
-    int has_local; /* *value is a pinned local copy */
-    enum near__freshness freshness;
-    int64_t age_ns; /* of an old one */
-    int64_t deadline_ns, soft_ns;
-};
 
 static int64_t ns(uint32_t ms)
 {
@@ -40,7 +26,7 @@ static int64_t ns(uint32_t ms)
 }
 
 /* How old a value may be that is served while, or because, a load does not help. */
-static int64_t oldest_ns(const struct wanted *w)
+static int64_t oldest_ns(const struct near__wanted *w)
 {
     return near__load_grace_ms(&w->options) * NEAR_NS_PER_MS;
 }
@@ -53,7 +39,7 @@ static int served_old(struct near__loading *l)
     return NEAR_STALE;
 }
 
-static int drop_local(struct wanted *w)
+int near__wanted_drop(struct near__wanted *w)
 {
     if (w->has_local)
         near_release(w->value);
@@ -62,7 +48,7 @@ static int drop_local(struct wanted *w)
 }
 
 /* Puts an old value that may be served into *value: the local copy, or the one that the server had. */
-static int serve_old(struct near__impl *impl, struct wanted *w, struct near__shared *old)
+static int serve_old(struct near__impl *impl, struct near__wanted *w, struct near__shared *old)
 {
     int64_t grace_ns = oldest_ns(w), now_ns = near__now(&impl->clock);
     if (!grace_ns)
@@ -71,14 +57,14 @@ static int serve_old(struct near__impl *impl, struct wanted *w, struct near__sha
         return 1;
     if (!old || (old->expires_ns != NEAR_NEVER && old->expires_ns <= now_ns))
         return 0;
-    drop_local(w);
+    near__wanted_drop(w);
     near__shared_ref(old);
     near__value_from_shared(w->value, impl, old, NEAR_FROM_REMOTE);
     return 1;
 }
 
 /* The last resort with fail_ms: a local copy without a current proof. */
-static int serve_unproven(struct near__impl *impl, struct near__reader *reader, struct wanted *w)
+static int serve_unproven(struct near__impl *impl, struct near__reader *reader, struct near__wanted *w)
 {
     struct near__view view;
     if (!w->options.fail_ms || w->has_local || w->options.flags & NEAR_LOAD_TAGS)
@@ -93,12 +79,13 @@ static int serve_unproven(struct near__impl *impl, struct near__reader *reader, 
 
 /* ---------------------------------------------------------------- behind */
 
-static struct near__load *new_load(struct near__impl *impl, const struct wanted *w, struct near__flight *flight)
+struct near__load *near__wanted_load(struct near__impl *impl, const struct near__wanted *w, struct near__flight *flight)
 {
     struct near__load *load = near__load_create(impl, w->key, w->key_size, flight);
     if (!load)
         return NULL;
     load->fn = w->fn;
+    load->bulk_fn = w->bulk_fn;
     load->arg = w->arg;
     load->options = w->options;
     load->early = w->has_local && w->freshness != NEAR_FRESH_OLD;
@@ -111,7 +98,7 @@ static struct near__load *new_load(struct near__impl *impl, const struct wanted 
     return load;
 }
 
-static enum near__note note_of(struct near__impl *impl, struct near__loading *l, const struct wanted *w)
+static enum near__note note_of(struct near__impl *impl, struct near__loading *l, const struct near__wanted *w)
 {
     /* the order of a hit (R47): proof, then what is there, then the clock.  acquire: as on the hit path */
     int64_t proved_ns = atomic_load_explicit(&impl->gate->proved_ns, memory_order_acquire);
@@ -124,7 +111,7 @@ static enum near__note note_of(struct near__impl *impl, struct near__loading *l,
     return note;
 }
 
-static void refresh_behind(struct near__impl *impl, struct near__loading *l, const struct wanted *w)
+static void refresh_behind(struct near__impl *impl, struct near__loading *l, const struct near__wanted *w)
 {
     struct near__flight *flight;
     if (note_of(impl, l, w) == NEAR_NOTE_PAUSE)
@@ -137,7 +124,7 @@ static void refresh_behind(struct near__impl *impl, struct near__loading *l, con
     if (role == NEAR_FLIGHT_LEAD) {
         /* relaxed: a limit; being one above it for an instant refreshes one less */
         int room = atomic_fetch_add_explicit(&l->refreshing, 1, memory_order_relaxed) < impl->options.load_refreshes;
-        load = room ? new_load(impl, w, flight) : NULL;
+        load = room ? near__wanted_load(impl, w, flight) : NULL;
         if (!load) {
             atomic_fetch_sub_explicit(&l->refreshing, 1, memory_order_relaxed);
             near__add(&l->counters.skipped);
@@ -157,37 +144,44 @@ static void refresh_behind(struct near__impl *impl, struct near__loading *l, con
 /* ---------------------------------------------------------------- waiting */
 
 /* Errors about the key or the caller; whatever else the server says, it cannot be asked at present. */
-static int is_final(int status)
+int near__wanted_is_final(int status)
 {
     return status == NEAR_ERR_TOO_LARGE || status == NEAR_ERR_WRONG_TYPE || status == NEAR_ERR_NOMEM || status == NEAR_ERR_CLOSED;
 }
 
 #define DEAF_MS 50
 
-static int64_t own_end(const struct wanted *w, const struct near__load *load)
+int64_t near__wanted_own_end(const struct near__wanted *w, const struct near__load *load)
 {
     int has_old = load->old || w->has_local;
     return has_old && w->soft_ns < w->deadline_ns ? w->soft_ns : w->deadline_ns;
 }
 
-/* Waits for another process's message, but not beyond its lease, nor our own time.  1: ask again.  Without a proven
- * subscription no message can be trusted to come; then the server is asked now and again. */
-static int wait_for_other(struct near__impl *impl, struct near__loading *l, const struct wanted *w, struct near__load *load,
-                          struct near__watch *watch, int64_t lease_left_ms)
+int64_t near__wanted_other_end(struct near__impl *impl, int64_t lease_left_ms)
 {
-    int64_t own_ns = own_end(w, load);
     /* acquire: as on the hit path; only how long to wait depends on it */
     if (atomic_load_explicit(&impl->gate->proved_ns, memory_order_acquire) == NEAR_PROVED_NEVER && lease_left_ms > DEAF_MS)
         lease_left_ms = DEAF_MS;
-    int64_t until_ns = near__now(&impl->clock) + (lease_left_ms + 1) * NEAR_NS_PER_MS;
-    near__add(&l->counters.waits);
-    if (load->old)
-        near__flight_offer(l->flights, load->flight, load->old);
+    return near__now(&impl->clock) + (lease_left_ms + 1) * NEAR_NS_PER_MS;
+}
+
+int near__wanted_wait_other(struct near__impl *impl, struct near__loading *l, struct near__watch *watch, int64_t until_ns,
+                            int64_t own_ns)
+{
     return near__watch_wait(l->watches, watch, until_ns < own_ns ? until_ns : own_ns) || near__now(&impl->clock) < own_ns;
 }
 
+static int wait_for_other(struct near__impl *impl, struct near__loading *l, const struct near__wanted *w,
+                          struct near__load *load, struct near__watch *watch, int64_t lease_left_ms)
+{
+    near__add(&l->counters.waits);
+    if (load->old)
+        near__flight_offer(l->flights, load->flight, load->old);
+    return near__wanted_wait_other(impl, l, watch, near__wanted_other_end(impl, lease_left_ms), near__wanted_own_end(w, load));
+}
+
 /* The end of asking when there is nothing to load. */
-static void land_asked(struct near__loading *l, struct near__load *load, const struct near__request *q)
+void near__wanted_land(struct near__loading *l, struct near__load *load, const struct near__request *q)
 {
     int status = NEAR_ERR_TIMEOUT; /* HELD, and the leader's own time is over */
     if (q->status < 0)
@@ -200,13 +194,13 @@ static void land_asked(struct near__loading *l, struct near__load *load, const s
 }
 
 /* An old value that the server gave and that may be served at once: then the other may go on by himself. */
-static int served_at_once(const struct wanted *w, const struct near__shared *old, int64_t now_ns)
+int near__wanted_at_once(const struct near__wanted *w, const struct near__shared *old, int64_t now_ns)
 {
     return old && w->options.stale_ms && old->expires_ns - now_ns > oldest_ns(w) - ns(w->options.stale_ms);
 }
 
 /* Asks until the load is ours (1), or the flight has landed (0). */
-static int ask(struct near__impl *impl, struct near__loading *l, const struct wanted *w, struct near__load *load)
+static int ask(struct near__impl *impl, struct near__loading *l, const struct near__wanted *w, struct near__load *load)
 {
     uint32_t flags = w->options.flags & NEAR_LOAD_REFRESH ? NEAR_LEASE_FORCE : 0;
     for (;;) {
@@ -216,26 +210,26 @@ static int ask(struct near__impl *impl, struct near__loading *l, const struct wa
         int again = 0;
         near__watch_begin(l->watches, &watch, w->key, w->key_size); /* before the server is asked: see watch.c */
         near__load_ask(load, flags, now_ns + impl->timeout_ns < half_ns ? now_ns + impl->timeout_ns : half_ns, &q);
-        if (q.status == NEAR_OK && q.lease == NEAR_LEASE_HELD && !served_at_once(w, load->old, near__now(&impl->clock))) {
+        if (q.status == NEAR_OK && q.lease == NEAR_LEASE_HELD && !near__wanted_at_once(w, load->old, near__now(&impl->clock))) {
             again = wait_for_other(impl, l, w, load, &watch, q.lease_left_ms);
             flags = 0; /* what the other has loaded is fresh enough */
         }
         near__watch_end(l->watches, &watch);
         if (again)
             continue;
-        if (q.status == NEAR_OK ? q.lease == NEAR_LEASE_GOT : !is_final(q.status))
+        if (q.status == NEAR_OK ? q.lease == NEAR_LEASE_GOT : !near__wanted_is_final(q.status))
             return 1; /* an error: without a lease */
         if (q.status == NEAR_OK && q.lease == NEAR_LEASE_HELD && load->old)
             near__flight_offer(l->flights, load->flight, load->old);
-        land_asked(l, load, &q);
+        near__wanted_land(l, load, &q);
         return 0;
     }
 }
 
 /* Returns where the leader's value comes from. */
-static uint32_t lead(struct near__impl *impl, struct near__loading *l, struct wanted *w, struct near__flight *flight)
+static uint32_t lead(struct near__impl *impl, struct near__loading *l, struct near__wanted *w, struct near__flight *flight)
 {
-    struct near__load *load = new_load(impl, w, flight);
+    struct near__load *load = near__wanted_load(impl, w, flight);
     if (!load) {
         near__flight_land(l->flights, flight, NEAR_ERR_NOMEM, NULL);
         return NEAR_FROM_REMOTE;
@@ -256,29 +250,40 @@ static int leaders_timeout(const struct near__landing *landing)
 }
 
 /* The end of a flight for this reader; 0: once more. */
-static int settle(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct wanted *w,
+int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct near__wanted *w,
                   const struct near__landing *landing, uint32_t source, int *ret_status)
 {
     int status = landing->landed ? landing->status : NEAR_ERR_TIMEOUT;
     int64_t now_ns = near__now(&impl->clock);
     if (status == NEAR_OK) {
-        drop_local(w);
+        near__wanted_drop(w);
         near__shared_ref(landing->shared);
         near__value_from_shared(w->value, impl, landing->shared, source);
-    } else if (leaders_timeout(landing) && now_ns < w->deadline_ns && (now_ns < w->soft_ns || !(w->has_local || landing->old)) && !served_at_once(w, landing->old, now_ns)) {
+    } else if (leaders_timeout(landing) && now_ns < w->deadline_ns && (now_ns < w->soft_ns || !(w->has_local || landing->old)) && !near__wanted_at_once(w, landing->old, now_ns)) {
         return 0; /* the leader's time was over, ours is not */
     } else if (status < 0 && serve_old(impl, w, landing->old)) {
         status = served_old(l);
     } else if (status < 0 && serve_unproven(impl, reader, w)) {
         status = served_old(l);
     } else {
-        drop_local(w);
+        near__wanted_drop(w);
     }
     *ret_status = status;
     return 1;
 }
 
-static int fly(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct wanted *w, int *ret_status)
+struct near__patience near__wanted_patience(const struct near__wanted *w)
+{
+    return (struct near__patience){
+        .deadline_ns = w->deadline_ns,
+        .soft_ns = w->soft_ns,
+        .has_old = w->has_local && w->age_ns <= oldest_ns(w),
+        /* an old value that the server had is served at once as if it had been here */
+        .at_once_ns = w->options.stale_ms ? oldest_ns(w) - ns(w->options.stale_ms) : NEAR_NEVER,
+    };
+}
+
+static int fly(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct near__wanted *w, int *ret_status)
 {
     struct near__flight *flight;
     int64_t join_ns = impl->remote ? near__read_bound(impl, NULL) : NEAR_NEVER;
@@ -286,23 +291,17 @@ static int fly(struct near__impl *impl, struct near__loading *l, struct near__re
     enum near__flight_role role = near__flight_enter(l->flights, w->key, w->key_size, ticket, join_ns, &flight);
     if (role == NEAR_FLIGHT_NOMEM) {
         *ret_status = NEAR_ERR_NOMEM;
-        return drop_local(w);
+        return near__wanted_drop(w);
     }
     uint32_t source = NEAR_FROM_FLIGHT;
     if (role == NEAR_FLIGHT_LEAD)
         source = lead(impl, l, w, flight);
     else
         near__add(&impl->counters.flights_joined);
-    struct near__patience patience = {
-        .deadline_ns = w->deadline_ns,
-        .soft_ns = w->soft_ns,
-        .has_old = w->has_local && w->age_ns <= oldest_ns(w),
-        /* an old value that the server had is served at once as if it had been here */
-        .at_once_ns = w->options.stale_ms ? oldest_ns(w) - ns(w->options.stale_ms) : NEAR_NEVER,
-    };
+    struct near__patience patience = near__wanted_patience(w);
     struct near__landing landing = near__flight_wait_load(l->flights, flight, &patience);
     near__flight_leave(l->flights, flight);
-    int over = settle(impl, l, reader, w, &landing, source, ret_status);
+    int over = near__wanted_settle(impl, l, reader, w, &landing, source, ret_status);
     near__shared_unref(landing.shared);
     near__shared_unref(landing.old);
     return over;
@@ -310,54 +309,70 @@ static int fly(struct near__impl *impl, struct near__loading *l, struct near__re
 
 /* ---------------------------------------------------------------- the call */
 
-/* After the local tier; the call is counted. */
-static int get_slowly(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct wanted *w)
+int near__wanted_without(struct near__impl *impl, struct near__loading *l, struct near__wanted *w, int64_t now_ns, int *ret_status)
 {
-    int64_t started_ns = near__now(&impl->clock);
-    int refresh = (w->options.flags & NEAR_LOAD_REFRESH) != 0, status;
+    int refresh = (w->options.flags & NEAR_LOAD_REFRESH) != 0;
+    *ret_status = NEAR_OK;
     if (w->has_local && !refresh && w->freshness == NEAR_FRESH_EARLY) {
         refresh_behind(impl, l, w);
-        return NEAR_OK;
+        return 1;
     }
     if (w->has_local && !refresh && w->age_ns <= ns(w->options.stale_ms)) {
         refresh_behind(impl, l, w);
-        return served_old(l);
+        *ret_status = served_old(l);
+        return 1;
     }
     enum near__note note = refresh ? NEAR_NOTE_NONE : note_of(impl, l, w);
-    if (w->has_local && note == NEAR_NOTE_PAUSE && w->age_ns <= ns(w->options.fail_ms))
-        return served_old(l);
+    if (w->has_local && note == NEAR_NOTE_PAUSE && w->age_ns <= ns(w->options.fail_ms)) {
+        *ret_status = served_old(l);
+        return 1;
+    }
     if (!w->has_local && note == NEAR_NOTE_ABSENT) {
         near__add(&l->counters.absent_hits);
-        return NEAR_MISS;
+        *ret_status = NEAR_MISS;
+        return 1;
     }
-    if (impl->remote && near__read_refused(impl, near__read_bound(impl, NULL)))
-        return drop_local(w), NEAR_ERR_UNPROVEN;
-    w->deadline_ns = started_ns + (w->options.timeout_ms ? ns(w->options.timeout_ms) : impl->timeout_ns);
-    w->soft_ns = w->options.soft_timeout_ms ? started_ns + ns(w->options.soft_timeout_ms) : w->deadline_ns;
+    if (impl->remote && near__read_refused(impl, near__read_bound(impl, NULL))) {
+        *ret_status = NEAR_ERR_UNPROVEN;
+        return near__wanted_drop(w);
+    }
+    w->deadline_ns = now_ns + (w->options.timeout_ms ? ns(w->options.timeout_ms) : impl->timeout_ns);
+    w->soft_ns = w->options.soft_timeout_ms ? now_ns + ns(w->options.soft_timeout_ms) : w->deadline_ns;
+    return 0;
+}
+
+/* After the local tier; the call is counted. */
+static int get_slowly(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct near__wanted *w)
+{
+    int64_t started_ns = near__now(&impl->clock);
+    int status;
+    if (near__wanted_without(impl, l, w, started_ns, &status))
+        return status;
     while (!fly(impl, l, reader, w, &status))
         ;
     near__histogram_record(&impl->miss_ns, (uint64_t)(near__now(&impl->clock) - started_ns));
     return status;
 }
 
-/* Inside the section.  Which loader, with which options; 0: none. */
-static int settle_on(struct near__loading *l, const near_load *options, struct wanted *w)
+int near__wanted_loader(struct near__loading *l, const near_load *options, int many, struct near__wanted *w)
 {
-    if (w->fn)
+    if (w->fn || w->bulk_fn)
         return 1;
-    /* acquire: pairs with the release in near_set_loader */
-    const struct near__loader *loader = atomic_load_explicit(&l->loader, memory_order_acquire);
+    /* acquire: pairs with the release in set_loader */
+    const struct near__loader *one = atomic_load_explicit(&l->loader, memory_order_acquire);
+    const struct near__loader *bulk = atomic_load_explicit(&l->bulk_loader, memory_order_acquire);
+    const struct near__loader *loader = (many && bulk) || !one ? bulk : one;
     if (!loader)
         return 0;
     w->fn = loader->fn;
+    w->bulk_fn = loader->bulk_fn;
     w->arg = loader->arg;
     if (!options)
         w->options = loader->options;
     return 1;
 }
 
-/* Inside the section: the local part.  1 with *ret_status: over. */
-static int get_locally(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct wanted *w,
+int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct near__wanted *w,
                        int *ret_status)
 {
     struct near__view view;
@@ -385,7 +400,7 @@ static int get_locally(struct near__impl *impl, struct near__loading *l, struct 
 int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_loader_fn loader, void *arg,
                      const near_load *options, near_value *ret_value)
 {
-    struct wanted w = {.key = key, .key_size = key_size, .fn = loader, .arg = arg, .value = ret_value};
+    struct near__wanted w = {.key = key, .key_size = key_size, .fn = loader, .arg = arg, .value = ret_value};
     int status = near__key_check(key, key_size);
     if (!cache || !ret_value)
         return NEAR_ERR_INVALID;
@@ -402,7 +417,7 @@ int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_l
         int over = !impl;
         if (reader && l) {
             status = NEAR_ERR_INVALID;
-            over = !settle_on(l, options, &w) || !near__load_suits(impl, &w.options) || get_locally(impl, l, reader, &w, &status);
+            over = !near__wanted_loader(l, options, 0, &w) || !near__load_suits(impl, &w.options) || near__wanted_locally(impl, l, reader, &w, &status);
         }
         if (!over)
             near__count_call(impl);

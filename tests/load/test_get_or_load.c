@@ -242,6 +242,38 @@ static void test_R17_get_after_a_removal_loads_again(void **state)
     assert_int_equal(source_loads(&s), 2);
 }
 
+/* The lease has ended by itself, too: the removal finds nothing at all, gets no number of its own, and is a removal for all
+ * that.  A source may have changed before it. */
+static void test_R17_removal_that_finds_neither_key_nor_lease_voids_the_load(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    struct reader reader, later;
+    near_load brief;
+    near_load_init(&brief);
+    brief.lease_ms = 1;
+    source_init(&s, "old");
+    source_hold(&s, 1);
+    assert_int_equal(set(p->a, "other", "x"), NEAR_OK);
+    assert_string_equal(got(p->a, "k"), "(NEAR_MISS)"); /* known as of now: that the removal finds the same is no news */
+    reader_start(&reader, p->a, &s, &brief);
+    source_wait_inside(&s, 1);
+    int64_t over_ns = near__clock_kernel(CLOCK_MONOTONIC) + 3 * NEAR_NS_PER_MS; /* the lease was given before this */
+    while (near__clock_kernel(CLOCK_MONOTONIC) < over_ns)
+        wait_a_moment();
+    pthread_mutex_lock(&s.mutex);
+    snprintf(s.value, sizeof(s.value), "new");
+    pthread_mutex_unlock(&s.mutex);
+    assert_int_equal(near_del(p->a, "k", 1, NULL), NEAR_MISS);
+    reader_start(&later, p->a, &s, &brief);
+    while (source_loads(&s) < 2 && stats_of(p->a).flights_joined == 0)
+        wait_a_moment();
+    source_hold(&s, 0);
+    assert_string_equal(reader_end(&later), "new");
+    reader_end(&reader);
+    assert_int_equal(stats_of(p->a).flights_joined, 0);
+}
+
 static void test_R01_fill_does_not_overwrite_another_process_s_write(void **state)
 {
     struct pair *p = pair_of(state);
@@ -739,6 +771,7 @@ int main(void)
         ON_ALL(test_R16_processes_share_one_load),
         ON_ALL(test_R17_get_after_a_write_does_not_join_an_older_load),
         ON_ALL(test_R17_get_after_a_removal_loads_again),
+        ON_ALL(test_R17_removal_that_finds_neither_key_nor_lease_voids_the_load),
         ON_ALL(test_R01_fill_does_not_overwrite_another_process_s_write),
         ON_ALL(test_foreign_creation_is_not_overwritten),
         ON_ALL(test_R18_errors_are_not_absence),

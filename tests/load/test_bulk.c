@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * near_mget_or_load on memory://, on "local:" and on a real Redis.  Loaders are held by the tests themselves; nothing here
+ * waits for time to pass. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "load/load_source.h"
+#include "nearcache.h"
+#include "support/allocfail.h"
+#include "support/redis_server.h"
+#include "support/wait.h"
+
+enum kind { MEMORY, LOCAL, REDIS };
+enum { LONG_MS = 60000, ITEMS_MAX = 300, VALUE_MAX = 65536 };
+
+struct pair {
+    enum kind kind;
+    near_cache *a, *b; /* two processes, as far as the cache goes; with "local:" b is NULL */
+};
+
+static struct redis_server *server;
+
+/* ---------------------------------------------------------------- caches */
+
+static near_cache *open_one(const char *uri)
+{
+    near_cache *cache = NULL;
+    near_options options;
+    near_options_init(&options);
+    options.timeout_ms = LONG_MS;
+    options.value_max = VALUE_MAX;
+    options.bound_ms = LONG_MS; /* a busy machine is no reason to ask again */
+    assert_int_equal(near_open(uri, &options, &cache, NULL), NEAR_OK);
+    assert_int_equal(near_wait_ready(cache, LONG_MS, NULL), NEAR_OK);
+    return cache;
+}
+
+static int setup_kind(void **state, enum kind kind, const char *uri)
+{
+    static struct pair pair;
+    pair = (struct pair){.kind = kind};
+    if (uri)
+        pair.a = open_one(uri);
+    if (uri && kind != LOCAL)
+        pair.b = open_one(uri);
+    *state = &pair;
+    return 0;
+}
+static int setup_memory(void **state) { return setup_kind(state, MEMORY, "memory://bulk"); }
+static int setup_local(void **state) { return setup_kind(state, LOCAL, "local:"); }
+static int setup_redis(void **state)
+{
+    if (server)
+        redis_server_command(server, "FLUSHALL", NULL);
+    return setup_kind(state, REDIS, server ? redis_server_uri_unix(server) : NULL);
+}
+static int teardown(void **state)
+{
+    struct pair *pair = *state;
+    int failed = pair->a && near_close(pair->a) != NEAR_OK;
+    return (pair->b && near_close(pair->b) != NEAR_OK) || failed;
+}
+
+static struct pair *pair_of(void **state)
+{
+    struct pair *pair = *state;
+    if (!pair->a)
+        skip();
+    return pair;
+}
+
+static const char *got(near_cache *c, const char *key)
+{
+    static __thread char text[160];
+    near_value value;
+    int status = near_get(c, key, strlen(key), NULL, &value);
+    snprintf(text, sizeof(text), "(%s)", near_status_name(status));
+    if (status == NEAR_OK)
+        snprintf(text, sizeof(text), "%.*s", (int)value.size, (const char *)value.data);
+    near_release(&value);
+    return text;
+}
+
+static int set(near_cache *c, const char *key, const char *value)
+{
+    return near_set(c, key, strlen(key), value, strlen(value), NULL, NULL);
+}
+
+static near_stats stats_of(near_cache *c)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    assert_int_equal(near_stats_get(c, &stats), NEAR_OK);
+    return stats;
+}
+
+/* ---------------------------------------------------------------- a source of many keys */
+
+/* Answers key k with "<prefix>k", but a key that begins with
+ *      m   is absent (told)        e   failed       n   has an answer that is not allowed
+ *      b   is too large            u   of it nothing is told: the function's own answer counts */
+struct shelf {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    int held, inside, calls, keys, answer;
+    char prefix[16];
+    char asked[512]; /* by the last call: "k0 k1 " */
+    uint64_t fence;
+};
+
+static void shelf_init(struct shelf *s, const char *prefix)
+{
+    memset(s, 0, sizeof(*s));
+    pthread_mutex_init(&s->mutex, NULL);
+    pthread_cond_init(&s->changed, NULL);
+    snprintf(s->prefix, sizeof(s->prefix), "%s", prefix);
+}
+static void shelf_hold(struct shelf *s, int held)
+{
+    pthread_mutex_lock(&s->mutex);
+    s->held = held;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->mutex);
+}
+static void shelf_wait_inside(struct shelf *s, int n)
+{
+    pthread_mutex_lock(&s->mutex);
+    while (s->inside < n)
+        pthread_cond_wait(&s->changed, &s->mutex);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void shelf_tell(const near_load_request *request, const char *prefix, near_loaded *loaded)
+{
+    static char large[VALUE_MAX + 1];
+    char value[160];
+    const char *key = request->key;
+    if (*key == 'm')
+        near_loaded_answer(loaded, NEAR_MISS);
+    else if (*key == 'e')
+        near_loaded_answer(loaded, -7);
+    else if (*key == 'n')
+        near_loaded_answer(loaded, NEAR_UNCHANGED);
+    else if (*key == 'b')
+        near_loaded_value(loaded, large, sizeof(large));
+    else if (*key != 'u') {
+        snprintf(value, sizeof(value), "%s%.*s", prefix, (int)request->key_size, key);
+        near_loaded_value(loaded, value, strlen(value));
+    }
+}
+
+static int load_shelf(void *arg, const near_load_request *requests, near_loaded *const *loaded, size_t count)
+{
+    struct shelf *s = arg;
+    char prefix[sizeof(s->prefix)];
+    size_t at = 0;
+    pthread_mutex_lock(&s->mutex);
+    memcpy(prefix, s->prefix, sizeof(prefix)); /* the source is asked at once, the answer may take its time */
+    s->calls++;
+    s->inside++;
+    s->keys += (int)count;
+    s->fence = requests[0].fence;
+    for (size_t i = 0; i < count && at < sizeof(s->asked) - 100; i++)
+        at += (size_t)snprintf(s->asked + at, sizeof(s->asked) - at, "%.*s ", (int)requests[i].key_size, (const char *)requests[i].key);
+    pthread_cond_broadcast(&s->changed);
+    while (s->held)
+        pthread_cond_wait(&s->changed, &s->mutex);
+    s->inside--;
+    int answer = s->answer;
+    pthread_mutex_unlock(&s->mutex);
+    for (size_t i = 0; i < count; i++)
+        shelf_tell(&requests[i], prefix, loaded[i]);
+    return answer;
+}
+
+/* What a call gives: "value value (STATUS) ", stale values begin with "stale:". */
+static int ask_with(near_cache *c, const char *const *keys, struct shelf *s, const near_load *options, char ret[512])
+{
+    near_item items[16] = {{0}};
+    size_t count = 0, at = 0;
+    for (; keys[count]; count++) {
+        items[count].key = keys[count];
+        items[count].key_size = strlen(keys[count]);
+    }
+    int status = near_mget_or_load(c, items, count, s ? load_shelf : NULL, s, options);
+    for (size_t i = 0; i < count; i++) {
+        const near_item *item = &items[i];
+        if (item->status == NEAR_OK || item->status == NEAR_STALE)
+            at += (size_t)snprintf(ret + at, 512 - at, "%s%.*s ", item->status == NEAR_STALE ? "stale:" : "", (int)item->value.size,
+                                   (const char *)item->value.data);
+        else
+            at += (size_t)snprintf(ret + at, 512 - at, "(%s) ", near_status_name(item->status));
+        near_release(&items[i].value);
+    }
+    return status;
+}
+
+#define KEYS(...) (const char *const[]){__VA_ARGS__, NULL}
+#define assert_asks(c, keys, s, options, status, text) \
+    do { \
+        char answer_[512]; \
+        int status_ = ask_with(c, keys, s, options, answer_); \
+        assert_string_equal(answer_, text); \
+        assert_int_equal(status_, status); \
+    } while (0)
+
+/* A call in a thread of its own. */
+struct asker {
+    pthread_t thread;
+    near_cache *cache;
+    struct shelf *shelf;
+    const char *keys[8];
+    char answer[512];
+};
+static void *asker_main(void *arg)
+{
+    struct asker *a = arg;
+    ask_with(a->cache, a->keys, a->shelf, NULL, a->answer);
+    return NULL;
+}
+static void asker_start(struct asker *a, near_cache *c, struct shelf *s, const char *const *keys)
+{
+    *a = (struct asker){.cache = c, .shelf = s};
+    for (size_t i = 0; keys[i]; i++)
+        a->keys[i] = keys[i];
+    assert_int_equal(pthread_create(&a->thread, NULL, asker_main, a), 0);
+}
+static const char *asker_end(struct asker *a)
+{
+    pthread_join(a->thread, NULL);
+    return a->answer;
+}
+
+/* ---------------------------------------------------------------- one call */
+
+static void test_one_call_has_the_keys_that_neither_tier_has(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf s;
+    shelf_init(&s, "v:");
+    assert_int_equal(set(p->a, "local", "here"), NEAR_OK);
+    assert_int_equal(set(p->b ? p->b : p->a, "remote", "there"), NEAR_OK);
+    assert_asks(p->a, KEYS("k0", "local", "k1", "remote", "k2", "k1"), &s, NULL, NEAR_OK, "v:k0 here v:k1 there v:k2 v:k1 ");
+    assert_int_equal(s.calls, 1);
+    assert_string_equal(s.asked, "k0 k1 k2 ");
+    assert_int_equal(stats_of(p->a).loads, 3);
+    assert_int_equal(stats_of(p->a).loads_unkept, 0);
+    assert_asks(p->a, KEYS("k2", "k0", "k1"), &s, NULL, NEAR_OK, "v:k2 v:k0 v:k1 ");
+    assert_string_equal(got(p->a, "k1"), "v:k1");
+    if (p->b) {
+        assert_asks(p->b, KEYS("k2", "k0", "k1"), &s, NULL, NEAR_OK, "v:k2 v:k0 v:k1 ");
+        assert_true(s.fence > 0);
+    }
+    assert_int_equal(s.calls, 1);
+    if (p->kind == REDIS) { /* plain for everybody else, and nothing is left beside it */
+        assert_string_equal(redis_server_command(server, "GET", "k2", NULL), "v:k2");
+        assert_string_equal(redis_server_command(server, "EXISTS", "k0:nearcache-lease", "k1:nearcache-lease", NULL), "0");
+    }
+}
+
+static void test_each_key_is_told_its_own_end(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf s;
+    near_load options;
+    near_load_init(&options);
+    options.absent_ms = LONG_MS;
+    shelf_init(&s, "v:");
+    assert_asks(p->a, KEYS("k0", "m", "e", "n", "b", "u", "k1"), &s, &options, NEAR_ERR_LOAD,
+                "v:k0 (NEAR_MISS) (NEAR_ERR_LOAD) (NEAR_ERR_LOADER) (NEAR_ERR_TOO_LARGE) (NEAR_ERR_LOADER) v:k1 ");
+    assert_int_equal(s.calls, 1);
+    assert_int_equal(stats_of(p->a).loads_failed, 4);
+    assert_int_equal(stats_of(p->a).loads_absent, 1);
+    s.answer = NEAR_MISS; /* of what nothing is told */
+    assert_asks(p->a, KEYS("u", "k2"), &s, &options, NEAR_OK, "(NEAR_MISS) v:k2 ");
+    s.answer = -1;
+    assert_asks(p->a, KEYS("u2", "k3"), &s, &options, NEAR_ERR_LOAD, "(NEAR_ERR_LOAD) v:k3 ");
+    /* what was kept, and absence, are not asked for again; errors are */
+    near_cache *other = p->b ? p->b : p->a;
+    assert_asks(other, KEYS("k0", "m", "u", "k1", "k2", "k3"), &s, &options, NEAR_OK, "v:k0 (NEAR_MISS) (NEAR_MISS) v:k1 v:k2 v:k3 ");
+    assert_int_equal(s.calls, 3);
+    assert_asks(other, KEYS("e"), &s, &options, NEAR_ERR_LOAD, "(NEAR_ERR_LOAD) ");
+    assert_int_equal(s.calls, 4);
+}
+
+/* ---------------------------------------------------------------- together with others */
+
+static void test_R16_threads_share_what_a_batch_loads(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf s;
+    struct asker first, second;
+    shelf_init(&s, "v:");
+    shelf_hold(&s, 1);
+    asker_start(&first, p->a, &s, KEYS("k0", "k1"));
+    shelf_wait_inside(&s, 1);
+    asker_start(&second, p->a, &s, KEYS("k2", "k1", "k0"));
+    shelf_wait_inside(&s, 2); /* its own key is on its way before it waits */
+    shelf_hold(&s, 0);
+    assert_string_equal(asker_end(&first), "v:k0 v:k1 ");
+    assert_string_equal(asker_end(&second), "v:k2 v:k1 v:k0 ");
+    assert_int_equal(s.keys, 3);
+    assert_int_equal(stats_of(p->a).flights_joined, 2);
+}
+
+static void test_R16_keys_that_another_process_loads_are_waited_for(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf theirs, ours;
+    struct asker first, second;
+    if (!p->b)
+        skip();
+    shelf_init(&theirs, "b:");
+    shelf_init(&ours, "a:");
+    shelf_hold(&theirs, 1);
+    asker_start(&first, p->b, &theirs, KEYS("k1", "k3"));
+    shelf_wait_inside(&theirs, 1);
+    asker_start(&second, p->a, &ours, KEYS("k0", "k1", "k2", "k3"));
+    while (stats_of(p->a).load_waits < 2 || stats_of(p->a).loads < 2)
+        wait_a_moment();
+    shelf_hold(&theirs, 0);
+    assert_string_equal(asker_end(&first), "b:k1 b:k3 ");
+    assert_string_equal(asker_end(&second), "a:k0 b:k1 a:k2 b:k3 ");
+    assert_int_equal(ours.calls, 1);
+    assert_string_equal(ours.asked, "k0 k2 ");
+    assert_true(stats_of(p->a).load_waits <= 6); /* nobody asks again and again */
+}
+
+static void test_what_failed_elsewhere_is_loaded_here(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf theirs, ours;
+    struct asker first, asker;
+    if (!p->b)
+        skip();
+    shelf_init(&ours, "a:");
+    shelf_init(&theirs, "b:");
+    shelf_hold(&theirs, 1);
+    theirs.answer = -1;
+    asker_start(&first, p->b, &theirs, KEYS("u1", "u2"));
+    shelf_wait_inside(&theirs, 1);
+    ours.answer = NEAR_MISS;
+    asker_start(&asker, p->a, &ours, KEYS("k0", "u1", "u2"));
+    while (stats_of(p->a).load_waits < 2)
+        wait_a_moment();
+    shelf_hold(&theirs, 0);
+    assert_string_equal(asker_end(&first), "(NEAR_ERR_LOAD) (NEAR_ERR_LOAD) ");
+    assert_string_equal(asker_end(&asker), "a:k0 (NEAR_MISS) (NEAR_MISS) "); /* long before the leases' end */
+    assert_int_equal(ours.keys, 3);
+}
+
+/* ---------------------------------------------------------------- against writers */
+
+static void test_R17_a_write_voids_its_key_and_no_other(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf s;
+    struct asker asker;
+    shelf_init(&s, "old:");
+    shelf_hold(&s, 1);
+    asker_start(&asker, p->a, &s, KEYS("k0", "k1", "k2"));
+    shelf_wait_inside(&s, 1);
+    assert_int_equal(set(p->a, "k1", "new"), NEAR_OK);
+    assert_asks(p->a, KEYS("k1"), &s, NULL, NEAR_OK, "new "); /* while the older load is still there */
+    shelf_hold(&s, 0);
+    asker_end(&asker);
+    assert_asks(p->a, KEYS("k0", "k1", "k2"), &s, NULL, NEAR_OK, "old:k0 new old:k2 ");
+    assert_string_equal(got(p->a, "k1"), "new");
+    assert_int_equal(stats_of(p->a).loads_unkept, 1);
+    assert_int_equal(s.calls, 1);
+    if (p->kind == REDIS)
+        assert_string_equal(redis_server_command(server, "GET", "k1", NULL), "new");
+}
+
+static void test_R17_a_removal_during_the_load_makes_the_next_call_load(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf s;
+    struct asker first, later;
+    shelf_init(&s, "old:");
+    shelf_hold(&s, 1);
+    asker_start(&first, p->a, &s, KEYS("k0", "k1"));
+    shelf_wait_inside(&s, 1);
+    pthread_mutex_lock(&s.mutex);
+    snprintf(s.prefix, sizeof(s.prefix), "new:");
+    pthread_mutex_unlock(&s.mutex);
+    assert_int_equal(near_del(p->a, "k1", 2, NULL), NEAR_MISS);
+    asker_start(&later, p->a, &s, KEYS("k1"));
+    shelf_wait_inside(&s, 2);
+    shelf_hold(&s, 0);
+    assert_string_equal(asker_end(&later), "new:k1 ");
+    asker_end(&first);
+    assert_asks(p->a, KEYS("k0", "k1"), &s, NULL, NEAR_OK, "old:k0 new:k1 ");
+}
+
+static void test_a_refresh_keeps_what_the_source_calls_unchanged(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf s;
+    near_load options;
+    near_load_init(&options);
+    options.flags = NEAR_LOAD_REFRESH;
+    shelf_init(&s, "v:");
+    assert_int_equal(set(p->a, "n", "old"), NEAR_OK);
+    assert_int_equal(set(p->a, "k", "old"), NEAR_OK);
+    assert_asks(p->a, KEYS("n", "k"), &s, &options, NEAR_OK, "old v:k ");
+    assert_asks(p->a, KEYS("n", "k"), &s, NULL, NEAR_OK, "old v:k ");
+    assert_int_equal(s.calls, 1);
+}
+
+/* ---------------------------------------------------------------- the cache's own, and arguments */
+
+static void test_the_cache_s_own_loaders_stand_in_for_each_other(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf s;
+    struct source one;
+    near_value value;
+    shelf_init(&s, "v:");
+    source_init(&one, "one");
+    assert_int_equal(near_set_bulk_loader(p->a, NULL, NULL, NULL), NEAR_ERR_INVALID);
+    assert_asks(p->a, KEYS("k"), NULL, NULL, NEAR_ERR_INVALID, "(NEAR_ERR_INVALID) ");
+    assert_int_equal(near_set_loader(p->a, load_from, &one, NULL), NEAR_OK);
+    assert_asks(p->a, KEYS("k0", "k1"), NULL, NULL, NEAR_OK, "one one ");
+    assert_int_equal(source_loads(&one), 2);
+    assert_int_equal(near_set_bulk_loader(p->a, load_shelf, &s, NULL), NEAR_OK);
+    assert_asks(p->a, KEYS("k2", "k3"), NULL, NULL, NEAR_OK, "v:k2 v:k3 ");
+    assert_int_equal(s.calls, 1);
+    assert_int_equal(near_get_or_load(p->a, "k4", 2, NULL, NULL, NULL, &value), NEAR_OK);
+    assert_int_equal(value.size, 3);
+    near_release(&value);
+    if (!p->b)
+        return;
+    assert_int_equal(near_set_bulk_loader(p->b, load_shelf, &s, NULL), NEAR_OK); /* has no other */
+    assert_int_equal(near_get_or_load(p->b, "k5", 2, NULL, NULL, NULL, &value), NEAR_OK);
+    assert_memory_equal(value.data, "v:k5", 4);
+    near_release(&value);
+}
+
+static void test_bad_arguments(void **state)
+{
+    struct pair *p = pair_of(state);
+    static char long_key[NEAR_KEY_MAX + 1];
+    struct shelf s;
+    near_load bad;
+    shelf_init(&s, "v:");
+    memset(long_key, 'x', sizeof(long_key));
+    near_item items[3] = {{.key = "k0", .key_size = 2}, {.key = long_key, .key_size = sizeof(long_key)}, {.key = "k1", .key_size = 2}};
+    assert_int_equal(near_mget_or_load(NULL, items, 3, load_shelf, &s, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(items[2].status, NEAR_ERR_INVALID);
+    assert_int_equal(near_mget_or_load(p->a, NULL, 3, load_shelf, &s, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_mget_or_load(p->a, NULL, 0, load_shelf, &s, NULL), NEAR_OK);
+    near_load_init(&bad);
+    bad.ttl_ms = -1;
+    assert_int_equal(near_mget_or_load(p->a, items, 3, load_shelf, &s, &bad), NEAR_ERR_INVALID);
+    assert_int_equal(s.calls, 0);
+    assert_int_equal(near_mget_or_load(p->a, items, 3, load_shelf, &s, NULL), NEAR_ERR_TOO_LARGE);
+    assert_int_equal(items[0].status, NEAR_OK);
+    assert_int_equal(items[1].status, NEAR_ERR_TOO_LARGE);
+    assert_int_equal(items[2].status, NEAR_OK);
+    for (int i = 0; i < 3; i++)
+        near_release(&items[i].value);
+    assert_int_equal(near_loaded_answer(NULL, NEAR_MISS), NEAR_ERR_INVALID);
+}
+
+static void test_hundreds_of_keys_are_one_call(void **state)
+{
+    struct pair *p = pair_of(state);
+    static near_item items[ITEMS_MAX];
+    static char keys[ITEMS_MAX][16];
+    struct shelf s;
+    shelf_init(&s, "v:");
+    for (int i = 0; i < ITEMS_MAX; i++)
+        items[i] = (near_item){.key = keys[i], .key_size = (size_t)snprintf(keys[i], sizeof(keys[i]), "k%d", i)};
+    assert_int_equal(near_mget_or_load(p->a, items, ITEMS_MAX, load_shelf, &s, NULL), NEAR_OK);
+    for (int i = 0; i < ITEMS_MAX; i++) {
+        assert_int_equal(items[i].value.size, items[i].key_size + 2);
+        assert_memory_equal((const char *)items[i].value.data + 2, keys[i], items[i].key_size);
+        assert_int_equal(items[i].value.source, NEAR_FROM_LOADER);
+        near_release(&items[i].value);
+    }
+    assert_int_equal(s.calls, 1);
+    assert_int_equal(s.keys, ITEMS_MAX);
+}
+
+static void test_every_allocation_may_fail(void **state)
+{
+    (void)state;
+    for (size_t n = 1;; n++) {
+        struct allocfail hooks;
+        struct shelf s;
+        near_options options;
+        near_cache *c = NULL;
+        near_load brief;
+        char answer[512];
+        near_load_init(&brief);
+        brief.lease_ms = 20; /* one that could not even be given back ends by itself */
+        allocfail_init(&hooks);
+        near_options_init(&options);
+        options.allocator = hooks.hooks;
+        shelf_init(&s, "v:");
+        assert_int_equal(near_open("memory://bulk-nomem", &options, &c, NULL), NEAR_OK);
+        assert_int_equal(near_wait_ready(c, LONG_MS, NULL), NEAR_OK);
+        allocfail_at(&hooks, n);
+        int status = ask_with(c, KEYS("k0", "m", "k1"), &s, &brief, answer);
+        uint64_t failed = allocfail_struck(&hooks);
+        allocfail_at(&hooks, 0);
+        assert_true(status == NEAR_OK || status == NEAR_ERR_NOMEM || status == NEAR_ERR_LOADER);
+        assert_asks(c, KEYS("k0", "m", "k1"), &s, NULL, NEAR_OK, "v:k0 (NEAR_MISS) v:k1 "); /* nothing is broken */
+        assert_int_equal(near_close(c), NEAR_OK);
+        assert_int_equal(allocfail_blocks(&hooks), 0);
+        if (!failed)
+            break;
+    }
+}
+
+#define ON_ALL(f) {#f " memory", f, setup_memory, teardown, NULL}, {#f " local", f, setup_local, teardown, NULL}, \
+                  {#f " redis", f, setup_redis, teardown, NULL}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        ON_ALL(test_one_call_has_the_keys_that_neither_tier_has),
+        ON_ALL(test_each_key_is_told_its_own_end),
+        ON_ALL(test_R16_threads_share_what_a_batch_loads),
+        ON_ALL(test_R16_keys_that_another_process_loads_are_waited_for),
+        ON_ALL(test_what_failed_elsewhere_is_loaded_here),
+        ON_ALL(test_R17_a_write_voids_its_key_and_no_other),
+        ON_ALL(test_R17_a_removal_during_the_load_makes_the_next_call_load),
+        ON_ALL(test_a_refresh_keeps_what_the_source_calls_unchanged),
+        ON_ALL(test_the_cache_s_own_loaders_stand_in_for_each_other),
+        ON_ALL(test_bad_arguments),
+        ON_ALL(test_hundreds_of_keys_are_one_call),
+        cmocka_unit_test(test_every_allocation_may_fail),
+    };
+    server = redis_server_available() ? redis_server_start(NULL) : NULL;
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    redis_server_free(server);
+    return failed;
+}
