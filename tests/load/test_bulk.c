@@ -8,13 +8,16 @@
 #include <cmocka.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "load/load_source.h"
 #include "nearcache.h"
 #include "support/allocfail.h"
 #include "support/redis_server.h"
+#include "support/seed.h"
 #include "support/wait.h"
 
 enum kind { MEMORY, LOCAL, REDIS };
@@ -469,7 +472,13 @@ static void test_bad_arguments(void **state)
     assert_int_equal(near_loaded_answer(NULL, NEAR_MISS), NEAR_ERR_INVALID);
 }
 
-static void test_hundreds_of_keys_are_one_call(void **state)
+/* How often the server had to read from any connection: a pipeline is a few reads, however many commands it has. */
+static long long reads_of_the_server(void)
+{
+    return redis_server_info(server, "stats", "total_reads_processed");
+}
+
+static void test_hundreds_of_keys_are_one_call_and_two_round_trips(void **state)
 {
     struct pair *p = pair_of(state);
     static near_item items[ITEMS_MAX];
@@ -478,7 +487,10 @@ static void test_hundreds_of_keys_are_one_call(void **state)
     shelf_init(&s, "v:");
     for (int i = 0; i < ITEMS_MAX; i++)
         items[i] = (near_item){.key = keys[i], .key_size = (size_t)snprintf(keys[i], sizeof(keys[i]), "k%d", i)};
+    long long reads = p->kind == REDIS ? reads_of_the_server() : 0;
     assert_int_equal(near_mget_or_load(p->a, items, ITEMS_MAX, load_shelf, &s, NULL), NEAR_OK);
+    if (p->kind == REDIS)
+        assert_in_range(reads_of_the_server() - reads, 1, ITEMS_MAX / 2);
     for (int i = 0; i < ITEMS_MAX; i++) {
         assert_int_equal(items[i].value.size, items[i].key_size + 2);
         assert_memory_equal((const char *)items[i].value.data + 2, keys[i], items[i].key_size);
@@ -520,6 +532,122 @@ static void test_every_allocation_may_fail(void **state)
     }
 }
 
+/* ---------------------------------------------------------------- at random */
+
+enum { KEYS_COUNT = 8, READERS = 4, ROUNDS = 300 };
+
+/* Readers in both processes ask for overlapping batches in any order, writers change the source and then the cache. */
+struct world {
+    struct pair *pair;
+    pthread_mutex_t writing[KEYS_COUNT];
+    _Atomic(long) source[KEYS_COUNT];
+    _Atomic(long) acknowledged[2][KEYS_COUNT]; /* by a writer of this process */
+    _Atomic(int) wrong;
+};
+struct actor {
+    pthread_t thread;
+    struct world *world;
+    unsigned which; /* whose process */
+    int writes;
+    uint64_t random;
+};
+
+static unsigned draw(struct actor *a, unsigned below)
+{
+    a->random = a->random * UINT64_C(6364136223846793005) + 1442695040888963407u;
+    return (unsigned)(a->random >> 33) % below;
+}
+
+static int load_world(void *arg, const near_load_request *requests, near_loaded *const *loaded, size_t count)
+{
+    struct world *w = arg;
+    for (size_t i = 0; i < count; i++) {
+        char text[24];
+        unsigned k = (unsigned)(*(const char *)requests[i].key - '0');
+        int size = snprintf(text, sizeof(text), "%ld", atomic_load(&w->source[k]));
+        near_loaded_value(loaded[i], text, (size_t)size);
+    }
+    return NEAR_OK;
+}
+
+static near_cache *cache_of(const struct actor *a)
+{
+    return a->which && a->world->pair->b ? a->world->pair->b : a->world->pair->a;
+}
+
+static void write_one(struct actor *a)
+{
+    struct world *w = a->world;
+    unsigned k = draw(a, KEYS_COUNT);
+    char key = (char)('0' + k), text[24];
+    pthread_mutex_lock(&w->writing[k]);
+    long number = atomic_fetch_add(&w->source[k], 1) + 1; /* the source first */
+    int size = snprintf(text, sizeof(text), "%ld", number);
+    int status = draw(a, 2) ? near_del(cache_of(a), &key, 1, NULL) : near_set(cache_of(a), &key, 1, text, (size_t)size, NULL, NULL);
+    if (status < 0)
+        atomic_store(&w->wrong, 1);
+    atomic_store(&w->acknowledged[w->pair->b ? a->which : 0][k], number);
+    pthread_mutex_unlock(&w->writing[k]);
+}
+
+static long number_of(const near_item *item)
+{
+    char text[24] = "-1";
+    if (item->status == NEAR_OK && item->value.size < sizeof(text))
+        snprintf(text, sizeof(text), "%.*s", (int)item->value.size, (const char *)item->value.data);
+    return strtol(text, NULL, 10);
+}
+
+static void read_some(struct actor *a)
+{
+    struct world *w = a->world;
+    static const char names[] = "01234567";
+    near_item items[KEYS_COUNT] = {{0}};
+    long least[KEYS_COUNT];
+    size_t count = 1 + draw(a, KEYS_COUNT);
+    for (size_t i = 0; i < count; i++) { /* a key may be there twice */
+        unsigned k = draw(a, KEYS_COUNT);
+        items[i] = (near_item){.key = &names[k], .key_size = 1};
+        least[i] = atomic_load(&w->acknowledged[w->pair->b ? a->which : 0][k]);
+    }
+    near_mget_or_load(cache_of(a), items, count, load_world, w, NULL);
+    for (size_t i = 0; i < count; i++) {
+        if (number_of(&items[i]) < least[i])
+            atomic_store(&w->wrong, 1);
+        near_release(&items[i].value);
+    }
+}
+
+static void *actor_main(void *arg)
+{
+    struct actor *a = arg;
+    for (int i = 0; i < ROUNDS; i++) {
+        if (a->writes)
+            write_one(a);
+        else
+            read_some(a);
+    }
+    return NULL;
+}
+
+static void test_R17_overlapping_batches_beside_writers_never_go_back(void **state)
+{
+    static struct world world;
+    struct actor actors[READERS + 2];
+    uint64_t seed = test_seed();
+    memset(&world, 0, sizeof(world));
+    world.pair = pair_of(state);
+    for (int k = 0; k < KEYS_COUNT; k++)
+        pthread_mutex_init(&world.writing[k], NULL);
+    for (unsigned i = 0; i < READERS + 2; i++) {
+        actors[i] = (struct actor){.world = &world, .which = i % 2, .writes = i >= READERS, .random = seed + i};
+        assert_int_equal(pthread_create(&actors[i].thread, NULL, actor_main, &actors[i]), 0);
+    }
+    for (unsigned i = 0; i < READERS + 2; i++)
+        pthread_join(actors[i].thread, NULL);
+    assert_int_equal(atomic_load(&world.wrong), 0);
+}
+
 #define ON_ALL(f) {#f " memory", f, setup_memory, teardown, NULL}, {#f " local", f, setup_local, teardown, NULL}, \
                   {#f " redis", f, setup_redis, teardown, NULL}
 
@@ -536,7 +664,8 @@ int main(void)
         ON_ALL(test_a_refresh_keeps_what_the_source_calls_unchanged),
         ON_ALL(test_the_cache_s_own_loaders_stand_in_for_each_other),
         ON_ALL(test_bad_arguments),
-        ON_ALL(test_hundreds_of_keys_are_one_call),
+        ON_ALL(test_hundreds_of_keys_are_one_call_and_two_round_trips),
+        ON_ALL(test_R17_overlapping_batches_beside_writers_never_go_back),
         cmocka_unit_test(test_every_allocation_may_fail),
     };
     server = redis_server_available() ? redis_server_start(NULL) : NULL;
