@@ -284,6 +284,116 @@ static void test_H_without_the_server_every_process_loads_and_keeps_nothing(void
     assert_true(s.fence > 0);
 }
 
+/* ---------------------------------------------------------------- many at once */
+
+static int load_each(void *arg, const near_load_request *requests, near_loaded *const *loaded, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        near_loaded_answer(loaded[i], load_from(arg, &requests[i], loaded[i]));
+    return NEAR_OK;
+}
+
+/* "k" and "j" by one call: "value value". */
+static const char *load_both(near_cache *c, struct source *s, const near_load *options)
+{
+    static __thread char text[160];
+    near_item items[2] = {{.key = "k", .key_size = 1}, {.key = "j", .key_size = 1}};
+    int at = 0;
+    near_mget_or_load(c, items, 2, load_each, s, options);
+    for (int i = 0; i < 2; i++) {
+        at += snprintf(text + at, sizeof(text) - (size_t)at, "%s%s%.*s", i ? " " : "",
+                       items[i].status == NEAR_OK ? "" : items[i].status == NEAR_STALE ? "stale:" : near_status_name(items[i].status),
+                       (int)items[i].value.size, items[i].value.data ? (const char *)items[i].value.data : "");
+        near_release(&items[i].value);
+    }
+    return text;
+}
+
+static void test_a_batch_has_old_values_at_once_and_refreshes_behind(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_load o = options_of(1000);
+    o.stale_ms = 5000;
+    source_init(&s, "one");
+    assert_string_equal(load_both(t->a, &s, &o), "one one");
+    stack_pass(t, 1100);
+    source_says(&s, "two", NEAR_OK);
+    source_hold(&s, 1);
+    for (int i = 0; i < 5; i++)
+        assert_string_equal(load_both(t->a, &s, &o), "stale:one stale:one"); /* while the refreshes are held */
+    source_wait_inside(&s, 2);
+    assert_string_equal(load_both(t->b, &s, &o), "stale:one stale:one"); /* the server's old values */
+    assert_int_equal(source_loads(&s), 4);
+    source_hold(&s, 0);
+    assert_true(wait_until(strcmp(load_both(t->a, &s, &o), "two two") == 0, PATIENCE_MS));
+    assert_int_equal(source_loads(&s), 4);
+}
+
+static void test_a_batch_is_covered_by_old_values_where_there_are_any(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_load o = options_of(1000);
+    o.fail_ms = 60000;
+    source_init(&s, "one");
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    stack_pass(t, 1100);
+    source_says(&s, "", -1);
+    assert_string_equal(load_both(t->a, &s, &o), "stale:one NEAR_ERR_LOAD");
+    assert_string_equal(load_both(t->b, &s, &o), "stale:one NEAR_ERR_LOAD"); /* the server's old value */
+}
+
+struct both {
+    pthread_t thread;
+    near_cache *cache;
+    struct source *source;
+    const near_load *options;
+    char got[160];
+};
+static void *both_main(void *arg)
+{
+    struct both *b = arg;
+    snprintf(b->got, sizeof(b->got), "%s", load_both(b->cache, b->source, b->options));
+    return NULL;
+}
+static void both_start(struct both *b, near_cache *c, struct source *s, const near_load *options)
+{
+    *b = (struct both){.cache = c, .source = s, .options = options};
+    assert_int_equal(pthread_create(&b->thread, NULL, both_main, b), 0);
+}
+static const char *both_end(struct both *b)
+{
+    pthread_join(b->thread, NULL);
+    return b->got;
+}
+
+static void test_R16_a_batch_takes_over_at_the_end_of_the_leases(void **state)
+{
+    struct stack *t = *state;
+    struct source dead, s;
+    struct both holder, waiter;
+    near_load o = options_of(0);
+    o.lease_ms = 500;
+    source_init(&dead, "late");
+    source_init(&s, "one");
+    source_hold(&dead, 1);
+    both_start(&holder, t->b, &dead, &o);
+    source_wait_inside(&dead, 1);
+    both_start(&waiter, t->a, &s, &o);
+    while (stats_of(t->a).load_waits < 2)
+        wait_a_moment();
+    assert_int_equal(source_loads(&s), 0);
+    stack_pass(t, 510);
+    assert_string_equal(both_end(&waiter), "one one");
+    assert_true(stats_of(t->a).load_waits <= 6); /* it slept all the time */
+    source_hold(&dead, 0);
+    assert_string_equal(both_end(&holder), "late late"); /* handed out, and not kept */
+    assert_string_equal(stack_server(t, "k"), "one");
+    assert_string_equal(stack_server(t, "j"), "one");
+    assert_int_equal(stats_of(t->b).loads_unkept, 2);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, stack_setup, stack_teardown)
 
 int main(void)
@@ -297,6 +407,9 @@ int main(void)
         TEST(test_hard_timeout_ends_the_wait_and_the_value_is_kept_nevertheless),
         TEST(test_each_waits_until_his_own_deadline),
         TEST(test_R16_next_process_takes_over_at_the_end_of_the_lease),
+        TEST(test_R16_a_batch_takes_over_at_the_end_of_the_leases),
+        TEST(test_a_batch_has_old_values_at_once_and_refreshes_behind),
+        TEST(test_a_batch_is_covered_by_old_values_where_there_are_any),
         TEST(test_remembered_absence_ends),
         TEST(test_B_absence_without_proof_is_asked_for),
         TEST(test_H_without_the_server_every_process_loads_and_keeps_nothing),
