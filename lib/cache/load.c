@@ -245,8 +245,8 @@ static void send_requests(struct near__impl *impl, struct near__request *request
     near__remote_run(impl->remote, requests, count, near__now(&impl->clock) + impl->timeout_ns);
 }
 
-/* Prepares the end of a lease without a value.  The message is about the lease's own key: it wakes who waits, and removes
- * nobody's old value. */
+/* Prepares the end of a lease without a value.  The message is about the lease's own key: it wakes who waits, and
+ * removes nobody's old value. */
 static int release_before(struct ending *e, struct near__load *load, struct near__request *q)
 {
     unsigned char told[NEAR_KEY_MAX];
@@ -352,10 +352,10 @@ static int judge(const struct near__load *load, const struct near_loaded *loaded
 struct answer {
     struct near__load *load;
     struct near_loaded loaded;
-    int status;                     /* what it comes to */
-    int64_t keep_ms;                /* the value, or its absence; 0: for ever, or not at all */
-    int64_t expires_ns;             /* of the value that is handed out: counted from before the server got it */
-    int sent;                       /* there is an ending */
+    int status;         /* what it comes to */
+    int64_t keep_ms;    /* the value, or its absence; 0: for ever, or not at all */
+    int64_t expires_ns; /* of the value that is handed out: counted from before the server got it */
+    int sent;           /* there is an ending */
     struct ending ending;
     char text[NEAR_TAGS_TEXT_MAX];
 };
@@ -428,12 +428,15 @@ static int end_before(struct answer *a, struct near__request *q)
     if (!load->leased)
         return 0;
     if (a->status == NEAR_OK) {
-        *q = (struct near__request){.operation = NEAR_OP_FILL, .value = loaded->data, .value_size = loaded->size,
-                                    .ttl_ms = a->keep_ms, .flags = load->exists ? 0 : NEAR_FILL_ABSENT};
+        *q = (struct near__request){.operation = NEAR_OP_FILL,
+                                    .value = loaded->data,
+                                    .value_size = loaded->size,
+                                    .ttl_ms = a->keep_ms,
+                                    .flags = load->exists ? 0 : NEAR_FILL_ABSENT};
         if (load->options.flags & NEAR_LOAD_TAGS) {
             q->extra = a->text;
-            q->extra_size = near__tags_describe(load->asked_at, loaded->data, loaded->size, loaded->list, loaded->list_size,
-                                                a->text);
+            q->extra_size = near__tags_describe(load->asked_at, loaded->data, loaded->size, loaded->list,
+                                                loaded->list_size, a->text);
         }
         a->sent = ending_before(&a->ending, load, q, load->key, load->key_size, NEAR_MESSAGE_SET);
     } else if (a->status == NEAR_MISS) {
@@ -452,7 +455,8 @@ static int keep_only(struct answer *a)
     struct near__request q = {.value = loaded->data, .value_size = loaded->size, .ttl_ms = a->keep_ms};
     size_t text_size = 0;
     if (load->options.flags & NEAR_LOAD_TAGS)
-        text_size = near__tags_describe(load->asked_at, loaded->data, loaded->size, loaded->list, loaded->list_size, a->text);
+        text_size =
+            near__tags_describe(load->asked_at, loaded->data, loaded->size, loaded->list, loaded->list_size, a->text);
     return fill_only(load, &q, a->text, text_size);
 }
 
@@ -504,8 +508,8 @@ static void end_after(struct answer *a)
 }
 
 /* One call of a loader for all the loads, one round trip for its answers.  The arrays have count elements. */
-static void run_loader(struct answer *answers, near_load_request *requests, near_loaded **loaded, struct near__request *ends,
-                       size_t count)
+static void run_loader(struct answer *answers, near_load_request *requests, near_loaded **loaded,
+                       struct near__request *ends, size_t count)
 {
     const struct near__load *first = answers[0].load;
     struct near__impl *impl = first->impl;
@@ -665,7 +669,8 @@ void near__bulk_start(struct near__bulk *bulk)
     }
     for (size_t i = 0; i < bulk->count; i++) {
         struct near__load *load = bulk->answers[i].load;
-        near__flight_limit(load->loading->flights, load->flight, now_ns + load->options.hard_timeout_ms * NEAR_NS_PER_MS);
+        near__flight_limit(load->loading->flights, load->flight,
+                           now_ns + load->options.hard_timeout_ms * NEAR_NS_PER_MS);
     }
     near__count_call(impl); /* ours, which is counted, is still under way */
     bulk->job.run = bulk_run;

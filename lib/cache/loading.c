@@ -156,7 +156,8 @@ uint64_t near__load_random(void)
 }
 
 /* One of fn and bulk_fn is set. */
-static int set_loader(near_cache *cache, near_loader_fn fn, near_bulk_loader_fn bulk_fn, void *arg, const near_load *options)
+static int set_loader(near_cache *cache, near_loader_fn fn, near_bulk_loader_fn bulk_fn, void *arg,
+                      const near_load *options)
 {
     near_load copy;
     int status = near__load_copy(options, &copy);
@@ -173,7 +174,8 @@ static int set_loader(near_cache *cache, near_loader_fn fn, near_bulk_loader_fn 
         *mine = (struct near__loader){.fn = fn, .bulk_fn = bulk_fn, .arg = arg, .options = copy};
         mine->next = atomic_load_explicit(list, memory_order_relaxed); /* only compared and kept */
         /* release: pairs with the acquire in near__wanted_loader; publishes functions, arg and options */
-        while (!atomic_compare_exchange_weak_explicit(list, &mine->next, mine, memory_order_release, memory_order_relaxed))
+        while (
+            !atomic_compare_exchange_weak_explicit(list, &mine->next, mine, memory_order_release, memory_order_relaxed))
             ;
     } else {
         near__free(&impl->alloc, mine);

@@ -165,10 +165,11 @@ int64_t near__wanted_other_end(struct near__impl *impl, int64_t lease_left_ms)
     return near__now(&impl->clock) + (lease_left_ms + 1) * NEAR_NS_PER_MS;
 }
 
-int near__wanted_wait_other(struct near__impl *impl, struct near__loading *l, struct near__watch *watch, int64_t until_ns,
-                            int64_t own_ns)
+int near__wanted_wait_other(struct near__impl *impl, struct near__loading *l, struct near__watch *watch,
+                            int64_t until_ns, int64_t own_ns)
 {
-    return near__watch_wait(l->watches, watch, until_ns < own_ns ? until_ns : own_ns) || near__now(&impl->clock) < own_ns;
+    return near__watch_wait(l->watches, watch, until_ns < own_ns ? until_ns : own_ns) ||
+           near__now(&impl->clock) < own_ns;
 }
 
 static int wait_for_other(struct near__impl *impl, struct near__loading *l, const struct near__wanted *w,
@@ -177,7 +178,8 @@ static int wait_for_other(struct near__impl *impl, struct near__loading *l, cons
     near__add(&l->counters.waits);
     if (load->old)
         near__flight_offer(l->flights, load->flight, load->old);
-    return near__wanted_wait_other(impl, l, watch, near__wanted_other_end(impl, lease_left_ms), near__wanted_own_end(w, load));
+    return near__wanted_wait_other(impl, l, watch, near__wanted_other_end(impl, lease_left_ms),
+                                   near__wanted_own_end(w, load));
 }
 
 /* The end of asking when there is nothing to load. */
@@ -210,7 +212,8 @@ static int ask(struct near__impl *impl, struct near__loading *l, const struct ne
         int again = 0;
         near__watch_begin(l->watches, &watch, w->key, w->key_size); /* before the server is asked: see watch.c */
         near__load_ask(load, flags, now_ns + impl->timeout_ns < half_ns ? now_ns + impl->timeout_ns : half_ns, &q);
-        if (q.status == NEAR_OK && q.lease == NEAR_LEASE_HELD && !near__wanted_at_once(w, load->old, near__now(&impl->clock))) {
+        if (q.status == NEAR_OK && q.lease == NEAR_LEASE_HELD &&
+            !near__wanted_at_once(w, load->old, near__now(&impl->clock))) {
             again = wait_for_other(impl, l, w, load, &watch, q.lease_left_ms);
             flags = 0; /* what the other has loaded is fresh enough */
         }
@@ -227,7 +230,8 @@ static int ask(struct near__impl *impl, struct near__loading *l, const struct ne
 }
 
 /* Returns where the leader's value comes from. */
-static uint32_t lead(struct near__impl *impl, struct near__loading *l, struct near__wanted *w, struct near__flight *flight)
+static uint32_t lead(struct near__impl *impl, struct near__loading *l, struct near__wanted *w,
+                     struct near__flight *flight)
 {
     struct near__load *load = near__wanted_load(impl, w, flight);
     if (!load) {
@@ -250,8 +254,8 @@ static int leaders_timeout(const struct near__landing *landing)
 }
 
 /* The end of a flight for this reader; 0: once more. */
-int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct near__wanted *w,
-                  const struct near__landing *landing, uint32_t source, int *ret_status)
+int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct near__reader *reader,
+                        struct near__wanted *w, const struct near__landing *landing, uint32_t source, int *ret_status)
 {
     int status = landing->landed ? landing->status : NEAR_ERR_TIMEOUT;
     int64_t now_ns = near__now(&impl->clock);
@@ -259,7 +263,9 @@ int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct
         near__wanted_drop(w);
         near__shared_ref(landing->shared);
         near__value_from_shared(w->value, impl, landing->shared, source);
-    } else if (leaders_timeout(landing) && now_ns < w->deadline_ns && (now_ns < w->soft_ns || !(w->has_local || landing->old)) && !near__wanted_at_once(w, landing->old, now_ns)) {
+    } else if (leaders_timeout(landing) && now_ns < w->deadline_ns &&
+               (now_ns < w->soft_ns || !(w->has_local || landing->old)) &&
+               !near__wanted_at_once(w, landing->old, now_ns)) {
         return 0; /* the leader's time was over, ours is not */
     } else if (status < 0 && serve_old(impl, w, landing->old)) {
         status = served_old(l);
@@ -283,7 +289,8 @@ struct near__patience near__wanted_patience(const struct near__wanted *w)
     };
 }
 
-static int fly(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct near__wanted *w, int *ret_status)
+static int fly(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct near__wanted *w,
+               int *ret_status)
 {
     struct near__flight *flight;
     int64_t join_ns = impl->remote ? near__read_bound(impl, NULL) : NEAR_NEVER;
@@ -309,7 +316,8 @@ static int fly(struct near__impl *impl, struct near__loading *l, struct near__re
 
 /* ---------------------------------------------------------------- the call */
 
-int near__wanted_without(struct near__impl *impl, struct near__loading *l, struct near__wanted *w, int64_t now_ns, int *ret_status)
+int near__wanted_without(struct near__impl *impl, struct near__loading *l, struct near__wanted *w, int64_t now_ns,
+                         int *ret_status)
 {
     int refresh = (w->options.flags & NEAR_LOAD_REFRESH) != 0;
     *ret_status = NEAR_OK;
@@ -342,7 +350,8 @@ int near__wanted_without(struct near__impl *impl, struct near__loading *l, struc
 }
 
 /* After the local tier; the call is counted. */
-static int get_slowly(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct near__wanted *w)
+static int get_slowly(struct near__impl *impl, struct near__loading *l, struct near__reader *reader,
+                      struct near__wanted *w)
 {
     int64_t started_ns = near__now(&impl->clock);
     int status;
@@ -372,8 +381,8 @@ int near__wanted_loader(struct near__loading *l, const near_load *options, int m
     return 1;
 }
 
-int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struct near__reader *reader, struct near__wanted *w,
-                       int *ret_status)
+int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struct near__reader *reader,
+                         struct near__wanted *w, int *ret_status)
 {
     struct near__view view;
     enum near__local_result result = near__local_get(impl->local, reader, w->key, w->key_size, near__read_bound(impl, NULL),
@@ -417,7 +426,8 @@ int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_l
         int over = !impl;
         if (reader && l) {
             status = NEAR_ERR_INVALID;
-            over = !near__wanted_loader(l, options, 0, &w) || !near__load_suits(impl, &w.options) || near__wanted_locally(impl, l, reader, &w, &status);
+            over = !near__wanted_loader(l, options, 0, &w) || !near__load_suits(impl, &w.options) ||
+                   near__wanted_locally(impl, l, reader, &w, &status);
         }
         if (!over)
             near__count_call(impl);
