@@ -146,12 +146,13 @@ static int get_checked(near_cache *cache, const void *key, size_t key_size, cons
     } else if (impl) {
         result = get_locally(impl, reader, key, key_size, call, ret_value);
     }
-    int over = !impl || near__hit_is_served(result);
+    int served = near__hit_is_served(result);
+    int over = !impl || served || !impl->remote; /* without a remote tier a miss ends here, too */
     if (!over)
         near__count_call(impl);
     near__rcu_leave();
     if (over)
-        return impl ? status_of_hit(result) : near__shell_refusal(cache);
+        return !impl ? near__shell_refusal(cache) : served ? status_of_hit(result) : NEAR_MISS;
     status = near__read_miss(impl, reader, key, key_size, call, ret_value);
     near__leave(impl);
     return status;
@@ -384,7 +385,8 @@ static int run_write(near_cache *cache, struct near__request *request, const nea
     if (request->value_size > impl->options.value_max || request->expected_size > impl->options.value_max)
         status = NEAR_ERR_TOO_LARGE;
     else
-        status = near__write_through(impl, request, near__deadline(impl, call), !(call->flags & NEAR_NO_FILL));
+        status = near__write_through(impl, request, impl->remote ? near__deadline(impl, call) : 0,
+                                     !(call->flags & NEAR_NO_FILL));
     near__leave(impl);
     return status;
 }

@@ -105,7 +105,7 @@ static inline void near__add(_Atomic(uint64_t) *counter)
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed); /* a statistic: no order needed */
 }
 
-/* read.c: what a read does after the local tier has not answered; the call is counted. */
+/* read.c: what a read does after the local tier has not answered and there is a remote one; the call is counted. */
 int near__read_miss(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
                     const near_call *call, near_value *ret_value);
 /* The staleness bound of a read, and the second bound within which it may be served stale (0: it may not).  call may be NULL. */

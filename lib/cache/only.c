@@ -2,8 +2,8 @@
  *
  * Writes of a cache without a remote tier ("local:").  The process itself numbers them: one atomic counter gives positions,
  * so that the local tier orders them exactly as it orders Redis's.  What reads, changes and writes (conditions, INCR, CAS,
- * EXPIRE) does so under one of a few mutexes, chosen by the key; a plain SET takes it too, or it could slip in between.
- * Reads take nothing. */
+ * EXPIRE) does so under one of a few mutexes, chosen by the key's stripe; a plain SET takes it too, or it could slip in between,
+ * and so that writes of one stripe are installed in the order of their numbers.  Reads take nothing. */
 #include "cache/cache.h"
 
 #include <inttypes.h>
@@ -11,13 +11,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/hash.h"
-
 #define STRIPES 64u
 
 struct near__local_writes {
+    struct {
+        pthread_mutex_t mutex;
+        char apart[64 - sizeof(pthread_mutex_t) % 64]; /* threads that write other keys do not share a line */
+    } stripe[STRIPES];
     _Atomic(uint64_t) position;
-    pthread_mutex_t mutex[STRIPES];
 };
 
 int near__local_writes_create(struct near__impl *impl)
@@ -26,7 +27,7 @@ int near__local_writes_create(struct near__impl *impl)
     if (!writes)
         return NEAR_ERR_NOMEM;
     for (unsigned i = 0; i < STRIPES; i++)
-        pthread_mutex_init(&writes->mutex[i], NULL);
+        pthread_mutex_init(&writes->stripe[i].mutex, NULL);
     impl->local_writes = writes;
     return NEAR_OK;
 }
@@ -36,7 +37,7 @@ void near__local_writes_destroy(struct near__impl *impl)
     if (!impl->local_writes)
         return;
     for (unsigned i = 0; i < STRIPES; i++)
-        pthread_mutex_destroy(&impl->local_writes->mutex[i]);
+        pthread_mutex_destroy(&impl->local_writes->stripe[i].mutex);
     near__free(&impl->alloc, impl->local_writes);
 }
 
@@ -65,8 +66,8 @@ static int64_t ttl_left_ms(const struct near__impl *impl, const struct near__vie
 #define ROOM_TRIES 8
 #define ROOM_PATIENCE_MS 12
 
-/* The local tier is all there is: what it cannot keep is not written, and the older value is gone.  A write of another key of
- * the same stripe, numbered later and finished sooner, refuses ours: then it takes another number. */
+/* The local tier is all there is: what it cannot keep is not written, and the older value is gone.  A clearing, or an
+ * invalidation without a number, of the same moment refuses ours: then it takes another number. */
 static int put(struct near__impl *impl, struct near__reader *reader, const struct near__request *request, const void *value,
                size_t size, int64_t ttl_ms)
 {
@@ -177,18 +178,26 @@ static int do_write(struct near__impl *impl, struct near__reader *reader, struct
     }
 }
 
+/* A plain SET or a tag does not ask what was there. */
+static int depends_on_current(const struct near__request *r)
+{
+    return r->operation != NEAR_OP_TAG && (r->operation != NEAR_OP_SET || r->flags);
+}
+
 static int write_under(struct near__impl *impl, struct near__request *request, const struct near__ticket *unless_changed)
 {
     struct near__reader *reader = near__local_reader(impl->local);
     if (!reader)
         return NEAR_ERR_NOMEM;
-    pthread_mutex_t *mutex = &impl->local_writes->mutex[near__hash(request->key, request->key_size, 1) % STRIPES];
+    struct near__ticket seen = near__local_ticket(impl->local, request->key, request->key_size);
+    pthread_mutex_t *mutex = &impl->local_writes->stripe[seen.stripe % STRIPES].mutex;
     struct current now = {0};
     int status = NEAR_UNMET;
     pthread_mutex_lock(mutex);
     if (!unless_changed ||
         near__ticket_equal(*unless_changed, near__local_ticket(impl->local, request->key, request->key_size))) {
-        now.present = near__local_look(impl->local, reader, request->key, request->key_size, &now.view) == NEAR_LOCAL_HIT;
+        now.present = depends_on_current(request) && near__local_look(impl->local, reader, request->key, request->key_size,
+                                                                      &now.view) == NEAR_LOCAL_HIT;
         status = do_write(impl, reader, request, &now);
     }
     if (now.present)

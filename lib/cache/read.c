@@ -202,8 +202,6 @@ int near__read_miss(struct near__impl *impl, struct near__reader *reader, const 
     int64_t started_ns = near__now(&impl->clock);
     int64_t bound_ns = near__read_bound(impl, call);
     uint32_t flags = call ? call->flags : 0;
-    if (!impl->remote)
-        return NEAR_MISS;
     if (near__read_refused(impl, bound_ns))
         return NEAR_ERR_UNPROVEN;
 

@@ -41,6 +41,7 @@
 #define SAMPLE_WIDE 16
 #define WHOLE 64   /* buckets */
 #define RUN 256    /* buckets looked at, when the index is sparse: few large values, 16 KiB read in a row */
+#define AHEAD 3    /* buckets of the next sample that are fetched early: SAMPLE entries at 3 to 4.5 a bucket */
 #define ATTEMPTS 8 /* samples, when others take the victim or half of two tables is empty */
 #define TURNS 32   /* given to candidates on behalf of one eviction */
 #define VICTIMS 16 /* evictions on behalf of one install, and one more for every VICTIM_BYTES of it */
@@ -264,12 +265,29 @@ static unsigned sample_size(const struct hunt *hunt)
     return has_queues(hunt) || may_expire(hunt->local) ? SAMPLE_WIDE : SAMPLE;
 }
 
+static uint64_t place_of(uint64_t random, const struct near__span *span)
+{
+    return ((random >> 32) * span->count) >> 32;
+}
+
+/* Where the sample begins.  The place of the next one is drawn as well, and its buckets fetched: they come while the caller does
+ * something else.  (In a profile of sets with 100,000 entries, look, which waits for buckets and entries, had a sixth of the time.) */
+static uint64_t begin_sample(struct near__sampler *sampler, const struct near__span *span)
+{
+    uint64_t b = place_of(sampler->ahead, span);
+    sampler->ahead = near__random_next(&sampler->random);
+    const struct near__bucket *next = &span->bucket[place_of(sampler->ahead, span)], *end = span->bucket + span->count;
+    for (unsigned i = 0; i < AHEAD && next + i < end; i++)
+        __builtin_prefetch(next + i);
+    return b;
+}
+
 /* Looks at a sample.  1: something dead was there and has gone. */
 static int look(const struct hunt *hunt, const struct near__span *span)
 {
     struct near__sampler *sampler = hunt->sampler;
     struct near__candidate chosen = {.slot = NULL};
-    uint64_t b = ((near__random_next(&sampler->random) >> 32) * span->count) >> 32;
+    uint64_t b = begin_sample(sampler, span);
     uint64_t run = span->count < RUN ? span->count : RUN;
     uint32_t seen = 0, size = sample_size(hunt), enough = span->count <= WHOLE ? UINT32_MAX : size;
     while (run && seen < enough) {

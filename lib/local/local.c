@@ -228,17 +228,21 @@ uint64_t near__local_serial(const struct near__local *local)
 
 static uint64_t hash_of(const struct near__local *local, const void *key, size_t key_size)
 {
+    if (key_size >= NEAR_HASH_SHORT_MIN && key_size <= NEAR_HASH_SHORT_MAX)
+        return near__hash_short(key, key_size, &local->index.flips);
     return near__hash(key, key_size, local->index.seed);
 }
 
 struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size)
 {
-    struct near__stripe *stripe = near__index_stripe(&local->index, hash_of(local, key, key_size));
+    uint64_t hash = hash_of(local, key, key_size);
+    struct near__stripe *stripe = near__index_stripe(&local->index, hash);
     return (struct near__ticket){
         .floor = near__step_load(&stripe->floor),
         /* seq_cst: one order with near__local_raise_watermark, as the floor */
         .watermark = atomic_load_explicit(&local->gate.watermark, memory_order_seq_cst),
         .generation = near__index_generation(&local->index, stripe),
+        .hash = hash,
         .stripe = (uint32_t)(stripe - local->index.stripes)};
 }
 
@@ -302,8 +306,8 @@ static struct near__entry *obtain(struct near__local *local, struct near__reader
         return NULL;
     }
     *ret_cost = (int64_t)near__alloc_cost(local->alloc, entry, size);
-    /* relaxed: a count */
-    atomic_fetch_add_explicit(&local->budget.used, *ret_cost - cost, memory_order_relaxed);
+    if (*ret_cost != cost) /* as a rule the estimate was right, and the line of all writers is left alone */
+        atomic_fetch_add_explicit(&local->budget.used, *ret_cost - cost, memory_order_relaxed); /* relaxed: a count */
     return entry;
 }
 
@@ -337,12 +341,22 @@ static void tap(struct near__local *local, struct near__reader *reader, const st
         near__tap_learn(local, reader);
 }
 
+/* Comes while memory is made ready; the address may be of a table that goes away then, which harms nobody. */
+static void prefetch_bucket(struct near__local *local, uint64_t hash)
+{
+    near__rcu_enter();
+    const struct near__tables *tables = near__index_tables(&local->index);
+    __builtin_prefetch(near__span_bucket(&tables->span[tables->target], hash), 1);
+    near__rcu_leave();
+}
+
 /* NEAR_COUNT_FILLS, or how it was refused. */
 static enum near__count try_install(struct near__local *local, struct near__reader *reader, const struct offer *offer)
 {
     int64_t cost;
     if ((int64_t)offer->value_size > value_limit(local) || offer->key_size > UINT16_MAX)
         return NEAR_COUNT_REFUSED_SPACE;
+    prefetch_bucket(local, offer->hash);
     tap(local, reader, offer);
     struct near__entry *entry = obtain(local, reader, sizeof(*entry) + offer->key_size + offer->value_size, &cost);
     if (!entry)
@@ -447,7 +461,7 @@ int near__local_install(struct near__local *local, struct near__reader *reader, 
                         int64_t sent_ns)
 {
     struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
-                          .hash = hash_of(local, key, key_size), .position = position, .generation = ticket.generation};
+                          .hash = ticket.hash, .position = position, .generation = ticket.generation};
     return keep(local, reader, &offer, ttl_ms, sent_ns);
 }
 
@@ -466,9 +480,9 @@ static int renews(struct near__local *local, struct offer *offer)
 int near__local_renew(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
                       const void *value, size_t value_size, uint64_t position, int64_t ttl_ms, int64_t sent_ns)
 {
+    struct near__ticket ticket = near__local_ticket(local, key, key_size); /* before the look */
     struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
-                          .hash = hash_of(local, key, key_size), .position = position,
-                          .generation = near__local_ticket(local, key, key_size).generation}; /* before the look */
+                          .hash = ticket.hash, .position = position, .generation = ticket.generation};
     return renews(local, &offer) && keep(local, reader, &offer, ttl_ms, sent_ns);
 }
 

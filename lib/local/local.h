@@ -123,6 +123,7 @@ size_t near__local_pinned(struct near__local *local);
 struct near__ticket {
     uint64_t floor;
     uint64_t watermark; /* the gate's */
+    uint64_t hash;      /* of the key, so that it is hashed once */
     uint32_t generation;
     uint32_t stripe;
 };
@@ -132,7 +133,8 @@ static inline int near__ticket_equal(struct near__ticket a, struct near__ticket 
     return a.floor == b.floor && a.generation == b.generation && a.watermark == b.watermark;
 }
 
-/* Offers a value that the remote tier had at position (0: unknown, then as near__local_invalidate with position 0).  ttl_ms -1:
+/* Offers a value that the remote tier had at position (0: unknown, then as near__local_invalidate with position 0).  ticket: of
+ * that key.  ttl_ms -1:
  * no expiry; sent_ns: when the command was sent (expiry counts from there; NEAR_NEVER: now).  Keeps it if nothing newer is known,
  * evicting if need be; in every case, when it returns, no entry for the key is visible whose position is below
  * `position`, and none will become so. A copy is kept for at most config.ttl_max_ms; near__view.expires_ns of a

@@ -24,6 +24,7 @@ struct near__candidate {
 };
 struct near__sampler {
     uint64_t random;
+    uint64_t ahead;    /* drawn already: where the next sample is */
     uint64_t view;     /* that the slots are of; other views: the pools are void */
     unsigned rule;     /* likewise */
     unsigned count[2]; /* [1]: of the main queue */

@@ -12,7 +12,11 @@
  * batch any more (a pinned reader has its pointers), so they can hold a mark: all of the batch are condemned
  * (position 0, which no live entry has), then every pin spares what it points to if that is condemned, then what
  * is still condemned is freed.  A pin's entry may be looked at safely, dead or alive: freeing is the keeper's
- * alone, and it frees nothing that it sees pinned. */
+ * alone, and it frees nothing that it sees pinned.
+ *
+ * When there is no pin at all after the grace period, the batch is freed as it is, unmarked: a pin that is set from then on is of
+ * an entry that a section found after the grace period had begun, so not of the batch.  Entries that wait here have left the
+ * caches, and marking them would fetch each twice. */
 #include "local/rcu.h"
 #include "local/tier.h"
 
@@ -30,6 +34,12 @@ static void spare(struct near__entry *entry)
     if (near__entry_position(entry) == CONDEMNED)
         mark(entry, SPARED);
 }
+
+/* In bytes. */
+struct freed {
+    int64_t batch, before;           /* freed of what was retired since the last round, and of what was kept then */
+    int64_t kept_batch, kept_before; /* kept of it, because it is pinned */
+};
 
 static int64_t cost_of(const struct near__local *local, const struct near__entry *entry)
 {
@@ -85,6 +95,37 @@ static int64_t free_condemned(struct near__local *local, struct near__entry *lis
     return freed;
 }
 
+/* When nothing at all is pinned. */
+static int64_t free_all(struct near__local *local, struct near__entry *list)
+{
+    int64_t freed = 0;
+    while (list) {
+        struct near__entry *entry = list;
+        list = near__entry_next(entry);
+        freed += cost_of(local, entry);
+        near__free(local->alloc, entry);
+    }
+    return freed;
+}
+
+/* After the grace period; what is pinned of both lists becomes keeper->kept. */
+static void free_unpinned(struct near__local *local, struct near__entry *batch, struct near__entry *before, struct freed *ret)
+{
+    struct near__keeper *keeper = &local->keeper;
+    keeper->kept = NULL;
+    if (!near__local_pinned(local)) { /* one walk over cold entries instead of two */
+        ret->before = free_all(local, before);
+        ret->batch = free_all(local, batch);
+        return;
+    }
+    condemn(batch);
+    condemn(before);
+    if (!NEAR_MUTANT(PINS_IGNORED))
+        near__pins_each(local, spare);
+    ret->before = free_condemned(local, before, &keeper->kept, &ret->kept_before);
+    ret->batch = free_condemned(local, batch, &keeper->kept, &ret->kept_batch);
+}
+
 void near__reclaim(struct near__local *local)
 {
     struct near__keeper *keeper = &local->keeper;
@@ -92,24 +133,18 @@ void near__reclaim(struct near__local *local)
     /* acquire: pairs with the push in near__retire */
     struct near__entry *batch = atomic_exchange_explicit(&local->limbo, NULL, memory_order_acquire);
     struct near__entry *before = keeper->kept;
-    int64_t kept_batch = 0, kept_before = 0;
+    struct freed freed = {0};
 
     if (!batch && !before)
         return;
     if (batch)
         near__rcu_synchronize();
-    condemn(batch);
-    condemn(before);
-    if (!NEAR_MUTANT(PINS_IGNORED))
-        near__pins_each(local, spare);
-    keeper->kept = NULL;
-    int64_t freed_before = free_condemned(local, before, &keeper->kept, &kept_before);
-    int64_t freed_batch = free_condemned(local, batch, &keeper->kept, &kept_batch);
+    free_unpinned(local, batch, before, &freed);
     /* relaxed: counts.  `used` first: for a moment too much seems live rather than too little */
-    atomic_fetch_add_explicit(&budget->kept, kept_batch - freed_before, memory_order_relaxed);
-    atomic_fetch_sub_explicit(&budget->retired, freed_batch + kept_batch, memory_order_relaxed);
-    atomic_fetch_sub_explicit(&budget->used, freed_batch + freed_before, memory_order_relaxed);
-    if (freed_batch + freed_before)
+    atomic_fetch_add_explicit(&budget->kept, freed.kept_batch - freed.before, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&budget->retired, freed.batch + freed.kept_batch, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&budget->used, freed.batch + freed.before, memory_order_relaxed);
+    if (freed.batch + freed.before)
         near__keeper_tell_freed(local);
 }
 
