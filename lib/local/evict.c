@@ -32,6 +32,8 @@
 #include "local/rcu.h"
 #include "local/tier.h"
 
+#include <string.h>
+
 #include "base/random.h"
 
 /* Entries looked at for one eviction.  Over the traces of docs/policies.md 8 are as good as exact LRU on average, and at worst 0.23
@@ -156,56 +158,44 @@ static enum queue describe(const struct hunt *hunt, const struct near__entry *en
     return word & NEAR_QUEUE_MAIN ? MAIN : SMALL;
 }
 
-static struct near__candidate *youngest_of(const struct hunt *hunt, enum queue queue)
+/* Pools are in order of age, the youngest first: most of a sample is younger than anything in a full pool and is sent away by one
+ * comparison, others find their place near the young end, and the victim is the last.  (The order holds while stamps age: all
+ * become older together.  Looking for the youngest and the oldest every time was a quarter of an eviction's instructions.) */
+static void insert(struct near__candidate *pool, unsigned *count, unsigned at, const struct near__candidate *candidate)
 {
-    struct near__candidate *pool = hunt->sampler->pool[queue], *youngest = pool;
-    for (unsigned i = 1; i < hunt->sampler->count[queue]; i++)
-        if (age_of(hunt, &pool[i]) < age_of(hunt, youngest))
-            youngest = &pool[i];
-    return youngest;
+    if (*count < NEAR_POOL) {
+        memmove(&pool[at + 1], &pool[at], (*count - at) * sizeof(*pool));
+        ++*count;
+    } else { /* the youngest makes room; at is not 0 */
+        at--;
+        memmove(pool, pool + 1, at * sizeof(*pool));
+    }
+    pool[at] = *candidate;
 }
 
-static int is_in_pool(const struct hunt *hunt, enum queue queue, uint64_t word)
-{
-    for (unsigned i = 0; i < hunt->sampler->count[queue]; i++)
-        if (hunt->sampler->pool[queue][i].word == word)
-            return 1;
-    return 0;
-}
-
-/* Most of a sample is younger than anything in a full pool, so the pool's youngest is kept at its end, and one comparison sends them
- * away (looking through the pool for each was a third of what a set costs). */
 static void offer(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word)
 {
     struct near__candidate mine = {.slot = slot, .word = word};
     enum queue queue = describe(hunt, near__word_entry(word), &mine.stamp);
-    struct near__candidate *pool = hunt->sampler->pool[queue], *last = &pool[NEAR_POOL - 1];
-    unsigned *count = &hunt->sampler->count[queue];
-    if ((*count == NEAR_POOL && age_of(hunt, &mine) <= age_of(hunt, last)) || is_in_pool(hunt, queue, word))
+    struct near__candidate *pool = hunt->sampler->pool[queue];
+    unsigned *count = &hunt->sampler->count[queue], age = age_of(hunt, &mine), at = 0;
+    if (*count == NEAR_POOL && age <= age_of(hunt, pool))
         return;
-    if (*count < NEAR_POOL)
-        pool[(*count)++] = mine;
-    else
-        *last = mine;
-    if (*count == NEAR_POOL) {
-        struct near__candidate *youngest = youngest_of(hunt, queue), swapped = *youngest;
-        *youngest = *last;
-        *last = swapped;
-    }
+    while (at < *count && age_of(hunt, &pool[at]) < age)
+        at++;
+    for (unsigned i = at; i < *count && pool[i].stamp == mine.stamp; i++)
+        if (pool[i].word == word)
+            return; /* seen before; with another stamp it was used since, and the earlier one is passed over when its turn comes */
+    insert(pool, count, at, &mine);
 }
 
 /* Takes the oldest out.  0: the pool is empty. */
 static int pick(const struct hunt *hunt, enum queue queue, struct near__candidate *ret)
 {
-    struct near__candidate *pool = hunt->sampler->pool[queue], *oldest = pool;
     unsigned *count = &hunt->sampler->count[queue];
     if (!*count)
         return 0;
-    for (unsigned i = 1; i < *count; i++)
-        if (age_of(hunt, &pool[i]) > age_of(hunt, oldest))
-            oldest = &pool[i];
-    *ret = *oldest;
-    *oldest = pool[--*count];
+    *ret = hunt->sampler->pool[queue][--*count];
     return 1;
 }
 
