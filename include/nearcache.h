@@ -179,6 +179,7 @@ typedef struct near_options {
     uint32_t load_threads;       /* most threads that run loaders; started when needed */
     uint32_t load_refreshes;     /* most refreshes at once that nobody waits for */
     uint32_t curve;              /* 1: near_advise knows something */
+    uint32_t hot_keys;           /* near_hot_keys tells so many; 0: none */
 } near_options;
 
 /* Fills options with the defaults, as many fields as the caller's struct has.  Blocks: never. */
@@ -758,6 +759,25 @@ NEAR_API int near_set_local_entries(near_cache *cache, uint64_t entries); /* 0: 
  * Returns NEAR_OK, NEAR_MISS (no reads yet), NEAR_ERR_INVALID (no size, or ret_hit_ratio NULL), _UNSUPPORTED (curve is off),
  * _TIMEOUT (the thread that was learning has been stopped), _CLOSED, _FORKED. */
 NEAR_API int near_advise(near_cache *cache, uint64_t bytes, uint64_t entries, double *ret_hit_ratio);
+
+/* A key that is read often.  Its share of all reads (0 … 1) in this process lies between the two, as far as the sample tells; they
+ * are closer together the hotter it is. */
+#define NEAR_HOT_KEY_MAX 256 /* bytes; reads of longer keys count, but such keys are not told */
+typedef struct near_hot_key {
+    double share_min, share_max;
+    uint32_t key_size, reserved;
+    unsigned char key[NEAR_HOT_KEY_MAX]; /* key_size bytes of it, any byte among them */
+} near_hot_key;
+
+/* Tells the keys that are read most, hottest (by share_min) first: at most `most`, and at most as many as the option hot_keys says.
+ * From a sample of one read in about 32 or fewer (hits and misses alike, not those with NEAR_BYPASS_LOCAL), recent ones counting
+ * more (docs/policies.md).
+ * Owner: the caller of ret_keys, room for `most`; keys are copied.  Threads: any.
+ * Blocks: while another thread learns from requests, which takes microseconds.
+ * Returns NEAR_OK (*ret_count is 0 when no read was sampled yet), NEAR_ERR_INVALID (most is 0, or a NULL), _UNSUPPORTED (hot_keys is
+ * 0), _TIMEOUT (the thread that was learning has been stopped), _CLOSED, _FORKED. */
+NEAR_API int near_hot_keys(near_cache *cache, size_t most, near_hot_key *ret_keys, size_t *ret_count);
+
 /* Changes the staleness bound, milliseconds. */
 NEAR_API int near_set_bound(near_cache *cache, uint32_t bound_ms);
 

@@ -69,12 +69,10 @@ int64_t near__deadline(const struct near__impl *impl, const near_call *call)
  * is loaded and the entry is found. */
 
 /* Hits of a thread are timed one in so many, on the long way: two clocks on every hit would cost as much as the hit. */
-#define TIMED_OF 64
-
 static inline int is_timed(const struct near__reader *reader)
 {
     /* relaxed: our own */
-    return (atomic_load_explicit(&reader->count[NEAR_COUNT_HITS], memory_order_relaxed) + 1) % TIMED_OF == 0;
+    return (atomic_load_explicit(&reader->count[NEAR_COUNT_HITS], memory_order_relaxed) + 1) % NEAR_TIMED_OF == 0;
 }
 
 /* A thread's first call makes its reader, outside any section: that may block and allocate. */
@@ -210,7 +208,7 @@ static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, st
     if (near__likely(near__impl_in_section(cache) != NULL)) {
         /* relaxed: our own */
         way->hits = 1 + atomic_load_explicit(&way->reader->count[NEAR_COUNT_HITS], memory_order_relaxed);
-        if (near__likely(way->hits % TIMED_OF != 0))
+        if (near__likely(way->hits % NEAR_TIMED_OF != 0))
             return 1;
     }
     near__rcu_leave_quickly(way->place);
@@ -548,6 +546,19 @@ int near_advise(near_cache *cache, uint64_t bytes, uint64_t entries, double *ret
     if (!impl)
         return status;
     status = near__local_advise(impl->local, entries ? entries : UINT64_MAX, bytes ? bytes : UINT64_MAX, ret_hit_ratio);
+    near__leave(impl);
+    return status;
+}
+
+int near_hot_keys(near_cache *cache, size_t most, near_hot_key *ret_keys, size_t *ret_count)
+{
+    int status;
+    if (!cache || !ret_keys || !most || !ret_count)
+        return NEAR_ERR_INVALID;
+    struct near__impl *impl = near__enter(cache, &status);
+    if (!impl)
+        return status;
+    status = near__local_hot_keys(impl->local, most, ret_keys, ret_count);
     near__leave(impl);
     return status;
 }

@@ -118,6 +118,7 @@ static int open_local_tier(struct near__impl *impl)
         .idle_ms = o->idle_ms,
         .policy = o->policy,
         .curve = o->curve,
+        .hot_keys = o->hot_keys,
         .foreign = o->track != NEAR_TRACK_NONE,
     };
     int status = near__local_open(&config, &impl->local);

@@ -72,7 +72,7 @@ static inline void near__hit_show(const struct near__local *local, struct near__
                                   const struct near__entry *entry, enum near__local_result result)
 {
     if (near__unlikely(local->taps))
-        near__tap_read(local, reader, key, key_size, near__hit_is_served(result) ? entry : NULL);
+        near__tap_read(local, reader, key, key_size, near__hit_is_served(result) ? entry : NULL, result);
 }
 
 /* Steps 1 to 4; *ret_entry is set when one was found, served or not.  Counts nothing. */

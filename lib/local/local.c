@@ -552,20 +552,30 @@ void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t 
 static uint64_t sum_of(struct near__local *local, enum near__count what)
 {
     uint64_t sum = 0;
-    /* acquire: pairs with the push of a reader; relaxed: statistics */
+    /* acquire: pairs with the push of a reader */
     struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
     for (; reader; reader = reader->next)
-        sum += atomic_load_explicit(&reader->count[what], memory_order_relaxed);
+        sum += near__reader_counted(reader, what);
     return sum;
 }
 
-uint64_t near__tier_reads(struct near__local *local)
+uint64_t near__tier_reads_of(const struct near__reader *reader)
 {
     static const enum near__count outcomes[] = {NEAR_COUNT_HITS,    NEAR_COUNT_STALE,    NEAR_COUNT_ABSENT,
                                                 NEAR_COUNT_EXPIRED, NEAR_COUNT_UNPROVEN, NEAR_COUNT_SUSPECT};
     uint64_t sum = 0;
     for (size_t i = 0; i < sizeof(outcomes) / sizeof(outcomes[0]); i++)
-        sum += sum_of(local, outcomes[i]);
+        sum += near__reader_counted(reader, outcomes[i]);
+    return sum;
+}
+
+uint64_t near__tier_reads(struct near__local *local)
+{
+    uint64_t sum = 0;
+    /* acquire: pairs with the push of a reader */
+    const struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
+    for (; reader; reader = reader->next)
+        sum += near__tier_reads_of(reader);
     return sum;
 }
 

@@ -51,6 +51,7 @@ struct near__local_config {
     uint32_t ttl_max_ms, idle_ms;    /* 0: none */
     uint32_t policy;                 /* a near_policy */
     uint32_t curve;                  /* 1: near__local_advise knows something */
+    uint32_t hot_keys;               /* that near__local_hot_keys tells, at most */
     int foreign;                     /* 1: others write, too, without raising positions: see "Foreign writers" in local.c */
     uint64_t seed;                   /* of the hash; 0: random */
     int manual;                      /* tests: no keeper thread; near__local_keep does its work */
@@ -182,6 +183,9 @@ int near__local_hottest(struct near__local *local, size_t most, near__local_hott
  * NEAR_OK, NEAR_MISS (no reads yet), NEAR_ERR_UNSUPPORTED (config.curve is not set), NEAR_ERR_TIMEOUT (somebody who was learning
  * has been stopped). */
 int near__local_advise(struct near__local *local, uint64_t entries, uint64_t bytes, double *ret_hit_ratio);
+/* The keys that are read most, hottest first: near_hot_keys.
+ * NEAR_OK, NEAR_ERR_UNSUPPORTED (config.hot_keys is 0), NEAR_ERR_TIMEOUT (as above). */
+int near__local_hot_keys(struct near__local *local, size_t most, near_hot_key *ret_keys, size_t *ret_count);
 
 /* Fills the local tier's and the reads' fields of stats (not the others). */
 void near__local_stats(struct near__local *local, near_stats *stats);
@@ -195,7 +199,7 @@ enum near__count {
 };
 void near__local_count(struct near__reader *reader, enum near__count what); /* get, copy and install count by themselves */
 
-/* The cache room times one hit in 64: kept in a ring of the thread's own (the last 512), merged when asked. */
+/* The cache room times one hit in 64, with hot_keys about twice as many: kept in a ring of the thread's own (the last 512), merged when asked. */
 void near__local_time_hit(struct near__reader *reader, int64_t ns);
 void near__local_hit_times(struct near__local *local, struct near__histogram *into);
 

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/random.h"
+#include "local/hotkeys.h"
 #include "local/rcu.h"
 #include "local/tier.h"
 
@@ -91,7 +92,8 @@ static void leave_all(void *unused)
 
 static struct near__reader *make(struct near__local *local)
 {
-    size_t tap = local->taps ? near__tap_size() : 0, size = sizeof(struct near__reader) + tap + 63;
+    size_t tap = local->taps ? near__tap_size() : 0, hotring = local->hotkeys ? near__hotring_size() : 0;
+    size_t size = sizeof(struct near__reader) + tap + hotring + 63;
     void *memory = near__alloc_zero(local->alloc, size);
     if (!memory)
         return NULL;
@@ -99,6 +101,7 @@ static struct near__reader *make(struct near__local *local)
     reader->memory = memory;
     reader->local = local;
     reader->tap = tap ? (struct near__tap *)(void *)(reader + 1) : NULL; /* on lines of its own, too */
+    reader->hotring = hotring ? (struct near__hotring *)(void *)((char *)(reader + 1) + tap) : NULL; /* likewise */
     reader->pins_free = UINT64_MAX;
     reader->sampler.random = local->index.seed ^ (uint64_t)(uintptr_t)reader;
     near__budget_charge(local, (int64_t)near__alloc_cost(local->alloc, memory, size));

@@ -13,8 +13,10 @@
 #define NEAR_PINS 64
 #define NEAR_POOL 16 /* see evict.c */
 #define NEAR_TIMED_HITS 512
+#define NEAR_TIMED_OF 64 /* one hit of so many is timed */
 
 struct near__tap;
+struct near__hotring;
 
 /* What one thread knows about good victims: see evict.c. */
 struct near__candidate {
@@ -46,6 +48,7 @@ struct near__reader {
     struct near__reader *mate, **mate_link;       /* (m) all of the thread; mate_link NULL: nobody's */
     void *memory;                                 /* (i) */
     struct near__tap *tap;                        /* (i) NULL if nobody learns from requests: tap.c */
+    struct near__hotring *hotring;                /* (i) NULL if hot keys are not wanted: hotkeys.c */
     _Atomic(uint32_t) hit_ns[NEAR_TIMED_HITS];    /* (w) relaxed: statistics; 0: none yet */
 };
 
@@ -90,6 +93,32 @@ static inline void near__reader_add(struct near__reader *reader, enum near__coun
     /* relaxed load and store: only the owner writes, so no locked instruction is needed */
     uint64_t now = atomic_load_explicit(&reader->count[what], memory_order_relaxed);
     atomic_store_explicit(&reader->count[what], now + n, memory_order_relaxed);
+}
+
+/* The count of hits is ahead by its phase, which stands above it: one word, so that it is read and changed with the count.  The hit
+ * path need not know: adding one leaves the phase alone, and so does the remainder by NEAR_TIMED_OF. */
+#define NEAR_PHASE_SHIFT 58
+_Static_assert((UINT64_C(1) << NEAR_PHASE_SHIFT) % NEAR_TIMED_OF == 0 && NEAR_TIMED_OF <= 1 << (64 - NEAR_PHASE_SHIFT), "see above");
+
+static inline uint64_t near__reader_counted(const struct near__reader *reader, enum near__count what)
+{
+    uint64_t word = atomic_load_explicit(&reader->count[what], memory_order_relaxed); /* relaxed: statistics */
+    if (what != NEAR_COUNT_HITS)
+        return word;
+    return (word & ((UINT64_C(1) << NEAR_PHASE_SHIFT) - 1)) - (word >> NEAR_PHASE_SHIFT);
+}
+/* The hit just counted is one of those that go the long way. */
+static inline int near__reader_hit_is_due(const struct near__reader *reader)
+{
+    /* relaxed: our own */
+    return atomic_load_explicit(&reader->count[NEAR_COUNT_HITS], memory_order_relaxed) % NEAR_TIMED_OF == 0;
+}
+/* After such a hit: the next is the one after so many others, 0 … NEAR_TIMED_OF - 1. */
+static inline void near__reader_put_off(struct near__reader *reader, uint32_t others)
+{
+    uint64_t hits = near__reader_counted(reader, NEAR_COUNT_HITS), phase = (0 - (hits + others + 1)) % NEAR_TIMED_OF;
+    /* relaxed: only the owner writes */
+    atomic_store_explicit(&reader->count[NEAR_COUNT_HITS], phase << NEAR_PHASE_SHIFT | (hits + phase), memory_order_relaxed);
 }
 
 #endif

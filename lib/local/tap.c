@@ -3,11 +3,13 @@
  * From requests to those who learn from them.
  *
  *      a thread's reads and fills --> its ring --+-- its next fill, or the keeper --> shadow.c --> local->rule
- *                                                                                 '-> curve.c --> near_advise
+ *                                                |                                '-> curve.c --> near_advise
+ *      of its reads one in 32 --> a ring of keys-'                                '-> hotkeys.c --> near_hot_keys
  *
- * Only keys whose hash is below a threshold are noted, so it is all or nothing for a key.  A hit writes to its thread's own ring and no
- * further (promise A); when the ring is full the request is not noted.  Learning is done by whoever fills, or the keeper, one
- * at a time: `tap_busy` is taken by an exchange that is never waited for.  What cannot be learnt now stays in its ring.
+ * In the first ring only keys whose hash is below a threshold are noted, so it is all or nothing for a key; the other one is
+ * hotkeys.c's.  A hit writes to its thread's own rings and no further (promise A); when a ring is full the request is not noted.
+ * Learning is done by whoever fills, or the keeper, one at a time: `tap_busy` is taken by an exchange that is never waited for.
+ * What cannot be learnt now stays in its ring.
  *
  *   word in a ring:    hash 63 … 16    what 15 … 14    size 13 … 0, see pack
  *
@@ -67,8 +69,10 @@ void near__tap_note(struct near__reader *reader, uint64_t hash, enum near__seen 
 }
 
 void near__tap_read(const struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
-                    const struct near__entry *entry)
+                    const struct near__entry *entry, enum near__local_result result)
 {
+    if (reader->hotring)
+        near__hotring_read(reader, key, key_size, result);
     uint64_t hash = near__hash(key, key_size, local->index.seed);
     if (!near__tap_wants(local, hash))
         return;
@@ -119,14 +123,17 @@ static struct near__curve_seen seen_of(struct near__local *local)
     return local->curve ? (struct near__curve_seen){near__tier_reads(local), lost_of(local)} : none;
 }
 
-static void drain(struct near__local *local, struct near__tap *tap)
+static void drain(struct near__local *local, struct near__reader *reader)
 {
+    struct near__tap *tap = reader->tap;
     struct near__curve_seen now = seen_of(local);
     uint32_t read = atomic_load_explicit(&tap->read, memory_order_relaxed); /* relaxed: ours, by tap_busy */
     uint32_t written = atomic_load_explicit(&tap->written, memory_order_acquire); /* acquire: as above */
     for (; read != written; read++)
         learn(local, atomic_load_explicit(&tap->word[read % RING], memory_order_relaxed), now); /* relaxed: ordered by written */
     atomic_store_explicit(&tap->read, read, memory_order_release); /* release: as above */
+    if (local->hotkeys)
+        near__hotkeys_drain(local->hotkeys, reader->hotring, near__tier_reads_of(reader));
 }
 
 /* More than the rings take is noted between two drains: the curve, which wants every request of a key, takes fewer keys. */
@@ -174,23 +181,41 @@ void near__tap_learn(struct near__local *local, struct near__reader *reader)
 {
     if (!begin(local))
         return;
-    drain(local, reader->tap);
+    drain(local, reader);
     apply(local);
     end(local);
+}
+
+static void drain_all(struct near__local *local)
+{
+    /* acquire: pairs with the push of a reader */
+    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
+    for (; reader; reader = reader->next)
+        drain(local, reader);
 }
 
 void near__tap_learn_all(struct near__local *local)
 {
     if (!local->taps || !begin(local))
         return;
-    /* acquire: pairs with the push of a reader */
-    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
-    for (; reader; reader = reader->next)
-        drain(local, reader->tap);
+    drain_all(local);
     if (local->curve)
         relieve(local);
     apply(local);
     end(local);
+}
+
+/* ---------------------------------------------------------------- questions */
+
+/* For those who want an answer.  0: somebody who was learning has been stopped. */
+static int begin_patiently(struct near__local *local)
+{
+    for (int patience = 0; !begin(local); patience++) {
+        if (patience > PATIENCE)
+            return 0;
+        sched_yield();
+    }
+    return 1;
 }
 
 int near__local_advise(struct near__local *local, uint64_t entries, uint64_t bytes, double *ret_hit_ratio)
@@ -198,20 +223,27 @@ int near__local_advise(struct near__local *local, uint64_t entries, uint64_t byt
     int64_t fixed = atomic_load_explicit(&local->budget.fixed, memory_order_relaxed); /* relaxed: a count */
     if (!local->curve)
         return NEAR_ERR_UNSUPPORTED;
-    for (int patience = 0; !begin(local); patience++) {
-        if (patience > PATIENCE)
-            return NEAR_ERR_TIMEOUT;
-        sched_yield();
-    }
-    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire); /* acquire: as above */
-    for (; reader; reader = reader->next)
-        drain(local, reader->tap);
+    if (!begin_patiently(local))
+        return NEAR_ERR_TIMEOUT;
+    drain_all(local);
     bytes = bytes > (uint64_t)fixed ? bytes - (uint64_t)fixed : 0;
     double ratio = near__curve_hit_ratio(local->curve, entries, bytes, seen_of(local));
     end(local);
     if (ratio < 0)
         return NEAR_MISS;
     *ret_hit_ratio = ratio;
+    return NEAR_OK;
+}
+
+int near__local_hot_keys(struct near__local *local, size_t most, near_hot_key *ret_keys, size_t *ret_count)
+{
+    if (!local->hotkeys)
+        return NEAR_ERR_UNSUPPORTED;
+    if (!begin_patiently(local))
+        return NEAR_ERR_TIMEOUT;
+    drain_all(local);
+    *ret_count = near__hotkeys_top(local->hotkeys, most, ret_keys);
+    end(local);
     return NEAR_OK;
 }
 
@@ -248,14 +280,26 @@ static int open_curve(struct near__local *local, uint64_t bytes_max)
     return NEAR_OK;
 }
 
+static int open_hotkeys(struct near__local *local, uint32_t keys)
+{
+    size_t cost;
+    local->hotkeys = near__hotkeys_create(local->alloc, keys, &cost);
+    if (!local->hotkeys)
+        return NEAR_ERR_NOMEM;
+    near__budget_charge(local, (int64_t)cost);
+    return NEAR_OK;
+}
+
 int near__tap_open(struct near__local *local, const struct near__local_config *config)
 {
     int status = config->policy == NEAR_POLICY_ADAPTIVE ? open_shadow(local, config->bytes_max) : NEAR_OK;
     if (status == NEAR_OK && config->curve)
         status = open_curve(local, config->bytes_max);
+    if (status == NEAR_OK && config->hot_keys)
+        status = open_hotkeys(local, config->hot_keys);
     if (status != NEAR_OK)
         return status;
-    local->taps = local->shadow || local->curve;
+    local->taps = local->shadow || local->curve || local->hotkeys;
     apply(local);
     return NEAR_OK;
 }
@@ -264,4 +308,5 @@ void near__tap_close(struct near__local *local)
 {
     near__shadow_destroy(local->alloc, local->shadow);
     near__curve_destroy(local->alloc, local->curve);
+    near__hotkeys_destroy(local->alloc, local->hotkeys);
 }

@@ -17,6 +17,7 @@ struct near__block; /* pins.c */
 struct near__ghosts; /* queues.c */
 struct near__shadow; /* shadow.c */
 struct near__curve; /* curve.c */
+struct near__hotkeys; /* hotkeys.c */
 struct near__local_config;
 
 /* Everything the tier has allocated, in bytes as the allocator really takes them.
@@ -86,6 +87,7 @@ struct near__local {
 
     struct near__shadow *shadow;    /* under tap_busy; NULL: the rule never changes */
     struct near__curve *curve;      /* under tap_busy; NULL: not wanted */
+    struct near__hotkeys *hotkeys;  /* under tap_busy; NULL: not wanted */
     uint64_t tap_lost;              /* under tap_busy: requests that rings had lost when that was last seen to */
     _Atomic(uint32_t) tap_busy;
 
@@ -139,6 +141,8 @@ static inline int64_t near__tier_estimate(size_t size)
 }
 /* Reads that looked here, so far (local.c). */
 uint64_t near__tier_reads(struct near__local *local);
+/* The same, of one thread. */
+uint64_t near__tier_reads_of(const struct near__reader *reader);
 
 static inline struct near__local *near__local_of(struct near__index *index)
 {

@@ -694,6 +694,43 @@ static void test_advice_needs_the_curve_and_a_size(void **state)
     assert_int_equal(near_advise(learning, 16 << 20, 0, &ratio), NEAR_ERR_CLOSED);
 }
 
+/* On the way that hits take, too: two keys in turn, one of which would never be the 64th. */
+static void test_hot_keys_are_told(void **state)
+{
+    near_cache *c = cache_of(state), *learning;
+    near_options options;
+    near_hot_key top[4];
+    near_stats stats = {.size = sizeof stats};
+    size_t count = 9;
+    assert_int_equal(near_hot_keys(c, 4, top, &count), NEAR_ERR_UNSUPPORTED);
+    assert_int_equal(near_hot_keys(NULL, 4, top, &count), NEAR_ERR_INVALID);
+    assert_int_equal(near_hot_keys(c, 0, top, &count), NEAR_ERR_INVALID);
+    assert_int_equal(near_hot_keys(c, 4, NULL, &count), NEAR_ERR_INVALID);
+    assert_int_equal(near_hot_keys(c, 4, top, NULL), NEAR_ERR_INVALID);
+    near_options_init(&options);
+    options.hot_keys = 257;
+    assert_int_equal(near_open("local:", &options, &learning, NULL), NEAR_ERR_OPTION);
+    options.hot_keys = 4;
+    assert_int_equal(near_open("local:", &options, &learning, NULL), NEAR_OK);
+    assert_int_equal(near_hot_keys(learning, 4, top, &count), NEAR_OK);
+    assert_int_equal(count, 0);
+    assert_int_equal(near_set(learning, "even", 4, "v", 1, NULL, NULL), NEAR_OK);
+    assert_int_equal(near_set(learning, "odd", 3, "v", 1, NULL, NULL), NEAR_OK);
+    for (int i = 1; i <= 40000; i++) {
+        expect(learning, "even", "v");
+        expect(learning, "odd", "v");
+        if (i % 1000 == 0)
+            assert_int_equal(near_hot_keys(learning, 4, top, &count), NEAR_OK);
+    }
+    assert_int_equal(count, 2);
+    assert_true(top[0].share_min < 0.65 && top[1].share_min > 0.35);
+    assert_true(top[0].key_size + top[1].key_size == 7);
+    assert_int_equal(near_stats_get(learning, &stats), NEAR_OK);
+    assert_int_equal(stats.local_hits, 80000);
+    assert_int_equal(near_close(learning), NEAR_OK);
+    assert_int_equal(near_hot_keys(learning, 4, top, &count), NEAR_ERR_CLOSED);
+}
+
 /* ---------------------------------------------------------------- closing */
 
 static void test_R51_calls_after_close_are_refused(void **state)
@@ -898,6 +935,7 @@ int main(void)
         EVERYWHERE(test_check_and_wait_ready),
         EVERYWHERE(test_statistics_add_up),
         EVERYWHERE(test_advice_needs_the_curve_and_a_size),
+        EVERYWHERE(test_hot_keys_are_told),
         EVERYWHERE(test_R51_calls_after_close_are_refused),
         EVERYWHERE(test_close_is_refused_while_values_are_held),
         WITH_A_REMOTE_TIER(test_close_logs_no_warning),

@@ -28,6 +28,7 @@ static void open_counted(struct fixture *f, uint64_t bytes)
     f->config.bytes_max = bytes;
     f->config.policy = policy;
     f->config.curve = policy == NEAR_POLICY_ADAPTIVE; /* the most that there can be beside entries */
+    f->config.hot_keys = policy == NEAR_POLICY_ADAPTIVE ? 16 : 0;
 }
 
 static int64_t ttl_ms = -1; /* of the fills */

@@ -53,6 +53,7 @@ static int scenario(void)
     near__alloc_init(&f.alloc, &failing.hooks);
     f.config.policy = policy;
     f.config.curve = policy == NEAR_POLICY_ADAPTIVE; /* whatever there is to allocate */
+    f.config.hot_keys = policy == NEAR_POLICY_ADAPTIVE ? 16 : 0;
     int status = near__local_open(&f.config, &f.local);
     if (status != NEAR_OK)
         return status;

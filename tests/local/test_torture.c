@@ -205,6 +205,7 @@ static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least)
     f.config.idle_ms = idle_ms;
     f.config.policy = policy;
     f.config.curve = policy != NEAR_POLICY_LRU;
+    f.config.hot_keys = policy != NEAR_POLICY_LRU ? 16 : 0;
     f.config.bytes_max = 1 << 20;
     reset();
     fixture_start(&f);
@@ -215,8 +216,13 @@ static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least)
     for (int i = 0; i < THREADS; i++)
         pthread_join(thread[i], NULL);
     double advised;
-    if (f.config.curve)
+    near_hot_key hottest;
+    size_t told;
+    if (f.config.curve) {
         assert_int_equal(near__local_advise(f.local, KEYS, UINT64_MAX, &advised), NEAR_OK);
+        assert_int_equal(near__local_hot_keys(f.local, 1, &hottest, &told), NEAR_OK);
+        assert_int_equal(told, 1);
+    }
     assert_int_equal(near__local_pinned(f.local), 0);
     assert_true(atomic_load(&hits) > 1000);
     near_stats s = stats_of(&f);
