@@ -16,6 +16,9 @@
 
 /* ---------------------------------------------------------------- INFO */
 
+#define INFO_HOT_KEYS 16
+#define INFO_HOT_KEY_WORDS 80 /* what a line has beside the key */
+
 static void info_server(struct server *s, char *text, size_t capacity)
 {
     snprintf(text, capacity,
@@ -61,12 +64,40 @@ static void info_nearcache(struct server *s, char *text, size_t capacity)
         near_stats_render(&stats, NEAR_FORMAT_INFO, s->settings.name, text, capacity);
 }
 
+/* Any byte may be in a key: what is not printable, and the backslash, as \xNN. */
+static void print_key(const near_hot_key *key, char *text)
+{
+    size_t length = 0;
+    for (uint32_t i = 0; i < key->key_size; i++) {
+        if (key->key[i] > ' ' && key->key[i] < 0x7f && key->key[i] != '\\')
+            text[length++] = (char)key->key[i];
+        else
+            length += (size_t)sprintf(text + length, "\\x%02x", key->key[i]);
+    }
+    text[length] = 0;
+}
+
+/* The hottest first, as many as there is room for. */
+static void info_hotkeys(struct server *s, char *text, size_t capacity)
+{
+    near_hot_key keys[INFO_HOT_KEYS];
+    char line[4 * NEAR_HOT_KEY_MAX + 1];
+    size_t count = 0;
+    int status = near_hot_keys(s->cache, INFO_HOT_KEYS, keys, &count);
+    int length = snprintf(text, capacity, "# Hotkeys\r\nhot_keys:%s\r\n", status < 0 ? near_status_name(status) : "on");
+    for (size_t i = 0; i < count && capacity - (size_t)length > sizeof line + INFO_HOT_KEY_WORDS; i++) {
+        print_key(&keys[i], line);
+        length += snprintf(text + length, capacity - (size_t)length, "hot%zu:share_min=%.6f,share_max=%.6f,key=%s\r\n", i,
+                           keys[i].share_min, keys[i].share_max, line);
+    }
+}
+
 static const struct {
     const char *name;
     void (*print)(struct server *s, char *text, size_t capacity);
 } info_sections[] = {
     {"server", info_server}, {"clients", info_clients},     {"memory", info_memory},
-    {"stats", info_stats},   {"nearcache", info_nearcache},
+    {"stats", info_stats},   {"nearcache", info_nearcache}, {"hotkeys", info_hotkeys},
 };
 
 static int info_wanted(const char *name, const struct arg *argv, size_t argc)

@@ -86,7 +86,8 @@ static int ended(pid_t pid)
 static int start_server(void **state)
 {
     static const char *const arguments[] = {"--port", "0", "--redis", "memory://resp-server", "--threads", "2",
-                                            "--max-bulk", "1m", "--max-output", "8m", "--max-clients", "200", NULL};
+                                            "--max-bulk", "1m", "--max-output", "8m", "--max-clients", "200", "--option", "hot_keys=8",
+                                            NULL};
     int output;
     (void)state;
     server_pid = spawn(arguments, &output);
@@ -479,6 +480,31 @@ static void test_info_tells_about_the_cache(void **state)
     close(fd);
 }
 
+static void test_info_tells_hot_keys(void **state)
+{
+    static char requests[100 * 40], text[16384];
+    size_t size = 0;
+    ssize_t n;
+    int fd = client();
+    (void)state;
+    send_text(fd, "SET \"hot\\nkey\" x\r\n");
+    expect(fd, "+OK\r\n");
+    for (int i = 0; i < 100; i++)
+        strcat(requests, "*2\r\n$3\r\nGET\r\n$7\r\nhot\nkey\r\n");
+    for (int i = 0; i < 200; i++) {
+        send_all(fd, requests, strlen(requests));
+        for (int k = 0; k < 100; k++)
+            expect(fd, "$1\r\nx\r\n");
+    }
+    send_text(fd, "INFO hotkeys\r\nQUIT\r\n");
+    while (size < sizeof text - 1 && (n = recv(fd, text + size, sizeof text - 1 - size, 0)) > 0)
+        size += (size_t)n;
+    text[size] = 0;
+    assert_non_null(strstr(text, "# Hotkeys\r\nhot_keys:on\r\nhot0:share_min="));
+    assert_non_null(strstr(text, ",key=hot\\x0akey\r\n"));
+    close(fd);
+}
+
 /* ---------------------------------------------------------------- hostile clients */
 
 /* The memory the server has in use, in KiB. */
@@ -770,6 +796,7 @@ int main(void)
         cmocka_unit_test(test_writes_of_a_pipeline_run_together),
         cmocka_unit_test(test_a_half_closed_client_gets_its_answers),
         cmocka_unit_test(test_info_tells_about_the_cache),
+        cmocka_unit_test(test_info_tells_hot_keys),
         cmocka_unit_test(test_J_nonsense_is_answered_with_an_error_and_the_end),
         cmocka_unit_test(test_J_harmless_oddities_are_passed_over),
         cmocka_unit_test(test_J_an_endless_line_ends_the_connection),
