@@ -105,6 +105,21 @@ static void test_R20_value_in_a_message_dies_with_its_key(void **state)
     assert_string_equal(stack_server(s, "k"), MISS);
     stack_fence(s, s->a);
     assert_string_equal(peek(s->a, "k"), MISS);
+
+    /* the same to the millisecond, however much time the fences let pass */
+    near_value value;
+    assert_int_equal(put(writer, "l", "one"), NEAR_OK);
+    cache_in(s->a, "l", "one");
+    int64_t written_ns = atomic_load(&s->now_ns);
+    stack_hold(s, NEAR_FAULT_HOLD_MESSAGES, NEAR_OP_SET, -1);
+    assert_int_equal(put_ttl(writer, "l", "two", 100000), NEAR_OK);
+    stack_skip(s, 450);
+    stack_hold(s, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
+    stack_fence(s, s->a);
+    assert_int_equal(near_peek(s->a, "l", 1, &value), NEAR_OK);
+    assert_memory_equal(value.data, "two", 3);
+    assert_true(value.ttl_ms <= 100000 - (atomic_load(&s->now_ns) - written_ns) / NEAR_NS_PER_MS);
+    near_release(&value);
     stack_close(writer);
 }
 
