@@ -349,6 +349,7 @@ void near__memory_turns(struct near__memory_store *store, int on)
 void near__memory_stop_tracking(struct near__memory_store *store)
 {
     near__memory_enter(store);
+    turn_locked(store); /* Redis sends a turn's reports before its replies: no acknowledged write is left without */
     for (struct near__mailbox *m = store->mailboxes; m; m = m->next)
         m->tracks = m->tracks ? -1 : 0;
     near__memory_leave(store);
