@@ -13,6 +13,11 @@
 
 enum { INTERVAL_MIN_MS = 5, INTERVAL_MAX_MS = 5000 };
 
+/* A heartbeat that lifts the position adds its nonce's last six digits (script.c), so two lifts of one process from one position
+ * differ by the steps between their attempts, and nobody's writes in between may make up for that by chance.  The step is near the
+ * golden section of a million and a badly approximable part of it: any n attempts' lifts are more than a million/(3n) apart. */
+enum { NONCE_STEP = 618073 };
+
 static int64_t bound_ns(const struct near__coherence *c)
 {
     /* relaxed: a bound that has just been changed may count from the next look on */
@@ -302,7 +307,8 @@ static uint64_t known_locked(const struct near__coherence *c)
 
 static void begin_locked(struct near__coherence *c, int64_t now)
 {
-    c->attempt = (struct near__attempt){.nonce = c->next_nonce++, .begun_ns = now, .known = known_locked(c)};
+    c->attempt = (struct near__attempt){.nonce = c->next_nonce, .begun_ns = now, .known = known_locked(c)};
+    c->next_nonce += NEAR_MUTANT(LIFTS_MEET) ? 1 : NONCE_STEP;
     c->asked = 1;
     pthread_cond_broadcast(&c->changed);
 }

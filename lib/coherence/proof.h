@@ -69,7 +69,7 @@ struct near__coherence {
     uint64_t lift_to;              /* (l) above everything seen before the last certain break */
     struct near__attempt attempt;  /* (l) */
     int asked, running;            /* (l) a heartbeat is to be sent; is being sent */
-    uint64_t next_nonce;           /* (l) attempts are numbered */
+    uint64_t next_nonce;           /* (l) attempts are numbered, in steps */
     uint64_t proved_nonce;         /* (l) of the last attempt that succeeded */
     uint64_t wanted_nonce;         /* (l) somebody waits for this one or a later one: begin it at once */
     int64_t next_proof_ns;         /* (l) when to begin the next attempt */

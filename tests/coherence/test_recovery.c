@@ -369,6 +369,41 @@ static void test_R25_R27_only_the_current_nonce_is_a_PONG(void **state)
     assert_int_equal(process_stats(&s->a).proofs, proofs + 1);
 }
 
+/* An attempt of A whose answer A never reads. */
+static void prove_unheard(struct stage *s)
+{
+    world_advance(&s->world, near__proof_patience_ns(s->a.coherence));
+    begin_attempt(s);
+    assert_int_equal(near__prover_step(s->a.coherence, 0), 1);
+}
+
+/* A hears nothing, so it lifts from the same position twice, and the second lift must not lead to the number which B, who has
+ * heard of the first and has written since, takes for the present one: B would not see that everything is gone. */
+static void test_R10_lifts_from_one_position_do_not_meet(void **state)
+{
+    struct stage *s = *state;
+    /* ahead of the server's time, which would keep them apart as well */
+    near__memory_set_position(s->world.store, "", near__memory_position(s->world.store, "") + UINT64_C(3600000000));
+    process_prove(&s->a);
+    process_prove(&s->b);
+    for (uint64_t writes = 0; writes < 40; writes++) {
+        near__memory_set_position(s->world.store, "", near__memory_position(s->world.store, "") - 1000);
+        prove_unheard(s);
+        process_set(&s->b, "k", 1);
+        process_prove(&s->b);
+        process_fetch(&s->b, "k");
+        assert_hit(&s->b, "k", 1);
+        for (uint64_t i = 0; i < writes; i++)
+            process_set(&s->b, "other", i + 1);
+        process_settle(&s->b);
+        near__memory_flushall(s->world.store);
+        prove_unheard(s);
+        process_prove(&s->b);
+        assert_no_hit(&s->b, "k");
+        process_prove(&s->a);
+    }
+}
+
 static void test_R25_halves_of_different_subscriptions_prove_nothing(void **state)
 {
     struct stage *s = *state;
@@ -915,6 +950,7 @@ int main(void)
         TEST(test_B_proof_counts_from_its_beginning),
         TEST(test_R25_R27_only_the_current_nonce_proves),
         TEST(test_R25_R27_only_the_current_nonce_is_a_PONG),
+        TEST(test_R10_lifts_from_one_position_do_not_meet),
         TEST(test_R25_halves_of_different_subscriptions_prove_nothing),
         TEST(test_R26_one_attempt_is_outstanding),
         TEST(test_I6_position_is_judged_when_the_heartbeat_is_read),
