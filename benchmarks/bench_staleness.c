@@ -2,24 +2,31 @@
  *
  * nearcache-bench staleness: how long after a write do other processes still have the old value?
  *
- * One process writes, the others hold the key in their local tiers and look at it again and again with near_peek, which never
- * touches the network; the first look that does not find the old value any more is the effect.  In the same round, and over the
- * same server, a bare PUBLISH goes to a thread in each of those processes that does nothing but wait for it: what is left between the two
- * is nearcache's own share (a look's distance included; it is measured, too).
+ * One process writes, the others hold the key in their local tiers.  In the same round, and over the same server, a bare PUBLISH goes to a
+ * thread in each process that does nothing but wait for it: what is left between the two is nearcache's own share.  Which of the
+ * two comes first changes from round to round.
  *
- *      writer      wait for all          write, take times      wait for all      PUBLISH, take times    wait for all
- *      reader      fetch, tell           look … gone: time      tell
- *      its thread                                               message: time, tell
+ * Nothing may run that measures while it is measured: on few processors a process that looks again and again is what the message waits
+ * for, and a scheduler's quantum (3 to 4 ms) is then all that is seen.  So every process sleeps, the writer too.  The subscriber notes
+ * itself when it has applied a message (near_stats.message_applied_ns), as the bare thread notes when it has heard one; afterwards,
+ * when all is quiet again, each process is woken once, looks whether the old value is gone indeed, and tells the noted time.
  *
- * All processes are forked before any of them opens anything.  They share one page of numbers and one clock. */
+ *      writer      ask: fetch    pause   write, take times    sleep    ask: look     (or)    PUBLISH, take times   sleep
+ *      reader      fetch, tell           (subscriber: note)            look, tell
+ *      its thread                                                                            message: note
+ *
+ * All processes are forked before any of them opens anything.  They share one page of numbers and one clock; they wait for each other
+ * in the kernel (futex). */
+#include <linux/futex.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,25 +46,33 @@
 #define WITNESS "nearcache-bench:witness" /* never written: while it is served, the local tier is */
 #define READY_MS 10000u
 #define WAIT_NS (10 * NEAR_NS_PER_S)
-#define LOOK_NS 2000 /* asked for between two looks; the kernel makes more of it */
-#define PAUSE_NS 1000000u
+#define PAUSE_NS 1000000u  /* at random before a write, so that it is in step with nothing */
+#define SETTLE_NS 1500000 /* asked for between a write and the look: by then, as a rule, all is over */
 #define PERCENTILES 101u
 
-/* What one reader tells; written by it alone.  Rounds begin at 1. */
+/* What one process tells; written by it alone. */
 struct reader {
-    _Alignas(128) _Atomic(uint64_t) ready, gone, heard; /* rounds: value fetched, old value gone, message heard */
-    _Atomic(int64_t) gone_ns, heard_ns;
-    _Atomic(int) valid; /* this round's gone_ns counts */
-    _Atomic(uint64_t) looks;
-    _Atomic(int64_t) looked_ns;
+    _Alignas(128) _Atomic(uint32_t) answered; /* the last question */
+    _Atomic(uint64_t) heard;                  /* number of the last bare message */
+    _Atomic(int64_t) heard_ns;
+    _Atomic(int64_t) gone_ns; /* the answer to LOOK; STILL_THERE, NOT_SERVED */
 };
+#define STILL_THERE 0  /* the old value is */
+#define NOT_SERVED (-1) /* nothing is, so that its absence says nothing */
+
+enum question { FETCH, LOOK };
 
 struct board {
     _Atomic(int) end, failed;
+    _Alignas(128) _Atomic(uint32_t) asked; /* futex: number of the question */
+    enum question question;                /* published by asked */
+    uint64_t version;                      /* as above */
+    _Alignas(128) _Atomic(uint32_t) answers; /* futex: answers to all questions so far */
     struct reader reader[PROCESSES_MAX];
     /* the writer's results */
     uint64_t rounds, discarded, lost, before_return;
-    struct near__histogram from_send, from_return, bare_from_send, bare_from_return, write;
+    struct near__histogram from_send, from_return, last_from_return, write;
+    struct near__histogram bare_from_send, bare_from_return, bare_last_from_return, publish;
     char error[256];
 };
 
@@ -89,6 +104,12 @@ static void doze(long ns)
     nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
 }
 
+static void futex(_Atomic(uint32_t) *word, int operation, uint32_t value, int64_t patience_ns)
+{
+    struct timespec patience = {patience_ns / NEAR_NS_PER_S, patience_ns % NEAR_NS_PER_S};
+    syscall(SYS_futex, word, operation, value, operation == FUTEX_WAIT ? &patience : NULL, NULL, 0);
+}
+
 static near_cache *open_cache(const struct staleness *staleness)
 {
     near_options options;
@@ -108,6 +129,7 @@ static near_cache *open_cache(const struct staleness *staleness)
 struct listener {
     const struct staleness *staleness;
     struct reader *reader;
+    pthread_t thread;
 };
 
 /* A subscriber as bare as can be. */
@@ -125,7 +147,7 @@ static void *listen_to_channel(void *arg)
         int64_t now = bench_now();
         if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 3 && reply->element[2]->type == REDIS_REPLY_STRING) {
             atomic_store_explicit(&listener->reader->heard_ns, now, memory_order_relaxed); /* published by the following */
-            /* release: pairs with the writer's wait_for */
+            /* release: pairs with all_have_heard */
             atomic_store_explicit(&listener->reader->heard, strtoull(reply->element[2]->str, NULL, 10), memory_order_release);
         }
         freeReplyObject(reply);
@@ -133,6 +155,15 @@ static void *listen_to_channel(void *arg)
     if (context)
         redisFree(context);
     return NULL;
+}
+
+/* 0: there is none. */
+static int start_listener(struct listener *listener)
+{
+    if (pthread_create(&listener->thread, NULL, listen_to_channel, listener) == 0)
+        return 1;
+    fail(listener->staleness->board, "cannot make a thread");
+    return 0;
 }
 
 /* The version in the local tier, 0 when the key is not there. */
@@ -161,47 +192,48 @@ static int fetch(near_cache *cache, const char *key, uint64_t version, struct bo
     return 0;
 }
 
-/* Looks until the old version is gone. */
-static void wait_for_effect(near_cache *cache, struct reader *reader, uint64_t version, struct board *board)
+/* When the last message was applied here, if the version is gone. */
+static int64_t look_for_effect(near_cache *cache, uint64_t version)
 {
-    int64_t began = bench_now(), now = began;
-    uint64_t looks = 0;
+    near_stats stats = {.size = sizeof(stats)};
+    if (look(cache, WITNESS) != 1)
+        return NOT_SERVED;
+    if (look(cache, KEY) == version || near_stats_get(cache, &stats) != NEAR_OK)
+        return STILL_THERE;
+    return stats.message_applied_ns;
+}
+
+/* Answers questions until the end. */
+static void answer_all(near_cache *cache, struct reader *reader, struct board *board)
+{
+    uint32_t seen = 0;
     while (!is_over(board)) {
-        int old = look(cache, KEY) == version;
-        now = bench_now(); /* after the look: never too early */
-        if (!old)
-            break;
-        looks++;
-        doze(LOOK_NS);
+        /* acquire: pairs with ask; the question is there */
+        uint32_t asked = atomic_load_explicit(&board->asked, memory_order_acquire);
+        if (asked == seen) {
+            futex(&board->asked, FUTEX_WAIT, seen, NEAR_NS_PER_S);
+            continue;
+        }
+        seen = asked;
+        if (board->question == LOOK)
+            atomic_store_explicit(&reader->gone_ns, look_for_effect(cache, board->version), memory_order_relaxed); /* published below */
+        else if (!fetch(cache, KEY, board->version, board) || !fetch(cache, WITNESS, 1, board))
+            return;
+        atomic_store_explicit(&reader->answered, seen, memory_order_release); /* pairs with ask */
+        atomic_fetch_add_explicit(&board->answers, 1, memory_order_release);  /* as above */
+        futex(&board->answers, FUTEX_WAKE, 1, 0);
     }
-    /* relaxed, all: published by the writer's round counter below */
-    atomic_store_explicit(&reader->gone_ns, now, memory_order_relaxed);
-    atomic_store_explicit(&reader->valid, look(cache, WITNESS) == 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&reader->looks, looks, memory_order_relaxed);
-    atomic_fetch_add_explicit(&reader->looked_ns, now - began, memory_order_relaxed);
 }
 
 static void be_reader(const struct staleness *staleness, unsigned number)
 {
-    struct board *board = staleness->board;
-    struct reader *reader = &board->reader[number];
+    struct reader *reader = &staleness->board->reader[number];
     struct listener listener = {.staleness = staleness, .reader = reader};
-    pthread_t thread;
-    prctl(PR_SET_TIMERSLACK, 1UL); /* short sleeps are short */
     near_cache *cache = open_cache(staleness);
-    if (!cache)
+    if (!cache || !start_listener(&listener))
         return;
-    if (pthread_create(&thread, NULL, listen_to_channel, &listener) != 0) {
-        fail(board, "cannot make a thread");
-        return;
-    }
-    for (uint64_t round = 1; fetch(cache, KEY, round, board) && fetch(cache, WITNESS, 1, board); round++) {
-        /* release, both: pair with the writer's wait_for */
-        atomic_store_explicit(&reader->ready, round, memory_order_release);
-        wait_for_effect(cache, reader, round, board);
-        atomic_store_explicit(&reader->gone, round, memory_order_release);
-    }
-    pthread_join(thread, NULL);
+    answer_all(cache, reader, staleness->board);
+    pthread_join(listener.thread, NULL);
     (void)near_close(cache);
 }
 
@@ -216,25 +248,57 @@ static int set_version(near_cache *cache, const char *key, uint64_t version, siz
     return status;
 }
 
-enum what { READY, GONE, HEARD };
-
-static uint64_t told(struct reader *reader, enum what what)
+/* Asks all readers and waits for their answers; 0: it takes too long, or is over. */
+static int ask(const struct staleness *staleness, enum question question, uint64_t version)
 {
-    _Atomic(uint64_t) *word = what == READY ? &reader->ready : what == GONE ? &reader->gone : &reader->heard;
-    return atomic_load_explicit(word, memory_order_acquire); /* acquire: pairs with the release of each; their times are there */
+    struct board *board = staleness->board;
+    int64_t deadline = bench_now() + WAIT_NS;
+    uint32_t number = atomic_load_explicit(&board->asked, memory_order_relaxed) + 1; /* relaxed: the writer's own */
+    board->question = question;
+    board->version = version;
+    atomic_store_explicit(&board->asked, number, memory_order_release); /* pairs with answer_all */
+    futex(&board->asked, FUTEX_WAKE, PROCESSES_MAX, 0);
+    for (unsigned i = 0; i + 1 < staleness->processes;) {
+        /* acquire, both: pair with answer_all; the count first, so that an answer after the look changes it */
+        uint32_t answers = atomic_load_explicit(&board->answers, memory_order_acquire);
+        if (atomic_load_explicit(&board->reader[i].answered, memory_order_acquire) == number) {
+            i++;
+            continue;
+        }
+        if (is_over(board) || bench_now() > deadline)
+            return 0;
+        futex(&board->answers, FUTEX_WAIT, answers, NEAR_NS_PER_S);
+    }
+    return 1;
 }
 
-/* Until every reader has told that round; 0: it takes too long. */
-static int wait_for(const struct staleness *staleness, enum what what, uint64_t round)
+/* Until the old version is gone everywhere; 0: as ask. */
+static int wait_for_effect(const struct staleness *staleness, uint64_t version)
 {
     int64_t deadline = bench_now() + WAIT_NS;
-    for (unsigned i = 0; i + 1 < staleness->processes; i++) {
-        while (told(&staleness->board->reader[i], what) < round) {
+    for (;;) {
+        int there = 0;
+        doze(SETTLE_NS);
+        if (bench_now() > deadline || !ask(staleness, LOOK, version))
+            return 0;
+        for (unsigned i = 0; i + 1 < staleness->processes; i++) /* relaxed: ask has acquired */
+            there |= atomic_load_explicit(&staleness->board->reader[i].gone_ns, memory_order_relaxed) == STILL_THERE;
+        if (!there)
+            return 1;
+    }
+}
+
+/* Until every listener has heard that message; the writer's as well. */
+static int all_have_heard(const struct staleness *staleness, uint64_t round)
+{
+    int64_t deadline = bench_now() + WAIT_NS;
+    doze(SETTLE_NS);
+    for (unsigned i = 0; i < staleness->processes; i++)
+        while (atomic_load_explicit(&staleness->board->reader[i].heard, memory_order_acquire) < round) {
             if (is_over(staleness->board) || bench_now() > deadline)
                 return 0;
-            doze(20000);
+            doze(SETTLE_NS);
         }
-    }
     return 1;
 }
 
@@ -246,50 +310,92 @@ static void record(struct near__histogram *histogram, int64_t ns)
 static void collect_effects(const struct staleness *staleness, int64_t sent_ns, int64_t returned_ns)
 {
     struct board *board = staleness->board;
+    int64_t last_ns = 0;
     record(&board->write, returned_ns - sent_ns);
     for (unsigned i = 0; i + 1 < staleness->processes; i++) {
-        struct reader *reader = &board->reader[i];
-        int64_t gone_ns = atomic_load_explicit(&reader->gone_ns, memory_order_relaxed); /* relaxed: wait_for has acquired */
-        if (!atomic_load_explicit(&reader->valid, memory_order_relaxed) || gone_ns < sent_ns) {
+        int64_t gone_ns = atomic_load_explicit(&board->reader[i].gone_ns, memory_order_relaxed); /* relaxed: ask has acquired */
+        if (gone_ns < sent_ns) {
             board->discarded++; /* freshness was not proven, or the copy had been evicted */
             continue;
         }
         record(&board->from_send, gone_ns - sent_ns);
         record(&board->from_return, gone_ns - returned_ns);
         board->before_return += gone_ns < returned_ns;
+        last_ns = gone_ns > last_ns ? gone_ns : last_ns;
     }
+    if (last_ns)
+        record(&board->last_from_return, last_ns - returned_ns);
 }
 
-/* 0: no answer. */
-static int publish(const struct staleness *staleness, redisContext *context, uint64_t round)
+static int write_once(const struct staleness *staleness, near_cache *cache, uint64_t round)
+{
+    struct board *board = staleness->board;
+    int64_t sent_ns = bench_now();
+    int status = set_version(cache, KEY, round + 1, staleness->value_size);
+    int64_t returned_ns = bench_now();
+    if (status != NEAR_OK) {
+        fail(board, near_status_text(status));
+        return 0;
+    }
+    if (!wait_for_effect(staleness, round)) {
+        fail(board, "a write has no effect in another process");
+        return 0;
+    }
+    collect_effects(staleness, sent_ns, returned_ns);
+    return 1;
+}
+
+static void collect_messages(const struct staleness *staleness, int64_t sent_ns, int64_t returned_ns)
+{
+    struct board *board = staleness->board;
+    int64_t last_ns = 0;
+    record(&board->publish, returned_ns - sent_ns);
+    for (unsigned i = 0; i + 1 < staleness->processes; i++) { /* relaxed: all_have_heard has acquired */
+        int64_t heard_ns = atomic_load_explicit(&board->reader[i].heard_ns, memory_order_relaxed);
+        record(&board->bare_from_send, heard_ns - sent_ns);
+        record(&board->bare_from_return, heard_ns - returned_ns);
+        last_ns = heard_ns > last_ns ? heard_ns : last_ns;
+    }
+    record(&board->bare_last_from_return, last_ns - returned_ns);
+}
+
+static int publish_once(const struct staleness *staleness, redisContext *context, uint64_t round)
 {
     struct board *board = staleness->board;
     int64_t sent_ns = bench_now();
     redisReply *reply = redisCommand(context, "PUBLISH " CHANNEL " %llu", (unsigned long long)round);
     int64_t returned_ns = bench_now();
-    if (!reply)
+    if (!reply) {
+        fail(board, "Redis does not answer");
         return 0;
+    }
     freeReplyObject(reply);
-    if (!wait_for(staleness, HEARD, round)) {
+    if (all_have_heard(staleness, round))
+        collect_messages(staleness, sent_ns, returned_ns);
+    else
         board->lost++;
-        return 1;
-    }
-    for (unsigned i = 0; i + 1 < staleness->processes; i++) {
-        int64_t heard_ns = atomic_load_explicit(&board->reader[i].heard_ns, memory_order_relaxed); /* relaxed: as above */
-        record(&board->bare_from_send, heard_ns - sent_ns);
-        record(&board->bare_from_return, heard_ns - returned_ns);
-    }
     return 1;
 }
 
 static void clear_results(struct board *board)
 {
+    struct near__histogram *all[] = {&board->from_send,      &board->from_return,      &board->last_from_return,      &board->write,
+                                     &board->bare_from_send, &board->bare_from_return, &board->bare_last_from_return, &board->publish};
     board->rounds = board->discarded = board->lost = board->before_return = 0;
-    memset(&board->from_send, 0, sizeof(board->from_send));
-    memset(&board->from_return, 0, sizeof(board->from_return));
-    memset(&board->bare_from_send, 0, sizeof(board->bare_from_send));
-    memset(&board->bare_from_return, 0, sizeof(board->bare_from_return));
-    memset(&board->write, 0, sizeof(board->write));
+    for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
+        memset(all[i], 0, sizeof(*all[i]));
+}
+
+/* One write and one bare message, in an order that changes. */
+static int do_round(const struct staleness *staleness, near_cache *cache, redisContext *context, uint64_t round, uint64_t *random)
+{
+    int bare_first = (int)(round & 1);
+    for (int half = 0; half < 2; half++) {
+        doze((long)near__random_below(random, PAUSE_NS));
+        if ((half == 0) == bare_first ? !publish_once(staleness, context, round) : !write_once(staleness, cache, round))
+            return 0;
+    }
+    return 1;
 }
 
 static void write_rounds(const struct staleness *staleness, near_cache *cache, redisContext *context)
@@ -299,7 +405,7 @@ static void write_rounds(const struct staleness *staleness, near_cache *cache, r
     uint64_t state = common->seed;
     int64_t warm_ns = INT64_MAX, end_ns = INT64_MAX;
     for (uint64_t round = 1; bench_now() < end_ns; round++) {
-        if (!wait_for(staleness, READY, round)) {
+        if (!ask(staleness, FETCH, round)) {
             fail(board, "a reader does not get the value");
             return;
         }
@@ -311,23 +417,8 @@ static void write_rounds(const struct staleness *staleness, near_cache *cache, r
             clear_results(board);
             warm_ns = INT64_MAX;
         }
-        doze((long)near__random_below(&state, PAUSE_NS)); /* not in step with the looks */
-        int64_t sent_ns = bench_now();
-        int status = set_version(cache, KEY, round + 1, staleness->value_size);
-        int64_t returned_ns = bench_now();
-        if (status != NEAR_OK) {
-            fail(board, near_status_text(status));
+        if (!do_round(staleness, cache, context, round, &state))
             return;
-        }
-        if (!wait_for(staleness, GONE, round)) {
-            fail(board, "a write has no effect in another process");
-            return;
-        }
-        collect_effects(staleness, sent_ns, returned_ns);
-        if (!publish(staleness, context, round)) {
-            fail(board, "Redis does not answer");
-            return;
-        }
         board->rounds++;
     }
 }
@@ -335,11 +426,12 @@ static void write_rounds(const struct staleness *staleness, near_cache *cache, r
 static void be_writer(const struct staleness *staleness)
 {
     struct board *board = staleness->board;
+    struct listener listener = {.staleness = staleness, .reader = &board->reader[staleness->processes - 1]};
     char error[256] = "";
     near_cache *cache = open_cache(staleness);
     redisContext *context = bench_wire_connect(&staleness->endpoint, error, sizeof(error));
-    if (!cache || !context) {
-        fail(board, error); /* open_cache has told its own */
+    if (!cache || !context || !start_listener(&listener)) { /* the writer's subscriber hears its own messages, so there is a bare one, too */
+        fail(board, error); /* others have told their own */
         return;
     }
     if (set_version(cache, WITNESS, 1, staleness->value_size) != NEAR_OK ||
@@ -348,7 +440,9 @@ static void be_writer(const struct staleness *staleness)
     else
         write_rounds(staleness, cache, context);
     atomic_store_explicit(&board->end, 1, memory_order_release); /* pairs with is_over */
+    futex(&board->asked, FUTEX_WAKE, PROCESSES_MAX, 0);
     freeReplyObject(redisCommand(context, "PUBLISH " CHANNEL " 0")); /* wakes the listeners */
+    pthread_join(listener.thread, NULL);
     redisFree(context);
     (void)near_del(cache, KEY, strlen(KEY), NULL);
     (void)near_del(cache, WITNESS, strlen(WITNESS), NULL);
@@ -408,15 +502,17 @@ struct delay {
 static struct delay delays[] = {
     {"nearcache: write's send to effect", offsetof(struct board, from_send), {0}, NULL},
     {"nearcache: write's return to effect", offsetof(struct board, from_return), {0}, NULL},
+    {"nearcache: write's return to the last effect", offsetof(struct board, last_from_return), {0}, NULL},
+    {"nearcache: the write itself", offsetof(struct board, write), {0}, NULL},
     {"bare: PUBLISH's send to message", offsetof(struct board, bare_from_send), {0}, NULL},
     {"bare: PUBLISH's return to message", offsetof(struct board, bare_from_return), {0}, NULL},
-    {"nearcache: the write itself", offsetof(struct board, write), {0}, NULL},
+    {"bare: PUBLISH's return to the last message", offsetof(struct board, bare_last_from_return), {0}, NULL},
+    {"bare: the PUBLISH itself", offsetof(struct board, publish), {0}, NULL},
 };
 #define DELAYS (sizeof(delays) / sizeof(*delays))
 
 struct totals {
-    uint64_t rounds, discarded, lost, before_return, looks;
-    int64_t looked_ns;
+    uint64_t rounds, discarded, lost, before_return;
 };
 
 static void gather(const struct staleness *staleness, unsigned run, struct totals *totals)
@@ -431,10 +527,6 @@ static void gather(const struct staleness *staleness, unsigned run, struct total
     totals->discarded += board->discarded;
     totals->lost += board->lost;
     totals->before_return += board->before_return;
-    for (unsigned i = 0; i < PROCESSES_MAX; i++) {
-        totals->looks += board->reader[i].looks;
-        totals->looked_ns += board->reader[i].looked_ns;
-    }
 }
 
 static void add_row(struct bench_report *report, const struct staleness *staleness, const struct delay *delay)
@@ -461,8 +553,6 @@ static int report_all(const struct staleness *staleness, const struct totals *to
     bench_row_count(setting, "effects_before_return", NULL, totals->before_return);
     bench_row_count(setting, "discarded", NULL, totals->discarded);
     bench_row_count(setting, "messages_lost", NULL, totals->lost);
-    bench_row_real(setting, "ns_between_looks", NULL, 1, 0,
-                   totals->looks ? (double)totals->looked_ns / (double)totals->looks : 0);
     for (size_t d = 0; d < DELAYS; d++)
         add_row(&report, staleness, &delays[d]);
     int status = bench_report_write(&report);
@@ -476,7 +566,7 @@ static int parse(struct staleness *staleness)
 {
     const struct bench_option rows[] = {
         {"uri", "URI", BENCH_TEXT, &staleness->uri, 0, 0, "a Redis of your own [a private one]"},
-        {"processes", "N", BENCH_COUNT, &staleness->processes, 2, PROCESSES_MAX, "one writes, the others look [3]"},
+        {"processes", "N", BENCH_COUNT, &staleness->processes, 2, PROCESSES_MAX, "one writes, the others have copies [4]"},
         {"value-size", "BYTES", BENCH_SIZE, &staleness->value_size, 8, 1 << 20, "[100]"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
@@ -504,7 +594,7 @@ static int run_all(const struct staleness *staleness, struct totals *totals)
 
 int bench_staleness(struct bench_common *common)
 {
-    struct staleness staleness = {.common = common, .processes = 3, .value_size = 100};
+    struct staleness staleness = {.common = common, .processes = 4, .value_size = 100};
     struct totals totals = {0};
     char error[256];
     common->seconds = 2;

@@ -852,6 +852,7 @@ typedef struct near_stats {
     uint64_t source_refused, source_dead_letters, source_forgotten;
     uint32_t policy;     /* a near_policy: the option */
     uint32_t policy_now; /* with NEAR_POLICY_ADAPTIVE the one that is being followed */
+    int64_t message_applied_ns; /* gauge: when, by CLOCK_MONOTONIC, the last message had been applied here; 0: none yet */
 } near_stats;
 
 /* Fills a snapshot; the counters are not from one instant.  stats->size must be set. */

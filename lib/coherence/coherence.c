@@ -541,6 +541,7 @@ void near__coherence_stats(const struct near__coherence *c, near_stats *stats)
     stats->server_changes = count_of(&c->server_changes);
     stats->position_regressions = count_of(&c->position_regressions);
     near__histogram_quantiles(&c->invalidation_ns, &stats->invalidation_ns);
+    stats->message_applied_ns = atomic_load_explicit(&c->applied_ns, memory_order_relaxed); /* as the counters */
     pthread_mutex_lock(&mutable->lock);
     int never = c->proved_ns == NEAR_PROVED_NEVER;
     stats->proof_age_ms = never ? -1 : (near__now(c->clock) - c->proved_ns) / NEAR_NS_PER_MS;

@@ -82,6 +82,7 @@ struct near__coherence {
     _Atomic(uint64_t) messages, messages_own, messages_bad, messages_foreign, messages_kept, message_gaps; /* (a) statistics, relaxed */
     _Atomic(uint64_t) proofs, proofs_failed, subscriptions, disconnections, suspicions;
     _Atomic(uint64_t) server_changes, position_regressions;
+    _Atomic(int64_t) applied_ns; /* when the last message had been applied; 0: none yet */
     struct near__histogram invalidation_ns;
 
     pthread_t subscriber_thread, prover_thread; /* (c) */

@@ -102,7 +102,8 @@ static unsigned follow(struct near__coherence *c, uint64_t position, uint64_t *r
 
 static void measure(struct near__coherence *c, const struct near__message *m)
 {
-    int64_t delay = near__now(c->clock) - m->sent_ns;
+    int64_t now = near__now(c->clock), delay = now - m->sent_ns;
+    atomic_store_explicit(&c->applied_ns, now, memory_order_relaxed); /* a statistic: no order needed */
     if (c->host && m->host == c->host && delay >= 0) /* otherwise the sender's clock is not ours */
         near__histogram_record(&c->invalidation_ns, (uint64_t)delay);
 }

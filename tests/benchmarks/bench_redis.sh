@@ -24,7 +24,7 @@ remote_has_all_calls() {
 staleness_is_measured() {
     # with plots: the names of its lines have quotes in them
     run 0 staleness --runs 1 --seconds 0.2 --warmup 0.05 --processes 3 --json - --plot "$work/plots" && is_json && has_environment &&
-        has results.length 5 && every_result delay samples ns_p50 ns_p99 ns_p999 ns_percentiles.length && nothing_left &&
+        has results.length 8 && every_result delay samples ns_p50 ns_p99 ns_p999 ns_percentiles.length && nothing_left &&
         holds "$(value configuration.rounds) > 0 && $(value results.0.samples) + $(value configuration.discarded) == \
             2 * $(value configuration.rounds) && $(value results.0.ns_p50) > 0"
 }

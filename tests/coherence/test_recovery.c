@@ -891,6 +891,7 @@ static void test_statistics_tell_the_proof_and_the_delay(void **state)
     stats = process_stats(&s->a);
     assert_int_equal(stats.invalidation_ns.count, 1);
     assert_int_equal(stats.invalidation_ns.max, 3 * NEAR_NS_PER_MS);
+    assert_int_equal(stats.message_applied_ns, near__now(&s->world.clock));
     world_advance(&s->world, TEST_BOUND_NS);
     assert_int_equal(process_stats(&s->a).proven, 0);
     process_open(&late, &s->world, 33);
