@@ -33,4 +33,23 @@ check "a program that never ends is noticed" counts "FAIL PE" 'echo 1..1; echo o
 unset limit
 check "lines of other kinds and standard error do not count" counts "PASS P" \
     'echo 1..1; echo "# ok 7"; echo "hello ok 3"; echo "not ok 9" >&2; echo ok 1 - a'
+
+# says EXPECTED SCRIPT: what a summary is told of that program's failures, its lines joined
+says() {
+    counts FAIL\ F "$2" > "$work/counted"
+    seen=$(sed -n 's/^:test-said: //p' "$work/program.trs" | tr '\n' ';')
+    echo "expected $1, seen $seen"
+    [ "$1" = "$seen" ] || return 1
+    printf '%s' "$seen" | tr ';' '\n' > "$work/said"
+    sed -n 's/^    //p' "$work/console" | diff "$work/said" -
+}
+
+check "what a failed case said is told, and what the others said is not" says "# 1 != 2;# f.c:7;" \
+    'echo 1..2; echo ok 1 - a; echo "# fine"; echo not ok 2 - b; echo "# 1 != 2"; echo "# f.c:7"; exit 1'
+check "of many lines the first and the last are told" says "# 1;# 2;# 3;# 4;# 5;# 6;# 7;# 8;…;# 96;# 97;# 98;# 99;# 100;" \
+    'echo 1..1; echo not ok 1 - a; seq 100 | sed "s/^/# /"; exit 1'
+check "the seed and the last errors are told" says "NEAR_TEST_SEED=5;46;47;48;49;50;" \
+    'echo NEAR_TEST_SEED=5 >&2; seq 50 >&2; echo 1..1; echo not ok 1 - a; exit 1'
+check "what a sanitizer found is told" says "==7==ERROR: AddressSanitizer: x;46;47;48;49;50;" \
+    'echo 1..1; echo ok 1 - a; echo "==7==ERROR: AddressSanitizer: x" >&2; seq 50 >&2; exit 1'
 plan

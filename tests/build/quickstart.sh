@@ -62,6 +62,25 @@ installs_the_packages() {
     [ "$(sed -n 1p "$work/apt")" = "-q update" ] && sed -n 2p "$work/apt" | grep -q -- '-y install .* liburcu-dev'
 }
 
+# What check says in the end, with stand-ins for the tools: one program passed, one failed and said why.
+summary_tells_why() {
+    stand_in id 'echo 0'
+    for tool in autoreconf dpkg-query; do
+        stand_in $tool 'printf installed'
+    done
+    stand_in make 'case "$*" in *check*) ;; *) exit 0;; esac
+        mkdir -p "$2/tests" && cd "$2/tests"
+        printf ":test-result: %s\n" "PASS - c" > good.trs
+        printf "%s\n" ":test-result: PASS - a" ":test-result: FAIL - b" ":test-said: seed 7" ":test-result: SKIP - d" > bad.trs
+        exit 2'
+    printf '#!/bin/sh\ntouch Makefile\n' > "$work/tree/configure"
+    chmod +x "$work/tree/configure"
+    ends_with 1 in_front "$work/tree/quickstart" check || return 1
+    grep -A 1 '^  FAIL: build-asan/tests/bad - b$' "$work/said" | grep -q '^        seed 7$' &&
+        grep -q '^  SKIP: build/tests/bad - d$' "$work/said" && ! grep -q -E "good|PASS" "$work/said" &&
+        [ "$(tail -n 1 "$work/said")" = "6 passed, 3 failed, 3 skipped" ]
+}
+
 is_portable_shell() {
     dash -n "$quickstart"
 }
@@ -70,6 +89,7 @@ check "help names every command" help_names_every_command
 check "an unknown command is refused with status 2" unknown_command_is_refused
 check "without root the one line to run is printed" names_the_packages
 check "with root missing packages are installed, the list updated first" installs_the_packages
+check "the summary of check tells what failed and why" summary_tells_why
 if command -v dash > /dev/null; then
     check "it is POSIX shell" is_portable_shell
 else

@@ -15,11 +15,12 @@ rows() {
     sed -n 's/ *| */|/g; /^R/p' "$here/mutants.list"
 }
 
-# result PROGRAM CASE [MUTANT [LIMIT]]: passed, skipped or noticed; its output in $log
+# result PROGRAM CASE [MUTANT [LIMIT]]: passed, skipped or noticed; its output and how it ended in $log
 result() {
-    status=0
+    status=0 started=$(date +%s)
     NEAR_CASE=$2 NEAR_MUTANT=${3-} CMOCKA_MESSAGE_OUTPUT=TAP timeout -k 5 "${4-300}" "$built/$1" > "$log" 2>&1 < /dev/null ||
         status=$?
+    echo "# $1 $2${3:+ with $3} ended with status $status after $(($(date +%s) - started)) s" >> "$log"
     if [ "$status" = 0 ] && grep -q -E "^(not )?ok.*SKIP" "$log"; then
         echo skipped
     elif [ "$status" = 0 ] && grep -q "^ok 1 - $2\$" "$log"; then
@@ -50,8 +51,18 @@ try() {
     elif [ "$unbroken" = passed ] && [ "$broken" = noticed ]; then
         echo ok > "$work/$number"
     else
-        { echo "not ok: unbroken: $unbroken, broken: $broken"; cat "$work/$number".*broken; } > "$work/$number"
+        explain > "$work/$number"
     fi
+}
+
+# The verdict and the last lines of the run that it comes from; then all of both runs.
+explain() {
+    echo "not ok: unbroken: $unbroken, broken: $broken"
+    tail -n 5 "$log"
+    for log in "$work/$number".*broken; do
+        echo "---- all of ${log##*.}"
+        cat "$log"
+    done
 }
 
 # half REMAINDER: tries every second mutant
@@ -91,7 +102,8 @@ a_survivor_is_reported() {
     number=survivor
     try R01 BREAKS_NOTHING memory test_R01_fill_that_meets_an_invalidation_is_not_kept
     cat "$work/survivor"
-    [ "$(head -n 1 "$work/survivor")" = "not ok: unbroken: passed, broken: passed" ]
+    [ "$(head -n 1 "$work/survivor")" = "not ok: unbroken: passed, broken: passed" ] &&
+        head -n 6 "$work/survivor" | grep -q "with BREAKS_NOTHING ended with status 0 after"
 }
 
 check "a mutant that nobody notices is reported" a_survivor_is_reported
