@@ -2,11 +2,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # make installcheck: a program finds the installed library by pkg-config alone, shared and static.
-# From the environment: libdir (of this installation), CC, PKG_CONFIG, INSTRUMENT_CFLAGS, shared and static (yes, no).
+# From the environment: libdir and includedir (of this installation, behind DESTDIR if there is one), version, CC, PKG_CONFIG, INSTRUMENT_CFLAGS, shared and static (yes, no).
 . "$top_srcdir/tests/build/tap.sh"
 
 PKG_CONFIG_PATH=$libdir/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
 export PKG_CONFIG_PATH
+
+# asks ARGUMENT…: pkg-config, which cannot know of a DESTDIR
+asks() {
+    $PKG_CONFIG --define-variable=libdir="$libdir" --define-variable=includedir="$includedir" "$@" nearcache
+}
 
 cat > "$work/program.c" << 'EOF'
 #include <nearcache.h>
@@ -37,29 +42,29 @@ EOF
 # builds FLAG…: the program with pkg-config's words, and runs it
 builds() {
     # shellcheck disable=SC2046,SC2086 # lists of words
-    $CC $INSTRUMENT_CFLAGS $($PKG_CONFIG --cflags nearcache) "$work/program.c" -o "$work/program" "$@" &&
+    $CC $INSTRUMENT_CFLAGS $(asks --cflags) "$work/program.c" -o "$work/program" "$@" &&
         LD_LIBRARY_PATH=$libdir "$work/program"
 }
 
 builds_shared() {
     # shellcheck disable=SC2046
-    builds $($PKG_CONFIG --libs nearcache) && readelf -d "$work/program" | grep -q 'libnearcache\.so'
+    builds $(asks --libs) && readelf -d "$work/program" | grep -q 'libnearcache\.so'
 }
 
 # Only our library is taken static; what it needs itself may be shared, as Debian has no static OpenSSL by default.
 builds_static() {
     # shellcheck disable=SC2046
-    builds $($PKG_CONFIG --static --libs nearcache | sed "s|-lnearcache|$libdir/libnearcache.a|") &&
+    builds $(asks --static --libs | sed "s|-lnearcache|$libdir/libnearcache.a|") &&
         ! readelf -d "$work/program" | grep -q 'libnearcache\.so'
 }
 
 needs_only_itself() {
-    $PKG_CONFIG --print-requires nearcache > "$work/requires" && [ ! -s "$work/requires" ] &&
-        [ "$($PKG_CONFIG --libs-only-l nearcache | tr -d ' ')" = -lnearcache ]
+    asks --print-requires > "$work/requires" && [ ! -s "$work/requires" ] &&
+        [ "$(asks --libs-only-l | tr -d ' ')" = -lnearcache ]
 }
 
 version_is_ours() {
-    [ "$($PKG_CONFIG --modversion nearcache)" = "$version" ]
+    [ "$(asks --modversion)" = "$version" ]
 }
 
 check "pkg-config knows the version" version_is_ours
