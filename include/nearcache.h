@@ -180,6 +180,10 @@ typedef struct near_options {
     uint32_t load_refreshes;     /* most refreshes at once that nobody waits for */
     uint32_t curve;              /* 1: near_advise knows something */
     uint32_t hot_keys;           /* near_hot_keys tells so many; 0: none */
+    uint64_t auto_bytes_min;     /* automatic size: least, bytes */
+    uint64_t auto_bytes_max;     /* automatic size: most, bytes; 0: local_bytes */
+    uint32_t auto_hit_permille;  /* automatic size: hit ratio to reach; 0: the size is local_bytes */
+    uint32_t auto_pressure;      /* automatic size: 1 (default): memory is given back when it is short */
 } near_options;
 
 /* Fills options with the defaults, as many fields as the caller's struct has.  Blocks: never. */
@@ -752,6 +756,17 @@ NEAR_API int near_clear(near_cache *cache, uint32_t flags, const near_call *call
  * background, in bounded steps.  Blocks: never.  Returns NEAR_OK or NEAR_ERR_OPTION (outside the option's range). */
 NEAR_API int near_set_local_bytes(near_cache *cache, uint64_t bytes);
 NEAR_API int near_set_local_entries(near_cache *cache, uint64_t entries); /* 0: only bytes count */
+/* The automatic size: the local tier has the least budget, from bytes_min to bytes_max, that near_advise expects to answer so many
+ * thousandths of the reads, and less than that, down to bytes_min, while memory is short (option auto_pressure).  bytes_max 0: the size
+ * that near_set_local_bytes or local_bytes said last.  hit_permille 0 ends it: the size stays as it is.  Changes are damped and come
+ * within seconds to minutes (docs/policies.md); near_stats tells what was decided and why.  A size that near_set_local_bytes sets
+ * meanwhile counts at once, also outside of the limits, ends what pressure has left behind, and stays for half a minute unless memory is
+ * short; then deciding goes on from there.
+ * Threads: any.  Blocks: never.
+ * Returns NEAR_OK, NEAR_ERR_OPTION (outside of the options' ranges, or bytes_min above bytes_max), NEAR_ERR_UNSUPPORTED (neither
+ * auto_hit_permille nor curve was set when the cache was opened), NEAR_ERR_INVALID, _CLOSED, _FORKED. */
+NEAR_API int near_set_auto_size(near_cache *cache, uint32_t hit_permille, uint64_t bytes_min, uint64_t bytes_max);
+
 /* Tells which share of the reads the local tier would answer, with the policy lru, if it had so many bytes (as the option
  * local_bytes counts) and so many entries; 0: that is no limit.  From the requests seen so far, recent ones counting more, as if
  * nothing expired or were invalidated; needs the option curve.  Within 0.02 of the truth on real traces (docs/policies.md).
@@ -799,6 +814,21 @@ NEAR_API int near_wait_ready(near_cache *cache, uint32_t timeout_ms, near_error 
 typedef struct near_quantiles {
     uint64_t count, p50, p90, p99, p999, max;
 } near_quantiles;
+
+/* Why the automatic size is what it is. */
+typedef enum near_auto_reason {
+    NEAR_AUTO_OFF = 0,
+    NEAR_AUTO_LEARNING = 1,    /* too few reads to decide by, so far or since the last decision */
+    NEAR_AUTO_REACHED = 2,     /* the target is reached */
+    NEAR_AUTO_GROWN = 3,       /* the last decision was to grow, */
+    NEAR_AUTO_SHRUNK = 4,      /* or to shrink: less is enough */
+    NEAR_AUTO_NOT_FULL = 5,    /* below the target, but there is room that is not used yet */
+    NEAR_AUTO_NO_ROOM = 6,     /* below the target, but the process's control group has no memory to spare */
+    NEAR_AUTO_UNREACHABLE = 7, /* the largest size allowed, and the target is out of its reach */
+    NEAR_AUTO_PRESSED = 8,     /* memory is short: shrinking */
+    NEAR_AUTO_RECOVERING = 9,  /* it was short: growing slowly */
+    NEAR_AUTO_BY_HAND = 10     /* near_set_local_bytes was called less than half a minute ago */
+} near_auto_reason;
 
 typedef struct near_stats {
     size_t size;
@@ -853,6 +883,14 @@ typedef struct near_stats {
     uint32_t policy;     /* a near_policy: the option */
     uint32_t policy_now; /* with NEAR_POLICY_ADAPTIVE the one that is being followed */
     int64_t message_applied_ns; /* gauge: when, by CLOCK_MONOTONIC, the last message had been applied here; 0: none yet */
+    /* automatic size; local_bytes_limit is the size itself */
+    uint64_t auto_wanted_bytes;      /* what the target would need; 0: not known yet */
+    uint64_t auto_cap_bytes;         /* what memory pressure leaves at present; 0: no limit */
+    uint64_t auto_expected_permille; /* hit ratio expected at the size of the last decision */
+    uint64_t auto_grown, auto_shrunk; /* times that the size was changed */
+    uint64_t auto_pressed;           /* looks, one a second, that found memory short */
+    uint32_t auto_reason;            /* a near_auto_reason */
+    uint32_t auto_reserved;          /* 0 */
 } near_stats;
 
 /* Fills a snapshot; the counters are not from one instant.  stats->size must be set. */

@@ -82,3 +82,13 @@ size_t near__alloc_cost(const struct near__alloc *alloc, const void *memory, siz
         return memory ? malloc_usable_size((void *)(uintptr_t)memory) + 8 : 0;
     return (size + 16 + 15) & ~(size_t)15;
 }
+
+void near__alloc_give_back(const struct near__alloc *alloc)
+{
+#ifdef __GLIBC__
+    if (alloc->is_malloc)
+        (void)malloc_trim(0);
+#else
+    (void)alloc;
+#endif
+}

@@ -22,4 +22,8 @@ void *near__memdup(const struct near__alloc *alloc, const void *bytes, size_t si
 /* What the block really costs, header included: usable size + 8 for malloc, size + 16 rounded up otherwise. */
 size_t near__alloc_cost(const struct near__alloc *alloc, const void *memory, size_t size);
 
+/* Gives free memory of the C library's heaps back to the system as far as it can; may take milliseconds, and other threads that allocate
+ * wait meanwhile.  With the caller's hooks, and C libraries that have no such call, nothing. */
+void near__alloc_give_back(const struct near__alloc *alloc);
+
 #endif

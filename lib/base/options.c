@@ -82,7 +82,12 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
     X(load_threads, COUNT, "16", 1, 1024, "", 0, "Most threads that run loaders; they are started when needed.")       \
     X(load_refreshes, COUNT, "8", 1, 1024, "", 0, "Most refreshes at once that nobody waits for.")                     \
     X(curve, BOOLEAN, "no", 0, 1, "", 0, "Learn from the reads which hit ratio other sizes would have, for near_advise.") \
-    X(hot_keys, COUNT, "0", 0, 256, "", 0, "How many of the keys that are read most near_hot_keys tells; 0: none, at no cost.")
+    X(hot_keys, COUNT, "0", 0, 256, "", 0, "How many of the keys that are read most near_hot_keys tells; 0: none, at no cost.") \
+    X(auto_bytes_min, SIZE, "1m", MIB, TIB, "", 1, "Automatic size: least budget of the local tier.") \
+    X(auto_bytes_max, SIZE, "0", 0, TIB, "", 1, "Automatic size: largest budget of the local tier; 0: local_bytes.") \
+    X(auto_hit_permille, COUNT, "0", 0, 1000, "", 1, \
+      "Automatic size: the local tier has the least budget that reaches this hit ratio; 0: it has local_bytes.") \
+    X(auto_pressure, BOOLEAN, "yes", 0, 1, "", 0, "Automatic size: the local tier gives memory back when it is short.")
 
 struct row {
     near_option_info info;
@@ -317,6 +322,9 @@ static int check_together(const near_options *o, near_error *error)
         return near__fail(error, NEAR_ERR_OPTION, "stale_ms (%u) is below bound_ms (%u)", o->stale_ms, o->bound_ms);
     if (o->message_value_max && o->track != NEAR_TRACK_NONE)
         return near__fail(error, NEAR_ERR_OPTION, "message_value_max: with track, the server's report of the write takes the value away");
+    if (o->auto_hit_permille && o->auto_bytes_min > (o->auto_bytes_max ? o->auto_bytes_max : o->local_bytes))
+        return near__fail(error, NEAR_ERR_OPTION, "auto_bytes_min (%llu) is above %s", (unsigned long long)o->auto_bytes_min,
+                          o->auto_bytes_max ? "auto_bytes_max" : "local_bytes");
     if (!o->tls_cert_file != !o->tls_key_file)
         return near__fail(error, NEAR_ERR_OPTION, "tls_cert_file and tls_key_file go together");
     if (!o->allocator.allocate != !o->allocator.reallocate || !o->allocator.allocate != !o->allocator.release)

@@ -519,10 +519,7 @@ static int resize(near_cache *cache, const char *option, uint64_t bytes, uint64_
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
         return status;
-    near_stats stats = {.size = sizeof(stats)};
-    near__local_stats(impl->local, &stats);
-    near__local_resize(impl->local, change_entries ? stats.local_bytes_limit : bytes,
-                       change_entries ? entries : stats.local_entries_limit);
+    near__local_resize(impl->local, change_entries ? NEAR_LIMIT_KEPT : bytes, change_entries ? entries : NEAR_LIMIT_KEPT);
     near__leave(impl);
     return NEAR_OK;
 }
@@ -535,6 +532,22 @@ int near_set_local_bytes(near_cache *cache, uint64_t bytes)
 int near_set_local_entries(near_cache *cache, uint64_t entries)
 {
     return resize(cache, "local_entries", 0, entries, 1);
+}
+
+int near_set_auto_size(near_cache *cache, uint32_t hit_permille, uint64_t bytes_min, uint64_t bytes_max)
+{
+    int status;
+    if (!cache)
+        return NEAR_ERR_INVALID;
+    if (!option_in_range("auto_hit_permille", hit_permille) || !option_in_range("auto_bytes_min", bytes_min) ||
+        !option_in_range("auto_bytes_max", bytes_max) || (bytes_max && bytes_min > bytes_max))
+        return NEAR_ERR_OPTION;
+    struct near__impl *impl = near__enter(cache, &status);
+    if (!impl)
+        return status;
+    status = near__local_set_auto(impl->local, hit_permille, bytes_min, bytes_max);
+    near__leave(impl);
+    return status;
 }
 
 int near_advise(near_cache *cache, uint64_t bytes, uint64_t entries, double *ret_hit_ratio)

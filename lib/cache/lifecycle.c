@@ -119,6 +119,10 @@ static int open_local_tier(struct near__impl *impl)
         .policy = o->policy,
         .curve = o->curve,
         .hot_keys = o->hot_keys,
+        .auto_hit_permille = o->auto_hit_permille,
+        .auto_bytes_min = o->auto_bytes_min,
+        .auto_bytes_max = o->auto_bytes_max,
+        .auto_pressure = o->auto_pressure,
         .foreign = o->track != NEAR_TRACK_NONE,
     };
     int status = near__local_open(&config, &impl->local);

@@ -20,7 +20,7 @@
 #define STEPS_BITS 5
 #define STEPS (1u << STEPS_BITS)
 #define BUCKETS (STEPS * (64 - STEPS_BITS + 1))
-#define READS_MAX (1u << 20) /* of the sample; then all is halved: what is long ago counts less */
+#define READS_MAX (1u << 20) /* of the sample, if nobody says otherwise: near__curve_forget_after */
 #define SIZE_LIMIT (UINT64_C(1) << 60) /* room enough for everything */
 #define NIL UINT32_MAX
 
@@ -37,6 +37,8 @@ struct sum {
 struct near__curve {
     uint32_t keys_max, places, mask;
     uint32_t count, last; /* keys; the place used last */
+    uint32_t reads_max;   /* counted: then all is halved */
+    uint64_t samples;     /* reads of the sample, ever */
     unsigned halvings;    /* the sample is 2^-halvings of the keys */
     double counted;       /* reads of the sample, halved as the arrays are */
     double expected;      /* how many they should be, up to then */
@@ -65,6 +67,7 @@ struct near__curve *near__curve_create(const struct near__alloc *alloc, uint32_t
     *ret_cost = near__alloc_cost(alloc, memory, size);
     c->keys_max = keys_max;
     c->places = places;
+    c->reads_max = READS_MAX;
     c->mask = chains - 1;
     c->key = (struct key *)(void *)(memory + head);
     c->tree = (struct sum *)(void *)(memory + head + keys);
@@ -208,6 +211,14 @@ uint32_t near__curve_keys(const struct near__curve *c)
 {
     return c->count;
 }
+uint64_t near__curve_samples(const struct near__curve *c)
+{
+    return c->samples;
+}
+void near__curve_forget_after(struct near__curve *c, uint32_t reads)
+{
+    c->reads_max = reads;
+}
 
 void near__curve_thin(struct near__curve *c, struct near__curve_seen now)
 {
@@ -255,9 +266,10 @@ void near__curve_see(struct near__curve *c, uint64_t hash, enum near__seen seen,
     uint32_t k = find(c, hash);
     if (seen != NEAR_SEEN_FILL) {
         c->counted++;
+        c->samples++;
         if (k != NIL)
             count_distance(c, k);
-        if (c->counted >= READS_MAX) {
+        if (c->counted >= c->reads_max) {
             expect(c, now);
             halve_counts(c);
         }

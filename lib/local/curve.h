@@ -12,6 +12,8 @@ struct near__curve;
 
 /* With at most that many keys in the sample.  NULL: no memory. */
 struct near__curve *near__curve_create(const struct near__alloc *alloc, uint32_t keys_max, size_t *ret_cost);
+/* When the sample has counted so many reads all counts are halved, so that what is long ago counts less; without a call 2^20. */
+void near__curve_forget_after(struct near__curve *curve, uint32_t reads);
 void near__curve_destroy(const struct near__alloc *alloc, struct near__curve *curve);
 
 /* Only keys whose hash is below this concern it. */
@@ -26,6 +28,8 @@ void near__curve_see(struct near__curve *curve, uint64_t hash, enum near__seen s
 /* Takes half of the keys from now on. */
 void near__curve_thin(struct near__curve *curve, struct near__curve_seen now);
 uint32_t near__curve_keys(const struct near__curve *curve);
+/* Reads of the sample, ever. */
+uint64_t near__curve_samples(const struct near__curve *curve);
 /* The share of all reads that a cache of so many entries, and of so many bytes, answers.  -1: no read was seen. */
 double near__curve_hit_ratio(const struct near__curve *curve, uint64_t entries, uint64_t bytes,
                              struct near__curve_seen now);

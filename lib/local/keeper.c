@@ -91,6 +91,66 @@ static void sweep_eras(struct near__local *local)
         atomic_store_explicit(&local->era_swept, era, memory_order_release);
 }
 
+/* ---------------------------------------------------------------- the size */
+
+#define SIZE_NS NEAR_NS_PER_S /* between two looks */
+
+static int64_t load(const _Atomic(int64_t) *count)
+{
+    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: counts */
+}
+
+/* The budget that was looked at is replaced by a swap, so that one that was set by hand meanwhile stays. */
+static void change_size(struct near__local *local, int64_t size, uint64_t wanted)
+{
+    int64_t max = wanted < INT64_MAX / 2 ? (int64_t)wanted : INT64_MAX / 2;
+    /* relaxed: a limit that is looked at anew each time */
+    if (max == size || !atomic_compare_exchange_strong_explicit(&local->budget.max, &size, max, memory_order_relaxed, memory_order_relaxed))
+        return;
+    near__autosize_done(&local->autosize, (uint64_t)size, (uint64_t)max);
+    near__log(local->log, NEAR_LOG_INFO, "local", "automatic size: %lld bytes, before %lld", (long long)max, (long long)size);
+}
+
+/* Without a curve nobody can have asked for it. */
+static void tend_size(struct near__local *local)
+{
+    int64_t now_ns = near__now(local->clock), size = load(&local->budget.max), fixed = load(&local->budget.fixed);
+    if (!local->curve || now_ns < local->keeper.size_due_ns)
+        return;
+    local->keeper.size_due_ns = now_ns + SIZE_NS;
+    struct near__pressure_level pressure;
+    struct near__advice advice;
+    struct near__auto_view view = {.now_ns = now_ns, .size = (uint64_t)size, .fixed = (uint64_t)fixed,
+                                   .used = (uint64_t)(load(&local->budget.used) - load(&local->budget.retired))};
+    if (near__autosize_wants_advice(&local->autosize, now_ns)) {
+        uint64_t least, most;
+        near__autosize_limits(&local->autosize, view.fixed, &least, &most);
+        view.advice = near__tap_advise_size(local, least, most, &advice) ? &advice : NULL;
+    }
+    if (local->gives_back && near__autosize_is_on(&local->autosize)) {
+        near__pressure_look(&local->keeper.pressure, now_ns, &pressure);
+        view.pressure = &pressure;
+    }
+    change_size(local, size, near__autosize_decide(&local->autosize, &view));
+}
+
+/* A budget that was lowered has emptied pages all over the heap.  Looking for them takes a walk over it, so the next one waits
+ * until twenty times as long has passed. */
+static void give_back(struct near__local *local)
+{
+    struct near__keeper *keeper = &local->keeper;
+    int64_t max = load(&local->budget.max), begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
+    keeper->lowered |= max < keeper->max_seen;
+    keeper->max_seen = max;
+    /* relaxed: a look; what is still to be freed comes first */
+    if (!keeper->lowered || begun_ns < keeper->give_back_due_ns || atomic_load_explicit(&local->limbo, memory_order_relaxed))
+        return;
+    near__alloc_give_back(local->alloc);
+    keeper->lowered = 0;
+    int64_t ended_ns = near__clock_kernel(CLOCK_MONOTONIC);
+    keeper->give_back_due_ns = ended_ns + 20 * (ended_ns - begun_ns);
+}
+
 /* ---------------------------------------------------------------- a round */
 
 static void tend(struct near__local *local, int sweep, int whole)
@@ -101,8 +161,10 @@ static void tend(struct near__local *local, int sweep, int whole)
         near__sweep(local, whole);
     near__tap_learn_all(local);
     near__queues_adapt(local);
+    tend_size(local);
     near__tables_adapt(local);
     near__reclaim(local);
+    give_back(local);
 }
 
 void near__local_keep(struct near__local *local)

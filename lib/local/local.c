@@ -42,8 +42,19 @@ static void set_limits(struct near__local *local, uint64_t bytes_max, uint64_t e
 {
     int64_t bytes = bytes_max < INT64_MAX / 2 ? (int64_t)bytes_max : INT64_MAX / 2;
     /* relaxed, both: limits that are looked at anew each time */
-    atomic_store_explicit(&local->budget.max, bytes, memory_order_relaxed);
-    atomic_store_explicit(&local->budget.entries_max, entries_limit(entries_max), memory_order_relaxed);
+    if (bytes_max != NEAR_LIMIT_KEPT)
+        atomic_store_explicit(&local->budget.max, bytes, memory_order_relaxed);
+    if (entries_max != NEAR_LIMIT_KEPT)
+        atomic_store_explicit(&local->budget.entries_max, entries_limit(entries_max), memory_order_relaxed);
+}
+
+static void set_auto(struct near__local *local, uint32_t hit_permille, uint64_t bytes_min, uint64_t bytes_max)
+{
+    struct near__autosize *a = &local->autosize;
+    /* relaxed, all: see autosize.h */
+    atomic_store_explicit(&a->bytes_min, bytes_min, memory_order_relaxed);
+    atomic_store_explicit(&a->bytes_max, bytes_max, memory_order_relaxed);
+    atomic_store_explicit(&a->hit_permille, hit_permille, memory_order_relaxed);
 }
 
 static void set_times(struct near__local *local, const struct near__local_config *config)
@@ -92,6 +103,10 @@ static struct near__local *make(const struct near__local_config *config)
     atomic_store_explicit(&local->rule, rule_of((near_policy)config->policy), memory_order_relaxed);
     local->foreign = config->foreign;
     set_limits(local, config->bytes_max, config->entries_max);
+    set_auto(local, config->auto_hit_permille, config->auto_bytes_min, config->auto_bytes_max);
+    near__autosize_init(&local->autosize, config->bytes_max);
+    local->gives_back = config->auto_pressure != 0;
+    near__pressure_init(&local->keeper.pressure, config->pressure_root ? config->pressure_root : "");
     set_times(local, config);
     near__budget_charge(local, (int64_t)near__alloc_cost(config->alloc, memory, size));
     return local;
@@ -544,7 +559,18 @@ void near__local_clear(struct near__local *local)
 void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t entries_max)
 {
     set_limits(local, bytes_max, entries_max);
+    if (bytes_max != NEAR_LIMIT_KEPT)
+        near__autosize_set_by_hand(&local->autosize, bytes_max);
     near__keeper_wake(local);
+}
+
+int near__local_set_auto(struct near__local *local, uint32_t hit_permille, uint64_t bytes_min, uint64_t bytes_max)
+{
+    if (!local->curve)
+        return NEAR_ERR_UNSUPPORTED;
+    set_auto(local, hit_permille, bytes_min, bytes_max);
+    near__keeper_wake(local);
+    return NEAR_OK;
 }
 
 /* ---------------------------------------------------------------- statistics */
@@ -615,6 +641,18 @@ static uint32_t policy_now(const struct near__local *local)
     return atomic_load_explicit(&local->rule, memory_order_relaxed) == NEAR_RULE_S3FIFO ? NEAR_POLICY_S3FIFO : NEAR_POLICY_LRU;
 }
 
+static void stats_of_size(const struct near__local *local, near_stats *stats)
+{
+    const struct near__autosize *a = &local->autosize;
+    stats->auto_wanted_bytes = count_of(&a->wanted);
+    stats->auto_cap_bytes = count_of(&a->cap);
+    stats->auto_expected_permille = count_of(&a->expected_permille);
+    stats->auto_grown = count_of(&a->grown);
+    stats->auto_shrunk = count_of(&a->shrunk);
+    stats->auto_pressed = count_of(&a->pressed);
+    stats->auto_reason = atomic_load_explicit(&a->reason, memory_order_relaxed); /* relaxed: statistics */
+}
+
 void near__local_stats(struct near__local *local, near_stats *stats)
 {
     uint64_t entries_max = gauge_of(&local->budget.entries_max);
@@ -633,5 +671,6 @@ void near__local_stats(struct near__local *local, near_stats *stats)
     stats->invalidations_older = count_of(&local->older);
     stats->policy = local->policy;
     stats->policy_now = policy_now(local);
+    stats_of_size(local, stats);
     stats_of_reads(local, stats);
 }

@@ -52,6 +52,10 @@ struct near__local_config {
     uint32_t policy;                 /* a near_policy */
     uint32_t curve;                  /* 1: near__local_advise knows something */
     uint32_t hot_keys;               /* that near__local_hot_keys tells, at most */
+    uint32_t auto_hit_permille;      /* the automatic size: see near_options */
+    uint64_t auto_bytes_min, auto_bytes_max;
+    uint32_t auto_pressure;
+    const char *pressure_root;       /* tests: where the kernel's files are; NULL: "" */
     int foreign;                     /* 1: others write, too, without raising positions: see "Foreign writers" in local.c */
     uint64_t seed;                   /* of the hash; 0: random */
     int manual;                      /* tests: no keeper thread; near__local_keep does its work */
@@ -170,7 +174,11 @@ void near__local_raise_watermark(struct near__local *local, uint64_t position);
 /* Everything goes, in the background; nothing present at the call is served after it; fills under way fail. */
 void near__local_clear(struct near__local *local);
 
+/* NEAR_LIMIT_KEPT: as it is.  bytes_max is then what somebody wants by hand: see autosize.c. */
+#define NEAR_LIMIT_KEPT UINT64_MAX
 void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t entries_max);
+/* near_set_auto_size, arguments checked.  NEAR_OK, NEAR_ERR_UNSUPPORTED (there is no curve). */
+int near__local_set_auto(struct near__local *local, uint32_t hit_permille, uint64_t bytes_min, uint64_t bytes_max);
 
 /* Counts memory of another room that belongs to the local budget and stays until the tier is closed. */
 void near__local_charge(struct near__local *local, int64_t bytes);

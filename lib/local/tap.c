@@ -22,6 +22,7 @@
 #define CURVE_KEYS_MIN 1024
 #define CURVE_KEYS_MAX 8192 /* 590 KB */
 #define CURVE_PART 4096     /* a key for so many bytes of budget: at 70 bytes each 1.7 % of it */
+#define AUTO_READS (1u << 17) /* what the automatic size goes by: some sixteen of each key in the sample */
 #define PATIENCE 100000     /* yields, for whoever learns just now */
 #define WHAT_SHIFT 14
 #define SIZE_MASK 0x3fffu
@@ -235,6 +236,51 @@ int near__local_advise(struct near__local *local, uint64_t entries, uint64_t byt
     return NEAR_OK;
 }
 
+struct sizes {
+    const struct near__local *local;
+    struct near__curve_seen now;
+    uint64_t entries, fixed;
+};
+
+static double ratio_at(const struct sizes *sizes, uint64_t bytes)
+{
+    bytes = bytes > sizes->fixed ? bytes - sizes->fixed : 0;
+    return near__curve_hit_ratio(sizes->local->curve, sizes->entries, bytes, sizes->now);
+}
+
+/* The least size from min to max with that ratio, to a 256th; 0: none has it. */
+static uint64_t size_with(const struct sizes *sizes, double ratio, uint64_t min, uint64_t max)
+{
+    if (ratio_at(sizes, max) < ratio)
+        return 0;
+    while (max - min > min / 256) {
+        uint64_t middle = min + (max - min) / 2;
+        if (ratio_at(sizes, middle) < ratio)
+            min = middle + 1;
+        else
+            max = middle;
+    }
+    return ratio_at(sizes, min) < ratio ? max : min;
+}
+
+int near__tap_advise_size(struct near__local *local, uint64_t min, uint64_t max, struct near__advice *ret)
+{
+    /* relaxed, all: counts and limits that are looked at anew each time */
+    int64_t fixed = atomic_load_explicit(&local->budget.fixed, memory_order_relaxed);
+    int64_t entries = atomic_load_explicit(&local->budget.entries_max, memory_order_relaxed);
+    int64_t size = atomic_load_explicit(&local->budget.max, memory_order_relaxed);
+    double reaching, ample;
+    if (!begin(local))
+        return 0;
+    struct sizes sizes = {local, seen_of(local), (uint64_t)entries, (uint64_t)fixed};
+    near__curve_forget_after(local->curve, AUTO_READS);
+    near__autosize_ratios(&local->autosize, &reaching, &ample);
+    *ret = (struct near__advice){near__curve_samples(local->curve), ratio_at(&sizes, (uint64_t)size),
+                                 size_with(&sizes, reaching, min, max), size_with(&sizes, ample, min, max)};
+    end(local);
+    return 1;
+}
+
 int near__local_hot_keys(struct near__local *local, size_t most, near_hot_key *ret_keys, size_t *ret_count)
 {
     if (!local->hotkeys)
@@ -293,8 +339,8 @@ static int open_hotkeys(struct near__local *local, uint32_t keys)
 int near__tap_open(struct near__local *local, const struct near__local_config *config)
 {
     int status = config->policy == NEAR_POLICY_ADAPTIVE ? open_shadow(local, config->bytes_max) : NEAR_OK;
-    if (status == NEAR_OK && config->curve)
-        status = open_curve(local, config->bytes_max);
+    if (status == NEAR_OK && (config->curve || config->auto_hit_permille))
+        status = open_curve(local, config->auto_bytes_max > config->bytes_max ? config->auto_bytes_max : config->bytes_max);
     if (status == NEAR_OK && config->hot_keys)
         status = open_hotkeys(local, config->hot_keys);
     if (status != NEAR_OK)

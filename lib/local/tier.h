@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/pressure.h"
+#include "local/autosize.h"
 #include "local/index.h"
 #include "local/local.h"
 #include "local/reader.h"
@@ -53,6 +55,11 @@ struct near__keeper {
     uint64_t swept;               /* next bucket to sweep */
     uint64_t watermark_swept;     /* nothing below it is left */
     uint64_t views;               /* made so far */
+    int64_t size_due_ns;          /* when the automatic size is looked at again */
+    struct near__pressure pressure;
+    int64_t max_seen;             /* budget.max at the last round */
+    int lowered;                  /* it has fallen, and what was given up has not been given back to the system yet, */
+    int64_t give_back_due_ns;     /* which is done at this time or later, by the kernel's clock */
     struct near__sampler sampler;
 };
 
@@ -103,6 +110,8 @@ struct near__local {
     _Atomic(uint64_t) index_entries_max; /* more entries than this: the keeper should enlarge the index */
     _Atomic(uint32_t) moved_permille;
     struct near__rate rate; /* of whoever writes the gate */
+    int gives_back;         /* (i) memory pressure counts */
+    struct near__autosize autosize;
     struct near__keeper keeper;
     void *memory;
 };
@@ -190,6 +199,8 @@ size_t near__tap_size(void);
 /* Learns from what a reader, or all of them, have noted, if nobody else is at it.  Never waits. */
 void near__tap_learn(struct near__local *local, struct near__reader *reader);
 void near__tap_learn_all(struct near__local *local);
+/* What the curve tells the automatic size, between two sizes; 0: somebody else is learning just now, so it cannot be asked. */
+int near__tap_advise_size(struct near__local *local, uint64_t min, uint64_t max, struct near__advice *ret);
 
 /* ---------------------------------------------------------------- tables (migrate.c) */
 

@@ -8,7 +8,7 @@
 
 #include "nearcache.h"
 
-enum kind { GAUGE, COUNTER, SIGNED_GAUGE, FLAG, QUANTILES, POLICY };
+enum kind { GAUGE, COUNTER, SIGNED_GAUGE, FLAG, QUANTILES, POLICY, REASON };
 
 struct row {
     const char *section; /* of INFO; NULL: as the row before */
@@ -30,6 +30,13 @@ static const struct row rows[] = {
     ROW(NULL, local_resize_permille, GAUGE, "Progress of a running resize; 1000 when none runs."),
     ROW(NULL, policy, POLICY, "What makes room when the local tier is full."),
     ROW(NULL, policy_now, POLICY, "The policy being followed: policy, or what adaptive has chosen."),
+    ROW(NULL, auto_reason, REASON, "Why the automatic size is what it is."),
+    ROW(NULL, auto_wanted_bytes, GAUGE, "Budget that the wanted hit ratio would need; 0 when not known."),
+    ROW(NULL, auto_cap_bytes, GAUGE, "Budget that memory pressure leaves; 0 for no limit."),
+    ROW(NULL, auto_expected_permille, GAUGE, "Hit ratio expected at the size of the last decision, in thousandths."),
+    ROW(NULL, auto_grown, COUNTER, "Times that the automatic size grew."),
+    ROW(NULL, auto_shrunk, COUNTER, "Times that the automatic size shrank."),
+    ROW(NULL, auto_pressed, COUNTER, "Looks, one a second, that found memory short."),
     ROW("Reads", gets, COUNTER, "Reads."),
     ROW(NULL, local_hits, COUNTER, "Reads answered by the local tier."),
     ROW(NULL, local_misses, COUNTER, "Reads not answered by the local tier."),
@@ -145,9 +152,10 @@ static uint64_t number_of(const near_stats *stats, const struct row *row, const 
     return (uint64_t)0 - (uint64_t)number;
 }
 
-static const char *policy_of(const near_stats *stats, const struct row *row)
+/* What a number means, of the kinds that are told as words. */
+static const char *word_of(const near_stats *stats, const struct row *row)
 {
-    static const char *const names[] = {
+    static const char *const policies[] = {
         [NEAR_POLICY_LRU] = "lru",
         [NEAR_POLICY_S3FIFO] = "s3fifo",
         [NEAR_POLICY_RANDOM] = "random",
@@ -155,8 +163,27 @@ static const char *policy_of(const near_stats *stats, const struct row *row)
         [NEAR_POLICY_VOLATILE_RANDOM] = "volatile-random",
         [NEAR_POLICY_ADAPTIVE] = "adaptive",
     };
-    uint32_t policy = *(const uint32_t *)(const void *)((const char *)stats + row->offset);
-    return policy < sizeof(names) / sizeof(names[0]) ? names[policy] : "unknown";
+    static const char *const reasons[] = {
+        [NEAR_AUTO_OFF] = "off",
+        [NEAR_AUTO_LEARNING] = "learning",
+        [NEAR_AUTO_REACHED] = "reached",
+        [NEAR_AUTO_GROWN] = "grown",
+        [NEAR_AUTO_SHRUNK] = "shrunk",
+        [NEAR_AUTO_NOT_FULL] = "not-full",
+        [NEAR_AUTO_NO_ROOM] = "no-room",
+        [NEAR_AUTO_UNREACHABLE] = "unreachable",
+        [NEAR_AUTO_PRESSED] = "pressed",
+        [NEAR_AUTO_RECOVERING] = "recovering",
+        [NEAR_AUTO_BY_HAND] = "by-hand",
+    };
+    const char *const *words = row->kind == POLICY ? policies : reasons;
+    size_t count = row->kind == POLICY ? sizeof(policies) / sizeof(policies[0]) : sizeof(reasons) / sizeof(reasons[0]);
+    uint32_t number = *(const uint32_t *)(const void *)((const char *)stats + row->offset);
+    return number < count ? words[number] : "unknown";
+}
+static int is_word(const struct row *row)
+{
+    return row->kind == POLICY || row->kind == REASON;
 }
 
 static const near_quantiles *quantiles_of(const near_stats *stats, const struct row *row)
@@ -175,8 +202,8 @@ static void info_row(struct text *text, const near_stats *stats, const struct ro
             row->name, q->count, q->p50, q->p90, q->p99, q->p999, q->max);
         return;
     }
-    if (row->kind == POLICY) {
-        put(text, "%s:%s\r\n", row->name, policy_of(stats, row));
+    if (is_word(row)) {
+        put(text, "%s:%s\r\n", row->name, word_of(stats, row));
         return;
     }
     uint64_t number = number_of(stats, row, &sign);
@@ -223,8 +250,8 @@ static void render_json(struct text *text, const near_stats *stats, const char *
                 row->name, q->count, q->p50, q->p90, q->p99, q->p999, q->max);
             continue;
         }
-        if (row->kind == POLICY) {
-            put(text, ",\"%s\":\"%s\"", row->name, policy_of(stats, row));
+        if (is_word(row)) {
+            put(text, ",\"%s\":\"%s\"", row->name, word_of(stats, row));
             continue;
         }
         uint64_t number = number_of(stats, row, &sign);
@@ -259,10 +286,10 @@ static void metrics_row(struct text *text, const near_stats *stats, const struct
         put(text, "\"} %" PRIu64 "\n", q->count);
         return;
     }
-    if (row->kind == POLICY) { /* a label, as OpenMetrics has states */
+    if (is_word(row)) { /* a label, as OpenMetrics has states */
         put(text, "nearcache_%s{cache=\"", row->name);
         put_escaped(text, name, 0);
-        put(text, "\",policy=\"%s\"} 1\n", policy_of(stats, row));
+        put(text, "\",%s=\"%s\"} 1\n", row->kind == POLICY ? "policy" : "reason", word_of(stats, row));
         return;
     }
     uint64_t number = number_of(stats, row, &sign);

@@ -695,6 +695,43 @@ static void test_advice_needs_the_curve_and_a_size(void **state)
 }
 
 /* On the way that hits take, too: two keys in turn, one of which would never be the 64th. */
+static void test_automatic_size_is_asked_for_and_told(void **state)
+{
+    near_cache *c = cache_of(state), *sized;
+    near_options options;
+    near_stats s = {.size = sizeof(s)};
+    char text[16384];
+    assert_int_equal(near_set_auto_size(c, 900, 1 << 20, 0), NEAR_ERR_UNSUPPORTED);
+    assert_int_equal(near_set_auto_size(NULL, 900, 1 << 20, 0), NEAR_ERR_INVALID);
+    assert_int_equal(near_set_auto_size(c, 1001, 1 << 20, 0), NEAR_ERR_OPTION);
+    assert_int_equal(near_set_auto_size(c, 900, 1, 0), NEAR_ERR_OPTION);
+    assert_int_equal(near_set_auto_size(c, 900, 2 << 20, 1 << 20), NEAR_ERR_OPTION);
+    near_options_init(&options);
+    options.auto_hit_permille = 900;
+    options.auto_bytes_min = options.local_bytes + 1;
+    assert_int_equal(near_open("local:", &options, &sized, NULL), NEAR_ERR_OPTION);
+    options.auto_bytes_min = 2 << 20;
+    options.auto_bytes_max = 1 << 20;
+    assert_int_equal(near_open("local:", &options, &sized, NULL), NEAR_ERR_OPTION);
+    options.auto_bytes_max = 0;
+    assert_int_equal(near_open("local:", &options, &sized, NULL), NEAR_OK);
+    double ratio;
+    assert_int_equal(near_advise(sized, 16 << 20, 0, &ratio), NEAR_MISS); /* the curve comes with it */
+    for (int i = 0; i < 10000; i++) { /* its thread makes its first round when it gets the processor */
+        assert_int_equal(near_stats_get(sized, &s), NEAR_OK);
+        if (s.auto_reason == NEAR_AUTO_LEARNING)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    assert_int_equal(s.auto_reason, NEAR_AUTO_LEARNING);
+    assert_true(near_stats_render(&s, NEAR_FORMAT_OPENMETRICS, "c", text, sizeof(text)) > 0);
+    assert_non_null(strstr(text, "nearcache_auto_reason{cache=\"c\",reason=\"learning\"} 1\n"));
+    assert_non_null(strstr(text, "nearcache_auto_cap_bytes{cache=\"c\"} 0\n"));
+    assert_int_equal(near_set_auto_size(sized, 0, 1 << 20, 0), NEAR_OK);
+    assert_int_equal(near_close(sized), NEAR_OK);
+    assert_int_equal(near_set_auto_size(sized, 0, 1 << 20, 0), NEAR_ERR_CLOSED);
+}
+
 static void test_hot_keys_are_told(void **state)
 {
     near_cache *c = cache_of(state), *learning;
@@ -935,6 +972,7 @@ int main(void)
         EVERYWHERE(test_check_and_wait_ready),
         EVERYWHERE(test_statistics_add_up),
         EVERYWHERE(test_advice_needs_the_curve_and_a_size),
+        EVERYWHERE(test_automatic_size_is_asked_for_and_told),
         EVERYWHERE(test_hot_keys_are_told),
         EVERYWHERE(test_R51_calls_after_close_are_refused),
         EVERYWHERE(test_close_is_refused_while_values_are_held),

@@ -143,7 +143,8 @@ static void read_many(struct near__reader *reader, uint64_t first)
 
 static void rare(uint64_t key, uint64_t *random)
 {
-    switch (near__random_below(random, 4)) {
+    switch (near__random_below(random, 5)) {
+    case 4: (void)near__local_set_auto(f.local, near__random_below(random, 2) ? 0 : near__random_below(random, 1001), 1 << 20, 0); break;
     case 0: near__local_invalidate(f.local, &key, sizeof(key), 0, NEAR_CAUSE_DROP); break;
     case 1: near__local_clear(f.local); break;
     case 2: near__local_raise_watermark(f.local, atomic_load(&known[key])); break;
@@ -206,6 +207,10 @@ static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least)
     f.config.policy = policy;
     f.config.curve = policy != NEAR_POLICY_LRU;
     f.config.hot_keys = policy != NEAR_POLICY_LRU ? 16 : 0;
+    f.config.auto_hit_permille = f.config.curve ? 700 : 0;
+    f.config.auto_bytes_min = 1 << 20;
+    f.config.auto_bytes_max = 4 << 20;
+    f.config.auto_pressure = 1;
     f.config.bytes_max = 1 << 20;
     reset();
     fixture_start(&f);
