@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Versioned keys: the version of a whole group is a part of every key's name, "catalogue:v7:item:12".  One near_incr of the version
- * makes all of them unreachable, in every process, with one message; what they leave behind ends by its time to live. */
+ * makes all of them unreachable, in every process, with one message; what they leave behind ends by its time to live.  With
+ * --namespace the library keeps the version: near_namespace_key and near_namespace_invalidate. */
 #include <nearcache.h>
 
 #include <getopt.h>
@@ -17,13 +18,14 @@ static const char *const usage =
     "Default URI: $REDIS_URL, or memory://versioned-keys.\n"
     "  --keys N      (1 to 1000000; 10000)\n"
     "  --rounds N    how often everything changes (1 to 1000; 3)\n"
+    "  --namespace   the version is the library's: a namespace\n"
     "  --json        one closing line of figures\n"
     "  --help        this text\n";
 
 static struct {
     unsigned keys, rounds;
     const char *uri;
-    int json;
+    int json, namespaced;
     near_cache *reader, *writer; /* two processes, as far as the cache goes */
     unsigned truth;              /* what the source has */
     uint64_t gets, loads, old, errors;
@@ -51,6 +53,25 @@ static int64_t version_of(near_cache *cache)
     return strtoll(text, NULL, 10);
 }
 
+/* Under which name an item is stored at present. */
+static int name_of(near_cache *cache, unsigned i, char *name, size_t capacity)
+{
+    char item[32];
+    size_t size = 0;
+    if (!our.namespaced)
+        return snprintf(name, capacity, "catalogue:v%lld:item:%u", (long long)version_of(cache), i);
+    int item_size = snprintf(item, sizeof(item), "item:%u", i);
+    our.errors += near_namespace_key(cache, "catalogue", 9, item, (size_t)item_size, NULL, name, capacity, &size) != NEAR_OK;
+    return (int)size;
+}
+
+/* One write, however many items there are. */
+static int change(near_cache *cache)
+{
+    return our.namespaced ? near_namespace_invalidate(cache, "catalogue", 9, NULL)
+                          : near_incr(cache, version_key, sizeof(version_key) - 1, 1, NULL, NULL);
+}
+
 static void read_item(unsigned i)
 {
     char key[64], text[32] = "";
@@ -58,7 +79,7 @@ static void read_item(unsigned i)
     near_load options;
     near_load_init(&options);
     options.ttl_ms = 600000; /* the versions that nobody reads any more end */
-    int size = snprintf(key, sizeof(key), "catalogue:v%lld:item:%u", (long long)version_of(our.reader), i);
+    int size = name_of(our.reader, i, key, sizeof(key));
     int status = near_get_or_load(our.reader, key, (size_t)size, load, NULL, &options, &value);
     our.gets++;
     if (status == NEAR_OK)
@@ -71,12 +92,13 @@ static void read_item(unsigned i)
 static int parse(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"keys", 1, NULL, 'k'}, {"rounds", 1, NULL, 'r'}, {"json", 0, NULL, 'j'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
+        {"keys", 1, NULL, 'k'}, {"rounds", 1, NULL, 'r'}, {"namespace", 0, NULL, 'n'}, {"json", 0, NULL, 'j'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
     int wrong = 0;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (o) {
         case 'k': wrong |= figures_number(optarg, 1, 1000000, &our.keys); break;
         case 'r': wrong |= figures_number(optarg, 1, 1000, &our.rounds); break;
+        case 'n': our.namespaced = 1; break;
         case 'j': our.json = 1; break;
         case 'h': fputs(usage, stdout); exit(0);
         default: wrong = 1;
@@ -98,18 +120,20 @@ static int open_both(void)
 
 int main(int argc, char **argv)
 {
-    int64_t change_us = 0, version = 0;
+    int64_t change_us = 0;
     if (parse(argc, argv) != 0)
         return fputs(usage, stderr), 2;
     if (open_both() != 0)
         return 1;
     for (unsigned round = 0; round < our.rounds; round++) {
-        our.truth++;                         /* the source first, */
+        char before[64], now[64];
+        int size = name_of(our.reader, 0, before, sizeof(before));
+        our.truth++; /* the source first, */
         int64_t started_us = figures_now_us();
-        our.errors += near_incr(our.writer, version_key, sizeof(version_key) - 1, 1, NULL, &version) != NEAR_OK; /* then the version */
+        our.errors += change(our.writer) != NEAR_OK; /* then the version */
         change_us += figures_now_us() - started_us;
-        while (version_of(our.reader) < version) /* at most the staleness bound: one message */
-            figures_sleep_ms(1);
+        while (!our.errors && name_of(our.reader, 0, now, sizeof(now)) == size && memcmp(now, before, (size_t)size) == 0)
+            figures_sleep_ms(1); /* at most the staleness bound: one message */
         for (unsigned i = 0; i < our.keys; i++)
             read_item(i);
         for (unsigned i = 0; i < our.keys; i++)
@@ -119,10 +143,10 @@ int main(int argc, char **argv)
            (long long)(change_us / our.rounds), (unsigned long long)our.gets, (unsigned long long)our.loads,
            (unsigned long long)our.old);
     if (our.json)
-        printf("{\"example\":\"versioned-keys\",\"keys\":%u,\"rounds\":%u,\"gets\":%llu,\"loads\":%llu,\"old\":%llu,\"change_us\":%lld,"
-               "\"errors\":%llu}\n",
-               our.keys, our.rounds, (unsigned long long)our.gets, (unsigned long long)our.loads, (unsigned long long)our.old,
-               (long long)(change_us / our.rounds), (unsigned long long)our.errors);
+        printf("{\"example\":\"versioned-keys\",\"namespace\":%s,\"keys\":%u,\"rounds\":%u,\"gets\":%llu,\"loads\":%llu,\"old\":%llu,"
+               "\"change_us\":%lld,\"errors\":%llu}\n",
+               our.namespaced ? "true" : "false", our.keys, our.rounds, (unsigned long long)our.gets, (unsigned long long)our.loads,
+               (unsigned long long)our.old, (long long)(change_us / our.rounds), (unsigned long long)our.errors);
     int open = near_close(our.writer) != NEAR_OK;
     return near_close(our.reader) != NEAR_OK || open || our.errors || our.old;
 }

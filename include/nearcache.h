@@ -490,6 +490,32 @@ NEAR_API int near_mget_or_load(near_cache *cache, near_item *items, size_t count
  * Blocks: up to the deadline.  Returns as near_set; NEAR_ERR_INVALID also for what cannot be a tag. */
 NEAR_API int near_invalidate_tag(near_cache *cache, const void *tag, size_t size, const near_call *call);
 
+/* Namespaces: keys that are invalidated together, by their first part as it were, whatever reads and writes them (near_get, near_set,
+ * near_mget, near_get_or_load …).  near_namespace_key writes the key under which `key` of the namespace is stored at present into
+ * buffer; use it in any call, for a short time: make it anew for each operation.  near_namespace_invalidate makes all keys of the
+ * namespace new ones, in all processes, by one write and one message, however many there are.  This process does not make the old
+ * ones any more, others at most for the staleness bound.
+ *
+ * Names and keys are bytes; a name has 1 to NEAR_NAMESPACE_MAX of them.  A namespace lies in another one when its name is a key that was
+ * made for that one; it becomes new together with it.  The stored key is 18 bytes and the name longer than `key`.  A namespace needs
+ * no making and is never removed; what it stored before stays in the remote tier until its time is over, so give it a time to live.
+ *
+ * What another process writes within the staleness bound after an invalidation may be under the old keys, and is then invalidated,
+ * too; with NEAR_REQUIRE_FRESH in call it is not.  If the namespace's own key is evicted from the remote tier, that counts
+ * as an invalidation.
+ *
+ * call is for looking up the namespace's generation, which is kept locally like any key, and may be NULL.
+ * Threads: any.  Blocks: when the generation is kept here never, otherwise up to the deadline of two requests.
+ * near_namespace_key returns NEAR_OK; NEAR_STALE (the generation is not proven to be the present one; only where call or the option
+ * unproven allows that); NEAR_TRUNCATED (*ret_size is the size that is needed, nothing is written); NEAR_ERR_INVALID,
+ * _TOO_LARGE (the name, or the whole), _WRONG_TYPE (somebody else has put something else under the namespace's name), _SYSTEM (no
+ * random numbers), and what near_get and near_set may return.
+ * near_namespace_invalidate returns as near_set; NEAR_ERR_INVALID, _TOO_LARGE for what cannot be a name, _SYSTEM. */
+NEAR_API int near_namespace_key(near_cache *cache, const void *name, size_t name_size, const void *key, size_t key_size,
+                                const near_call *call, void *buffer, size_t capacity, size_t *ret_size);
+NEAR_API int near_namespace_invalidate(near_cache *cache, const void *name, size_t name_size, const near_call *call);
+#define NEAR_NAMESPACE_MAX 255u
+
 /* Sets the loader, and its options, of calls that name none.  May be called again; earlier ones stay in memory until close.
  * Returns NEAR_OK, NEAR_ERR_INVALID, _NOMEM, _CLOSED, _FORKED. */
 NEAR_API int near_set_loader(near_cache *cache, near_loader_fn loader, void *arg, const near_load *options);

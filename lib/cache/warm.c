@@ -163,10 +163,18 @@ struct pages {
     size_t count;
 };
 
+/* The library's own that nobody reads locally: leases, and their counter. */
+static int is_momentary(const char *key, size_t key_size)
+{
+    const size_t lease = sizeof(NEAR_LEASE_SUFFIX) - 1, fence = sizeof(NEAR_FENCE_NAME) - 1;
+    return (key_size >= lease && memcmp(key + key_size - lease, NEAR_LEASE_SUFFIX, lease) == 0) ||
+           (key_size == fence && memcmp(key, NEAR_FENCE_NAME, fence) == 0);
+}
+
 static void take_key(void *arg, const void *key, size_t key_size)
 {
     struct pages *pages = arg;
-    if (key_size > NEAR_KEY_MAX) /* another program's: none that we could read */
+    if (key_size > NEAR_KEY_MAX || is_momentary(key, key_size)) /* the first are another program's: none that we could read */
         return;
     near__buffer_append(&pages->bytes, &key_size, sizeof key_size);
     near__buffer_append(&pages->bytes, key, key_size);

@@ -2,29 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # The examples of loading do what their first lines say.
-. "$top_srcdir/tests/build/tap.sh"
+. "$top_srcdir/tests/examples/gives.inc.sh"
 
-unset REDIS_URL
-
-gives() { # gives PATTERN PROGRAM ARGUMENTS…
-    pattern=$1
-    program=$top_builddir/examples/$2
-    shift 2
-    "$program" "$@" > "$work/out" 2>&1
-    status=$?
-    cat "$work/out"
-    [ $status -eq 0 ] && grep -q "$pattern" "$work/out"
-}
-refuses() { # refuses PROGRAM ARGUMENTS…
-    program=$top_builddir/examples/$1
-    name=$1
-    shift
-    "$program" "$@" > "$work/out" 2>&1
-    [ $? -eq 2 ] && grep -q "^usage: $name" "$work/out"
-}
-number() { # number NAME: of the closing line
-    sed -n 's/^{.*"'"$1"'":\([0-9]*\).*/\1/p' "$work/out"
-}
 many_loads() {
     gives '"protected":false' stampede --json --unprotected --processes 2 --threads 8 --gets 20 --load-ms 200 &&
         [ "$(number loads)" -gt 2 ]
@@ -49,6 +28,8 @@ check "early-refresh --mode xfetch refreshes early" \
 check "early-refresh --mode none runs" gives '"mode":"none",.*"errors":0}$' early-refresh --json --mode none --ttl-ms 100 --rounds 2
 check "versioned-keys: every key is loaded once a version, none is old" \
     gives '"keys":500,"rounds":3,"gets":3000,"loads":1500,"old":0,.*"errors":0}$' versioned-keys --json --keys 500
+check "versioned-keys --namespace: the same with the library's versions" \
+    gives '"namespace":true,"keys":500,"rounds":3,"gets":3000,"loads":1500,"old":0,.*"errors":0}$' versioned-keys --json --namespace --keys 500
 check "session-store: every click is there, every logout counts" \
     gives '"ended":[1-9].*"wrong":0,"errors":0}$' session-store --json --requests 20000
 plan

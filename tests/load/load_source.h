@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * A source whose answers, and whose time, a test decides. */
+ * A source whose answers, and whose time, a test decides, and who reads through it. */
 #ifndef NEAR_TESTS_LOAD_SOURCE_H
 #define NEAR_TESTS_LOAD_SOURCE_H
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -94,5 +99,38 @@ static inline const char *load_with(near_cache *c, const char *key, struct sourc
     return at;
 }
 static inline const char *load(near_cache *c, const char *key, struct source *s) { return load_with(c, key, s, NULL); }
+
+/* A reader in a thread of its own; key NULL: "k". */
+struct reader {
+    pthread_t thread;
+    near_cache *cache;
+    struct source *source;
+    const near_load *options;
+    const char *key;
+    char got[160];
+};
+static inline void *reader_main(void *arg)
+{
+    struct reader *r = arg;
+    snprintf(r->got, sizeof(r->got), "%s", load_with(r->cache, r->key ? r->key : "k", r->source, r->options));
+    return NULL;
+}
+static inline void reader_start(struct reader *r, near_cache *c, struct source *s, const near_load *options)
+{
+    *r = (struct reader){.cache = c, .source = s, .options = options};
+    assert_int_equal(pthread_create(&r->thread, NULL, reader_main, r), 0);
+}
+static inline const char *reader_end(struct reader *r)
+{
+    pthread_join(r->thread, NULL);
+    return r->got;
+}
+
+static inline near_stats stats_of(near_cache *c)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    assert_int_equal(near_stats_get(c, &stats), NEAR_OK);
+    return stats;
+}
 
 #endif

@@ -1,107 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * near_mget_or_load on memory://, on "local:" and on a real Redis.  Loaders are held by the tests themselves; nothing here
  * waits for time to pass. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "load/load_pair.h"
 #include "load/load_source.h"
-#include "nearcache.h"
 #include "support/allocfail.h"
-#include "support/redis_server.h"
 #include "support/seed.h"
 #include "support/wait.h"
 
-enum kind { MEMORY, LOCAL, REDIS };
-enum { LONG_MS = 60000, ITEMS_MAX = 300, VALUE_MAX = 65536 };
+enum { ITEMS_MAX = 300, VALUE_MAX = 65536 };
 
-struct pair {
-    enum kind kind;
-    near_cache *a, *b; /* two processes, as far as the cache goes; with "local:" b is NULL */
-};
-
-static struct redis_server *server;
-
-/* ---------------------------------------------------------------- caches */
-
-static near_cache *open_one(const char *uri)
-{
-    near_cache *cache = NULL;
-    near_options options;
-    near_options_init(&options);
-    options.timeout_ms = LONG_MS;
-    options.value_max = VALUE_MAX;
-    options.bound_ms = LONG_MS; /* a busy machine is no reason to ask again */
-    assert_int_equal(near_open(uri, &options, &cache, NULL), NEAR_OK);
-    assert_int_equal(near_wait_ready(cache, LONG_MS, NULL), NEAR_OK);
-    return cache;
-}
-
-static int setup_kind(void **state, enum kind kind, const char *uri)
-{
-    static struct pair pair;
-    pair = (struct pair){.kind = kind};
-    if (uri)
-        pair.a = open_one(uri);
-    if (uri && kind != LOCAL)
-        pair.b = open_one(uri);
-    *state = &pair;
-    return 0;
-}
-static int setup_memory(void **state) { return setup_kind(state, MEMORY, "memory://bulk"); }
-static int setup_local(void **state) { return setup_kind(state, LOCAL, "local:"); }
-static int setup_redis(void **state)
-{
-    if (server)
-        redis_server_command(server, "FLUSHALL", NULL);
-    return setup_kind(state, REDIS, server ? redis_server_uri_unix(server) : NULL);
-}
-static int teardown(void **state)
-{
-    struct pair *pair = *state;
-    int failed = pair->a && near_close(pair->a) != NEAR_OK;
-    return (pair->b && near_close(pair->b) != NEAR_OK) || failed;
-}
-
-static struct pair *pair_of(void **state)
-{
-    struct pair *pair = *state;
-    if (!pair->a)
-        skip();
-    return pair;
-}
-
-static const char *got(near_cache *c, const char *key)
-{
-    static __thread char text[160];
-    near_value value;
-    int status = near_get(c, key, strlen(key), NULL, &value);
-    snprintf(text, sizeof(text), "(%s)", near_status_name(status));
-    if (status == NEAR_OK)
-        snprintf(text, sizeof(text), "%.*s", (int)value.size, (const char *)value.data);
-    near_release(&value);
-    return text;
-}
-
-static int set(near_cache *c, const char *key, const char *value)
-{
-    return near_set(c, key, strlen(key), value, strlen(value), NULL, NULL);
-}
-
-static near_stats stats_of(near_cache *c)
-{
-    near_stats stats = {.size = sizeof(stats)};
-    assert_int_equal(near_stats_get(c, &stats), NEAR_OK);
-    return stats;
-}
+static void small_values(near_options *options) { options->value_max = VALUE_MAX; }
 
 /* ---------------------------------------------------------------- a source of many keys */
 
@@ -262,8 +176,8 @@ static void test_one_call_has_the_keys_that_neither_tier_has(void **state)
     }
     assert_int_equal(s.calls, 1);
     if (p->kind == REDIS) { /* plain for everybody else, and nothing is left beside it */
-        assert_string_equal(redis_server_command(server, "GET", "k2", NULL), "v:k2");
-        assert_string_equal(redis_server_command(server, "EXISTS", "k0:nearcache-lease", "k1:nearcache-lease", NULL), "0");
+        assert_string_equal(redis_server_command(pair_server, "GET", "k2", NULL), "v:k2");
+        assert_string_equal(redis_server_command(pair_server, "EXISTS", "k0:nearcache-lease", "k1:nearcache-lease", NULL), "0");
     }
 }
 
@@ -378,7 +292,7 @@ static void test_R17_a_write_voids_its_key_and_no_other(void **state)
     assert_int_equal(stats_of(p->a).loads_unkept, 1);
     assert_int_equal(s.calls, 1);
     if (p->kind == REDIS)
-        assert_string_equal(redis_server_command(server, "GET", "k1", NULL), "new");
+        assert_string_equal(redis_server_command(pair_server, "GET", "k1", NULL), "new");
 }
 
 static void test_R17_a_removal_during_the_load_makes_the_next_call_load(void **state)
@@ -475,7 +389,7 @@ static void test_bad_arguments(void **state)
 /* How often the server had to read from any connection: a pipeline is a few reads, however many commands it has. */
 static long long reads_of_the_server(void)
 {
-    return redis_server_info(server, "stats", "total_reads_processed");
+    return redis_server_info(pair_server, "stats", "total_reads_processed");
 }
 
 static void test_hundreds_of_keys_are_one_call_and_two_round_trips(void **state)
@@ -648,9 +562,6 @@ static void test_R17_overlapping_batches_beside_writers_never_go_back(void **sta
     assert_int_equal(atomic_load(&world.wrong), 0);
 }
 
-#define ON_ALL(f) {#f " memory", f, setup_memory, teardown, NULL}, {#f " local", f, setup_local, teardown, NULL}, \
-                  {#f " redis", f, setup_redis, teardown, NULL}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -668,8 +579,7 @@ int main(void)
         ON_ALL(test_R17_overlapping_batches_beside_writers_never_go_back),
         cmocka_unit_test(test_every_allocation_may_fail),
     };
-    server = redis_server_available() ? redis_server_start(NULL) : NULL;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    redis_server_free(server);
-    return failed;
+    pair_memory_uri = "memory://bulk";
+    pair_options = small_values;
+    return RUN_BESIDE_REDIS(tests);
 }

@@ -1,38 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * How old values are served and loads end, in a time that only the tests move: two processes on memory://. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
 
 #include "load/load_source.h"
 #include "support/wait.h"
 #include "system/stack.h"
-
-struct reader {
-    pthread_t thread;
-    near_cache *cache;
-    struct source *source;
-    const near_load *options;
-    char got[160];
-};
-static void *reader_main(void *arg)
-{
-    struct reader *r = arg;
-    snprintf(r->got, sizeof(r->got), "%s", load_with(r->cache, "k", r->source, r->options));
-    return NULL;
-}
-static void reader_start(struct reader *r, near_cache *c, struct source *s, const near_load *options)
-{
-    *r = (struct reader){.cache = c, .source = s, .options = options};
-    assert_int_equal(pthread_create(&r->thread, NULL, reader_main, r), 0);
-}
-static const char *reader_end(struct reader *r)
-{
-    pthread_join(r->thread, NULL);
-    return r->got;
-}
 
 static void source_says(struct source *s, const char *value, int answer)
 {
@@ -51,13 +22,6 @@ static near_load options_of(int64_t ttl_ms)
     options.hard_timeout_ms = 3600000;
     options.lease_ms = 3600000;
     return options;
-}
-
-static near_stats stats_of(near_cache *c)
-{
-    near_stats stats = {.size = sizeof(stats)};
-    assert_int_equal(near_stats_get(c, &stats), NEAR_OK);
-    return stats;
 }
 
 static void test_old_value_at_once_and_one_refresh_behind(void **state)

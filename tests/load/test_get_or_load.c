@@ -1,12 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * near_get_or_load over the whole stack: on memory://, on "local:" and on a real Redis.  Loaders are held by the tests
  * themselves, so that every order of events is the test's own; nothing here waits for time to pass. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -14,122 +8,12 @@
 
 #include "base/clock.h"
 #include "load/fresh.h"
+#include "load/load_pair.h"
 #include "load/load_source.h"
-#include "nearcache.h"
 #include "support/allocfail.h"
-#include "support/redis_server.h"
 #include "support/wait.h"
 
-enum kind { MEMORY, LOCAL, REDIS };
-enum { THREADS = 16, LONG_MS = 60000 };
-
-struct pair {
-    enum kind kind;
-    near_cache *a, *b; /* two processes, as far as the cache goes; with "local:" b is NULL */
-};
-
-static struct redis_server *server;
-
-/* ---------------------------------------------------------------- caches */
-
-static near_cache *open_one(const char *uri)
-{
-    near_cache *cache = NULL;
-    near_error error = {0};
-    near_options options;
-    near_options_init(&options);
-    options.timeout_ms = LONG_MS;
-    options.bound_ms = LONG_MS; /* a busy machine is no reason to ask again */
-    int status = near_open(uri, &options, &cache, &error);
-    if (status != NEAR_OK)
-        print_error("near_open(%s): %s\n", uri, error.text);
-    assert_int_equal(status, NEAR_OK);
-    assert_int_equal(near_wait_ready(cache, LONG_MS, &error), NEAR_OK);
-    return cache;
-}
-
-static int setup_kind(void **state, enum kind kind, const char *uri)
-{
-    static struct pair pair;
-    pair = (struct pair){.kind = kind};
-    if (uri)
-        pair.a = open_one(uri);
-    if (uri && kind != LOCAL)
-        pair.b = open_one(uri);
-    *state = &pair;
-    return 0;
-}
-static int setup_memory(void **state) { return setup_kind(state, MEMORY, "memory://get_or_load"); }
-static int setup_local(void **state) { return setup_kind(state, LOCAL, "local:"); }
-static int setup_redis(void **state)
-{
-    if (server)
-        redis_server_command(server, "FLUSHALL", NULL);
-    return setup_kind(state, REDIS, server ? redis_server_uri_unix(server) : NULL);
-}
-static int teardown(void **state)
-{
-    struct pair *pair = *state;
-    int failed = pair->a && near_close(pair->a) != NEAR_OK;
-    return (pair->b && near_close(pair->b) != NEAR_OK) || failed;
-}
-
-static struct pair *pair_of(void **state)
-{
-    struct pair *pair = *state;
-    if (!pair->a)
-        skip();
-    return pair;
-}
-
-static const char *got(near_cache *c, const char *key)
-{
-    static __thread char text[160];
-    near_value value;
-    int status = near_get(c, key, strlen(key), NULL, &value);
-    snprintf(text, sizeof(text), "(%s)", near_status_name(status));
-    if (status == NEAR_OK)
-        snprintf(text, sizeof(text), "%.*s", (int)value.size, (const char *)value.data);
-    near_release(&value);
-    return text;
-}
-
-static int set(near_cache *c, const char *key, const char *value)
-{
-    return near_set(c, key, strlen(key), value, strlen(value), NULL, NULL);
-}
-
-static near_stats stats_of(near_cache *c)
-{
-    near_stats stats = {.size = sizeof(stats)};
-    assert_int_equal(near_stats_get(c, &stats), NEAR_OK);
-    return stats;
-}
-
-/* A reader in a thread of its own. */
-struct reader {
-    pthread_t thread;
-    near_cache *cache;
-    struct source *source;
-    const near_load *options;
-    char got[160];
-};
-static void *reader_main(void *arg)
-{
-    struct reader *r = arg;
-    snprintf(r->got, sizeof(r->got), "%s", load_with(r->cache, "k", r->source, r->options));
-    return NULL;
-}
-static void reader_start(struct reader *r, near_cache *c, struct source *s, const near_load *options)
-{
-    *r = (struct reader){.cache = c, .source = s, .options = options};
-    assert_int_equal(pthread_create(&r->thread, NULL, reader_main, r), 0);
-}
-static const char *reader_end(struct reader *r)
-{
-    pthread_join(r->thread, NULL);
-    return r->got;
-}
+enum { THREADS = 16 };
 
 /* ---------------------------------------------------------------- one load */
 
@@ -150,9 +34,9 @@ static void test_loads_once_and_keeps(void **state)
         assert_true(s.fence > 0);
     }
     if (p->kind == REDIS) { /* plain for everybody else, and nothing is left beside it */
-        assert_string_equal(redis_server_command(server, "GET", "k", NULL), "one");
-        assert_string_equal(redis_server_command(server, "EXISTS", "k:nearcache-lease", "k:nearcache-tags", NULL), "0");
-        assert_string_equal(redis_server_command(server, "PTTL", "k", NULL), "-1");
+        assert_string_equal(redis_server_command(pair_server, "GET", "k", NULL), "one");
+        assert_string_equal(redis_server_command(pair_server, "EXISTS", "k:nearcache-lease", "k:nearcache-tags", NULL), "0");
+        assert_string_equal(redis_server_command(pair_server, "PTTL", "k", NULL), "-1");
     }
 }
 
@@ -216,7 +100,7 @@ static void test_R17_get_after_a_write_does_not_join_an_older_load(void **state)
     assert_string_equal(got(p->a, "k"), "new");
     assert_int_equal(stats_of(p->a).loads_unkept, 1);
     if (p->kind == REDIS)
-        assert_string_equal(redis_server_command(server, "GET", "k", NULL), "new");
+        assert_string_equal(redis_server_command(pair_server, "GET", "k", NULL), "new");
 }
 
 /* The key is absent all the time: only the lease tells that the load is void. */
@@ -318,11 +202,11 @@ static void test_foreign_creation_is_not_overwritten(void **state)
     source_hold(&s, 1);
     reader_start(&reader, p->a, &s, NULL);
     source_wait_inside(&s, 1);
-    redis_server_command(server, "SET", "k", "foreign", NULL);
+    redis_server_command(pair_server, "SET", "k", "foreign", NULL);
     source_hold(&s, 0);
     reader_end(&reader);
-    assert_string_equal(redis_server_command(server, "GET", "k", NULL), "foreign");
-    assert_string_equal(redis_server_command(server, "EXISTS", "k:nearcache-lease", NULL), "0");
+    assert_string_equal(redis_server_command(pair_server, "GET", "k", NULL), "foreign");
+    assert_string_equal(redis_server_command(pair_server, "EXISTS", "k:nearcache-lease", NULL), "0");
 }
 
 /* ---------------------------------------------------------------- answers */
@@ -556,7 +440,7 @@ static void test_invalidated_tag_makes_its_values_old_and_no_others(void **state
     }
     assert_int_equal(source_loads(&red.source) + source_loads(&blue.source) + source_loads(&bare.source), 3);
     if (p->b) {
-        assert_string_equal(load_tags(p->b, "r", &red), "red 1"); /* from the server, with its tags */
+        assert_string_equal(load_tags(p->b, "r", &red), "red 1"); /* from the pair_server, with its tags */
         near_stats first = stats_of(p->b);
         assert_string_equal(load_tags(p->b, "r", &red), "red 1");
         assert_int_equal(stats_of(p->b).requests, first.requests); /* now everything is here */
@@ -759,10 +643,6 @@ static void test_jitter_only_shortens(void **state)
     assert_int_equal(near__jittered(1, 1000, 1), 1);
 }
 
-#define ON(kind, f) cmocka_unit_test_setup_teardown(f, setup_##kind, teardown)
-#define ON_ALL(f) {#f " memory", f, setup_memory, teardown, NULL}, {#f " local", f, setup_local, teardown, NULL}, \
-                  {#f " redis", f, setup_redis, teardown, NULL}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -791,8 +671,6 @@ int main(void)
         cmocka_unit_test(test_early_refresh_has_the_chance_of_xfetch),
         cmocka_unit_test(test_jitter_only_shortens),
     };
-    server = redis_server_available() ? redis_server_start(NULL) : NULL;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    redis_server_free(server);
-    return failed;
+    pair_memory_uri = "memory://get_or_load";
+    return RUN_BESIDE_REDIS(tests);
 }
