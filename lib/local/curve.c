@@ -9,10 +9,17 @@
  *      tree    Fenwick trees over the places: how many keys, and how many bytes, lie between two of them
  *      reads   by distance, in log-linear steps of 1/32: one array by entries, one by bytes
  *
- * When the places are used up the keys move together.  The sample may have a few hot keys more or less than its share of the
- * reads tells; the difference counts as distance 0, as SHARDS_adj has it.
+ * When the places are used up the keys move together.
  *
- * Cost of a request: two walks of the tree, log2(places) steps each.  At 4096 keys 290 KB. */
+ * The sample may have a few hot keys more or less than its share.  How many reads it should have is known, since all reads are counted
+ * elsewhere; what has to be found is at which distances the missing ones were.  SHARDS_adj takes them all for distance 0.  Here they
+ * are taken for what makes samples differ: in a sum over keys of which each is in the sample or not, a key that was read c times
+ * contributes c squared to the variance of the reads, and c times its hits up to a distance to their covariance with the hits there.
+ * So of each missing read cross(distance) / all the crosses are hits (a control variate): `met` adds for each read how often
+ * its key had been read before, which is half of c times, by distance; `met_all` the same for all reads, misses included.  Where a few hot keys
+ * have most of the reads, that is where their distances are.
+ *
+ * Cost of a request: two walks of the tree, log2(places) steps each.  At 4096 keys 310 KB, at 16384 one MiB. */
 #include "local/curve.h"
 
 #include <string.h>
@@ -25,9 +32,11 @@
 #define NIL UINT32_MAX
 
 struct key {
-    uint64_t hash, bytes;
+    uint64_t hash;
+    uint32_t bytes;
     uint32_t place; /* 1 … places */
     uint32_t chain;
+    uint32_t reads; /* halved as the counts are */
 };
 struct sum {
     uint64_t bytes;
@@ -43,7 +52,9 @@ struct near__curve {
     double counted;       /* reads of the sample, halved as the arrays are */
     double expected;      /* how many they should be, up to then */
     struct near__curve_seen then;
+    double met_all;
     double by_entries[BUCKETS], by_bytes[BUCKETS];
+    float met_entries[BUCKETS], met_bytes[BUCKETS];
     struct key *key;
     struct sum *tree;    /* [1 … places] */
     uint32_t *first;     /* of the chains */
@@ -54,8 +65,8 @@ struct near__curve {
 
 struct near__curve *near__curve_create(const struct near__alloc *alloc, uint32_t keys_max, size_t *ret_cost)
 {
-    uint32_t places = 2 * keys_max, chains = 64;
-    while (chains < keys_max)
+    uint32_t places = keys_max + keys_max / 2, chains = 64;
+    while (2 * chains < keys_max)
         chains *= 2;
     size_t head = (sizeof(struct near__curve) + 63) & ~(size_t)63;
     size_t keys = keys_max * sizeof(struct key), tree = (places + 1) * sizeof(struct sum);
@@ -185,7 +196,12 @@ static void halve_counts(struct near__curve *c)
     for (uint32_t i = 0; i < BUCKETS; i++) {
         c->by_entries[i] /= 2;
         c->by_bytes[i] /= 2;
+        c->met_entries[i] /= 4;
+        c->met_bytes[i] /= 4;
     }
+    c->met_all /= 4;
+    for (uint32_t k = 0; k < c->count; k++)
+        c->key[k].reads /= 2;
     c->counted /= 2;
     c->expected /= 2;
 }
@@ -256,8 +272,13 @@ static void count_distance(struct near__curve *c, uint32_t k)
 {
     struct sum all = tree_sum(c, c->last), before = tree_sum(c, c->key[k].place - 1);
     uint64_t bytes = c->key[k].bytes;
-    c->by_entries[bucket_of(scaled(c, (uint64_t)(all.keys - before.keys) - 1, 1))]++;
-    c->by_bytes[bucket_of(scaled(c, all.bytes - before.bytes - bytes, bytes))]++;
+    unsigned by_entries = bucket_of(scaled(c, (uint64_t)(all.keys - before.keys) - 1, 1));
+    unsigned by_bytes = bucket_of(scaled(c, all.bytes - before.bytes - bytes, bytes));
+    float met = (float)c->key[k].reads + 0.5f;
+    c->by_entries[by_entries]++;
+    c->by_bytes[by_bytes]++;
+    c->met_entries[by_entries] += met;
+    c->met_bytes[by_bytes] += met;
 }
 
 void near__curve_see(struct near__curve *c, uint64_t hash, enum near__seen seen, uint64_t bytes,
@@ -267,6 +288,7 @@ void near__curve_see(struct near__curve *c, uint64_t hash, enum near__seen seen,
     if (seen != NEAR_SEEN_FILL) {
         c->counted++;
         c->samples++;
+        c->met_all += k != NIL ? c->key[k].reads + 0.5 : 0.5;
         if (k != NIL)
             count_distance(c, k);
         if (c->counted >= c->reads_max) {
@@ -288,21 +310,26 @@ void near__curve_see(struct near__curve *c, uint64_t hash, enum near__seen seen,
     else
         vacate(c, k);
     if (bytes)
-        c->key[k].bytes = bytes;
+        c->key[k].bytes = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
+    c->key[k].reads += seen != NEAR_SEEN_FILL;
     occupy(c, k, ++c->last);
 }
 
 /* ---------------------------------------------------------------- the answer */
 
-/* Reads with a distance of at most size; within a step they are spread evenly. */
-static double within(const double *reads, uint64_t size)
+/* Reads with a distance of at most size; within a step they are spread evenly.  missing: reads that the sample should have in addition. */
+static double within(const struct near__curve *c, const double *reads, const float *met, uint64_t size, double missing)
 {
     size = size < SIZE_LIMIT ? size : SIZE_LIMIT;
     unsigned last = bucket_of(size);
-    double sum = 0, start = bucket_start(last), width = bucket_start(last + 1) - start;
-    for (unsigned i = 0; i < last; i++)
-        sum += reads[i];
-    return sum + reads[last] * ((double)size - start + 1) / width;
+    double start = bucket_start(last), part = ((double)size - start + 1) / (bucket_start(last + 1) - start);
+    double sum = 0, each = missing / c->met_all; /* below 0: the sample has too many */
+    for (unsigned i = 0; i <= last; i++) {
+        double here = reads[i] + each * (double)met[i];
+        if (here > 0)
+            sum += i < last ? here : part * here;
+    }
+    return sum;
 }
 
 double near__curve_hit_ratio(const struct near__curve *c, uint64_t entries, uint64_t bytes,
@@ -311,8 +338,9 @@ double near__curve_hit_ratio(const struct near__curve *c, uint64_t entries, uint
     double expected = expected_now(c, now);
     if (c->counted < 1 || expected < 1)
         return -1;
-    double hits = within(c->by_entries, entries), hits_by_bytes = within(c->by_bytes, bytes);
-    hits = hits < hits_by_bytes ? hits : hits_by_bytes;
-    double ratio = (hits + expected - c->counted) / expected;
+    double missing = expected - c->counted;
+    double hits = within(c, c->by_entries, c->met_entries, entries, missing);
+    double hits_by_bytes = within(c, c->by_bytes, c->met_bytes, bytes, missing);
+    double ratio = (hits < hits_by_bytes ? hits : hits_by_bytes) / expected;
     return ratio < 0 ? 0 : ratio > 1 ? 1 : ratio;
 }

@@ -20,8 +20,8 @@
 
 #define RING 2048u
 #define CURVE_KEYS_MIN 1024
-#define CURVE_KEYS_MAX 8192 /* 590 KB */
-#define CURVE_PART 4096     /* a key for so many bytes of budget: at 70 bytes each 1.7 % of it */
+#define CURVE_KEYS_MAX 16384 /* a MiB, nearly */
+#define CURVE_PART 4096      /* a key for so many bytes of budget: at 62 bytes each 1.5 % of it */
 #define AUTO_READS (1u << 17) /* what the automatic size goes by: some sixteen of each key in the sample */
 #define PATIENCE 100000     /* yields, for whoever learns just now */
 #define WHAT_SHIFT 14
