@@ -43,6 +43,7 @@ extern "C" {
     X(UNCHANGED, 5, "a loader's answer: the old value still holds")                                     \
     X(LOCKED, 8, "somebody else holds the lock")                                                        \
     X(PENDING, 9, "accepted, but not finished yet")                                                     \
+    X(UNAPPLIED, 14, "written, but some process may still serve what was there before")                 \
     X(ERR_INVALID, -1, "an argument is invalid")                                                        \
     X(ERR_NOMEM, -2, "memory allocation failed")                                                        \
     X(ERR_CLOSED, -3, "the cache is closed")                                                            \
@@ -248,8 +249,31 @@ enum {
     NEAR_BYPASS_LOCAL = 1u << 0, /* do not look in the local tier */
     NEAR_NO_FILL = 1u << 1,      /* do not keep what was read or written in the local tier */
     NEAR_ALLOW_STALE = 1u << 2,  /* as NEAR_UNPROVEN_SERVE_STALE, for this call */
-    NEAR_REQUIRE_FRESH = 1u << 8         /* reads: as new as a read of the remote tier itself, see near_get */
+    NEAR_REQUIRE_FRESH = 1u << 8,        /* reads: as new as a read of the remote tier itself, see near_get */
+    NEAR_WRITE_BARRIER = 1u << 20        /* writes: return when no process serves what was there before, see near_barrier */
 };
+
+/* What a write with NEAR_WRITE_BARRIER in near_call.flags tells of the other processes (near_set, near_del, near_expire, near_incr,
+ * near_cas, near_mset, near_mdel, near_clear, near_invalidate_tag).  Such a write returns when every process that shares the prefix has
+ * applied it, or serves nothing from its local tier: one that is stopped, cut off or dead holds it up until its staleness bound is
+ * over, no longer; give it a deadline beyond that (timeout_ms above bound_ms).  Reads that begin after it see the write, or something
+ * newer, in any process; except those that ask for stale values.  The first barrier of a prefix, and the first after Redis has lost
+ * its data, takes a bound.
+ * When the deadline comes first NEAR_OK becomes NEAR_UNAPPLIED: the write is done, and all promises of a plain write hold.  Other
+ * outcomes (NEAR_MISS, NEAR_UNMET) stay as they are; look at missing and unlisted. */
+typedef struct near_barrier {
+    size_t size;
+    uint32_t processes; /* other processes that were asked */
+    uint32_t missing;   /* of them, those that may still serve something older */
+    uint32_t unlisted;  /* 1: there may be more, which the remote tier does not know of (yet), or could not be asked for */
+    uint32_t reserved;
+} near_barrier;
+static inline void near_barrier_init(near_barrier *barrier)
+{
+    near_barrier zero = {0, 0, 0, 0, 0};
+    zero.size = sizeof(zero);
+    *barrier = zero;
+}
 
 /* Options of one call; NULL means the cache's defaults everywhere. */
 typedef struct near_call {
@@ -258,10 +282,11 @@ typedef struct near_call {
     uint32_t timeout_ms; /* 0: the cache's */
     uint32_t bound_ms;   /* a tighter staleness bound for this read; 0: the cache's */
     uint32_t reserved;   /* 0 */
+    near_barrier *barrier; /* with NEAR_WRITE_BARRIER: filled by the call, its size must be set; NULL: only the status tells */
 } near_call;
 static inline void near_call_init(near_call *call)
 {
-    near_call zero = {0, 0, 0, 0, 0};
+    near_call zero = {0, 0, 0, 0, 0, 0};
     zero.size = sizeof(zero);
     *call = zero;
 }
@@ -284,7 +309,7 @@ enum { NEAR_FROM_LOCAL = 1, NEAR_FROM_REMOTE = 2, NEAR_FROM_FLIGHT = 3, NEAR_FRO
  * With NEAR_REQUIRE_FRESH the read sees every write that returned before the call began, in whatever process (linearizable, as far as the
  * remote tier is one master): a local copy is served after a freshness proof that began after the call did, which costs about a
  * round trip, shared by all who wait at that moment, and moves no value; without such a copy or proof the remote tier is read.
- * Not together with NEAR_ALLOW_STALE.
+ * Not together with NEAR_ALLOW_STALE.  NEAR_WRITE_BARRIER is for writes only.
  * Blocks: on a hit never, unless NEAR_REQUIRE_FRESH; otherwise up to the deadline.
  * Returns NEAR_OK, NEAR_MISS, NEAR_STALE, NEAR_ERR_INVALID, _TOO_LARGE (key), _NOMEM, _CLOSED, _FORKED, _UNPROVEN,
  * _TIMEOUT, _UNAVAILABLE, _IO, _PROTOCOL and the remote tier's own errors (_AUTH … _REMOTE). */
@@ -328,7 +353,8 @@ static inline void near_write_init(near_write *write)
 
 /* Writes a key through to the remote tier.  NEAR_OK means that the remote tier has it and every process is told.
  * write and call may be NULL.  Blocks: up to the deadline.
- * Returns NEAR_OK, NEAR_UNMET, NEAR_ERR_INVALID, _TOO_LARGE, _NOMEM, _CLOSED, _FORKED, _TIMEOUT (not sent),
+ * Returns NEAR_OK, NEAR_UNAPPLIED (only with NEAR_WRITE_BARRIER), NEAR_UNMET, NEAR_ERR_INVALID, _TOO_LARGE, _NOMEM, _CLOSED,
+ * _FORKED, _TIMEOUT (not sent),
  * _UNKNOWN (sent, no answer), _UNAVAILABLE, _IO (not sent), _PROTOCOL and the remote tier's own errors. */
 NEAR_API int near_set(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size,
                       const near_write *write, const near_call *call);
@@ -367,7 +393,8 @@ typedef struct near_item {
  * (harmless on those that have none, and after any failure). */
 NEAR_API int near_mget(near_cache *cache, near_item *items, size_t count, const near_call *call);
 /* Writes, or removes, count keys in one round trip.  Each key is written atomically, the whole is not.  Items of
- * near_mset without NX or XX run in order: of a key that is there twice the later value stays. */
+ * near_mset without NX or XX run in order: of a key that is there twice the later value stays.
+ * With NEAR_WRITE_BARRIER one barrier is behind them all, also when some have failed; NEAR_UNAPPLIED is the call's, not an item's. */
 NEAR_API int near_mset(near_cache *cache, near_item *items, size_t count, const near_write *write, const near_call *call);
 NEAR_API int near_mdel(near_cache *cache, near_item *items, size_t count, const near_call *call);
 
@@ -917,6 +944,7 @@ typedef struct near_stats {
     uint64_t auto_pressed;           /* looks, one a second, that found memory short */
     uint32_t auto_reason;            /* a near_auto_reason */
     uint32_t auto_reserved;          /* 0 */
+    uint64_t barriers, barriers_incomplete; /* writes with NEAR_WRITE_BARRIER: complete; those whose deadline came first */
 } near_stats;
 
 /* Fills a snapshot; the counters are not from one instant.  stats->size must be set. */

@@ -8,7 +8,7 @@
 #include "local/hit.h"
 
 #define TTL_MAX_MS INT64_C(3153600000000) /* a hundred years; Redis refuses what overflows its clock */
-#define CALL_FLAGS (NEAR_BYPASS_LOCAL | NEAR_NO_FILL | NEAR_ALLOW_STALE | NEAR_REQUIRE_FRESH)
+#define CALL_FLAGS (NEAR_BYPASS_LOCAL | NEAR_NO_FILL | NEAR_ALLOW_STALE | NEAR_REQUIRE_FRESH | NEAR_WRITE_BARRIER)
 #define SET_FLAGS (NEAR_SET_IF_ABSENT | NEAR_SET_IF_PRESENT | NEAR_SET_KEEP_TTL)
 
 /* ---------------------------------------------------------------- arguments */
@@ -39,7 +39,15 @@ int near__call_copy(const near_call *call, near_call *ret)
         return NEAR_ERR_INVALID;
     if (status == NEAR_OK && ret->flags & NEAR_REQUIRE_FRESH && ret->flags & NEAR_ALLOW_STALE)
         return NEAR_ERR_INVALID;
+    if (status == NEAR_OK && ret->barrier && (!(ret->flags & NEAR_WRITE_BARRIER) || ret->barrier->size < sizeof(size_t)))
+        return NEAR_ERR_INVALID;
     return status;
+}
+
+int near__read_call_copy(const near_call *call, near_call *ret)
+{
+    int status = near__call_copy(call, ret);
+    return status == NEAR_OK && ret->flags & NEAR_WRITE_BARRIER ? NEAR_ERR_INVALID : status;
 }
 
 int near__write_copy(const near_write *write, near_write *ret)
@@ -184,7 +192,7 @@ static __attribute__((noinline)) int get_the_long_way(near_cache *cache, const v
     if (!cache || !ret_value)
         return NEAR_ERR_INVALID;
     memset(ret_value, 0, sizeof(*ret_value));
-    if (status != NEAR_OK || (status = near__call_copy(call, &mine)) != NEAR_OK)
+    if (status != NEAR_OK || (status = near__read_call_copy(call, &mine)) != NEAR_OK)
         return status;
     if ((mine.flags & (NEAR_REQUIRE_FRESH | NEAR_BYPASS_LOCAL)) == NEAR_REQUIRE_FRESH &&
         (status = fence(cache, key, key_size, &mine)) != NEAR_OK)
@@ -380,11 +388,13 @@ static int run_write(near_cache *cache, struct near__request *request, const nea
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
         return status;
-    if (request->value_size > impl->options.value_max || request->expected_size > impl->options.value_max)
+    if (request->value_size > impl->options.value_max || request->expected_size > impl->options.value_max) {
         status = NEAR_ERR_TOO_LARGE;
-    else
-        status = near__write_through(impl, request, impl->remote ? near__deadline(impl, call) : 0,
-                                     !(call->flags & NEAR_NO_FILL));
+    } else {
+        int64_t deadline_ns = impl->remote ? near__deadline(impl, call) : 0;
+        status = near__write_through(impl, request, deadline_ns, !(call->flags & NEAR_NO_FILL));
+        status = near__write_barrier(impl, call, deadline_ns, status);
+    }
     near__leave(impl);
     return status;
 }
@@ -487,6 +497,7 @@ static int clear_entered(struct near__impl *impl, uint32_t flags, const near_cal
     int status = near__write_through(impl, &request, deadline_ns, 0);
     if (ret_removed)
         *ret_removed = removed;
+    status = near__write_barrier(impl, call, deadline_ns, status);
     return keys != NEAR_OK ? keys : status;
 }
 

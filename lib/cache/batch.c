@@ -243,7 +243,7 @@ int near_mget(near_cache *cache, near_item *items, size_t count, const near_call
     for (size_t i = 0; items && i < count; i++)
         memset(&items[i].value, 0, sizeof(items[i].value)); /* may be released whatever follows */
     int status = cache ? near__items_check(items, count, 0) : NEAR_ERR_INVALID;
-    if (status != NEAR_OK || (status = near__call_copy(call, &mine)) != NEAR_OK)
+    if (status != NEAR_OK || (status = near__read_call_copy(call, &mine)) != NEAR_OK)
         return near__items_fail(items, count, status);
     if (mine.flags & NEAR_REQUIRE_FRESH && (status = fence(cache, &mine)) != NEAR_OK)
         return near__items_fail(items, count, status);
@@ -277,14 +277,17 @@ static int write_items(struct near__impl *impl, near_item *items, size_t count, 
         request->value = values ? items[i].data : NULL;
         request->value_size = values ? items[i].size : 0;
     }
+    int64_t deadline_ns = near__deadline(impl, call);
     if (sendable)
-        near__write_many(impl, requests, sendable, near__deadline(impl, call), !(call->flags & NEAR_NO_FILL));
+        near__write_many(impl, requests, sendable, deadline_ns, !(call->flags & NEAR_NO_FILL));
     for (size_t i = 0, at = 0; i < count; i++) {
         if (items[i].status == NEAR_OK)
             items[i].status = requests[at++].status;
     }
     near__free(&impl->alloc, requests);
-    return near__items_error(items, count);
+    /* also when some have failed: the others are to be waited for */
+    int status = near__write_barrier(impl, call, deadline_ns, NEAR_OK), error = near__items_error(items, count);
+    return error != NEAR_OK ? error : status;
 }
 
 static int write_batch(near_cache *cache, near_item *items, size_t count, const struct near__request *like,

@@ -92,6 +92,7 @@ struct near__reader *near__reader_for(near_cache *cache, int *ret_status);
 int near__struct_copy(void *ret, size_t our_size, const void *from, size_t their_size);
 /* A checked, complete copy of what the caller passed or did not pass. */
 int near__call_copy(const near_call *call, near_call *ret);
+int near__read_call_copy(const near_call *call, near_call *ret); /* of a read */
 int near__write_copy(const near_write *write, near_write *ret);
 int64_t near__deadline(const struct near__impl *impl, const near_call *call);
 static inline int near__key_check(const void *key, size_t key_size)
@@ -148,6 +149,9 @@ int near__items_error(const near_item *items, size_t count);
 int near__write_through(struct near__impl *impl, struct near__request *request, int64_t deadline_ns, int fill);
 /* The same for many, one round trip; each request's status is set. */
 int near__write_many(struct near__impl *impl, struct near__request *requests, size_t count, int64_t deadline_ns, int fill);
+
+/* After a write with this status: with NEAR_WRITE_BARRIER waits for the other processes.  The status for the caller. */
+int near__write_barrier(struct near__impl *impl, const near_call *call, int64_t deadline_ns, int status);
 
 /* source.c */
 int near__sources_open(struct near__impl *impl);

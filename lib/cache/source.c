@@ -237,7 +237,8 @@ static int write_source(near_source *source, struct write *w, const near_call *c
     int status;
     if (!near__enter(source->cache, &status))
         return status;
-    status = write_entered(source, w, call);
+    int64_t deadline_ns = near__deadline(source->impl, call);
+    status = near__write_barrier(source->impl, call, deadline_ns, write_entered(source, w, call));
     near__leave(source->impl);
     return status;
 }

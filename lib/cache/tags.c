@@ -194,7 +194,8 @@ int near_invalidate_tag(near_cache *cache, const void *tag, size_t size, const n
     if (!impl)
         return status;
     struct near__request request = {.operation = NEAR_OP_TAG, .key = name, .key_size = name_of(tag, size, name), .ttl_ms = TAG_LIFE_MS};
-    status = near__write_through(impl, &request, near__deadline(impl, &mine), 0);
+    int64_t deadline_ns = near__deadline(impl, &mine);
+    status = near__write_barrier(impl, &mine, deadline_ns, near__write_through(impl, &request, deadline_ns, 0));
     near__leave(impl);
     return status;
 }

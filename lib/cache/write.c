@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/mutant.h"
 
@@ -148,6 +149,33 @@ int near__write_through(struct near__impl *impl, struct near__request *request, 
     near__histogram_record(&impl->write_ns, (uint64_t)(near__now(&impl->clock) - started_ns));
     count_write(impl, request->status);
     return request->status;
+}
+
+/* ---------------------------------------------------------------- barriers */
+
+/* Tells the caller, as much as its structure has room for. */
+static void tell_barrier(const near_call *call, const struct near__barrier_result *result)
+{
+    near_barrier *barrier = call->barrier, full = {.size = sizeof(full)};
+    if (!barrier)
+        return;
+    full.size = barrier->size;
+    full.processes = result->processes;
+    full.missing = result->missing;
+    full.unlisted = (uint32_t)result->unlisted;
+    memcpy(barrier, &full, full.size < sizeof(full) ? full.size : sizeof(full));
+}
+
+int near__write_barrier(struct near__impl *impl, const near_call *call, int64_t deadline_ns, int status)
+{
+    struct near__barrier_result result = {0};
+    if (!(call->flags & NEAR_WRITE_BARRIER))
+        return status;
+    int undone = status < 0 || status == NEAR_PENDING; /* there is nothing to wait for yet */
+    result.unlisted = impl->remote && undone;
+    int complete = !impl->remote || undone || near__coherence_barrier(impl->coherence, deadline_ns, &result);
+    tell_barrier(call, &result);
+    return status == NEAR_OK && !complete ? NEAR_UNAPPLIED : status;
 }
 
 /* ---------------------------------------------------------------- many */

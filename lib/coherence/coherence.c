@@ -220,6 +220,15 @@ void near__coherence_body_of(struct near__coherence *c, enum near__message_opera
     near__message_encode(b, &m, keys, key_sizes);
 }
 
+void near__coherence_body_roll(struct near__coherence *c, uint64_t roll, struct near__buffer *b)
+{
+    const void *name = c->private_name;
+    size_t size = strlen(c->private_name);
+    struct near__message m = new_message(c, NEAR_MESSAGE_BARRIER, 1);
+    m.write_id = roll;
+    near__message_encode(b, &m, &name, &size);
+}
+
 void near__coherence_body_value(struct near__coherence *c, const void *key, size_t key_size, const void *value,
                                 size_t value_size, int64_t ttl_ms, struct near__buffer *b)
 {
@@ -320,6 +329,7 @@ static int init_ids(struct near__coherence *c, uint64_t seed)
     c->sender = near__random_next(&c->random);
     c->next_nonce = (near__random_next(&c->random) >> 2) + 1; /* not to be guessed; stays positive in 64 bits */
     atomic_init(&c->next_write, near__random_next(&c->random));
+    c->next_roll = (near__random_next(&c->random) >> 2) + 1; /* likewise */
     snprintf(c->private_name, sizeof(c->private_name), "%016" PRIx64, near__random_next(&c->random));
     c->host = host_tag();
     return 0;
@@ -372,6 +382,7 @@ static void destroy(struct near__coherence *c)
 {
     if (c->channel)
         near__channel_close(c->remote, c->channel);
+    near__barrier_fini(c);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);
     near__free(c->alloc, c);
@@ -433,8 +444,7 @@ int near__coherence_step(struct near__coherence *c)
     return near__prover_step(c, 0) || near__subscriber_step(c, 0);
 }
 
-/* Waits, or in manual mode does the threads' work.  0 when it is no use to go on. */
-static int go_on_locked(struct near__coherence *c, int64_t deadline_ns)
+int near__coherence_go_on_locked(struct near__coherence *c, int64_t deadline_ns)
 {
     if (near__now(c->clock) >= deadline_ns)
         return 0;
@@ -452,9 +462,15 @@ void near__coherence_set_bound(struct near__coherence *c, uint32_t bound_ms)
 {
     int64_t bound = bound_ms * NEAR_NS_PER_MS;
     pthread_mutex_lock(&c->lock);
-    if (c->suspicion)
+    /* relaxed: written under the lock only.  Who waits for barriers must know of a longer bound before anything is served by it. */
+    int known_shorter = c->list && bound > atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed);
+    if (known_shorter)
+        near__proof_suspect_locked(c, 0);
+    if (c->suspicion || known_shorter)
         near__proof_withdraw_locked(c, bound); /* before a longer bound could bring a withdrawn proof back */
     near__local_set_bound(c->local, bound);
+    if (known_shorter)
+        c->proved_ns = atomic_load_explicit(&c->gate->proved_ns, memory_order_relaxed); /* as above */
     int64_t next_ns = c->proved_ns == NEAR_PROVED_NEVER ? c->next_proof_ns : c->proved_ns + near__proof_interval_ns(c);
     if (next_ns < c->next_proof_ns)
         c->next_proof_ns = next_ns;
@@ -474,7 +490,7 @@ int near__coherence_wait(struct near__coherence *c, int64_t deadline_ns, near_er
     int status = NEAR_OK;
     pthread_mutex_lock(&c->lock);
     while (!near__proof_stands_locked(c))
-        if (!go_on_locked(c, deadline_ns)) {
+        if (!near__coherence_go_on_locked(c, deadline_ns)) {
             status = report_locked(c, NEAR_ERR_TIMEOUT, error);
             break;
         }
@@ -498,7 +514,7 @@ int near__coherence_fence(struct near__coherence *c, int64_t deadline_ns)
     pthread_mutex_lock(&c->lock);
     int64_t last_ns = near__now(c->clock) + 2 * near__proof_patience_ns(c); /* the one under way, and ours */
     uint64_t wanted = want_locked(c) - (unsigned)NEAR_MUTANT(UNDER_WAY_COUNTS);
-    while (c->suspicion == 0 && c->proved_nonce < wanted && go_on_locked(c, last_ns < deadline_ns ? last_ns : deadline_ns))
+    while (c->suspicion == 0 && c->proved_nonce < wanted && near__coherence_go_on_locked(c, last_ns < deadline_ns ? last_ns : deadline_ns))
         ;
     int fenced = c->suspicion == 0 && c->proved_nonce >= wanted;
     pthread_mutex_unlock(&c->lock);
@@ -511,7 +527,7 @@ int near__coherence_check(struct near__coherence *c, int64_t deadline_ns, near_e
     pthread_mutex_lock(&c->lock);
     uint64_t wanted = want_locked(c);
     while (c->proved_nonce < wanted)
-        if (!go_on_locked(c, deadline_ns)) {
+        if (!near__coherence_go_on_locked(c, deadline_ns)) {
             status = report_locked(c, c->problem.status < 0 ? c->problem.status : NEAR_ERR_TIMEOUT, error);
             break;
         }
@@ -540,6 +556,8 @@ void near__coherence_stats(const struct near__coherence *c, near_stats *stats)
     stats->suspicions = count_of(&c->suspicions);
     stats->server_changes = count_of(&c->server_changes);
     stats->position_regressions = count_of(&c->position_regressions);
+    stats->barriers = count_of(&c->barriers);
+    stats->barriers_incomplete = count_of(&c->barriers_incomplete);
     near__histogram_quantiles(&c->invalidation_ns, &stats->invalidation_ns);
     stats->message_applied_ns = atomic_load_explicit(&c->applied_ns, memory_order_relaxed); /* as the counters */
     pthread_mutex_lock(&mutable->lock);

@@ -84,6 +84,14 @@ int near__coherence_check(struct near__coherence *c, int64_t deadline_ns, near_e
  * applied here when it returns 1.  One proof serves everybody who waits.  0: it is no use to wait (nothing is proven at present)
  * or did not come until the deadline, or for longer than an attempt takes. */
 int near__coherence_fence(struct near__coherence *c, int64_t deadline_ns);
+/* A barrier: waits until no process of the prefix serves anything older than the writes that were done before the call.  0 when the
+ * deadline comes first. */
+struct near__barrier_result {
+    uint32_t processes; /* that were asked; without this one */
+    uint32_t missing;   /* that have not answered and may still serve */
+    int unlisted;       /* there may be more */
+};
+int near__coherence_barrier(struct near__coherence *c, int64_t deadline_ns, struct near__barrier_result *ret);
 /* Fills the coherence fields of stats. */
 void near__coherence_stats(const struct near__coherence *c, near_stats *stats);
 

@@ -206,3 +206,16 @@ int near__message_decode_proof(const void *payload, size_t size, uint64_t *ret_n
     *ret_position = in.bad ? 0 : read_decimal(&in, 0);
     return in.bad ? -1 : 0;
 }
+
+int near__message_decode_answer(const void *payload, size_t size, uint64_t *ret_roll, const void **ret_name, size_t *ret_size)
+{
+    if (!size)
+        return -1;
+    struct input in = {.at = payload, .end = (const unsigned char *)payload + size};
+    if (read_byte(&in) != 'A')
+        return -1;
+    *ret_roll = read_decimal(&in, ':');
+    *ret_name = in.at;
+    *ret_size = (size_t)(in.end - in.at);
+    return in.bad ? -1 : 0;
+}

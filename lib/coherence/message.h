@@ -18,6 +18,8 @@ enum near__message_operation {
     NEAR_MESSAGE_DEL,
     NEAR_MESSAGE_EXPIRE,
     NEAR_MESSAGE_CLEAR, /* no keys: everything with the prefix */
+    NEAR_MESSAGE_BARRIER, /* changes nothing; the key is the name of its sender's private channel, where everybody answers who has
+                             come so far, with the write id (barrier.c) */
     NEAR_MESSAGE_OPERATIONS_
 };
 
@@ -45,6 +47,8 @@ int near__message_decode(const void *payload, size_t size, struct near__message 
 /* Steps through the keys of a decoded message: 1 and *ret_key, *ret_size, or 0 at the end.  *cursor starts NULL. */
 int near__message_next_key(const struct near__message *m, const unsigned char **cursor, const void **ret_key,
                            size_t *ret_size);
+/* "A<roll>:<name>" of an answer to a barrier, name pointing into the payload: 0 or -1. */
+int near__message_decode_answer(const void *payload, size_t size, uint64_t *ret_roll, const void **ret_name, size_t *ret_size);
 /* "P<nonce>:<position>" of a heartbeat: 0 or -1. */
 int near__message_decode_proof(const void *payload, size_t size, uint64_t *ret_nonce, uint64_t *ret_position);
 

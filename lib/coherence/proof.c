@@ -231,6 +231,8 @@ void near__proof_answered(struct near__coherence *c, const struct near__request 
     int status = request->status, failed = status < 0 && status != NEAR_ERR_UNKNOWN; /* unknown: it may still arrive */
     pthread_mutex_lock(&c->lock);
     c->running = 0;
+    if (status >= 0)
+        near__barrier_listed_locked(c, request->fence, request->server);
     int current = c->attempt.nonce != 0 && c->attempt.nonce == (uint64_t)request->number;
     if (failed)
         near__fail(&c->problem, status, "the heartbeat failed: %s%s%s", near_status_text(status),

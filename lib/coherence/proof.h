@@ -31,6 +31,16 @@ struct near__attempt {
     int pong;
 };
 
+enum { NEAR_NAME_SIZE = 20, NEAR_ANSWERS_MAX = 64 };
+
+/* A barrier of another process that is to be answered. */
+struct near__answer {
+    char name[NEAR_NAME_SIZE]; /* of the asker's private channel */
+    uint64_t roll;
+};
+struct near__roll;
+struct near__member;
+
 /* Who may touch what: (c) constant after opening, (a) any thread, atomically, (s) the subscriber alone, (l) under
  * `lock`. The lock is never held across anything that waits, and no hit ever takes it. */
 struct near__coherence {
@@ -42,7 +52,7 @@ struct near__coherence {
     struct near__gate *gate;         /* (c) its fields are written under lock */
     uint64_t sender, host;           /* (c) */
     int64_t backoff_min_ns, backoff_max_ns, connect_timeout_ns; /* (c) */
-    char private_name[20];           /* (c) */
+    char private_name[NEAR_NAME_SIZE]; /* (c) */
     int manual, tracking;            /* (c) */
     void (*heard)(void *arg, const void *key, size_t key_size); /* (c) see coherence.h */
     void *heard_arg;                 /* (c) */
@@ -77,9 +87,20 @@ struct near__coherence {
     unsigned open_failures, proof_failures; /* (l) since the last proof */
     int64_t proved_ns;             /* (l) what the last proof counts from; NEAR_PROVED_NEVER */
     uint64_t random;               /* (l) */
+    /* barrier.c */
+    struct near__answer answers[NEAR_ANSWERS_MAX]; /* (l) to be sent by the prover, oldest first */
+    unsigned answer_count;         /* (l) */
+    struct near__roll *rolls;      /* (l) barriers of this process that wait */
+    uint64_t next_roll;            /* (l) */
+    struct near__member *members;  /* (l) as the last roll told */
+    size_t member_count;           /* (l) */
+    uint64_t list;                 /* (l) which list of processes there is, on which server, in which history; 0: none */
+    int64_t list_since_ns;         /* (l) when it was first seen here */
+    int64_t bound_max_ns;          /* (l) the longest bound that was ever seen, of anybody */
     near_error problem;            /* (l) the last one since the last proof */
 
     _Atomic(uint64_t) messages, messages_own, messages_bad, messages_foreign, messages_kept, message_gaps; /* (a) statistics, relaxed */
+    _Atomic(uint64_t) barriers, barriers_incomplete;
     _Atomic(uint64_t) proofs, proofs_failed, subscriptions, disconnections, suspicions;
     _Atomic(uint64_t) server_changes, position_regressions;
     _Atomic(int64_t) applied_ns; /* when the last message had been applied; 0: none yet */
@@ -102,7 +123,11 @@ uint64_t near__coherence_relative(const struct near__coherence *c, uint64_t posi
 /* How long to pause after so many failures in a row: capped exponential, with jitter so that processes do not come back
  * as a herd. */
 int64_t near__coherence_backoff_locked(struct near__coherence *c, unsigned failures);
+/* The body of a barrier's message. */
+void near__coherence_body_roll(struct near__coherence *c, uint64_t roll, struct near__buffer *b);
 void near__coherence_wait_locked(struct near__coherence *c, int64_t until_ns);
+/* Waits for a change, or in manual mode does the threads' work.  0 when it is no use to go on. */
+int near__coherence_go_on_locked(struct near__coherence *c, int64_t deadline_ns);
 /* Makes the subscriber look at its timers again. */
 void near__coherence_kick_locked(struct near__coherence *c);
 
@@ -126,6 +151,14 @@ void near__proof_pong(struct near__coherence *c, const void *payload, size_t siz
 void near__proof_arrived(struct near__coherence *c, const void *payload, size_t size);
 /* The heartbeat's own reply (or failure). */
 void near__proof_answered(struct near__coherence *c, const struct near__request *request);
+
+/* barrier.c.  The heartbeat's reply told which list of processes there is (epoch 0: none). */
+void near__barrier_listed_locked(struct near__coherence *c, uint64_t epoch, uint64_t server);
+/* A barrier's message was applied: answers it soon. */
+void near__barrier_called(struct near__coherence *c, const struct near__message *m);
+/* An answer to a barrier of ours, on the private channel. */
+void near__barrier_answered(struct near__coherence *c, const void *payload, size_t size);
+void near__barrier_fini(struct near__coherence *c);
 
 /* subscriber.c, prover.c: one step each; with wait, blocks until there is something to do.  1 when something was done. */
 int near__subscriber_step(struct near__coherence *c, int wait);

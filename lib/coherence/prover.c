@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The prover: sends the heartbeats that the subscriber asks for.  It is a thread of its own because a heartbeat's reply
- * may be long in coming, and the subscriber must go on marking the local tier meanwhile. */
+ * may be long in coming, and the subscriber must go on marking the local tier meanwhile.  It also answers other processes'
+ * barriers, for the same reason. */
 #include "coherence/proof.h"
 
 #include <string.h>
 
+enum { ANSWERS = 8 }; /* sent together */
+
 /* Takes the heartbeat that is asked for; 0 when there is none. */
-static int take_locked(struct near__coherence *c, struct near__request *ret, int64_t *ret_deadline_ns)
+static size_t take_locked(struct near__coherence *c, struct near__request *ret)
 {
     if (!c->asked || c->stopping)
         return 0;
@@ -19,24 +22,52 @@ static int take_locked(struct near__coherence *c, struct near__request *ret, int
         .known = c->attempt.known,
         .body = c->private_name,
         .body_size = strlen(c->private_name),
+        /* relaxed: written under the lock; rounded up, since somebody counts on it */
+        .ttl_ms = (atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed) + NEAR_NS_PER_MS - 1) / NEAR_NS_PER_MS,
     };
-    *ret_deadline_ns = near__now(c->clock) + near__proof_patience_ns(c);
     return 1;
+}
+
+/* Takes answers to barriers; their names go into `names`, since the queue moves on. */
+static size_t take_answers_locked(struct near__coherence *c, struct near__request *ret, char names[][NEAR_NAME_SIZE])
+{
+    size_t count = c->answer_count < ANSWERS ? c->answer_count : ANSWERS;
+    for (size_t i = 0; i < count; i++) {
+        memcpy(names[i], c->answers[i].name, NEAR_NAME_SIZE);
+        ret[i] = (struct near__request){
+            .operation = NEAR_OP_ANSWER,
+            .number = (int64_t)c->answers[i].roll,
+            .body = names[i],
+            .body_size = strlen(names[i]),
+            .value = c->private_name,
+            .value_size = strlen(c->private_name),
+        };
+    }
+    c->answer_count -= (unsigned)count;
+    memmove(c->answers, c->answers + count, c->answer_count * sizeof(*c->answers));
+    return count;
+}
+
+static int is_idle_locked(const struct near__coherence *c)
+{
+    return !c->asked && !c->answer_count && !c->stopping;
 }
 
 int near__prover_step(struct near__coherence *c, int wait)
 {
-    struct near__request request;
-    int64_t deadline_ns;
+    struct near__request requests[ANSWERS + 1];
+    char names[ANSWERS][NEAR_NAME_SIZE];
     pthread_mutex_lock(&c->lock);
-    while (wait && !c->asked && !c->stopping)
+    while (wait && is_idle_locked(c))
         near__coherence_wait_locked(c, NEAR_NEVER);
-    int taken = take_locked(c, &request, &deadline_ns);
+    size_t proofs = take_locked(c, requests), count = proofs + take_answers_locked(c, requests + proofs, names);
     pthread_mutex_unlock(&c->lock);
-    if (!taken)
+    if (!count)
         return 0;
-    near__remote_run(c->remote, &request, 1, deadline_ns);
-    near__free(c->alloc, request.value_out);
-    near__proof_answered(c, &request);
-    return 1;
+    near__remote_run(c->remote, requests, count, near__now(c->clock) + near__proof_patience_ns(c));
+    if (proofs) {
+        near__free(c->alloc, requests[0].value_out);
+        near__proof_answered(c, &requests[0]);
+    }
+    return 1; /* an answer that is lost costs its asker time, no more */
 }

@@ -69,6 +69,8 @@ static void apply_keys(struct near__coherence *c, const struct near__message *m,
  * back as the entries, which nobody reads any more, become the least recently used. */
 static void apply(struct near__coherence *c, const struct near__message *m, uint64_t relative)
 {
+    if (m->operation == NEAR_MESSAGE_BARRIER)
+        return;
     if (m->operation != NEAR_MESSAGE_CLEAR) {
         apply_keys(c, m, relative);
         return;
@@ -108,6 +110,17 @@ static void measure(struct near__coherence *c, const struct near__message *m)
         near__histogram_record(&c->invalidation_ns, (uint64_t)delay);
 }
 
+static void distrust(struct near__coherence *c, unsigned suspicion, uint64_t position, uint64_t last)
+{
+    if (suspicion == NEAR_SUSPECT_ORDER)
+        near__coherence_add(&c->position_regressions);
+    else if (suspicion == NEAR_SUSPECT_GAP)
+        near__coherence_add(&c->message_gaps);
+    near__proof_suspect(c, suspicion);
+    tell(c, NULL, 0);
+    near__log(c->log, NEAR_LOG_WARNING, "coherence", "message %" PRIu64 " follows message %" PRIu64 "; proving anew", position, last);
+}
+
 static void handle_message(struct near__coherence *c, const void *payload, size_t size)
 {
     struct near__message m;
@@ -127,16 +140,19 @@ static void handle_message(struct near__coherence *c, const void *payload, size_
     unsigned suspicion = follow(c, m.position, &relative);
     apply(c, &m, relative);
     measure(c, &m);
-    if (!suspicion)
-        return;
-    if (suspicion == NEAR_SUSPECT_ORDER)
-        near__coherence_add(&c->position_regressions);
-    else if (suspicion == NEAR_SUSPECT_GAP)
-        near__coherence_add(&c->message_gaps);
-    near__proof_suspect(c, suspicion);
-    tell(c, NULL, 0);
-    near__log(c->log, NEAR_LOG_WARNING, "coherence", "message %" PRIu64 " follows message %" PRIu64 "; proving anew",
-              m.position, last);
+    if (suspicion)
+        distrust(c, suspicion, m.position, last);
+    if (m.operation == NEAR_MESSAGE_BARRIER) /* after what it reveals has been withdrawn */
+        near__barrier_called(c, &m);
+}
+
+/* On this process's own channel: a heartbeat, or an answer to a barrier. */
+static void handle_private(struct near__coherence *c, const void *payload, size_t size)
+{
+    if (size && *(const char *)payload == 'A')
+        near__barrier_answered(c, payload, size);
+    else
+        near__proof_arrived(c, payload, size);
 }
 
 /* The server reports that a key was written, but not when in the order of positions; or (NULL) that any key may have been (R44).
@@ -251,7 +267,7 @@ static int read_channel(struct near__coherence *c, int64_t deadline_ns)
     near__channel_read(c->remote, c->channel, deadline_ns, &m);
     switch (m.event) {
     case NEAR_CHANNEL_MESSAGE: handle_message(c, m.payload, m.payload_size); return 1;
-    case NEAR_CHANNEL_PRIVATE: near__proof_arrived(c, m.payload, m.payload_size); return 1;
+    case NEAR_CHANNEL_PRIVATE: handle_private(c, m.payload, m.payload_size); return 1;
     case NEAR_CHANNEL_FOREIGN: handle_foreign(c, m.payload, m.payload_size); return 1;
     case NEAR_CHANNEL_PONG: near__proof_pong(c, m.payload, m.payload_size); return 1;
     case NEAR_CHANNEL_IDLE: return 0;

@@ -79,6 +79,8 @@ static const struct row rows[] = {
     ROW(NULL, suspicions, COUNTER, "Times that entries were made suspect."),
     ROW(NULL, server_changes, COUNTER, "Times that another server was found."),
     ROW(NULL, position_regressions, COUNTER, "Times that the server had lost its position."),
+    ROW(NULL, barriers, COUNTER, "Barriers that every process has passed."),
+    ROW(NULL, barriers_incomplete, COUNTER, "Barriers whose deadline came first."),
     ROW("Remote", requests, COUNTER, "Requests sent to the remote tier."),
     ROW(NULL, connections_opened, COUNTER, "Connections opened."),
     ROW(NULL, connections_lost, COUNTER, "Connections lost."),

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/hash.h"
+#include "remote/members.h"
 
 /* A lifted position leaves so much room that it cannot meet a number which somebody else has reached meanwhile. */
 #define LIFT (UINT64_C(1) << 20)
@@ -162,11 +163,16 @@ struct near__place *near__memory_place_locked(struct near__memory_store *store, 
     for (place = store->places; place; place = place->next)
         if (place->prefix_size == size && memcmp(place->prefix, prefix, size) == 0)
             return place;
-    place = near__alloc_zero(&store->alloc, sizeof *place + size + 1);
+    place = near__alloc_zero(&store->alloc, sizeof *place + size + 1 + size + sizeof NEAR_MEMBERS_NAME);
     if (!place)
         return NULL;
     place->prefix_size = size;
     memcpy(place->prefix, prefix, size);
+    char *list = place->prefix + size + 1;
+    memcpy(list, prefix, size);
+    memcpy(list + size, NEAR_MEMBERS_NAME, sizeof NEAR_MEMBERS_NAME);
+    place->list = list;
+    place->list_size = size + strlen(NEAR_MEMBERS_NAME);
     place->next = store->places;
     store->places = place;
     return place;
@@ -373,17 +379,24 @@ static void publish(struct near__memory_store *store, struct near__place *place,
     }
 }
 
-/* To the one process whose private channel it is.  Only a fault that names PROVE drops it: "every message" means those on
+/* To the one process whose private channel it is.  Only a fault that names the operation drops it: "every message" means those on
  * the shared channel. */
 static void publish_private(struct near__memory_store *store, struct near__place *place, const struct near__request *q)
 {
-    char text[64];
-    struct sheet sheet = {.event = NEAR_CHANNEL_PRIVATE, .operation = NEAR_OP_PROVE, .body = text};
-    sheet.body_size = (size_t)snprintf(text, sizeof text, "P%" PRId64 ":%" PRIu64, q->number, place->position);
-    if (store->faults[NEAR_FAULT_DROP_MESSAGES][NEAR_OP_PROVE] &&
-        near__memory_strikes_locked(store, NEAR_FAULT_DROP_MESSAGES, NEAR_OP_PROVE))
+    char head[64];
+    int operation = (int)q->operation;
+    struct sheet sheet = {.event = NEAR_CHANNEL_PRIVATE, .operation = q->operation, .head = head};
+    if (q->operation == NEAR_OP_PROVE) {
+        sheet.head_size = (size_t)snprintf(head, sizeof head, "P%" PRId64 ":%" PRIu64, q->number, place->position);
+    } else {
+        sheet.head_size = (size_t)snprintf(head, sizeof head, "A%" PRId64 ":", q->number);
+        sheet.body = q->value;
+        sheet.body_size = q->value_size;
+    }
+    if (store->faults[NEAR_FAULT_DROP_MESSAGES][operation] &&
+        near__memory_strikes_locked(store, NEAR_FAULT_DROP_MESSAGES, operation))
         return;
-    sheet.held = near__memory_strikes_locked(store, NEAR_FAULT_HOLD_MESSAGES, NEAR_OP_PROVE);
+    sheet.held = near__memory_strikes_locked(store, NEAR_FAULT_HOLD_MESSAGES, operation);
     sheet.number = ++store->letters;
     for (struct near__mailbox *m = store->mailboxes; m; m = m->next)
         if (m->place == place && strlen(m->private_name) == q->body_size &&
@@ -599,12 +612,99 @@ static int run_clear(struct command *c)
     return NEAR_OK;
 }
 
+/* ---------------------------------------------------------------- the list of processes */
+
+static struct near__record *list_record(const struct command *c)
+{
+    return near__keyspace_find(&c->store->keys, c->place->list, c->place->list_size, c->now_ns);
+}
+
+static struct near__word word(const char *text) { return (struct near__word){.at = text, .size = strlen(text)}; }
+
+/* Whether the pair is among those in the text; with any_value whatever its value. */
+static int has_pair(const void *text, size_t size, struct near__word name, struct near__word value, int any_value)
+{
+    struct near__word n, v;
+    for (size_t at = 0; near__members_next(text, size, &at, &n, &v);)
+        if (near__word_is(n, name.at, name.size) && (any_value || near__word_is(v, value.at, value.size)))
+            return 1;
+    return 0;
+}
+
+static int keep_list(const struct command *c, const struct near__buffer *b, int64_t expire_ns)
+{
+    if (b->failed)
+        return -1;
+    return near__keyspace_put(&c->store->keys, c->place->list, c->place->list_size, b->data, b->size, expire_ns) ? 0 : -1;
+}
+
+/* PROVE: the process is on the list, if there is one. */
+static int enlist(const struct command *c)
+{
+    char value[48];
+    struct near__buffer b;
+    struct near__record *record = list_record(c);
+    if (!record)
+        return 0;
+    struct near__word name = {.at = c->q->body, .size = c->q->body_size}, n, v;
+    snprintf(value, sizeof value, "%" PRId64 ":%" PRId64, c->q->ttl_ms, c->q->number);
+    near__buffer_init(&b, &c->store->alloc);
+    for (size_t at = 0; near__members_next(record->value, record->value_size, &at, &n, &v);) {
+        uint64_t epoch;
+        if (near__word_is(n, NEAR_MEMBERS_EPOCH, strlen(NEAR_MEMBERS_EPOCH)) && near__word_number(v, &epoch) == 0)
+            c->q->fence = epoch;
+        if (!near__word_is(n, name.at, name.size))
+            near__members_append(&b, n, v);
+    }
+    near__members_append(&b, name, word(value));
+    int failed = keep_list(c, &b, record->expire_ns);
+    near__buffer_fini(&b);
+    return failed;
+}
+
+/* ROLL: as the script of script.c. */
+static int run_roll(struct command *c, const struct near__alloc *value_alloc)
+{
+    char epoch[24];
+    struct near__buffer b;
+    struct near__record *record = list_record(c);
+    struct near__request *q = c->q;
+    struct near__word n, v, name = word(NEAR_MEMBERS_EPOCH);
+    snprintf(epoch, sizeof epoch, "%" PRIu64, q->known);
+    near__buffer_init(&b, &c->store->alloc);
+    if (!record || !has_pair(record->value, record->value_size, name, name, 1))
+        near__members_append(&b, name, word(epoch));
+    for (size_t at = 0; record && near__members_next(record->value, record->value_size, &at, &n, &v);)
+        if (!has_pair(q->value, q->value_size, n, v, 0))
+            near__members_append(&b, n, v);
+    int failed = 0;
+    if (value_alloc) {
+        q->value_out = b.failed ? NULL : near__memdup(value_alloc, b.data, b.size);
+        q->value_out_size = q->value_out ? b.size : 0;
+        failed = !q->value_out;
+    }
+    failed = failed || keep_list(c, &b, expiry_of(c, NEAR_MEMBERS_LIFE_MS));
+    near__buffer_fini(&b);
+    if (failed)
+        return NEAR_ERR_NOMEM;
+    announce(c);
+    return NEAR_OK;
+}
+
 static int run_prove(struct command *c)
 {
     uint64_t first = first_position(c), lifted = c->q->known + LIFT;
     uint64_t apart = (uint64_t)c->q->number % 1000000; /* two lifts must not meet in one number: see script.c */
     if (c->place->position == 0 || c->place->position < c->q->known)
         c->place->position = (first > lifted ? first : lifted) + apart;
+    if (enlist(c) != 0)
+        return NEAR_ERR_NOMEM;
+    publish_private(c->store, c->place, c->q);
+    return NEAR_OK;
+}
+
+static int run_answer(struct command *c)
+{
     publish_private(c->store, c->place, c->q);
     return NEAR_OK;
 }
@@ -979,6 +1079,10 @@ static int run_command(struct command *c, const struct near__alloc *value_alloc,
         return run_tag(c);
     case NEAR_OP_PROVE:
         return run_prove(c);
+    case NEAR_OP_ROLL:
+        return run_roll(c, value_alloc);
+    case NEAR_OP_ANSWER:
+        return run_answer(c);
     case NEAR_OP_LOCK:
     case NEAR_OP_EXTEND:
     case NEAR_OP_UNLOCK:
@@ -995,6 +1099,19 @@ static int next_error(struct near__memory_store *store, int operation)
     if (store->errors[at].count > 0)
         store->errors[at].count--;
     return store->errors[at].status;
+}
+
+static int has_key(const struct near__request *request)
+{
+    switch (request->operation) {
+    case NEAR_OP_CLEAR:
+    case NEAR_OP_PROVE:
+    case NEAR_OP_ROLL:
+    case NEAR_OP_ANSWER:
+        return 0;
+    default:
+        return 1;
+    }
 }
 
 void near__memory_execute_locked(struct near__memory_store *store, struct near__place *place, uint64_t value_max,
@@ -1015,14 +1132,13 @@ void near__memory_execute_locked(struct near__memory_store *store, struct near__
     }
     c.key = key;
     c.key_size = place->prefix_size + request->key_size;
-    if (request->operation != NEAR_OP_CLEAR && request->operation != NEAR_OP_PROVE)
+    if (has_key(request))
         c.record = near__keyspace_find(&store->keys, key, c.key_size, c.now_ns);
     store->ran[0]++;
     store->ran[request->operation]++;
     request->status = run_command(&c, value_alloc, value_max);
     request->position = place->position;
-    if (request->status == NEAR_OK && request->operation != NEAR_OP_FETCH &&
-        request->operation != NEAR_OP_CLEAR && request->operation != NEAR_OP_PROVE)
+    if (request->status == NEAR_OK && request->operation != NEAR_OP_FETCH && has_key(request))
         near__memory_report_locked(store, key, c.key_size);
     if (key != room)
         near__free(&store->alloc, key);

@@ -9,7 +9,7 @@
 #include "remote/keyspace.h"
 #include "remote/memory.h"
 
-#define NEAR_MEMORY_OPERATIONS (NEAR_OP_UNLOCK + 1)
+#define NEAR_MEMORY_OPERATIONS (NEAR_OP_ANSWER + 1)
 #define NEAR_MEMORY_NAME_MAX 48
 /* A subscriber that is so far behind is disconnected, as Redis does by default (R28). */
 #define NEAR_MEMORY_QUEUE_MAX ((size_t)32 << 20)
@@ -19,6 +19,8 @@ struct near__place {
     struct near__place *next;    /* l */
     uint64_t position, snapshot; /* l; 0: there is none */
     size_t prefix_size;          /* c */
+    const char *list;            /* c: the key of its list of processes */
+    size_t list_size;            /* c */
     char prefix[];               /* c */
 };
 

@@ -3,6 +3,7 @@
  *
  *     FETCH    GET position, PTTL key, GET key, GET position      plain commands, no script: the most frequent request
  *     PROVE    the heartbeat script
+ *     ROLL     the roll script; ANSWER is a plain PUBLISH
  *     SETs     without a condition, up to 64 in a row: one run of the set script
  *     LEASE    the lease script
  *     FILL, RELEASE   the fill script
@@ -22,11 +23,14 @@
 #include "remote/redis.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/mutant.h"
+#include "remote/members.h"
 
 #define VALUE_SLACK ((size_t)1 << 20) /* above value_max: channel messages carry a value and more */
 
@@ -112,6 +116,8 @@ static const struct near__script *script_for(const struct near__redis *r, enum n
     const struct near__script *s = &near__script_write;
     if (operation == NEAR_OP_PROVE)
         s = &near__script_prove;
+    else if (operation == NEAR_OP_ROLL)
+        s = &near__script_roll;
     else if (operation == NEAR_OP_LEASE)
         s = &near__script_lease;
     else if (operation == NEAR_OP_FILL || operation == NEAR_OP_RELEASE || operation == NEAR_OP_TAG)
@@ -157,6 +163,11 @@ static void write_fetch(const struct near__redis *r, struct near__output *o, con
     near__output_text(o, r->position_key);
 }
 
+static void write_members_key(const struct near__redis *r, struct near__output *o)
+{
+    near__output_joined(o, r->prefix, r->prefix_size, NEAR_MEMBERS_NAME, strlen(NEAR_MEMBERS_NAME));
+}
+
 static void write_prove(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
 {
     char *channel = near__private_channel(r->host.alloc, r->channel, q->body, q->body_size);
@@ -164,11 +175,50 @@ static void write_prove(const struct near__redis *r, struct near__output *o, con
         o->failed = 1;
         return;
     }
-    write_script(o, script_for(r, q->operation), with_text, 1, 3);
+    write_script(o, script_for(r, q->operation), with_text, 2, 5);
     near__output_text(o, r->position_key);
+    write_members_key(r, o);
     near__output_text(o, channel);
     near__output_unsigned(o, (uint64_t)q->number);
     near__output_unsigned(o, q->known);
+    near__output_argument(o, q->body, q->body_size);
+    near__output_number(o, q->ttl_ms);
+    near__free(r->host.alloc, channel);
+}
+
+static void write_roll(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+{
+    struct near__word name, value;
+    unsigned gone = 0;
+    for (size_t at = 0; near__members_next(q->value, q->value_size, &at, &name, &value); gone++)
+        ;
+    write_script(o, script_for(r, q->operation), with_text, 2, 4 + 2 * gone);
+    near__output_text(o, r->position_key);
+    write_members_key(r, o);
+    near__output_text(o, r->channel);
+    near__output_argument(o, q->body, q->body_size);
+    near__output_unsigned(o, q->known);
+    near__output_number(o, NEAR_MEMBERS_LIFE_MS);
+    for (size_t at = 0; near__members_next(q->value, q->value_size, &at, &name, &value);) {
+        near__output_argument(o, name.at, name.size);
+        near__output_argument(o, value.at, value.size);
+    }
+}
+
+/* A plain command: nothing is written, so nothing has to be one step with it. */
+static void write_answer(const struct near__redis *r, struct near__output *o, const struct near__request *q)
+{
+    char head[24];
+    char *channel = near__private_channel(r->host.alloc, r->channel, q->body, q->body_size);
+    if (!channel) {
+        o->failed = 1;
+        return;
+    }
+    int size = snprintf(head, sizeof head, "A%" PRId64 ":", q->number);
+    near__output_command(o, 3);
+    near__output_text(o, "PUBLISH");
+    near__output_text(o, channel);
+    near__output_joined(o, head, (size_t)size, q->value, q->value_size);
     near__free(r->host.alloc, channel);
 }
 
@@ -289,6 +339,10 @@ static void write_requests(const struct near__redis *r, struct near__output *o, 
         write_fetch(r, o, q);
     else if (q->operation == NEAR_OP_PROVE)
         write_prove(r, o, q, q->status == NEEDS_TEXT);
+    else if (q->operation == NEAR_OP_ROLL)
+        write_roll(r, o, q, q->status == NEEDS_TEXT);
+    else if (q->operation == NEAR_OP_ANSWER)
+        write_answer(r, o, q);
     else if (is_lock(q))
         write_lock(r, o, q, q->status == NEEDS_TEXT);
     else if (q->operation == NEAR_OP_LEASE)
@@ -388,17 +442,37 @@ static void read_fetch(struct near__request *q, struct near__call *call)
     q->status = NEAR_OK;
 }
 
-static void read_prove(struct near__request *q, struct near__call *call)
-{
-    if (parse_position(call->reply[0], &q->position) != 0)
-        malformed(q, call->reply[0]);
-    else
-        q->status = NEAR_OK;
-}
-
 static int is_integer(const struct near__reply *reply)
 {
     return reply->type == REDIS_REPLY_INTEGER;
+}
+
+static int is_pair(const struct near__reply *reply)
+{
+    return reply->type == REDIS_REPLY_ARRAY && reply->count == 2;
+}
+
+static void read_prove(struct near__request *q, struct near__call *call)
+{
+    struct near__reply *reply = call->reply[0];
+    int listed = is_pair(reply);
+    int64_t epoch = 0;
+    if (parse_position(listed ? reply->element[0] : reply, &q->position) != 0 ||
+        (listed && parse_number(reply->element[1], &epoch) != 0)) {
+        q->position = 0;
+        malformed(q, reply);
+        return;
+    }
+    q->fence = (uint64_t)epoch;
+    q->status = NEAR_OK;
+}
+
+static void read_number(struct near__request *q, struct near__call *call)
+{
+    if (is_integer(call->reply[0]))
+        q->status = NEAR_OK;
+    else
+        malformed(q, call->reply[0]);
 }
 
 static int is_lease(struct near__request *q, const struct near__reply *reply)
@@ -421,6 +495,17 @@ static int copy_out(const struct near__redis *r, const struct near__reply *reply
     *ret = near__memdup(r->host.alloc, reply->data, reply->size);
     *ret_size = *ret ? reply->size : 0;
     return *ret != NULL;
+}
+
+static void read_roll(const struct near__redis *r, struct near__request *q, struct near__call *call)
+{
+    struct near__reply *reply = call->reply[0];
+    if (!is_pair(reply) || parse_position(reply->element[0], &q->position) != 0 || reply->element[1]->type != REDIS_REPLY_STRING) {
+        q->position = 0;
+        malformed(q, reply);
+        return;
+    }
+    q->status = copy_out(r, reply->element[1], &q->value_out, &q->value_out_size) ? NEAR_OK : NEAR_ERR_NOMEM;
 }
 
 static void read_lease(const struct near__redis *r, struct near__request *q, const struct near__call *call)
@@ -515,6 +600,10 @@ static void read_answer(struct near__redis *r, struct near__request *q, size_t c
         read_fetch(q, call);
     else if (q->operation == NEAR_OP_PROVE)
         read_prove(q, call);
+    else if (q->operation == NEAR_OP_ROLL)
+        read_roll(r, q, call);
+    else if (q->operation == NEAR_OP_ANSWER)
+        read_number(q, call);
     else if (q->operation == NEAR_OP_LEASE)
         read_lease(r, q, call);
     else if (is_plain_set(q))

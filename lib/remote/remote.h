@@ -38,14 +38,20 @@ enum near__operation {
     NEAR_OP_TAG,     /* SET of the write's own position; lives for ttl_ms if it is new, at least */
     NEAR_OP_RELEASE, /* the holder ends its lease without a value; UNMET when it is gone */
     NEAR_OP_PROVE,  /* heartbeat: a write that changes nothing, then `number` and the position published on the private
-                       channel as "P<nonce>:<position>"; repairs a lost or lagging position, see `known` */
+                       channel as "P<nonce>:<position>"; repairs a lost or lagging position, see `known`.  If there is a list of
+                       the prefix's processes it puts us on it, with the bound ttl_ms, and `fence` is the list's epoch; otherwise 0 */
     /* Locks: neither numbered nor announced, nobody keeps them locally.  `value` is the owner's token.  Beside the lock lives its
      * counter, key + NEAR_FENCE_SUFFIX, which every acquisition raises. */
     NEAR_OP_LOCK,   /* takes the lock for ttl_ms.  OK: result_number is the counter; also when the token has it already (an
                        earlier answer was lost).  UNMET: somebody else has it, for ttl_left_ms */
     NEAR_OP_EXTEND, /* ttl_ms from now (0: as it is), and the counter is at least `known` afterwards; result_number is the
                        counter.  MISS: nobody has it.  UNMET: somebody else */
-    NEAR_OP_UNLOCK  /* gives it back.  MISS and UNMET as above */
+    NEAR_OP_UNLOCK, /* gives it back.  MISS and UNMET as above */
+    /* Barriers (coherence/barrier.c). */
+    NEAR_OP_ROLL,  /* numbers and publishes `body` like a CLEAR; value_out is then the list of the prefix's processes
+                      (remote/members.h), which is made, with the epoch `known`, if there is none.  `value` lists processes that are
+                      removed before, each only if its value is still that one */
+    NEAR_OP_ANSWER /* publishes "A<number>:<value>" on the private channel that `body` names */
 };
 #define NEAR_FENCE_SUFFIX ":fence"
 #define NEAR_DEL_ANNOUNCE (1u << 31) /* DEL: numbered and announced also when the key does not exist */
@@ -100,7 +106,7 @@ struct near__request {
     int64_t sent_ns;   /* when it was handed to the connection */
     int64_t ttl_left_ms; /* FETCH, SET, INCR, CAS: -1 none */
     int64_t result_number; /* INCR, LOCK, EXTEND */
-    void *value_out;   /* FETCH, NEAR_OK */
+    void *value_out;   /* FETCH, ROLL: NEAR_OK */
     size_t value_out_size;
     char detail[120];  /* the server's own words on an error; "" otherwise */
 
@@ -112,7 +118,7 @@ struct near__request {
     enum near__lease lease;
     int exists;            /* LEASE: the key exists, whether its value is given or, its tags being invalidated, not */
     int64_t lease_left_ms;
-    uint64_t fence;        /* grows with every lease given */
+    uint64_t fence;        /* grows with every lease given; PROVE: see there */
     void *extra_out;       /* LEASE: the tags' description; allocated as value_out; NULL: none */
     size_t extra_out_size;
 };

@@ -50,6 +50,7 @@
 #include <string.h>
 #include "base/mutant.h"
 #include "nearcache.h"
+#include "remote/members.h"
 #include "remote/remote.h"
 
 #define ALLOW_OOM "#!lua flags=allow-oom\n"
@@ -57,6 +58,7 @@
 #define TAGS "'" NEAR_TAGS_SUFFIX "'"
 #define TAG "'" NEAR_TAG_PREFIX "'"
 #define FENCE "'" NEAR_FENCE_NAME "'"
+#define EPOCH "'" NEAR_MEMBERS_EPOCH "'"
 
 /* KEYS: position, keys
  * ARGV: channel, ttl, then for each key body and value
@@ -164,12 +166,13 @@ const struct near__script near__script_write_always = {
     .without_flags = &near__script_write,
 };
 
-/* KEYS: position.  ARGV: private channel, nonce, known.  Reply: the position.
+/* KEYS: position, list of processes.  ARGV: private channel, nonce, known, our name, our bound in ms.
+ * Reply: the position, or { position, epoch } when there is a list.  We are on it before the proof is published.
  * Two lifts must not meet in one number, or somebody who was away between them would think that he missed nothing: the
  * nonce's last digits keep them apart. */
 #define LIFT "1048576"
 #define PROVE_TEXT                                                                                                            \
-    "local pos=KEYS[1]\n"                                                                                                     \
+    "local pos,members=KEYS[1],KEYS[2]\n"                                                                                     \
     "local known=tonumber(ARGV[3])\n"                                                                                         \
     "local p=redis.call('GET',pos)\n"                                                                                         \
     "local n=tonumber(p or '')\n"                                                                                             \
@@ -179,17 +182,54 @@ const struct near__script near__script_write_always = {
     "  p=string.format('%.0f',n)\n"                                                                                           \
     "  redis.call('SET',pos,p)\n"                                                                                             \
     "else redis.call('PERSIST',pos) end\n"                                                                                    \
+    "local epoch\n"                                                                                                           \
+    "if redis.call('EXISTS',members)==1 then\n"                                                                               \
+    "  epoch=redis.call('HGET',members," EPOCH ")\n"                                                                          \
+    "  redis.call('HSET',members,ARGV[4],ARGV[5]..':'..ARGV[2])\n"                                                            \
+    "end\n"                                                                                                                   \
     "redis.call('PUBLISH',ARGV[1],'P'..ARGV[2]..':'..p)\n"                                                                    \
+    "if epoch then return {p,epoch} end\n"                                                                                    \
     "return p\n"
 
 static const struct near__script prove_without_flags = {
     .text = PROVE_TEXT,
-    .sha1 = "719beb6b6f6b6d981230b82ee85c8a6bdd3f3d35",
+    .sha1 = "b77f04497bf3f1f32f7f6dbce8b50f3974aa5b53",
 };
 const struct near__script near__script_prove = {
     .text = ALLOW_OOM PROVE_TEXT,
-    .sha1 = "1935a8751dc1157e3e30a001337b346f53915337",
+    .sha1 = "fd03b9fac8e736851087e2729ca57f919abf975b",
     .without_flags = &prove_without_flags,
+};
+
+/* KEYS: position, list of processes.  ARGV: channel, body, epoch of a new list, its life, then name and value of those who are gone.
+ * Reply: { position, list }.  Who is on the list was so when the message was published. */
+#define ROLL_TEXT                                                                                                             \
+    "local pos,members=KEYS[1],KEYS[2]\n"                                                                                     \
+    "for i=5,#ARGV,2 do\n"                                                                                                    \
+    "  if redis.call('HGET',members,ARGV[i])==ARGV[i+1] then redis.call('HDEL',members,ARGV[i]) end\n"                        \
+    "end\n"                                                                                                                   \
+    "if not redis.call('HGET',members," EPOCH ") then redis.call('HSET',members," EPOCH ",ARGV[3]) end\n"                     \
+    "redis.call('PEXPIRE',members,ARGV[4])\n"                                                                                 \
+    "local p\n"                                                                                                               \
+    "local n=redis.pcall('INCR',pos)\n"                                                                                       \
+    "if type(n)=='table' then return n\n"                                                                                     \
+    "elseif n==1 then\n"                                                                                                      \
+    "  local t=redis.call('TIME')\n"                                                                                          \
+    "  p=t[1]..string.format('%06d',t[2])\n"                                                                                  \
+    "  redis.call('SET',pos,p)\n"                                                                                             \
+    "else p=string.format('%.0f',n) end\n"                                                                                    \
+    "local e=redis.pcall('PUBLISH',ARGV[1],'1'..p..':'..ARGV[2])\n"                                                           \
+    "if type(e)=='table' then redis.call('DECR',pos) return e end\n"                                                          \
+    "return {p,table.concat(redis.call('HGETALL',members),' ')}\n"
+
+static const struct near__script roll_without_flags = {
+    .text = ROLL_TEXT,
+    .sha1 = "494b3c2d11af213b6f7c1b0423f76bf9704e17cd",
+};
+const struct near__script near__script_roll = {
+    .text = ALLOW_OOM ROLL_TEXT,
+    .sha1 = "f81d63d972721276ca7babf7654ba3c9be3c172f",
+    .without_flags = &roll_without_flags,
 };
 
 /* KEYS: lock, counter.  ARGV: operation, token, ttl, least value of the counter (EXTEND; 0: any)
@@ -342,11 +382,15 @@ const struct near__script near__script_check = {
         "redis.call('PTTL',KEYS[2])\n"
         "redis.call('EXISTS',KEYS[2])\n"
         "redis.call('DEL',KEYS[2])\n"
+        "redis.call('HSET',KEYS[2],'f','1')\n"
+        "redis.call('HGET',KEYS[2],'f')\n"
+        "redis.call('HGETALL',KEYS[2])\n"
+        "redis.call('HDEL',KEYS[2],'f')\n"
         "redis.call('TIME')\n"
         "redis.call('PUBLISH',ARGV[1],'check')\n"
         "if v~='2' then return redis.error_reply('ERR the scratch key did not keep its value') end\n"
         "return redis.status_reply('OK')\n",
-    .sha1 = "e7f503d448876d8d48790df14390397e9eb8db95",
+    .sha1 = "6b104e5c3a788736ee1a06796580c8a8ea97fe38",
 };
 
 #ifdef NEAR_MUTANTS

@@ -8,6 +8,7 @@
  *   G1/G2  no read returns a version older than one that any read or acknowledged write of its process had seen when it began,
  *          except between a break in the server's history (data or position lost) and the process's next proof;
  *   G3     no local hit returns a version that was overwritten longer ago than the bound;
+ *   G7     after a barrier no local hit, in any process, returns what a write before the barrier has overwritten, whatever broke;
  *   G6     after a fence a local hit returns what the server has at that moment;
  *   G4     when all faults are over, every process returns, and serves locally, what the server has.
  *
@@ -33,10 +34,11 @@
 #include <time.h>
 
 #include "base/random.h"
+#include "coherence/barrier.h"
 #include "coherence/process.h"
 #include "support/seed.h"
 
-enum { PROCESSES = 3, KEYS = 4, COMMANDS = 6, STEPS = 400, VERSIONS = 2 * STEPS };
+enum { PROCESSES = 3, KEYS = 4, COMMANDS = 6, BARRIERS = 2, STEPS = 400, VERSIONS = 2 * STEPS };
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 enum { SEEDS = 400 };
@@ -65,6 +67,13 @@ struct flight {
     int version;    /* which version it read or made; -1: none */
 };
 
+/* A barrier that somebody waits for. */
+struct waiting {
+    struct near__coherence *coherence; /* NULL: free */
+    struct near__roll roll;
+    int version[KEYS]; /* the newest that it covers */
+};
+
 struct simulation {
     struct world world;
     struct process process[PROCESSES];
@@ -72,6 +81,9 @@ struct simulation {
     struct history key[KEYS];
     uint64_t snapshot[KEYS];
     int seen[PROCESSES][KEYS];
+    int written[KEYS];  /* the newest version made by one of our processes */
+    int barred[KEYS];   /* older versions are behind a barrier */
+    struct waiting waiting[BARRIERS];
     struct flight flight[COMMANDS];
     uint64_t next_value;
     int step;
@@ -83,6 +95,7 @@ struct simulation {
 };
 
 static uint64_t total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, total_fences, total_fresh_hits, total_kept;
+static uint64_t total_barriers, total_answered;
 static uint64_t total_operations; /* looks at the local tier, commands begun */
 
 static unsigned pick(struct simulation *s, unsigned bound)
@@ -139,6 +152,8 @@ static void judge_hit(struct simulation *s, int p, int key, uint64_t value)
 {
     if (version_from(s, key, value, 0) < 0)
         complain(s, "a value that never was", p, key, value);
+    if (version_from(s, key, value, s->barred[key]) < 0)
+        complain(s, "older than a barrier", p, key, value);
     int version = version_from(s, key, value, s->seen[p][key]);
     if (version < 0 && !history_broke(s, p))
         complain(s, "went back", p, key, value);
@@ -179,6 +194,42 @@ static void read_fresh(struct simulation *s)
     }
 }
 
+static void begin_barrier(struct simulation *s)
+{
+    struct waiting *w = &s->waiting[pick(s, BARRIERS)];
+    if (w->coherence)
+        return;
+    w->coherence = s->process[pick(s, PROCESSES)].coherence;
+    memcpy(w->version, s->written, sizeof(w->version));
+    world_advance(&s->world, 3000);
+    near__roll_begin(w->coherence, &w->roll, near__now(&s->world.clock) + NEAR_NS_PER_S);
+}
+
+static void end_barrier(struct waiting *w)
+{
+    if (w->coherence)
+        near__roll_end(w->coherence, &w->roll);
+    w->coherence = NULL;
+}
+
+/* What a complete barrier says counts for everybody from then on. */
+static void look_at_barriers(struct simulation *s)
+{
+    struct near__barrier_result result;
+    int64_t due_ns;
+    for (struct waiting *w = s->waiting; w < s->waiting + BARRIERS; w++) {
+        if (!w->coherence || !near__roll_look_locked(w->coherence, &w->roll, &result, &due_ns))
+            continue;
+        total_barriers++;
+        for (size_t i = 0; i < w->roll.count; i++)
+            total_answered += w->roll.awaited[i].answered != 0;
+        for (int k = 0; k < KEYS; k++)
+            if (w->version[k] > s->barred[k])
+                s->barred[k] = w->version[k];
+        end_barrier(w);
+    }
+}
+
 static struct flight *free_flight(struct simulation *s)
 {
     for (int i = 0; i < COMMANDS; i++)
@@ -215,7 +266,7 @@ static void note_write(struct simulation *s, struct flight *f)
     if (value == current(s, f->key))
         return;
     happened(s, f->key, value);
-    f->version = s->key[f->key].count - 1;
+    f->version = s->written[f->key] = s->key[f->key].count - 1;
     s->writes++;
 }
 
@@ -399,10 +450,13 @@ static void one_step(struct simulation *s, unsigned fault_rate)
         advance_flight(s);
     else if (what < 90)
         read_fresh(s);
-    else if (s->tracking && what < 93)
+    else if (what < 92)
+        begin_barrier(s);
+    else if (s->tracking && what < 95)
         write_foreign(s);
     else if (s->tracking)
         near__memory_turn(s->world.store);
+    look_at_barriers(s);
     for (int k = 0; k < KEYS; k++) /* reads cost nothing: whatever has just changed, somebody looks */
         read_local(s, s->step % PROCESSES, k);
 }
@@ -461,6 +515,8 @@ static void simulate(uint64_t seed)
             process_prove(&s->process[p]);
     for (s->step = 0; s->step < STEPS; s->step++)
         one_step(s, fault_rate);
+    for (int i = 0; i < BARRIERS; i++)
+        end_barrier(&s->waiting[i]);
     settle_and_judge(s);
     total_hits += s->hits;
     total_fetches += s->fetches;
@@ -495,12 +551,12 @@ static void test_G1_G2_G3_G4_hold_under_random_faults(void **state)
                   " fetches; %" PRIu64 " foreign writes, %" PRIu64 " hits while they were tracked; %.0f seeds/s, %.0f operations/s\n",
                   seeds, total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, seeds / taken,
                   (double)total_operations / taken);
-    print_message("# %" PRIu64 " fences, %" PRIu64 " hits behind them; %" PRIu64 " values kept from messages\n", total_fences,
-                  total_fresh_hits, total_kept);
+    print_message("# %" PRIu64 " fences, %" PRIu64 " hits behind them; %" PRIu64 " values kept from messages; %" PRIu64
+                  " barriers complete, %" PRIu64 " answers\n", total_fences, total_fresh_hits, total_kept, total_barriers, total_answered);
     if (seeds > 100) { /* otherwise nothing was tested */
         uint64_t n = (uint64_t)seeds;
         assert_true(total_hits > 10 * n && total_late_hits > n / 10 && total_foreign > n && total_tracked_hits > n &&
-                    total_fresh_hits > n / 2 && total_kept > n / 4);
+                    total_fresh_hits > n / 2 && total_kept > n / 4 && total_barriers > n && total_answered > n / 2);
     }
 }
 
