@@ -1,15 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Budget and eviction.
- *
- * An install reserves before it allocates: it adds its bytes to `used` unless that would pass the ceiling, then
- * evicts while what is live is above the budget, a bounded number of entries, and gives up when that does not
- * suffice.  Evicted entries stay in `used` until the keeper has freed them: between budget and ceiling there is room
- * for those.  When it is full (the keeper is slow, or a reader is stopped inside a section), fills are refused, and
- * nothing else is (R49).
- *
- * Entries are counted by reservation too: visible entries never outnumber entries_max, since each visible one holds a
- * reservation, and an install goes on only after it has seen the count, its own included, at or below the limit.
+ * Eviction: which entry makes room.  How many have to is in budget.c.
  *
  * Every eviction looks at a sample: a run of neighbouring buckets at a random place, until SAMPLE entries have been seen.
  * Neighbours are one DRAM page and their keys have nothing to do with each other.  The best of it join a pool of the calling
@@ -46,83 +37,6 @@
 #define AHEAD 3    /* buckets of the next sample that are fetched early: SAMPLE entries at 3 to 4.5 a bucket */
 #define ATTEMPTS 8 /* samples, when others take the victim or half of two tables is empty */
 #define TURNS 32   /* given to candidates on behalf of one eviction */
-#define VICTIMS 16 /* evictions on behalf of one install, and one more for every VICTIM_BYTES of it */
-#define VICTIM_BYTES 64
-
-#define SLACK_MIN (INT64_C(1) << 20)
-#define ROOM_MARGIN (INT64_C(64) << 10) /* header, key, rounding */
-
-int64_t near__budget_ceiling(int64_t max)
-{
-    int64_t slack = max / 20 > SLACK_MIN ? max / 20 : SLACK_MIN;
-    return max + slack - slack / 16;
-}
-
-void near__budget_charge(struct near__local *local, int64_t bytes)
-{
-    /* relaxed, here and below: counts that publish nothing; read-modify-writes make them exact */
-    atomic_fetch_add_explicit(&local->budget.used, bytes, memory_order_relaxed);
-    atomic_fetch_add_explicit(&local->budget.fixed, bytes, memory_order_relaxed);
-}
-
-static int charge_below_ceiling(struct near__budget *budget, int64_t bytes)
-{
-    int64_t ceiling = near__budget_ceiling(atomic_load_explicit(&budget->max, memory_order_relaxed));
-    int64_t used = atomic_load_explicit(&budget->used, memory_order_relaxed);
-    do {
-        if (used + bytes > ceiling && !NEAR_MUTANT(RETIRED_UNCOUNTED))
-            return 0;
-    } while (!atomic_compare_exchange_weak_explicit(&budget->used, &used, used + bytes, memory_order_relaxed,
-                                                    memory_order_relaxed));
-    return 1;
-}
-
-int64_t near__budget_excess(const struct near__local *local)
-{
-    const struct near__budget *budget = &local->budget;
-    int64_t retired = atomic_load_explicit(&budget->retired, memory_order_relaxed);
-    int64_t bytes = atomic_load_explicit(&budget->used, memory_order_relaxed) - retired -
-                    atomic_load_explicit(&budget->max, memory_order_relaxed);
-    int64_t entries = atomic_load_explicit(&budget->entries, memory_order_relaxed) -
-                      atomic_load_explicit(&budget->entries_max, memory_order_relaxed);
-    return bytes > entries ? bytes : entries;
-}
-
-int near__local_has_no_room(struct near__local *local, size_t value_size)
-{
-    /* relaxed, all: decides only whether to wait */
-    int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed);
-    int64_t used = atomic_load_explicit(&local->budget.used, memory_order_relaxed);
-    int64_t retired = atomic_load_explicit(&local->budget.retired, memory_order_relaxed);
-    return retired > 0 && (int64_t)value_size < max / 2 && used + (int64_t)value_size > near__budget_ceiling(max) - ROOM_MARGIN;
-}
-
-void near__budget_release_entry(struct near__local *local, int64_t bytes)
-{
-    atomic_fetch_sub_explicit(&local->budget.used, bytes, memory_order_relaxed);
-    atomic_fetch_sub_explicit(&local->budget.entries, 1, memory_order_relaxed);
-}
-
-int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes)
-{
-    if (bytes > atomic_load_explicit(&local->budget.max, memory_order_relaxed) ||
-        !charge_below_ceiling(&local->budget, bytes)) {
-        near__keeper_wake(local);
-        return 0;
-    }
-    atomic_fetch_add_explicit(&local->budget.entries, 1, memory_order_relaxed);
-    if (near__budget_excess(local) <= 0)
-        return 1;
-    struct near__moment moment = near__tier_moment(local);
-    for (int64_t victims = VICTIMS + bytes / VICTIM_BYTES; victims > 0; victims--)
-        if (!near__evict_one(local, &reader->sampler, &moment) || near__budget_excess(local) <= 0)
-            break;
-    if (near__budget_excess(local) <= 0)
-        return 1;
-    near__budget_release_entry(local, bytes);
-    near__keeper_wake(local);
-    return 0;
-}
 
 /* ---------------------------------------------------------------- the pool */
 

@@ -143,7 +143,7 @@ static void give_back(struct near__local *local)
     keeper->lowered |= max < keeper->max_seen;
     keeper->max_seen = max;
     /* relaxed: a look; what is still to be freed comes first */
-    if (!keeper->lowered || begun_ns < keeper->give_back_due_ns || atomic_load_explicit(&local->limbo, memory_order_relaxed))
+    if (!keeper->lowered || begun_ns < keeper->give_back_due_ns || near__reclaim_is_due(local))
         return;
     near__alloc_give_back(local->alloc);
     keeper->lowered = 0;
@@ -153,9 +153,10 @@ static void give_back(struct near__local *local)
 
 /* ---------------------------------------------------------------- a round */
 
-static void tend(struct near__local *local, int sweep, int whole)
+/* quiet: nobody has asked for this round. */
+static void tend(struct near__local *local, int quiet, int sweep, int whole)
 {
-    near__reclaim(local);
+    near__reclaim(local, quiet || near__reclaim_is_pressing(local));
     sweep_eras(local);
     if (sweep && atomic_load_explicit(&local->perishable, memory_order_relaxed)) /* relaxed: seen soon enough */
         near__sweep(local, whole);
@@ -163,13 +164,13 @@ static void tend(struct near__local *local, int sweep, int whole)
     near__queues_adapt(local);
     tend_size(local);
     near__tables_adapt(local);
-    near__reclaim(local);
+    near__reclaim(local, 0);
     give_back(local);
 }
 
 void near__local_keep(struct near__local *local)
 {
-    tend(local, 1, 1);
+    tend(local, 1, 1, 1);
 }
 
 /* ---------------------------------------------------------------- the thread */
@@ -198,7 +199,7 @@ void near__local_await_room(struct near__local *local, int patience_ms)
     atomic_fetch_add_explicit(&local->keeper.awaited, 1, memory_order_seq_cst);
     uint32_t freed = atomic_load_explicit(&local->keeper.freed, memory_order_seq_cst);
     /* relaxed: what is retired after this look has a keeper that is awake */
-    if (local->keeper.runs && atomic_load_explicit(&local->budget.retired, memory_order_relaxed) > 0) {
+    if (local->keeper.runs && near__budget_retired(local) > 0) {
         near__keeper_wake(local);
         syscall(SYS_futex, &local->keeper.freed, FUTEX_WAIT_PRIVATE, freed, &patience, NULL, 0);
     }
@@ -208,7 +209,7 @@ void near__local_await_room(struct near__local *local, int patience_ms)
 static int is_busy(const struct near__local *local)
 {
     /* relaxed, all: decides only how long to sleep */
-    return local->keeper.kept || local->taps || atomic_load_explicit(&local->limbo, memory_order_relaxed) ||
+    return local->keeper.kept || local->taps || near__reclaim_is_due(local) ||
            atomic_load_explicit(&local->perishable, memory_order_relaxed);
 }
 
@@ -234,7 +235,7 @@ static void *run(void *arg)
         int sweep = timed_out || now_ns >= sweep_due_ns;
         if (sweep)
             sweep_due_ns = now_ns + BUSY_MS * NEAR_NS_PER_MS;
-        tend(local, sweep, 0);
+        tend(local, timed_out, sweep, 0);
         timed_out = doze(local);
     }
     return NULL;

@@ -23,6 +23,9 @@
 /* One message meets an install once; more of them at the same position are rivals and doubles. */
 #define INSTALL_TRIES 4
 
+/* Freed at each install, of what the keeper has handed back: more than are evicted for it as a rule. */
+#define RECYCLED 2
+
 /* ---------------------------------------------------------------- open and close */
 
 static uint64_t stripes_for(uint64_t bytes_max)
@@ -102,6 +105,7 @@ static struct near__local *make(const struct near__local_config *config)
     /* relaxed: nobody else is here yet */
     atomic_store_explicit(&local->rule, rule_of((near_policy)config->policy), memory_order_relaxed);
     local->foreign = config->foreign;
+    local->manual = config->manual;
     set_limits(local, config->bytes_max, config->entries_max);
     set_auto(local, config->auto_hit_permille, config->auto_bytes_min, config->auto_bytes_max);
     near__autosize_init(&local->autosize, config->bytes_max);
@@ -312,17 +316,17 @@ static void advance_tick(struct near__local *local, struct near__reader *reader)
 static struct near__entry *obtain(struct near__local *local, struct near__reader *reader, size_t size, int64_t *ret_cost)
 {
     int64_t cost = near__tier_estimate(size); /* the difference is settled once it is known */
+    near__recycle(local, reader, RECYCLED);
     if (!near__budget_reserve_entry(local, reader, cost))
         return NULL;
     struct near__entry *entry = near__alloc(local->alloc, size);
     if (!entry || !near__pointer_fits(entry)) {
         near__free(local->alloc, entry);
-        near__budget_release_entry(local, cost);
+        near__budget_release_entry(local, reader, cost);
         return NULL;
     }
     *ret_cost = (int64_t)near__alloc_cost(local->alloc, entry, size);
-    if (*ret_cost != cost) /* as a rule the estimate was right, and the line of all writers is left alone */
-        atomic_fetch_add_explicit(&local->budget.used, *ret_cost - cost, memory_order_relaxed); /* relaxed: a count */
+    near__budget_correct(local, reader, *ret_cost - cost); /* as a rule the estimate was right */
     return entry;
 }
 
@@ -384,7 +388,7 @@ static enum near__count try_install(struct near__local *local, struct near__read
         if (local->queues)
             near__queue_cancel(local, entry, cost);
         near__free(local->alloc, entry);
-        near__budget_release_entry(local, cost);
+        near__budget_release_entry(local, reader, cost);
         return NEAR_COUNT_REFUSED_ORDER;
     }
     advance_tick(local, reader);
@@ -622,6 +626,23 @@ static void stats_of_reads(struct near__local *local, near_stats *stats)
     stats->fills_refused_space = sum_of(local, NEAR_COUNT_REFUSED_SPACE);
 }
 
+static uint64_t ended_for(const struct near__local *local, enum near__why why)
+{
+    /* relaxed, both: statistics */
+    uint64_t sum = atomic_load_explicit(&local->ended[why], memory_order_relaxed);
+    /* acquire: pairs with the push of a reader */
+    const struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
+    for (; reader; reader = reader->next)
+        sum += atomic_load_explicit(&reader->share.ended[why], memory_order_relaxed);
+    return sum;
+}
+
+/* A count without what threads hold of it in advance. */
+static uint64_t less_idle(int64_t count, int64_t idle)
+{
+    return count > idle ? (uint64_t)(count - idle) : 0;
+}
+
 static uint64_t count_of(const _Atomic(uint64_t) *count)
 {
     return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: statistics */
@@ -656,17 +677,19 @@ static void stats_of_size(const struct near__local *local, near_stats *stats)
 void near__local_stats(struct near__local *local, near_stats *stats)
 {
     uint64_t entries_max = gauge_of(&local->budget.entries_max);
-    stats->local_bytes = gauge_of(&local->budget.used);
+    int64_t room = near__budget_idle(local, NEAR_IDLE_ROOM), spare = near__budget_idle(local, NEAR_IDLE_SPARE);
+    int64_t reserved = near__budget_idle(local, NEAR_IDLE_ENTRIES); /* before the counts that they are part of */
+    stats->local_bytes = less_idle((int64_t)gauge_of(&local->budget.used), room + spare);
     stats->local_bytes_limit = gauge_of(&local->budget.max);
-    stats->local_entries = gauge_of(&local->budget.entries);
+    stats->local_entries = less_idle((int64_t)gauge_of(&local->budget.entries), reserved);
     stats->local_entries_limit = entries_max == INT64_MAX ? 0 : entries_max;
     stats->local_index_bytes = count_of(&local->index_bytes);
-    stats->local_retired_bytes = gauge_of(&local->budget.retired) + gauge_of(&local->budget.kept);
+    stats->local_retired_bytes = (uint64_t)near__budget_retired(local) + gauge_of(&local->budget.kept);
     stats->local_resize_permille = atomic_load_explicit(&local->moved_permille, memory_order_relaxed);
-    stats->evictions = count_of(&local->ended[NEAR_WHY_EVICTED]);
-    stats->expirations = count_of(&local->ended[NEAR_WHY_EXPIRED]);
-    stats->invalidations = count_of(&local->ended[NEAR_WHY_INVALIDATED]);
-    stats->drops = count_of(&local->ended[NEAR_WHY_DROPPED]);
+    stats->evictions = ended_for(local, NEAR_WHY_EVICTED);
+    stats->expirations = ended_for(local, NEAR_WHY_EXPIRED);
+    stats->invalidations = ended_for(local, NEAR_WHY_INVALIDATED);
+    stats->drops = ended_for(local, NEAR_WHY_DROPPED);
     stats->invalidations_absent = count_of(&local->absent);
     stats->invalidations_older = count_of(&local->older);
     stats->policy = local->policy;

@@ -177,7 +177,7 @@ static int move_all(struct near__local *local, const struct near__table *from, c
         if (is_stopped(local))
             return 0;
         if (is_pressed(local))
-            near__reclaim(local);
+            near__reclaim(local, 1);
     }
     return 1;
 }
@@ -232,10 +232,9 @@ static int reserve_table(struct near__local *local, int64_t bytes)
             charged += part;
         }
         int evicted = evict_some(local, 0);
-        if (part <= 0 && !evicted && !atomic_load_explicit(&local->limbo, memory_order_relaxed)) /* relaxed: a look */
+        int freed = charged < bytes && near__reclaim(local, 1);
+        if (part <= 0 && !evicted && !freed)
             break;
-        if (charged < bytes)
-            near__reclaim(local);
     }
     if (charged < bytes) {
         charge_table(local, -charged);
@@ -297,7 +296,7 @@ void near__tables_adapt(struct near__local *local)
     int64_t goal = entries_that_fit(local);
     while (!is_stopped(local) && evict_some(local, goal) > 0)
         if (is_pressed(local))
-            near__reclaim(local);
+            near__reclaim(local, 1);
     uint64_t wanted = wanted_buckets(local);
     /* An index that is far from its size gets there by several doublings. */
     for (int steps = 0; steps < 40 && wanted != local->keeper.table->span.count && !is_stopped(local); steps++) {
@@ -309,7 +308,7 @@ void near__tables_adapt(struct near__local *local)
     }
     while (!is_stopped(local) && evict_some(local, 0) > 0)
         if (is_pressed(local))
-            near__reclaim(local);
+            near__reclaim(local, 1);
     if (!local->keeper.next)
         set_alarm(local);
 }

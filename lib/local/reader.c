@@ -82,6 +82,7 @@ static void leave_all(void *unused)
     while (mine) {
         struct near__reader *reader = mine;
         drop_pins(reader);
+        near__share_settle(reader->local, &reader->share);
         part_locked(reader);
     }
     pthread_mutex_unlock(&threads.mutex);
@@ -144,6 +145,7 @@ static struct near__reader *obtain_locked(struct near__local *local)
         if (!reader)
             return NULL;
         reader->next = atomic_load_explicit(&local->readers, memory_order_relaxed); /* relaxed: under the mutex */
+        atomic_fetch_add_explicit(&local->readers_count, 1, memory_order_relaxed); /* relaxed: divides limits */
         /* release: pairs with the acquire of whoever walks the list (keeper, statistics); publishes the record */
         atomic_store_explicit(&local->readers, reader, memory_order_release);
     }

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include "local/entry.h"
+#include "local/index.h"
 #include "local/local.h"
 
 #define NEAR_PINS 64
@@ -33,6 +34,19 @@ struct near__sampler {
     struct near__candidate pool[2][NEAR_POOL];
 };
 
+/* What a thread has of the counts that all threads share (budget.c), and what it has retired (reclaim.c).  Its own lines: hits do not
+ * come here. */
+enum near__idle { NEAR_IDLE_ROOM, NEAR_IDLE_ENTRIES, NEAR_IDLE_SPARE, NEAR_IDLE_MAX };
+struct near__share {
+    _Alignas(64) _Atomic(int64_t) idle[NEAR_IDLE_MAX]; /* (w) relaxed: counts */
+    int64_t wanted;                                    /* (o) bytes that a reservation under way needs; 0: none is */
+    int64_t pending;                                   /* (o) bytes retired since the keeper was last woken */
+    _Atomic(uint64_t) ended[NEAR_WHY_MAX];             /* (w) relaxed: statistics */
+    _Alignas(64) _Atomic(struct near__entry *) limbo;  /* retired; pushed by the owner, taken whole by the keeper */
+    _Atomic(struct near__entry *) returned;            /* nobody can see these; set by the keeper when empty, popped by the owner */
+    struct near__entry *grace;                         /* the keeper's: taken, a grace period is under way */
+};
+
 /* Who may touch what:
  *   (o) the owning thread alone   (w) written by the owner, read by the keeper or by statistics
  *   (m) under the mutex of reader.c   (i) never changes   (p) changes once, from NULL, before publication */
@@ -50,6 +64,7 @@ struct near__reader {
     struct near__tap *tap;                        /* (i) NULL if nobody learns from requests: tap.c */
     struct near__hotring *hotring;                /* (i) NULL if hot keys are not wanted: hotkeys.c */
     _Atomic(uint32_t) hit_ns[NEAR_TIMED_HITS];    /* (w) relaxed: statistics; 0: none yet */
+    struct near__share share;
 };
 
 /* Tiers that one thread uses in turn without the slow path of near__local_reader. */

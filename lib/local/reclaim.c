@@ -2,11 +2,18 @@
  *
  * From unlinked to free.
  *
- *      slot --unlink--> limbo --keeper takes it whole--> batch --grace period--> pinned? --no--> freed
+ *      slot --unlink--> limbo --keeper takes it whole--> batch --grace period--> pinned? --no--> freed, or handed back
  *                                                                                   '--yes--> kept, looked at again next round
  *
- * Anybody pushes into limbo with one swap and no memory (the link is in the entry).  Nobody pops single entries, so the
- * swap has no ABA problem.  One thread, the keeper, does the rest.
+ * Each thread has a limbo of its own, threads without a reader have a common one.  One swap pushes and needs no memory (the link
+ * is in the entry).  Nobody pops single entries there, so the swap has no ABA problem.  One thread, the keeper, does the rest.
+ *
+ * What a thread has retired is handed back to it after the grace period, if nothing at all is pinned: a list as it is, for one
+ * store.  The thread frees a few of them with each install, so that memory stays on one processor and the keeper, which
+ * would have to fetch every entry, is done with a list without looking at it.  The thread pops inside a read section: an entry that
+ * it has seen at the head cannot go through a grace period and come back before the section ends, so the swap has no ABA problem
+ * here either.  When nobody has woken the keeper for a while, or room is short, it takes everything: what a thread has left lying
+ * goes through another grace period (the thread may just be looking at the head) and is freed by the keeper.
  *
  * Which entries are pinned is found out without memory, too.  After the grace period nobody reads the heads of the
  * batch any more (a pinned reader has its pointers), so they can hold a mark: all of the batch are condemned
@@ -39,6 +46,7 @@ static void spare(struct near__entry *entry)
 struct freed {
     int64_t batch, before;           /* freed of what was retired since the last round, and of what was kept then */
     int64_t kept_batch, kept_before; /* kept of it, because it is pinned */
+    int handed;                      /* something went back to its thread */
 };
 
 static int64_t cost_of(const struct near__local *local, const struct near__entry *entry)
@@ -46,27 +54,63 @@ static int64_t cost_of(const struct near__local *local, const struct near__entry
     return (int64_t)near__alloc_cost(local->alloc, entry, near__entry_size(entry));
 }
 
-void near__retire(struct near__index *index, struct near__entry *entry, enum near__why why)
+static void push(_Atomic(struct near__entry *) *list, struct near__entry *entry)
 {
-    struct near__local *local = near__local_of(index);
-    struct near__budget *budget = &local->budget;
-    int64_t cost = cost_of(local, entry);
-    /* relaxed: counts.  `retired` first, so that the keeper never takes off what has not been put on */
-    int64_t retired = cost + atomic_fetch_add_explicit(&budget->retired, cost, memory_order_relaxed);
-    atomic_fetch_sub_explicit(&budget->entries, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&local->ended[why], 1, memory_order_relaxed);
-    if (local->queues)
-        near__queue_leave(local, entry, cost, why);
-
-    struct near__entry *head = atomic_load_explicit(&local->limbo, memory_order_relaxed); /* relaxed: the swap decides */
+    struct near__entry *head = atomic_load_explicit(list, memory_order_relaxed); /* relaxed: the swap decides */
     do
         near__entry_link(entry, head);
     /* release: pairs with the exchange in near__reclaim; publishes the link and the charge */
-    while (!atomic_compare_exchange_weak_explicit(&local->limbo, &head, entry, memory_order_release, memory_order_relaxed));
+    while (!atomic_compare_exchange_weak_explicit(list, &head, entry, memory_order_release, memory_order_relaxed));
+}
 
-    int64_t max = atomic_load_explicit(&budget->max, memory_order_relaxed); /* relaxed: a hint */
-    if (retired > (near__budget_ceiling(max) - max) / 4)
-        near__keeper_wake(local);
+static void count_end(struct near__local *local, struct near__reader *reader, enum near__why why)
+{
+    /* relaxed, all: statistics; of a share only the owner writes */
+    if (reader)
+        atomic_store_explicit(&reader->share.ended[why],
+                              atomic_load_explicit(&reader->share.ended[why], memory_order_relaxed) + 1, memory_order_relaxed);
+    else
+        atomic_fetch_add_explicit(&local->ended[why], 1, memory_order_relaxed);
+}
+
+void near__retire(struct near__index *index, struct near__entry *entry, enum near__why why)
+{
+    struct near__local *local = near__local_of(index);
+    struct near__reader *reader = near__local_reader_known(local);
+    int64_t cost = cost_of(local, entry);
+    count_end(local, reader, why);
+    if (local->queues)
+        near__queue_leave(local, entry, cost, why);
+    near__budget_retire(local, reader, cost); /* before the push: the keeper never takes off what has not been put on */
+    push(reader ? &reader->share.limbo : &local->limbo, entry);
+}
+
+/* ---------------------------------------------------------------- handed back */
+
+/* Inside a read section, by the owner. */
+static struct near__entry *pop(_Atomic(struct near__entry *) *list)
+{
+    /* acquire, all: pairs with the keeper's store in hand_over; its look at the pins comes before our freeing */
+    struct near__entry *head = atomic_load_explicit(list, memory_order_acquire);
+    while (head && !atomic_compare_exchange_weak_explicit(list, &head, near__entry_next(head), memory_order_acquire,
+                                                          memory_order_acquire))
+        ;
+    return head;
+}
+
+int near__recycle(struct near__local *local, struct near__reader *reader, int most)
+{
+    int freed = 0;
+    /* relaxed: empty as a rule while nothing is evicted; a list that is just coming is found next time */
+    if (!atomic_load_explicit(&reader->share.returned, memory_order_relaxed))
+        return 0;
+    near__rcu_enter();
+    for (struct near__entry *entry; freed < most && (entry = pop(&reader->share.returned)) != NULL; freed++) {
+        near__budget_free(local, reader, cost_of(local, entry));
+        near__free(local->alloc, entry);
+    }
+    near__rcu_leave();
+    return freed;
 }
 
 static void condemn(struct near__entry *list)
@@ -108,16 +152,87 @@ static int64_t free_all(struct near__local *local, struct near__entry *list)
     return freed;
 }
 
+/* ---------------------------------------------------------------- the keeper's round */
+
+static struct near__reader *readers_of(const struct near__local *local)
+{
+    /* acquire: pairs with the push of a reader */
+    return atomic_load_explicit(&local->readers, memory_order_acquire);
+}
+
+static struct near__entry *take(_Atomic(struct near__entry *) *list)
+{
+    /* acquire: pairs with push */
+    return atomic_load_explicit(list, memory_order_relaxed) ? atomic_exchange_explicit(list, NULL, memory_order_acquire) : NULL;
+}
+
+/* Moves all of `from` in front of *into. */
+static void join(struct near__entry **into, struct near__entry *from)
+{
+    while (from) {
+        struct near__entry *entry = from;
+        from = near__entry_next(entry);
+        near__entry_link(entry, *into);
+        *into = entry;
+    }
+}
+
+/* Takes what waits.  1: there is something.  Common limbo and, with `all`, what threads have into the batch; otherwise of each thread
+ * that has nothing to recycle its own limbo. */
+static int collect(struct near__local *local, int all, struct near__entry **ret_batch)
+{
+    int any = 0;
+    *ret_batch = take(&local->limbo);
+    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next) {
+        struct near__share *share = &reader->share;
+        if (all) {
+            join(ret_batch, take(&share->returned));
+            join(ret_batch, take(&share->limbo));
+        /* relaxed: only we make it anything but empty */
+        } else if (!atomic_load_explicit(&share->returned, memory_order_relaxed)) {
+            share->grace = take(&share->limbo);
+            any |= share->grace != NULL;
+        }
+    }
+    return any || *ret_batch;
+}
+
+/* Nothing is pinned: lists go back as they are.  1: something was handed over. */
+static int hand_over(struct near__local *local)
+{
+    int handed = 0;
+    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next) {
+        struct near__share *share = &reader->share;
+        if (!share->grace)
+            continue;
+        /* release: pairs with pop; it was empty, and only we change that */
+        atomic_store_explicit(&share->returned, share->grace, memory_order_release);
+        share->grace = NULL;
+        handed = 1;
+    }
+    return handed;
+}
+
+static void join_all(struct near__local *local, struct near__entry **batch)
+{
+    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next) {
+        join(batch, reader->share.grace);
+        reader->share.grace = NULL;
+    }
+}
+
 /* After the grace period; what is pinned of both lists becomes keeper->kept. */
 static void free_unpinned(struct near__local *local, struct near__entry *batch, struct near__entry *before, struct freed *ret)
 {
     struct near__keeper *keeper = &local->keeper;
     keeper->kept = NULL;
-    if (!near__local_pinned(local)) { /* one walk over cold entries instead of two */
+    if (!near__local_pinned(local)) { /* one walk over cold entries instead of two, or none */
+        ret->handed = hand_over(local);
         ret->before = free_all(local, before);
         ret->batch = free_all(local, batch);
         return;
     }
+    join_all(local, &batch);
     condemn(batch);
     condemn(before);
     if (!NEAR_MUTANT(PINS_IGNORED))
@@ -126,36 +241,64 @@ static void free_unpinned(struct near__local *local, struct near__entry *batch, 
     ret->batch = free_condemned(local, batch, &keeper->kept, &ret->kept_batch);
 }
 
-void near__reclaim(struct near__local *local)
+int near__reclaim(struct near__local *local, int all)
 {
     struct near__keeper *keeper = &local->keeper;
     struct near__budget *budget = &local->budget;
-    /* acquire: pairs with the push in near__retire */
-    struct near__entry *batch = atomic_exchange_explicit(&local->limbo, NULL, memory_order_acquire);
-    struct near__entry *before = keeper->kept;
+    struct near__entry *batch, *before = keeper->kept;
     struct freed freed = {0};
+    int any = collect(local, all || local->manual, &batch);
 
-    if (!batch && !before)
-        return;
-    if (batch)
+    if (!any && !before)
+        return 0;
+    if (any)
         near__rcu_synchronize();
     free_unpinned(local, batch, before, &freed);
-    /* relaxed: counts.  `used` first: for a moment too much seems live rather than too little */
+    /* relaxed: counts.  `used` last: for a moment too much seems live rather than too little */
     atomic_fetch_add_explicit(&budget->kept, freed.kept_batch - freed.before, memory_order_relaxed);
     atomic_fetch_sub_explicit(&budget->retired, freed.batch + freed.kept_batch, memory_order_relaxed);
     atomic_fetch_sub_explicit(&budget->used, freed.batch + freed.before, memory_order_relaxed);
-    if (freed.batch + freed.before)
+    int done = freed.handed || freed.batch + freed.before > 0;
+    if (done)
         near__keeper_tell_freed(local);
+    return done;
+}
+
+int near__reclaim_is_pressing(const struct near__local *local)
+{
+    /* relaxed, both: counts */
+    int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed);
+    return atomic_load_explicit(&local->budget.retired, memory_order_relaxed) > (near__budget_ceiling(max) - max) / 4 * 3;
+}
+
+int near__reclaim_is_due(const struct near__local *local)
+{
+    /* relaxed, all: a look; what comes later has its own wake-up */
+    if (atomic_load_explicit(&local->limbo, memory_order_relaxed))
+        return 1;
+    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next)
+        if (atomic_load_explicit(&reader->share.limbo, memory_order_relaxed) ||
+            atomic_load_explicit(&reader->share.returned, memory_order_relaxed))
+            return 1;
+    return 0;
+}
+
+static void free_list(struct near__local *local, struct near__entry *list)
+{
+    while (list) {
+        struct near__entry *entry = list;
+        list = near__entry_next(entry);
+        near__free(local->alloc, entry);
+    }
 }
 
 /* At close: nobody is left who could read or pin. */
 void near__reclaim_close(struct near__local *local)
 {
-    struct near__entry *list = atomic_exchange_explicit(&local->limbo, NULL, memory_order_acquire);
-    for (int round = 0; round < 2; round++, list = local->keeper.kept)
-        while (list) {
-            struct near__entry *entry = list;
-            list = near__entry_next(entry);
-            near__free(local->alloc, entry);
-        }
+    free_list(local, take(&local->limbo));
+    free_list(local, local->keeper.kept);
+    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next) {
+        free_list(local, take(&reader->share.limbo));
+        free_list(local, take(&reader->share.returned));
+    }
 }

@@ -30,7 +30,7 @@ struct near__local_config;
  *      '---------------------- never above the ceiling ---'
  *
  * `retired` waits for a grace period only.  What is retired but pinned by the application counts as if it were
- * live, so that other entries make room for it. */
+ * live, so that other entries make room for it.  Threads hold a little of used, retired and entries in advance: see budget.c. */
 struct near__budget {
     _Alignas(64) _Atomic(int64_t) used; /* everything */
     _Atomic(int64_t) retired;           /* of it */
@@ -103,6 +103,8 @@ struct near__local {
     uint64_t value_max; /* 0: an eighth of the budget */
     int foreign;        /* (i) positions do not tell everything: see "Foreign writers" in local.c */
     int64_t ttl_max_ms; /* 0: none */
+    _Atomic(uint32_t) readers_count;
+    int manual;                             /* (i) there is no keeper's thread */
     _Atomic(struct near__reader *) readers; /* pushed under reader.c's mutex, walked by anybody */
     _Atomic(struct near__block *) blocks;   /* owned values */
     _Atomic(int64_t) copies;                /* values copied because all pins were in use, outstanding */
@@ -158,7 +160,7 @@ static inline struct near__local *near__local_of(struct near__index *index)
     return (struct near__local *)((char *)index - offsetof(struct near__local, index));
 }
 
-/* ---------------------------------------------------------------- budget (evict.c) */
+/* ---------------------------------------------------------------- budget (budget.c) */
 
 /* Most that may be allocated at a budget of max bytes: promise F, a little inside. */
 int64_t near__budget_ceiling(int64_t max);
@@ -166,9 +168,23 @@ int64_t near__budget_ceiling(int64_t max);
 void near__budget_charge(struct near__local *local, int64_t bytes);
 /* Makes room for an entry of that size and reserves it; 0: there is none (nothing is reserved). */
 int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);
-void near__budget_release_entry(struct near__local *local, int64_t bytes);
+void near__budget_release_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);
+/* The entry takes so many bytes more than was reserved (or fewer). */
+void near__budget_correct(struct near__local *local, struct near__reader *reader, int64_t bytes);
+/* An entry was retired; reader: the calling thread's, or NULL. */
+void near__budget_retire(struct near__local *local, struct near__reader *reader, int64_t bytes);
+/* Something retired is free again: by its owner, the calling thread. */
+void near__budget_free(struct near__local *local, struct near__reader *reader, int64_t bytes);
 /* Bytes and entries that are not retired, above the limits (0 or less: within). */
 int64_t near__budget_excess(const struct near__local *local);
+/* What all threads hold in advance; what is really retired. */
+int64_t near__budget_idle(const struct near__local *local, enum near__idle what);
+int64_t near__budget_retired(const struct near__local *local);
+/* Gives back what the calling thread holds, or one that has gone. */
+void near__share_settle(struct near__local *local, struct near__share *share);
+
+/* ---------------------------------------------------------------- eviction (evict.c) */
+
 /* Evicts one entry, the best of a sample.  0: found none. */
 int near__evict_one(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment);
 
@@ -211,8 +227,14 @@ void near__tables_adapt(struct near__local *local);
 
 /* ---------------------------------------------------------------- reclamation, keeper */
 
-/* Frees what was retired, after a grace period. */
-void near__reclaim(struct near__local *local);
+/* Frees what was retired, after a grace period, or, without `all`, hands it back to who retired it.  1: there was something. */
+int near__reclaim(struct near__local *local, int all);
+/* So much is retired that fills are about to be refused. */
+int near__reclaim_is_pressing(const struct near__local *local);
+/* Something is retired, or was handed back and not used. */
+int near__reclaim_is_due(const struct near__local *local);
+/* Frees up to `most` entries that the keeper has handed back to the calling thread.  How many those were. */
+int near__recycle(struct near__local *local, struct near__reader *reader, int most);
 void near__reclaim_close(struct near__local *local);
 int near__keeper_start(struct near__local *local);
 void near__keeper_stop(struct near__local *local);

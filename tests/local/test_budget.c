@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "base/random.h"
+#include "local/tier.h"
 #include "support/allocfail.h"
 #include "support/wait.h"
 
@@ -225,6 +226,66 @@ static void test_F_concurrent_fills_and_resizing_stay_within_the_budget(void **s
     assert_int_equal(allocfail_blocks(&counting), 0);
 }
 
+/* ---------------------------------------------------------------- what threads hold in advance */
+
+#define HOLDERS 6
+static pthread_barrier_t filled, looked;
+
+static void *fills_and_idles(void *arg)
+{
+    uint64_t first = (uint64_t)(uintptr_t)arg << 40;
+    struct near__reader *reader = near__local_reader(shared.local);
+    for (uint64_t n = 0; n < SCALE(20000, 4000); n++)
+        fill_one(&shared, reader, first + n, n % 300);
+    pthread_barrier_wait(&filled);
+    pthread_barrier_wait(&looked);
+    return NULL;
+}
+
+static int64_t held(void)
+{
+    return near__budget_idle(shared.local, NEAR_IDLE_ROOM) + near__budget_idle(shared.local, NEAR_IDLE_SPARE);
+}
+
+static int is_all_freed(void)
+{
+    return stats_of(&shared).local_retired_bytes == 0;
+}
+
+static void test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_with_them(void **state)
+{
+    static const int64_t max = 8 * MIB;
+    pthread_t thread[HOLDERS];
+    (void)state;
+    open_counted(&shared, (uint64_t)max);
+    shared.clock.virtual_ns = NULL;
+    shared.config.manual = 0;
+    shared.config.entries_max = 20000;
+    fixture_start(&shared);
+    pthread_barrier_init(&filled, NULL, HOLDERS + 1);
+    pthread_barrier_init(&looked, NULL, HOLDERS + 1);
+    for (uintptr_t i = 0; i < HOLDERS; i++)
+        pthread_create(&thread[i], NULL, fills_and_idles, (void *)(i + 1));
+    pthread_barrier_wait(&filled); /* they have evicted, and all of them are idle and alive */
+    assert_true(stats_of(&shared).evictions > 0);
+    assert_true(held() <= max / 256);
+    assert_true(near__budget_idle(shared.local, NEAR_IDLE_ENTRIES) <= 20000 / 512);
+    assert_true(wait_until(is_all_freed(), 60000)); /* what was handed back to an idle thread does not stay there */
+    near_stats s = stats_of(&shared);
+    assert_true(allocfail_bytes(&counting) <= (int64_t)s.local_bytes);
+    assert_true((int64_t)s.local_bytes <= max);
+    assert_true(s.local_entries <= 20000);
+    pthread_barrier_wait(&looked);
+    for (int i = 0; i < HOLDERS; i++)
+        pthread_join(thread[i], NULL);
+    assert_int_equal(held(), 0);
+    assert_int_equal(near__budget_idle(shared.local, NEAR_IDLE_ENTRIES), 0);
+    pthread_barrier_destroy(&filled);
+    pthread_barrier_destroy(&looked);
+    fixture_close(&shared);
+    assert_int_equal(allocfail_blocks(&counting), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -233,6 +294,7 @@ int main(void)
         cmocka_unit_test(test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget),
         cmocka_unit_test(test_F_a_full_tier_still_takes_large_values),
         cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),
+        cmocka_unit_test(test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_with_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -146,7 +146,8 @@ static void check_queues(void)
         return;
     near__local_keep(local);
     int64_t live = atomic_load(&local->budget.used) - atomic_load(&local->budget.retired) - atomic_load(&local->budget.kept) -
-                   atomic_load(&local->budget.fixed) - (int64_t)atomic_load(&local->index_bytes);
+                   atomic_load(&local->budget.fixed) - (int64_t)atomic_load(&local->index_bytes) -
+                   near__budget_idle(local, NEAR_IDLE_ROOM);
     assert_true(atomic_load(&local->queue_bytes[0]) >= 0);
     assert_true(atomic_load(&local->queue_bytes[1]) >= 0);
     assert_int_equal(atomic_load(&local->queue_bytes[0]) + atomic_load(&local->queue_bytes[1]), live);

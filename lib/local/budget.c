@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The budget.
+ *
+ * An install reserves before it allocates: it takes its bytes unless that would pass the ceiling, evicts while what is live is
+ * above the budget, a bounded number of entries, and gives up when that does not suffice.  Evicted entries stay in `used` until
+ * they are free: between budget and ceiling there is room for those.  When it is full (the keeper is slow, or a reader is
+ * stopped inside a section), fills are refused, and nothing else is (R49).
+ *
+ * Entries are counted by reservation too: visible entries never outnumber entries_max, since each visible one holds a
+ * reservation, and an install goes on only after it has seen the count, its own included, at or below the limit.
+ *
+ * ---- Shares
+ *
+ * The counts belong to all threads, and a line that all write is what a fill waits for longest.  So a thread keeps a share of them
+ * in its reader's record and takes and gives whole quanta:
+ *
+ *      budget                          share of a thread
+ *      used    --- bytes --->          room     that no entry has yet; an eviction adds to it, a fill takes from it
+ *      entries --- count --->          entries  likewise
+ *      retired --- and used --->       spare    that nothing retired has yet; an eviction takes from it, freeing adds to it
+ *
+ * What is in a share is counted already: it was taken under the limit, so spending it cannot pass one.  An eviction moves its bytes
+ * from live to retired; that they may be spent again is growth, up to the ceiling, and paid for with `spare`.  Where the ceiling
+ * leaves none, the eviction gives room to nobody.  So used <= ceiling, and used - retired <= max unless max was lowered, whatever
+ * the shares hold, and a thread that evicts one entry for each that it fills touches no line of another's.
+ *
+ * The price is what idle threads hold: at most HELD quanta of each, 1/512 of the budget for all of them together, and nothing at
+ * all after a thread's exit.  Statistics leave it out: local_bytes is what is allocated.  Small budgets have no quanta, and nothing
+ * is held.
+ *
+ * A share is written by its owner alone, without locked instructions; statistics read it.  Threads without a reader, and the
+ * keeper, go to the common counts. */
+#include "local/tier.h"
+
+#define VICTIMS 16 /* evictions on behalf of one install, and one more for every VICTIM_BYTES of it */
+#define VICTIM_BYTES 64
+#define DRAIN 64 /* freed on behalf of one install that finds no room below the ceiling */
+
+#define SLACK_MIN (INT64_C(1) << 20)
+#define ROOM_MARGIN (INT64_C(64) << 10) /* header, key, rounding */
+
+#define QUANTUM_MAX (INT64_C(16) << 10)
+#define QUANTUM_ENTRIES_MAX 32
+#define QUANTUM_PART 2048 /* of the budget, for all readers together */
+#define HELD 2            /* quanta that may stay in a share */
+#define WAKE_MAX (INT64_C(256) << 10)
+
+static int64_t load(const _Atomic(int64_t) *count)
+{
+    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed, here and below: counts that publish nothing */
+}
+
+static void add(_Atomic(int64_t) *count, int64_t n)
+{
+    if (n)
+        atomic_fetch_add_explicit(count, n, memory_order_relaxed);
+}
+
+/* Of a share: only its owner writes, so no locked instruction is needed. */
+static void grow(_Atomic(int64_t) *count, int64_t n)
+{
+    atomic_store_explicit(count, load(count) + n, memory_order_relaxed);
+}
+
+int64_t near__budget_ceiling(int64_t max)
+{
+    int64_t slack = max / 20 > SLACK_MIN ? max / 20 : SLACK_MIN;
+    return max + slack - slack / 16;
+}
+
+void near__budget_charge(struct near__local *local, int64_t bytes)
+{
+    add(&local->budget.used, bytes);
+    add(&local->budget.fixed, bytes);
+}
+
+static int is_below_ceiling(const struct near__budget *budget, int64_t used)
+{
+    return used <= near__budget_ceiling(load(&budget->max)) || NEAR_MUTANT(RETIRED_UNCOUNTED);
+}
+
+static int charge_below_ceiling(struct near__budget *budget, int64_t bytes)
+{
+    int64_t used = load(&budget->used);
+    do {
+        if (!is_below_ceiling(budget, used + bytes))
+            return 0;
+    } while (!atomic_compare_exchange_weak_explicit(&budget->used, &used, used + bytes, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return 1;
+}
+
+static int64_t excess_of_bytes(const struct near__budget *budget)
+{
+    return load(&budget->used) - load(&budget->retired) - load(&budget->max);
+}
+
+static int64_t excess_of_entries(const struct near__budget *budget)
+{
+    return load(&budget->entries) - load(&budget->entries_max);
+}
+
+int64_t near__budget_excess(const struct near__local *local)
+{
+    int64_t bytes = excess_of_bytes(&local->budget), entries = excess_of_entries(&local->budget);
+    return bytes > entries ? bytes : entries;
+}
+
+/* ---------------------------------------------------------------- what shares hold */
+
+int64_t near__budget_idle(const struct near__local *local, enum near__idle what)
+{
+    int64_t sum = 0;
+    /* acquire: pairs with the push of a reader */
+    const struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
+    for (; reader; reader = reader->next)
+        sum += load(&reader->share.idle[what]);
+    return sum;
+}
+
+int64_t near__budget_retired(const struct near__local *local)
+{
+    int64_t spare = near__budget_idle(local, NEAR_IDLE_SPARE), retired = load(&local->budget.retired);
+    return retired > spare ? retired - spare : 0;
+}
+
+int near__local_has_no_room(struct near__local *local, size_t value_size)
+{
+    struct near__reader *reader = near__local_reader_known(local);
+    if (reader)
+        near__recycle(local, reader, DRAIN); /* room of our own */
+    int64_t max = load(&local->budget.max), used = load(&local->budget.used); /* decides only whether to wait */
+    return (int64_t)value_size < max / 2 && used + (int64_t)value_size > near__budget_ceiling(max) - ROOM_MARGIN &&
+           near__budget_retired(local) > 0;
+}
+
+static int64_t of_all_readers(const struct near__local *local, int64_t part, int64_t most)
+{
+    uint32_t readers = atomic_load_explicit(&local->readers_count, memory_order_relaxed);
+    part /= readers ? readers : 1;
+    return part < most ? part : most;
+}
+
+static int64_t quantum(const struct near__local *local)
+{
+    return of_all_readers(local, load(&local->budget.max) / QUANTUM_PART, QUANTUM_MAX);
+}
+
+static int64_t quantum_of_entries(const struct near__local *local)
+{
+    return of_all_readers(local, load(&local->budget.entries_max) / QUANTUM_PART, QUANTUM_ENTRIES_MAX);
+}
+
+static void trim_room(struct near__local *local, struct near__share *share, int64_t most)
+{
+    int64_t room = load(&share->idle[NEAR_IDLE_ROOM]);
+    if (room <= most)
+        return;
+    grow(&share->idle[NEAR_IDLE_ROOM], -room);
+    add(&local->budget.used, -room);
+}
+
+static void trim_entries(struct near__local *local, struct near__share *share, int64_t most)
+{
+    int64_t entries = load(&share->idle[NEAR_IDLE_ENTRIES]);
+    if (entries <= most)
+        return;
+    grow(&share->idle[NEAR_IDLE_ENTRIES], -entries);
+    add(&local->budget.entries, -entries);
+}
+
+static void trim_spare(struct near__local *local, struct near__share *share, int64_t most)
+{
+    int64_t spare = load(&share->idle[NEAR_IDLE_SPARE]);
+    if (spare <= most)
+        return;
+    grow(&share->idle[NEAR_IDLE_SPARE], -spare);
+    add(&local->budget.retired, -spare); /* first: for a moment too much seems live rather than too little */
+    add(&local->budget.used, -spare);
+}
+
+void near__share_settle(struct near__local *local, struct near__share *share)
+{
+    trim_room(local, share, 0);
+    trim_entries(local, share, 0);
+    trim_spare(local, share, 0);
+}
+
+/* ---------------------------------------------------------------- reserving */
+
+static int take_bytes(struct near__local *local, struct near__share *share, int64_t bytes)
+{
+    struct near__budget *budget = &local->budget;
+    if (!charge_below_ceiling(budget, bytes))
+        return 0;
+    if (excess_of_bytes(budget) > 0) {
+        add(&budget->used, -bytes);
+        return 0;
+    }
+    grow(&share->idle[NEAR_IDLE_ROOM], bytes);
+    return 1;
+}
+
+static int has_bytes(struct near__local *local, struct near__share *share, int64_t bytes)
+{
+    int64_t missing = bytes - load(&share->idle[NEAR_IDLE_ROOM]);
+    return missing <= 0 || take_bytes(local, share, missing + quantum(local)) || take_bytes(local, share, missing);
+}
+
+static int take_entries(struct near__local *local, struct near__share *share, int64_t entries)
+{
+    add(&local->budget.entries, entries);
+    if (excess_of_entries(&local->budget) > 0) {
+        add(&local->budget.entries, -entries);
+        return 0;
+    }
+    grow(&share->idle[NEAR_IDLE_ENTRIES], entries);
+    return 1;
+}
+
+static int has_entry(struct near__local *local, struct near__share *share)
+{
+    return load(&share->idle[NEAR_IDLE_ENTRIES]) > 0 ||
+           (load(&local->budget.entries) < load(&local->budget.entries_max) &&
+            (take_entries(local, share, 1 + quantum_of_entries(local)) || take_entries(local, share, 1)));
+}
+
+/* While a limit is passed (it was lowered) shares go back first. */
+static int has_room(struct near__local *local, struct near__share *share, int64_t bytes)
+{
+    if (near__budget_excess(local) > 0) {
+        trim_room(local, share, 0);
+        trim_entries(local, share, 0);
+        if (near__budget_excess(local) > 0)
+            return 0;
+    }
+    return has_bytes(local, share, bytes) && has_entry(local, share);
+}
+
+/* Neither a reservation nor an eviction for it would fit below the ceiling. */
+static int is_at_ceiling(const struct near__local *local, const struct near__share *share, int64_t bytes)
+{
+    int64_t missing = bytes - load(&share->idle[NEAR_IDLE_ROOM]);
+    return missing > load(&share->idle[NEAR_IDLE_SPARE]) && !is_below_ceiling(&local->budget, load(&local->budget.used) + missing);
+}
+
+static int make_room(struct near__local *local, struct near__reader *reader, int64_t bytes)
+{
+    if (has_room(local, &reader->share, bytes))
+        return 1;
+    struct near__moment moment = near__tier_moment(local);
+    for (int64_t victims = VICTIMS + bytes / VICTIM_BYTES; victims > 0; victims--) {
+        if (is_at_ceiling(local, &reader->share, bytes) && !near__recycle(local, reader, DRAIN))
+            return 0;
+        int evicted = near__evict_one(local, &reader->sampler, &moment);
+        if (has_room(local, &reader->share, bytes))
+            return 1;
+        if (!evicted)
+            return 0;
+    }
+    return 0;
+}
+
+int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes)
+{
+    struct near__share *share = &reader->share;
+    share->wanted = bytes;
+    int made = bytes <= load(&local->budget.max) && make_room(local, reader, bytes);
+    share->wanted = 0;
+    if (!made) {
+        trim_room(local, share, HELD * quantum(local));
+        near__keeper_wake(local);
+        return 0;
+    }
+    grow(&share->idle[NEAR_IDLE_ROOM], -bytes);
+    grow(&share->idle[NEAR_IDLE_ENTRIES], -1);
+    return 1;
+}
+
+void near__budget_correct(struct near__local *local, struct near__reader *reader, int64_t bytes)
+{
+    int64_t room = load(&reader->share.idle[NEAR_IDLE_ROOM]), own = bytes < room ? bytes : room;
+    grow(&reader->share.idle[NEAR_IDLE_ROOM], -own);
+    add(&local->budget.used, bytes - own);
+}
+
+/* ---------------------------------------------------------------- giving back */
+
+/* Room and a reservation come (back) to a share; what is too much for it goes on. */
+static void give(struct near__local *local, struct near__share *share, int64_t bytes)
+{
+    int64_t most = HELD * quantum(local);
+    grow(&share->idle[NEAR_IDLE_ROOM], bytes);
+    grow(&share->idle[NEAR_IDLE_ENTRIES], 1);
+    trim_room(local, share, share->wanted > most ? share->wanted + most : most);
+    most = HELD * quantum_of_entries(local);
+    trim_entries(local, share, share->wanted && most < 1 ? 1 : most);
+}
+
+void near__budget_release_entry(struct near__local *local, struct near__reader *reader, int64_t bytes)
+{
+    give(local, &reader->share, bytes);
+}
+
+/* Room for something retired, in used and retired.  0: the ceiling leaves none. */
+static int has_spare(struct near__local *local, struct near__share *share, int64_t bytes)
+{
+    int64_t missing = bytes - load(&share->idle[NEAR_IDLE_SPARE]), more = missing + quantum(local);
+    if (missing <= 0)
+        return 1;
+    if (!charge_below_ceiling(&local->budget, more)) {
+        if (!charge_below_ceiling(&local->budget, missing))
+            return 0;
+        more = missing;
+    }
+    add(&local->budget.retired, more); /* afterwards: as in trim_spare */
+    grow(&share->idle[NEAR_IDLE_SPARE], more);
+    return 1;
+}
+
+static int64_t wake_at(const struct near__local *local)
+{
+    int64_t max = load(&local->budget.max);
+    return of_all_readers(local, (near__budget_ceiling(max) - max) / 4, WAKE_MAX);
+}
+
+void near__budget_retire(struct near__local *local, struct near__reader *reader, int64_t bytes)
+{
+    struct near__budget *budget = &local->budget;
+    if (!reader || !has_spare(local, &reader->share, bytes)) {
+        int64_t max = load(&budget->max);
+        int64_t retired = bytes + atomic_fetch_add_explicit(&budget->retired, bytes, memory_order_relaxed);
+        add(&budget->entries, -1);
+        if (retired > (near__budget_ceiling(max) - max) / 4)
+            near__keeper_wake(local);
+        return;
+    }
+    grow(&reader->share.idle[NEAR_IDLE_SPARE], -bytes);
+    give(local, &reader->share, bytes);
+    reader->share.pending += bytes;
+    if (reader->share.pending > wake_at(local)) {
+        reader->share.pending = 0;
+        near__keeper_wake(local);
+    }
+}
+
+void near__budget_free(struct near__local *local, struct near__reader *reader, int64_t bytes)
+{
+    grow(&reader->share.idle[NEAR_IDLE_SPARE], bytes);
+    trim_spare(local, &reader->share, HELD * quantum(local));
+}
