@@ -67,7 +67,7 @@ static int renew(near_cache *cache, const char *key, size_t key_size, uint32_t c
     near_write_init(&write);
     write.flags = condition;
     mine.size = sizeof(mine);
-    mine.flags &= NEAR_NO_FILL; /* the others are about reading */
+    mine.flags &= NEAR_NO_FILL | NEAR_WRITE_BARRIER; /* the others are about reading */
     mine.bound_ms = 0;
     snprintf(text, sizeof(text), "%016" PRIx64, number);
     status = near_set(cache, key, key_size, text, GENERATION_SIZE, &write, &mine);

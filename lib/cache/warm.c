@@ -16,6 +16,7 @@
 #include "base/buffer.h"
 #include "base/hash.h"
 #include "cache/cache.h"
+#include "remote/members.h"
 
 #define BATCH_MOST 4096u
 #define FILE_MAGIC "NEARKEYS"
@@ -163,12 +164,14 @@ struct pages {
     size_t count;
 };
 
-/* The library's own that nobody reads locally: leases, and their counter. */
+/* The library's own that nobody reads locally: leases, their counter, and the list of processes. */
 static int is_momentary(const char *key, size_t key_size)
 {
     const size_t lease = sizeof(NEAR_LEASE_SUFFIX) - 1, fence = sizeof(NEAR_FENCE_NAME) - 1;
+    const size_t members = sizeof(NEAR_MEMBERS_NAME) - 1;
     return (key_size >= lease && memcmp(key + key_size - lease, NEAR_LEASE_SUFFIX, lease) == 0) ||
-           (key_size == fence && memcmp(key, NEAR_FENCE_NAME, fence) == 0);
+           (key_size == fence && memcmp(key, NEAR_FENCE_NAME, fence) == 0) ||
+           (key_size == members && memcmp(key, NEAR_MEMBERS_NAME, members) == 0);
 }
 
 static void take_key(void *arg, const void *key, size_t key_size)

@@ -117,10 +117,15 @@ struct near__sent near__write_before(struct near__impl *impl, const struct near_
 }
 
 /* Values travel with plain SETs alone: of the others it is not known before what they will have written. */
+static int carries_value(const struct near__impl *impl, const struct near__request *request)
+{
+    return request->operation == NEAR_OP_SET && !request->flags && request->value_size &&
+           request->value_size <= impl->options.message_value_max;
+}
+
 static void write_body(struct near__impl *impl, const struct near__request *request, struct near__buffer *body)
 {
-    if (request->operation == NEAR_OP_SET && !request->flags && request->value_size &&
-        request->value_size <= impl->options.message_value_max)
+    if (carries_value(impl, request))
         near__coherence_body_value(impl->coherence, request->key, request->key_size, request->value, request->value_size,
                                    request->ttl_ms ? request->ttl_ms : -1, body);
     else
@@ -180,15 +185,28 @@ int near__write_barrier(struct near__impl *impl, const near_call *call, int64_t 
 
 /* ---------------------------------------------------------------- many */
 
+/* Where no value travels the messages of a batch, which is of one operation, may become one (R36). */
+static void write_body_in(struct near__impl *impl, const struct near__message *batch, struct near__request *request,
+                          struct near__buffer *body)
+{
+    if (carries_value(impl, request)) {
+        write_body(impl, request, body);
+        return;
+    }
+    near__coherence_body_in(batch, request->key, request->key_size, body);
+    request->body_shared = NEAR_BODY_SHARED;
+}
+
 static int write_many_remote(struct near__impl *impl, struct near__request *requests, size_t count, int64_t deadline_ns,
                              int fill)
 {
     struct near__buffer bodies; /* one after another; offsets first, since the buffer moves while it grows */
     near__buffer_init(&bodies, &impl->alloc);
+    struct near__message batch = near__coherence_batch(impl->coherence, message_of(requests[0].operation));
     struct near__sent *sent = near__alloc(&impl->alloc, count * sizeof(*sent));
     for (size_t i = 0; i < count && !bodies.failed; i++) {
         size_t start = bodies.size;
-        write_body(impl, &requests[i], &bodies);
+        write_body_in(impl, &batch, &requests[i], &bodies);
         requests[i].body_size = bodies.size - start;
     }
     if (!sent || bodies.failed) {

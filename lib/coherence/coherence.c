@@ -220,6 +220,16 @@ void near__coherence_body_of(struct near__coherence *c, enum near__message_opera
     near__message_encode(b, &m, keys, key_sizes);
 }
 
+struct near__message near__coherence_batch(struct near__coherence *c, enum near__message_operation operation)
+{
+    return new_message(c, operation, 1);
+}
+
+void near__coherence_body_in(const struct near__message *batch, const void *key, size_t key_size, struct near__buffer *b)
+{
+    near__message_encode(b, batch, &key, &key_size);
+}
+
 void near__coherence_body_roll(struct near__coherence *c, uint64_t roll, struct near__buffer *b)
 {
     const void *name = c->private_name;

@@ -57,6 +57,11 @@ void near__coherence_body(struct near__coherence *c, enum near__message_operatio
 void near__coherence_body_of(struct near__coherence *c, enum near__message_operation operation, const void *const *keys,
                              const size_t *key_sizes, size_t count, struct near__buffer *b);
 
+/* The bodies of a batch of one operation, each about one key: they begin with the same near__request.body_shared bytes. */
+struct near__message near__coherence_batch(struct near__coherence *c, enum near__message_operation operation);
+void near__coherence_body_in(const struct near__message *batch, const void *key, size_t key_size, struct near__buffer *b);
+#define NEAR_BODY_SHARED NEAR_MESSAGE_HEAD
+
 /* The body of a message of a plain SET with the value that is written; ttl_ms -1: none. */
 void near__coherence_body_value(struct near__coherence *c, const void *key, size_t key_size, const void *value,
                                 size_t value_size, int64_t ttl_ms, struct near__buffer *b);

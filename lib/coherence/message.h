@@ -24,6 +24,7 @@ enum near__message_operation {
 };
 
 #define NEAR_MESSAGE_KEYS_MAX 4096
+#define NEAR_MESSAGE_HEAD 35 /* bytes of a body before its key count */
 
 struct near__message {
     uint64_t position; /* 0: the server could not number it */

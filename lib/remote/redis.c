@@ -4,7 +4,8 @@
  *     FETCH    GET position, PTTL key, GET key, GET position      plain commands, no script: the most frequent request
  *     PROVE    the heartbeat script
  *     ROLL     the roll script; ANSWER is a plain PUBLISH
- *     SETs     without a condition, up to 64 in a row: one run of the set script
+ *     SETs     without a condition, up to 64 in a row: one run of the set script, and one message if the bodies allow it
+ *     DELs     likewise, if the bodies allow it: one run of the delete script, one message
  *     LEASE    the lease script
  *     FILL, RELEASE   the fill script
  *     others   the write script
@@ -61,15 +62,38 @@ static int is_plain_set(const struct near__request *q)
     return q->operation == NEAR_OP_SET && q->flags == 0;
 }
 
+/* One of several DELs that may be told together. */
+static int is_plain_del(const struct near__request *q)
+{
+    return q->operation == NEAR_OP_DEL && q->flags == 0 && q->body_shared != 0;
+}
+
+static int is_alike(const struct near__request *a, const struct near__request *b)
+{
+    return a->operation == b->operation && a->flags == b->flags && a->status == b->status && a->ttl_ms == b->ttl_ms &&
+           a->body_shared == b->body_shared;
+}
+
+/* Whether the last of n has the key of another one: at one position they would have no order. */
+static int is_again(const struct near__request *requests, size_t n)
+{
+    const struct near__request *last = &requests[n - 1];
+    for (size_t i = 0; i + 1 < n; i++)
+        if (requests[i].key_size == last->key_size && memcmp(requests[i].key, last->key, last->key_size) == 0)
+            return 1;
+    return 0;
+}
+
 /* How many of these, the first one included, which is pending, go into one command. */
 static size_t together(const struct near__request *requests, size_t count)
 {
     const struct near__request *first = &requests[0];
-    size_t n = 1, bytes = first->value_size;
-    if (!is_plain_set(first))
+    size_t n = 1, bytes = first->value_size + first->key_size;
+    if (!is_plain_set(first) && !is_plain_del(first))
         return 1;
-    while (n < count && n < TOGETHER_MAX && is_plain_set(&requests[n]) && requests[n].status == first->status &&
-           requests[n].ttl_ms == first->ttl_ms && (bytes += requests[n].value_size) <= TOGETHER_BYTES)
+    while (n < count && n < TOGETHER_MAX && is_alike(first, &requests[n]) &&
+           (bytes += requests[n].value_size + requests[n].key_size) <= TOGETHER_BYTES &&
+           !(first->body_shared && !NEAR_MUTANT(REPEATED_KEY_TOLD_ONCE) && is_again(requests, n + 1)))
         n++;
     return n;
 }
@@ -111,10 +135,15 @@ static int is_lock(const struct near__request *q)
     return q->operation == NEAR_OP_LOCK || q->operation == NEAR_OP_EXTEND || q->operation == NEAR_OP_UNLOCK;
 }
 
-static const struct near__script *script_for(const struct near__redis *r, enum near__operation operation)
+static const struct near__script *script_for(const struct near__redis *r, const struct near__request *q)
 {
     const struct near__script *s = &near__script_write;
-    if (operation == NEAR_OP_PROVE)
+    enum near__operation operation = q->operation;
+    if (is_plain_set(q))
+        s = &near__script_set;
+    else if (is_plain_del(q))
+        s = &near__script_delete;
+    else if (operation == NEAR_OP_PROVE)
         s = &near__script_prove;
     else if (operation == NEAR_OP_ROLL)
         s = &near__script_roll;
@@ -175,7 +204,7 @@ static void write_prove(const struct near__redis *r, struct near__output *o, con
         o->failed = 1;
         return;
     }
-    write_script(o, script_for(r, q->operation), with_text, 2, 5);
+    write_script(o, script_for(r, q), with_text, 2, 5);
     near__output_text(o, r->position_key);
     write_members_key(r, o);
     near__output_text(o, channel);
@@ -192,7 +221,7 @@ static void write_roll(const struct near__redis *r, struct near__output *o, cons
     unsigned gone = 0;
     for (size_t at = 0; near__members_next(q->value, q->value_size, &at, &name, &value); gone++)
         ;
-    write_script(o, script_for(r, q->operation), with_text, 2, 4 + 2 * gone);
+    write_script(o, script_for(r, q), with_text, 2, 4 + 2 * gone);
     near__output_text(o, r->position_key);
     write_members_key(r, o);
     near__output_text(o, r->channel);
@@ -222,20 +251,53 @@ static void write_answer(const struct near__redis *r, struct near__output *o, co
     near__free(r->host.alloc, channel);
 }
 
-static void write_sets(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count,
-                       int with_text)
+/* One message for several requests: see near__request.body_shared. */
+static void write_shared_body(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count)
 {
-    unsigned n = (unsigned)count;
-    write_script(o, &near__script_set, with_text, 1 + n, 2 + 2 * n);
+    struct near__buffer b;
+    near__buffer_init(&b, r->host.alloc);
+    near__buffer_append(&b, q->body, q->body_shared);
+    near__buffer_append_varint(&b, count);
+    for (size_t i = 0; i < count; i++)
+        near__buffer_append(&b, (const unsigned char *)q[i].body + q->body_shared + 1, q[i].body_size - q->body_shared - 1);
+    if (b.failed)
+        o->failed = 1;
+    else
+        near__output_joined(o, b.data, b.size, NULL, 0); /* which copies: the buffer is gone when it is sent */
+    near__buffer_fini(&b);
+}
+
+static void write_keys(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count)
+{
     near__output_text(o, r->position_key);
     for (size_t i = 0; i < count; i++)
         write_key(r, o, &q[i]);
     near__output_text(o, r->channel);
+}
+
+static void write_sets(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count,
+                       int with_text)
+{
+    unsigned n = (unsigned)count, told = q->body_shared && !NEAR_MUTANT(ONE_MESSAGE_A_KEY) ? 1 : n;
+    write_script(o, &near__script_set, with_text, 1 + n, 3 + told + n);
+    write_keys(r, o, q, count);
     near__output_number(o, q->ttl_ms);
-    for (size_t i = 0; i < count; i++) {
-        near__output_argument(o, q[i].body, q[i].body_size);
+    near__output_unsigned(o, told);
+    if (told == 1 && n > 1)
+        write_shared_body(r, o, q, count);
+    else
+        for (size_t i = 0; i < count; i++)
+            near__output_argument(o, q[i].body, q[i].body_size);
+    for (size_t i = 0; i < count; i++)
         near__output_argument(o, q[i].value, q[i].value_size);
-    }
+}
+
+static void write_dels(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count,
+                       int with_text)
+{
+    write_script(o, script_for(r, q), with_text, 1 + (unsigned)count, 2);
+    write_keys(r, o, q, count);
+    write_shared_body(r, o, q, count);
 }
 
 static void write_lock(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
@@ -277,7 +339,7 @@ static void write_write(const struct near__redis *r, struct near__output *o, con
 {
     unsigned keys = q->operation == NEAR_OP_CLEAR ? 1 : 2;
     unsigned extra = q->operation == NEAR_OP_CAS ? 2 : q->operation == NEAR_OP_SET || q->operation == NEAR_OP_INCR ? 1 : 0;
-    write_script(o, script_for(r, q->operation), with_text, keys, 5 + extra);
+    write_script(o, script_for(r, q), with_text, keys, 5 + extra);
     near__output_text(o, r->position_key);
     if (keys == 2)
         write_key(r, o, q);
@@ -351,6 +413,8 @@ static void write_requests(const struct near__redis *r, struct near__output *o, 
         write_fill(r, o, q, q->status == NEEDS_TEXT);
     else if (is_plain_set(q))
         write_sets(r, o, q, count, q->status == NEEDS_TEXT || count < whole);
+    else if (is_plain_del(q))
+        write_dels(r, o, q, count, q->status == NEEDS_TEXT);
     else
         write_write(r, o, q, q->status == NEEDS_TEXT);
 }
@@ -572,6 +636,28 @@ static void read_sets(struct near__request *q, size_t count, const struct near__
     }
 }
 
+static int is_outcome(const struct near__reply *reply)
+{
+    return is_integer(reply) && (reply->integer == 0 || reply->integer == 1);
+}
+
+static void read_dels(struct near__request *q, size_t count, const struct near__call *call)
+{
+    const struct near__reply *reply = call->reply[0];
+    uint64_t position = 0;
+    int good = reply->type == REDIS_REPLY_ARRAY && reply->count == count + 1 && parse_position(reply->element[0], &position) == 0;
+    for (size_t i = 0; good && i < count; i++)
+        good = is_outcome(reply->element[i + 1]);
+    for (size_t i = 0; i < count; i++) {
+        if (!good) {
+            malformed(&q[i], reply);
+            continue;
+        }
+        q[i].position = position;
+        q[i].status = reply->element[i + 1]->integer ? NEAR_MISS : NEAR_OK;
+    }
+}
+
 /* NOSCRIPT, or flags that an old server does not know: the request goes again. */
 static int needs_another_form(struct near__redis *r, struct near__request *q, const struct near__reply *reply, int was_text)
 {
@@ -581,7 +667,7 @@ static int needs_another_form(struct near__redis *r, struct near__request *q, co
         q->status = NEEDS_TEXT;
         return 1;
     }
-    if (was_text && near__error_is_flags(reply->data) && script_for(r, q->operation)->without_flags) {
+    if (was_text && near__error_is_flags(reply->data) && script_for(r, q)->without_flags) {
         atomic_store_explicit(&r->no_script_flags, 1, memory_order_relaxed);
         q->status = NEEDS_TEXT;
         return 1;
@@ -608,6 +694,8 @@ static void read_answer(struct near__redis *r, struct near__request *q, size_t c
         read_lease(r, q, call);
     else if (is_plain_set(q))
         read_sets(q, count, call);
+    else if (is_plain_del(q))
+        read_dels(q, count, call);
     else
         read_write(q, call);
 }

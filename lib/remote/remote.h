@@ -96,6 +96,9 @@ struct near__request {
     const void *body;     /* writes: the message's body (coherence/message.h); the server puts "1<position>:" before it.
                              PROVE: the private channel's name, as given to near__channel_open */
     size_t body_size;
+    size_t body_shared;   /* SET, DEL: so many bytes at the beginning of the body are the same in all requests of the batch that have the
+                             same number here; behind them is a 1.  Such neighbours may be told by one message: these bytes, their
+                             number as a varint, and of each what comes behind its 1.  0: the message is the request's own */
 
     int status;        /* NEAR_OK, NEAR_MISS, NEAR_UNMET or an error; NEAR_ERR_TIMEOUT/IO/UNAVAILABLE mean not sent (nothing
                           happened), NEAR_ERR_UNKNOWN sent and no answer (writes only; a FETCH says TIMEOUT or IO) */

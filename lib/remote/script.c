@@ -22,7 +22,9 @@
  *
  * A plain SET, by far the most frequent write, has a script of its own, which takes any number of keys: entering a
  * script costs Redis as much as a SET and a message together, so sixteen SETs in one run take little more than half of the
- * time of sixteen runs.  Each has its own number, its own message and its own outcome.
+ * time of sixteen runs.  Each has its own outcome.  Nobody sees a state between two of them, so they may have one number and
+ * one message (R36): what a process knows of any of the keys is from before all of them or from after all.  One key is not
+ * twice among them, for two values of a key at one position would have no order.  The same goes for several DELs.
  *
  * A user must be able to make room when the server is out of memory, and must be able to tell everybody so: DEL, EXPIRE,
  * CLEAR and the heartbeat run with the flag allow-oom, which lets INCR through, too.  A write without a number beside a
@@ -61,39 +63,74 @@
 #define EPOCH "'" NEAR_MEMBERS_EPOCH "'"
 
 /* KEYS: position, keys
- * ARGV: channel, ttl, then for each key body and value
+ * ARGV: channel, ttl, number of messages (1: for all keys; or one a key), messages' bodies, values
  * Reply: for each key its position, or the error; nothing has happened to those with an error.  One error for all: the same.
  * DECRBY: a channel that is refused is refused from the first message on. */
 const struct near__script near__script_set = {
     .text =
-        "local pos,channel,ttl=KEYS[1],ARGV[1],ARGV[2]\n"
+        "local pos,channel,ttl,told=KEYS[1],ARGV[1],ARGV[2],tonumber(ARGV[3])\n"
         "local count=#KEYS-1\n"
         "if redis.acl_check_cmd and not redis.acl_check_cmd('SET',KEYS[2],'') then\n"
         "  return redis.error_reply(\"NOPERM this user has no permissions to run the 'set' command\")\n"
         "end\n"
-        "local last=redis.pcall('INCRBY',pos,count)\n"
+        "local last=redis.pcall('INCRBY',pos,told)\n"
         "if type(last)=='table' then return last end\n"
-        "if last==count then\n"
+        "if last==told then\n"
         "  local t=redis.call('TIME')\n"
-        "  last=t[1]*1000000+t[2]+count-1\n"
+        "  last=t[1]*1000000+t[2]+told-1\n"
         "  redis.call('SET',pos,string.format('%.0f',last))\n"
         "end\n"
-        "local out={}\n"
+        "local out,p,e={}\n"
         "for i=1,count do\n"
-        "  local p=last-count+i\n"
-        "  local e=redis.pcall('PUBLISH',channel,'1'..string.format('%.0f',p)..':'..ARGV[2*i+1])\n"
-        "  if type(e)=='table' then\n"
-        "    redis.call('DECRBY',pos,count-i+1)\n"
-        "    for k=i,count do out[k]=e end\n"
-        "    return out\n"
+        "  if i<=told then\n"
+        "    p=last-told+i\n"
+        "    e=redis.pcall('PUBLISH',channel,'1'..string.format('%.0f',p)..':'..ARGV[3+i])\n"
+        "    if type(e)=='table' then\n"
+        "      redis.call('DECRBY',pos,told-i+1)\n"
+        "      for k=i,count do out[k]=e end\n"
+        "      return out\n"
+        "    end\n"
         "  end\n"
         "  redis.call('DEL',KEYS[i+1].." LEASE ",KEYS[i+1].." TAGS ")\n"
-        "  if ttl=='0' then e=redis.pcall('SET',KEYS[i+1],ARGV[2*i+2])\n"
-        "  else e=redis.pcall('SET',KEYS[i+1],ARGV[2*i+2],'PX',ttl) end\n"
+        "  if ttl=='0' then e=redis.pcall('SET',KEYS[i+1],ARGV[3+told+i])\n"
+        "  else e=redis.pcall('SET',KEYS[i+1],ARGV[3+told+i],'PX',ttl) end\n"
         "  out[i]=e.err and e or p\n"
         "end\n"
         "return out\n",
-    .sha1 = "efb4d8310c6c936e80ee38f79c4cd70f1defb90b",
+    .sha1 = "fd242cb6c17a1558ed0a92aeec297b25663b7086",
+};
+
+/* Several DELs, told by one message if any of the keys was there, or leased.
+ * KEYS: position, keys.  ARGV: channel, body.  Reply: { position, for each key 0 it existed, 1 it did not } */
+#define DELETE_TEXT                                                                                                   \
+    "local pos=KEYS[1]\n"                                                                                             \
+    "local out,told={},false\n"                                                                                       \
+    "for i=2,#KEYS do\n"                                                                                              \
+    "  out[i]=1-redis.call('EXISTS',KEYS[i])\n"                                                                       \
+    "  told=told or out[i]==0 or redis.call('EXISTS',KEYS[i].." LEASE ")==1\n"                                        \
+    "end\n"                                                                                                           \
+    "out[1]=redis.call('GET',pos) or '0'\n"                                                                           \
+    "if not told then return out end\n"                                                                               \
+    "local n=redis.pcall('INCR',pos)\n"                                                                               \
+    "if type(n)=='table' then return n\n"                                                                             \
+    "elseif n==1 then\n"                                                                                              \
+    "  local t=redis.call('TIME')\n"                                                                                  \
+    "  out[1]=t[1]..string.format('%06d',t[2])\n"                                                                     \
+    "  redis.call('SET',pos,out[1])\n"                                                                                \
+    "else out[1]=string.format('%.0f',n) end\n"                                                                       \
+    "local e=redis.pcall('PUBLISH',ARGV[1],'1'..out[1]..':'..ARGV[2])\n"                                              \
+    "if type(e)=='table' then redis.call('DECR',pos) return e end\n"                                                  \
+    "for i=2,#KEYS do redis.call('DEL',KEYS[i],KEYS[i].." LEASE ",KEYS[i].." TAGS ") end\n"                           \
+    "return out\n"
+
+static const struct near__script delete_without_flags = {
+    .text = DELETE_TEXT,
+    .sha1 = "acb825cf7edbc407ade0816ed8a92947b7c6708c",
+};
+const struct near__script near__script_delete = {
+    .text = ALLOW_OOM DELETE_TEXT,
+    .sha1 = "3136514522a78a588a93cc21925be774e9eb9bed",
+    .without_flags = &delete_without_flags,
 };
 
 /* KEYS: position[, key]
@@ -400,16 +437,19 @@ const struct near__script *near__script_mutant(const struct near__script *script
     static const struct near__script untold = {
         .text = "local out={}\n"
                 "for i=1,#KEYS-1 do\n"
-                "  redis.call('SET',KEYS[i+1],ARGV[2*i+2])\n"
+                "  redis.call('SET',KEYS[i+1],ARGV[3+ARGV[3]+i])\n"
                 "  out[i]=tonumber(redis.call('GET',KEYS[1]) or '1')\n"
                 "end\n"
                 "return out\n"};
     static const struct near__script early = {
         .text = "local out={}\n"
+                "local p\n"
                 "for i=1,#KEYS-1 do\n"
-                "  redis.call('SET',KEYS[i+1],ARGV[2*i+2])\n"
-                "  local p=redis.call('INCR',KEYS[1])\n"
-                "  redis.call('PUBLISH',ARGV[1],'1'..string.format('%.0f',p)..':'..ARGV[2*i+1])\n"
+                "  redis.call('SET',KEYS[i+1],ARGV[3+ARGV[3]+i])\n"
+                "  if i<=tonumber(ARGV[3]) then\n"
+                "    p=redis.call('INCR',KEYS[1])\n"
+                "    redis.call('PUBLISH',ARGV[1],'1'..string.format('%.0f',p)..':'..ARGV[3+i])\n"
+                "  end\n"
                 "  out[i]=p\n"
                 "end\n"
                 "return out\n"};

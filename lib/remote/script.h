@@ -11,6 +11,7 @@ struct near__script {
     const struct near__script *without_flags; /* for servers before 7; NULL: it has none */
 };
 extern const struct near__script near__script_set;          /* plain SETs: refused out of memory */
+extern const struct near__script near__script_delete;       /* several DELs: not refused */
 extern const struct near__script near__script_write;        /* other SETs, INCR, CAS: the same */
 extern const struct near__script near__script_write_always; /* DEL, EXPIRE, CLEAR */
 extern const struct near__script near__script_lease;        /* reads, and writes only when it gives a lease */
