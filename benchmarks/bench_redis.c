@@ -40,14 +40,59 @@ static _Noreturn void become_server(const struct bench_redis *redis, pid_t watch
 
 static void remove_folder(const struct bench_redis *redis)
 {
-    char log[128];
-    snprintf(log, sizeof(log), "%s/redis.log", redis->folder);
-    (void)unlink(log);
+    static const char *const files[] = {"redis.log", "dump.rdb"};
+    for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
+        char path[128];
+        snprintf(path, sizeof(path), "%s/%s", redis->folder, files[i]);
+        (void)unlink(path);
+    }
     (void)unlink(redis->socket);
     (void)rmdir(redis->folder);
 }
 
-/* Until the leash is let go or the server has ended by itself. */
+/* What comes along the leash. */
+#define KILL 'k'
+#define REVIVE 'r'
+
+static pid_t start_server(const struct bench_redis *redis)
+{
+    pid_t watcher = getpid(), server = fork();
+    if (server == 0)
+        become_server(redis, watcher);
+    return server;
+}
+
+static void end_server(pid_t *server)
+{
+    if (*server <= 0)
+        return;
+    kill(*server, SIGKILL);
+    waitpid(*server, NULL, 0);
+    *server = 0;
+}
+
+/* Until the leash is let go or the server has ended by itself; 1: it has. */
+static int obey(const struct bench_redis *redis, int leash)
+{
+    pid_t server = start_server(redis);
+    struct pollfd news = {.fd = leash, .events = POLLIN};
+    while (server >= 0) {
+        char word = 0;
+        if (poll(&news, 1, LOOK_MS) > 0) {
+            if (read(leash, &word, 1) <= 0) {
+                end_server(&server);
+                return 0;
+            }
+            end_server(&server);
+            if (word == REVIVE)
+                server = start_server(redis);
+        }
+        if (server > 0 && waitpid(server, NULL, WNOHANG) == server)
+            break;
+    }
+    return 1;
+}
+
 static _Noreturn void watch(const struct bench_redis *redis, int leash)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -57,17 +102,7 @@ static _Noreturn void watch(const struct bench_redis *redis, int leash)
     signal(SIGHUP, SIG_IGN);
     for (int fd = 0; fd <= 2; fd++)
         (void)dup2(null, fd); /* whoever waits for the end of our caller's output need not wait for us */
-    pid_t watcher = getpid(), server = fork();
-    if (server == 0)
-        become_server(redis, watcher);
-    struct pollfd end = {.fd = leash, .events = POLLIN};
-    int ended = server < 0;
-    while (!ended && poll(&end, 1, LOOK_MS) <= 0)
-        ended = waitpid(server, NULL, WNOHANG) == server;
-    if (!ended) {
-        kill(server, SIGKILL);
-        waitpid(server, NULL, 0);
-    }
+    int ended = obey(redis, leash);
     remove_folder(redis);
     _exit(ended);
 }
@@ -117,13 +152,8 @@ static int start_watcher(struct bench_redis *redis)
     return redis->watcher < 0 ? -1 : 0;
 }
 
-int bench_redis_start(struct bench_redis *redis, char *error, size_t capacity)
+static int wait_for_server(struct bench_redis *redis, char *error, size_t capacity)
 {
-    fflush(NULL); /* nothing is written twice */
-    if (make_folder(redis) != 0 || start_watcher(redis) != 0) {
-        snprintf(error, capacity, "cannot start a redis-server: %s", strerror(errno));
-        return -1;
-    }
     int64_t deadline = bench_now() + START_SECONDS * NEAR_NS_PER_S;
     while (!answers(redis->socket)) {
         if (waitpid(redis->watcher, NULL, WNOHANG) == redis->watcher || bench_now() > deadline) {
@@ -134,6 +164,35 @@ int bench_redis_start(struct bench_redis *redis, char *error, size_t capacity)
         bench_sleep(0.01);
     }
     return 0;
+}
+
+int bench_redis_start(struct bench_redis *redis, char *error, size_t capacity)
+{
+    fflush(NULL); /* nothing is written twice */
+    if (make_folder(redis) != 0 || start_watcher(redis) != 0) {
+        snprintf(error, capacity, "cannot start a redis-server: %s", strerror(errno));
+        return -1;
+    }
+    return wait_for_server(redis, error, capacity);
+}
+
+static void say(const struct bench_redis *redis, char word)
+{
+    while (write(redis->leash, &word, 1) < 0 && errno == EINTR)
+        ;
+}
+
+void bench_redis_kill(struct bench_redis *redis)
+{
+    say(redis, KILL);
+    while (answers(redis->socket))
+        bench_sleep(0.001);
+}
+
+int bench_redis_revive(struct bench_redis *redis, char *error, size_t capacity)
+{
+    say(redis, REVIVE);
+    return wait_for_server(redis, error, capacity);
 }
 
 void bench_redis_stop(struct bench_redis *redis)

@@ -136,18 +136,23 @@ int bench_wire_set(redisContext *context, const char *key, size_t key_size, cons
     return accepted(command(context, 3, "SET", key, key_size, value, size));
 }
 
-uint64_t bench_wire_info(redisContext *context, const char *section, const char *name)
+double bench_wire_info_real(redisContext *context, const char *section, const char *name)
 {
     redisReply *reply = redisCommand(context, "INFO %s", section);
     const char *line = reply && reply->type == REDIS_REPLY_STRING ? reply->str : "";
     size_t size = strlen(name);
-    uint64_t number = 0;
+    double number = 0;
     for (; *line; line += strcspn(line, "\n"), line += *line == '\n') {
         if (strncmp(line, name, size) == 0 && line[size] == ':')
-            number = strtoull(line + size + 1, NULL, 10);
+            number = strtod(line + size + 1, NULL);
     }
     freeReplyObject(reply);
     return number;
+}
+
+uint64_t bench_wire_info(redisContext *context, const char *section, const char *name)
+{
+    return (uint64_t)bench_wire_info_real(context, section, name);
 }
 
 /* ---------------------------------------------------------------- filling */

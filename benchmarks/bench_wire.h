@@ -24,6 +24,8 @@ int64_t bench_wire_get(redisContext *context, const char *key, size_t key_size, 
 /* 1 when it was done. */
 int bench_wire_set(redisContext *context, const char *key, size_t key_size, const void *value, size_t size);
 /* A number from INFO, 0 when it is not there. */
+double bench_wire_info_real(redisContext *context, const char *section, const char *name);
+/* The same, a whole one, 0 when it is not there. */
 uint64_t bench_wire_info(redisContext *context, const char *section, const char *name);
 
 #endif

@@ -5,6 +5,7 @@
  *      local       how fast is the local tier, beside other hash tables and caches?
  *      remote      what does nearcache cost on the way to Redis, beside plain hiredis?
  *      staleness   how long after a write do other processes still have the old value?
+ *      outage      what hits Redis when it comes back after an outage?
  *      replay      which hit ratio does it reach on a recorded trace, beside exact LRU?
  *
  * Figures are medians of several runs; what is compared is run in turn (A B C A B C …), so that ratios hold on a machine whose
@@ -25,6 +26,7 @@ static const struct {
     {"local", bench_local, "the local tier beside other tables and caches, one machine, no network"},
     {"remote", bench_remote, "misses, hits and writes over a real Redis beside plain hiredis"},
     {"staleness", bench_staleness, "delay from a write to its effect in other processes beside a bare PUBLISH"},
+    {"outage", bench_outage, "requests that reach Redis after an outage: repair beside a plain flush"},
     {"replay", bench_replay, "hit ratio on an access trace beside exact LRU"},
 };
 #define SUBCOMMANDS (sizeof(subcommands) / sizeof(*subcommands))

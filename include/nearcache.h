@@ -185,6 +185,7 @@ typedef struct near_options {
     uint64_t auto_bytes_max;     /* automatic size: most, bytes; 0: local_bytes */
     uint32_t auto_hit_permille;  /* automatic size: hit ratio to reach; 0: the size is local_bytes */
     uint32_t auto_pressure;      /* automatic size: 1 (default): memory is given back when it is short */
+    uint32_t repair_rate;        /* local entries compared a second after a fault, instead of being dropped; 0: dropped */
 } near_options;
 
 /* Fills options with the defaults, as many fields as the caller's struct has.  Blocks: never. */
@@ -945,6 +946,8 @@ typedef struct near_stats {
     uint32_t auto_reason;            /* a near_auto_reason */
     uint32_t auto_reserved;          /* 0 */
     uint64_t barriers, barriers_incomplete; /* writes with NEAR_WRITE_BARRIER: complete; those whose deadline came first */
+    uint64_t repair_compared; /* suspect entries compared with the remote tier after a fault (repair_rate) … */
+    uint64_t repair_kept, repair_dropped; /* … of them still good, and no longer; others were read or written meanwhile */
 } near_stats;
 
 /* Fills a snapshot; the counters are not from one instant.  stats->size must be set. */

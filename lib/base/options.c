@@ -87,7 +87,9 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
     X(auto_bytes_max, SIZE, "0", 0, TIB, "", 1, "Automatic size: largest budget of the local tier; 0: local_bytes.") \
     X(auto_hit_permille, COUNT, "0", 0, 1000, "", 1, \
       "Automatic size: the local tier has the least budget that reaches this hit ratio; 0: it has local_bytes.") \
-    X(auto_pressure, BOOLEAN, "yes", 0, 1, "", 0, "Automatic size: the local tier gives memory back when it is short.")
+    X(auto_pressure, BOOLEAN, "yes", 0, 1, "", 0, "Automatic size: the local tier gives memory back when it is short.") \
+    X(repair_rate, COUNT, "50000", 0, 10000000, "", 0,                                                                 \
+      "Local entries compared with the remote tier a second after a fault, many at a time, instead of being dropped; 0: dropped.")
 
 struct row {
     near_option_info info;

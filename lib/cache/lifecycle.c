@@ -152,6 +152,7 @@ static int open_remote_tier(struct near__impl *impl, near_error *error)
         .backoff_max_ms = o->backoff_max_ms,
         .connect_timeout_ms = o->connect_timeout_ms,
         .tracking = o->track != NEAR_TRACK_NONE,
+        .repair_rate = o->repair_rate,
         .heard = near__loading_heard,
         .heard_arg = impl,
     };

@@ -173,8 +173,24 @@ static int is_current(const struct near__coherence *c, struct near__mark before,
            reply->server == atomic_load_explicit(&c->server_id, memory_order_acquire);
 }
 
+/* The server answers: what the subscription waits for has come.  Once for each of its failures, so that a server which answers requests and
+ * no subscriptions is not asked at every reply. */
+static void hear_of_server(struct near__coherence *c)
+{
+    pthread_mutex_lock(&c->lock);
+    if (atomic_exchange_explicit(&c->is_away, 0, memory_order_relaxed)) { /* relaxed: under lock */
+        int64_t soon = near__now(c->clock) + near__coherence_backoff_locked(c, 0);
+        if (soon < c->reopen_ns)
+            c->reopen_ns = soon;
+        pthread_cond_broadcast(&c->changed);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
 uint64_t near__coherence_position(struct near__coherence *c, struct near__mark before, const struct near__request *reply)
 {
+    if (atomic_load_explicit(&c->is_away, memory_order_relaxed)) /* relaxed: the next reply sees it */
+        hear_of_server(c);
     uint64_t position = reply->position;
     if (!position || !is_current(c, before, reply))
         return 0;
@@ -269,6 +285,12 @@ int64_t near__coherence_backoff_locked(struct near__coherence *c, unsigned failu
     return pause / 2 + (int64_t)near__random_below(&c->random, (uint32_t)half_us + 1) * 1000;
 }
 
+void near__coherence_pause_locked(struct near__coherence *c, int is_away)
+{
+    c->reopen_ns = near__now(c->clock) + near__coherence_backoff_locked(c, c->open_failures++);
+    atomic_store_explicit(&c->is_away, is_away && !NEAR_MUTANT(RETURN_UNHEARD), memory_order_relaxed); /* relaxed: a hint */
+}
+
 /* Until something changes, or the time; may return early. */
 void near__coherence_wait_locked(struct near__coherence *c, int64_t until_ns)
 {
@@ -355,6 +377,7 @@ static void init_config(struct near__coherence *c, const struct near__coherence_
     c->gate = near__local_gate(config->local);
     c->manual = config->manual;
     c->tracking = config->tracking;
+    near__repair_init(c, config->repair_rate);
     c->heard = config->heard;
     c->heard_arg = config->heard_arg;
     c->backoff_min_ns = (config->backoff_min_ms ? config->backoff_min_ms : 1) * NEAR_NS_PER_MS;
@@ -393,6 +416,7 @@ static void destroy(struct near__coherence *c)
     if (c->channel)
         near__channel_close(c->remote, c->channel);
     near__barrier_fini(c);
+    near__repair_fini(c);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);
     near__free(c->alloc, c);
@@ -523,7 +547,9 @@ int near__coherence_fence(struct near__coherence *c, int64_t deadline_ns)
 {
     pthread_mutex_lock(&c->lock);
     int64_t last_ns = near__now(c->clock) + 2 * near__proof_patience_ns(c); /* the one under way, and ours */
-    uint64_t wanted = want_locked(c) - (unsigned)NEAR_MUTANT(UNDER_WAY_COUNTS);
+    uint64_t wanted = want_locked(c);
+    if (NEAR_MUTANT(UNDER_WAY_COUNTS) && c->attempt.nonce)
+        wanted = c->attempt.nonce;
     while (c->suspicion == 0 && c->proved_nonce < wanted && near__coherence_go_on_locked(c, last_ns < deadline_ns ? last_ns : deadline_ns))
         ;
     int fenced = c->suspicion == 0 && c->proved_nonce >= wanted;
@@ -559,6 +585,9 @@ void near__coherence_stats(const struct near__coherence *c, near_stats *stats)
     stats->messages_kept = count_of(&c->messages_kept);
     stats->messages_foreign = count_of(&c->messages_foreign);
     stats->message_gaps = count_of(&c->message_gaps);
+    stats->repair_compared = count_of(&c->repair_compared);
+    stats->repair_kept = count_of(&c->repair_kept);
+    stats->repair_dropped = count_of(&c->repair_dropped);
     stats->proofs = count_of(&c->proofs);
     stats->proofs_failed = count_of(&c->proofs_failed);
     stats->subscriptions = count_of(&c->subscriptions);

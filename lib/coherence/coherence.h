@@ -9,7 +9,8 @@
  * One recovery path for everything that may have hidden a message (disconnect, gap, position going backwards, malformed
  * message, other server, lost position): the gate's proof is withdrawn at once; the next complete proof, on a proven
  * subscription, brings a position P.  If P is what the messages had reached and the server is the same, nothing was
- * missed; otherwise the watermark rises to P.  Then the proof stands.  The argument is at the head of coherence.c. */
+ * missed; otherwise the watermark rises to P.  Then the proof stands.  The argument is at the head of coherence.c.  What is below
+ * the watermark then is compared with the remote tier, many keys at a time, by the prover (repair.c). */
 #ifndef NEAR_COHERENCE_COHERENCE_H
 #define NEAR_COHERENCE_COHERENCE_H
 #include <stdint.h>
@@ -30,6 +31,7 @@ struct near__coherence_config {
     struct near__local *local;
     struct near__remote *remote;
     uint32_t bound_ms, backoff_min_ms, backoff_max_ms, connect_timeout_ms;
+    uint32_t repair_rate; /* suspect entries compared with the remote tier a second; 0: they are dropped */
     uint64_t seed; /* of jitter and ids; 0: random */
     int manual;    /* tests: no threads; near__coherence_step does their work */
     int tracking;  /* the remote reports foreign writes (options.track); the local tier is config.foreign */

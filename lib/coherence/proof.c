@@ -109,16 +109,26 @@ static void fail_locked(struct near__coherence *c)
     pthread_cond_broadcast(&c->changed);
 }
 
+/* Everything before that position may be wrong.  At the first proof there is nothing to save. */
+static void doubt_locked(struct near__coherence *c, uint64_t position)
+{
+    near__coherence_add(&c->suspicions);
+    if (c->repair.rate == 0 || c->suspicion & NEAR_SUSPECT_START) {
+        near__local_raise_watermark(c->local, position);
+        return;
+    }
+    near__local_suspect(c->local, position);
+    near__repair_want_locked(c);
+}
+
 /* Both answers are there and nothing suspicious happened since the attempt began, other than what its own position
  * cures. */
 static unsigned complete_locked(struct near__coherence *c)
 {
     unsigned cured = c->suspicion;
     uint64_t position = c->attempt.position;
-    if (cured & ~(unsigned)NEAR_SUSPECT_LOST && !NEAR_MUTANT(NO_WATERMARK) && !NEAR_MUTANT(NO_CURE)) {
-        near__local_raise_watermark(c->local, near__coherence_relative(c, position));
-        near__coherence_add(&c->suspicions);
-    }
+    if (cured & ~(unsigned)NEAR_SUSPECT_LOST && !NEAR_MUTANT(NO_WATERMARK) && !NEAR_MUTANT(NO_CURE))
+        doubt_locked(c, near__coherence_relative(c, position));
     /* seq_cst: from here on replies count; those asked for earlier may be of another history */
     if (cured & NEAR_SUSPECT_START)
         atomic_store_explicit(&c->incarnation, 1, memory_order_seq_cst);
@@ -143,7 +153,8 @@ static void log_cure(struct near__coherence *c, unsigned cured)
     else if (cured == NEAR_SUSPECT_LOST)
         near__log(c->log, NEAR_LOG_INFO, "coherence", "resubscribed; no message was missed, every entry stays");
     else if (cured)
-        near__log(c->log, NEAR_LOG_INFO, "coherence", "freshness proven anew; older entries are no longer served");
+        near__log(c->log, NEAR_LOG_INFO, "coherence", "freshness proven anew; %s", c->repair.rate ?
+                  "older entries are compared with the remote tier before they are served" : "older entries are no longer served");
 }
 
 /* ---------------------------------------------------------------- answers on the subscription */

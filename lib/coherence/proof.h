@@ -40,6 +40,20 @@ struct near__answer {
 };
 struct near__roll;
 struct near__member;
+struct near__batch; /* repair.c */
+enum near__repair_stage { NEAR_REPAIR_REST = 0, NEAR_REPAIR_PAUSE, NEAR_REPAIR_SEND, NEAR_REPAIR_SETTLE };
+
+/* Comparing what is suspect with the remote tier: repair.c.  (p): the prover alone. */
+struct near__repair {
+    uint32_t rate;                /* (c) keys a second; 0: what becomes suspect is dropped */
+    unsigned wanted;              /* (l) runs asked for */
+    unsigned run;                 /* (p) the last one begun */
+    enum near__repair_stage stage; /* (p) */
+    int64_t due_ns, sent_ns;      /* (p) */
+    unsigned failures;            /* (p) batches in a row that came to nothing */
+    struct near__suspects walk, before; /* (p) where it is, and was before the batch */
+    struct near__batch *batch;    /* (p) NULL: resting */
+};
 
 /* Who may touch what: (c) constant after opening, (a) any thread, atomically, (s) the subscriber alone, (l) under
  * `lock`. The lock is never held across anything that waits, and no hit ever takes it. */
@@ -84,6 +98,7 @@ struct near__coherence {
     uint64_t wanted_nonce;         /* (l) somebody waits for this one or a later one: begin it at once */
     int64_t next_proof_ns;         /* (l) when to begin the next attempt */
     int64_t reopen_ns;             /* (l) when to try the next subscription */
+    _Atomic(int) is_away;          /* (a) the server is; a reply says that it is back.  Written under lock */
     unsigned open_failures, proof_failures; /* (l) since the last proof */
     int64_t proved_ns;             /* (l) what the last proof counts from; NEAR_PROVED_NEVER */
     uint64_t random;               /* (l) */
@@ -103,6 +118,8 @@ struct near__coherence {
     _Atomic(uint64_t) barriers, barriers_incomplete;
     _Atomic(uint64_t) proofs, proofs_failed, subscriptions, disconnections, suspicions;
     _Atomic(uint64_t) server_changes, position_regressions;
+    struct near__repair repair;
+    _Atomic(uint64_t) repair_compared, repair_kept, repair_dropped;
     _Atomic(int64_t) applied_ns; /* when the last message had been applied; 0: none yet */
     struct near__histogram invalidation_ns;
 
@@ -125,6 +142,9 @@ uint64_t near__coherence_relative(const struct near__coherence *c, uint64_t posi
 int64_t near__coherence_backoff_locked(struct near__coherence *c, unsigned failures);
 /* The body of a barrier's message. */
 void near__coherence_body_roll(struct near__coherence *c, uint64_t roll, struct near__buffer *b);
+
+/* After a failed attempt to subscribe, or a loss: when to try again.  is_away: nobody was there to refuse it. */
+void near__coherence_pause_locked(struct near__coherence *c, int is_away);
 void near__coherence_wait_locked(struct near__coherence *c, int64_t until_ns);
 /* Waits for a change, or in manual mode does the threads' work.  0 when it is no use to go on. */
 int near__coherence_go_on_locked(struct near__coherence *c, int64_t deadline_ns);
@@ -159,6 +179,14 @@ void near__barrier_called(struct near__coherence *c, const struct near__message 
 /* An answer to a barrier of ours, on the private channel. */
 void near__barrier_answered(struct near__coherence *c, const void *payload, size_t size);
 void near__barrier_fini(struct near__coherence *c);
+
+/* repair.c; all but the third are the prover's. */
+void near__repair_init(struct near__coherence *c, uint32_t rate);
+void near__repair_fini(struct near__coherence *c);
+/* Something has become suspect: a run begins, or begins anew. */
+void near__repair_want_locked(struct near__coherence *c);
+int64_t near__repair_due_locked(const struct near__coherence *c);
+void near__repair_step(struct near__coherence *c);
 
 /* subscriber.c, prover.c: one step each; with wait, blocks until there is something to do.  1 when something was done. */
 int near__subscriber_step(struct near__coherence *c, int wait);

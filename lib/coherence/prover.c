@@ -2,7 +2,7 @@
  *
  * The prover: sends the heartbeats that the subscriber asks for.  It is a thread of its own because a heartbeat's reply
  * may be long in coming, and the subscriber must go on marking the local tier meanwhile.  It also answers other processes'
- * barriers, for the same reason. */
+ * barriers, for the same reason, and when there is nothing of either kind to do it repairs what is suspect (repair.c). */
 #include "coherence/proof.h"
 
 #include <string.h>
@@ -58,12 +58,15 @@ int near__prover_step(struct near__coherence *c, int wait)
     struct near__request requests[ANSWERS + 1];
     char names[ANSWERS][NEAR_NAME_SIZE];
     pthread_mutex_lock(&c->lock);
-    while (wait && is_idle_locked(c))
-        near__coherence_wait_locked(c, NEAR_NEVER);
+    while (wait && is_idle_locked(c) && near__now(c->clock) < near__repair_due_locked(c))
+        near__coherence_wait_locked(c, near__repair_due_locked(c));
     size_t proofs = take_locked(c, requests), count = proofs + take_answers_locked(c, requests + proofs, names);
+    int repairs = !count && !c->stopping && near__now(c->clock) >= near__repair_due_locked(c);
     pthread_mutex_unlock(&c->lock);
+    if (repairs)
+        near__repair_step(c);
     if (!count)
-        return 0;
+        return repairs;
     near__remote_run(c->remote, requests, count, near__now(c->clock) + near__proof_patience_ns(c));
     if (proofs) {
         near__free(c->alloc, requests[0].value_out);

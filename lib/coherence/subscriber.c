@@ -43,9 +43,10 @@ static int keep_value(struct near__coherence *c, const struct near__message *m, 
         return 0;
     int64_t since_ns = NEAR_MUTANT(VALUE_FROM_ARRIVAL) ? near__now(c->clock) : c->heard_ns;
     uint64_t position = relative + (NEAR_MUTANT(VALUE_NEWER) ? 1000 : 0);
+    struct near__ticket ticket = near__local_ticket(c->local, key, key_size); /* before the look at what is there */
     struct near__reader *reader = near__local_reader(c->local);
     if (!reader || !believe(c, m->position) ||
-        !near__local_renew(c->local, reader, key, key_size, m->value, m->value_size, position, m->ttl_ms, since_ns))
+        !near__local_renew(c->local, reader, ticket, key, key_size, m->value, m->value_size, position, m->ttl_ms, since_ns))
         return 0;
     near__coherence_add(&c->messages_kept);
     return 1;
@@ -190,7 +191,7 @@ static void open_failed(struct near__coherence *c, int status, const near_error 
 {
     pthread_mutex_lock(&c->lock);
     near__fail(&c->problem, status, "no subscription: %s", error->text[0] ? error->text : near_status_text(status));
-    c->reopen_ns = near__now(c->clock) + near__coherence_backoff_locked(c, c->open_failures++);
+    near__coherence_pause_locked(c, status == NEAR_ERR_UNAVAILABLE);
     int stopping = c->stopping;
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
@@ -234,7 +235,7 @@ static void lose_channel(struct near__coherence *c, int status, const char *deta
     if (detail)
         near__fail(&c->problem, status, "the subscription was lost: %s", detail);
     near__proof_suspect_locked(c, NEAR_SUSPECT_LOST);
-    c->reopen_ns = near__now(c->clock) + near__coherence_backoff_locked(c, c->open_failures++);
+    near__coherence_pause_locked(c, 0); /* a short one */
     int stopping = c->stopping;
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);

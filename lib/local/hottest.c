@@ -2,15 +2,12 @@
  *
  * The keys that were read last, for a snapshot to warm another process with.
  *
- * Two walks over the index.  The first counts entries by age, which tells the age that the youngest `most` of them have at most;
- * the second copies keys of at most that age.  A walk goes through the hash's range in steps, each of a few buckets and in a
- * read section of its own, in every table that there is: order is preserved between sizes, so a table that is replaced between two steps
- * does no harm, but that an entry which moves may be met twice or not at all. */
+ * Two walks over the tier (walk.c).  The first counts entries by age, which tells the age that the youngest `most` of them have at
+ * most; the second copies keys of at most that age. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/buffer.h"
-#include "local/rcu.h"
 #include "local/tier.h"
 
 #define STEP_BUCKETS 64u
@@ -30,8 +27,9 @@ struct walk {
     struct near__buffer bytes;
 };
 
-static void visit(struct walk *walk, const struct near__entry *entry)
+static void visit(void *arg, const struct near__entry *entry)
 {
+    struct walk *walk = arg;
     uint32_t age = near__entry_age(entry, walk->tick);
     if (!walk->hot) {
         walk->ages[age]++;
@@ -44,44 +42,12 @@ static void visit(struct walk *walk, const struct near__entry *entry)
     near__buffer_append(&walk->bytes, entry->bytes, size);
 }
 
-static void visit_bucket(struct walk *walk, const struct near__bucket *bucket)
-{
-    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
-        uint64_t word = near__step_load(&bucket->slot[i]);
-        if (word && !near__word_is_tentative(word))
-            visit(walk, near__word_entry(word));
-    }
-}
-
-/* The buckets of the hashes from `at` on; where the next step begins, 0 after the last. */
-static uint64_t step(struct near__local *local, struct walk *walk, uint64_t at)
-{
-    near__local_section_enter();
-    const struct near__tables *tables = near__index_tables(&local->index);
-    uint64_t largest = 1;
-    for (unsigned i = 0; i < tables->spans; i++)
-        if (tables->span[i].count > largest)
-            largest = tables->span[i].count;
-    uint64_t width = largest > STEP_BUCKETS ? UINT64_MAX / largest * STEP_BUCKETS : UINT64_MAX;
-    int is_last = at > UINT64_MAX - width;
-    uint64_t next = is_last ? 0 : at + width;
-    for (unsigned i = 0; i < tables->spans; i++) {
-        const struct near__span *span = &tables->span[i];
-        uint64_t first = (uint64_t)(near__span_bucket(span, at) - span->bucket);
-        uint64_t end = is_last ? span->count : (uint64_t)(near__span_bucket(span, next) - span->bucket);
-        for (; first < end; first++)
-            visit_bucket(walk, &span->bucket[first]);
-    }
-    near__local_section_leave();
-    return next;
-}
-
 static void walk_all(struct near__local *local, struct walk *walk)
 {
     uint64_t at = 0;
     walk->tick = near__tier_tick(local, near__now(local->clock));
     do
-        at = step(local, walk, at);
+        at = near__tier_walk(local, at, STEP_BUCKETS, visit, walk);
     while (at);
 }
 

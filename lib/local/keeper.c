@@ -74,18 +74,18 @@ void near__sweep(struct near__local *local, int whole)
     }
 }
 
-/* After near__local_clear: what is of an earlier era goes, so that the era's number can be used again. */
+/* After near__local_clear and near__local_forsake: what is of an earlier era goes, so that the era's number can be used again. */
 static void sweep_eras(struct near__local *local)
 {
     /* acquire: pairs with near__local_clear */
     uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire);
     uint32_t swept = atomic_load_explicit(&local->era_swept, memory_order_relaxed); /* relaxed: ours */
-    uint64_t watermark = atomic_load_explicit(&local->gate.watermark, memory_order_acquire); /* as above */
-    if (era == swept && watermark == local->keeper.watermark_swept)
+    uint64_t forsaken = atomic_load_explicit(&local->forsaken, memory_order_acquire); /* as above */
+    if (era == swept && forsaken == local->keeper.forsaken_swept)
         return;
     near__rcu_synchronize(); /* installs that began in an earlier era have ended */
     near__sweep(local, 1);
-    local->keeper.watermark_swept = watermark;
+    local->keeper.forsaken_swept = forsaken;
     if (!atomic_load_explicit(&local->keeper.stop, memory_order_relaxed))
         /* release: pairs with near__local_clear, which then may use the number again */
         atomic_store_explicit(&local->era_swept, era, memory_order_release);

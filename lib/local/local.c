@@ -496,10 +496,9 @@ static int renews(struct near__local *local, struct offer *offer)
     return offer->renews;
 }
 
-int near__local_renew(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
-                      const void *value, size_t value_size, uint64_t position, int64_t ttl_ms, int64_t sent_ns)
+int near__local_renew(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
+                      size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms, int64_t sent_ns)
 {
-    struct near__ticket ticket = near__local_ticket(local, key, key_size); /* before the look */
     struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
                           .hash = ticket.hash, .position = position, .generation = ticket.generation};
     return renews(local, &offer) && keep(local, reader, &offer, ttl_ms, sent_ns);
@@ -530,7 +529,7 @@ int near__local_invalidate(struct near__local *local, const void *key, size_t ke
 void near__local_raise_watermark(struct near__local *local, uint64_t position)
 {
     near__step_raise(&local->gate.watermark, position);
-    near__keeper_wake(local); /* what is below will never be served again */
+    near__local_forsake(local);
 }
 
 /* More clearings than there are era numbers, faster than the keeper sweeps: empties the tables here.  One section, so that one

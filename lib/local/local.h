@@ -156,8 +156,8 @@ void near__local_await_room(struct near__local *local, int patience_ms);
 
 /* The same for a value that nobody has asked for: it is kept only in the place of an older entry of the key, whose age in the
  * order of eviction it takes over.  Returns 0 when it was not kept; then the caller invalidates at its position. */
-int near__local_renew(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
-                      const void *value, size_t value_size, uint64_t position, int64_t ttl_ms, int64_t sent_ns);
+int near__local_renew(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
+                      size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms, int64_t sent_ns);
 
 /* A reply at `position` was seen and is not kept: entries of the key below it go, and none below it comes (I4, R54).
  * 0: unknown, then every entry goes and every fill under way fails (I5). */
@@ -169,8 +169,28 @@ enum near__local_cause { NEAR_CAUSE_MESSAGE, NEAR_CAUSE_WRITE, NEAR_CAUSE_DROP }
 int near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,
                            enum near__local_cause cause);
 
-/* Everything at positions below `position` is suspect from now on (never lowers it). */
+/* Everything at positions below `position` is suspect from now on (never lowers it), and forsaken, too. */
 void near__local_raise_watermark(struct near__local *local, uint64_t position);
+
+/* The same, but what is suspect stays for a while, for near__local_suspects to find, unless room is needed. */
+void near__local_suspect(struct near__local *local, uint64_t position);
+/* Whatever is suspect goes, in the background. */
+void near__local_forsake(struct near__local *local);
+
+/* A walk over what is suspect: begin, then near__local_suspects until `over` is set.  Belongs to one thread at a time. */
+struct near__suspects {
+    uint64_t at;
+    unsigned class; /* of age */
+    uint16_t tick;
+    int over;
+};
+void near__local_suspects_begin(struct near__local *local, struct near__suspects *walk);
+/* Calls fn for suspect entries, by and large the last read first, until it has been called for `enough` (it may be called for up to 256
+ * more) or has looked long enough; returns how often it was called.  fn copies what it wants and does nothing else: it is inside a
+ * section.  What is still suspect later in the walk may come again. */
+typedef void (*near__local_suspect_fn)(void *arg, const void *key, size_t key_size, const void *value, size_t value_size);
+size_t near__local_suspects(struct near__local *local, struct near__suspects *walk, size_t enough, near__local_suspect_fn fn,
+                            void *arg);
 /* Everything goes, in the background; nothing present at the call is served after it; fills under way fail. */
 void near__local_clear(struct near__local *local);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The order of eviction: dead entries first (expired, idle for too long, cleared, suspect), then what the rule in force
+ * The order of eviction: dead entries first (expired, idle for too long, cleared, forsaken), then what the rule in force
  * says.  Here is what a look at one entry tells; the queues of NEAR_RULE_S3FIFO are in queue.h, the choice among many entries
  * in evict.c.
  *
@@ -21,7 +21,7 @@ enum near__rule { NEAR_RULE_LRU, NEAR_RULE_S3FIFO, NEAR_RULE_RANDOM, NEAR_RULE_V
 /* One look at the clocks, enough to rank entries by. */
 struct near__moment {
     int64_t now_ms; /* since the tier's opening */
-    uint64_t watermark;
+    uint64_t forsaken;
     uint16_t tick;
     uint8_t era;
     uint8_t rule;  /* a near__rule */
@@ -112,7 +112,7 @@ static inline int near__entry_is_expired(const struct near__entry *e, const stru
 }
 static inline int near__entry_is_dead(const struct near__entry *e, const struct near__moment *m)
 {
-    return near__entry_era(e) != m->era || near__entry_position(e) < m->watermark || near__entry_is_expired(e, m);
+    return near__entry_era(e) != m->era || near__entry_position(e) < m->forsaken || near__entry_is_expired(e, m);
 }
 /* Under the volatile rules what has no time to live makes room for nobody. */
 static inline int near__entry_is_spared(const struct near__entry *e, const struct near__moment *m)

@@ -53,7 +53,7 @@ struct near__keeper {
     struct near__table *table;    /* what the index uses */
     struct near__table *next;     /* what it is moving to, or NULL */
     uint64_t swept;               /* next bucket to sweep */
-    uint64_t watermark_swept;     /* nothing below it is left */
+    uint64_t forsaken_swept;      /* nothing below it is left */
     uint64_t views;               /* made so far */
     int64_t size_due_ns;          /* when the automatic size is looked at again */
     struct near__pressure pressure;
@@ -74,6 +74,7 @@ struct near__local {
     uint64_t serial; /* never used twice in the process */
     _Alignas(64) _Atomic(uint32_t) tick; /* see order.h */
     _Atomic(uint32_t) era;               /* raised by near__local_clear */
+    _Atomic(uint64_t) forsaken;          /* entries below are dead; never above the gate's watermark: see suspects.c */
     _Atomic(uint64_t) tap_below;         /* reads of keys with a lower hash are noted; 0: none */
     struct near__gate gate;
 
@@ -136,7 +137,7 @@ static inline struct near__moment near__tier_moment(struct near__local *local)
     int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed: approximate */
     return (struct near__moment){
         .now_ms = near__tier_ms(local, now_ns),
-        .watermark = atomic_load_explicit(&local->gate.watermark, memory_order_relaxed), /* relaxed: only ranks */
+        .forsaken = atomic_load_explicit(&local->forsaken, memory_order_relaxed), /* relaxed: only ranks */
         .tick = near__tier_tick(local, now_ns),
         .era = (uint8_t)(atomic_load_explicit(&local->era, memory_order_relaxed) % NEAR_ENTRY_ERAS), /* relaxed: as above */
         .rule = (uint8_t)atomic_load_explicit(&local->rule, memory_order_relaxed), /* relaxed: either is good */
@@ -217,6 +218,13 @@ void near__tap_learn(struct near__local *local, struct near__reader *reader);
 void near__tap_learn_all(struct near__local *local);
 /* What the curve tells the automatic size, between two sizes; 0: somebody else is learning just now, so it cannot be asked. */
 int near__tap_advise_size(struct near__local *local, uint64_t min, uint64_t max, struct near__advice *ret);
+
+/* ---------------------------------------------------------------- walks (walk.c) */
+
+/* Calls visit for every visible entry in so many buckets from the hash `at` on, in one read section.  Where the next step begins; 0 after
+ * the last. */
+typedef void (*near__tier_visit_fn)(void *arg, const struct near__entry *entry);
+uint64_t near__tier_walk(struct near__local *local, uint64_t at, uint32_t buckets, near__tier_visit_fn visit, void *arg);
 
 /* ---------------------------------------------------------------- tables (migrate.c) */
 

@@ -726,6 +726,17 @@ static int run_fetch(struct command *c, const struct near__alloc *value_alloc, u
     return NEAR_OK;
 }
 
+static int run_compare(struct command *c)
+{
+    const struct near__record *record = c->record;
+    if (!record)
+        return NEAR_MISS;
+    if (record->value_size != c->q->value_size || (record->value_size && memcmp(record->value, c->q->value, record->value_size) != 0))
+        return NEAR_UNMET;
+    c->q->ttl_left_ms = ttl_left(c, record);
+    return NEAR_OK;
+}
+
 /* The lock's counter: `raise` is added, and it is at least `least` afterwards; -1: no memory. */
 static int64_t lock_counter(struct command *c, int raise, int64_t least)
 {
@@ -1087,6 +1098,8 @@ static int run_command(struct command *c, const struct near__alloc *value_alloc,
     case NEAR_OP_EXTEND:
     case NEAR_OP_UNLOCK:
         return run_lock(c);
+    case NEAR_OP_COMPARE:
+        return run_compare(c);
     }
     return NEAR_ERR_INVALID;
 }
@@ -1138,7 +1151,7 @@ void near__memory_execute_locked(struct near__memory_store *store, struct near__
     store->ran[request->operation]++;
     request->status = run_command(&c, value_alloc, value_max);
     request->position = place->position;
-    if (request->status == NEAR_OK && request->operation != NEAR_OP_FETCH && has_key(request))
+    if (request->status == NEAR_OK && request->operation != NEAR_OP_FETCH && request->operation != NEAR_OP_COMPARE && has_key(request))
         near__memory_report_locked(store, key, c.key_size);
     if (key != room)
         near__free(&store->alloc, key);
@@ -1158,7 +1171,7 @@ void near__memory_no_answer(const struct near__alloc *value_alloc, struct near__
     request->server = 0;
     request->result_number = 0;
     request->ttl_left_ms = -1;
-    int is_read = request->operation == NEAR_OP_FETCH || request->operation == NEAR_OP_LEASE;
+    int is_read = request->operation == NEAR_OP_FETCH || request->operation == NEAR_OP_LEASE || request->operation == NEAR_OP_COMPARE;
     request->status = is_read ? read_status : NEAR_ERR_UNKNOWN;
     snprintf(request->detail, sizeof request->detail, "%s",
              read_status == NEAR_ERR_IO ? "the connection broke" : "no answer");

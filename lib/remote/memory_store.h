@@ -9,7 +9,7 @@
 #include "remote/keyspace.h"
 #include "remote/memory.h"
 
-#define NEAR_MEMORY_OPERATIONS (NEAR_OP_ANSWER + 1)
+#define NEAR_MEMORY_OPERATIONS (NEAR_OP_COMPARE + 1)
 #define NEAR_MEMORY_NAME_MAX 48
 /* A subscriber that is so far behind is disconnected, as Redis does by default (R28). */
 #define NEAR_MEMORY_QUEUE_MAX ((size_t)32 << 20)

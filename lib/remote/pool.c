@@ -356,5 +356,9 @@ void near__pool_expect(struct near__pool *p, uint64_t server)
     pthread_mutex_lock(&p->mutex);
     p->expected = server;
     p->expected_ns = near__now(p->host->clock);
+    if (failures_of(p) && !is_lasting(p->fault.status)) { /* the line is not dead any more; the next call tries */
+        p->pause_until_ns = 0;
+        pthread_cond_broadcast(&p->changed);
+    }
     pthread_mutex_unlock(&p->mutex);
 }

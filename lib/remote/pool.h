@@ -18,7 +18,8 @@ int near__pool_run(struct near__pool *p, struct near__job *job);
 void near__pool_interrupt(struct near__pool *p);
 /* The server has changed its part (READONLY, LOADING): connections made so far are not to be used any more. */
 void near__pool_renew(struct near__pool *p);
-/* A subscription now knows the server by that label: connections made before that carry another one are not used any more. */
+/* A subscription now knows the server by that label: connections made before that carry another one are not used any more, and a
+ * pause for a dead line is over. */
 void near__pool_expect(struct near__pool *p, uint64_t server);
 int near__pool_breaker_open(struct near__pool *p);
 

@@ -8,6 +8,7 @@
  *     DELs     likewise, if the bodies allow it: one run of the delete script, one message
  *     LEASE    the lease script
  *     FILL, RELEASE   the fill script
+ *     COMPAREs  up to 256 in a row: one run of the compare script
  *     others   the write script
  *
  * The four commands of a FETCH are not one step for the server.  Equal positions say that no write by us came in
@@ -15,7 +16,7 @@
  *
  * Tried again, within the deadline:
  *     what was never sent               any request, as long as the pool says so
- *     a FETCH or LEASE whose connection broke   once
+ *     a FETCH, LEASE or COMPARE whose connection broke   once
  *     NOSCRIPT                          with the script's text; nothing was executed.  (Requests of a batch may then run
  *                                       in another order than given; each is still atomic.  SETs without a condition may
  *                                       not, since the last one of a key shall win: where they need more than one run
@@ -31,6 +32,7 @@
 #include <unistd.h>
 
 #include "base/mutant.h"
+#include "base/sha1.h"
 #include "remote/members.h"
 
 #define VALUE_SLACK ((size_t)1 << 20) /* above value_max: channel messages carry a value and more */
@@ -41,7 +43,8 @@ enum {
     PENDING = 1000,
     NEEDS_TEXT = 1001,
     TOGETHER_MAX = 64,          /* keys of one run of a script, 0.3 ms, during which the server does nothing else */
-    TOGETHER_BYTES = 64 * 1024  /* and values, beyond which another run costs little in comparison */
+    TOGETHER_BYTES = 64 * 1024, /* and values, beyond which another run costs little in comparison */
+    COMPARED_MAX = 256          /* keys of one run of the compare script, 0.3 ms */
 };
 
 /* ---------------------------------------------------------------- which requests are one command */
@@ -54,7 +57,7 @@ static int is_pending(const struct near__request *q)
 /* Nothing is lost when it is asked again; a lease is given to the same owner again. */
 static int is_read(const struct near__request *q)
 {
-    return q->operation == NEAR_OP_FETCH || q->operation == NEAR_OP_LEASE;
+    return q->operation == NEAR_OP_FETCH || q->operation == NEAR_OP_LEASE || q->operation == NEAR_OP_COMPARE;
 }
 
 static int is_plain_set(const struct near__request *q)
@@ -84,11 +87,21 @@ static int is_again(const struct near__request *requests, size_t n)
     return 0;
 }
 
+static size_t compared_together(const struct near__request *requests, size_t count)
+{
+    size_t n = 1;
+    while (n < count && n < COMPARED_MAX && requests[n].operation == NEAR_OP_COMPARE && requests[n].status == requests[0].status)
+        n++;
+    return n;
+}
+
 /* How many of these, the first one included, which is pending, go into one command. */
 static size_t together(const struct near__request *requests, size_t count)
 {
     const struct near__request *first = &requests[0];
     size_t n = 1, bytes = first->value_size + first->key_size;
+    if (first->operation == NEAR_OP_COMPARE)
+        return compared_together(requests, count);
     if (!is_plain_set(first) && !is_plain_del(first))
         return 1;
     while (n < count && n < TOGETHER_MAX && is_alike(first, &requests[n]) &&
@@ -300,6 +313,31 @@ static void write_dels(const struct near__redis *r, struct near__output *o, cons
     write_shared_body(r, o, q, count);
 }
 
+/* A value no longer than its digest is its own, and no digest: the first character tells which. */
+static void write_expected(struct near__output *o, const struct near__request *q)
+{
+    char digest[1 + NEAR_SHA1_HEX];
+    if (q->value_size <= NEAR_SHA1_HEX) {
+        near__output_joined(o, "=", 1, q->value, q->value_size);
+        return;
+    }
+    digest[0] = '#';
+    near__sha1_hex(q->value, q->value_size, digest + 1);
+    near__output_argument(o, digest, sizeof digest);
+}
+
+static void write_compares(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count,
+                           int with_text)
+{
+    unsigned n = (unsigned)count;
+    write_script(o, &near__script_compare, with_text, 1 + n, n);
+    near__output_text(o, r->position_key);
+    for (size_t i = 0; i < count; i++)
+        write_key(r, o, &q[i]);
+    for (size_t i = 0; i < count; i++)
+        write_expected(o, &q[i]);
+}
+
 static void write_lock(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
 {
     size_t suffix = strlen(NEAR_FENCE_SUFFIX);
@@ -411,6 +449,8 @@ static void write_requests(const struct near__redis *r, struct near__output *o, 
         write_lease(r, o, q, q->status == NEEDS_TEXT);
     else if (q->operation == NEAR_OP_FILL || q->operation == NEAR_OP_RELEASE || q->operation == NEAR_OP_TAG)
         write_fill(r, o, q, q->status == NEEDS_TEXT);
+    else if (q->operation == NEAR_OP_COMPARE)
+        write_compares(r, o, q, count, q->status == NEEDS_TEXT);
     else if (is_plain_set(q))
         write_sets(r, o, q, count, q->status == NEEDS_TEXT || count < whole);
     else if (is_plain_del(q))
@@ -636,18 +676,22 @@ static void read_sets(struct near__request *q, size_t count, const struct near__
     }
 }
 
-static int is_outcome(const struct near__reply *reply)
+/* A position, and for each of so many requests a number in that range. */
+static int is_list(const struct near__reply *reply, size_t count, int64_t least, int64_t most, uint64_t *ret_position)
 {
-    return is_integer(reply) && (reply->integer == 0 || reply->integer == 1);
+    int good = reply->type == REDIS_REPLY_ARRAY && reply->count == count + 1 && parse_position(reply->element[0], ret_position) == 0;
+    for (size_t i = 0; good && i < count; i++) {
+        const struct near__reply *e = reply->element[i + 1];
+        good = is_integer(e) && e->integer >= least && e->integer <= most;
+    }
+    return good;
 }
 
 static void read_dels(struct near__request *q, size_t count, const struct near__call *call)
 {
     const struct near__reply *reply = call->reply[0];
     uint64_t position = 0;
-    int good = reply->type == REDIS_REPLY_ARRAY && reply->count == count + 1 && parse_position(reply->element[0], &position) == 0;
-    for (size_t i = 0; good && i < count; i++)
-        good = is_outcome(reply->element[i + 1]);
+    int good = is_list(reply, count, 0, 1, &position);
     for (size_t i = 0; i < count; i++) {
         if (!good) {
             malformed(&q[i], reply);
@@ -655,6 +699,23 @@ static void read_dels(struct near__request *q, size_t count, const struct near__
         }
         q[i].position = position;
         q[i].status = reply->element[i + 1]->integer ? NEAR_MISS : NEAR_OK;
+    }
+}
+
+static void read_compares(struct near__request *q, size_t count, const struct near__call *call)
+{
+    const struct near__reply *reply = call->reply[0];
+    uint64_t position = 0;
+    int good = is_list(reply, count, -3, INT64_MAX, &position);
+    for (size_t i = 0; i < count; i++) {
+        if (!good) {
+            malformed(&q[i], reply);
+            continue;
+        }
+        int64_t left_ms = reply->element[i + 1]->integer;
+        q[i].position = position;
+        q[i].status = left_ms == -2 ? NEAR_MISS : left_ms == -3 ? NEAR_UNMET : NEAR_OK;
+        q[i].ttl_left_ms = left_ms < 0 ? -1 : left_ms;
     }
 }
 
@@ -692,6 +753,8 @@ static void read_answer(struct near__redis *r, struct near__request *q, size_t c
         read_number(q, call);
     else if (q->operation == NEAR_OP_LEASE)
         read_lease(r, q, call);
+    else if (q->operation == NEAR_OP_COMPARE)
+        read_compares(q, count, call);
     else if (is_plain_set(q))
         read_sets(q, count, call);
     else if (is_plain_del(q))

@@ -51,7 +51,9 @@ enum near__operation {
     NEAR_OP_ROLL,  /* numbers and publishes `body` like a CLEAR; value_out is then the list of the prefix's processes
                       (remote/members.h), which is made, with the epoch `known`, if there is none.  `value` lists processes that are
                       removed before, each only if its value is still that one */
-    NEAR_OP_ANSWER /* publishes "A<number>:<value>" on the private channel that `body` names */
+    NEAR_OP_ANSWER, /* publishes "A<number>:<value>" on the private channel that `body` names */
+    NEAR_OP_COMPARE /* FETCH of a value that is known, `value`: OK if it is still the key's value, UNMET if another one is, MISS.
+                       It does not travel; position and ttl_left_ms are as of a FETCH, exact.  Neighbours in a batch are one command */
 };
 #define NEAR_FENCE_SUFFIX ":fence"
 #define NEAR_DEL_ANNOUNCE (1u << 31) /* DEL: numbered and announced also when the key does not exist */

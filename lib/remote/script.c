@@ -406,6 +406,25 @@ const struct near__script near__script_fill = {
     .sha1 = "6639fd7e8424b66de7caa3baf96f220a8345f466",
 };
 
+/* KEYS: position, keys.  ARGV for each key: '=' and a value, or '#' and the SHA-1 of one.
+ * Reply: position, then for each key its PTTL (-1: no end) if that is its value, -3 if it has another one, -2 if it has none.
+ * MGET takes half of the time of so many GETs; a user who may not needs no right more for it. */
+const struct near__script near__script_compare = {
+    .text =
+        "local all=redis.pcall('MGET',unpack(KEYS,2))\n"
+        "local out={redis.call('GET',KEYS[1]) or '0'}\n"
+        "for i=2,#KEYS do\n"
+        "  local a,v=ARGV[i-1]\n"
+        "  if all.err then v=redis.pcall('GET',KEYS[i]) else v=all[i-1] end\n"
+        "  if not v then out[i]=-2\n"
+        "  elseif type(v)=='string' and string.sub(a,2)==(string.sub(a,1,1)=='=' and v or redis.sha1hex(v)) then\n"
+        "    out[i]=redis.call('PTTL',KEYS[i])\n"
+        "  else out[i]=-3 end\n"
+        "end\n"
+        "return out\n",
+    .sha1 = "600d55f876dbeef16d648b53f915399b497ce7d6",
+};
+
 /* Tries every right that requests need, on a key of its own that is gone afterwards and with a message that nobody reads.
  * KEYS: position, scratch.  ARGV: channel of the check.  Reply: OK. */
 const struct near__script near__script_check = {

@@ -16,6 +16,7 @@ extern const struct near__script near__script_write;        /* other SETs, INCR,
 extern const struct near__script near__script_write_always; /* DEL, EXPIRE, CLEAR */
 extern const struct near__script near__script_lease;        /* reads, and writes only when it gives a lease */
 extern const struct near__script near__script_fill;         /* FILL, RELEASE */
+extern const struct near__script near__script_compare;      /* COMPARE: reads only */
 extern const struct near__script near__script_prove, near__script_roll, near__script_lock, near__script_check;
 /* Only where there are mutants (base/mutant.h): the broken script in place of this one. */
 const struct near__script *near__script_mutant(const struct near__script *script);

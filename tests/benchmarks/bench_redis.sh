@@ -28,6 +28,12 @@ staleness_is_measured() {
         holds "$(value configuration.rounds) > 0 && $(value results.0.samples) + $(value configuration.discarded) == \
             2 * $(value configuration.rounds) && $(value results.0.ns_p50) > 0"
 }
+# The server is killed and comes back with its data; both kinds of recovery, every changed key read changed (else: status 1).
+outage_is_measured() {
+    run 0 outage --keys 2000 --processes 2 --reads 2000 --warmup 0.2 --outage 0.3 --window 3 --changed 0.1 --json - && is_json &&
+        has_environment && has results.length 2 && has results.0.wrong 0 && has results.1.wrong 0 && nothing_left &&
+        has results.0.kept 0 && holds "$(value results.1.kept) > 0 && $(value results.1.dropped) > 0 && $(value results.0.reads) > 0"
+}
 # A killed run leaves no server and no folder; the process that watches over them needs a moment.
 kill_leaves_nothing() {
     "$bench" remote --seconds 100 > /dev/null 2>&1 &
@@ -62,6 +68,7 @@ no_server_is_said() {
 check "hiredis returns what was set" hiredis_returns_what_was_set
 check "remote measures every call" remote_has_all_calls
 check "staleness is measured, every sample accounted for" staleness_is_measured
+check "an outage is measured, with repair and without" outage_is_measured
 check "a killed run leaves nothing behind" kill_leaves_nothing
 check "a missing server is said" no_server_is_said
 plan

@@ -636,7 +636,7 @@ static void test_statistics_add_up(void **state)
     near_cache *c = cache_of(state);
     near_stats s = {.size = sizeof(s)};
     near_value got;
-    char text[16384];
+    char text[32768];
     set(c, "k", "v");
     for (int i = 0; i < 300; i++)
         expect(c, "k", "v");

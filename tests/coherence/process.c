@@ -86,6 +86,7 @@ void process_open(struct process *p, struct world *w, uint64_t seed)
                                                .backoff_min_ms = 10,
                                                .backoff_max_ms = 2000,
                                                .connect_timeout_ms = w->connect_timeout_ms ? w->connect_timeout_ms : 2000,
+                                               .repair_rate = w->repair_rate,
                                                .seed = seed,
                                                .tracking = w->options.track != NEAR_TRACK_NONE,
                                                .manual = manual};
@@ -135,6 +136,19 @@ void process_prove(struct process *p)
         world_advance(p->world, NEAR_NS_PER_MS);
     }
     fail_msg("no proof within ten seconds of virtual time");
+}
+
+int64_t process_repair(struct process *p)
+{
+    int64_t begun_ns = near__now(&p->world->clock);
+    struct near__repair *r = &p->coherence->repair;
+    process_settle(p);
+    for (int i = 0; r->stage != NEAR_REPAIR_REST || r->wanted != r->run; i++) {
+        assert_true(i < 100000);
+        world_advance(p->world, NEAR_NS_PER_MS);
+        process_settle(p);
+    }
+    return near__now(&p->world->clock) - begun_ns;
 }
 
 /* ---------------------------------------------------------------- commands */

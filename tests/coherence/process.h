@@ -27,6 +27,7 @@ struct world {
     char name[64];
     struct near__memory_store *store; /* NULL: a real server */
     uint32_t bound_ms, connect_timeout_ms; /* 0: the tests' usual; set before processes are opened */
+    uint32_t repair_rate;                  /* as above; 0: none */
 };
 
 void world_open(struct world *w);
@@ -48,6 +49,8 @@ void process_open(struct process *p, struct world *w, uint64_t seed);
 void process_close(struct process *p);
 /* Steps until there is nothing to do at this instant. */
 void process_settle(struct process *p);
+/* Steps, moving the time, until nothing is being repaired; returns how long that took. */
+int64_t process_repair(struct process *p);
 /* Steps, moving the time if need be, until the gate is proven; fails the test when it does not come. */
 void process_prove(struct process *p);
 near_stats process_stats(struct process *p);

@@ -21,7 +21,7 @@ enum { ROUNDS = 40 };
 #else
 enum { ROUNDS = 150 };
 #endif
-enum { KEYS = 4, WRITERS = 2, READERS = 2 };
+enum { KEYS = 4, COLD = 200, WRITERS = 2, READERS = 2 };
 #define PATIENCE_NS (60 * NEAR_NS_PER_S) /* of the tests: far longer than anything takes, even on a busy machine */
 
 static int64_t soon(struct world *w)
@@ -235,7 +235,7 @@ static void *break_things(void *arg)
         case 4: near__memory_duplicate_next_message(s->world.store); break;
         default: near__memory_restart(s->world.store, 0); break;
         }
-        struct timespec pause = {.tv_nsec = 5 * NEAR_NS_PER_MS};
+        struct timespec pause = {.tv_nsec = (i % 10 ? 5 : 60) * NEAR_NS_PER_MS}; /* now and then long enough for a repair */
         nanosleep(&pause, NULL);
         near__memory_fault(s->world.store, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
     }
@@ -260,6 +260,26 @@ static void assert_converged(struct storm *s)
         }
 }
 
+/* Nobody reads or writes these again, so they are there to be repaired whenever something breaks. */
+static void keep_cold_keys(struct process *p)
+{
+    char key[16];
+    for (uint64_t i = 0; i < COLD; i++) {
+        snprintf(key, sizeof(key), "cold-%u", (unsigned)i);
+        process_set(p, key, i);
+    }
+}
+
+static void assert_cold_keys(struct process *p)
+{
+    char key[16];
+    for (uint64_t i = 0, found; i < COLD; i++) {
+        snprintf(key, sizeof(key), "cold-%u", (unsigned)i);
+        if (process_hit(p, key, &found))
+            assert_int_equal(found, i);
+    }
+}
+
 static void test_G1_G2_G4_hold_with_threads_and_faults(void **state)
 {
     (void)state;
@@ -267,10 +287,13 @@ static void test_G1_G2_G4_hold_with_threads_and_faults(void **state)
     struct part parts[WRITERS + READERS + 1];
     uint64_t random = test_seed();
     world_open_real(&s->world);
-    for (int i = 0; i < WRITERS; i++)
+    for (int i = 0; i < WRITERS; i++) {
+        s->world.repair_rate = i % 2 ? 1000000 : 0;
         process_open(&s->process[i], &s->world, 0);
+    }
     for (int i = 0; i < WRITERS; i++)
         assert_ready(&s->process[i]);
+    keep_cold_keys(&s->process[1]);
     for (int i = 0; i < WRITERS + READERS + 1; i++) {
         void *(*work)(void *) = i < WRITERS ? write_on : i < WRITERS + READERS ? read_on : break_things;
         parts[i] = (struct part){.storm = s, .random = near__random_next(&random), .number = i < WRITERS ? i : i - WRITERS};
@@ -280,9 +303,13 @@ static void test_G1_G2_G4_hold_with_threads_and_faults(void **state)
         pthread_join(parts[i].thread, NULL);
     assert_int_equal(atomic_load(&s->violations), 0);
     assert_converged(s);
-    print_message("# %" PRIu64 " hits\n", atomic_load(&s->hits));
-    for (int i = 0; i < WRITERS; i++)
+    assert_cold_keys(&s->process[1]);
+    uint64_t compared = 0;
+    for (int i = 0; i < WRITERS; i++) {
+        compared += process_stats(&s->process[i]).repair_compared;
         process_close(&s->process[i]);
+    }
+    print_message("# %" PRIu64 " hits, %" PRIu64 " entries compared after faults\n", atomic_load(&s->hits), compared);
     world_close(&s->world);
     free(s);
 }

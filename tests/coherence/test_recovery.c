@@ -261,6 +261,29 @@ static void test_R38_refused_subscriptions_are_retried_with_growing_pauses(void 
     assert_in_range(attempts, 30, 100); /* pauses of at most 2 s, at least 1 s, after a short start */
 }
 
+/* What the subscription waits for, requests may notice earlier. */
+static void test_subscription_does_not_wait_on_when_the_server_answers_again(void **state)
+{
+    struct stage *s = *state;
+    near__memory_fault(s->world.store, NEAR_FAULT_REFUSE, 0, -1);
+    near__memory_disconnect_channels(s->world.store);
+    for (int i = 0; i < 10000; i++) { /* the pauses are seconds by now */
+        process_settle(&s->a);
+        world_advance(&s->world, NEAR_NS_PER_MS);
+    }
+    while (!near__coherence_step(s->a.coherence))
+        world_advance(&s->world, NEAR_NS_PER_MS); /* the beginning of a pause */
+    near__memory_fault(s->world.store, NEAR_FAULT_REFUSE, 0, 0);
+    uint64_t subscriptions = process_stats(&s->a).subscriptions;
+    world_advance(&s->world, 100 * NEAR_NS_PER_MS);
+    process_settle(&s->a);
+    assert_int_equal(process_stats(&s->a).subscriptions, subscriptions);
+    process_fetch(&s->a, "k");
+    world_advance(&s->world, 10 * NEAR_NS_PER_MS);
+    process_settle(&s->a);
+    assert_int_equal(process_stats(&s->a).subscriptions, subscriptions + 1);
+}
+
 /* ---------------------------------------------------------------- silence */
 
 static void test_R24_silent_link_lets_the_proof_lapse_and_is_replaced(void **state)
@@ -946,6 +969,7 @@ int main(void)
         TEST(test_R22_fill_begun_while_unsubscribed_is_not_served),
         TEST(test_R23_nothing_is_served_while_reconnections_are_refused),
         TEST(test_R38_refused_subscriptions_are_retried_with_growing_pauses),
+        TEST(test_subscription_does_not_wait_on_when_the_server_answers_again),
         TEST(test_R24_silent_link_lets_the_proof_lapse_and_is_replaced),
         TEST(test_R29_stopped_subscriber_lets_the_proof_lapse),
         TEST(test_B_proof_counts_from_its_beginning),

@@ -645,6 +645,65 @@ static void test_batch_gives_each_request_its_own_result(void **state)
     assert_int_equal(q[4].position, q[0].position + 1);
 }
 
+static int compare(struct side *s, const char *key, const char *value, struct near__request *ret)
+{
+    *ret = side_request(NEAR_OP_COMPARE, key);
+    ret->value = value;
+    ret->value_size = strlen(value);
+    return side_run(s, ret);
+}
+
+/* Values around the size from which on their digest goes in their place; one that looks like a digest; one that is empty. */
+static void test_compare_tells_whether_a_value_is_still_there(void **state)
+{
+    SUBJECT;
+    static const char *const values[] = {"", "short", "0123456789012345678901234567890123456789", "01234567890123456789012345678901234567890",
+                                         "da39a3ee5e6b4b0d3255bfef95601890afd80709", "#da39a3ee5e6b4b0d3255bfef95601890afd80709"};
+    struct near__request q;
+    enum { VALUES = sizeof values / sizeof *values };
+    for (int i = 0; i < VALUES; i++) {
+        side_set(b, "k", values[i]);
+        for (int k = 0; k < VALUES; k++)
+            assert_int_equal(compare(a, "k", values[k], &q), i == k ? NEAR_OK : NEAR_UNMET);
+        assert_int_equal(q.position, position_of(a));
+    }
+    assert_int_equal(compare(a, "absent", "", &q), NEAR_MISS);
+    assert_int_equal(compare(a, "k", values[VALUES - 1], &q), NEAR_OK);
+    assert_int_equal(q.ttl_left_ms, -1);
+    assert_null(q.value_out);
+    q = side_set_request("k", "v");
+    q.ttl_ms = 60000;
+    assert_int_equal(side_run(b, &q), NEAR_OK);
+    uint64_t position = q.position;
+    assert_int_equal(compare(a, "k", "v", &q), NEAR_OK);
+    assert_ttl(q.ttl_left_ms, 60000);
+    assert_int_equal(q.position, position); /* a read is not numbered */
+    assert_true(q.server != 0);
+}
+
+static void test_many_compares_have_their_own_results(void **state)
+{
+    SUBJECT;
+    enum { MANY = 600 };
+    struct near__request *q = calloc(MANY, sizeof *q);
+    char (*keys)[16] = calloc(MANY, sizeof *keys);
+    assert_non_null(q);
+    assert_non_null(keys);
+    for (int i = 0; i < MANY; i++) {
+        snprintf(keys[i], sizeof keys[i], "k%d", i);
+        if (i % 3)
+            side_set(b, keys[i], i % 3 == 1 ? "same" : "other");
+        q[i] = side_request(i == 300 ? NEAR_OP_FETCH : NEAR_OP_COMPARE, keys[i]);
+        q[i].value = "same";
+        q[i].value_size = 4;
+    }
+    near__remote_run(a->remote, q, MANY, side_deadline(a));
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(q[i].status, i % 3 == 0 ? NEAR_MISS : i % 3 == 1 ? NEAR_OK : NEAR_UNMET);
+    free(keys);
+    free(q);
+}
+
 static void test_clear_keys_removes_the_prefix_and_tells_nobody(void **state)
 {
     SUBJECT;
@@ -963,6 +1022,8 @@ int main(void)
         TEST(test_locks_are_neither_numbered_nor_announced),
         TEST(test_del_that_announces_is_heard_although_there_was_nothing),
         TEST(test_batch_gives_each_request_its_own_result),
+        TEST(test_compare_tells_whether_a_value_is_still_there),
+        TEST(test_many_compares_have_their_own_results),
         TEST(test_clear_keys_removes_the_prefix_and_tells_nobody),
         TEST(test_H_deadline_of_the_past_means_not_sent),
         TEST(test_check_finds_nothing_wrong_and_leaves_nothing),

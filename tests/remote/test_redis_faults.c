@@ -271,6 +271,30 @@ static void test_H_a_stopped_server_costs_the_deadline_and_recovery_is_by_itself
     fixture_free(f);
 }
 
+/* Both sides pause on their own; whichever is first to find the server back tells the other one (here: the subscription). */
+static void test_H_subscription_ends_the_pause_of_requests(void **state)
+{
+    NEEDS_SERVER();
+    struct fixture *f = calloc(1, sizeof *f);
+    struct near__request q = request(NEAR_OP_FETCH, "k");
+    struct near__channel *channel;
+    near_error error;
+    assert_non_null(f);
+    fixture_init(f);
+    f->options.backoff_min_ms = f->options.backoff_max_ms = 3600000;
+    assert_int_equal(fixture_open(f, redis_server_uri(server), &error), NEAR_OK);
+    do_set(f, "k", "v");
+    redis_server_pause(server);
+    for (int i = 0; i < 5; i++)
+        assert_true(run_ms(f, &q, 20) < 0);
+    redis_server_resume(server);
+    assert_true(run_ms(f, &q, 100) < 0); /* an hour, or a part of it */
+    assert_int_equal(near__channel_open(f->remote, "p", fixture_deadline(f, LONG_MS), &channel, &error), NEAR_OK);
+    assert_string_equal(do_fetch(f, "k"), "v");
+    near__channel_close(f->remote, channel);
+    fixture_free(f);
+}
+
 static void test_H_short_deadlines_finish_a_slow_handshake_together(void **state)
 {
     NEEDS_SERVER();
@@ -594,6 +618,7 @@ int main(void)
         cmocka_unit_test(test_a_read_whose_connection_breaks_is_tried_once_more),
         cmocka_unit_test(test_an_idle_connection_that_was_closed_costs_a_write_nothing),
         cmocka_unit_test(test_H_a_stopped_server_costs_the_deadline_and_recovery_is_by_itself),
+        cmocka_unit_test(test_H_subscription_ends_the_pause_of_requests),
         cmocka_unit_test(test_H_short_deadlines_finish_a_slow_handshake_together),
         cmocka_unit_test(test_H_a_dead_server_is_asked_seldom_and_refusals_are_immediate),
         cmocka_unit_test(test_H_no_server_at_all_is_unavailable),

@@ -441,7 +441,7 @@ static void test_the_digests_are_those_of_the_texts(void **state)
     const struct near__script *s[] = {&near__script_set, &near__script_write, &near__script_write_always, &near__script_prove,
                                       near__script_prove.without_flags, &near__script_lock, &near__script_check,
                                       &near__script_lease, &near__script_fill, &near__script_roll, near__script_roll.without_flags,
-                                      &near__script_delete, near__script_delete.without_flags};
+                                      &near__script_delete, near__script_delete.without_flags, &near__script_compare};
     for (size_t i = 0; i < sizeof s / sizeof *s; i++)
         assert_string_equal(redis_server_command(server, "SCRIPT", "LOAD", s[i]->text, NULL), s[i]->sha1);
 }
