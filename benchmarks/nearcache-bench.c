@@ -7,6 +7,7 @@
  *      staleness   how long after a write do other processes still have the old value?
  *      outage      what hits Redis when it comes back after an outage?
  *      replay      which hit ratio does it reach on a recorded trace, beside exact LRU?
+ *      resize      what do reads come to while it is made smaller and larger?
  *
  * Figures are medians of several runs; what is compared is run in turn (A B C A B C …), so that ratios hold on a machine whose
  * speed changes.  docs/benchmarks.md says what each figure means. */
@@ -28,6 +29,7 @@ static const struct {
     {"staleness", bench_staleness, "delay from a write to its effect in other processes beside a bare PUBLISH"},
     {"outage", bench_outage, "requests that reach Redis after an outage: repair beside a plain flush"},
     {"replay", bench_replay, "hit ratio on an access trace beside exact LRU"},
+    {"resize", bench_resize, "reads while the local tier is made smaller and larger again"},
 };
 #define SUBCOMMANDS (sizeof(subcommands) / sizeof(*subcommands))
 

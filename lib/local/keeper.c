@@ -100,12 +100,12 @@ static int64_t load(const _Atomic(int64_t) *count)
     return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: counts */
 }
 
-/* The budget that was looked at is replaced by a swap, so that one that was set by hand meanwhile stays. */
+/* The budget that was looked at is replaced by a swap, so that one that was set by hand meanwhile stays.  near__tables_adapt follows. */
 static void change_size(struct near__local *local, int64_t size, uint64_t wanted)
 {
     int64_t max = wanted < INT64_MAX / 2 ? (int64_t)wanted : INT64_MAX / 2;
     /* relaxed: a limit that is looked at anew each time */
-    if (max == size || !atomic_compare_exchange_strong_explicit(&local->budget.max, &size, max, memory_order_relaxed, memory_order_relaxed))
+    if (max == size || !atomic_compare_exchange_strong_explicit(&local->budget.max_wanted, &size, max, memory_order_relaxed, memory_order_relaxed))
         return;
     near__autosize_done(&local->autosize, (uint64_t)size, (uint64_t)max);
     near__log(local->log, NEAR_LOG_INFO, "local", "automatic size: %lld bytes, before %lld", (long long)max, (long long)size);
@@ -114,7 +114,7 @@ static void change_size(struct near__local *local, int64_t size, uint64_t wanted
 /* Without a curve nobody can have asked for it. */
 static void tend_size(struct near__local *local)
 {
-    int64_t now_ns = near__now(local->clock), size = load(&local->budget.max), fixed = load(&local->budget.fixed);
+    int64_t now_ns = near__now(local->clock), size = load(&local->budget.max_wanted), fixed = load(&local->budget.fixed);
     if (!local->curve || now_ns < local->keeper.size_due_ns)
         return;
     local->keeper.size_due_ns = now_ns + SIZE_NS;
@@ -139,7 +139,7 @@ static void tend_size(struct near__local *local)
 static void give_back(struct near__local *local)
 {
     struct near__keeper *keeper = &local->keeper;
-    int64_t max = load(&local->budget.max), begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
+    int64_t max = load(&local->budget.max_wanted), begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
     keeper->lowered |= max < keeper->max_seen;
     keeper->max_seen = max;
     /* relaxed: a look; what is still to be freed comes first */

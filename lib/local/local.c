@@ -41,14 +41,21 @@ static int64_t entries_limit(uint64_t entries_max)
     return entries_max && entries_max < INT64_MAX ? (int64_t)entries_max : INT64_MAX;
 }
 
+/* Up at once; down as the keeper evicts. */
+static void set_limit(_Atomic(int64_t) *wanted, _Atomic(int64_t) *in_force, int64_t limit)
+{
+    /* relaxed, all: limits that are looked at anew each time; the keeper brings them together in the end */
+    atomic_store_explicit(wanted, limit, memory_order_relaxed);
+    if (limit > atomic_load_explicit(in_force, memory_order_relaxed))
+        atomic_store_explicit(in_force, limit, memory_order_relaxed);
+}
+
 static void set_limits(struct near__local *local, uint64_t bytes_max, uint64_t entries_max)
 {
-    int64_t bytes = bytes_max < INT64_MAX / 2 ? (int64_t)bytes_max : INT64_MAX / 2;
-    /* relaxed, both: limits that are looked at anew each time */
     if (bytes_max != NEAR_LIMIT_KEPT)
-        atomic_store_explicit(&local->budget.max, bytes, memory_order_relaxed);
+        set_limit(&local->budget.max_wanted, &local->budget.max, bytes_max < INT64_MAX / 2 ? (int64_t)bytes_max : INT64_MAX / 2);
     if (entries_max != NEAR_LIMIT_KEPT)
-        atomic_store_explicit(&local->budget.entries_max, entries_limit(entries_max), memory_order_relaxed);
+        set_limit(&local->budget.entries_wanted, &local->budget.entries_max, entries_limit(entries_max));
 }
 
 static void set_auto(struct near__local *local, uint32_t hit_permille, uint64_t bytes_min, uint64_t bytes_max)
@@ -280,7 +287,7 @@ struct offer {
 
 static int64_t value_limit(const struct near__local *local)
 {
-    int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed); /* relaxed: a limit */
+    int64_t max = atomic_load_explicit(&local->budget.max_wanted, memory_order_relaxed); /* relaxed: a limit */
     int64_t limit = local->value_max ? (int64_t)local->value_max : max / 8;
     return limit < NEAR_ENTRY_VALUE_MAX ? limit : NEAR_ENTRY_VALUE_MAX;
 }
@@ -675,11 +682,11 @@ static void stats_of_size(const struct near__local *local, near_stats *stats)
 
 void near__local_stats(struct near__local *local, near_stats *stats)
 {
-    uint64_t entries_max = gauge_of(&local->budget.entries_max);
+    uint64_t entries_max = gauge_of(&local->budget.entries_wanted);
     int64_t room = near__budget_idle(local, NEAR_IDLE_ROOM), spare = near__budget_idle(local, NEAR_IDLE_SPARE);
     int64_t reserved = near__budget_idle(local, NEAR_IDLE_ENTRIES); /* before the counts that they are part of */
     stats->local_bytes = less_idle((int64_t)gauge_of(&local->budget.used), room + spare);
-    stats->local_bytes_limit = gauge_of(&local->budget.max);
+    stats->local_bytes_limit = gauge_of(&local->budget.max_wanted);
     stats->local_entries = less_idle((int64_t)gauge_of(&local->budget.entries), reserved);
     stats->local_entries_limit = entries_max == INT64_MAX ? 0 : entries_max;
     stats->local_index_bytes = count_of(&local->index_bytes);

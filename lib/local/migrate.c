@@ -11,7 +11,11 @@
  * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it as long as
  * both tables fit beside what is live; when entries would have to make room for the second table it waits for a higher
  * load and adds half.  At GROW 0.8 % of the keys find their bucket full and evict its oldest entry instead of the oldest
- * of a sample (1.5 % at 4.5 a bucket, 2.4 % at 5), which matters when everything would fit otherwise. */
+ * of a sample (1.5 % at 4.5 a bucket, 2.4 % at 5), which matters when everything would fit otherwise.
+ *
+ * Limits.  One that is lowered far below what there is would leave no room for any fill until the keeper has evicted down to it.
+ * So the limits in force stay where they are at first, and follow down after each few victims to what is left then, until
+ * they are what is wanted: fills go on, each evicting for itself as ever. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -34,6 +38,7 @@
 #define HUGE_BYTES (UINT64_C(2) << 20)
 #define STEP_BUCKETS 64 /* moved in one section */
 #define STEP_VICTIMS 256 /* evicted between two looks at what can be freed */
+#define STEP_DOWN 16     /* entries by which a limit is lowered at a time */
 
 struct near__table {
     void *memory;
@@ -204,6 +209,19 @@ static void migrate(struct near__local *local, struct near__table *to)
 
 /* ---------------------------------------------------------------- room for a second table */
 
+static int64_t live_bytes(const struct near__local *local)
+{
+    return load(&local->budget.used) - load(&local->budget.retired);
+}
+
+/* There is more than what is wanted. */
+static int is_over(const struct near__local *local)
+{
+    return live_bytes(local) > load(&local->budget.max_wanted) || load(&local->budget.entries) > load(&local->budget.entries_wanted);
+}
+
+/* Down to the limits in force (which are the wanted ones but in lower_limits) or to that many entries, some at a time.  Returns how
+ * many went. */
 static int evict_some(struct near__local *local, int64_t entries_goal)
 {
     struct near__moment moment = near__tier_moment(local);
@@ -271,8 +289,7 @@ static uint64_t wanted_buckets(const struct near__local *local)
     }
     if (entries * 10 <= buckets * GROW || buckets >= BUCKETS_MAX / 2)
         return buckets;
-    int64_t live = load(&local->budget.used) - load(&local->budget.retired);
-    if (live + (int64_t)table_size(buckets * 2) <= load(&local->budget.max))
+    if (live_bytes(local) + (int64_t)table_size(buckets * 2) <= load(&local->budget.max))
         return buckets * 2;
     return entries * 10 > buckets * GROW_FULL ? buckets + buckets / 2 : buckets;
 }
@@ -281,22 +298,55 @@ static uint64_t wanted_buckets(const struct near__local *local)
  * for a lowered budget is replaced, and entries are not evicted in its stead. */
 static int64_t entries_that_fit(const struct near__local *local)
 {
-    int64_t entries = load(&local->budget.entries), max = load(&local->budget.max), fixed = load(&local->budget.fixed);
-    int64_t bytes = load(&local->budget.used) - load(&local->budget.retired) - fixed -
+    int64_t entries = load(&local->budget.entries), max = load(&local->budget.max_wanted), fixed = load(&local->budget.fixed);
+    int64_t bytes = live_bytes(local) - fixed -
                     (int64_t)atomic_load_explicit(&local->index_bytes, memory_order_relaxed); /* relaxed: a count */
     if (entries <= 0 || bytes <= 0 || max <= fixed)
         return 0;
     int64_t each = bytes / entries + (int64_t)sizeof(struct near__bucket) * 10 / IDEAL + 1;
-    int64_t fit = (max - fixed) / each, limit = load(&local->budget.entries_max);
+    int64_t fit = (max - fixed) / each, limit = load(&local->budget.entries_wanted);
     return fit < limit ? fit : limit;
+}
+
+/* ---------------------------------------------------------------- limits that were lowered */
+
+/* A little below what there is, but not below what is wanted; what is wanted if that is `near`.  By a swap: whoever raises a limit
+ * meanwhile has the last word. */
+static void follow(_Atomic(int64_t) *in_force, const _Atomic(int64_t) *wanted, int64_t there_is, int64_t step, int64_t near)
+{
+    int64_t limit = load(in_force), next;
+    do {
+        int64_t least = load(wanted), lower = (there_is < limit ? there_is : limit) - step;
+        next = lower > least + near ? lower : least;
+        /* relaxed, both: limits that are looked at anew each time */
+    } while (next != limit &&
+             !atomic_compare_exchange_weak_explicit(in_force, &limit, next, memory_order_relaxed, memory_order_relaxed));
+}
+
+/* The limits go first and the victims after them: room that was made below a limit would be filled again at once.  A step is as many
+ * entries as one fill may evict for itself, so that it finds room after it.  The last part goes at once, so that the ceiling in force is that of
+ * the wanted limit before `used` is below that: once within, always within. */
+static void lower_limits(struct near__local *local)
+{
+    struct near__budget *budget = &local->budget;
+    int64_t goal = entries_that_fit(local);
+    while (is_over(local) && load(&budget->entries) > goal && !is_stopped(local)) {
+        int64_t entries = load(&budget->entries), bytes = live_bytes(local), each = entries > 0 ? bytes / entries : bytes;
+        int64_t wanted = load(&budget->max_wanted), slack = near__budget_ceiling(wanted) - wanted;
+        follow(&budget->max, &budget->max_wanted, bytes, STEP_DOWN * each, 2 * slack);
+        follow(&budget->entries_max, &budget->entries_wanted, entries, STEP_DOWN, 0);
+        if (!evict_some(local, goal) && near__budget_excess(local) > 0)
+            break; /* nothing can go */
+        if (is_pressed(local))
+            near__reclaim(local, 1);
+    }
+    follow(&budget->max, &budget->max_wanted, 0, 0, 0);
+    follow(&budget->entries_max, &budget->entries_wanted, 0, 0, 0);
 }
 
 void near__tables_adapt(struct near__local *local)
 {
-    int64_t goal = entries_that_fit(local);
-    while (!is_stopped(local) && evict_some(local, goal) > 0)
-        if (is_pressed(local))
-            near__reclaim(local, 1);
+    lower_limits(local);
     uint64_t wanted = wanted_buckets(local);
     /* An index that is far from its size gets there by several doublings. */
     for (int steps = 0; steps < 40 && wanted != local->keeper.table->span.count && !is_stopped(local); steps++) {

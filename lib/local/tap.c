@@ -267,8 +267,8 @@ int near__tap_advise_size(struct near__local *local, uint64_t min, uint64_t max,
 {
     /* relaxed, all: counts and limits that are looked at anew each time */
     int64_t fixed = atomic_load_explicit(&local->budget.fixed, memory_order_relaxed);
-    int64_t entries = atomic_load_explicit(&local->budget.entries_max, memory_order_relaxed);
-    int64_t size = atomic_load_explicit(&local->budget.max, memory_order_relaxed);
+    int64_t entries = atomic_load_explicit(&local->budget.entries_wanted, memory_order_relaxed);
+    int64_t size = atomic_load_explicit(&local->budget.max_wanted, memory_order_relaxed);
     double reaching, ample;
     if (!begin(local))
         return 0;

@@ -30,7 +30,10 @@ struct near__local_config;
  *      '---------------------- never above the ceiling ---'
  *
  * `retired` waits for a grace period only.  What is retired but pinned by the application counts as if it were
- * live, so that other entries make room for it.  Threads hold a little of used, retired and entries in advance: see budget.c. */
+ * live, so that other entries make room for it.  Threads hold a little of used, retired and entries in advance: see budget.c.
+ *
+ * A limit that is raised counts at once.  One that is lowered is `wanted`; the limit in force follows as the keeper evicts (migrate.c),
+ * so that fills find room all the time. */
 struct near__budget {
     _Alignas(64) _Atomic(int64_t) used; /* everything */
     _Atomic(int64_t) retired;           /* of it */
@@ -39,6 +42,7 @@ struct near__budget {
     _Atomic(int64_t) fixed;             /* of used: neither entries nor tables */
     _Alignas(64) _Atomic(int64_t) max;
     _Atomic(int64_t) entries_max; /* INT64_MAX: only bytes count */
+    _Atomic(int64_t) max_wanted, entries_wanted;
 };
 
 struct near__keeper {
@@ -57,7 +61,7 @@ struct near__keeper {
     uint64_t views;               /* made so far */
     int64_t size_due_ns;          /* when the automatic size is looked at again */
     struct near__pressure pressure;
-    int64_t max_seen;             /* budget.max at the last round */
+    int64_t max_seen;             /* budget.max_wanted at the last round */
     int lowered;                  /* it has fallen, and what was given up has not been given back to the system yet, */
     int64_t give_back_due_ns;     /* which is done at this time or later, by the kernel's clock */
     struct near__sampler sampler;
@@ -230,7 +234,7 @@ uint64_t near__tier_walk(struct near__local *local, uint64_t at, uint32_t bucket
 
 int near__tables_open(struct near__local *local);  /* NEAR_OK or NEAR_ERR_NOMEM */
 void near__tables_close(struct near__local *local); /* frees entries too */
-/* Brings the index to the size that its entries ask for; may take several grace periods. */
+/* Brings the limits to what is wanted and the index to the size that its entries ask for; may take many grace periods. */
 void near__tables_adapt(struct near__local *local);
 
 /* ---------------------------------------------------------------- reclamation, keeper */

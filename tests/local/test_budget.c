@@ -226,6 +226,42 @@ static void test_F_concurrent_fills_and_resizing_stay_within_the_budget(void **s
     assert_int_equal(allocfail_blocks(&counting), 0);
 }
 
+/* A limit that was lowered is not yet the keeper's round: until that has evicted, fills find room as before. */
+static void test_F_fills_go_on_while_a_limit_is_lowered(void **state)
+{
+    struct fixture f;
+    near_stats s;
+    (void)state;
+    open_counted(&f, 16 * MIB);
+    fixture_start(&f);
+    uint64_t n = 0;
+    for (; stats_of(&f).evictions < 100; n++) {
+        fill_one(&f, f.reader, n, 400);
+        if (n % 200 == 0)
+            near__local_keep(f.local);
+    }
+    near__local_keep(f.local);
+    for (int round = 0; round < 2; round++) { /* bytes, then entries */
+        uint64_t refused = stats_of(&f).fills_refused_space;
+        near__local_resize(f.local, round ? NEAR_LIMIT_KEPT : (uint64_t)(2 * MIB), round ? 100 : NEAR_LIMIT_KEPT);
+        s = stats_of(&f);
+        assert_true(round ? s.local_entries_limit == 100 : s.local_bytes_limit == (uint64_t)(2 * MIB));
+        for (int i = 0; i < 100; i++)
+            fill_one(&f, f.reader, n++, 400);
+        assert_int_equal(stats_of(&f).fills_refused_space, refused);
+        near__local_keep(f.local);
+        s = stats_of(&f);
+        assert_true((int64_t)s.local_bytes <= 2 * MIB);
+        assert_true(!round || s.local_entries <= 100);
+    }
+    near__local_resize(f.local, (uint64_t)(16 * MIB), 0); /* up at once */
+    for (int i = 0; i < 100; i++)
+        fill_one(&f, f.reader, n++, 400);
+    assert_true(stats_of(&f).local_entries > 150); /* without the keeper's round the index is small: some find their bucket full */
+    fixture_close(&f);
+    assert_int_equal(allocfail_blocks(&counting), 0);
+}
+
 /* ---------------------------------------------------------------- what threads hold in advance */
 
 #define HOLDERS 6
@@ -294,6 +330,7 @@ int main(void)
         cmocka_unit_test(test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget),
         cmocka_unit_test(test_F_a_full_tier_still_takes_large_values),
         cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),
+        cmocka_unit_test(test_F_fills_go_on_while_a_limit_is_lowered),
         cmocka_unit_test(test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_with_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
