@@ -647,7 +647,8 @@ NEAR_API int near_source_open(near_cache *cache, const near_source_options *opti
  * Returns NEAR_OK; NEAR_PENDING: the source has it, or gets it; the cache is made to forget the key (see above);
  * NEAR_ERR_INVALID, _TOO_LARGE, _NOMEM, _CLOSED, _FORKED, _TIMEOUT; write-through: the store's own status, and nothing is written to the
  * cache (after NEAR_ERR_UNKNOWN it forgets the key); write-behind: _QUEUE_FULL at the deadline; _JOURNAL: not acknowledged, though
- * it may reach the source. */
+ * it may reach the source.  A journal whose disk has failed is replaced by a new file as soon as the disk takes one: tried, with pauses
+ * from retry_min_ms to retry_max_ms, by the updates that follow. */
 NEAR_API int near_source_set(near_source *source, const void *key, size_t key_size, const void *value, size_t value_size,
                              const near_write *write, const near_call *call);
 

@@ -88,7 +88,8 @@ struct near__behind {
     uint64_t sequence;
     int64_t away_until_ns, sync_at_ns;
     uint64_t synced_mark;
-    uint32_t away_failures;
+    int64_t mend_at_ns;            /* not before then is a broken journal tried to be replaced again */
+    uint32_t away_failures, mend_failures;
     int stop;
     struct near__behind_gate *gates;
 };
@@ -288,6 +289,20 @@ static void keep_small_locked(struct near__behind *b)
         rewrite_locked(b);
 }
 
+/* A journal whose disk has failed gets a new file with all that is queued, as soon as the disk takes it. */
+static void mend_journal_locked(struct near__behind *b)
+{
+    const near_source_options *o = b->config.options;
+    int64_t now_ns = near__now(b->config.clock);
+    if (!near__journal_is_broken(b->journal) || now_ns < b->mend_at_ns)
+        return;
+    rewrite_locked(b);
+    if (near__journal_is_broken(b->journal))
+        b->mend_at_ns = now_ns + near__backoff_ns(o->retry_min_ms, o->retry_max_ms, b->mend_failures++);
+    else
+        b->mend_failures = 0;
+}
+
 static int replay_update(struct near__behind *b, const struct near__journal_record *r)
 {
     uint32_t operation = r->type == NEAR_RECORD_SET ? NEAR_UPDATE_SET : NEAR_UPDATE_DEL;
@@ -390,6 +405,8 @@ static int accept_new_locked(struct near__behind *b, struct update *u)
 
 static int accept_locked(struct near__behind *b, struct update *u, struct update *old)
 {
+    if (b->journal)
+        mend_journal_locked(b);
     u->sequence = u->oldest = ++b->sequence;
     u->accepted_ns = near__now(b->config.clock);
     u->ready_ns = u->accepted_ns + (int64_t)b->config.options->delay_ms * NEAR_NS_PER_MS;
@@ -732,7 +749,9 @@ int near__behind_flush(struct near__behind *b, int64_t deadline_ns)
 int near__behind_is_safe(struct near__behind *b)
 {
     pthread_mutex_lock(&b->lock);
-    int kept = !b->count || b->journal;
+    if (b->count && b->journal)
+        mend_journal_locked(b);
+    int kept = !b->count || (b->journal && !near__journal_is_broken(b->journal));
     pthread_mutex_unlock(&b->lock);
     return kept && !near__forget_pending(b->forget);
 }

@@ -15,7 +15,8 @@
  * asked for.
  *
  * A write that fails is taken back with ftruncate; if even that fails the file takes nothing more.  After a failed fdatasync the
- * kernel may have dropped the dirty pages, so trying again proves nothing: the journal refuses until a rewrite has made a new file.
+ * kernel may have dropped the dirty pages, so trying again proves nothing.  In both cases the journal refuses until a rewrite, of all
+ * that is queued, has made a new file; the queue tries one, with pauses, whenever somebody wants to put an update into it.
  *
  * Rewriting: new file beside the old one, fsync, rename, fsync of the folder.  The lock (flock) is on the file, not its name: who
  * opens checks that the locked file still has the name.
@@ -169,12 +170,17 @@ static int sync_has_failed(struct near__journal *j)
     return failed;
 }
 
+int near__journal_is_broken(struct near__journal *j)
+{
+    return j->broken || sync_has_failed(j);
+}
+
 int near__journal_commit(struct near__journal *j)
 {
     int fd = j->new_fd >= 0 ? j->new_fd : j->fd;
     if (j->buffer.failed)
         return empty_buffer(j, NEAR_ERR_NOMEM);
-    if (j->new_fd < 0 && (j->broken || sync_has_failed(j)))
+    if (j->new_fd < 0 && near__journal_is_broken(j))
         return empty_buffer(j, NEAR_ERR_JOURNAL);
     if (write_all(fd, j->buffer.data, j->buffer.size) < 0) {
         near__log(j->log, NEAR_LOG_ERROR, "load", "journal %s: cannot write: %m", j->path);
@@ -263,8 +269,10 @@ static int rewrite_failed(struct near__journal *j)
     return empty_buffer(j, NEAR_ERR_JOURNAL);
 }
 
+/* What was added and not yet written has the old file's checksums, and is about updates that the new one does not have. */
 int near__journal_rewrite_begin(struct near__journal *j)
 {
+    empty_buffer(j, NEAR_OK);
     j->old_id = j->id;
     j->old_size = j->size;
     j->new_fd = open(j->new_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -314,9 +322,14 @@ static int open_locked(struct near__journal *j, near_error *error)
         if (flock(j->fd, LOCK_EX | LOCK_NB) < 0)
             return errno == EWOULDBLOCK ? near__fail(error, NEAR_ERR_JOURNAL, "journal %s is in use", j->path)
                                         : refuse(j, error, "cannot be locked");
-        if (fstat(j->fd, &ours) < 0 || !S_ISREG(ours.st_mode))
+        if (fstat(j->fd, &ours) < 0)
+            return refuse(j, error, "cannot be looked at");
+        if (!S_ISREG(ours.st_mode))
             return near__fail(error, NEAR_ERR_JOURNAL, "journal %s is no plain file", j->path);
-        if (stat(j->path, &named) == 0 && named.st_ino == ours.st_ino && named.st_dev == ours.st_dev) {
+        int gone = stat(j->path, &named) < 0;
+        if (gone && errno != ENOENT)
+            return refuse(j, error, "cannot be looked at");
+        if (!gone && named.st_ino == ours.st_ino && named.st_dev == ours.st_dev) {
             j->size = (uint64_t)ours.st_size;
             return NEAR_OK;
         }
@@ -341,30 +354,31 @@ static int read_exactly(int fd, void *bytes, size_t size, uint64_t at)
 }
 
 /* Where the next readable record begins, from `from` on; the file's end when there is none.  Only looked for when something
- * is wrong, so it may read the rest at once.  0: no memory, or the disk fails. */
-static uint64_t find_readable(const struct near__journal *j, uint64_t from)
+ * is wrong, so it may read the rest at once. */
+static int find_readable(const struct near__journal *j, uint64_t from, uint64_t *ret_next)
 {
     size_t size = (size_t)(j->size - from);
     unsigned char *rest = near__alloc(j->alloc, size);
-    uint64_t found = 0;
-    if (rest && read_exactly(j->fd, rest, size, from) == 0) {
+    int status = !rest ? NEAR_ERR_NOMEM : read_exactly(j->fd, rest, size, from) < 0 ? NEAR_ERR_JOURNAL : NEAR_OK;
+    if (status == NEAR_OK) {
         struct near__journal_record ignored;
         size_t at = 0;
         while (at < size && !parse(rest + at, size - at, j->id, &ignored))
             at++;
-        found = from + at;
+        *ret_next = from + at;
     }
     near__free(j->alloc, rest);
-    return found;
+    return status;
 }
 
 /* Something at `at` cannot be read.  *ret_next: where to go on. */
 static int judge(struct near__journal *j, uint64_t at, int salvage, uint64_t *ret_next, near_error *error)
 {
-    uint64_t next = find_readable(j, at);
-    if (!next)
-        return near__fail(error, NEAR_ERR_NOMEM, "journal %s: no memory to look behind byte %llu", j->path,
-                          (unsigned long long)at);
+    uint64_t next = 0;
+    int status = find_readable(j, at, &next);
+    if (status != NEAR_OK)
+        return near__fail(error, status, "journal %s: cannot look behind byte %llu: %s", j->path, (unsigned long long)at,
+                          near_status_text(status));
     *ret_next = next;
     if (next == j->size) {
         near__log(j->log, NEAR_LOG_WARNING, "load", "journal %s: a torn end of %llu bytes was cut off", j->path,

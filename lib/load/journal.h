@@ -38,6 +38,8 @@ size_t near__journal_record_bytes(size_t key_size, size_t value_size);
 /* Replaces the file by one that holds exactly what is added between begin and end.  On an error the old one stays. */
 int near__journal_rewrite_begin(struct near__journal *j);
 int near__journal_rewrite_end(struct near__journal *j);
+/* Whether the disk has failed in such a way that nothing can be written until the file has been replaced. */
+int near__journal_is_broken(struct near__journal *j);
 /* A mark of all that is written now, for near__journal_sync. */
 uint64_t near__journal_mark(const struct near__journal *j);
 

@@ -227,6 +227,14 @@ static void retire(struct near__connection *c)
         set_state(c, NEAR_CONNECTION_RETIRED);
 }
 
+/* The job at the head was sent in part, and the rest will never follow: a server that still takes bytes would wait for it until
+ * the job's deadline.  It is told that there are none; not before those ahead have their replies. */
+static void end_stream_after_replies(struct near__connection *c)
+{
+    if (c->write_broken && c->head && c->head->sent > 0 && c->head->sent < c->head->output.size)
+        near__transport_finish(&c->link.transport);
+}
+
 /* Nothing can be written any more: what is wholly unsent may go elsewhere. */
 static void break_writing(struct near__connection *c, const struct near__fault *fault)
 {
@@ -243,6 +251,7 @@ static void break_writing(struct near__connection *c, const struct near__fault *
         job = next;
     }
     c->sending = NULL;
+    end_stream_after_replies(c);
 }
 
 /* Writes what is unsent, as far as the socket takes it. */
@@ -282,8 +291,10 @@ static int hand_out(struct near__connection *c, struct near__reply *reply, struc
         return -1;
     }
     call->reply[call->got++] = reply;
-    if (call->got == call->replies && ++job->answered == job->count)
+    if (call->got == call->replies && ++job->answered == job->count) {
         finish(c, job);
+        end_stream_after_replies(c);
+    }
     return 0;
 }
 

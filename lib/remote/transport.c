@@ -20,6 +20,7 @@
 #include <netinet/tcp.h>
 #include <string.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/mutant.h"
@@ -420,10 +421,23 @@ int near__transport_pending(struct near__transport *t)
     return 0;
 }
 
+void near__transport_finish(struct near__transport *t)
+{
+    if (t->fd >= 0)
+        shutdown(t->fd, SHUT_WR);
+}
+
 void near__transport_shutdown(struct near__transport *t)
 {
     if (t->fd >= 0)
         shutdown(t->fd, SHUT_RDWR);
+}
+
+/* At most a millisecond. */
+static void pause_until(const struct near__clock *clock, int64_t until_ns)
+{
+    if (until_ns == NEAR_NEVER || near__now(clock) < until_ns)
+        nanosleep(&(struct timespec){.tv_nsec = NEAR_NS_PER_MS}, NULL);
 }
 
 int near__poll(struct pollfd *descriptors, unsigned count, const struct near__clock *clock, int64_t until_ns)
@@ -436,7 +450,10 @@ int near__poll(struct pollfd *descriptors, unsigned count, const struct near__cl
         int n = ppoll(descriptors, count, until_ns == NEAR_NEVER ? NULL : &t, NULL);
         if (n >= 0)
             return n;
-        if (errno != EINTR)
-            return 0; /* out of kernel memory; the caller's deadline still counts */
+        if (errno != EINTR) {
+            /* out of kernel memory; the caller's deadline still counts, and until then nobody spins */
+            pause_until(clock, until_ns);
+            return 0;
+        }
     }
 }

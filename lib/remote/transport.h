@@ -82,10 +82,13 @@ ssize_t near__transport_write(struct near__transport *t, const struct iovec *vec
 size_t near__transport_offered(struct near__transport *t);
 /* 1: there is more to read, whatever poll says. */
 int near__transport_pending(struct near__transport *t);
+/* Tells the other side that nothing more will be written; any thread, on an open transport. */
+void near__transport_finish(struct near__transport *t);
 /* Ends the stream for both sides; any thread, on an open transport. */
 void near__transport_shutdown(struct near__transport *t);
 
-/* poll until an absolute time; an interrupting signal is not news.  The number of ready descriptors, 0 at the time-out. */
+/* poll until an absolute time; an interrupting signal is not news.  The number of ready descriptors, 0 at the time-out and, after
+ * a millisecond at most, when the kernel has no memory. */
 int near__poll(struct pollfd *descriptors, unsigned count, const struct near__clock *clock, int64_t until_ns);
 
 #endif
