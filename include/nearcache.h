@@ -44,6 +44,7 @@ extern "C" {
     X(LOCKED, 8, "somebody else holds the lock")                                                        \
     X(PENDING, 9, "accepted, but not finished yet")                                                     \
     X(UNAPPLIED, 14, "written, but some process may still serve what was there before")                 \
+    X(UNSAVED, 18, "closed, but the snapshot of keys could not be written")                             \
     X(ERR_INVALID, -1, "an argument is invalid")                                                        \
     X(ERR_NOMEM, -2, "memory allocation failed")                                                        \
     X(ERR_CLOSED, -3, "the cache is closed")                                                            \
@@ -80,7 +81,8 @@ extern "C" {
     X(ERR_LOCK_LOST, -35, "the lock is no longer held; somebody else may have it")                      \
     X(ERR_JOURNAL, -36, "the journal is damaged, in use, or cannot be written")                         \
     X(ERR_QUEUE_FULL, -37, "the queue of updates is full")                                              \
-    X(ERR_REJECTED, -38, "the source rejected the update for good")
+    X(ERR_REJECTED, -38, "the source rejected the update for good")                                     \
+    X(ERR_SNAPSHOT, -48, "the file is damaged, or no snapshot of keys")
 
 typedef enum near_status {
 #define NEAR_STATUS_ENUM_(name, value, text) NEAR_##name = (value),
@@ -186,6 +188,10 @@ typedef struct near_options {
     uint32_t auto_hit_permille;  /* automatic size: hit ratio to reach; 0: the size is local_bytes */
     uint32_t auto_pressure;      /* automatic size: 1 (default): memory is given back when it is short */
     uint32_t repair_rate;        /* local entries compared a second after a fault, instead of being dropped; 0: dropped */
+    uint32_t snapshot_load;      /* 1 (default): the snapshot is read after near_open; 0: near_warm_file is called when wanted */
+    const char *snapshot;        /* file of hot keys: written by near_close, read after near_open; NULL: none */
+    uint64_t snapshot_keys;      /* most keys in it; 0: all */
+    uint64_t snapshot_rate;      /* so many of them are read a second; 0: as fast as the remote tier answers */
 } near_options;
 
 /* Fills options with the defaults, as many fields as the caller's struct has.  Blocks: never. */
@@ -233,14 +239,18 @@ NEAR_API size_t near_uri_redact(const char *uri, char *buffer, size_t capacity);
  * User, password and path may be percent-encoded; an IPv6 host stands in brackets.  The connection is
  * made in the background: a cache opens while Redis is down and works as soon as it is there.
  * Threads: any.  Blocks: on allocation and thread creation only.
+ * With the option snapshot a thread reads the keys of that file, if it is there, into the local tier, hottest first, as soon as the
+ * remote tier answers; near_stats.snapshot_status tells how it went.  Nothing waits for it.
  * Returns NEAR_OK, NEAR_ERR_URI, NEAR_ERR_OPTION, NEAR_ERR_UNSUPPORTED, NEAR_ERR_NOMEM, NEAR_ERR_SYSTEM,
  * NEAR_ERR_FORKED (in a child whose parent was in the middle of a grace period at fork). */
 NEAR_API int near_open(const char *uri, const near_options *options, near_cache **ret_cache, near_error *error);
 
 /* Closes a cache: new calls are refused with NEAR_ERR_CLOSED, calls under way end, the library's threads
  * are joined.  The handle itself (a few dozen bytes) stays, so that late calls are refused and harmless.
- * Blocks: until calls under way have ended, at most their deadlines.
- * Returns NEAR_OK; NEAR_ERR_BUSY when values are still pinned or owned or a source is open (the cache stays open);
+ * With the option snapshot the hottest keys are then written into that file, for the next near_open; it is left as it is when
+ * there are no keys, or when what is in it has not been read yet.
+ * Blocks: until calls under way have ended, at most their deadlines; with snapshot on the disk.
+ * Returns NEAR_OK; NEAR_UNSAVED: closed, but the snapshot could not be written (the log says why); NEAR_ERR_BUSY when values are still pinned or owned or a source is open (the cache stays open);
  * NEAR_ERR_CLOSED; NEAR_ERR_FORKED. */
 NEAR_API int near_close(near_cache *cache);
 
@@ -720,11 +730,11 @@ NEAR_API int near_warm_scan(near_cache *cache, const char *pattern, const near_w
                             near_warm_result *ret_result);
 
 /* Writes the keys of the local tier into a file, the last read first, at most keys_max (0: all), for near_warm_file; call it when
- * you like, and before near_close.  Keys only: values come from the remote tier.  The file is replaced whole or not at all.  ret_keys
+ * you like (the option snapshot does it at near_close).  Keys only: values come from the remote tier.  The file is replaced whole or not at all.  ret_keys
  * and error may be NULL.  Blocks: on the disk.
  * Returns NEAR_OK, NEAR_ERR_INVALID, _NOMEM, _CLOSED, _FORKED, _SYSTEM (error has the system's words). */
 NEAR_API int near_warm_save(near_cache *cache, const char *path, uint64_t keys_max, uint64_t *ret_keys, near_error *error);
-/* Warms with a file of near_warm_save, hottest first.  Also returns NEAR_ERR_SYSTEM, and NEAR_ERR_INVALID when the file is damaged or
+/* Warms with a file of near_warm_save, hottest first.  Also returns NEAR_ERR_SYSTEM, and NEAR_ERR_SNAPSHOT when the file is damaged or
  * something else; then nothing has been read. */
 NEAR_API int near_warm_file(near_cache *cache, const char *path, const near_warm_options *options,
                             near_warm_result *ret_result, near_error *error);
@@ -949,6 +959,13 @@ typedef struct near_stats {
     uint64_t barriers, barriers_incomplete; /* writes with NEAR_WRITE_BARRIER: complete; those whose deadline came first */
     uint64_t repair_compared; /* suspect entries compared with the remote tier after a fault (repair_rate) … */
     uint64_t repair_kept, repair_dropped; /* … of them still good, and no longer; others were read or written meanwhile */
+    /* locks: near_lock, near_redlock and what follows them; counted at the first of the caches */
+    uint64_t locks_taken, locks_refused, locks_failed; /* how attempts ended; refused: somebody else had it */
+    uint64_t locks_extended, locks_lost; /* lost: near_lock_extend or near_unlock found that it had ended */
+    near_quantiles lock_ns;              /* how long taking one took, waiting included */
+    /* warming */
+    uint64_t warm_keys, warm_found, warm_missing, warm_errors; /* keys asked for, and how that ended */
+    int64_t snapshot_status; /* of the option: NEAR_PENDING: not read yet; NEAR_OK: read; NEAR_MISS: there is none; or why not */
 } near_stats;
 
 /* Fills a snapshot; the counters are not from one instant.  stats->size must be set. */

@@ -89,7 +89,13 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
       "Automatic size: the local tier has the least budget that reaches this hit ratio; 0: it has local_bytes.") \
     X(auto_pressure, BOOLEAN, "yes", 0, 1, "", 0, "Automatic size: the local tier gives memory back when it is short.") \
     X(repair_rate, COUNT, "50000", 0, 10000000, "", 0,                                                                 \
-      "Local entries compared with the remote tier a second after a fault, many at a time, instead of being dropped; 0: dropped.")
+      "Local entries compared with the remote tier a second after a fault, many at a time, instead of being dropped; 0: dropped.") \
+    X(snapshot_load, BOOLEAN, "yes", 0, 1, "", 0, "Read the snapshot after the cache is opened; no: only when near_warm_file is called.") \
+    X(snapshot, OPTIONAL_TEXT, "", 1, 4095, "", 0, \
+      "File of the hottest keys: written when the cache is closed, read after it is opened.") \
+    X(snapshot_keys, COUNT, "100000", 0, UINT64_C(1) << 40, "", 0, "Most keys in the snapshot; 0: all.") \
+    X(snapshot_rate, COUNT, "0", 0, 1000000000, "", 0, \
+      "So many keys of the snapshot are read a second; 0: as fast as the remote tier answers.")
 
 struct row {
     near_option_info info;

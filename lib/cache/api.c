@@ -680,6 +680,22 @@ static void stats_of_remote(const struct near__impl *impl, near_stats *stats)
     stats->breaker_open = remote.breaker_open;
 }
 
+static void stats_of_helpers(struct near__impl *impl, near_stats *stats)
+{
+    const struct near__call_counters *c = &impl->counters;
+    stats->locks_taken = load(&c->locks_taken);
+    stats->locks_refused = load(&c->locks_refused);
+    stats->locks_failed = load(&c->locks_failed);
+    stats->locks_extended = load(&c->locks_extended);
+    stats->locks_lost = load(&c->locks_lost);
+    near__histogram_quantiles(&impl->lock_ns, &stats->lock_ns);
+    stats->warm_keys = load(&c->warm_keys);
+    stats->warm_found = load(&c->warm_found);
+    stats->warm_missing = load(&c->warm_missing);
+    stats->warm_errors = load(&c->warm_errors);
+    stats->snapshot_status = near__snapshot_status(impl);
+}
+
 int near_stats_get(near_cache *cache, near_stats *stats)
 {
     int status;
@@ -695,6 +711,7 @@ int near_stats_get(near_cache *cache, near_stats *stats)
     stats_of_calls(impl, &all);
     near__sources_stats(impl, &all);
     near__loading_stats(impl, &all);
+    stats_of_helpers(impl, &all);
     all.proven = 1;
     if (impl->remote)
         stats_of_remote(impl, &all);

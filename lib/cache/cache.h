@@ -36,6 +36,8 @@ struct near_cache {
 struct near__call_counters {
     _Atomic(uint64_t) flights_joined, remote_hits, remote_misses, remote_errors;
     _Atomic(uint64_t) writes, writes_unmet, writes_failed, writes_unknown, drops;
+    _Atomic(uint64_t) locks_taken, locks_refused, locks_failed, locks_extended, locks_lost;
+    _Atomic(uint64_t) warm_keys, warm_found, warm_missing, warm_errors;
 };
 
 struct near__loading; /* loading.h */
@@ -57,7 +59,8 @@ struct near__impl {
     int64_t timeout_ns, stale_ns;
     int64_t unasked_stale_ns; /* stale_ns when reads may be served stale without asking for it, otherwise 0 */
     struct near__call_counters counters;
-    struct near__histogram miss_ns, write_ns;
+    struct near__histogram miss_ns, write_ns, lock_ns;
+    struct near__snapshot *snapshot; /* NULL: not wanted */
     pthread_mutex_t sources_lock;
     struct near_source *sources; /* under sources_lock */
     struct near__behind_counters source_counters;
@@ -169,6 +172,17 @@ void near__write_learn(struct near__impl *impl, const struct near__request *requ
 void near__loading_destroy(struct near__impl *impl); /* no call is under way */
 void near__loading_heard(void *impl, const void *key, size_t key_size);
 void near__loading_stats(struct near__impl *impl, near_stats *stats);
+
+/* warm.c: near_warm_save; the call is counted, or nobody else is left. */
+int near__warm_save(struct near__impl *impl, const char *path, uint64_t keys_max, uint64_t *ret_keys, near_error *error);
+
+/* snapshot.c: the option snapshot.  All do nothing without it.  start: the cache is open; stop: before anybody looks for pins. */
+int near__snapshot_create(struct near__impl *impl, near_error *error);
+void near__snapshot_start(struct near__impl *impl, near_cache *cache);
+void near__snapshot_stop(struct near__impl *impl);
+int near__snapshot_save(struct near__impl *impl); /* NEAR_OK or NEAR_UNSAVED; stopped, and no call is under way */
+int near__snapshot_status(const struct near__impl *impl);
+void near__snapshot_destroy(struct near__impl *impl);
 
 /* only.c: the writes of a cache without a remote tier. */
 int near__local_writes_create(struct near__impl *impl);

@@ -98,6 +98,7 @@ static void destroy_impl(struct near__impl *impl)
     if (impl->local)
         near__local_close(impl->local);
     pthread_mutex_destroy(&impl->sources_lock);
+    near__snapshot_destroy(impl);
     near__options_fini(&impl->options, &impl->alloc);
     near__uri_fini(&impl->uri, &impl->alloc);
     struct near__alloc alloc = impl->alloc;
@@ -222,6 +223,8 @@ static int make_impl(const char *uri, const near_options *options, _Atomic(int64
         impl->unasked_stale_ns = o->unproven == NEAR_UNPROVEN_SERVE_STALE ? impl->stale_ns : 0;
         status = open_tiers(impl, error);
     }
+    if (status == NEAR_OK)
+        status = near__snapshot_create(impl, error);
     if (status != NEAR_OK) {
         destroy_impl(impl);
         return status;
@@ -256,6 +259,7 @@ int near__cache_open(const char *uri, const near_options *options, _Atomic(int64
     /* release: pairs with near__impl_in_section */
     atomic_store_explicit(&shell->impl, impl, memory_order_release);
     pthread_mutex_unlock(&registry_mutex);
+    near__snapshot_start(impl, shell);
     *ret = shell;
     return NEAR_OK;
 }
@@ -331,6 +335,7 @@ int near_close(near_cache *cache)
     atomic_store_explicit(&cache->impl, NULL, memory_order_seq_cst);
     pthread_mutex_unlock(&registry_mutex);
 
+    near__snapshot_stop(impl);
     wait_for_calls(impl);
     int busy = values_outstanding(impl);
     pthread_mutex_lock(&registry_mutex);
@@ -341,8 +346,11 @@ int near_close(near_cache *cache)
         cache->owned = NULL;
     }
     pthread_mutex_unlock(&registry_mutex);
-    if (busy)
+    if (busy) {
+        near__snapshot_start(impl, cache);
         return NEAR_ERR_BUSY;
+    }
+    int status = near__snapshot_save(impl);
     destroy_impl(impl);
-    return NEAR_OK;
+    return status;
 }

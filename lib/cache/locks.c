@@ -73,6 +73,32 @@ static int create(near_cache *const *caches, size_t count, const void *name, siz
     return NEAR_OK;
 }
 
+enum act { TAKING, EXTENDING, GIVING_BACK };
+
+static _Atomic(uint64_t) *counter_of(struct near__call_counters *c, enum act act, int status)
+{
+    if (act == TAKING)
+        return status == NEAR_OK ? &c->locks_taken : status == NEAR_LOCKED ? &c->locks_refused : &c->locks_failed;
+    if (status == NEAR_ERR_LOCK_LOST)
+        return &c->locks_lost;
+    return act == EXTENDING && status == NEAR_OK ? &c->locks_extended : NULL;
+}
+
+/* In the first cache's statistics, unless it is closed by now. */
+static void count_end(struct near_held_lock *held, enum act act, int status, int64_t started_ns)
+{
+    int refusal;
+    struct near__impl *impl = near__enter(held->caches[0], &refusal);
+    if (!impl)
+        return;
+    _Atomic(uint64_t) *counter = counter_of(&impl->counters, act, status);
+    if (counter)
+        near__add(counter);
+    if (act == TAKING && status == NEAR_OK)
+        near__histogram_record(&impl->lock_ns, (uint64_t)(near__now(&held->clock) - started_ns));
+    near__leave(impl);
+}
+
 static void destroy(struct near_held_lock *held)
 {
     struct near__alloc alloc = held->alloc;
@@ -93,9 +119,11 @@ int near_redlock(near_cache *const *caches, size_t count, const void *name, size
         return status;
     struct near_held_lock *held = NULL;
     status = create(caches, count, name, name_size, &mine, &deadline_ns, &held);
-    if (status != NEAR_OK)
+    if (status != NEAR_OK || !held) /* the second is what the compiler does not see from the first */
         return status;
+    int64_t started_ns = near__now(&held->clock);
     status = near__lock_acquire(&held->lock, deadline_ns);
+    count_end(held, TAKING, status, started_ns);
     if (status == NEAR_OK)
         *ret_lock = held;
     else
@@ -113,7 +141,9 @@ int near_lock_extend(near_held_lock *held, uint32_t ttl_ms)
 {
     if (!held || (ttl_ms && (ttl_ms < NEAR_LOCK_TTL_MIN_MS || ttl_ms > NEAR_LOCK_TTL_MAX_MS)))
         return NEAR_ERR_INVALID;
-    return near__lock_extend(&held->lock, ttl_ms ? ttl_ms : held->lock.options.ttl_ms);
+    int status = near__lock_extend(&held->lock, ttl_ms ? ttl_ms : held->lock.options.ttl_ms);
+    count_end(held, EXTENDING, status, 0);
+    return status;
 }
 
 uint64_t near_lock_fence(const near_held_lock *held) { return held ? held->lock.fence : 0; }
@@ -131,6 +161,7 @@ int near_unlock(near_held_lock *held)
     if (!held)
         return NEAR_ERR_INVALID;
     int status = near__lock_release(&held->lock);
+    count_end(held, GIVING_BACK, status, 0);
     destroy(held);
     return status;
 }

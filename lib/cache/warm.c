@@ -6,9 +6,13 @@
  *      magic 8 | version 4 | 0 4 | keys 8 | checksum of the rest 8 | size 4, key | size 4, key | …
  *
  * Numbers are in the machine's byte order. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* mkostemp */
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -86,6 +90,25 @@ static int pace(struct warming *w)
     }
 }
 
+static void add(_Atomic(uint64_t) *counter, uint64_t more)
+{
+    atomic_fetch_add_explicit(counter, more, memory_order_relaxed); /* a statistic */
+}
+
+/* In the cache's statistics, unless it is closed by now. */
+static void count_batch(const struct warming *w, const near_warm_result *before)
+{
+    int status;
+    struct near__impl *impl = near__enter(w->cache, &status);
+    if (!impl)
+        return;
+    add(&impl->counters.warm_keys, w->result.keys - before->keys);
+    add(&impl->counters.warm_found, w->result.found - before->found);
+    add(&impl->counters.warm_missing, w->result.missing - before->missing);
+    add(&impl->counters.warm_errors, w->result.errors - before->errors);
+    near__leave(impl);
+}
+
 static int read_batch(struct warming *w, size_t count)
 {
     near_call call;
@@ -93,6 +116,7 @@ static int read_batch(struct warming *w, size_t count)
     call.timeout_ms = w->options.timeout_ms;
     int status = near_mget(w->cache, w->items, count, &call);
     uint64_t errors = 0;
+    near_warm_result before = w->result;
     for (size_t i = 0; i < count; i++) {
         errors += w->items[i].status < 0;
         w->result.found += w->items[i].status == NEAR_OK || w->items[i].status == NEAR_STALE;
@@ -101,6 +125,7 @@ static int read_batch(struct warming *w, size_t count)
     }
     w->result.keys += count;
     w->result.errors += errors;
+    count_batch(w, &before);
     return errors == count ? status : NEAR_OK;
 }
 
@@ -278,14 +303,15 @@ static int write_all(int fd, const void *bytes, size_t size)
     return 0;
 }
 
-static int write_file(const struct snapshot *s, const char *path, const char *new_path, near_error *error)
+/* new_path ends in XXXXXX, so that two processes that save at once do not write one file. */
+static int write_file(const struct snapshot *s, const char *path, char *new_path, near_error *error)
 {
     struct file_header h = {.version = FILE_FORMAT, .keys = s->keys};
     memcpy(h.magic, FILE_MAGIC, sizeof h.magic);
     h.checksum = near__hash(s->bytes.data, s->bytes.size, s->keys);
-    int fd = open(new_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int fd = mkostemp(new_path, O_CLOEXEC);
     if (fd < 0)
-        return system_failed(error, new_path);
+        return system_failed(error, path);
     int failed = write_all(fd, &h, sizeof h) < 0 || write_all(fd, s->bytes.data, s->bytes.size) < 0 || fsync(fd) < 0;
     int status = failed ? system_failed(error, new_path) : NEAR_OK;
     close(fd);
@@ -296,16 +322,17 @@ static int write_file(const struct snapshot *s, const char *path, const char *ne
     return status;
 }
 
-static int save_entered(struct near__impl *impl, const char *path, uint64_t keys_max, uint64_t *ret_keys, near_error *error)
+int near__warm_save(struct near__impl *impl, const char *path, uint64_t keys_max, uint64_t *ret_keys, near_error *error)
 {
+    static const char ending[] = ".XXXXXX";
     struct snapshot s = {.keys = 0};
     size_t length = strlen(path), most = keys_max && keys_max < SIZE_MAX / 64 ? (size_t)keys_max : SIZE_MAX / 64;
     near__buffer_init(&s.bytes, &impl->alloc);
-    char *new_path = near__alloc(&impl->alloc, length + sizeof ".new");
+    char *new_path = near__alloc(&impl->alloc, length + sizeof ending);
     int status = new_path ? near__local_hottest(impl->local, most, add_key, &s) : NEAR_ERR_NOMEM;
     if (status == NEAR_OK && !s.bytes.failed) {
         memcpy(new_path, path, length);
-        memcpy(new_path + length, ".new", sizeof ".new");
+        memcpy(new_path + length, ending, sizeof ending);
         status = write_file(&s, path, new_path, error);
     } else {
         status = near__fail(error, NEAR_ERR_NOMEM, "%s", near_status_text(NEAR_ERR_NOMEM));
@@ -325,7 +352,7 @@ int near_warm_save(near_cache *cache, const char *path, uint64_t keys_max, uint6
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
         return near__fail(error, status, "%s", near_status_text(status));
-    status = save_entered(impl, path, keys_max, ret_keys, error);
+    status = near__warm_save(impl, path, keys_max, ret_keys, error);
     near__leave(impl);
     return status;
 }
@@ -339,7 +366,7 @@ static int read_file(const char *path, struct near__buffer *bytes, near_error *e
     ssize_t n = -1;
     int status = fstat(fd, &st) < 0 ? system_failed(error, path) : NEAR_OK;
     if (status == NEAR_OK && !S_ISREG(st.st_mode))
-        status = near__fail(error, NEAR_ERR_INVALID, "%s is no plain file", path);
+        status = near__fail(error, NEAR_ERR_SNAPSHOT, "%s is no plain file", path);
     while (status == NEAR_OK && n != 0) {
         void *room = near__buffer_reserve(bytes, (size_t)1 << 16);
         if (!room)
@@ -357,7 +384,7 @@ static int read_file(const char *path, struct near__buffer *bytes, near_error *e
 static near_key *parse(struct warming *w, const struct near__buffer *bytes, size_t *ret_count, int *ret_status)
 {
     struct file_header h;
-    *ret_status = NEAR_ERR_INVALID;
+    *ret_status = NEAR_ERR_SNAPSHOT;
     if (bytes->size < sizeof h)
         return NULL;
     memcpy(&h, bytes->data, sizeof h);
@@ -374,7 +401,7 @@ static near_key *parse(struct warming *w, const struct near__buffer *bytes, size
             memcpy(&size, at, sizeof size);
         if (left < sizeof size || size > NEAR_KEY_MAX || size > left - sizeof size) {
             near__free(&w->alloc, keys);
-            *ret_status = NEAR_ERR_INVALID;
+            *ret_status = NEAR_ERR_SNAPSHOT;
             return NULL;
         }
         keys[i] = (near_key){.key = at + sizeof size, .key_size = size};
@@ -398,8 +425,7 @@ static int warm_from(struct warming *w, const char *path, near_error *error)
             if (status < 0)
                 near__fail(error, status, "%s", near_status_text(status));
         } else {
-            near__fail(error, status, "%s: %s", path,
-                       status == NEAR_ERR_NOMEM ? near_status_text(status) : "damaged, or no snapshot of keys");
+            near__fail(error, status, "%s: %s", path, near_status_text(status));
         }
         near__free(&w->alloc, keys);
     }

@@ -119,6 +119,17 @@ static const struct row rows[] = {
     ROW(NULL, load_stale, COUNTER, "Old values served."),
     ROW(NULL, absent_hits, COUNTER, "Reads answered by a remembered absence."),
     ROW(NULL, load_ns, QUANTILES, "Loaders' times, nanoseconds."),
+    ROW("Locks", locks_taken, COUNTER, "Locks taken."),
+    ROW(NULL, locks_refused, COUNTER, "Locks not taken: somebody else had them."),
+    ROW(NULL, locks_failed, COUNTER, "Locks not taken: the servers could not be asked."),
+    ROW(NULL, locks_extended, COUNTER, "Locks prolonged."),
+    ROW(NULL, locks_lost, COUNTER, "Locks found to have ended when they were to be prolonged or given back."),
+    ROW(NULL, lock_ns, QUANTILES, "Taking a lock, waiting included, nanoseconds."),
+    ROW("Warming", warm_keys, COUNTER, "Keys asked for by warming."),
+    ROW(NULL, warm_found, COUNTER, "Of them, found."),
+    ROW(NULL, warm_missing, COUNTER, "Of them, not there any more."),
+    ROW(NULL, warm_errors, COUNTER, "Of them, failed."),
+    ROW(NULL, snapshot_status, SIGNED_GAUGE, "The snapshot of keys: 0 read, 1 none, 9 not read yet, negative: the error."),
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 

@@ -700,7 +700,7 @@ static void test_automatic_size_is_asked_for_and_told(void **state)
     near_cache *c = cache_of(state), *sized;
     near_options options;
     near_stats s = {.size = sizeof(s)};
-    char text[16384];
+    char text[32768];
     assert_int_equal(near_set_auto_size(c, 900, 1 << 20, 0), NEAR_ERR_UNSUPPORTED);
     assert_int_equal(near_set_auto_size(NULL, 900, 1 << 20, 0), NEAR_ERR_INVALID);
     assert_int_equal(near_set_auto_size(c, 1001, 1 << 20, 0), NEAR_ERR_OPTION);

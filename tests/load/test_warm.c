@@ -273,19 +273,19 @@ static void test_J_damaged_or_foreign_file_is_refused_whole(void **state)
             continue; /* means nothing yet */
         unsigned char wrong = bytes[at] ^ 0x41;
         assert_int_equal(pwrite(fd, &wrong, 1, at), 1);
-        assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, &error), NEAR_ERR_INVALID);
+        assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, &error), NEAR_ERR_SNAPSHOT);
         assert_non_null(strstr(error.text, "damaged"));
         assert_int_equal(pwrite(fd, &bytes[at], 1, at), 1);
     }
     for (ssize_t at = size - 1; at >= 0; at -= 3) {
         assert_int_equal(ftruncate(fd, at), 0);
-        assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, &error), NEAR_ERR_INVALID);
+        assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, &error), NEAR_ERR_SNAPSHOT);
     }
     close(fd);
     assert_int_equal(count_local(p->fresh), 0);
     assert_int_equal(near_warm_file(p->fresh, "/nowhere/hot", NULL, NULL, &error), NEAR_ERR_SYSTEM);
     assert_int_equal(near_warm_save(p->old, "/nowhere/hot", 0, NULL, &error), NEAR_ERR_SYSTEM);
-    assert_int_equal(near_warm_file(p->fresh, p->folder, NULL, NULL, &error), NEAR_ERR_INVALID);
+    assert_int_equal(near_warm_file(p->fresh, p->folder, NULL, NULL, &error), NEAR_ERR_SNAPSHOT);
 }
 
 static void test_nth_allocation_failing_unwinds(void **state)
@@ -306,6 +306,164 @@ static void test_nth_allocation_failing_unwinds(void **state)
                 break;
         }
     }
+}
+
+/* ---------------------------------------------------------------- the option snapshot */
+
+static near_cache *open_with_snapshot(struct place *p, const char *uri, void (*change)(near_options *options))
+{
+    near_options options;
+    near_error error = {0};
+    near_cache *cache = NULL;
+    near_options_init(&options);
+    options.timeout_ms = PATIENCE_MS;
+    options.bound_ms = 3600000;
+    options.prefix = "a*[?]:";
+    options.allocator = p->hooks.hooks;
+    options.snapshot = p->path;
+    if (change)
+        change(&options);
+    if (near_open(uri, &options, &cache, &error) != NEAR_OK)
+        fail_msg("%s", error.text);
+    return cache;
+}
+
+static near_stats stats_of(near_cache *cache)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    assert_int_equal(near_stats_get(cache, &stats), NEAR_OK);
+    return stats;
+}
+
+static int64_t status_of(near_cache *cache) { return stats_of(cache).snapshot_status; }
+
+static size_t read_whole(const char *path, char *bytes, size_t capacity)
+{
+    int fd = open(path, O_RDONLY);
+    ssize_t n = fd < 0 ? 0 : read(fd, bytes, capacity);
+    if (fd >= 0)
+        close(fd);
+    return n > 0 ? (size_t)n : 0;
+}
+
+static void test_close_writes_the_snapshot_and_the_next_open_reads_it(void **state)
+{
+    struct place *p = *state;
+    fill(p);
+    near_cache *first = open_with_snapshot(p, p->uri, NULL);
+    assert_int_equal(near_wait_ready(first, PATIENCE_MS, NULL), NEAR_OK);
+    assert_int_equal(status_of(first), NEAR_MISS); /* there was none */
+    assert_int_equal(near_warm_scan(first, "key:1?", NULL, NULL), NEAR_OK);
+    assert_int_equal(near_close(first), NEAR_OK);
+    near_cache *second = open_with_snapshot(p, p->uri, NULL);
+    assert_true(wait_until(status_of(second) == NEAR_OK, PATIENCE_MS));
+    assert_int_equal(count_local(second), 10);
+    near_stats stats = stats_of(second);
+    assert_int_equal(stats.warm_keys, 10);
+    assert_int_equal(stats.warm_found, 10);
+    assert_int_equal(stats.warm_missing + stats.warm_errors, 0);
+    assert_int_equal(near_close(second), NEAR_OK);
+}
+
+static void two_keys(near_options *options) { options->snapshot_keys = 2; }
+static void not_at_open(near_options *options) { options->snapshot_load = 0; }
+static void in_nowhere(near_options *options) { options->snapshot = "/nowhere/hot"; }
+static void slowly(near_options *options) { options->snapshot_rate = 1; }
+
+static void test_snapshot_has_as_many_keys_as_wanted_and_waits_if_wanted(void **state)
+{
+    struct place *p = *state;
+    fill(p);
+    near_cache *first = open_with_snapshot(p, p->uri, two_keys);
+    assert_int_equal(near_wait_ready(first, PATIENCE_MS, NULL), NEAR_OK);
+    assert_int_equal(near_warm_scan(first, "*", NULL, NULL), NEAR_OK);
+    assert_int_equal(near_close(first), NEAR_OK);
+    near_cache *second = open_with_snapshot(p, p->uri, not_at_open);
+    assert_int_equal(near_wait_ready(second, PATIENCE_MS, NULL), NEAR_OK);
+    assert_int_equal(status_of(second), NEAR_MISS);
+    assert_int_equal(near_warm_file(second, p->path, NULL, NULL, NULL), NEAR_OK); /* on demand */
+    assert_int_equal(count_local(second), 2);
+    assert_int_equal(near_close(second), NEAR_OK);
+}
+
+static void test_J_damaged_snapshot_is_told_and_replaced(void **state)
+{
+    struct place *p = *state;
+    fill(p);
+    int fd = open(p->path, O_RDWR | O_CREAT, 0600);
+    assert_int_equal(write(fd, "NEARKEYSnonsense", 16), 16);
+    close(fd);
+    near_cache *cache = open_with_snapshot(p, p->uri, NULL);
+    assert_true(wait_until(status_of(cache) != NEAR_PENDING, PATIENCE_MS));
+    assert_int_equal(status_of(cache), NEAR_ERR_SNAPSHOT);
+    assert_int_equal(near_warm_scan(cache, "key:1?", NULL, NULL), NEAR_OK); /* nothing else is the worse for it */
+    assert_int_equal(near_close(cache), NEAR_OK);
+    assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, NULL), NEAR_OK);
+    assert_int_equal(count_local(p->fresh), 10);
+}
+
+/* A file is replaced only by a better one. */
+static void test_an_unread_or_empty_tier_leaves_the_snapshot_alone(void **state)
+{
+    struct place *p = *state;
+    static char before[65536], after[65536];
+    fill(p);
+    assert_int_equal(near_warm_save(p->old, p->path, 0, NULL, NULL), NEAR_OK);
+    size_t size = read_whole(p->path, before, sizeof(before));
+    near_cache *away = open_with_snapshot(p, "unix:///nowhere/redis.sock", NULL);
+    assert_int_equal(status_of(away), NEAR_PENDING);
+    assert_int_equal(near_close(away), NEAR_OK); /* at once: it does not wait for a server */
+    near_cache *slow = open_with_snapshot(p, p->uri, slowly);
+    assert_true(wait_until(stats_of(slow).warm_keys > 0, PATIENCE_MS)); /* a first batch */
+    assert_int_equal(status_of(slow), NEAR_PENDING);
+    assert_int_equal(near_close(slow), NEAR_OK);
+    near_cache *idle = open_with_snapshot(p, p->uri, not_at_open);
+    assert_int_equal(near_close(idle), NEAR_OK);
+    assert_int_equal(read_whole(p->path, after, sizeof(after)), size);
+    assert_memory_equal(before, after, size);
+}
+
+static void test_what_cannot_be_written_is_told_by_close(void **state)
+{
+    struct place *p = *state;
+    near_value value;
+    fill(p);
+    near_cache *cache = open_with_snapshot(p, p->uri, in_nowhere);
+    assert_int_equal(near_wait_ready(cache, PATIENCE_MS, NULL), NEAR_OK);
+    assert_int_equal(near_warm_scan(cache, "key:1?", NULL, NULL), NEAR_OK);
+    assert_int_equal(near_get(cache, "key:10", 6, NULL, &value), NEAR_OK);
+    assert_int_equal(near_close(cache), NEAR_ERR_BUSY); /* nothing is written then */
+    near_release(&value);
+    assert_int_equal(near_close(cache), NEAR_UNSAVED);
+    assert_int_equal(near_close(cache), NEAR_ERR_CLOSED); /* it is closed nevertheless */
+}
+
+static void test_a_cache_that_stays_open_goes_on_reading(void **state)
+{
+    struct place *p = *state;
+    near_value value;
+    fill(p);
+    assert_int_equal(near_warm_save(p->old, p->path, 0, NULL, NULL), NEAR_OK);
+    near_cache *cache = open_with_snapshot(p, p->uri, NULL);
+    assert_int_equal(near_get(cache, "key:10", 6, NULL, &value), NEAR_OK);
+    assert_int_equal(near_close(cache), NEAR_ERR_BUSY);
+    assert_true(wait_until(status_of(cache) == NEAR_OK, PATIENCE_MS));
+    assert_int_equal(count_local(cache), KEYS);
+    near_release(&value);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+static void test_snapshot_without_a_remote_tier_is_refused(void **state)
+{
+    near_options options;
+    near_error error = {0};
+    near_cache *cache = NULL;
+    (void)state;
+    near_options_init(&options);
+    options.snapshot = "/nowhere/hot";
+    assert_int_equal(near_open("local:", &options, &cache, &error), NEAR_ERR_OPTION);
+    assert_non_null(strstr(error.text, "snapshot"));
+    assert_int_equal(near_open("memory://s?snapshot=", NULL, &cache, &error), NEAR_ERR_OPTION);
 }
 
 static void test_redis_list_snapshot_and_scan(void **state)
@@ -348,6 +506,13 @@ int main(void)
         TEST(test_D_write_beside_a_warming_wins),
         TEST(test_J_damaged_or_foreign_file_is_refused_whole),
         TEST(test_nth_allocation_failing_unwinds),
+        TEST(test_close_writes_the_snapshot_and_the_next_open_reads_it),
+        TEST(test_snapshot_has_as_many_keys_as_wanted_and_waits_if_wanted),
+        TEST(test_J_damaged_snapshot_is_told_and_replaced),
+        TEST(test_an_unread_or_empty_tier_leaves_the_snapshot_alone),
+        TEST(test_what_cannot_be_written_is_told_by_close),
+        TEST(test_a_cache_that_stays_open_goes_on_reading),
+        cmocka_unit_test(test_snapshot_without_a_remote_tier_is_refused),
         cmocka_unit_test(test_redis_list_snapshot_and_scan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
