@@ -29,6 +29,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mutant.h"
+
 /* ---------------------------------------------------------------- life */
 
 struct near__load *near__load_create(struct near__impl *impl, const void *key, size_t key_size, struct near__flight *flight)
@@ -338,7 +340,7 @@ static int judge(const struct near__load *load, const struct near_loaded *loaded
     if (loaded->error)
         return loaded->error;
     if (answer < 0)
-        return NEAR_ERR_LOAD;
+        return NEAR_MUTANT(FAILURE_IS_ABSENCE) ? NEAR_MISS : NEAR_ERR_LOAD;
     if (answer == NEAR_OK && loaded->has_value)
         return NEAR_OK;
     if (answer == NEAR_UNCHANGED && !loaded->has_value && load->old)

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/hash.h"
+#include "base/mutant.h"
 #include "remote/members.h"
 
 /* A lifted position leaves so much room that it cannot meet a number which somebody else has reached meanwhile. */
@@ -493,7 +494,8 @@ static int void_load(const struct command *c)
         near__free(&c->store->alloc, lease.name);
         return NEAR_ERR_NOMEM;
     }
-    remove_beside(c, &lease);
+    if (!NEAR_MUTANT(LEASE_OUTLIVES_WRITE))
+        remove_beside(c, &lease);
     remove_beside(c, &tags);
     near__free(&c->store->alloc, lease.name);
     near__free(&c->store->alloc, tags.name);

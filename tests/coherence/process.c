@@ -67,6 +67,12 @@ void world_advance(struct world *w, int64_t ns)
 
 void process_open(struct process *p, struct world *w, uint64_t seed)
 {
+    process_open_heard(p, w, seed, NULL, NULL);
+}
+
+void process_open_heard(struct process *p, struct world *w, uint64_t seed,
+                        void (*heard)(void *arg, const void *key, size_t key_size), void *arg)
+{
     int manual = w->clock.virtual_ns != NULL;
     memset(p, 0, sizeof(*p));
     p->world = w;
@@ -89,7 +95,9 @@ void process_open(struct process *p, struct world *w, uint64_t seed)
                                                .repair_rate = w->repair_rate,
                                                .seed = seed,
                                                .tracking = w->options.track != NEAR_TRACK_NONE,
-                                               .manual = manual};
+                                               .manual = manual,
+                                               .heard = heard,
+                                               .heard_arg = arg};
     assert_int_equal(near__coherence_open(&coherence, &p->coherence, NULL), NEAR_OK);
 }
 

@@ -46,6 +46,9 @@ struct process {
 };
 
 void process_open(struct process *p, struct world *w, uint64_t seed);
+/* With somebody who is told of every message (coherence_config.heard). */
+void process_open_heard(struct process *p, struct world *w, uint64_t seed,
+                        void (*heard)(void *arg, const void *key, size_t key_size), void *arg);
 void process_close(struct process *p);
 /* Steps until there is nothing to do at this instant. */
 void process_settle(struct process *p);

@@ -30,6 +30,7 @@ sed -n 's/ *| */|/g; /^R/p' tests/mutants/mutants.list | while IFS='|' read -r r
     fresh | values) file=tests/system/test_$program.c ;;
     tracking) file=tests/system/test_tracking.c ;;
     simulation) file=tests/coherence/test_simulation.c ;;
+    load_simulation) file=tests/load/test_load_simulation.c ;;
     memory | process | redis) file=tests/system/test_races_$program.c ;;
     recovery) file=tests/coherence/test_recovery.c ;;
     *) file=tests/local/test_$program.c ;;
