@@ -7,7 +7,7 @@
 
 names_all_subcommands() {
     run 0 --help || return 1
-    for word in local remote staleness outage replay; do
+    for word in local remote staleness outage invalidate replay; do
         grep -q "^  $word " "$work/out" || { echo "$word is not there"; return 1; }
     done
 }
@@ -26,7 +26,8 @@ refuses_numbers() {
     done
     refuses '--threads 1,,2' local --threads 1,,2 && refuses '--keys' local --keys 9999999999 &&
         refuses '--value-size' local --value-size 1q && refuses '--seconds' local --seconds nan &&
-        refuses '--seconds' remote --seconds 0 && refuses '--processes' staleness --processes 1
+        refuses '--seconds' remote --seconds 0 && refuses '--processes' staleness --processes 1 &&
+        refuses '--entries' invalidate --entries 0
 }
 refuses_words() {
     refuses 'no such subcommand' frobnicate && refuses 'unknown option' local --frobnicate &&
@@ -48,7 +49,7 @@ fails_on_files() {
 }
 
 check "the help names every subcommand" names_all_subcommands
-for subcommand in local remote staleness outage replay; do
+for subcommand in local remote staleness outage invalidate replay; do
     check "$subcommand has a help" helps $subcommand
 done
 check "it tells its version" run 0 local --version

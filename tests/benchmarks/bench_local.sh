@@ -52,6 +52,15 @@ writes_csv_and_plots() {
         [ -s "$work/plots/$name.svg" ] && [ -s "$work/plots/$name.png" ] || { ls -l "$work/plots"; return 1; }
     done
 }
+invalidation_is_one_message() {
+    run 0 invalidate --entries 5000 --rounds 3 --window-ms 5 --json - && is_json && has results.length 2 || return 1
+    for i in 0 1; do
+        has results.$i.messages_per_invalidation 1 && has results.$i.wrong 0 &&
+            holds "$(value results.$i.entries_before) >= 5000" &&
+            holds "$(value results.$i.entries_before) - $(value results.$i.entries_after) <= 1" &&
+            holds "$(value results.$i.hits) > 0 && $(value results.$i.longest_hit_us) > 0" || return 1
+    done
+}
 odd_words_stay_json() {
     # shellcheck disable=SC2086
     run 0 local $quick --engine floor --threads 1 --csv "$(printf '%s/a"b\\c\td\377' "$work")" --json - && is_json
@@ -64,5 +73,6 @@ check "near_mget returns what was set" mget_returns_what_was_set nearcache
 check "results have their fields, engine by engine" results_have_their_fields
 check "caches smaller than the keys miss, and keep to their limits" smaller_caches_miss
 check "CSV and plots are written" writes_csv_and_plots
+check "an invalidation of thousands is one message, and removes nothing" invalidation_is_one_message
 check "any command line is told in JSON" odd_words_stay_json
 plan
