@@ -38,8 +38,9 @@ static void slots_init(struct check_board *board)
     uint32_t ring = 0;
     for (uint32_t i = 0; i < CHECK_SLOTS; i++) {
         struct check_slot *s = &board->slot[i];
-        uint32_t turn = i % 8;
-        s->kind = turn < 4 ? CHECK_RECORD : turn < 7 ? CHECK_COUNTER : CHECK_EXPIRING;
+        static const enum check_kind turns[] = {CHECK_RECORD,   CHECK_LOADED,  CHECK_COUNTER, CHECK_RECORD, CHECK_TAGGED,
+                                                CHECK_EXPIRING, CHECK_COUNTER, CHECK_RECORD,  CHECK_LOADED, CHECK_RECORD};
+        s->kind = turns[i % (sizeof turns / sizeof *turns)];
         s->ring = ring;
         s->ring_size = i < CHECK_HOT ? CHECK_RING_HOT : CHECK_RING_COLD;
         ring += 2 * s->ring_size;
@@ -381,6 +382,8 @@ static int judge_frozen(struct check_judge *judge, const struct check_read *read
     int64_t frozen = atomic_load(&key->frozen_ns), survivor = atomic_load(&key->survivor);
     if (frozen == 0)
         return 0;
+    if (kind_is_loaded(judge->board->slot[read->slot].kind))
+        return 1;
     if (frozen == CHECK_LOSING || atomic_load(&key->frozen_ns) != frozen || survivor < 0 ||
         read->begin_ns <= frozen + read->bound_ns)
         return 1;
@@ -413,7 +416,7 @@ static void judge_order(struct check_judge *judge, struct check_read *read)
     uint32_t kind = board->slot[read->slot].kind;
     uint64_t sent = atomic_load(&key->sent), remember = read->version;
     if (read->status == NEAR_MISS) {
-        if (kind == CHECK_EXPIRING)
+        if (kind == CHECK_EXPIRING || kind_is_loaded(kind))
             return;
         read->version = kind == CHECK_RECORD ? removal_below(sent) : 0;
         remember = removal_above(read->seen);
@@ -429,7 +432,8 @@ static void judge_order(struct check_judge *judge, struct check_read *read)
         judge_phantom(judge, read);
     if (kind == CHECK_EXPIRING)
         judge_expiry(judge, read);
-    if (remember <= sent)
+    int is_of_source = kind_is_loaded(kind) && (read->source == NEAR_FROM_LOADER || read->source == NEAR_FROM_FLIGHT);
+    if (remember <= sent && !is_of_source)
         check_seen(board, judge->process, read->slot, read->generation, remember);
     if (read->version < atomic_load(&key->acked))
         judge_age(judge, read);

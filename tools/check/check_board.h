@@ -13,6 +13,10 @@
  *             by all processes in turn: a lock in the slot lets one write at a time, so that the order is known.
  *   EXPIRING  the same, with a time to live and no removals; it may be absent at any time.
  *   COUNTER   near_incr by all at once; Redis itself numbers the versions.
+ *   LOADED    read through (near_get_or_load, near_mget_or_load): the source is the board, which has every version that was begun;
+ *             a writer begins a version there and then has everybody forget the key (near_del, near_mdel).  A write whose second
+ *             part fails is not acknowledged and nothing more: its version is in the source.
+ *   TAGGED    the same, forgotten by near_invalidate_tag; read by calls with NEAR_LOAD_TAGS alone.
  *
  * A read that begins at t in process p and gets version v (a miss: the newest removal that is possible) is judged so:
  *
@@ -35,6 +39,10 @@
  * frozen: what a read gets from then on is judged for damage alone, until a bound after the loss; from then on it must be
  * exactly what has survived in Redis.  Writing goes on in new generations.  Keys that had a write under way when the loss
  * happened, or one of unknown fate, may be either: they are judged at the end alone.
+ *
+ * What a loader brought without Redis's knowledge (it was away) is handed out and kept nowhere, so a later read of Redis may be older:
+ * reads that a load answered are judged as all others, but not remembered as seen.  That Redis has nothing of such a key is
+ * no answer of its source, and is not judged.  After a loss of data such keys are only read in their new generation.
  *
  * All times are CLOCK_MONOTONIC of one machine.  Memory does not grow: rings are not overtaken by writers in less than two
  * bounds.  Every word that two processes share is atomic; those that order the judgement are sequentially consistent. */
@@ -67,7 +75,8 @@ enum {
 #define CHECK_LOSING INT64_MAX
 
 enum check_phase { CHECK_WAIT, CHECK_RUN, CHECK_SETTLE, CHECK_SWEEP, CHECK_END };
-enum check_kind { CHECK_RECORD, CHECK_EXPIRING, CHECK_COUNTER };
+enum check_kind { CHECK_RECORD, CHECK_EXPIRING, CHECK_COUNTER, CHECK_LOADED, CHECK_TAGGED };
+static inline int kind_is_loaded(uint32_t kind) { return kind == CHECK_LOADED || kind == CHECK_TAGGED; }
 
 enum check_violation {
     CHECK_DAMAGED, CHECK_PHANTOM, CHECK_BACKWARDS, CHECK_LOST, CHECK_STALE, CHECK_EXPIRED,

@@ -109,7 +109,9 @@ void check_advance(struct check *c)
 static void bury_write(struct check_board *board, uint32_t slot)
 {
     struct check_key *key = check_key_of(board, slot, atomic_load(&board->slot[slot].generation));
-    if (board->slot[slot].kind == CHECK_COUNTER) {
+    if (kind_is_loaded(board->slot[slot].kind)) {
+        return; /* the source has its version, and to forget a key later does no harm */
+    } else if (board->slot[slot].kind == CHECK_COUNTER) {
         atomic_fetch_add(&key->open, 1);
     } else if (atomic_load(&key->open) == 0 && atomic_load(&key->sent) > atomic_load(&key->acked)) {
         atomic_store(&key->open_ns, check_now());

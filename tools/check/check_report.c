@@ -180,7 +180,7 @@ static void print_circumstance(const struct check_note *n)
 
 static void print_note(const struct check *c, struct check_note *n)
 {
-    static const char *const kinds[] = {"a record", "an expiring record", "a counter"};
+    static const char *const kinds[] = {"a record", "an expiring record", "a counter", "a loaded record", "a loaded record with a tag"};
     printf("VIOLATION: %s, process %u, %+.6f s, seed %" PRIu64 "\n", check_violation_names[n->kind], n->process + 1,
            seconds(c, n->end_ns), c->options.seed);
     if (n->slot < CHECK_SLOTS)

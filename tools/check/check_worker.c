@@ -101,6 +101,100 @@ static void took(struct worker_thread *t, struct check_read *read, const void *d
     }
 }
 
+/* ---------------------------------------------------------------- reading through */
+
+/* The source is the board: a version is in it as soon as it was begun.  Now and then it fails. */
+static int load_from_board(struct check_board *board, const near_load_request *request, near_loaded *loaded)
+{
+    unsigned slot, generation;
+    char name[CHECK_NAME_MAX], value[CHECK_VALUE_MAX], tag[CHECK_NAME_MAX + 1] = "t";
+    snprintf(name, sizeof name, "%.*s", (int)request->key_size, (const char *)request->key);
+    if (sscanf(name, "k%u.%u", &slot, &generation) != 2 || slot >= CHECK_SLOTS)
+        return near_loaded_answer(loaded, -1);
+    uint64_t version = atomic_load(&check_key_of(board, slot, generation)->sent);
+    if (atomic_load(&board->slot[slot].oldest) > generation || version == 0 || (request->fence + version) % 64 == 0)
+        return near_loaded_answer(loaded, -1); /* the first: the version may have been a newer generation's */
+    if (board->slot[slot].kind == CHECK_TAGGED)
+        near_loaded_tag(loaded, tag, 1 + check_name(tag + 1, slot, generation));
+    return near_loaded_value(loaded, value, check_value(slot, generation, version, value));
+}
+
+static int load_one(void *arg, const near_load_request *request, near_loaded *loaded)
+{
+    load_from_board(arg, request, loaded);
+    return NEAR_OK;
+}
+
+static int load_many(void *arg, const near_load_request *requests, near_loaded *const *loaded, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        load_from_board(arg, &requests[i], loaded[i]);
+    return NEAR_OK;
+}
+
+static near_load how_to_load(struct worker_thread *t, int tagged)
+{
+    near_load load;
+    near_load_init(&load);
+    load.hard_timeout_ms = 2000;
+    load.lease_ms = 500; /* a process that died holds the others up no longer */
+    if (tagged)
+        load.flags |= NEAR_LOAD_TAGS;
+    if (below(t, 512) == 0)
+        load.flags |= NEAR_LOAD_REFRESH;
+    return load;
+}
+
+static void read_through(struct worker_thread *t, uint32_t slot, uint32_t generation)
+{
+    struct worker *w = t->worker;
+    struct check_read read;
+    near_value value;
+    char key[CHECK_NAME_MAX];
+    uint32_t stops = atomic_load(&w->self->stops);
+    near_load load = how_to_load(t, w->board->slot[slot].kind == CHECK_TAGGED);
+    size_t key_size = check_name(key, slot, generation);
+    check_judge_begin(&t->judge, &read, slot, generation);
+    read.status = near_get_or_load(w->cache, key, key_size, load_one, w->board, &load, &value);
+    read.end_ns = check_now();
+    read.source = value.source;
+    took(t, &read, value.data, value.size);
+    near_release(&value);
+    judge_duration(t, stops, read.begin_ns, read.end_ns);
+}
+
+/* LOADED keys alone: whether a call looks at tags is said for all of its keys. */
+static void read_many_through(struct worker_thread *t)
+{
+    struct worker *w = t->worker;
+    struct check_read reads[MANY];
+    near_item items[MANY];
+    char keys[MANY][CHECK_NAME_MAX];
+    uint32_t stops = atomic_load(&w->self->stops), count = 0;
+    for (int i = 0; i < 4 * MANY && count < MANY; i++) {
+        uint32_t slot = choose_slot(t, 60), generation = choose_generation(t, slot);
+        if (generation == 0 || w->board->slot[slot].kind != CHECK_LOADED)
+            continue;
+        items[count] = (near_item){.key = keys[count], .key_size = check_name(keys[count], slot, generation)};
+        check_judge_begin(&t->judge, &reads[count++], slot, generation);
+    }
+    if (count == 0)
+        return;
+    near_load load = how_to_load(t, 0);
+    near_mget_or_load(w->cache, items, count, load_many, w->board, &load);
+    int64_t end_ns = check_now();
+    judge_duration(t, stops, reads[count - 1].begin_ns, end_ns);
+    for (uint32_t i = 0; i < count; i++) {
+        reads[i].end_ns = end_ns;
+        reads[i].status = items[i].status;
+        reads[i].source = items[i].value.source;
+        took(t, &reads[i], items[i].value.data, items[i].value.size);
+        near_release(&items[i].value);
+    }
+}
+
+/* ---------------------------------------------------------------- reading plainly */
+
 static void call_choose(struct worker_thread *t, struct check_read *read, near_call *call)
 {
     near_call_init(call);
@@ -151,8 +245,14 @@ static void read_one(struct worker_thread *t)
     char key[CHECK_NAME_MAX];
     uint32_t slot = choose_slot(t, 80), generation = choose_generation(t, slot), way = below(t, 16);
     uint32_t stops = atomic_load(&t->worker->self->stops);
+    uint32_t kind = t->worker->board->slot[slot].kind;
     if (generation == 0)
         return;
+    if (kind == CHECK_TAGGED || (kind == CHECK_LOADED && way < 8)) {
+        if (phase_of(t->worker) < CHECK_SETTLE) /* then Redis is to come to rest */
+            read_through(t, slot, generation);
+        return;
+    }
     size_t key_size = check_name(key, slot, generation);
     check_judge_begin(&t->judge, &read, slot, generation);
     call_choose(t, &read, &call);
@@ -171,7 +271,7 @@ static void read_many(struct worker_thread *t)
     uint32_t stops = atomic_load(&t->worker->self->stops), count = 0;
     for (int i = 0; i < MANY; i++) {
         uint32_t slot = choose_slot(t, 60), generation = choose_generation(t, slot);
-        if (generation == 0)
+        if (generation == 0 || t->worker->board->slot[slot].kind == CHECK_TAGGED)
             continue;
         items[count] = (near_item){.key = keys[count], .key_size = check_name(keys[count], slot, generation)};
         check_judge_begin(&t->judge, &reads[count++], slot, generation);
@@ -190,6 +290,8 @@ static void read_many(struct worker_thread *t)
     }
 }
 
+/* ---------------------------------------------------------------- sweeping */
+
 /* The last sweep: what the library returns for every key, with everybody quiet. */
 static void sweep_one(struct worker_thread *t, uint32_t slot, uint32_t generation)
 {
@@ -203,7 +305,8 @@ static void sweep_one(struct worker_thread *t, uint32_t slot, uint32_t generatio
         read.status = near_get(w->cache, key, key_size, NULL, &value);
         read.end_ns = check_now();
         read.source = value.source;
-        took(t, &read, value.data, value.size);
+        if (w->board->slot[slot].kind != CHECK_TAGGED) /* near_get knows of no tags: it may give what was invalidated */
+            took(t, &read, value.data, value.size);
         if (read.status == NEAR_OK || read.status == NEAR_MISS) {
             uint64_t version = read.status == NEAR_OK
                                    ? check_version(w->board, slot, generation, value.data, value.size) : 0;
@@ -255,6 +358,8 @@ static void *reader_main(void *arg)
         for (int i = 0; i < BURST && phase_of(w) < CHECK_SWEEP; i++) {
             if (i % 32 == 0)
                 read_many(t);
+            else if (i % 32 == 16 && phase_of(w) < CHECK_SETTLE)
+                read_many_through(t);
             else
                 read_one(t);
             if (t->failed)
@@ -297,6 +402,16 @@ static void write_lost(struct worker_thread *t, const struct writing *x)
         check_complain(board, CHECK_LOST, t->worker->process, x->slot, (int64_t)x->acked);
 }
 
+/* Everybody is to forget what the source no longer has. */
+static int forget(struct worker_thread *t, const struct writing *x)
+{
+    near_cache *cache = t->worker->cache;
+    char tag[CHECK_NAME_MAX + 1] = "t";
+    if (t->worker->board->slot[x->slot].kind == CHECK_TAGGED)
+        return near_invalidate_tag(cache, tag, 1 + check_name(tag + 1, x->slot, x->generation), NULL);
+    return near_del(cache, x->key, x->key_size, NULL);
+}
+
 /* Nobody has more than one write of a RECORD under way, so a condition that is not met tells of a lost write. */
 static int write_record(struct worker_thread *t, const struct writing *x)
 {
@@ -306,6 +421,10 @@ static int write_record(struct worker_thread *t, const struct writing *x)
     size_t size, before;
     near_write write;
     near_write_init(&write);
+    if (kind_is_loaded(board->slot[x->slot].kind))
+        return forget(t, x);
+    if (board->slot[x->slot].kind == CHECK_RECORD && below(t, 32) == 0) /* a life far beyond the run's, or none again: no matter */
+        near_expire(cache, x->key, x->key_size, below(t, 2) ? 3600000 : 0, NULL);
     if (board->slot[x->slot].kind == CHECK_RECORD && record_removes(x->version))
         return near_del(cache, x->key, x->key_size, NULL);
     size = check_value(x->slot, x->generation, x->version, t->value);
@@ -332,10 +451,14 @@ static void record_written(struct worker_thread *t, const struct writing *x, int
     struct check_writer *counters = &w->self->writer[t->number];
     struct check_key *key = check_key_of(board, x->slot, x->generation);
     struct check_write *entry = check_write_of(board, x->slot, x->generation, x->version);
-    if (status == NEAR_OK || (status == NEAR_MISS && removal_of_nothing(x))) {
+    int is_loaded = kind_is_loaded(board->slot[x->slot].kind);
+    if (status == NEAR_OK || (status == NEAR_MISS && (is_loaded || removal_of_nothing(x)))) {
         check_acked(board, x->slot, x->generation, x->version, check_now());
         check_seen(board, w->process, x->slot, x->generation, x->version);
         check_count(&counters->writes, 1);
+    } else if (is_loaded) {
+        check_count(fate_unknown(status) ? &counters->unknown : &counters->failed, 1);
+        t->failed = !fate_unknown(status);
     } else if (status == NEAR_MISS || status == NEAR_UNMET) {
         write_lost(t, x);
     } else if (fate_unknown(status)) {
@@ -475,22 +598,26 @@ static void write_one(struct worker_thread *t)
 }
 
 /* Removals cannot be among several values at once; they wait until the key is written alone. */
-static int may_be_among_many(struct worker_thread *t, struct writing *x)
+static int may_be_among_many(struct worker_thread *t, struct writing *x, enum check_kind kind)
 {
     struct check_board *board = t->worker->board;
-    return board->slot[x->slot].kind == CHECK_RECORD &&
-           !record_removes(atomic_load(&check_key_of(board, x->slot, x->generation)->sent) + 1) && record_begins(t, x);
+    if (board->slot[x->slot].kind != kind)
+        return 0;
+    if (kind == CHECK_LOADED)
+        return record_begins(t, x);
+    return !record_removes(atomic_load(&check_key_of(board, x->slot, x->generation)->sent) + 1) && record_begins(t, x);
 }
 
 static void write_many(struct worker_thread *t)
 {
     struct writing x[CHECK_MANY];
     near_item items[CHECK_MANY];
+    enum check_kind kind = below(t, 2) ? CHECK_RECORD : CHECK_LOADED;
     int count = 0;
     for (int i = 0; i < CHECK_MANY; i++) {
         if (!write_enters(t, &x[count], count, CHECK_HOT + below(t, CHECK_SLOTS - CHECK_HOT)))
             continue;
-        if (!may_be_among_many(t, &x[count])) {
+        if (!may_be_among_many(t, &x[count], kind)) {
             write_leaves(t, &x[count], count);
             continue;
         }
@@ -498,7 +625,9 @@ static void write_many(struct worker_thread *t)
             .size = check_value(x[count].slot, x[count].generation, x[count].version, t->many[count])};
         count++;
     }
-    if (count > 0)
+    if (count > 0 && kind == CHECK_LOADED)
+        near_mdel(t->worker->cache, items, (size_t)count, NULL);
+    else if (count > 0)
         near_mset(t->worker->cache, items, (size_t)count, NULL, NULL);
     for (int i = 0; i < count; i++) {
         record_written(t, &x[i], items[i].status);
