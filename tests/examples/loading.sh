@@ -9,7 +9,7 @@ many_loads() {
         [ "$(number loads)" -gt 2 ]
 }
 
-for name in stampede early-refresh versioned-keys session-store; do
+for name in stampede bulk-load early-refresh versioned-keys session-store; do
     check "$name --help explains it" gives "^usage: $name" $name --help
     check "$name refuses an unknown option" refuses $name --no-such-option
     check "$name refuses a wrong number" refuses $name --json nonsense nonsense
@@ -21,6 +21,13 @@ if command -v redis-server > /dev/null; then
         gives '"killed":1,.*"loads":2,.*"errors":0}$' stampede --json --gets 20 --kill --load-ms 300 --lease-ms 4000
     check "stampede --unprotected: it is asked by many" many_loads
 fi
+check "bulk-load: one query a page, and each item its own end" \
+    gives '"mode":"bulk","pages":6,"items":50,"queries":6,"shown":279,"absent":15,"failed":6,.*"wrong":0,"errors":0}$' \
+    bulk-load --json --pages 6 --query-ms 1
+check "bulk-load --mode single: one query an item that is missing" \
+    gives '"mode":"single","pages":6,"items":50,"queries":[0-9]*,"shown":279,"absent":15,"failed":6,.*"wrong":0,"errors":0}$' \
+    bulk-load --json --pages 6 --query-ms 1 --mode single
+check "they are as many as there are different items" [ "$(number queries)" = 177 ]
 check "early-refresh --mode stale: nobody waits" \
     gives '"mode":"stale",.*"waited":0,"errors":0}$' early-refresh --json --mode stale --ttl-ms 200 --load-ms 20 --rate 2000
 check "early-refresh --mode xfetch refreshes early" \
