@@ -924,7 +924,7 @@ typedef struct near_stats {
     uint32_t breaker_open;
     /* remote tier */
     uint64_t requests, connections_opened, connections_lost, timeouts, bytes_sent, bytes_received;
-    near_quantiles hit_ns;          /* local hits of near_get; one in 64 of a thread is timed, the last 512 of them count */
+    near_quantiles hit_ns;          /* local hits of near_get; one in 256 of a thread is timed, the last 512 of them count */
     near_quantiles miss_ns;         /* reads that went to the remote tier */
     near_quantiles write_ns;
     near_quantiles invalidation_ns; /* from the writer's send to application here; both clocks of one host */

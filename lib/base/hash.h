@@ -1,29 +1,45 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The keyed hash of keys: XXH3, 64 bits, with a random seed per cache so that hostile keys cannot meet on purpose. */
+ * Hashes.
+ *
+ * near__hash       XXH3, 64 bits, for whatever may be long or is written to disk: the same number for ever.
+ * near__key_hash   what the local tier finds keys by, with secrets that every cache draws for itself, so that hostile keys
+ *                  cannot meet on purpose.  It never leaves the process.  Keys of 8 to 16 bytes are hashed in a dozen instructions on the
+ *                  hit path, all others by near__hash.
+ *
+ * Short keys are two words that may overlap: each is mixed with a secret of its own, their product is folded (both halves,
+ * exclusive or), and so is the product of that and the size with a third secret.  One fold alone would map keys that differ in
+ * one word like a counter to an arithmetic progression, which for one seed in twenty or so fills some buckets and leaves others
+ * empty; the second one breaks it.  (Folded products are wyhash's; tests/base/test_hash.c compares buckets and tags of counters
+ * with what chance gives.) */
 #ifndef NEAR_BASE_HASH_H
 #define NEAR_BASE_HASH_H
 #include <stdint.h>
 #include <string.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
+#include "base/random.h"
 
 static __attribute__((noinline, unused)) uint64_t near__hash(const void *key, size_t size, uint64_t seed)
 {
     return XXH3_64bits_withSeed(key, size, seed);
 }
 
-/* The same number for keys of 9 to 16 bytes in some twenty instructions, for the hit path: XXH3 as its specification has it (section
- * "medium-small input"), with what depends on the seed alone computed before.  tests/base/test_hash.c compares the two. */
-#define NEAR_HASH_SHORT_MIN 9
+#define NEAR_HASH_SHORT_MIN 8
 #define NEAR_HASH_SHORT_MAX 16
 
-struct near__hash_flips {
-    uint64_t first, last;
+struct near__secrets {
+    uint64_t first, last, fold, seed;
 };
 
-static inline struct near__hash_flips near__hash_flips(uint64_t seed)
+/* What follows from a secret seed; knowing one of them does not tell the others. */
+static inline struct near__secrets near__secrets(uint64_t seed)
 {
-    return (struct near__hash_flips){UINT64_C(0x6782737bea4239b9) + seed, UINT64_C(0xaf56bc3b0996523a) - seed};
+    return (struct near__secrets){near__hash("first", 5, seed), near__hash("last", 4, seed), near__hash("fold", 4, seed) | 1, seed};
+}
+
+static inline int near__hash_is_short(size_t size)
+{
+    return size - NEAR_HASH_SHORT_MIN <= NEAR_HASH_SHORT_MAX - NEAR_HASH_SHORT_MIN;
 }
 
 /* Both halves of the product, exclusive or.  (gcc 12 takes the 128-bit product through memory.) */
@@ -31,7 +47,7 @@ static inline __attribute__((always_inline)) uint64_t near__fold_product(uint64_
 {
 #if defined(__x86_64__)
     uint64_t low, high;
-    __asm__("mulq %3" : "=a"(low), "=d"(high) : "0"(a), "r"(b) : "cc");
+    __asm__("mulq %3" : "=a"(low), "=d"(high) : "0"(a), "rm"(b) : "cc");
     return low ^ high;
 #else
     unsigned __int128 product = (unsigned __int128)a * b;
@@ -40,20 +56,16 @@ static inline __attribute__((always_inline)) uint64_t near__fold_product(uint64_
 }
 
 static inline __attribute__((always_inline)) uint64_t near__hash_short(const void *key, size_t size,
-                                                                       const struct near__hash_flips *flips)
+                                                                       const struct near__secrets *secrets)
 {
     uint64_t first, last;
     memcpy(&first, key, sizeof(first));
     memcpy(&last, (const unsigned char *)key + size - 8, sizeof(last));
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    first = __builtin_bswap64(first);
-    last = __builtin_bswap64(last);
-#endif
-    first ^= flips->first;
-    last ^= flips->last;
-    uint64_t hash = size + __builtin_bswap64(first) + last + near__fold_product(first, last);
-    hash ^= hash >> 37;
-    hash *= UINT64_C(0x165667919e3779f9);
-    return hash ^ hash >> 32;
+    return near__fold_product(near__fold_product(first ^ secrets->first, last ^ secrets->last) + size, secrets->fold);
+}
+
+static inline uint64_t near__key_hash(const void *key, size_t size, const struct near__secrets *secrets)
+{
+    return near__hash_is_short(size) ? near__hash_short(key, size, secrets) : near__hash(key, size, secrets->seed);
 }
 #endif

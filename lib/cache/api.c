@@ -76,13 +76,6 @@ int64_t near__deadline(const struct near__impl *impl, const near_call *call)
  * leaves, having changed nothing, to the long one, which looks from the beginning.  Each is one section, in which the impl
  * is loaded and the entry is found. */
 
-/* Hits of a thread are timed one in so many, on the long way: two clocks on every hit would cost as much as the hit. */
-static inline int is_timed(const struct near__reader *reader)
-{
-    /* relaxed: our own */
-    return (atomic_load_explicit(&reader->count[NEAR_COUNT_HITS], memory_order_relaxed) + 1) % NEAR_TIMED_OF == 0;
-}
-
 /* A thread's first call makes its reader, outside any section: that may block and allocate. */
 struct near__reader *near__reader_for(near_cache *cache, int *ret_status)
 {
@@ -114,7 +107,7 @@ static enum near__local_result get_locally(struct near__impl *impl, struct near_
                                            size_t key_size, const near_call *call, near_value *ret_value)
 {
     struct near__entry *entry;
-    int64_t started_ns = is_timed(reader) ? near__now(&impl->clock) : 0;
+    int64_t started_ns = near__reader_is_due(reader) ? near__now(&impl->clock) : 0;
     int64_t bound_ns = near__read_bound(impl, call);
     enum near__local_result result =
         near__hit_look(impl->local, key, key_size, bound_ns, near__read_stale_bound(impl, call), &entry);
@@ -204,21 +197,17 @@ static __attribute__((noinline)) int get_the_long_way(near_cache *cache, const v
 struct short_way {
     struct near__reader *reader;
     struct near__rcu_place place;
-    uint64_t hits; /* of the thread, this one included */
 };
 
-/* 0: it ends here, outside. */
+/* 0: it ends here, outside.  Hits of a thread are timed one in so many, on the long way: two clocks on every hit would cost more than
+ * the hit. */
 static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, struct short_way *way)
 {
     way->reader = near__reader_last.reader;
     if (near__unlikely(near__reader_last.name != cache) || !near__rcu_enter_quickly(&way->place))
         return 0;
-    if (near__likely(near__impl_in_section(cache) != NULL)) {
-        /* relaxed: our own */
-        way->hits = 1 + atomic_load_explicit(&way->reader->count[NEAR_COUNT_HITS], memory_order_relaxed);
-        if (near__likely(way->hits % NEAR_TIMED_OF != 0))
-            return 1;
-    }
+    if (near__likely(near__impl_in_section(cache) != NULL) && near__likely(!near__reader_is_due(way->reader)))
+        return 1;
     near__rcu_leave_quickly(way->place);
     return 0;
 }
@@ -235,25 +224,21 @@ static int recall(near_cache *cache)
 
 static inline __attribute__((always_inline)) void end_hit(struct short_way *way)
 {
-    /* relaxed: only we write it */
-    atomic_store_explicit(&way->reader->count[NEAR_COUNT_HITS], way->hits, memory_order_relaxed);
+    near__reader_add(way->reader, NEAR_COUNT_HITS, 1);
     near__rcu_leave_quickly(way->place);
 }
 
-static inline int is_short(size_t key_size)
-{
-    return key_size - NEAR_HASH_SHORT_MIN <= NEAR_HASH_SHORT_MAX - NEAR_HASH_SHORT_MIN;
-}
-
-/* cache, key and ret_value are not NULL, call is.  0: the long way. */
+/* call is NULL; the others are looked at where they are used, which costs less than in a row.  0: the long way, nothing has changed. */
 static inline __attribute__((always_inline)) int hit(near_cache *cache, const void *key, size_t key_size, near_value *ret_value,
                                                      int short_key)
 {
     struct short_way way;
-    if (near__unlikely(!begin_hit(cache, &way)))
+    size_t size;
+    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
         return 0;
-    struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, short_key);
-    if (near__unlikely(!entry || !way.reader->pins_free || entry->expires)) {
+    struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, short_key, NEAR_ENTRY_VALUE_MAX, &size);
+    if (near__unlikely(!entry) || near__unlikely(!way.reader->pins_free) || near__unlikely(entry->expires != 0) ||
+        near__unlikely(!ret_value)) {
         near__rcu_leave_quickly(way.place);
         return 0;
     }
@@ -266,18 +251,18 @@ static inline __attribute__((always_inline)) int hit(near_cache *cache, const vo
 static __attribute__((noinline)) int get_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
                                                     near_value *ret_value)
 {
-    if (cache && key && key_size <= NEAR_KEY_MAX && !call && ret_value && recall(cache) &&
-        hit(cache, key, key_size, ret_value, 0))
+    if (cache && key_size <= NEAR_KEY_MAX && !call && recall(cache) && hit(cache, key, key_size, ret_value, 0))
         return NEAR_OK;
     return get_the_long_way(cache, key, key_size, call, ret_value);
 }
 
 int near_get(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value)
 {
-    if (near__likely(is_short(key_size)) && near__likely(key != NULL) && near__likely(!call) && near__likely(ret_value != NULL) &&
-        near__likely(hit(cache, key, key_size, ret_value, 1)))
+    if (near__unlikely(call != NULL) || near__unlikely(!near__hash_is_short(key_size)))
+        return get_by_any_key(cache, key, key_size, call, ret_value);
+    if (near__likely(hit(cache, key, key_size, ret_value, 1)))
         return NEAR_OK;
-    return get_by_any_key(cache, key, key_size, call, ret_value);
+    return get_by_any_key(cache, key, key_size, NULL, ret_value);
 }
 
 static __attribute__((noinline)) int copy_the_long_way(near_cache *cache, const void *key, size_t key_size,
@@ -298,24 +283,21 @@ static __attribute__((noinline)) int copy_the_long_way(near_cache *cache, const 
     return status;
 }
 
-/* As hit, into a buffer that is large enough. */
+/* As hit, into a buffer that is large enough.  With a short key, capacity may be anything: what near__hit_plain then lets pass is larger
+ * than near__copy copies. */
 static inline __attribute__((always_inline)) int hit_copy(near_cache *cache, const void *key, size_t key_size, void *buffer,
                                                           size_t capacity, size_t *ret_size, int short_key)
 {
     struct short_way way;
-    if (near__unlikely(!begin_hit(cache, &way)))
+    size_t size;
+    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
         return 0;
-    const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, short_key);
-    if (near__unlikely(!entry) || near__unlikely(near__entry_value_size(entry) > capacity) ||
-        (short_key && near__unlikely(near__entry_value_size(entry) > NEAR_COPY_MAX))) {
+    const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, short_key, capacity, &size);
+    if (near__unlikely(!entry) || near__unlikely(!buffer) || near__unlikely(!ret_size) ||
+        near__unlikely(!near__copy(buffer, (const unsigned char *)entry + key_size + sizeof(*entry), size, short_key))) {
         near__rcu_leave_quickly(way.place);
         return 0;
     }
-    size_t size = near__entry_value_size(entry);
-    if (short_key)
-        near__copy(buffer, entry->bytes + key_size, size);
-    else
-        memcpy(buffer, entry->bytes + key_size, size);
     *ret_size = size;
     end_hit(&way);
     return 1;
@@ -324,7 +306,7 @@ static inline __attribute__((always_inline)) int hit_copy(near_cache *cache, con
 static __attribute__((noinline)) int copy_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
                                                      void *buffer, size_t capacity, size_t *ret_size)
 {
-    if (cache && key && key_size <= NEAR_KEY_MAX && !call && buffer && ret_size && recall(cache) &&
+    if (cache && key_size <= NEAR_KEY_MAX && !call && capacity <= NEAR_ENTRY_VALUE_MAX && recall(cache) &&
         hit_copy(cache, key, key_size, buffer, capacity, ret_size, 0))
         return NEAR_OK;
     return copy_the_long_way(cache, key, key_size, call, buffer, capacity, ret_size);
@@ -333,10 +315,11 @@ static __attribute__((noinline)) int copy_by_any_key(near_cache *cache, const vo
 int near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer, size_t capacity,
                   size_t *ret_size)
 {
-    if (near__likely(is_short(key_size)) && near__likely(key != NULL) && near__likely(!call) && near__likely(buffer != NULL) &&
-        near__likely(ret_size != NULL) && near__likely(hit_copy(cache, key, key_size, buffer, capacity, ret_size, 1)))
+    if (near__unlikely(call != NULL) || near__unlikely(!near__hash_is_short(key_size)))
+        return copy_by_any_key(cache, key, key_size, call, buffer, capacity, ret_size);
+    if (near__likely(hit_copy(cache, key, key_size, buffer, capacity, ret_size, 1)))
         return NEAR_OK;
-    return copy_by_any_key(cache, key, key_size, call, buffer, capacity, ret_size);
+    return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
 }
 
 int near_peek(near_cache *cache, const void *key, size_t key_size, near_value *ret_value)

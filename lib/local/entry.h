@@ -57,9 +57,9 @@ static inline size_t near__entry_size(const struct near__entry *e)
 {
     return sizeof(*e) + near__entry_key_size(e) + near__entry_value_size(e);
 }
-static inline uint64_t near__entry_hash(const struct near__entry *e, uint64_t seed)
+static inline uint64_t near__entry_hash(const struct near__entry *e, const struct near__secrets *secrets)
 {
-    return near__hash(e->bytes, near__entry_key_size(e), seed);
+    return near__key_hash(e->bytes, near__entry_key_size(e), secrets);
 }
 
 static inline uint64_t near__load8(const unsigned char *p)
@@ -98,7 +98,7 @@ static inline int near__entry_is(const struct near__entry *e, const void *key, s
 
 /* ---------------------------------------------------------------- the word */
 
-#define NEAR_WORD_TENTATIVE UINT64_C(1)
+#define NEAR_WORD_VISIBLE UINT64_C(1) /* so that one bit tells a reader that the slot is neither empty nor tentative */
 #define NEAR_WORD_FLAGS UINT64_C(3)
 #define NEAR_WORD_TAG_SHIFT 48
 #define NEAR_WORD_POINTER (((UINT64_C(1) << NEAR_WORD_TAG_SHIFT) - 1) & ~NEAR_WORD_FLAGS)
@@ -111,10 +111,12 @@ static inline uint64_t near__hash_tag(uint64_t hash)
 }
 static inline uint64_t near__word(const struct near__entry *e, uint64_t hash)
 {
-    return near__hash_tag(hash) << NEAR_WORD_TAG_SHIFT | (uint64_t)(uintptr_t)e;
+    return near__hash_tag(hash) << NEAR_WORD_TAG_SHIFT | (uint64_t)(uintptr_t)e | NEAR_WORD_VISIBLE;
 }
 static inline uint64_t near__word_tag(uint64_t word) { return word >> NEAR_WORD_TAG_SHIFT; }
-static inline int near__word_is_tentative(uint64_t word) { return (word & NEAR_WORD_TENTATIVE) != 0; }
+/* Of a word that is not 0. */
+static inline int near__word_is_tentative(uint64_t word) { return !(word & NEAR_WORD_VISIBLE); }
+static inline uint64_t near__word_tentative(uint64_t word) { return word & ~NEAR_WORD_VISIBLE; }
 static inline struct near__entry *near__word_entry(uint64_t word)
 {
     return (struct near__entry *)(uintptr_t)(word & NEAR_WORD_POINTER);

@@ -172,11 +172,6 @@ enum near__local_result near__local_copy(struct near__local *local, struct near_
 
 /* ---------------------------------------------------------------- many keys */
 
-static int is_short(size_t key_size)
-{
-    return key_size >= NEAR_HASH_SHORT_MIN && key_size <= NEAR_HASH_SHORT_MAX;
-}
-
 /* What is known of a batch between its phases. */
 struct batch {
     uint64_t hash[BATCH];
@@ -188,8 +183,7 @@ static void prefetch_buckets(const struct near__local *local, struct batch *batc
 {
     const struct near__span *span = &near__index_tables(&local->index)->span[0];
     for (size_t i = 0; i < batch->count; i++) {
-        batch->hash[i] = is_short(keys[i].size) ? near__hash_short(keys[i].key, keys[i].size, &local->index.flips)
-                                                : near__hash(keys[i].key, keys[i].size, local->index.seed);
+        batch->hash[i] = near__key_hash(keys[i].key, keys[i].size, &local->index.secrets);
         __builtin_prefetch(near__span_bucket(span, batch->hash[i]));
     }
 }
@@ -201,8 +195,8 @@ static void prefetch_entries(const struct near__local *local, struct batch *batc
     for (size_t i = 0; i < batch->count; i++) {
         uint64_t tag = near__hash_tag(batch->hash[i]);
         const struct near__bucket *bucket = near__span_bucket(span, batch->hash[i]);
-        unsigned match = near__bucket_match(bucket, tag), slot = match ? near__match_slot(match) : 0;
-        batch->entry[i] = near__word_visible(near__step_look(&bucket->slot[slot]), tag);
+        unsigned match = near__bucket_match(bucket, tag);
+        batch->entry[i] = near__word_visible(match ? near__step_look(near__match_slot(bucket, match)) : 0, tag);
         __builtin_prefetch(batch->entry[i]);
         near__entry_prefetch(batch->entry[i]);
     }
@@ -215,12 +209,19 @@ static void settle_entries(const struct near__local *local, struct batch *batch,
             batch->entry[i] = near__index_find(&local->index, batch->hash[i], keys[i].key, keys[i].size);
 }
 
+static enum near__local_result touched(const struct near__local *local, struct near__entry *entry)
+{
+    near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
+    return NEAR_LOCAL_HIT;
+}
+
 /* Two phases of fetching lines, then the reads, all by one proof, one watermark and one look at the counter: each is before or after
  * every entry, as the order demands. */
 static void get_batch(struct near__local *local, struct near__reader *reader, const struct near__local_key *keys, size_t count_,
                       int64_t bound_ns, int64_t stale_ns, enum near__local_result *results, struct near__view *views)
 {
     struct batch batch = {.count = count_};
+    size_t size;
     prefetch_buckets(local, &batch, keys);
     struct near__demand demand = near__hit_demand(local, bound_ns, stale_ns);                     /* 1 */
     int64_t fresh = near__hit_fresh(local, bound_ns);                                             /* 1 */
@@ -232,8 +233,8 @@ static void get_batch(struct near__local *local, struct near__reader *reader, co
         struct near__entry *entry = batch.entry[i];
         if (!entry)
             results[i] = NEAR_LOCAL_ABSENT;
-        else if (is_fresh && near__hit_is_plain(local, entry, fresh, limits))
-            results[i] = NEAR_LOCAL_HIT;
+        else if (is_fresh && near__hit_is_plain(local, near__hit_verdict(entry, limits), fresh, NEAR_ENTRY_VALUE_MAX, &size))
+            results[i] = touched(local, entry);
         else
             results[i] = near__hit_judge(local, entry, demand);                                   /* 3, 4 again */
         results[i] = hand_out(local, reader, entry, results[i], &views[i]);

@@ -79,7 +79,7 @@ static inline void near__hit_show(const struct near__local *local, struct near__
 static inline enum near__local_result near__hit_look(struct near__local *local, const void *key, size_t key_size,
                                                      int64_t bound_ns, int64_t stale_ns, struct near__entry **ret_entry)
 {
-    uint64_t hash = near__hash(key, key_size, local->index.seed);
+    uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
     struct near__demand demand = near__hit_demand(local, bound_ns, stale_ns);                     /* 1 */
     struct near__entry *entry = near__index_find(&local->index, hash, key, key_size);             /* 2 */
     *ret_entry = entry;
@@ -98,41 +98,61 @@ static inline int64_t near__hit_fresh(const struct near__local *local, int64_t b
     return before_ns == bound_ns && after_ns == bound_ns ? fresh : NEAR_TICKS_NEVER;
 }
 
+#define NEAR_COPY_MAX 1024 /* bytes that near__copy copies without a call */
+
 /* Step 3. */
 struct near__limits {
     uint64_t watermark;
-    uint32_t era;
+    uint32_t era; /* number */
 };
-static inline struct near__limits near__hit_limits(const struct near__local *local)
+static inline __attribute__((always_inline)) struct near__limits near__hit_limits(const struct near__local *local)
 {
     /* acquire, both: as in near__hit_judge */
     uint64_t watermark = near__step_look(&local->gate.watermark);
-    return (struct near__limits){watermark, atomic_load_explicit(&local->era, memory_order_acquire)};
+    return (struct near__limits){watermark, atomic_load_explicit(&local->era, memory_order_acquire) % NEAR_ENTRY_ERAS};
 }
 
-/* An entry that may be served, touched.  fresh is ALWAYS or not over yet: then the time is before fresh_ms. */
-static inline __attribute__((always_inline)) int near__hit_is_plain(const struct near__local *local, struct near__entry *entry,
-                                                                    int64_t fresh, struct near__limits limits)
+/* What the limits say, in a word that is the value's size if nothing speaks against the entry, and more than any size otherwise: the
+ * words size_era and expires, turned by two bits so that a wrong era stands above an expiry above the size.  So one comparison tells
+ * era, expiry and whether the value fits.
+ *
+ *      63     62 61       30 29       0
+ *      +--------+-----------+----------+
+ *      | era ^  | expires   | size     |       all ones: below the watermark
+ *      | limits |           |          |
+ *      +--------+-----------+----------+                                                             */
+static inline __attribute__((always_inline)) uint64_t near__hit_verdict(const struct near__entry *entry, struct near__limits limits)
 {
-    if (near__unlikely(near__entry_position(entry) < limits.watermark) ||
-        near__unlikely((entry->size_era ^ limits.era) & (NEAR_ENTRY_ERAS - 1)))
-        return 0;
+    uint64_t both = ((uint64_t)entry->expires << 32 | entry->size_era) ^ limits.era;
+    return near__unlikely(near__entry_position(entry) < limits.watermark) ? UINT64_MAX : both >> 2 | both << 62;
+}
+_Static_assert(NEAR_COPY_MAX < NEAR_ENTRY_VALUE_MAX, "a verdict that is no size is not copied");
+_Static_assert(NEAR_ENTRY_ERAS == 4 && NEAR_ENTRY_VALUE_MAX == (1u << 30) - 1, "see the picture above");
+
+/* May the entry be served, and has its value at most size_max bytes (at most NEAR_ENTRY_VALUE_MAX)?  fresh is ALWAYS or not over yet: then
+ * the time is before fresh_ms. */
+static inline __attribute__((always_inline)) int near__hit_is_plain(const struct near__local *local, uint64_t verdict, int64_t fresh,
+                                                                    size_t size_max, size_t *ret_size)
+{
+    *ret_size = verdict;
+    if (near__likely(verdict <= size_max))
+        return 1;
+    uint32_t expires = (uint32_t)(verdict >> 30);
+    *ret_size = verdict & NEAR_ENTRY_VALUE_MAX;
     /* relaxed: ordered by the load of fresh.  Without a proof (ALWAYS) there is no such time. */
-    if (near__unlikely(entry->expires) &&
-        (fresh == NEAR_TICKS_ALWAYS ||
-         near__expiry_left(entry->expires, atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) <= 0))
-        return 0;
-    near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
-    return 1;
+    return !(verdict >> 62) && expires && fresh != NEAR_TICKS_ALWAYS && *ret_size <= size_max &&
+           near__expiry_left(expires, atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) > 0;
 }
 
-/* A hit with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with the cache's own bound, makes no
- * call when is_short (a constant) is set, and counts nothing.  Its order is that of the essay, with fresh_ticks for the proof
- * and the processor's counter for the clock. */
+/* A hit with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with the cache's own bound and values of
+ * at most size_max bytes (if that is above NEAR_ENTRY_VALUE_MAX, so may *ret_size be; then the entry must not be served), makes no call when is_short (a constant) is set, and counts nothing.  Its order is that of the essay, with
+ * fresh_ticks for the proof and the processor's counter for the clock. */
 static inline __attribute__((always_inline)) struct near__entry *near__hit_plain(const struct near__local *local, const void *key,
-                                                                                 size_t key_size, int is_short)
+                                                                                 size_t key_size, int is_short, size_t size_max,
+                                                                                 size_t *ret_size)
 {
-    uint64_t hash = is_short ? near__hash_short(key, key_size, &local->index.flips) : near__hash(key, key_size, local->index.seed);
+    uint64_t hash = is_short ? near__hash_short(key, key_size, &local->index.secrets)
+                             : near__key_hash(key, key_size, &local->index.secrets);
     if (near__unlikely(near__tap_wants(local, hash))) /* the long way shows it */
         return NULL;
     NEAR_STEP();
@@ -142,10 +162,13 @@ static inline __attribute__((always_inline)) struct near__entry *near__hit_plain
                                          : near__index_find(&local->index, hash, key, key_size);  /* 2 */
     if (near__unlikely(!entry))
         return NULL;
-    struct near__limits limits = near__hit_limits(local);                                         /* 3 */
-    if (fresh != NEAR_TICKS_ALWAYS && near__unlikely(near__ticks() >= fresh))                     /* 4 */
+    uint64_t verdict = near__hit_verdict(entry, near__hit_limits(local));                         /* 3 */
+    if (near__unlikely(fresh != NEAR_TICKS_ALWAYS) && near__unlikely(near__ticks() >= fresh))     /* 4 */
         return NULL;
-    return near__hit_is_plain(local, entry, fresh, limits) ? entry : NULL;
+    if (near__unlikely(!near__hit_is_plain(local, verdict, fresh, size_max, ret_size)))
+        return NULL;
+    near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
+    return entry;
 }
 
 /* Pins the entry; a pin is free. */
@@ -186,21 +209,50 @@ static inline int near__pin_is_copy(const void *pin)
     return ((uintptr_t)pin & NEAR_PIN_COPY) != 0;
 }
 
-/* memcpy of up to NEAR_COPY_MAX bytes without a call: two halves that may overlap, or steps of 64 bytes, the last overlapping. */
-#define NEAR_COPY_MAX 1024
-static inline __attribute__((always_inline)) void near__copy(void *to, const void *from, size_t size)
+/* 65 to 128 bytes by moves of 32, half as many as gcc may use for any x86-64; 0: this processor has none, nothing was copied. */
+static inline __attribute__((always_inline)) int near__copy_widely(void *to, const void *from, size_t size)
+{
+#ifdef NEAR_WIDE_MOVES
+    if (near__unlikely(!near__has_wide_moves))
+        return 0;
+    /* zeroupper: code that follows and knows nothing of wide registers is slow while their upper halves are in use */
+    __asm__ volatile("vmovdqu (%1), %%ymm0\n\tvmovdqu 32(%1), %%ymm1\n\t"
+                     "vmovdqu -64(%1,%2), %%ymm2\n\tvmovdqu -32(%1,%2), %%ymm3\n\t"
+                     "vmovdqu %%ymm0, (%0)\n\tvmovdqu %%ymm1, 32(%0)\n\t"
+                     "vmovdqu %%ymm2, -64(%0,%2)\n\tvmovdqu %%ymm3, -32(%0,%2)\n\tvzeroupper"
+                     :
+                     : "r"(to), "r"(from), "r"(size)
+                     : "xmm0", "xmm1", "xmm2", "xmm3", "memory");
+    return 1;
+#else
+    (void)to, (void)from, (void)size;
+    return 0;
+#endif
+}
+
+/* More than 64 bytes, in steps of 64, the last overlapping. */
+static inline __attribute__((always_inline)) void near__copy_blocks(unsigned char *to, const unsigned char *from, size_t size)
+{
+    const unsigned char *last = from + size - 64;
+    unsigned char *to_last = to + size - 64;
+    for (; from < last; to += 64, from += 64)
+        __builtin_memcpy(to, from, 64);
+    __builtin_memcpy(to_last, last, 64);
+}
+
+/* memcpy by moves that may overlap; with is_short, a constant, without a call, then at most NEAR_COPY_MAX bytes (0: not copied). */
+static inline __attribute__((always_inline)) int near__copy(void *to, const void *from, size_t size, int is_short)
 {
     unsigned char *t = to;
     const unsigned char *f = from;
-    if (size > 64) {
-        const unsigned char *last = f + size - 64;
-        unsigned char *t_last = t + size - 64;
-        do {
-            __builtin_memcpy(t, f, 64);
-            t += 64;
-            f += 64;
-        } while (f < last);
-        __builtin_memcpy(t_last, last, 64);
+    if (!is_short) {
+        memcpy(t, f, size);
+    } else if (size > 64) {
+        if (near__unlikely(size > 128) || near__unlikely(!near__copy_widely(to, from, size))) {
+            if (size > NEAR_COPY_MAX)
+                return 0;
+            near__copy_blocks(to, from, size);
+        }
     } else if (size > 32) {
         __builtin_memcpy(t, f, 32);
         __builtin_memcpy(t + size - 32, f + size - 32, 32);
@@ -214,6 +266,7 @@ static inline __attribute__((always_inline)) void near__copy(void *to, const voi
         for (; size; size--)
             *t++ = *f++;
     }
+    return 1;
 }
 
 #endif

@@ -8,9 +8,9 @@
  * here: a hot key is hot whatever its hash, and would most likely not be in the sample.  So any read may be taken, and takes its
  * key along: the key may be gone when it is asked for, and one that is hot because it is never kept is worth knowing, too.
  *
- * Which reads.  A hit goes the long way, where it is timed, when the thread's count of hits is a multiple of 64; that test is there in
- * any case, so hot keys cost a plain hit nothing.  But every 64th read of a loop over 64 keys is the same key.  So after each
- * noted hit the count jumps ahead by 0 … 63, its *phase*, which the count itself holds in its upper bits so that statistics can
+ * Which reads.  A hit goes the long way, where it is timed, when the thread's count of hits is a multiple of NEAR_TIMED_OF; that test is
+ * there in any case, so hot keys cost a plain hit nothing.  But every 256th read of a loop over 64 keys is the same key.  So after
+ * each noted hit the count jumps ahead, by its *phase*, which the count itself holds in its upper bits so that statistics can
  * take it out again (near__reader_counted): the next one is 1 … 64 hits away, each equally likely, whatever the period of the reads.
  * Reads that are not hits, always on the long way, are counted down to likewise.
  *
@@ -36,6 +36,7 @@
 #include "local/tier.h"
 
 #define RING 8192u
+#define NOTED_OF 64u             /* reads; at most NEAR_TIMED_OF */
 #define RECORD_MAX (sizeof(uint32_t) + NEAR_HOT_KEY_MAX)
 #define UNTOLD UINT32_MAX      /* the size of a key that is too long: the read counts, the key is not told */
 #define COUNTERS 4             /* for each key that is asked for … */
@@ -85,11 +86,11 @@ size_t near__hotring_size(void)
 /* A hit when the count says so, another read when the thread's countdown ends. */
 static int is_due(struct near__reader *reader, enum near__local_result result)
 {
-    if (result == NEAR_LOCAL_HIT ? !near__reader_hit_is_due(reader) : reader->hotring->until != 0) {
+    if (result == NEAR_LOCAL_HIT ? !near__reader_was_due(reader) : reader->hotring->until != 0) {
         reader->hotring->until -= result != NEAR_LOCAL_HIT;
         return 0;
     }
-    uint32_t others = near__random_below(&reader->sampler.random, NEAR_TIMED_OF);
+    uint32_t others = near__random_below(&reader->sampler.random, NOTED_OF);
     if (result == NEAR_LOCAL_HIT)
         near__reader_put_off(reader, others);
     else

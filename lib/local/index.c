@@ -18,8 +18,8 @@
  *
  *   word                 meaning                                        who may change it
  *   0                    empty                                          anybody
- *   tag ptr 00 visible   an entry that readers may return               anybody; whoever swaps it out retires the entry
- *   tag ptr 01 tentative an install or a move is under way; the pointer anybody may swap it out: the owner's last swap
+ *   tag ptr 01 visible   an entry that readers may return               anybody; whoever swaps it out retires the entry
+ *   tag ptr 00 tentative an install or a move is under way; the pointer anybody may swap it out: the owner's last swap
  *                        is never followed by anyone but its owner      then fails; the owner alone frees the entry
  *
  * ---- Operations and states (every change is one compare-and-swap; the number is the step below)
@@ -285,7 +285,7 @@ int near__index_install(struct near__index *index, struct near__entry *entry, ui
     const struct near__tables *tables = near__index_tables(index);
     struct near__bucket *bucket = near__span_bucket(&tables->span[tables->target], hash);
     uint64_t visible = near__word(entry, hash);
-    uint64_t tentative = NEAR_MUTANT(VISIBLE_AT_ONCE) ? visible : visible | NEAR_WORD_TENTATIVE;
+    uint64_t tentative = NEAR_MUTANT(VISIBLE_AT_ONCE) ? visible : near__word_tentative(visible);
 
     slot_word *slot = stake(index, bucket, entry, tentative, moment);              /* 2, 3, 4 */
     if (!slot)
@@ -411,7 +411,7 @@ static int carry(struct near__index *index, slot_word *old, uint64_t word, struc
                  const struct near__moment *moment)
 {
     struct near__entry *entry = near__word_entry(word);
-    uint64_t tentative = NEAR_MUTANT(MOVE_UNTENTATIVE) ? word : word | NEAR_WORD_TENTATIVE;
+    uint64_t tentative = NEAR_MUTANT(MOVE_UNTENTATIVE) ? word : near__word_tentative(word);
 
     if (NEAR_MUTANT(MOVE_EMPTIES_FIRST))
         return carry_wrongly(index, old, word, place);
@@ -443,7 +443,7 @@ static void move_slot(struct near__index *index, slot_word *old, const struct ne
             continue;
         }
         struct near__entry *entry = near__word_entry(word);
-        struct near__bucket *bucket = near__span_bucket(span, near__entry_hash(entry, index->seed));
+        struct near__bucket *bucket = near__span_bucket(span, near__entry_hash(entry, &index->secrets));
         struct place place = {NULL, 0};
         if (near__entry_rank(entry, moment) < NEAR_RANK_DEAD)
             place = berth(bucket, entry, near__word_tag(word), moment);

@@ -40,8 +40,7 @@ struct near__stripe {
 
 struct near__index {
     _Atomic(struct near__tables *) tables;
-    uint64_t seed;
-    struct near__hash_flips flips; /* of the seed */
+    struct near__secrets secrets;
     struct near__stripe *stripes;
     uint64_t stripe_mask;
     _Atomic(uint64_t) cleared; /* counts as part of every stripe's generation */
@@ -84,10 +83,11 @@ static inline struct near__tables *near__index_tables(const struct near__index *
 #if defined(__SSE2__) && !defined(NEAR_STEP_HOOK) && !defined(__SANITIZE_THREAD__)
 #include <emmintrin.h>
 
-/* One bit a slot, NEAR_MATCH_STEP bits apart. */
+/* Two bits a slot, both of them set where the tag matches. */
 #define NEAR_MATCH_STEP 2
+#define NEAR_MATCH_FIRST 0x5555u
 
-static inline unsigned near__bucket_match(const struct near__bucket *bucket, uint64_t tag)
+static inline __attribute__((always_inline)) unsigned near__bucket_match(const struct near__bucket *bucket, uint64_t tag)
 {
     __m128 low, high;
     /* The upper halves of slots 0 to 3 and 4 to 7.  Assembler, because C11 has no atomic vectors; volatile and "memory" keep it where
@@ -98,13 +98,13 @@ static inline unsigned near__bucket_match(const struct near__bucket *bucket, uin
                      : "=&x"(low), "=&x"(high)
                      : "r"(bucket)
                      : "memory");
-    __m128i wanted = _mm_shuffle_epi32(_mm_cvtsi32_si128((int)tag), 0);
-    __m128i same_low = _mm_cmpeq_epi32(_mm_srli_epi32(_mm_castps_si128(low), 16), wanted);
-    __m128i same_high = _mm_cmpeq_epi32(_mm_srli_epi32(_mm_castps_si128(high), 16), wanted);
-    return (unsigned)_mm_movemask_epi8(_mm_packs_epi32(same_low, same_high)) & 0x5555;
+    /* tags with their signs, so that packing keeps all 16 bits */
+    __m128i tags = _mm_packs_epi32(_mm_srai_epi32(_mm_castps_si128(low), 16), _mm_srai_epi32(_mm_castps_si128(high), 16));
+    return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16((short)tag)));
 }
 #else
 #define NEAR_MATCH_STEP 1
+#define NEAR_MATCH_FIRST 0xffu
 static inline unsigned near__bucket_match(const struct near__bucket *bucket, uint64_t tag)
 {
     unsigned match = 0;
@@ -114,15 +114,22 @@ static inline unsigned near__bucket_match(const struct near__bucket *bucket, uin
 }
 #endif
 
-static inline unsigned near__match_slot(unsigned match)
+/* The first slot of those that match. */
+static inline const _Atomic(uint64_t) *near__match_slot(const struct near__bucket *bucket, unsigned match)
 {
-    return (unsigned)__builtin_ctz(match) / NEAR_MATCH_STEP;
+    const char *slots = (const char *)bucket->slot; /* in bytes: no division by the step */
+    return (const _Atomic(uint64_t) *)(const void *)(slots + (size_t)__builtin_ctzll(match) * (sizeof(uint64_t) / NEAR_MATCH_STEP));
+}
+/* Without the first slot of those that match. */
+static inline unsigned near__match_rest(unsigned match)
+{
+    return match & (match - 1) & NEAR_MATCH_FIRST;
 }
 
 /* The entry of a word if that is visible and has the tag; NULL otherwise. */
 static inline struct near__entry *near__word_visible(uint64_t word, uint64_t tag)
 {
-    uint64_t rest = word ^ tag << NEAR_WORD_TAG_SHIFT; /* the tag is never 0, so of an empty word more than a pointer is left */
+    uint64_t rest = word ^ (tag << NEAR_WORD_TAG_SHIFT | NEAR_WORD_VISIBLE);
     return rest & ~NEAR_WORD_POINTER ? NULL : (struct near__entry *)(uintptr_t)rest;
 }
 
@@ -136,8 +143,8 @@ static inline void near__entry_prefetch(const struct near__entry *entry)
 static inline __attribute__((always_inline)) struct near__entry *near__bucket_find(const struct near__bucket *bucket, uint64_t tag,
                                                                                   const void *key, size_t key_size)
 {
-    for (unsigned match = near__bucket_match(bucket, tag); match; match &= match - 1) {
-        uint64_t word = near__step_look(&bucket->slot[near__match_slot(match)]);
+    for (unsigned match = near__bucket_match(bucket, tag); match; match = near__match_rest(match)) {
+        uint64_t word = near__step_look(near__match_slot(bucket, match));
         struct near__entry *entry = near__word_visible(word, tag);
         if (!entry)
             continue;
@@ -160,28 +167,26 @@ static inline __attribute__((always_inline)) struct near__entry *near__index_fin
     return entry;
 }
 
-/* For keys of 9 to 16 bytes: the visible entry where it nearly always is, by the first word of the tag in the table that is scanned
+/* For short keys: the visible entry where it nearly always is, by the first word of the tag in the table that is scanned
  * first.  NULL: near__index_find knows. */
 static inline __attribute__((always_inline)) struct near__entry *near__index_find_short(const struct near__index *index, uint64_t hash,
                                                                                        const void *key, size_t key_size)
 {
-    const uint64_t tag = hash & 0xffff; /* with 0, which stands for 1 in words, nothing is found here */
     const struct near__bucket *bucket = near__span_bucket(&near__index_tables(index)->span[0], hash);
-    unsigned match = near__bucket_match(bucket, tag);
+    unsigned match = near__bucket_match(bucket, hash & 0xffff); /* 0 is nobody's tag: at most empty slots match */
     if (__builtin_expect(!match, 0))
         return NULL;
-    uint64_t word = near__step_look(&bucket->slot[near__match_slot(match)]);
-    uint64_t rest = word ^ tag << NEAR_WORD_TAG_SHIFT;
-    if (__builtin_expect((rest & ~NEAR_WORD_POINTER) != 0 || !tag, 0))
+    uint64_t word = near__step_look(near__match_slot(bucket, match));
+    if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0))
         return NULL;
-    struct near__entry *entry = (struct near__entry *)(uintptr_t)rest;
-    if (!entry)
-        __builtin_unreachable(); /* a word with a tag has a pointer */
+    /* An entry that may be read, with or without the tag: the key tells. */
+    struct near__entry *entry = near__word_entry(word);
     near__entry_prefetch(entry);
-    const unsigned char *k = key;
+    if (__builtin_expect((uint16_t)near__entry_key_size(entry) != (uint16_t)key_size, 0))
+        return NULL;
+    const unsigned char *k = key, *end = (const unsigned char *)entry + key_size; /* end: of the key, but for the header */
     uint64_t differs = (near__load8(entry->bytes) ^ near__load8(k)) |
-                       (near__load8(entry->bytes + key_size - 8) ^ near__load8(k + key_size - 8)) |
-                       (near__entry_key_size(entry) ^ key_size);
+                       (near__load8(end + sizeof(*entry) - 8) ^ near__load8(k + key_size - 8));
     return __builtin_expect(!differs, 1) ? entry : NULL;
 }
 

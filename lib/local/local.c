@@ -142,11 +142,10 @@ static int make_stripes(struct near__local *local, uint64_t bytes_max)
 
 static int make_seed(struct near__local *local, uint64_t seed)
 {
-    local->index.seed = seed;
-    if (!seed && near__random_seed(&local->index.seed, sizeof(local->index.seed)) != 0)
+    if (!seed && near__random_seed(&seed, sizeof(seed)) != 0)
         return NEAR_ERR_SYSTEM;
-    local->index.flips = near__hash_flips(local->index.seed);
-    local->keeper.sampler.random = ~local->index.seed;
+    local->index.secrets = near__secrets(seed);
+    local->keeper.sampler.random = ~seed;
     return NEAR_OK;
 }
 
@@ -252,16 +251,9 @@ uint64_t near__local_serial(const struct near__local *local)
 
 /* ---------------------------------------------------------------- tickets */
 
-static uint64_t hash_of(const struct near__local *local, const void *key, size_t key_size)
-{
-    if (key_size >= NEAR_HASH_SHORT_MIN && key_size <= NEAR_HASH_SHORT_MAX)
-        return near__hash_short(key, key_size, &local->index.flips);
-    return near__hash(key, key_size, local->index.seed);
-}
-
 struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size)
 {
-    uint64_t hash = hash_of(local, key, key_size);
+    uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
     struct near__stripe *stripe = near__index_stripe(&local->index, hash);
     return (struct near__ticket){
         .floor = near__step_load(&stripe->floor),
@@ -517,7 +509,7 @@ void near__local_observe(struct near__local *local, const void *key, size_t key_
 {
     if (NEAR_MUTANT(UNOBSERVED))
         return;
-    learn(local, hash_of(local, key, key_size), key, key_size, position < NEAR_POSITION_MAX ? position : 0);
+    learn(local, near__key_hash(key, key_size, &local->index.secrets), key, key_size, position < NEAR_POSITION_MAX ? position : 0);
 }
 
 int near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,
@@ -526,7 +518,7 @@ int near__local_invalidate(struct near__local *local, const void *key, size_t ke
     static const enum near__why why[] = {[NEAR_CAUSE_MESSAGE] = NEAR_WHY_INVALIDATED,
                                          [NEAR_CAUSE_WRITE] = NEAR_WHY_REPLACED,
                                          [NEAR_CAUSE_DROP] = NEAR_WHY_DROPPED};
-    int result = invalidate(local, hash_of(local, key, key_size), key, key_size,
+    int result = invalidate(local, near__key_hash(key, key_size, &local->index.secrets), key, key_size,
                             position < NEAR_POSITION_MAX ? position : 0, why[cause]);
     if (cause == NEAR_CAUSE_MESSAGE && result <= 0)
         atomic_fetch_add_explicit(result ? &local->older : &local->absent, 1, memory_order_relaxed); /* relaxed: statistics */

@@ -237,7 +237,7 @@ void near__queue_leave(struct near__local *local, struct near__entry *entry, int
     int is_main = (word & NEAR_QUEUE_MAIN) != 0;
     int lost_by_chance = is_main && (why == NEAR_WHY_EXPIRED || why == NEAR_WHY_INVALIDATED); /* not for want of use */
     if (lost_by_chance || (!is_main && why == NEAR_WHY_EVICTED))
-        push_ghost(ghosts_of(local), near__entry_hash(entry, local->index.seed));
+        push_ghost(ghosts_of(local), near__entry_hash(entry, &local->index.secrets));
 }
 
 void near__queue_promote(struct near__local *local, struct near__entry *entry, uint32_t word, uint16_t tick)

@@ -24,6 +24,22 @@ static pthread_mutex_t grace_mutex = PTHREAD_MUTEX_INITIALIZER;        /* rank 1
 static pthread_mutex_t registration_mutex = PTHREAD_MUTEX_INITIALIZER; /* rank 2 */
 static __thread int is_registered;
 
+#ifndef NEAR_RCU_CALLS
+/* What liburcu found out when it was loaded.  Written once, under registration_mutex, by the first thread that is registered; whoever
+ * reads it has been registered, too. */
+int near__rcu_has_membarrier;
+
+static void learn_locked(void)
+{
+    static int learnt;
+    if (!learnt)
+        near__rcu_has_membarrier = urcu_bp_has_sys_membarrier;
+    learnt = 1;
+}
+#else
+static void learn_locked(void) {}
+#endif
+
 #ifdef __SANITIZE_THREAD__
 char near__rcu_order;
 #endif
@@ -34,6 +50,7 @@ void near__rcu_register(void)
         return;
     pthread_mutex_lock(&registration_mutex);
     urcu_bp_register_thread();
+    learn_locked();
     pthread_mutex_unlock(&registration_mutex);
     is_registered = 1;
 }

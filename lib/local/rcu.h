@@ -67,27 +67,28 @@ static inline void near__rcu_leave_quickly(struct near__rcu_place place)
     near__rcu_leave();
 }
 #else
-struct near__rcu_place {
-    struct urcu_bp_reader *reader;
-    int has_membarrier; /* the kernel makes readers' barriers on behalf of whoever waits for a grace period; never changes */
-};
+struct near__rcu_place { struct urcu_bp_reader *reader; };
+extern __attribute__((visibility("hidden"))) int near__rcu_has_membarrier; /* liburcu's answer, where it is one instruction away: see rcu.c */
+static inline __attribute__((always_inline)) void near__rcu_barrier(void)
+{
+    if (__builtin_expect(near__rcu_has_membarrier, 1))
+        cmm_barrier(); /* the kernel makes readers' barriers on behalf of whoever waits for a grace period */
+    else
+        cmm_smp_mb();
+}
 static inline __attribute__((always_inline)) int near__rcu_enter_quickly(struct near__rcu_place *ret)
 {
     ret->reader = URCU_TLS(urcu_bp_reader);
     if (__builtin_expect(!ret->reader, 0) || __builtin_expect(ret->reader->ctr & URCU_BP_GP_CTR_NEST_MASK, 0))
         return 0;
     _CMM_STORE_SHARED(ret->reader->ctr, _CMM_LOAD_SHARED(urcu_bp_gp.ctr));
-    ret->has_membarrier = urcu_bp_has_sys_membarrier;
-    urcu_bp_smp_mb_slave();
+    near__rcu_barrier();
     return 1;
 }
 static inline __attribute__((always_inline)) void near__rcu_leave_quickly(struct near__rcu_place place)
 {
-    if (__builtin_expect(place.has_membarrier, 1))
-        cmm_barrier();
-    else
-        cmm_smp_mb();
-    _CMM_STORE_SHARED(place.reader->ctr, place.reader->ctr - URCU_BP_GP_COUNT);
+    near__rcu_barrier();
+    _CMM_STORE_SHARED(place.reader->ctr, 0); /* no nesting; the phase counts only while there is some */
     cmm_barrier();
 }
 #endif

@@ -35,6 +35,9 @@ static struct {
 
 #define NOBODY ((const void *)&threads) /* the name of no tier */
 
+#ifdef NEAR_WIDE_MOVES
+int near__has_wide_moves; /* under threads.mutex, by the first reader; whoever looks at it has a reader */
+#endif
 __thread struct near__reader_known near__readers_known[NEAR_READERS_KNOWN];
 __thread struct near__reader_last near__reader_last = {NOBODY, NULL};
 static __thread struct near__reader *mine; /* under threads.mutex */
@@ -104,7 +107,7 @@ static struct near__reader *make(struct near__local *local)
     reader->tap = tap ? (struct near__tap *)(void *)(reader + 1) : NULL; /* on lines of its own, too */
     reader->hotring = hotring ? (struct near__hotring *)(void *)((char *)(reader + 1) + tap) : NULL; /* likewise */
     reader->pins_free = UINT64_MAX;
-    reader->sampler.random = local->index.seed ^ (uint64_t)(uintptr_t)reader;
+    reader->sampler.random = local->index.secrets.seed ^ (uint64_t)(uintptr_t)reader;
     near__budget_charge(local, (int64_t)near__alloc_cost(local->alloc, memory, size));
     return reader;
 }
@@ -134,6 +137,9 @@ static struct near__reader *obtain_locked(struct near__local *local)
     if (!threads.ready) {
         if (pthread_key_create(&threads.key, leave_all) != 0)
             return NULL;
+#ifdef NEAR_WIDE_MOVES
+        near__has_wide_moves = __builtin_cpu_supports("avx") != 0;
+#endif
         threads.ready = 1;
         threads.process = getpid();
     }

@@ -14,7 +14,7 @@
 #define NEAR_PINS 64
 #define NEAR_POOL 16 /* see evict.c */
 #define NEAR_TIMED_HITS 512
-#define NEAR_TIMED_OF 64 /* one hit of so many is timed */
+#define NEAR_TIMED_OF 256 /* one hit of so many is timed: it costs as much as five others */
 
 struct near__tap;
 struct near__hotring;
@@ -84,6 +84,13 @@ static inline int near__reader_known(uint64_t serial, struct near__reader **ret)
     return known->serial == serial;
 }
 
+/* The processor has moves of 32 bytes (AVX), and nobody looks at each access of memory. */
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+#define NEAR_WIDE_MOVES 1
+/* Set before the process has a reader, never changes after. */
+extern __attribute__((visibility("hidden"))) int near__has_wide_moves;
+#endif
+
 /* The reader that the thread used last, by a name that the caller chooses for the tier and that is never used again. */
 struct near__reader_last {
     const void *name; /* never NULL */
@@ -112,7 +119,7 @@ static inline void near__reader_add(struct near__reader *reader, enum near__coun
 
 /* The count of hits is ahead by its phase, which stands above it: one word, so that it is read and changed with the count.  The hit
  * path need not know: adding one leaves the phase alone, and so does the remainder by NEAR_TIMED_OF. */
-#define NEAR_PHASE_SHIFT 58
+#define NEAR_PHASE_SHIFT 56
 _Static_assert((UINT64_C(1) << NEAR_PHASE_SHIFT) % NEAR_TIMED_OF == 0 && NEAR_TIMED_OF <= 1 << (64 - NEAR_PHASE_SHIFT), "see above");
 
 static inline uint64_t near__reader_counted(const struct near__reader *reader, enum near__count what)
@@ -122,16 +129,22 @@ static inline uint64_t near__reader_counted(const struct near__reader *reader, e
         return word;
     return (word & ((UINT64_C(1) << NEAR_PHASE_SHIFT) - 1)) - (word >> NEAR_PHASE_SHIFT);
 }
-/* The hit just counted is one of those that go the long way. */
-static inline int near__reader_hit_is_due(const struct near__reader *reader)
+/* The next hit goes the long way. */
+static inline int near__reader_is_due(const struct near__reader *reader)
 {
     /* relaxed: our own */
     return atomic_load_explicit(&reader->count[NEAR_COUNT_HITS], memory_order_relaxed) % NEAR_TIMED_OF == 0;
 }
+/* The hit just counted was one of those. */
+static inline int near__reader_was_due(const struct near__reader *reader)
+{
+    /* relaxed: our own */
+    return atomic_load_explicit(&reader->count[NEAR_COUNT_HITS], memory_order_relaxed) % NEAR_TIMED_OF == 1;
+}
 /* After such a hit: the next is the one after so many others, 0 … NEAR_TIMED_OF - 1. */
 static inline void near__reader_put_off(struct near__reader *reader, uint32_t others)
 {
-    uint64_t hits = near__reader_counted(reader, NEAR_COUNT_HITS), phase = (0 - (hits + others + 1)) % NEAR_TIMED_OF;
+    uint64_t hits = near__reader_counted(reader, NEAR_COUNT_HITS), phase = (0 - (hits + others)) % NEAR_TIMED_OF;
     /* relaxed: only the owner writes */
     atomic_store_explicit(&reader->count[NEAR_COUNT_HITS], phase << NEAR_PHASE_SHIFT | (hits + phase), memory_order_relaxed);
 }

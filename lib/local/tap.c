@@ -74,7 +74,7 @@ void near__tap_read(const struct near__local *local, struct near__reader *reader
 {
     if (reader->hotring)
         near__hotring_read(reader, key, key_size, result);
-    uint64_t hash = near__hash(key, key_size, local->index.seed);
+    uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
     if (!near__tap_wants(local, hash))
         return;
     if (entry)

@@ -194,6 +194,30 @@ static void test_get_copy_truncates_and_tells_the_whole_size(void **state)
     assert_int_equal(near_get_copy(c, "k", 1, NULL, buffer, 8, NULL), NEAR_ERR_INVALID);
 }
 
+/* However much room the caller says there is: sizes and what speaks against an entry are compared in one step. */
+static void test_get_copy_into_any_room_serves_what_may_be_served(void **state)
+{
+    static const size_t rooms[] = {100, 1 << 20, (UINT32_C(1) << 30) - 1, UINT32_C(1) << 30, SIZE_MAX / 2, SIZE_MAX};
+    static const char *keys[] = {"0123456789abcdef", "k", "a key of more than sixteen bytes"};
+    static char value[4096], got[4096];
+    near_cache *c = cache_of(state);
+    memset(value, 'v', sizeof(value));
+    for (size_t k = 0; k < sizeof(keys) / sizeof(keys[0]); k++)
+        for (size_t i = 0; i < sizeof(rooms) / sizeof(rooms[0]); i++)
+            for (size_t size = 0; size <= sizeof(value); size = size < 150 ? size + 1 : size * 2 + 7) {
+                size_t told = 0, key_size = strlen(keys[k]), room = rooms[i] < size ? size : rooms[i];
+                near_write write = {.size = sizeof(write), .ttl_ms = size % 3 ? 0 : 3600000};
+                memset(got, '-', sizeof(got));
+                assert_int_equal(near_set(c, keys[k], key_size, value, size, &write, NULL), NEAR_OK);
+                assert_int_equal(near_get_copy(c, keys[k], key_size, NULL, got, room, &told), NEAR_OK);
+                assert_int_equal(told, size);
+                assert_memory_equal(got, value, size);
+                assert_true(size == sizeof(got) || got[size] == '-');
+                assert_int_equal(near_clear(c, 0, NULL, NULL), NEAR_OK);
+                assert_int_equal(near_get_copy(c, keys[k], key_size, NULL, got, room, &told), NEAR_MISS);
+            }
+}
+
 static void test_pinned_value_survives_overwriting_and_dropping(void **state)
 {
     near_cache *c = cache_of(state);
@@ -638,12 +662,12 @@ static void test_statistics_add_up(void **state)
     near_value got;
     char text[32768];
     set(c, "k", "v");
-    for (int i = 0; i < 300; i++)
+    for (int i = 0; i < 1100; i++)
         expect(c, "k", "v");
     near_get(c, "none", 4, NULL, &got);
     assert_int_equal(near_stats_get(c, &s), NEAR_OK);
-    assert_int_equal(s.local_hits, 300);
-    assert_int_equal(s.gets, 301);
+    assert_int_equal(s.local_hits, 1100);
+    assert_int_equal(s.gets, 1101);
     assert_int_equal(s.local_misses, 1);
     assert_int_equal(s.miss_absent, 1);
     assert_int_equal(s.writes, 1);
@@ -951,6 +975,7 @@ int main(void)
         WITH_A_REMOTE_TIER(test_source_tells_where_a_value_came_from),
         WITH_A_REMOTE_TIER(test_own_write_without_competition_is_kept),
         EVERYWHERE(test_get_copy_truncates_and_tells_the_whole_size),
+        CASE(test_get_copy_into_any_room_serves_what_may_be_served, local),
         EVERYWHERE(test_pinned_value_survives_overwriting_and_dropping),
         EVERYWHERE(test_owned_value_may_be_released_by_another_thread),
         EVERYWHERE(test_more_values_held_than_pins),

@@ -83,8 +83,9 @@ static const char *get_long(const char *key)
 static const char *get_plain(const char *key, int is_short)
 {
     static char text[16];
+    size_t size;
     near__rcu_enter();
-    const struct near__entry *entry = near__hit_plain(f.local, key, strlen(key), is_short);
+    const struct near__entry *entry = near__hit_plain(f.local, key, strlen(key), is_short, NEAR_ENTRY_VALUE_MAX, &size);
     if (entry)
         snprintf(text, sizeof(text), "%.*s", (int)near__entry_value_size(entry), (const char *)near__entry_value(entry));
     near__rcu_leave();

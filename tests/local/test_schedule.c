@@ -78,6 +78,7 @@ static struct world {
 
 static char key_text[KEYS + FILLERS][16];
 static uint64_t key_hash[KEYS + FILLERS];
+static struct near__secrets secrets;
 
 static void violate(const char *what)
 {
@@ -450,7 +451,7 @@ static void set_up(uint64_t seed)
 {
     memset(&w, 0, sizeof(w));
     w.random = seed;
-    w.index.seed = 1;
+    w.index.secrets = secrets;
     w.index.stripes = w.stripes;
     w.index.stripe_mask = below(2) ? 0 : 3;
     w.moment.tick = 10;
@@ -575,13 +576,14 @@ MUTANT_TEST(that_the_new_table_is_scanned_first, NEW_BEFORE_OLD)
 static void choose_key(unsigned k, char letter, unsigned i)
 {
     snprintf(key_text[k], sizeof(key_text[k]), "%c%05u", letter, i);
-    key_hash[k] = near__hash(key_text[k], strlen(key_text[k]), 1);
+    key_hash[k] = near__key_hash(key_text[k], strlen(key_text[k]), &secrets);
 }
 
 /* Keys 0 and 1 with the same tag, all others with tags of their own. */
 static int choose_keys(void **state)
 {
     (void)state;
+    secrets = near__secrets(1);
     choose_key(0, 'k', 0);
     unsigned i = 1;
     do

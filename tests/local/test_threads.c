@@ -130,7 +130,8 @@ static void test_R48_nothing_is_freed_under_a_reader_in_its_section(void **state
     open_real(&f, 1);
     assert_int_equal(fill_number(&f, f.reader, key), 1);
     near__local_section_enter();
-    struct near__entry *entry = near__index_find(&f.local->index, near__hash(&key, sizeof(key), 1), &key, sizeof(key));
+    uint64_t hash = near__key_hash(&key, sizeof(key), &f.local->index.secrets);
+    struct near__entry *entry = near__index_find(&f.local->index, hash, &key, sizeof(key));
     assert_non_null(entry);
     assert_int_equal(near__local_invalidate(f.local, &key, sizeof(key), 100, NEAR_CAUSE_MESSAGE), 1);
     pthread_create(&keeper, NULL, keeps_once, f.local);
