@@ -178,6 +178,68 @@ static void test_A_copied_hit_executes_no_locked_instruction_and_no_system_call(
     is_lock_free_and_short("near_get_copy of 100 bytes", copies_in_a_row, GET_COPY_MAX);
 }
 
+/* As many entries as the test says, and 64 of their keys, drawn evenly. */
+static uint32_t many;
+static char drawn[64][17];
+
+static void prepare_many(void *arg)
+{
+    static const char value[100];
+    struct world *w = arg;
+    char key[17];
+    near_options options;
+    near_options_init(&options);
+    options.local_bytes = (64u << 20) + (uint64_t)many * 256;
+    if (near_open("local:", &options, &w->cache, NULL) != NEAR_OK)
+        _exit(1);
+    for (uint32_t i = 0; i < many; i++) {
+        snprintf(key, sizeof(key), "%016u", i);
+        near_set(w->cache, key, 16, value, sizeof(value), NULL, NULL);
+    }
+    for (uint32_t i = 0, found = 0; found < 64; i++) { /* a young index has dropped some */
+        snprintf(drawn[found], sizeof(drawn[found]), "%016u", (uint32_t)(i * UINT64_C(2654435761) % many));
+        found += near_peek(w->cache, drawn[found], 16, &w->got) == NEAR_OK;
+        near_release(&w->got);
+    }
+}
+
+static void copies_of_64(void *arg)
+{
+    struct world *w = arg;
+    for (int i = 0; i < 64; i++) {
+        char value[100];
+        size_t size;
+        w->status = near_get_copy(w->cache, drawn[i], 16, NULL, value, sizeof(value), &size);
+        if (w->status != NEAR_OK)
+            abort();
+    }
+}
+
+static uint64_t instructions_with(uint32_t entries)
+{
+    struct hit_trace trace;
+    many = entries;
+    int result = hit_trace(prepare_many, copies_of_64, &world, &trace);
+    if (result == -1) {
+        print_message("single-stepping is not possible here: skipped\n");
+        skip();
+    }
+    assert_int_equal(result, 0);
+    print_message("instructions a hit, near_get_copy among %u entries: %llu\n", entries, (unsigned long long)(trace.instructions / 64));
+    return trace.instructions / 64;
+}
+
+/* NEAR_TEST_ENTRIES=10000000 takes 2 GB and some ten seconds. */
+static void test_A_a_hit_takes_as_many_instructions_among_many_entries(void **state)
+{
+    const char *text = getenv("NEAR_TEST_ENTRIES");
+    (void)state;
+    if (INSTRUMENTED)
+        skip();
+    uint64_t few = instructions_with(10000), lots = instructions_with(text ? (uint32_t)strtoul(text, NULL, 10) : 300000);
+    assert_in_range(lots, few - few / 20, few + few / 20); /* now and then a tag is that of another key */
+}
+
 /* Here every hit is shown to those who learn from requests, until the ring is full and after. */
 #define GET_AND_NOTE_MAX 800
 static void test_A_so_does_a_hit_that_is_learnt_from(void **state)
@@ -396,6 +458,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_A_hit_executes_no_locked_instruction_and_no_system_call),
         cmocka_unit_test(test_A_copied_hit_executes_no_locked_instruction_and_no_system_call),
+        cmocka_unit_test(test_A_a_hit_takes_as_many_instructions_among_many_entries),
         cmocka_unit_test(test_A_so_does_a_hit_that_is_learnt_from),
         cmocka_unit_test(test_A_the_tracer_sees_locked_instructions),
         cmocka_unit_test(test_A_hit_allocates_nothing),
