@@ -7,6 +7,7 @@
  *      staleness   how long after a write do other processes still have the old value?
  *      outage      what hits Redis when it comes back after an outage?
  *      invalidate  how many messages, and which pause of hits, when a million values become old at once?
+ *      storm       what does a process that writes very many keys at once cost itself, Redis and the others?
  *      replay      which hit ratio does it reach on a recorded trace, beside exact LRU?
  *      resize      what do reads come to while it is made smaller and larger?
  *
@@ -30,6 +31,7 @@ static const struct {
     {"staleness", bench_staleness, "delay from a write to its effect in other processes beside a bare PUBLISH"},
     {"outage", bench_outage, "requests that reach Redis after an outage: repair beside a plain flush"},
     {"invalidate", bench_invalidate, "very many values made old at once: messages, and the longest hit meanwhile"},
+    {"storm", bench_storm, "very many writes at once: messages, bytes and processor time"},
     {"replay", bench_replay, "hit ratio on an access trace beside exact LRU"},
     {"resize", bench_resize, "reads while the local tier is made smaller and larger again"},
 };

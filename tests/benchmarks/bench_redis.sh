@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
 #
-# nearcache-bench with its private redis-server: the hiredis engine, remote, staleness.
+# nearcache-bench with its private redis-server: the hiredis engine, remote, staleness, storm.
 . "$top_srcdir/tests/build/tap.sh"
 . "$top_srcdir/tests/benchmarks/bench.inc.sh"
 needs_redis
@@ -33,6 +33,12 @@ outage_is_measured() {
     run 0 outage --keys 2000 --processes 2 --reads 2000 --warmup 0.2 --outage 0.3 --window 3 --changed 0.1 --json - && is_json &&
         has_environment && has results.length 2 && has results.0.wrong 0 && has results.1.wrong 0 && nothing_left &&
         has results.0.kept 0 && holds "$(value results.1.kept) > 0 && $(value results.1.dropped) > 0 && $(value results.0.reads) > 0"
+}
+# A message a key where values travel or keys come one by one; up to 64 keys a message otherwise.
+storm_is_measured() {
+    run 0 storm --runs 1 --processes 3 --keys 1000 --batch 500 --held 100 --json - && is_json && has_environment &&
+        has results.length 3 && every_result way keys_per_second messages bytes_per_key && nothing_left &&
+        has results.0.messages 1000 && has results.1.messages 1000 && has results.2.messages 16
 }
 # A killed run leaves no server and no folder; the process that watches over them needs a moment.
 kill_leaves_nothing() {
@@ -69,6 +75,7 @@ check "hiredis returns what was set" hiredis_returns_what_was_set
 check "remote measures every call" remote_has_all_calls
 check "staleness is measured, every sample accounted for" staleness_is_measured
 check "an outage is measured, with repair and without" outage_is_measured
+check "storm is measured, every message accounted for" storm_is_measured
 check "a killed run leaves nothing behind" kill_leaves_nothing
 check "a missing server is said" no_server_is_said
 plan

@@ -438,11 +438,12 @@ static void test_G7_after_a_barrier_no_process_reads_what_was_before(void **stat
     stack_close(cache);
 }
 
-/* Stops a reader and writes with a short deadline; when it is not missed it goes on. */
+/* Stops a reader and writes with a short deadline; when it is not missed, on a busy machine, it goes on. */
 static int is_missed(near_cache *cache, int number)
 {
     kill(readers[number], SIGSTOP);
-    if (wait_until(is_stopped(readers[number]), PATIENCE_MS) && write_version(cache, 3, BOUND_MS / 3) == NEAR_UNAPPLIED)
+    if (wait_until(is_stopped(readers[number]), PATIENCE_MS) && write_version(cache, 3, BOUND_MS / 3) == NEAR_UNAPPLIED &&
+        barrier.processes == READERS) /* Redis could be asked in time */
         return 1;
     kill(readers[number], SIGCONT);
     return 0;
