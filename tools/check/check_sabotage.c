@@ -46,16 +46,16 @@ int __wrap_near__local_invalidate(struct near__local *local, const void *key, si
     return __real_near__local_invalidate(local, key, key_size, position, cause);
 }
 
-void __real_near__local_raise_watermark(struct near__local *local, uint64_t position);
-void __wrap_near__local_raise_watermark(struct near__local *local, uint64_t position);
-void __wrap_near__local_raise_watermark(struct near__local *local, uint64_t position)
+void __real_near__local_suspect(struct near__local *local, uint64_t position);
+void __wrap_near__local_suspect(struct near__local *local, uint64_t position);
+void __wrap_near__local_suspect(struct near__local *local, uint64_t position)
 {
     if (active == AGELESS) { /* the first proof's: from now on the gate stands open, whatever is stored there later */
         struct near__gate *gate = near__local_gate(local);
         atomic_store(&gate->bound_ns, INT64_C(3600000000000));
     }
     if (active != UNSUSPECTING)
-        __real_near__local_raise_watermark(local, position);
+        __real_near__local_suspect(local, position);
 }
 
 struct install {
