@@ -275,7 +275,7 @@ enum {
 typedef struct near_barrier {
     size_t size;
     uint32_t processes; /* other processes that were asked */
-    uint32_t missing;   /* of them, those that may still serve something older */
+    uint32_t missing;   /* of them and ours, those that may still serve something older */
     uint32_t unlisted;  /* 1: there may be more, which the remote tier does not know of (yet), or could not be asked for */
     uint32_t reserved;
 } near_barrier;

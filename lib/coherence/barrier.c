@@ -21,6 +21,8 @@
  *     process serves nothing by that nonce, so it is not waited for, and the next roll takes it off, if the server still
  *     has that nonce.  Comparing and removing are one step, so nobody is removed who has just proved anew.
  * [5] A bound that grows counts from the first heartbeat that told it (near__coherence_set_bound).
+ * [6] The asker is one of them: its own write it has applied, but those of others come to it by messages, too.  Its question is its
+ *     answer.
  *
  * What a barrier costs: one round trip, one message, one PUBLISH and one message back for each process.  Without barriers there is no
  * list, and heartbeats look for it in vain (EXISTS); a list that no roll has touched for an hour goes. */
@@ -171,6 +173,7 @@ static void learn(struct near__coherence *c, struct near__roll *roll, const stru
     size_t count = members && awaited ? read_list(c, q, members, &epoch) : 0;
     pthread_mutex_lock(&c->lock);
     roll->settled_ns = near__now(c->clock) + longest_ns(c); /* [1] */
+    roll->own_ns = near__now(c->clock) + lease_ns(atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed)); /* as above */
     if (members && awaited && epoch) {
         near__barrier_listed_locked(c, epoch, q->server);
         roll->awaited = awaited;
@@ -214,6 +217,16 @@ void near__roll_begin(struct near__coherence *c, struct near__roll *roll, int64_
     near__buffer_fini(&body);
 }
 
+/* Somebody has not answered, and serves nothing any more from then on. */
+static void await(int64_t now, int64_t until_ns, struct near__barrier_result *ret, int64_t *ret_due_ns)
+{
+    if (now >= until_ns)
+        return;
+    ret->missing++;
+    if (until_ns < *ret_due_ns)
+        *ret_due_ns = until_ns;
+}
+
 int near__roll_look_locked(const struct near__coherence *c, const struct near__roll *roll, struct near__barrier_result *ret,
                            int64_t *ret_due_ns)
 {
@@ -222,14 +235,11 @@ int near__roll_look_locked(const struct near__coherence *c, const struct near__r
     *ret = (struct near__barrier_result){.processes = (uint32_t)roll->count, .unlisted = now < roll->settled_ns};
     if (ret->unlisted)
         *ret_due_ns = roll->settled_ns;
-    for (size_t i = 0; i < roll->count; i++) {
-        const struct near__awaited *a = &roll->awaited[i];
-        if (a->answered || now >= a->until_ns)
-            continue;
-        ret->missing++;
-        if (a->until_ns < *ret_due_ns)
-            *ret_due_ns = a->until_ns;
-    }
+    if (!roll->heard && !NEAR_MUTANT(ASKER_EXEMPT))
+        await(now, roll->own_ns, ret, ret_due_ns);
+    for (size_t i = 0; i < roll->count; i++)
+        if (!roll->awaited[i].answered)
+            await(now, roll->awaited[i].until_ns, ret, ret_due_ns);
     return NEAR_MUTANT(BARRIER_NOT_AWAITED) || (!ret->missing && !ret->unlisted);
 }
 
@@ -279,13 +289,28 @@ static int is_name(const char *name)
     return strlen(name) == 16 && strspn(name, "0123456789abcdef") == 16;
 }
 
+/* [6] */
+static void hear(struct near__coherence *c, uint64_t id)
+{
+    pthread_mutex_lock(&c->lock);
+    for (struct near__roll *roll = c->rolls; roll; roll = roll->next)
+        if (roll->id == id)
+            roll->heard = 1;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+}
+
 void near__barrier_called(struct near__coherence *c, const struct near__message *m)
 {
     const unsigned char *cursor = NULL;
     struct near__answer answer = {.roll = m->write_id};
     struct near__word word;
     const void *key;
-    if (m->sender == c->sender || !near__message_next_key(m, &cursor, &key, &word.size))
+    if (m->sender == c->sender) {
+        hear(c, m->write_id);
+        return;
+    }
+    if (!near__message_next_key(m, &cursor, &key, &word.size))
         return;
     word.at = key;
     if (read_name(word, answer.name) != 0 || !is_name(answer.name) || answer.roll > INT64_MAX)

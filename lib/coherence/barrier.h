@@ -27,6 +27,8 @@ struct near__roll {
     struct near__awaited *awaited;
     size_t count;
     int64_t settled_ns; /* from then on nobody serves who is not on the list */
+    int64_t own_ns;     /* nor this process by a proof from before the question */
+    int heard;          /* the question itself has come: this process has applied what was before it */
 };
 
 /* Asks everybody.  Blocks up to the deadline. */

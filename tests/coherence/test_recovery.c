@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "coherence/barrier.h"
 #include "coherence/process.h"
 #include "coherence/proof.h"
 #include "support/allocfail.h"
@@ -425,6 +426,35 @@ static void test_R10_lifts_from_one_position_do_not_meet(void **state)
         assert_no_hit(&s->b, "k");
         process_prove(&s->a);
     }
+}
+
+/* B is long off everybody's list, so A's barrier waits for A alone; and A has not heard of B's last write yet. */
+static void test_G7_barrier_waits_for_its_own_process(void **state)
+{
+    struct stage *s = *state;
+    struct near__roll roll;
+    struct near__barrier_result result;
+    int64_t due_ns;
+    share(s, "k", 1);
+    near__roll_begin(s->a.coherence, &roll, INT64_MAX);
+    near__roll_end(s->a.coherence, &roll);
+    for (int i = 0; i < 12; i++) {
+        world_advance(&s->world, TEST_BOUND_NS / 4);
+        process_prove(&s->a);
+    }
+    near__memory_fault(s->world.store, NEAR_FAULT_HOLD_MESSAGES, 0, -1);
+    process_set(&s->b, "k", 2);
+    near__roll_begin(s->a.coherence, &roll, INT64_MAX);
+    process_settle(&s->a);
+    assert_hit(&s->a, "k", 1);
+    assert_int_equal(near__roll_look_locked(s->a.coherence, &roll, &result, &due_ns), 0);
+    assert_int_equal(result.missing, 1);
+    assert_int_equal(result.unlisted, 0);
+    near__memory_fault(s->world.store, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
+    process_settle(&s->a);
+    assert_int_equal(near__roll_look_locked(s->a.coherence, &roll, &result, &due_ns), 1);
+    assert_no_hit(&s->a, "k");
+    near__roll_end(s->a.coherence, &roll);
 }
 
 static void test_R25_halves_of_different_subscriptions_prove_nothing(void **state)
@@ -976,6 +1006,7 @@ int main(void)
         TEST(test_R25_R27_only_the_current_nonce_proves),
         TEST(test_R25_R27_only_the_current_nonce_is_a_PONG),
         TEST(test_R10_lifts_from_one_position_do_not_meet),
+        TEST(test_G7_barrier_waits_for_its_own_process),
         TEST(test_R25_halves_of_different_subscriptions_prove_nothing),
         TEST(test_R26_one_attempt_is_outstanding),
         TEST(test_I6_position_is_judged_when_the_heartbeat_is_read),
