@@ -457,6 +457,35 @@ static void test_G7_barrier_waits_for_its_own_process(void **state)
     near__roll_end(s->a.coherence, &roll);
 }
 
+/* A is not on the new list, and serves by a proof of before. */
+static void test_G7_list_that_was_lost_is_not_believed(void **state)
+{
+    struct stage *s = *state;
+    struct near__roll roll;
+    struct near__barrier_result result;
+    int64_t due_ns;
+    near__roll_begin(s->b.coherence, &roll, INT64_MAX);
+    near__roll_end(s->b.coherence, &roll);
+    for (int i = 0; i < 12; i++) {
+        world_advance(&s->world, TEST_BOUND_NS / 4);
+        process_prove(&s->a);
+        process_prove(&s->b);
+    }
+    share(s, "k", 1);
+    near__memory_foreign_del(s->world.store, ":nearcache-members", strlen(":nearcache-members"));
+    process_set(&s->b, "k", 2);
+    near__roll_begin(s->b.coherence, &roll, INT64_MAX);
+    process_settle(&s->b);
+    assert_int_equal(near__roll_look_locked(s->b.coherence, &roll, &result, &due_ns), 0);
+    assert_int_equal(result.processes, 0);
+    assert_int_equal(result.unlisted, 1);
+    assert_hit(&s->a, "k", 1);
+    world_advance(&s->world, due_ns - near__now(&s->world.clock));
+    assert_int_equal(near__roll_look_locked(s->b.coherence, &roll, &result, &due_ns), 1);
+    assert_no_hit(&s->a, "k");
+    near__roll_end(s->b.coherence, &roll);
+}
+
 static void test_R25_halves_of_different_subscriptions_prove_nothing(void **state)
 {
     struct stage *s = *state;
@@ -1007,6 +1036,7 @@ int main(void)
         TEST(test_R25_R27_only_the_current_nonce_is_a_PONG),
         TEST(test_R10_lifts_from_one_position_do_not_meet),
         TEST(test_G7_barrier_waits_for_its_own_process),
+        TEST(test_G7_list_that_was_lost_is_not_believed),
         TEST(test_R25_halves_of_different_subscriptions_prove_nothing),
         TEST(test_R26_one_attempt_is_outstanding),
         TEST(test_I6_position_is_judged_when_the_heartbeat_is_read),
