@@ -66,7 +66,7 @@ static void enter(struct batch *b, struct wish *wish)
     struct near__flights *flights = b->l->flights;
     const struct near__wanted *w = &wish->w;
     int64_t join_ns = impl->remote ? near__read_bound(impl, NULL) : NEAR_NEVER;
-    struct near__ticket ticket = near__local_ticket(impl->local, w->key, w->key_size);
+    struct near__ticket ticket = near__load_ticket(impl, w);
     enum near__flight_role role = near__flight_enter(flights, w->key, w->key_size, ticket, join_ns, &wish->flight);
     if (role == NEAR_FLIGHT_NOMEM) {
         near__wanted_drop(&wish->w);

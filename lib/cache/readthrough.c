@@ -20,6 +20,8 @@
 
 #include <string.h>
 
+#include "base/mutant.h"
+
 static int64_t ns(uint32_t ms)
 {
     return (int64_t)ms * NEAR_NS_PER_MS;
@@ -111,12 +113,22 @@ static enum near__note note_of(struct near__impl *impl, struct near__loading *l,
     return note;
 }
 
+/* The key's own ticket does not change when a tag of it is invalidated, and which tags it has is known only after the load.  So a load
+ * that looks at tags is joined by nobody who begins after any such invalidation has returned here (R17). */
+struct near__ticket near__load_ticket(struct near__impl *impl, const struct near__wanted *w)
+{
+    struct near__ticket ticket = near__local_ticket(impl->local, w->key, w->key_size);
+    if (w->options.flags & NEAR_LOAD_TAGS && !NEAR_MUTANT(TAGS_UNTICKETED))
+        ticket.tags = atomic_load_explicit(&impl->tags_ended, memory_order_acquire); /* acquire: see near_invalidate_tag */
+    return ticket;
+}
+
 static void refresh_behind(struct near__impl *impl, struct near__loading *l, const struct near__wanted *w)
 {
     struct near__flight *flight;
     if (note_of(impl, l, w) == NEAR_NOTE_PAUSE)
         return;
-    struct near__ticket ticket = near__local_ticket(impl->local, w->key, w->key_size);
+    struct near__ticket ticket = near__load_ticket(impl, w);
     enum near__flight_role role = near__flight_enter(l->flights, w->key, w->key_size, ticket, NEAR_NEVER, &flight);
     if (role == NEAR_FLIGHT_NOMEM)
         return;
@@ -294,7 +306,7 @@ static int fly(struct near__impl *impl, struct near__loading *l, struct near__re
 {
     struct near__flight *flight;
     int64_t join_ns = impl->remote ? near__read_bound(impl, NULL) : NEAR_NEVER;
-    struct near__ticket ticket = near__local_ticket(impl->local, w->key, w->key_size);
+    struct near__ticket ticket = near__load_ticket(impl, w);
     enum near__flight_role role = near__flight_enter(l->flights, w->key, w->key_size, ticket, join_ns, &flight);
     if (role == NEAR_FLIGHT_NOMEM) {
         *ret_status = NEAR_ERR_NOMEM;

@@ -195,7 +195,11 @@ int near_invalidate_tag(near_cache *cache, const void *tag, size_t size, const n
         return status;
     struct near__request request = {.operation = NEAR_OP_TAG, .key = name, .key_size = name_of(tag, size, name), .ttl_ms = TAG_LIFE_MS};
     int64_t deadline_ns = near__deadline(impl, &mine);
-    status = near__write_barrier(impl, &mine, deadline_ns, near__write_through(impl, &request, deadline_ns, 0));
+    status = near__write_through(impl, &request, deadline_ns, 0);
+    /* release: pairs with near__load_ticket, by way of whatever tells the next reader that this call has returned; whatever its status,
+     * the server may have done it */
+    atomic_fetch_add_explicit(&impl->tags_ended, 1, memory_order_release);
+    status = near__write_barrier(impl, &mine, deadline_ns, status);
     near__leave(impl);
     return status;
 }

@@ -28,6 +28,8 @@ int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struc
  * set. */
 int near__wanted_without(struct near__impl *impl, struct near__loading *l, struct near__wanted *w, int64_t now_ns,
                          int *ret_status);
+/* By which loads of the key are told apart: who has another one does not join. */
+struct near__ticket near__load_ticket(struct near__impl *impl, const struct near__wanted *w);
 /* A load for the leader of a flight; NULL without memory. */
 struct near__load *near__wanted_load(struct near__impl *impl, const struct near__wanted *w,
                                      struct near__flight *flight);

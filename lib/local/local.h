@@ -131,11 +131,12 @@ struct near__ticket {
     uint64_t hash;      /* of the key, so that it is hashed once */
     uint32_t generation;
     uint32_t stripe;
+    uint64_t tags; /* of a load that looks at tags: how many invalidations of tags it knows of; otherwise 0 */
 };
 struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size);
 static inline int near__ticket_equal(struct near__ticket a, struct near__ticket b)
 {
-    return a.floor == b.floor && a.generation == b.generation && a.watermark == b.watermark;
+    return a.floor == b.floor && a.generation == b.generation && a.watermark == b.watermark && a.tags == b.tags;
 }
 
 /* Offers a value that the remote tier had at position (0: unknown, then as near__local_invalidate with position 0).  ticket: of

@@ -518,6 +518,27 @@ static void test_R01_tag_invalidated_during_the_load_counts(void **state)
     }
 }
 
+/* The key's own ticket is the same before and after. */
+static void test_R17_get_after_a_tag_s_invalidation_does_not_join_an_older_load(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct tagged t = {.tags = {"red"}};
+    source_init(&t.source, "old");
+    source_hold(&t.source, 1);
+    struct reader r = {.cache = p->a, .source = (struct source *)&t}, later = r;
+    assert_int_equal(pthread_create(&r.thread, NULL, tagged_reader, &r), 0);
+    source_wait_inside(&t.source, 1);
+    says(&t, "new");
+    assert_int_equal(near_invalidate_tag(p->a, "red", 3, NULL), NEAR_OK);
+    assert_int_equal(pthread_create(&later.thread, NULL, tagged_reader, &later), 0);
+    while (source_loads(&t.source) < 2 && stats_of(p->a).flights_joined == 0 && stats_of(p->a).load_waits == 0)
+        wait_a_moment();
+    source_hold(&t.source, 0);
+    reader_end(&r);
+    assert_string_equal(reader_end(&later), "new");
+    assert_int_equal(stats_of(p->a).flights_joined, 0);
+}
+
 static void test_a_plain_write_has_no_tags(void **state)
 {
     struct pair *p = pair_of(state);
@@ -663,6 +684,7 @@ int main(void)
         ON_ALL(test_invalidated_tag_makes_its_values_old_and_no_others),
         ON_ALL(test_a_thousand_values_become_old_by_one_message),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts),
+        ON_ALL(test_R17_get_after_a_tag_s_invalidation_does_not_join_an_older_load),
         ON_ALL(test_a_plain_write_has_no_tags),
         ON_ALL(test_bad_tags_are_told_and_change_nothing),
         cmocka_unit_test(test_nonsense_is_told_and_changes_nothing),
