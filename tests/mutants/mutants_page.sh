@@ -27,13 +27,8 @@ sed -n 's/ *| */|/g; /^R/p' tests/mutants/mutants.list | while IFS='|' read -r r
     name=${mutant#s:}
     files=$(grep -l "NEAR_MUTANT($name)" lib/*/*.c | sed 's/.*/`&`/' | paste -s -d ' ')
     case $program in
-    fresh | values) file=tests/system/test_$program.c ;;
-    tracking) file=tests/system/test_tracking.c ;;
-    simulation) file=tests/coherence/test_simulation.c ;;
-    load_simulation) file=tests/load/test_load_simulation.c ;;
     memory | process | redis) file=tests/system/test_races_$program.c ;;
-    recovery) file=tests/coherence/test_recovery.c ;;
-    *) file=tests/local/test_$program.c ;;
+    *) file=$(ls tests/*/test_"$program".c) ;;
     esac
     echo "| $race | $what | \`$name\` | $files | \`$file\` \`$case\` |"
 done
