@@ -147,8 +147,8 @@ static void test_G7_who_has_not_heard_is_waited_for(void **state)
     assert_true(wait_until(strcmp(stack_server(s, "k"), "second") == 0, PATIENCE_MS));
     int64_t begun = atomic_load(&s->now_ns);
     while (!atomic_load(&putter.done)) {
-        if (atomic_load(&s->now_ns) - begun < 900 * NEAR_NS_PER_MS && !atomic_load(&putter.done))
-            assert_string_equal(look(s->a, "k"), "first"); /* as it may */
+        int done = atomic_load(&putter.done); /* before the look, which may give either as long as the barrier waits */
+        assert_true(strcmp(peek(s->a, "k"), "first") != 0 || !done);
         stack_skip(s, 5);
         wait_a_moment();
     }
