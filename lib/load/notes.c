@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Buckets of four under striped mutexes: notes are read after the local tier missed, where a mutex costs nothing that shows. */
+ * Buckets of four under striped mutexes: notes are read after the local tier missed, where a mutex costs nothing that shows.
+ * A bucket has one mutex, whichever key asks: the stripe follows from the bucket, never from the key. */
 #include "load/notes.h"
 
 #include <pthread.h>
@@ -64,9 +65,14 @@ size_t near__notes_bytes(const struct near__notes *notes)
     return sizeof(*notes) + notes->buckets * WAYS * sizeof(struct note);
 }
 
-static struct note *bucket_of(struct near__notes *notes, uint64_t hash)
+/* The key's bucket, its mutex locked: give it back by unlocking *mutex. */
+static struct note *bucket_locked(struct near__notes *notes, const void *key, size_t key_size, pthread_mutex_t **mutex)
 {
-    return &notes->notes[(size_t)(((hash >> 32) * notes->buckets) >> 32) * WAYS];
+    uint64_t hash = near__hash(key, key_size, 3);
+    size_t bucket = (size_t)(((hash >> 32) * notes->buckets) >> 32);
+    *mutex = &notes->mutex[(NEAR_MUTANT(NOTES_STRIPED_BY_KEY) ? hash : bucket) % STRIPES];
+    pthread_mutex_lock(*mutex);
+    return &notes->notes[bucket * WAYS];
 }
 
 static int is_about(const struct note *note, const void *key, size_t key_size)
@@ -92,10 +98,8 @@ void near__notes_put(struct near__notes *notes, const void *key, size_t key_size
 {
     if (key_size > KEY_MAX)
         return;
-    uint64_t hash = near__hash(key, key_size, 3);
-    pthread_mutex_t *mutex = &notes->mutex[hash % STRIPES];
-    pthread_mutex_lock(mutex);
-    struct note *note = place_for(bucket_of(notes, hash), key, key_size);
+    pthread_mutex_t *mutex;
+    struct note *note = place_for(bucket_locked(notes, key, key_size, &mutex), key, key_size);
     note->position = position;
     note->ends_ns = ends_ns;
     note->generation = ticket.generation;
@@ -120,11 +124,9 @@ enum near__note near__notes_find(struct near__notes *notes, const void *key, siz
 {
     if (key_size > KEY_MAX)
         return NEAR_NOTE_NONE;
-    uint64_t hash = near__hash(key, key_size, 3);
-    pthread_mutex_t *mutex = &notes->mutex[hash % STRIPES];
     enum near__note what = NEAR_NOTE_NONE;
-    pthread_mutex_lock(mutex);
-    struct note *bucket = bucket_of(notes, hash);
+    pthread_mutex_t *mutex;
+    struct note *bucket = bucket_locked(notes, key, key_size, &mutex);
     for (unsigned i = 0; i < WAYS; i++) {
         if (!is_about(&bucket[i], key, key_size))
             continue;
