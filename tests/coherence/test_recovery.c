@@ -11,64 +11,11 @@
 #include <string.h>
 
 #include "coherence/barrier.h"
-#include "coherence/process.h"
 #include "coherence/proof.h"
+#include "coherence/stage.h"
 #include "support/allocfail.h"
 
-/* ---------------------------------------------------------------- the stage: a server, a reader A, a writer B */
-
-struct stage {
-    struct world world;
-    struct process a, b;
-};
-
-static int set_up(void **state)
-{
-    struct stage *s = calloc(1, sizeof(*s));
-    assert_non_null(s);
-    world_open(&s->world);
-    process_open(&s->a, &s->world, 11);
-    process_open(&s->b, &s->world, 22);
-    process_prove(&s->a);
-    process_prove(&s->b);
-    process_prove(&s->a);
-    *state = s;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    struct stage *s = *state;
-    process_close(&s->a);
-    process_close(&s->b);
-    world_close(&s->world);
-    free(s);
-    return 0;
-}
-
-static void assert_hit(struct process *p, const char *key, uint64_t value)
-{
-    uint64_t found = 0;
-    assert_int_equal(process_hit(p, key, &found), 1);
-    assert_int_equal(found, value);
-}
-
-static void assert_no_hit(struct process *p, const char *key)
-{
-    uint64_t found = 0;
-    if (process_hit(p, key, &found))
-        fail_msg("%s must not be served, but %" PRIu64 " is", key, found);
-}
-
-/* B writes, A reads and keeps; both have heard of it. */
-static void share(struct stage *s, const char *key, uint64_t value)
-{
-    process_set(&s->b, key, value);
-    process_settle(&s->a);
-    process_settle(&s->b);
-    assert_int_equal(process_fetch(&s->a, key), value);
-    assert_hit(&s->a, key, value);
-}
+static int set_up(void **state) { return stage_open(state, 0); }
 
 static uint64_t proof_requests(struct stage *s)
 {
@@ -1011,7 +958,7 @@ static void test_R52_opening_unwinds_when_memory_fails(void **state)
     }
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, stage_close)
 
 int main(void)
 {

@@ -7,67 +7,14 @@
 #include <cmocka.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "coherence/process.h"
 #include "coherence/proof.h"
+#include "coherence/stage.h"
 
 enum { RATE = 1000, MANY = 600 };
 
-struct stage {
-    struct world world;
-    struct process a, b;
-};
-
-static int set_up(void **state)
-{
-    struct stage *s = calloc(1, sizeof(*s));
-    assert_non_null(s);
-    world_open(&s->world);
-    process_open(&s->b, &s->world, 22);
-    s->world.repair_rate = RATE;
-    process_open(&s->a, &s->world, 11);
-    process_prove(&s->a);
-    process_prove(&s->b);
-    process_prove(&s->a);
-    *state = s;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    struct stage *s = *state;
-    process_close(&s->a);
-    process_close(&s->b);
-    world_close(&s->world);
-    free(s);
-    return 0;
-}
-
-static void assert_hit(struct process *p, const char *key, uint64_t value)
-{
-    uint64_t found = 0;
-    if (!process_hit(p, key, &found))
-        fail_msg("%s is not served", key);
-    assert_int_equal(found, value);
-}
-
-static void assert_no_hit(struct process *p, const char *key)
-{
-    uint64_t found = 0;
-    if (process_hit(p, key, &found))
-        fail_msg("%s must not be served, but %" PRIu64 " is", key, found);
-}
-
-/* B writes, A reads and keeps. */
-static void share(struct stage *s, const char *key, uint64_t value)
-{
-    process_set(&s->b, key, value);
-    process_settle(&s->a);
-    assert_int_equal(process_fetch(&s->a, key), value);
-    assert_hit(&s->a, key, value);
-}
+static int set_up(void **state) { return stage_open(state, RATE); }
 
 static void set_untold(struct stage *s, const char *key, uint64_t value)
 {
@@ -372,7 +319,7 @@ static void test_large_values_are_left_to_the_next_read(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, stage_close)
         TEST(test_unchanged_values_are_kept_without_a_fetch_and_changed_ones_are_not),
         TEST(test_after_a_loss_of_data_what_agrees_with_the_server_is_kept),
         TEST(test_R20_time_to_live_is_the_servers),
