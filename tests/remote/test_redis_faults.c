@@ -17,27 +17,8 @@
 
 #include "fake_redis.h"
 #include "remote_fixture.h"
+#include "support/group_server.h"
 #include "support/proxy.h"
-
-static struct redis_server *server;
-
-static int group_setup(void **state)
-{
-    (void)state;
-    return redis_server_available() && !(server = redis_server_start(NULL)) ? -1 : 0;
-}
-
-static int group_teardown(void **state)
-{
-    (void)state;
-    redis_server_free(server);
-    return 0;
-}
-
-#define NEEDS_SERVER() \
-    (void)state;       \
-    if (!server)       \
-    skip()
 
 static int is_not_sent(int status)
 {

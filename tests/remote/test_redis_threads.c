@@ -12,6 +12,7 @@
 
 #include "base/random.h"
 #include "remote_fixture.h"
+#include "support/group_server.h"
 #include "support/proxy.h"
 #include "support/seed.h"
 
@@ -20,21 +21,6 @@ enum { THREADS = 8, ROUNDS = 60, WRITES_MAX = 20000 };
 #else
 enum { THREADS = 16, ROUNDS = 250, WRITES_MAX = 100000 };
 #endif
-
-static struct redis_server *server;
-
-static int group_setup(void **state)
-{
-    (void)state;
-    return redis_server_available() && !(server = redis_server_start(NULL)) ? -1 : 0;
-}
-
-static int group_teardown(void **state)
-{
-    (void)state;
-    redis_server_free(server);
-    return 0;
-}
 
 struct worker {
     struct fixture *f;

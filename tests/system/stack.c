@@ -34,6 +34,27 @@ near_stats stack_stats(near_cache *cache)
     return stats;
 }
 
+void stack_wait_proof(near_cache *cache)
+{
+    int64_t since_ms = wait_now_ms(), now_ms;
+    near_stats stats;
+    do {
+        wait_a_moment();
+        now_ms = wait_now_ms();
+        stats = stack_stats(cache);
+        assert_true(now_ms - since_ms < PATIENCE_MS);
+    } while (!stats.proven || stats.proof_age_ms >= now_ms - since_ms);
+}
+
+const char *stack_name(const char *prefix, const char *key)
+{
+    static __thread char names[4][64];
+    static __thread unsigned next;
+    char *name = names[next++ % 4];
+    snprintf(name, sizeof(names[0]), "%s%s", prefix, key);
+    return name;
+}
+
 void stack_check(near_cache *cache)
 {
     near_error error = {0};

@@ -38,9 +38,13 @@ void stack_options(near_options *options);
 near_stats stack_stats(near_cache *cache);
 /* Real time only.  Returns when everything that was published before the call has been applied: a proof that began after it. */
 void stack_check(near_cache *cache);
+/* The same whether or not near_check is content with the rest. */
+void stack_wait_proof(near_cache *cache);
 void stack_close(near_cache *cache); /* NULL is fine */
 /* A cache on a real server, in real time; ready. */
 near_cache *stack_redis(const char *uri, const char *prefix, uint32_t bound_ms);
+/* "prefix" "key" as the server knows it; lives until the thread's fourth next call. */
+const char *stack_name(const char *prefix, const char *key);
 
 /* ---------------------------------------------------------------- what a key has: the value, or a status as "(NEAR_MISS)" */
 

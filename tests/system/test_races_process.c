@@ -26,29 +26,13 @@
 
 #include "nearcache.h"
 #include "support/allocfail.h"
+#include "support/group_server.h"
 #include "support/proxy.h"
-#include "support/redis_server.h"
 #include "system/stack.h"
 
 enum { BOUND_MS = 200, HELPER_LIFE_S = 300 };
 
-static struct redis_server *server; /* one for the whole program; NULL: none to be had */
-static char prefix[16];             /* of the present test */
-
-static int group_setup(void **state)
-{
-    (void)state;
-    if (!redis_server_available())
-        return 0;
-    return (server = redis_server_start(NULL)) ? 0 : -1;
-}
-
-static int group_teardown(void **state)
-{
-    (void)state;
-    redis_server_free(server);
-    return 0;
-}
+static char prefix[16]; /* of the present test */
 
 static int setup(void **state)
 {
@@ -71,19 +55,6 @@ static const char *server_has(const char *key)
     snprintf(name, sizeof(name), "%s%s", prefix, key);
     const char *text = redis_server_command(server, "GET", name, NULL);
     return strcmp(text, "(nil)") == 0 ? MISS : text;
-}
-
-/* A proof that began after the call stands. */
-static void wait_proof(near_cache *cache)
-{
-    int64_t since_ms = wait_now_ms(), now_ms;
-    near_stats stats;
-    do {
-        wait_a_moment();
-        now_ms = wait_now_ms();
-        stats = stack_stats(cache);
-        assert_true(now_ms - since_ms < PATIENCE_MS);
-    } while (!stats.proven || stats.proof_age_ms >= now_ms - since_ms);
 }
 
 /* ---------------------------------------------------------------- helpers */
@@ -236,7 +207,7 @@ static void test_R11_writer_killed_at_every_step_of_a_write(void **state)
         unreturned = kill_writer_after(&writer, stops);
         /* all that it had sent has been executed when the server has seen its end */
         assert_true(wait_until(!strstr(redis_server_command(server, "CLIENT", "LIST", NULL), "name=writer"), PATIENCE_MS));
-        wait_proof(a);
+        stack_wait_proof(a);
         snprintf(value, sizeof(value), "%s", server_has("k"));
         assert_string_equal(look(a, "k"), value);
         before += strcmp(value, "before") == 0;

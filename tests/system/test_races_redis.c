@@ -112,15 +112,7 @@ static struct world *world_of(void **state)
     return w;
 }
 
-/* "prefix" "key" as the server knows it. */
-static const char *full(const struct world *w, const char *key)
-{
-    static __thread char names[4][64];
-    static __thread unsigned next;
-    char *name = names[next++ % 4];
-    snprintf(name, 64, "%s%s", w->prefix, key);
-    return name;
-}
+static const char *full(const struct world *w, const char *key) { return stack_name(w->prefix, key); }
 
 /* What the server has, in the words of look(). */
 static const char *server_has(struct redis_server *server, const char *name)
@@ -151,19 +143,6 @@ static void expect_within_bound(near_cache *cache, const char *key, const char *
         assert_true(begun_ms < end_ms);
         wait_a_moment();
     }
-}
-
-/* A proof that began after the call stands, whether or not near_check is content. */
-static void wait_proof(near_cache *cache)
-{
-    int64_t since_ms = wait_now_ms(), now_ms;
-    near_stats stats;
-    do {
-        wait_a_moment();
-        now_ms = wait_now_ms();
-        stats = stack_stats(cache);
-        assert_true(now_ms - since_ms < PATIENCE_MS);
-    } while (!stats.proven || stats.proof_age_ms >= now_ms - since_ms);
 }
 
 static void expect_recovery(struct world *w, near_cache *cache, const char *key)
@@ -218,10 +197,10 @@ static void test_R12_out_of_memory_is_all_or_nothing(void **state)
     redis_server_command(w->server, "CONFIG", "SET", "maxmemory", "1", NULL);
     assert_int_equal(put(w->b, "k", "v2"), NEAR_ERR_FULL);
     assert_string_equal(server_has(w->server, full(w, "k")), "v1");
-    wait_proof(w->a); /* heartbeats go on */
+    stack_wait_proof(w->a); /* heartbeats go on */
     assert_string_equal(look(w->a, "k"), "v1");
     assert_int_equal(drop_everywhere(w->b, "k"), NEAR_OK);
-    wait_proof(w->a);
+    stack_wait_proof(w->a);
     assert_string_equal(look(w->a, "k"), MISS);
     redis_server_command(w->server, "CONFIG", "SET", "maxmemory", "0", NULL);
     cache_in_a(w, "k", "v3");

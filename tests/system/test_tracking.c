@@ -98,14 +98,7 @@ static struct world *world_of(void **state)
     return w;
 }
 
-static const char *full(const struct world *w, const char *key)
-{
-    static __thread char names[4][64];
-    static __thread unsigned next;
-    char *name = names[next++ % 4];
-    snprintf(name, 64, "%s%s", w->prefix, key);
-    return name;
-}
+static const char *full(const struct world *w, const char *key) { return stack_name(w->prefix, key); }
 
 /* As redis-cli would. */
 static void foreign_set(struct world *w, const char *key, const char *value)
