@@ -6,7 +6,6 @@
  *   comes back too late: the fencing number lets the counter's keeper refuse its write. */
 #include <nearcache.h>
 
-#include <errno.h>
 #include <getopt.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -15,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "loading/figures.h"
 
 enum { SERVERS_MAX = NEAR_LOCK_SERVERS_MAX, THREADS_MAX = 64 };
 static const char *const usage =
@@ -175,17 +176,6 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static int number(const char *text, unsigned least, unsigned most, unsigned *ret)
-{
-    char *end;
-    errno = 0;
-    unsigned long n = strtoul(text, &end, 10);
-    if (errno || end == text || *end || text[0] == '-' || n < least || n > most)
-        return fprintf(stderr, "lock: %s is not a number from %u to %u\n", text, least, most), -1;
-    *ret = (unsigned)n;
-    return 0;
-}
-
 static int parse(int argc, char **argv)
 {
     static const struct option options[] = {{"threads", 1, NULL, 't'}, {"rounds", 1, NULL, 'r'}, {"ttl-ms", 1, NULL, 'l'},
@@ -193,11 +183,11 @@ static int parse(int argc, char **argv)
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         int bad = 0;
         if (c == 't')
-            bad = number(optarg, 2, THREADS_MAX, &our.threads);
+            bad = figures_number(optarg, 2, THREADS_MAX, &our.threads);
         else if (c == 'r')
-            bad = number(optarg, 1, 100000, &our.rounds);
+            bad = figures_number(optarg, 1, 100000, &our.rounds);
         else if (c == 'l')
-            bad = number(optarg, NEAR_LOCK_TTL_MIN_MS, NEAR_LOCK_TTL_MAX_MS, &our.ttl_ms);
+            bad = figures_number(optarg, NEAR_LOCK_TTL_MIN_MS, NEAR_LOCK_TTL_MAX_MS, &our.ttl_ms);
         else if (c == 'j')
             our.json = 1;
         else if (c == 'h')

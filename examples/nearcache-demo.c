@@ -17,8 +17,9 @@
 #include <unistd.h>
 
 #include "demo/demo_catalogue.h"
+#include "support/arguments.h"
 
-enum { EXIT_CANNOT = 1, EXIT_USAGE = 2, EXIT_VIOLATIONS = 4, TICK_MS = 20, EXTRA_S = 60 };
+enum { EXIT_CANNOT = 1, EXIT_VIOLATIONS = 4, TICK_MS = 20, EXTRA_S = 60 };
 
 volatile sig_atomic_t demo_interrupted;
 
@@ -67,24 +68,6 @@ static void catch_signals(void)
 
 /* ---------------------------------------------------------------- options */
 
-static int complain(const char *option, const char *text, const char *why)
-{
-    fprintf(stderr, "nearcache-demo: %s %s: %s\n", option, text, why);
-    return EXIT_USAGE;
-}
-
-static int parse_number(const char *option, const char *text, int min, int max, int *ret)
-{
-    char *end, why[64];
-    long number = strtol(text, &end, 10);
-    if (end == text || *end || number < min || number > max) {
-        snprintf(why, sizeof why, "a number from %d to %d is needed", min, max);
-        return complain(option, text, why);
-    }
-    *ret = (int)number;
-    return 0;
-}
-
 static int parse_signal(const char *text, int *ret)
 {
     static const struct {
@@ -96,7 +79,7 @@ static int parse_signal(const char *text, int *ret)
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(name, names[i].name) == 0 || strtol(name, NULL, 10) == names[i].number)
             return *ret = names[i].number, 0;
-    return complain("--kill", text, "-STOP, -KILL, -TERM or -INT is needed");
+    return argument_refused("--kill", text, "-STOP, -KILL, -TERM or -INT is needed");
 }
 
 static int parse_time(const char *text, int *ret_ms)
@@ -104,7 +87,7 @@ static int parse_time(const char *text, int *ret_ms)
     char *end;
     double number = strtod(text, &end), ms = strcmp(end, "ms") == 0 ? number : number * 1000;
     if (end == text || (*end && strcmp(end, "s") != 0 && strcmp(end, "ms") != 0) || !(ms >= 1 && ms <= 60000))
-        return complain("--kill", text, "a time up to 60s is needed, such as 5s or 500ms");
+        return argument_refused("--kill", text, "a time up to 60s is needed, such as 5s or 500ms");
     *ret_ms = (int)ms;
     return 0;
 }
@@ -115,7 +98,7 @@ static int parse_kill(struct demo_options *o, int argc, char **argv, const char 
     if (result != 0)
         return result;
     if (optind >= argc)
-        return complain("--kill", sig, "a time is needed behind the signal, such as 5s");
+        return argument_refused("--kill", sig, "a time is needed behind the signal, such as 5s");
     return parse_time(argv[optind++], &o->kill_ms);
 }
 
@@ -126,7 +109,7 @@ static int parse_sabotage(struct demo_options *o, const char *text)
     else if (strcmp(text, "damaged") == 0)
         o->sabotage = SABOTAGE_DAMAGED;
     else
-        return complain("--sabotage", text, "stale or damaged is needed");
+        return argument_refused("--sabotage", text, "stale or damaged is needed");
     return 0;
 }
 
@@ -136,13 +119,13 @@ enum { OPT_SECONDS = 1, OPT_BOUND, OPT_PROCESSES, OPT_RECORDS, OPT_UPDATES, OPT_
 static int apply(struct demo_options *o, int argc, char **argv, int option)
 {
     switch (option) {
-    case OPT_SECONDS: return parse_number("--seconds", optarg, 3, 86400, &o->seconds);
-    case OPT_BOUND: return parse_number("--bound", optarg, 10, 60000, &o->bound_ms);
-    case OPT_PROCESSES: return parse_number("--processes", optarg, 1, BOARD_PROCESSES, &o->processes);
-    case OPT_RECORDS: return parse_number("--records", optarg, 100, 1000000, &o->records);
-    case OPT_UPDATES: return parse_number("--updates", optarg, 1, 100000, &o->updates_per_s);
+    case OPT_SECONDS: return argument_number("--seconds", optarg, 3, 86400, &o->seconds);
+    case OPT_BOUND: return argument_number("--bound", optarg, 10, 60000, &o->bound_ms);
+    case OPT_PROCESSES: return argument_number("--processes", optarg, 1, BOARD_PROCESSES, &o->processes);
+    case OPT_RECORDS: return argument_number("--records", optarg, 100, 1000000, &o->records);
+    case OPT_UPDATES: return argument_number("--updates", optarg, 1, 100000, &o->updates_per_s);
     case OPT_LOCAL: return o->local_bytes = optarg, 0;
-    case OPT_SEED: return o->seed = strtoull(optarg, NULL, 0), 0;
+    case OPT_SEED: return argument_seed("--seed", optarg, &o->seed);
     case OPT_NO_FAULTS: return o->faults = 0, 0;
     case OPT_KILL: return parse_kill(o, argc, argv, optarg);
     case OPT_SABOTAGE: return parse_sabotage(o, optarg);
@@ -176,7 +159,7 @@ static int options_parse(struct demo_options *o, int argc, char **argv)
     while ((option = getopt_long(argc, argv, "+", list, NULL)) != -1)
         if ((result = apply(o, argc, argv, option)) != 0)
             return result;
-    return optind < argc ? complain("argument", argv[optind], "not expected") : 0;
+    return optind < argc ? argument_refused("argument", argv[optind], "not expected") : 0;
 }
 
 /* ---------------------------------------------------------------- before the run */

@@ -5,7 +5,6 @@
  * the remote tier? */
 #include <nearcache.h>
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +12,8 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "loading/figures.h"
 
 static const char *const usage =
     "usage: warm-start [options] [URI]\n"
@@ -150,17 +151,6 @@ static int live(int warm, int save, struct figures *ret, near_warm_result *warme
     return failed;
 }
 
-static int number(const char *text, unsigned least, unsigned most, unsigned *ret)
-{
-    char *end;
-    errno = 0;
-    unsigned long n = strtoul(text, &end, 10);
-    if (errno || end == text || *end || text[0] == '-' || n < least || n > most)
-        return fprintf(stderr, "warm-start: %s is not a number from %u to %u\n", text, least, most), -1;
-    *ret = (unsigned)n;
-    return 0;
-}
-
 static int parse(int argc, char **argv)
 {
     static const struct option options[] = {{"keys", 1, NULL, 'k'}, {"hot", 1, NULL, 'o'},      {"reads", 1, NULL, 'r'},
@@ -169,10 +159,10 @@ static int parse(int argc, char **argv)
     int bad = 0;
     for (int c; !bad && (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
-        case 'k': bad = number(optarg, 100, 1000000, &our.keys); break;
-        case 'o': bad = number(optarg, 1, 1000000, &our.hot); break;
-        case 'r': bad = number(optarg, 100, 100000000, &our.reads); break;
-        case 'a': bad = number(optarg, 0, 1000000, &our.rate); break;
+        case 'k': bad = figures_number(optarg, 100, 1000000, &our.keys); break;
+        case 'o': bad = figures_number(optarg, 1, 1000000, &our.hot); break;
+        case 'r': bad = figures_number(optarg, 100, 100000000, &our.reads); break;
+        case 'a': bad = figures_number(optarg, 0, 1000000, &our.rate); break;
         case 's': our.snapshot = optarg; break;
         case 'p': our.pattern = optarg; break;
         case 'j': our.json = 1; break;

@@ -21,6 +21,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "loading/figures.h"
+
 enum { THREADS_MAX = 64 };
 static const char *const usage =
     "usage: write-behind [options] [URI]\n"
@@ -260,17 +262,6 @@ static void report(const struct outcome *o)
 
 /* ---------------------------------------------------------------- main */
 
-static int number(const char *text, unsigned least, unsigned most, unsigned *ret)
-{
-    char *end;
-    errno = 0;
-    unsigned long n = strtoul(text, &end, 10);
-    if (errno || end == text || *end || text[0] == '-' || n < least || n > most)
-        return fprintf(stderr, "write-behind: %s is not a number from %u to %u\n", text, least, most), -1;
-    *ret = (unsigned)n;
-    return 0;
-}
-
 static int policy(const char *text)
 {
     static const char *const names[] = {"always", "second", "never"};
@@ -288,10 +279,10 @@ static int parse(int argc, char **argv)
     int bad = 0;
     for (int c; !bad && (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
-        case 'u': bad = number(optarg, 1000, 100000000, &our.updates); break;
-        case 'k': bad = number(optarg, 1, 1000000, &our.keys); break;
-        case 't': bad = number(optarg, 1, THREADS_MAX, &our.threads); break;
-        case 's': bad = number(optarg, 10, 60000, &our.stall_ms); break;
+        case 'u': bad = figures_number(optarg, 1000, 100000000, &our.updates); break;
+        case 'k': bad = figures_number(optarg, 1, 1000000, &our.keys); break;
+        case 't': bad = figures_number(optarg, 1, THREADS_MAX, &our.threads); break;
+        case 's': bad = figures_number(optarg, 10, 60000, &our.stall_ms); break;
         case 'y': bad = policy(optarg); break;
         case 'l': our.journal = optarg; break;
         case 'j': our.json = 1; break;

@@ -18,11 +18,12 @@
 #include "check/check_worker.h"
 #include "base/random.h"
 #include "nearcache.h"
+#include "support/arguments.h"
 #ifdef NEAR_CHECK_SABOTAGE
 #include "check/check_sabotage.h"
 #endif
 
-enum { EXIT_CANNOT = 1, EXIT_USAGE = 2, EXIT_VIOLATIONS = 4, TICK_MS = 2, RECOVERY_S = 60, CALM_S = 6 };
+enum { EXIT_CANNOT = 1, EXIT_VIOLATIONS = 4, TICK_MS = 2, RECOVERY_S = 60, CALM_S = 6 };
 
 volatile sig_atomic_t check_interrupted;
 
@@ -68,33 +69,6 @@ static void catch_signals(void)
 
 /* ---------------------------------------------------------------- options */
 
-static int complain(const char *option, const char *text, const char *why)
-{
-    fprintf(stderr, "nearcache-check: %s %s: %s\n", option, text, why);
-    return EXIT_USAGE;
-}
-
-static int parse_number(const char *option, const char *text, int min, int max, int *ret)
-{
-    char *end, why[64];
-    errno = 0;
-    long number = strtol(text, &end, 10);
-    if (end == text || *end || errno || number < min || number > max) {
-        snprintf(why, sizeof why, "a number from %d to %d is needed", min, max);
-        return complain(option, text, why);
-    }
-    *ret = (int)number;
-    return 0;
-}
-
-static int parse_seed(const char *text, uint64_t *ret)
-{
-    char *end;
-    errno = 0;
-    *ret = strtoull(text, &end, 0);
-    return end == text || *end || errno || *text == '-' ? complain("--seed", text, "a number is needed") : 0;
-}
-
 /* The library looks at it now, so that a mistake is told before anything is started. */
 static int parse_option(struct check_options *o, const char *text)
 {
@@ -104,10 +78,10 @@ static int parse_option(struct check_options *o, const char *text)
     size_t used = strlen(o->option), size = strcspn(text, "=");
     near_options_init(&options);
     if (text[size] != '=' || size >= sizeof name || strchr(text, '\n') || used + strlen(text) + 2 > sizeof o->option)
-        return complain("--option", text, error.text);
+        return argument_refused("--option", text, error.text);
     snprintf(name, sizeof name, "%.*s", (int)size, text);
     if (near_option_set(&options, name, text + size + 1, &error) != NEAR_OK)
-        return complain("--option", text, error.text);
+        return argument_refused("--option", text, error.text);
     snprintf(o->option + used, sizeof o->option - used, "%s\n", text);
     return 0;
 }
@@ -119,7 +93,7 @@ enum { OPT_DURATION = 1, OPT_PROCESSES, OPT_THREADS, OPT_WRITERS, OPT_FAULTS, OP
 static int parse_sabotage(const char *text, int *ret)
 {
     *ret = check_sabotage_find(text);
-    return *ret ? 0 : complain("--sabotage", text, "unknown");
+    return *ret ? 0 : argument_refused("--sabotage", text, "unknown");
 }
 #define SABOTAGE_OPTION {"sabotage", required_argument, NULL, OPT_SABOTAGE},
 #else
@@ -129,14 +103,14 @@ static int parse_sabotage(const char *text, int *ret)
 static int apply(struct check_options *o, int option, const char **faults)
 {
     switch (option) {
-    case OPT_DURATION: return parse_number("--duration", optarg, 1, 604800, &o->duration_s);
-    case OPT_PROCESSES: return parse_number("--processes", optarg, 1, CHECK_PROCESSES, &o->processes);
-    case OPT_THREADS: return parse_number("--threads", optarg, 1, CHECK_READERS, &o->threads);
-    case OPT_WRITERS: return parse_number("--writers", optarg, 1, CHECK_WRITERS, &o->writers);
+    case OPT_DURATION: return argument_number("--duration", optarg, 1, 604800, &o->duration_s);
+    case OPT_PROCESSES: return argument_number("--processes", optarg, 1, CHECK_PROCESSES, &o->processes);
+    case OPT_THREADS: return argument_number("--threads", optarg, 1, CHECK_READERS, &o->threads);
+    case OPT_WRITERS: return argument_number("--writers", optarg, 1, CHECK_WRITERS, &o->writers);
     case OPT_FAULTS: return *faults = optarg, 0;
     case OPT_LIST: return check_faults_list(), -1;
-    case OPT_SEED: return parse_seed(optarg, &o->seed);
-    case OPT_BOUND: return parse_number("--bound", optarg, 50, 60000, &o->bound_ms);
+    case OPT_SEED: return argument_seed("--seed", optarg, &o->seed);
+    case OPT_BOUND: return argument_number("--bound", optarg, 50, 60000, &o->bound_ms);
     case OPT_OPTION: return parse_option(o, optarg);
     case OPT_URI: return o->uri = optarg, 0;
     case OPT_REDIS: return o->redis_server = optarg, 0;
@@ -156,11 +130,11 @@ static int judge_uri(const char *uri)
     near_cache *cache;
     near_error error;
     if (strncmp(uri, "memory:", 7) == 0 || strncmp(uri, "local:", 6) == 0)
-        return complain("--uri", uri, "processes cannot share it");
+        return argument_refused("--uri", uri, "processes cannot share it");
     if (strlen(uri) >= sizeof((struct check_process *)0)->uri)
-        return complain("--uri", "…", "it is too long");
+        return argument_refused("--uri", "…", "it is too long");
     if (near_open(uri, NULL, &cache, &error) != NEAR_OK)
-        return complain("--uri", "…", error.text);
+        return argument_refused("--uri", "…", error.text);
     near_close(cache);
     return 0;
 }
@@ -185,9 +159,9 @@ static int options_parse(struct check_options *o, int argc, char **argv)
         if ((result = apply(o, option, &faults)) != 0)
             return result;
     if (optind < argc)
-        return complain("argument", argv[optind], "not expected");
+        return argument_refused("argument", argv[optind], "not expected");
     if (check_faults_parse(faults, !o->uri, &o->faults, &unknown) < 0)
-        return complain("--faults", unknown, o->uri ? "unknown, or not possible with --uri (see --list)" : "unknown (see --list)");
+        return argument_refused("--faults", unknown, o->uri ? "unknown, or not possible with --uri (see --list)" : "unknown (see --list)");
     return o->uri ? judge_uri(o->uri) : 0;
 }
 

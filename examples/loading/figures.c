@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* program_invocation_short_name */
+#endif
 #include "loading/figures.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -25,7 +29,7 @@ int figures_number(const char *text, unsigned least, unsigned most, unsigned *re
     errno = 0;
     unsigned long number = strtoul(text, &end, 10);
     if (errno || end == text || *end || *text == '-' || number < least || number > most)
-        return -1;
+        return fprintf(stderr, "%s: %s is not a number from %u to %u\n", program_invocation_short_name, text, least, most), -1;
     *ret = (unsigned)number;
     return 0;
 }

@@ -31,6 +31,7 @@ check "SIGKILL ends a run" end_by KILL 137
 check "nothing is left behind by that either" nothing_left "$top_builddir/examples"
 check "an unknown option is refused" run 2 --nonsense
 check "a wrong number is refused" run 2 --seconds soon
+check "a wrong seed is refused" run 2 --seed soon
 check "a signal without a time is refused" run 2 --kill -STOP
 check "an unknown signal is refused" run 2 --kill -NONSENSE 5s
 check "a Redis that does not start is reported" run 1 --redis-server /bin/false --folder "$work"
