@@ -158,6 +158,7 @@ static int fetch(struct near__impl *impl, struct near__reader *reader, struct ne
 
 /* What a fetch is allowed to do. */
 struct terms {
+    int64_t started_ns;
     int64_t deadline_ns;
     int64_t join_ns; /* the oldest fetch that may be joined; 0: none */
     int fill;
@@ -169,8 +170,20 @@ struct answer {
     struct near__shared *shared; /* with NEAR_OK */
 };
 
-/* Joins a fetch of the key under way or leads one.  Returns 0 when the flight that was joined ended in its leader's time-out
- * and this read has time left. */
+/* Whether the end of a flight that was joined is of no use to this read.  The leader's deadline is not ours; and the value may have died
+ * before we began, when the leader was long in coming back with it.  What is led or joined next began after us. */
+static int must_fly_again(const struct near__impl *impl, const struct terms *terms, struct answer *answer)
+{
+    if (answer->status == NEAR_ERR_TIMEOUT)
+        return near__now(&impl->clock) < terms->deadline_ns;
+    if (answer->status != NEAR_OK || !near__shared_was_over(answer->shared, terms->started_ns))
+        return 0;
+    near__shared_unref(answer->shared);
+    answer->shared = NULL;
+    return 1;
+}
+
+/* Joins a fetch of the key under way or leads one.  Returns 0 when the flight that was joined was of no use: then once more. */
 static int fly(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
                const struct terms *terms, struct answer *ret)
 {
@@ -192,8 +205,7 @@ static int fly(struct near__impl *impl, struct near__reader *reader, const void 
     near__flight_leave(impl->flights, flight);
     if (!landed)
         ret->status = NEAR_ERR_TIMEOUT;
-    /* the leader's deadline is not ours */
-    return !landed || ret->status != NEAR_ERR_TIMEOUT || near__now(&impl->clock) >= terms->deadline_ns;
+    return !landed || !must_fly_again(impl, terms, ret);
 }
 
 int near__read_miss(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
@@ -206,6 +218,7 @@ int near__read_miss(struct near__impl *impl, struct near__reader *reader, const 
         return NEAR_ERR_UNPROVEN;
 
     struct terms terms = {
+        .started_ns = started_ns,
         .deadline_ns = near__deadline(impl, call),
         .join_ns = flags & (NEAR_BYPASS_LOCAL | NEAR_REQUIRE_FRESH) ? 0 : bound_ns,
         .fill = !(flags & NEAR_NO_FILL),

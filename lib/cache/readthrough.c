@@ -271,6 +271,8 @@ int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct
 {
     int status = landing->landed ? landing->status : NEAR_ERR_TIMEOUT;
     int64_t now_ns = near__now(&impl->clock);
+    if (status == NEAR_OK && source == NEAR_FROM_FLIGHT && near__shared_was_over(landing->shared, w->began_ns))
+        return 0; /* what is led or joined next began after us */
     if (status == NEAR_OK) {
         near__wanted_drop(w);
         near__shared_ref(landing->shared);
@@ -356,6 +358,7 @@ int near__wanted_without(struct near__impl *impl, struct near__loading *l, struc
         *ret_status = NEAR_ERR_UNPROVEN;
         return near__wanted_drop(w);
     }
+    w->began_ns = now_ns;
     w->deadline_ns = now_ns + (w->options.timeout_ms ? ns(w->options.timeout_ms) : impl->timeout_ns);
     w->soft_ns = w->options.soft_timeout_ms ? now_ns + ns(w->options.soft_timeout_ms) : w->deadline_ns;
     return 0;

@@ -15,7 +15,7 @@ struct near__wanted {
     int has_local; /* *value is a pinned local copy */
     enum near__freshness freshness;
     int64_t age_ns; /* of an old one */
-    int64_t deadline_ns, soft_ns;
+    int64_t began_ns, deadline_ns, soft_ns;
 };
 
 /* Which loader, with which options, when the call names none; 0: there is none.  `many`: the bulk loader is preferred.

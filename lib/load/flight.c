@@ -86,6 +86,11 @@ void near__shared_unref(struct near__shared *shared)
     atomic_fetch_sub_explicit(&owner->outstanding, 1, memory_order_release);
 }
 
+int near__shared_was_over(const struct near__shared *shared, int64_t began_ns)
+{
+    return shared->expires_ns != NEAR_NEVER && shared->expires_ns <= began_ns && !NEAR_MUTANT(DEAD_VALUE_SHARED);
+}
+
 /* ---------------------------------------------------------------- the table */
 
 int near__flights_create(const struct near__alloc *alloc, const struct near__clock *clock, struct near__flights **ret)

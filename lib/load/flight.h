@@ -34,6 +34,9 @@ struct near__shared_owner {
 struct near__shared *near__shared_create(struct near__shared_owner *owner, void *data, size_t size, int64_t expires_ns);
 void near__shared_ref(struct near__shared *shared);
 void near__shared_unref(struct near__shared *shared); /* NULL is fine; any thread */
+/* The value's life was over when a reader began: a flight may be joined that has its value already, and whose leader is held up.  Then
+ * it is not this reader's to have (R20). */
+int near__shared_was_over(const struct near__shared *shared, int64_t began_ns);
 
 int near__flights_create(const struct near__alloc *alloc, const struct near__clock *clock, struct near__flights **ret);
 void near__flights_destroy(struct near__flights *flights); /* none may be under way */

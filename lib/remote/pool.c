@@ -21,7 +21,10 @@
 
 #include <string.h>
 
+#include "base/mutant.h"
 #include "base/random.h"
+
+enum { UNLABELLED_MS = 500 }; /* so long a connection without a label is used while others have one */
 
 struct near__pool {
     struct near__host *host;
@@ -155,21 +158,28 @@ static void note_success(struct near__pool *p)
 
 /* ---------------------------------------------------------------- choosing (mutex held) */
 
-/* Its label is not the one of the subscription that came after it. */
-static int is_outdated(const struct near__pool *p, struct near__connection *c)
+/* Its label is not the one of the subscription that came after it.  Or it has none, so that nothing it brings can be kept, although a
+ * subscription was told who the server is: the right to ask was missing for a while, perhaps only when this connection was made, and
+ * perhaps without the subscription noticing.  So it is made anew, now and again until it has one. */
+static int is_outdated(const struct near__pool *p, struct near__connection *c, int64_t now)
 {
     uint64_t server = near__connection_server(c);
-    return p->expected && server && server != p->expected && near__connection_opened_ns(c) < p->expected_ns;
+    int64_t opened_ns = near__connection_opened_ns(c);
+    if (!p->expected || near__connection_state(c) != NEAR_CONNECTION_READY)
+        return 0;
+    if (server)
+        return server != p->expected && opened_ns < p->expected_ns;
+    return (opened_ns < p->expected_ns || now - opened_ns >= UNLABELLED_MS * NEAR_NS_PER_MS) && !NEAR_MUTANT(UNLABELLED_FOR_GOOD);
 }
 
 /* Empties the slots of connections that take no more jobs. */
-static void drop_unusable(struct near__pool *p)
+static void drop_unusable(struct near__pool *p, int64_t now)
 {
     for (uint32_t i = 0; i < p->slots; i++) {
         struct near__connection *c = p->slot[i];
         if (!c)
             continue;
-        if (is_outdated(p, c))
+        if (is_outdated(p, c, now))
             near__connection_retire(c);
         if (near__connection_state(c) <= NEAR_CONNECTION_READY)
             continue;
@@ -224,7 +234,7 @@ static struct near__connection *connect_new(struct near__pool *p, int64_t now, s
 static struct near__connection *choose(struct near__pool *p, struct near__fault *fault)
 {
     int64_t now = near__now(p->host->clock);
-    drop_unusable(p);
+    drop_unusable(p, now);
     struct near__connection *c = least_loaded(p);
     fault->status = 0;
     if ((!c || !is_idle(c)) && may_grow(p, now)) {

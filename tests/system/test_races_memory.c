@@ -432,6 +432,67 @@ static void test_R20_time_to_live_counts_from_the_sending(void **state)
     assert_string_equal(look(s->a, "k"), MISS);
 }
 
+/* The leader of a fetch is held up with what it has got, the key's life ends, then another read joins.  Given the leader's value: v1. */
+static void test_R20_joined_fetch_brings_nothing_that_was_dead_before(void **state)
+{
+    struct stack *s = *state;
+    struct caller leader, reader;
+    assert_int_equal(put_ttl(s->b, "k", "v1", 300), NEAR_OK);
+    stack_fence(s, s->a);
+    hold_read(s, &leader, s->a, "k", 0);
+    stack_pass(s, 400);
+    uint64_t joined = stack_stats(s->a).flights_joined;
+    caller_get(&reader, s->a, "k");
+    assert_true(wait_until(stack_stats(s->a).flights_joined == joined + 1, PATIENCE_MS));
+    let_one_go(s, REPLIES, &leader);
+    caller_end(&reader);
+    assert_string_equal(leader.got, "v1"); /* it began before the end: that is allowed */
+    assert_string_equal(reader.got, MISS);
+}
+
+static int load_v2(void *arg, const near_load_request *request, near_loaded *loaded)
+{
+    (void)arg;
+    (void)request;
+    return near_loaded_value(loaded, "v2", 2);
+}
+
+static void *load_in_thread(void *arg)
+{
+    struct caller *c = arg;
+    near_value value;
+    c->status = near_get_or_load(c->cache, c->key, strlen(c->key), load_v2, NULL, NULL, &value);
+    snprintf(c->got, sizeof(c->got), "%.*s", (int)value.size, c->status == NEAR_OK ? (const char *)value.data : "");
+    near_release(&value);
+    return NULL;
+}
+
+static void load_start(struct caller *c, near_cache *cache, const char *key)
+{
+    *c = (struct caller){.cache = cache, .key = key};
+    assert_int_equal(pthread_create(&c->thread, NULL, load_in_thread, c), 0);
+}
+
+/* The same of reading through. */
+static void test_R20_joined_load_brings_nothing_that_was_dead_before(void **state)
+{
+    struct stack *s = *state;
+    struct caller leader, reader;
+    assert_int_equal(put_ttl(s->b, "k", "v1", 300), NEAR_OK);
+    stack_fence(s, s->a);
+    stack_hold(s, REPLIES, NEAR_OP_LEASE, 1);
+    load_start(&leader, s->a, "k");
+    stack_wait_held(s, REPLIES, 1);
+    stack_pass(s, 400);
+    uint64_t joined = stack_stats(s->a).flights_joined;
+    load_start(&reader, s->a, "k");
+    assert_true(wait_until(stack_stats(s->a).flights_joined == joined + 1, PATIENCE_MS));
+    let_one_go(s, REPLIES, &leader);
+    caller_end(&reader);
+    assert_string_equal(leader.got, "v1");
+    assert_string_equal(reader.got, "v2");
+}
+
 /* B shortens a life that A believes endless.  Without a message of its own: look says v1 after the end. */
 static void test_R20_shortened_life_is_told(void **state)
 {
@@ -1112,6 +1173,8 @@ int main(void)
         RACE(test_R19_absence_does_not_outlive_creation),
         RACE(test_R20_copy_ends_with_its_key),
         RACE(test_R20_time_to_live_counts_from_the_sending),
+        RACE(test_R20_joined_fetch_brings_nothing_that_was_dead_before),
+        RACE(test_R20_joined_load_brings_nothing_that_was_dead_before),
         RACE(test_R20_shortened_life_is_told),
         RACE(test_R20_fetch_that_was_not_of_one_moment_is_not_kept),
         RACE(test_R21_writes_during_a_lost_subscription_are_seen),

@@ -645,6 +645,36 @@ static void test_R38_channel_rights_removed(void **state)
     expect_recovery(w, w->a, "k");
 }
 
+/* What a read leaves in the local tier. */
+static const char *look_and_peek(struct world *w, const char *key)
+{
+    look(w->a, key);
+    return peek(w->a, key);
+}
+
+/* A data connection is made just when the user may not ask who the server is (INFO); the subscription sees nothing of it.  Used for
+ * ever: proofs go on, but nothing that is read can be kept. */
+static void test_R38_connection_made_without_rights_is_made_anew(void **state)
+{
+    struct world *w = world_of(state);
+    near_options options;
+    int fd = open_admin(w);
+    stack_options(&options);
+    options.prefix = w->prefix;
+    options.connections = 1;
+    stack_close(w->a);
+    assert_int_equal(near_open(proxy_uri_unix(w->proxy), &options, &w->a, NULL), NEAR_OK);
+    assert_int_equal(near_wait_ready(w->a, PATIENCE_MS, NULL), NEAR_OK);
+    cache_in_a(w, "k", "v1");
+    assert_string_equal(ADMIN(fd, "ACL", "SETUSER", "default", "-info"), "OK");
+    proxy_kill(w->proxy, PROXY_DATA, 0);
+    assert_true(wait_until(strcmp(bypass(w->a, "k"), "v1") == 0, PATIENCE_MS));
+    assert_string_equal(look(w->a, "j"), MISS);
+    assert_int_equal(put(w->b, "j", "v1"), NEAR_OK);
+    assert_string_equal(ADMIN(fd, "ACL", "SETUSER", "default", "+info"), "OK");
+    assert_true(wait_until(strcmp(look_and_peek(w, "j"), "v1") == 0, PATIENCE_MS));
+}
+
 /* The user itself is removed. */
 static void test_R38_user_removed(void **state)
 {
@@ -690,6 +720,7 @@ int main(void)
         RACE(test_R38_too_many_clients),
         RACE(test_R38_password_set_at_run_time),
         RACE(test_R38_channel_rights_removed),
+        RACE(test_R38_connection_made_without_rights_is_made_anew),
         RACE(test_R38_user_removed),
     };
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
