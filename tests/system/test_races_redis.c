@@ -553,11 +553,12 @@ static void test_R37_garbage_on_the_channel(void **state)
     for (size_t i = 0; i < sizeof(garbage) / sizeof(garbage[0]); i++) {
         cache_in_a(w, "k", "v1");
         cache_in_a(w, "later", "v1");
-        uint64_t bad = stack_stats(w->a).messages_bad;
+        uint64_t bad = stack_stats(w->a).messages_bad, kept = stack_stats(w->a).repair_kept;
         assert_string_equal(redis_server_command(w->server, "PUBLISH", channel, garbage[i], NULL), "2");
         assert_true(wait_until(stack_stats(w->a).messages_bad > bad, PATIENCE_MS));
         stack_check(w->a);
-        assert_string_equal(peek(w->a, "k"), MISS);
+        /* suspect, unless it has been compared with the server meanwhile */
+        assert_true(strcmp(peek(w->a, "k"), MISS) == 0 || stack_stats(w->a).repair_kept > kept);
         cache_in_a(w, "k", "v2"); /* and everything goes on */
     }
 }
