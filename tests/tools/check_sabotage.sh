@@ -27,6 +27,7 @@ check "fills that resurrect" finds floorless delay,hold 500 'read went backwards
 check "writes that leave the old copy" finds forgetful none 500 'read went backwards'
 check "damage" finds damaging none 500 'damaged value'
 check "copies that do not expire" finds unexpiring none 500 'expired value'
+check "a barrier that waits for nobody" finds hasty delay,hold 500 'older than what a barrier had put everywhere'
 check "losses that make nothing suspect" finds unsuspecting kill-sub,flushall,delete 200 'not what survived a loss of data'
 check "an unknown sabotage is refused" run 2 --sabotage nonsense
 check "nothing is left behind" nothing_left

@@ -20,6 +20,7 @@
 const char *const check_violation_names[CHECK_VIOLATIONS] = {
     "damaged value", "a write that was reported as not done took effect", "read went backwards",
     "Redis no longer has an acknowledged write", "staler than the bound", "expired value",
+    "older than what a barrier had put everywhere",
     "not what survived a loss of data", "not what Redis has at the end", "call far past its deadline",
     "local tier over its budget", "no recovery",
 };
@@ -232,6 +233,11 @@ void check_acked(struct check_board *board, uint32_t slot, uint32_t generation, 
     raise_to(&check_key_of(board, slot, generation)->acked, version);
 }
 
+void check_barred(struct check_board *board, uint32_t slot, uint32_t generation, uint64_t version)
+{
+    raise_to(&check_key_of(board, slot, generation)->barred, version);
+}
+
 void check_seen(struct check_board *board, uint32_t process, uint32_t slot, uint32_t generation, uint64_t version)
 {
     raise_to(&board->process[process].seen[slot][generation & 1], (uint64_t)generation << VERSION_BITS | version);
@@ -251,6 +257,7 @@ void check_judge_begin(struct check_judge *judge, struct check_read *read, uint3
     *read = (struct check_read){.slot = slot, .generation = generation, .bound_ns = board->bound_ns};
     read->seen = seen_by(board, judge->process, slot, generation);
     read->acked = atomic_load(&check_key_of(board, slot, generation)->acked);
+    read->barred = atomic_load(&check_key_of(board, slot, generation)->barred);
     read->begin_ns = check_now(); /* after the words above: what they tell had happened before the read began */
 }
 
@@ -428,6 +435,8 @@ static void judge_order(struct check_judge *judge, struct check_read *read)
         violation(judge, read, CHECK_BACKWARDS, read->seen, 0);
     else if (read->source == NEAR_FROM_REMOTE && read->version < read->acked)
         violation(judge, read, CHECK_LOST, read->acked, 0);
+    else if (read->version < read->barred)
+        violation(judge, read, CHECK_BARRIER, read->barred, 0);
     if (kind != CHECK_COUNTER && read->status == NEAR_OK)
         judge_phantom(judge, read);
     if (kind == CHECK_EXPIRING)

@@ -26,6 +26,7 @@
  *   lost        it came from Redis, and a newer version was acknowledged before t
  *   stale       a newer version was acknowledged before t - bound (the cache's, the call's tighter one, or none:
  *               NEAR_REQUIRE_FRESH)
+ *   too early   a newer version was written with NEAR_WRITE_BARRIER, and that call had returned NEAR_OK before t
  *   expired     its time to live had ended before t
  *
  * An acknowledgement is noted a moment after its time, perhaps long after if its process is stopped; so a read of a version
@@ -80,6 +81,7 @@ static inline int kind_is_loaded(uint32_t kind) { return kind == CHECK_LOADED ||
 
 enum check_violation {
     CHECK_DAMAGED, CHECK_PHANTOM, CHECK_BACKWARDS, CHECK_LOST, CHECK_STALE, CHECK_EXPIRED,
+    CHECK_BARRIER,  /* behind a barrier, not what was written before it */
     CHECK_SURVIVOR, /* long after a loss of data, not what survived */
     CHECK_FINAL,    /* at the end, with everybody quiet, not what Redis has */
     CHECK_LATE,     /* a call took much longer than its deadline */
@@ -99,6 +101,7 @@ struct check_write {
 struct check_key {
     _Atomic uint64_t sent;         /* RECORD, EXPIRING: newest version begun; COUNTER: how many were begun */
     _Atomic uint64_t acked;        /* newest version acknowledged */
+    _Atomic uint64_t barred;       /* newest version whose barrier is complete: nobody may read an older one any more */
     _Atomic uint64_t open;         /* a version of unknown fate, or 0; COUNTER: how many */
     _Atomic int64_t open_ns;       /* since when */
     _Atomic int64_t frozen_ns;     /* 0; CHECK_LOSING; when the loss of data was complete */
@@ -138,7 +141,7 @@ struct check_reader {
 
 struct check_writer {
     _Atomic uint32_t busy[CHECK_MANY]; /* the slots that it writes, from 1 */
-    _Atomic uint64_t writes, failed, unknown;
+    _Atomic uint64_t writes, failed, unknown, barriers, unapplied; /* barriers: complete; unapplied: the deadline came first */
 };
 
 enum check_gauge {
@@ -213,6 +216,8 @@ struct check_write *check_write_of(struct check_board *board, uint32_t slot, uin
 int check_ring_has_room(struct check_board *board, uint32_t slot, uint32_t generation, uint64_t version, int64_t now_ns);
 void check_begin(struct check_board *board, uint32_t slot, uint32_t generation, uint64_t version, uint32_t writer, int64_t now_ns);
 void check_acked(struct check_board *board, uint32_t slot, uint32_t generation, uint64_t version, int64_t now_ns);
+/* A barrier behind the version is complete. */
+void check_barred(struct check_board *board, uint32_t slot, uint32_t generation, uint64_t version);
 /* The process has seen this version: none of its threads may read an older one. */
 void check_seen(struct check_board *board, uint32_t process, uint32_t slot, uint32_t generation, uint64_t version);
 
@@ -222,7 +227,7 @@ struct check_read {
     uint32_t slot, generation, source; /* NEAR_FROM_… */
     int status;
     uint64_t version; /* 0: absent */
-    uint64_t seen, acked; /* as they were before it began */
+    uint64_t seen, acked, barred; /* as they were before it began */
     int64_t begin_ns, end_ns, bound_ns;
 };
 

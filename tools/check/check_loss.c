@@ -90,6 +90,7 @@ static void next_generation(struct check *c, uint32_t number)
     atomic_store(&slot->oldest, next - 1); /* readers of the one before look here after they have looked at its numbers */
     atomic_store(&key->sent, 0);
     atomic_store(&key->acked, 0);
+    atomic_store(&key->barred, 0);
     atomic_store(&key->open, 0);
     atomic_store(&key->frozen_ns, 0);
     atomic_store(&key->survivor, 0);

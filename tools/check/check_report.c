@@ -10,7 +10,7 @@
 #include "nearcache.h"
 
 struct sums {
-    uint64_t checked, local, shared, remote, absent, errors, skipped, outdated, writes, failed, unknown;
+    uint64_t checked, local, shared, remote, absent, errors, skipped, outdated, writes, failed, unknown, barriers, unapplied;
     near_quantiles staleness;
 };
 
@@ -32,6 +32,8 @@ static void sum_process(const struct check_process *p, struct sums *s, struct ne
         s->writes += atomic_load(&p->writer[i].writes);
         s->failed += atomic_load(&p->writer[i].failed);
         s->unknown += atomic_load(&p->writer[i].unknown);
+        s->barriers += atomic_load(&p->writer[i].barriers);
+        s->unapplied += atomic_load(&p->writer[i].unapplied);
     }
 }
 
@@ -144,6 +146,7 @@ static void print_why(const struct check *c, const struct check_note *n)
         print_version(c, n, n->newer);
         printf("\n");
         break;
+    case CHECK_BARRIER: printf("  a barrier behind version %" PRIu64 " was complete before\n", n->newer); break;
     case CHECK_LOST: printf("  version %" PRIu64 " had been acknowledged before\n", n->newer); break;
     case CHECK_SURVIVOR:
         printf("  data were lost %.3f ms before, on purpose; what survived is ", (double)n->extra / 1e6);
@@ -216,6 +219,7 @@ void check_report_end(const struct check *c)
            " from another thread's fetch, %" PRIu64 " misses)\n", s.checked, s.local, s.remote, s.shared, s.absent);
     printf("writes: %" PRIu64 " acknowledged, %" PRIu64 " not done, %" PRIu64 " of unknown fate; reads that failed: %" PRIu64 "\n",
            s.writes, s.failed, s.unknown, s.errors);
+    printf("barriers among them: %" PRIu64 " complete, %" PRIu64 " not within their deadline\n", s.barriers, s.unapplied);
     printf("faults: %" PRIu64, faults_total(c));
     for (int i = 0; i < CHECK_FAULT_KINDS; i++)
         if (c->fault_count[i])
@@ -254,6 +258,7 @@ int check_report_json(struct check *c, const char *path)
         {"reads_checked", s.checked}, {"reads_local", s.local}, {"reads_remote", s.remote}, {"reads_shared", s.shared},
         {"reads_absent", s.absent}, {"reads_failed", s.errors}, {"reads_skipped", s.skipped}, {"reads_outdated", s.outdated},
         {"writes", s.writes}, {"writes_failed", s.failed}, {"unknown_writes", s.unknown},
+        {"barriers", s.barriers}, {"barriers_incomplete", s.unapplied},
         {"faults", faults_total(c)}, {"data_losses", c->losses}, {"recoveries", check_gauge_sum(c, CHECK_RECOVERIES)},
         {"server_changes", check_gauge_sum(c, CHECK_SERVER_CHANGES)},
         {"position_regressions", check_gauge_sum(c, CHECK_REGRESSIONS)},

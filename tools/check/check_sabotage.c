@@ -5,9 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "coherence/coherence.h"
 #include "local/local.h"
 
-enum sabotage { NONE, DEAF, AGELESS, FLOORLESS, FORGETFUL, DAMAGING, UNEXPIRING, UNSUSPECTING, SABOTAGES };
+enum sabotage { NONE, DEAF, AGELESS, FLOORLESS, FORGETFUL, DAMAGING, UNEXPIRING, UNSUSPECTING, HASTY, SABOTAGES };
 
 static const char *const names[SABOTAGES] = {
     [DEAF] = "deaf",                 /* messages about keys are not applied */
@@ -17,6 +18,7 @@ static const char *const names[SABOTAGES] = {
     [DAMAGING] = "damaging",         /* now and then a bit of a copy is turned over */
     [UNEXPIRING] = "unexpiring",     /* copies never expire */
     [UNSUSPECTING] = "unsuspecting", /* lost messages make nothing suspect */
+    [HASTY] = "hasty",               /* a barrier waits for nobody */
 };
 
 static enum sabotage active;
@@ -56,6 +58,13 @@ void __wrap_near__local_suspect(struct near__local *local, uint64_t position)
     }
     if (active != UNSUSPECTING)
         __real_near__local_suspect(local, position);
+}
+
+int __real_near__coherence_barrier(struct near__coherence *c, int64_t deadline_ns, struct near__barrier_result *ret);
+int __wrap_near__coherence_barrier(struct near__coherence *c, int64_t deadline_ns, struct near__barrier_result *ret);
+int __wrap_near__coherence_barrier(struct near__coherence *c, int64_t deadline_ns, struct near__barrier_result *ret)
+{
+    return active == HASTY || __real_near__coherence_barrier(c, deadline_ns, ret);
 }
 
 struct install {

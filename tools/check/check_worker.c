@@ -412,8 +412,22 @@ static int forget(struct worker_thread *t, const struct writing *x)
     return near_del(cache, x->key, x->key_size, NULL);
 }
 
+/* A write with NEAR_WRITE_BARRIER has ended.  NEAR_OK: from here on nobody reads anything older. */
+static int barrier_ended(struct worker_thread *t, const struct writing *x, int status)
+{
+    struct check_writer *counters = &t->worker->self->writer[t->number];
+    if (status == NEAR_OK) {
+        check_barred(t->worker->board, x->slot, x->generation, x->version);
+        check_count(&counters->barriers, 1);
+    }
+    if (status != NEAR_UNAPPLIED)
+        return status;
+    check_count(&counters->unapplied, 1);
+    return NEAR_OK;
+}
+
 /* Nobody has more than one write of a RECORD under way, so a condition that is not met tells of a lost write. */
-static int write_record(struct worker_thread *t, const struct writing *x)
+static int write_record(struct worker_thread *t, const struct writing *x, const near_call *call)
 {
     near_cache *cache = t->worker->cache;
     struct check_board *board = t->worker->board;
@@ -426,16 +440,27 @@ static int write_record(struct worker_thread *t, const struct writing *x)
     if (board->slot[x->slot].kind == CHECK_RECORD && below(t, 32) == 0) /* a life far beyond the run's, or none again: no matter */
         near_expire(cache, x->key, x->key_size, below(t, 2) ? 3600000 : 0, NULL);
     if (board->slot[x->slot].kind == CHECK_RECORD && record_removes(x->version))
-        return near_del(cache, x->key, x->key_size, NULL);
+        return near_del(cache, x->key, x->key_size, call);
     size = check_value(x->slot, x->generation, x->version, t->value);
     if (board->slot[x->slot].kind == CHECK_EXPIRING) {
         write.ttl_ms = check_ttl_ms(x->slot, x->version);
-        return near_set(cache, x->key, x->key_size, t->value, size, &write, NULL);
+        return near_set(cache, x->key, x->key_size, t->value, size, &write, call);
     }
     if (below(t, 4) != 0 || x->acked == 0 || record_removes(x->acked))
-        return near_set(cache, x->key, x->key_size, t->value, size, NULL, NULL);
+        return near_set(cache, x->key, x->key_size, t->value, size, NULL, call);
     before = check_value(x->slot, x->generation, atomic_load(&key->acked), t->before);
-    return near_cas(cache, x->key, x->key_size, t->before, before, t->value, size, NULL, NULL);
+    return near_cas(cache, x->key, x->key_size, t->before, before, t->value, size, NULL, call);
+}
+
+/* One write in so many waits until it is applied everywhere. */
+static int write_plainly(struct worker_thread *t, const struct writing *x)
+{
+    near_call call;
+    near_call_init(&call);
+    if (!kind_is_loaded(t->worker->board->slot[x->slot].kind) && below(t, 64) == 0)
+        call.flags = NEAR_WRITE_BARRIER;
+    int status = write_record(t, x, &call);
+    return call.flags ? barrier_ended(t, x, status) : status;
 }
 
 /* Removing what the version before had removed or never written finds nothing. */
@@ -592,7 +617,7 @@ static void write_one(struct worker_thread *t)
     if (t->worker->board->slot[x.slot].kind == CHECK_COUNTER)
         count_up(t, &x);
     else if (record_begins(t, &x))
-        record_written(t, &x, write_record(t, &x));
+        record_written(t, &x, write_plainly(t, &x));
     judge_duration(t, stops, begin_ns, check_now());
     write_leaves(t, &x, 0);
 }
