@@ -2,7 +2,7 @@
  * What every subcommand of nearcache-bench has in common: its options, its texts on stderr, its exit statuses.
  *
  *      nearcache-bench.c        which subcommand
- *      bench_<subcommand>.c     one question each: local, remote, staleness, outage, storm, invalidate, replay, resize
+ *      bench_<subcommand>.c     one question each: local, remote, staleness, outage, storm, values, invalidate, replay, resize
  *      bench_options            rows of options: parsing and help
  *      bench_draw, bench_keys   which key comes next; the keys' and values' bytes
  *      bench_team               pinned threads, one start, warm-up, end
@@ -39,6 +39,7 @@ int bench_remote(struct bench_common *common);
 int bench_staleness(struct bench_common *common);
 int bench_outage(struct bench_common *common);
 int bench_storm(struct bench_common *common);
+int bench_values(struct bench_common *common);
 int bench_replay(struct bench_common *common);
 int bench_resize(struct bench_common *common);
 int bench_invalidate(struct bench_common *common);

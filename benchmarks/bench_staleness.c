@@ -4,7 +4,8 @@
  *
  * One process writes, the others hold the key in their local tiers.  In the same round, and over the same server, a bare PUBLISH goes to a
  * thread in each process that does nothing but wait for it: what is left between the two is nearcache's own share.  Which of the
- * two comes first changes from round to round.
+ * two comes first changes from round to round.  Last in each round is a write with a barrier, of a key that nobody else has: how long
+ * it takes until everybody has answered.
  *
  * Nothing may run that measures while it is measured: on few processors a process that looks again and again is what the message waits
  * for, and a scheduler's quantum (3 to 4 ms) is then all that is seen.  So every process sleeps, the writer too.  The subscriber notes
@@ -43,6 +44,7 @@
 #define PROCESSES_MAX 32u
 #define CHANNEL "nearcache-bench:bare"
 #define KEY "nearcache-bench:staleness"
+#define BARRED "nearcache-bench:barred"
 #define WITNESS "nearcache-bench:witness" /* never written: while it is served, the local tier is */
 #define READY_MS 10000u
 #define WAIT_NS (10 * NEAR_NS_PER_S)
@@ -70,8 +72,8 @@ struct board {
     _Alignas(128) _Atomic(uint32_t) answers; /* futex: answers to all questions so far */
     struct reader reader[PROCESSES_MAX];
     /* the writer's results */
-    uint64_t rounds, discarded, lost, before_return;
-    struct near__histogram from_send, from_return, last_from_return, write;
+    uint64_t rounds, discarded, lost, before_return, incomplete;
+    struct near__histogram from_send, from_return, last_from_return, write, barrier;
     struct near__histogram bare_from_send, bare_from_return, bare_last_from_return, publish;
     char error[256];
 };
@@ -377,11 +379,32 @@ static int publish_once(const struct staleness *staleness, redisContext *context
     return 1;
 }
 
+/* Complete, as a rule; one that was not has waited for its deadline and is counted apart. */
+static int barrier_once(const struct staleness *staleness, near_cache *cache, uint64_t round)
+{
+    struct board *board = staleness->board;
+    near_call call;
+    near_call_init(&call);
+    call.flags = NEAR_WRITE_BARRIER;
+    call.timeout_ms = READY_MS;
+    doze((long)PAUSE_NS);
+    int64_t sent_ns = bench_now();
+    int status = near_set(cache, BARRED, strlen(BARRED), &round, sizeof(round), NULL, &call);
+    int64_t returned_ns = bench_now();
+    if (status == NEAR_OK)
+        record(&board->barrier, returned_ns - sent_ns);
+    else if (status == NEAR_UNAPPLIED)
+        board->incomplete++;
+    else
+        fail(board, near_status_text(status));
+    return status == NEAR_OK || status == NEAR_UNAPPLIED;
+}
+
 static void clear_results(struct board *board)
 {
-    struct near__histogram *all[] = {&board->from_send,      &board->from_return,      &board->last_from_return,      &board->write,
+    struct near__histogram *all[] = {&board->barrier,        &board->from_send,      &board->from_return,      &board->last_from_return,      &board->write,
                                      &board->bare_from_send, &board->bare_from_return, &board->bare_last_from_return, &board->publish};
-    board->rounds = board->discarded = board->lost = board->before_return = 0;
+    board->rounds = board->discarded = board->lost = board->before_return = board->incomplete = 0;
     for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
         memset(all[i], 0, sizeof(*all[i]));
 }
@@ -395,7 +418,7 @@ static int do_round(const struct staleness *staleness, near_cache *cache, redisC
         if ((half == 0) == bare_first ? !publish_once(staleness, context, round) : !write_once(staleness, cache, round))
             return 0;
     }
-    return 1;
+    return barrier_once(staleness, cache, round);
 }
 
 static void write_rounds(const struct staleness *staleness, near_cache *cache, redisContext *context)
@@ -445,6 +468,7 @@ static void be_writer(const struct staleness *staleness)
     pthread_join(listener.thread, NULL);
     redisFree(context);
     (void)near_del(cache, KEY, strlen(KEY), NULL);
+    (void)near_del(cache, BARRED, strlen(BARRED), NULL);
     (void)near_del(cache, WITNESS, strlen(WITNESS), NULL);
     (void)near_close(cache);
 }
@@ -504,6 +528,7 @@ static struct delay delays[] = {
     {"nearcache: write's return to effect", offsetof(struct board, from_return), {0}, NULL},
     {"nearcache: write's return to the last effect", offsetof(struct board, last_from_return), {0}, NULL},
     {"nearcache: the write itself", offsetof(struct board, write), {0}, NULL},
+    {"nearcache: a write with a barrier", offsetof(struct board, barrier), {0}, NULL},
     {"bare: PUBLISH's send to message", offsetof(struct board, bare_from_send), {0}, NULL},
     {"bare: PUBLISH's return to message", offsetof(struct board, bare_from_return), {0}, NULL},
     {"bare: PUBLISH's return to the last message", offsetof(struct board, bare_last_from_return), {0}, NULL},
@@ -512,7 +537,7 @@ static struct delay delays[] = {
 #define DELAYS (sizeof(delays) / sizeof(*delays))
 
 struct totals {
-    uint64_t rounds, discarded, lost, before_return;
+    uint64_t rounds, discarded, lost, before_return, incomplete;
 };
 
 static void gather(const struct staleness *staleness, unsigned run, struct totals *totals)
@@ -527,6 +552,7 @@ static void gather(const struct staleness *staleness, unsigned run, struct total
     totals->discarded += board->discarded;
     totals->lost += board->lost;
     totals->before_return += board->before_return;
+    totals->incomplete += board->incomplete;
 }
 
 static void add_row(struct bench_report *report, const struct staleness *staleness, const struct delay *delay)
@@ -553,6 +579,7 @@ static int report_all(const struct staleness *staleness, const struct totals *to
     bench_row_count(setting, "effects_before_return", NULL, totals->before_return);
     bench_row_count(setting, "discarded", NULL, totals->discarded);
     bench_row_count(setting, "messages_lost", NULL, totals->lost);
+    bench_row_count(setting, "barriers_incomplete", NULL, totals->incomplete);
     for (size_t d = 0; d < DELAYS; d++)
         add_row(&report, staleness, &delays[d]);
     int status = bench_report_write(&report);

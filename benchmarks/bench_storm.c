@@ -126,6 +126,7 @@ static near_cache *open_cache(const struct storm *storm, const struct way *way)
     options.prefix = PREFIX;
     options.timeout_ms = PATIENCE_MS;
     options.message_value_max = way->values ? (uint32_t)storm->value_size : 0;
+    options.message_values = NEAR_VALUES_ALWAYS;
     if (near_open(storm->uri, &options, &cache, NULL) != NEAR_OK)
         return fail(storm->board);
     if (near_wait_ready(cache, PATIENCE_MS, NULL) != NEAR_OK)

@@ -8,6 +8,7 @@
  *      outage      what hits Redis when it comes back after an outage?
  *      invalidate  how many messages, and which pause of hits, when a million values become old at once?
  *      storm       what does a process that writes very many keys at once cost itself, Redis and the others?
+ *      values      what does it cost and save that small values travel with the messages of their writes?
  *      replay      which hit ratio does it reach on a recorded trace, beside exact LRU?
  *      resize      what do reads come to while it is made smaller and larger?
  *
@@ -32,6 +33,7 @@ static const struct {
     {"outage", bench_outage, "requests that reach Redis after an outage: repair beside a plain flush"},
     {"invalidate", bench_invalidate, "very many values made old at once: messages, and the longest hit meanwhile"},
     {"storm", bench_storm, "very many writes at once: messages, bytes and processor time"},
+    {"values", bench_values, "values that travel with messages: bytes received, and reads that had to be fetched"},
     {"replay", bench_replay, "hit ratio on an access trace beside exact LRU"},
     {"resize", bench_resize, "reads while the local tier is made smaller and larger again"},
 };

@@ -144,6 +144,14 @@ typedef enum near_track {
     NEAR_TRACK_BCAST = 1 /* anybody: the remote tier reports every write, expiry, eviction and flush */
 } near_track;
 
+/* Which plain writes take their value along in the message to the other processes, up to message_value_max. */
+typedef enum near_values {
+    NEAR_VALUES_ADAPTIVE = 0, /* those of keys that other processes have lately held when they were written (default); with
+                                 NEAR_TRACK_BCAST none, since the remote tier's report takes the value away at once */
+    NEAR_VALUES_ALWAYS = 1,   /* all */
+    NEAR_VALUES_NEVER = 2     /* none */
+} near_values;
+
 typedef struct near_options {
     size_t size;                 /* sizeof(near_options), set by near_options_init */
     uint64_t local_bytes;        /* budget of the local tier, everything included */
@@ -192,6 +200,8 @@ typedef struct near_options {
     const char *snapshot;        /* file of hot keys: written by near_close, read after near_open; NULL: none */
     uint64_t snapshot_keys;      /* most keys in it; 0: all */
     uint64_t snapshot_rate;      /* so many of them are read a second; 0: as fast as the remote tier answers */
+    uint32_t message_values;     /* a near_values: which writes take their value along */
+    uint32_t reserved_2;         /* 0 */
 } near_options;
 
 /* Fills options with the defaults, as many fields as the caller's struct has.  Blocks: never. */
@@ -966,6 +976,7 @@ typedef struct near_stats {
     /* warming */
     uint64_t warm_keys, warm_found, warm_missing, warm_errors; /* keys asked for, and how that ended */
     int64_t snapshot_status; /* of the option: NEAR_PENDING: not read yet; NEAR_OK: read; NEAR_MISS: there is none; or why not */
+    uint64_t values_sent; /* writes whose message took the value along (message_values) */
 } near_stats;
 
 /* Fills a snapshot; the counters are not from one instant.  stats->size must be set. */

@@ -77,7 +77,7 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
       "What makes room in the local tier when it is full; what has expired always goes first.")                        \
     X(track, CHOICE, "none", 0, 1, "none|bcast", 0,                                                                    \
       "Who else writes the keys: nobody, or anybody (bcast: the server reports every write, expiry and flush).")       \
-    X(message_value_max, SIZE, "0", 0, 64 * KIB, "", 0,                                                                \
+    X(message_value_max, SIZE, "256", 0, 64 * KIB, "", 0,                                                              \
       "Largest value that travels in its write's message to the processes that hold the key; 0: none.")\
     X(load_threads, COUNT, "16", 1, 1024, "", 0, "Most threads that run loaders; they are started when needed.")       \
     X(load_refreshes, COUNT, "8", 1, 1024, "", 0, "Most refreshes at once that nobody waits for.")                     \
@@ -95,7 +95,9 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
       "File of the hottest keys: written when the cache is closed, read after it is opened.") \
     X(snapshot_keys, COUNT, "100000", 0, UINT64_C(1) << 40, "", 0, "Most keys in the snapshot; 0: all.") \
     X(snapshot_rate, COUNT, "0", 0, 1000000000, "", 0, \
-      "So many keys of the snapshot are read a second; 0: as fast as the remote tier answers.")
+      "So many keys of the snapshot are read a second; 0: as fast as the remote tier answers.") \
+    X(message_values, CHOICE, "adaptive", 0, 2, "adaptive|always|never", 0, \
+      "Which writes take their value along: those of keys that other processes have lately held, all, or none.")
 
 struct row {
     near_option_info info;
@@ -328,8 +330,8 @@ static int check_together(const near_options *o, near_error *error)
                           o->backoff_max_ms);
     if (o->unproven == NEAR_UNPROVEN_SERVE_STALE && o->stale_ms < o->bound_ms)
         return near__fail(error, NEAR_ERR_OPTION, "stale_ms (%u) is below bound_ms (%u)", o->stale_ms, o->bound_ms);
-    if (o->message_value_max && o->track != NEAR_TRACK_NONE)
-        return near__fail(error, NEAR_ERR_OPTION, "message_value_max: with track, the server's report of the write takes the value away");
+    if (o->message_values == NEAR_VALUES_ALWAYS && o->track != NEAR_TRACK_NONE)
+        return near__fail(error, NEAR_ERR_OPTION, "message_values: with track, the server's report of the write takes the value away");
     if (o->auto_hit_permille && o->auto_bytes_min > (o->auto_bytes_max ? o->auto_bytes_max : o->local_bytes))
         return near__fail(error, NEAR_ERR_OPTION, "auto_bytes_min (%llu) is above %s", (unsigned long long)o->auto_bytes_min,
                           o->auto_bytes_max ? "auto_bytes_max" : "local_bytes");
@@ -337,7 +339,7 @@ static int check_together(const near_options *o, near_error *error)
         return near__fail(error, NEAR_ERR_OPTION, "tls_cert_file and tls_key_file go together");
     if (!o->allocator.allocate != !o->allocator.reallocate || !o->allocator.allocate != !o->allocator.release)
         return near__fail(error, NEAR_ERR_OPTION, "the allocator's three functions go together");
-    if (o->reserved)
+    if (o->reserved || o->reserved_2)
         return near__fail(error, NEAR_ERR_OPTION, "reserved must be 0");
     return check_client_name(o->client_name, error);
 }

@@ -644,6 +644,7 @@ static void stats_of_calls(const struct near__impl *impl, near_stats *stats)
     stats->writes_unmet = load(&c->writes_unmet);
     stats->writes_failed = load(&c->writes_failed);
     stats->writes_unknown = load(&c->writes_unknown);
+    stats->values_sent = load(&c->values_sent);
     stats->drops = load(&c->drops);
     near__histogram_quantiles(&impl->miss_ns, &stats->miss_ns);
     near__histogram_quantiles(&impl->write_ns, &stats->write_ns);

@@ -35,7 +35,7 @@ struct near_cache {
 /* What the blocking calls count; the local tier counts the rest per thread. */
 struct near__call_counters {
     _Atomic(uint64_t) flights_joined, remote_hits, remote_misses, remote_errors;
-    _Atomic(uint64_t) writes, writes_unmet, writes_failed, writes_unknown, drops;
+    _Atomic(uint64_t) writes, writes_unmet, writes_failed, writes_unknown, values_sent, drops;
     _Atomic(uint64_t) locks_taken, locks_refused, locks_failed, locks_extended, locks_lost;
     _Atomic(uint64_t) warm_keys, warm_found, warm_missing, warm_errors;
 };

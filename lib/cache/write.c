@@ -116,18 +116,39 @@ struct near__sent near__write_before(struct near__impl *impl, const struct near_
     return sent;
 }
 
+/* Whether it depends on what others hold if a value travels. */
+static int is_adaptive(const struct near__impl *impl)
+{
+    return impl->options.message_values == NEAR_VALUES_ADAPTIVE && impl->options.track == NEAR_TRACK_NONE;
+}
+
 /* Values travel with plain SETs alone: of the others it is not known before what they will have written. */
-static int carries_value(const struct near__impl *impl, const struct near__request *request)
+static int may_carry(const struct near__impl *impl, const struct near__request *request)
 {
     return request->operation == NEAR_OP_SET && !request->flags && request->value_size &&
-           request->value_size <= impl->options.message_value_max;
+           request->value_size <= impl->options.message_value_max &&
+           (impl->options.message_values == NEAR_VALUES_ALWAYS || is_adaptive(impl));
+}
+
+static int carries_value(const struct near__impl *impl, const struct near__request *request)
+{
+    return may_carry(impl, request) &&
+           (!is_adaptive(impl) || near__coherence_wants_value(impl->coherence, request->key, request->key_size));
+}
+
+static void write_value(struct near__impl *impl, const struct near__request *request, struct near__buffer *body)
+{
+    near__coherence_body_value(impl->coherence, request->key, request->key_size, request->value, request->value_size,
+                               request->ttl_ms ? request->ttl_ms : -1, body);
+    near__add(&impl->counters.values_sent);
 }
 
 static void write_body(struct near__impl *impl, const struct near__request *request, struct near__buffer *body)
 {
     if (carries_value(impl, request))
-        near__coherence_body_value(impl->coherence, request->key, request->key_size, request->value, request->value_size,
-                                   request->ttl_ms ? request->ttl_ms : -1, body);
+        write_value(impl, request, body);
+    else if (may_carry(impl, request))
+        near__coherence_body_asking(impl->coherence, request->key, request->key_size, body);
     else
         near__coherence_body(impl->coherence, message_of(request->operation), request->key, request->key_size, body);
 }
@@ -190,7 +211,7 @@ static void write_body_in(struct near__impl *impl, const struct near__message *b
                           struct near__buffer *body)
 {
     if (carries_value(impl, request)) {
-        write_body(impl, request, body);
+        write_value(impl, request, body);
         return;
     }
     near__coherence_body_in(batch, request->key, request->key_size, body);
@@ -203,6 +224,7 @@ static int write_many_remote(struct near__impl *impl, struct near__request *requ
     struct near__buffer bodies; /* one after another; offsets first, since the buffer moves while it grows */
     near__buffer_init(&bodies, &impl->alloc);
     struct near__message batch = near__coherence_batch(impl->coherence, message_of(requests[0].operation));
+    batch.asks = requests[0].operation == NEAR_OP_SET && impl->options.message_value_max && is_adaptive(impl);
     struct near__sent *sent = near__alloc(&impl->alloc, count * sizeof(*sent));
     for (size_t i = 0; i < count && !bodies.failed; i++) {
         size_t start = bodies.size;

@@ -342,6 +342,10 @@ void near__barrier_answered(struct near__coherence *c, const void *payload, size
     if (near__message_decode_answer(payload, size, &id, &at, &word.size) < 0)
         return; /* somebody else publishes here; it changes nothing */
     word.at = at;
+    if (id == 0) { /* no barrier's number */
+        near__demand_heard(c, at, word.size);
+        return;
+    }
     if (read_name(word, name) != 0)
         return;
     pthread_mutex_lock(&c->lock);

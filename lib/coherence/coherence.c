@@ -255,6 +255,13 @@ void near__coherence_body_roll(struct near__coherence *c, uint64_t roll, struct 
     near__message_encode(b, &m, &name, &size);
 }
 
+void near__coherence_body_asking(struct near__coherence *c, const void *key, size_t key_size, struct near__buffer *b)
+{
+    struct near__message m = new_message(c, NEAR_MESSAGE_SET, 1);
+    m.asks = 1;
+    near__message_encode(b, &m, &key, &key_size);
+}
+
 void near__coherence_body_value(struct near__coherence *c, const void *key, size_t key_size, const void *value,
                                 size_t value_size, int64_t ttl_ms, struct near__buffer *b)
 {
@@ -362,7 +369,7 @@ static int init_ids(struct near__coherence *c, uint64_t seed)
     c->next_nonce = (near__random_next(&c->random) >> 2) + 1; /* not to be guessed; stays positive in 64 bits */
     atomic_init(&c->next_write, near__random_next(&c->random));
     c->next_roll = (near__random_next(&c->random) >> 2) + 1; /* likewise */
-    snprintf(c->private_name, sizeof(c->private_name), "%016" PRIx64, near__random_next(&c->random));
+    snprintf(c->private_name, sizeof(c->private_name), "%016" PRIx64, c->sender); /* who hears of a write can answer its writer */
     c->host = host_tag();
     return 0;
 }

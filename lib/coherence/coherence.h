@@ -64,6 +64,11 @@ struct near__message near__coherence_batch(struct near__coherence *c, enum near_
 void near__coherence_body_in(const struct near__message *batch, const void *key, size_t key_size, struct near__buffer *b);
 #define NEAR_BODY_SHARED NEAR_MESSAGE_HEAD
 
+/* Whether other processes are likely to hold the key, so that the value of its plain SET should travel with the message (demand.c).
+ * Call it once for each such write.  Threads: any.  Never waits. */
+int near__coherence_wants_value(struct near__coherence *c, const void *key, size_t key_size);
+/* The body of a message of a plain SET without its value, which asks who held the key. */
+void near__coherence_body_asking(struct near__coherence *c, const void *key, size_t key_size, struct near__buffer *b);
 /* The body of a message of a plain SET with the value that is written; ttl_ms -1: none. */
 void near__coherence_body_value(struct near__coherence *c, const void *key, size_t key_size, const void *value,
                                 size_t value_size, int64_t ttl_ms, struct near__buffer *b);

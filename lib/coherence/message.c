@@ -8,7 +8,7 @@
 
 #include "nearcache.h"
 
-enum { ENVELOPE_VERSION = '1', BODY_FORMAT = 1, FLAG_VALUE = 1u << 0 };
+enum { ENVELOPE_VERSION = '1', BODY_FORMAT = 1, FLAG_VALUE = 1u << 0, FLAG_ASKS = 1u << 1 };
 
 /* ---------------------------------------------------------------- writing */
 
@@ -35,7 +35,7 @@ void near__message_encode(struct near__buffer *b, const struct near__message *m,
     append_u64(b, m->write_id);
     append_u64(b, (uint64_t)m->sent_ns);
     append_u64(b, m->host);
-    near__buffer_append_byte(b, m->has_value ? FLAG_VALUE : 0);
+    near__buffer_append_byte(b, m->has_value ? FLAG_VALUE : m->asks ? FLAG_ASKS : 0);
     near__buffer_append_varint(b, m->key_count);
     for (size_t i = 0; i < m->key_count; i++)
         append_bytes(b, keys[i], key_sizes[i]);
@@ -155,10 +155,11 @@ static void read_body(struct input *in, struct near__message *m)
     m->sent_ns = (int64_t)read_u64(in);
     m->host = read_u64(in);
     unsigned flags = read_byte(in);
-    if (flags & ~(unsigned)FLAG_VALUE)
+    if (flags > FLAG_ASKS || (flags == FLAG_ASKS && m->operation != NEAR_MESSAGE_SET))
         in->bad = 1;
     read_keys(in, m);
-    m->has_value = (flags & FLAG_VALUE) != 0;
+    m->has_value = flags == FLAG_VALUE;
+    m->asks = flags == FLAG_ASKS;
     if (m->has_value)
         read_value(in, m);
 }
@@ -218,4 +219,25 @@ int near__message_decode_answer(const void *payload, size_t size, uint64_t *ret_
     *ret_name = in.at;
     *ret_size = (size_t)(in.end - in.at);
     return in.bad ? -1 : 0;
+}
+
+void near__message_encode_held(unsigned char *at, uint32_t hash, unsigned held)
+{
+    for (int i = 0; i < 4; i++)
+        at[i] = (unsigned char)(hash >> (8 * i));
+    at[4] = (unsigned char)held;
+    at[5] = (unsigned char)(held >> 8);
+}
+
+int near__message_decode_held(const void *report, size_t size, size_t *cursor, uint32_t *ret_hash, unsigned *ret_held)
+{
+    const unsigned char *at = (const unsigned char *)report + *cursor;
+    if (size % NEAR_MESSAGE_HELD != 0)
+        return -1;
+    if (*cursor == size)
+        return 0;
+    *ret_hash = at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+    *ret_held = at[4] | (unsigned)at[5] << 8;
+    *cursor += NEAR_MESSAGE_HELD;
+    return 1;
 }

@@ -5,6 +5,7 @@
  *   body: format 1, operation 1, sender 8, write id 8, sent_ns 8 (sender's CLOCK_MONOTONIC), host 8 (which clock),
  *         flags 1, key count varint, keys (length varint, bytes)
  *         [, flags bit 0: value length varint, bytes, ttl_ms varint + 1, 0: none]          (fixed-size numbers little-endian)
+ *   flags bit 1: a SET without its value; its sender would like to know who held the keys (demand.c)
  *
  * Anything else, also a version or operation of the future, is malformed: the reader must suspect everything (R37). */
 #ifndef NEAR_COHERENCE_MESSAGE_H
@@ -32,7 +33,7 @@ struct near__message {
     uint64_t sender, write_id, host;
     int64_t sent_ns;
     size_t key_count;
-    int has_value;
+    int has_value, asks;
     const void *value;
     size_t value_size;
     int64_t ttl_ms; /* with a value; -1: none */
@@ -50,6 +51,11 @@ int near__message_next_key(const struct near__message *m, const unsigned char **
                            size_t *ret_size);
 /* "A<roll>:<name>" of an answer to a barrier, name pointing into the payload: 0 or -1. */
 int near__message_decode_answer(const void *payload, size_t size, uint64_t *ret_roll, const void **ret_name, size_t *ret_size);
+/* What a process says of a key that it held when it was told of a write: the key's hash 4, how often 2.  Of an answer with roll 0 the name
+ * is any number of these.  Reads one from *cursor on: 1, 0 at the end, -1 when the report is malformed. */
+#define NEAR_MESSAGE_HELD 6
+void near__message_encode_held(unsigned char *at, uint32_t hash, unsigned held);
+int near__message_decode_held(const void *report, size_t size, size_t *cursor, uint32_t *ret_hash, unsigned *ret_held);
 /* "P<nonce>:<position>" of a heartbeat: 0 or -1. */
 int near__message_decode_proof(const void *payload, size_t size, uint64_t *ret_nonce, uint64_t *ret_position);
 

@@ -33,6 +33,25 @@ struct near__attempt {
 
 enum { NEAR_NAME_SIZE = 20, NEAR_ANSWERS_MAX = 64 };
 
+/* What others hold: demand.c. */
+enum { NEAR_DEMAND_NOTES = 256, NEAR_DEMAND_STRIPES = 4096, NEAR_DEMAND_REPORTS = 4 };
+struct near__demand_note {
+    uint64_t sender; /* whose writes */
+    uint32_t hash;   /* of the key */
+    uint16_t told, held; /* messages since the note was made, and those that found an entry; held 0: no note */
+};
+struct near__demand {
+    struct near__demand_note notes[NEAR_DEMAND_NOTES]; /* (l) by the hash; first come */
+    _Atomic(unsigned) noted;                           /* (a) how many; changed under lock */
+    _Atomic(uint32_t) credit[NEAR_DEMAND_STRIPES];     /* (a) values that may travel */
+};
+/* To one writer, by the prover. */
+struct near__demand_report {
+    char name[NEAR_NAME_SIZE]; /* of its private channel */
+    size_t size;
+    unsigned char bytes[NEAR_DEMAND_NOTES * NEAR_MESSAGE_HELD];
+};
+
 /* A barrier of another process that is to be answered. */
 struct near__answer {
     char name[NEAR_NAME_SIZE]; /* of the asker's private channel */
@@ -118,6 +137,7 @@ struct near__coherence {
     _Atomic(uint64_t) barriers, barriers_incomplete;
     _Atomic(uint64_t) proofs, proofs_failed, subscriptions, disconnections, suspicions;
     _Atomic(uint64_t) server_changes, position_regressions;
+    struct near__demand demand;
     struct near__repair repair;
     _Atomic(uint64_t) repair_compared, repair_kept, repair_dropped;
     _Atomic(int64_t) applied_ns; /* when the last message had been applied; 0: none yet */
@@ -179,6 +199,13 @@ void near__barrier_called(struct near__coherence *c, const struct near__message 
 /* An answer to a barrier of ours, on the private channel. */
 void near__barrier_answered(struct near__coherence *c, const void *payload, size_t size);
 void near__barrier_fini(struct near__coherence *c);
+
+/* demand.c.  A message of `sender` that asks told of the key, and found an entry or not; the subscriber only. */
+void near__demand_note(struct near__coherence *c, uint64_t sender, const void *key, size_t key_size, int held);
+/* What is to be reported, to `most` writers at most; the others' turn comes next.  Returns how many. */
+size_t near__demand_take_locked(struct near__coherence *c, struct near__demand_report *ret, size_t most);
+/* Such a report has come. */
+void near__demand_heard(struct near__coherence *c, const void *report, size_t size);
 
 /* repair.c; all but the third are the prover's. */
 void near__repair_init(struct near__coherence *c, uint32_t rate);

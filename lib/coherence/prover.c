@@ -2,7 +2,7 @@
  *
  * The prover: sends the heartbeats that the subscriber asks for.  It is a thread of its own because a heartbeat's reply
  * may be long in coming, and the subscriber must go on marking the local tier meanwhile.  It also answers other processes'
- * barriers, for the same reason, and when there is nothing of either kind to do it repairs what is suspect (repair.c). */
+ * barriers, for the same reason, tells writers what was held here (demand.c), and when there is nothing of either kind to do it repairs what is suspect (repair.c). */
 #include "coherence/proof.h"
 
 #include <string.h>
@@ -48,6 +48,21 @@ static size_t take_answers_locked(struct near__coherence *c, struct near__reques
     return count;
 }
 
+/* With a heartbeat: what of others' writes was held here. */
+static size_t take_reports_locked(struct near__coherence *c, struct near__request *ret, struct near__demand_report *reports)
+{
+    size_t count = near__demand_take_locked(c, reports, NEAR_DEMAND_REPORTS);
+    for (size_t i = 0; i < count; i++)
+        ret[i] = (struct near__request){
+            .operation = NEAR_OP_ANSWER,
+            .body = reports[i].name,
+            .body_size = strlen(reports[i].name),
+            .value = reports[i].bytes,
+            .value_size = reports[i].size,
+        };
+    return count;
+}
+
 static int is_idle_locked(const struct near__coherence *c)
 {
     return !c->asked && !c->answer_count && !c->stopping;
@@ -55,12 +70,15 @@ static int is_idle_locked(const struct near__coherence *c)
 
 int near__prover_step(struct near__coherence *c, int wait)
 {
-    struct near__request requests[ANSWERS + 1];
+    struct near__request requests[1 + ANSWERS + NEAR_DEMAND_REPORTS];
+    struct near__demand_report reports[NEAR_DEMAND_REPORTS];
     char names[ANSWERS][NEAR_NAME_SIZE];
     pthread_mutex_lock(&c->lock);
     while (wait && is_idle_locked(c) && near__now(c->clock) < near__repair_due_locked(c))
         near__coherence_wait_locked(c, near__repair_due_locked(c));
     size_t proofs = take_locked(c, requests), count = proofs + take_answers_locked(c, requests + proofs, names);
+    if (proofs)
+        count += take_reports_locked(c, requests + count, reports);
     int repairs = !count && !c->stopping && near__now(c->clock) >= near__repair_due_locked(c);
     pthread_mutex_unlock(&c->lock);
     if (repairs)

@@ -59,8 +59,10 @@ static void apply_keys(struct near__coherence *c, const struct near__message *m,
     size_t key_size;
     while (near__message_next_key(m, &cursor, &key, &key_size) &&
            !(NEAR_MUTANT(EXPIRE_IGNORED) && m->operation == NEAR_MESSAGE_EXPIRE)) {
-        if (!keep_value(c, m, key, key_size, relative))
-            near__local_invalidate(c->local, key, key_size, relative, NEAR_CAUSE_MESSAGE);
+        int went = !keep_value(c, m, key, key_size, relative) &&
+                   near__local_invalidate(c->local, key, key_size, relative, NEAR_CAUSE_MESSAGE) > 0;
+        if (m->asks)
+            near__demand_note(c, m->sender, key, key_size, went);
         tell(c, key, key_size);
     }
 }
@@ -147,7 +149,7 @@ static void handle_message(struct near__coherence *c, const void *payload, size_
         near__barrier_called(c, &m);
 }
 
-/* On this process's own channel: a heartbeat, or an answer to a barrier. */
+/* On this process's own channel: a heartbeat, or an answer to a barrier or to a write. */
 static void handle_private(struct near__coherence *c, const void *payload, size_t size)
 {
     if (size && *(const char *)payload == 'A')

@@ -7,7 +7,7 @@
 
 names_all_subcommands() {
     run 0 --help || return 1
-    for word in local remote staleness outage storm invalidate replay; do
+    for word in local remote staleness outage storm values invalidate replay; do
         grep -q "^  $word " "$work/out" || { echo "$word is not there"; return 1; }
     done
 }
@@ -49,7 +49,7 @@ fails_on_files() {
 }
 
 check "the help names every subcommand" names_all_subcommands
-for subcommand in local remote staleness outage storm invalidate replay; do
+for subcommand in local remote staleness outage storm values invalidate replay; do
     check "$subcommand has a help" helps $subcommand
 done
 check "it tells its version" run 0 local --version

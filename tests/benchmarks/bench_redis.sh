@@ -24,7 +24,7 @@ remote_has_all_calls() {
 staleness_is_measured() {
     # with plots: the names of its lines have quotes in them
     run 0 staleness --runs 1 --seconds 0.2 --warmup 0.05 --processes 3 --json - --plot "$work/plots" && is_json && has_environment &&
-        has results.length 8 && every_result delay samples ns_p50 ns_p99 ns_p999 ns_percentiles.length && nothing_left &&
+        has results.length 9 && every_result delay samples ns_p50 ns_p99 ns_p999 ns_percentiles.length && nothing_left &&
         holds "$(value configuration.rounds) > 0 && $(value results.0.samples) + $(value configuration.discarded) == \
             2 * $(value configuration.rounds) && $(value results.0.ns_p50) > 0"
 }
@@ -39,6 +39,13 @@ storm_is_measured() {
     run 0 storm --runs 1 --processes 3 --keys 1000 --batch 500 --held 100 --json - && is_json && has_environment &&
         has results.length 3 && every_result way keys_per_second messages bytes_per_key && nothing_left &&
         has results.0.messages 1000 && has results.1.messages 1000 && has results.2.messages 16
+}
+# Never and always are exact; how much of the rest travels is for heartbeats to decide.
+values_are_measured() {
+    run 0 values --runs 1 --seconds 0.5 --warmup 0.2 --readers 2 --keys 20 --json - && is_json && has_environment &&
+        has results.length 6 && every_result held_by message_values bytes_per_write carried_percent && nothing_left &&
+        has results.0.carried_percent 0 && has results.1.carried_percent 0 && has results.2.carried_percent 100 &&
+        has results.3.carried_percent 0 && has results.5.carried_percent 100
 }
 # A killed run leaves no server and no folder; the process that watches over them needs a moment.
 kill_leaves_nothing() {
@@ -76,6 +83,7 @@ check "remote measures every call" remote_has_all_calls
 check "staleness is measured, every sample accounted for" staleness_is_measured
 check "an outage is measured, with repair and without" outage_is_measured
 check "storm is measured, every message accounted for" storm_is_measured
+check "values are measured, who never and who always sends them is exact" values_are_measured
 check "a killed run leaves nothing behind" kill_leaves_nothing
 check "a missing server is said" no_server_is_said
 plan

@@ -20,6 +20,7 @@ static void open_world(struct world *w, int real)
     w->clock.virtual_ns = real ? NULL : &w->now_ns;
     w->log.clock = &w->clock;
     near_options_init(&w->options);
+    w->options.message_value_max = 0; /* a test that wants values to travel asks for it */
     near__alloc_init(&w->alloc, NULL);
 }
 
@@ -177,7 +178,11 @@ static void begin_write(struct command *c, struct process *p, const char *key, e
 {
     begin(c, p, key, operation);
     c->value = value;
-    if (operation == NEAR_OP_SET && p->world->options.message_value_max)
+    int carries = operation == NEAR_OP_SET && p->world->options.message_value_max;
+    if (carries && p->world->options.message_values == NEAR_VALUES_ADAPTIVE &&
+        !near__coherence_wants_value(p->coherence, c->key, strlen(c->key)))
+        near__coherence_body_asking(p->coherence, c->key, strlen(c->key), &c->body);
+    else if (carries)
         near__coherence_body_value(p->coherence, c->key, strlen(c->key), &c->value, sizeof(c->value), -1, &c->body);
     else
         near__coherence_body(p->coherence, message, c->key, strlen(c->key), &c->body);

@@ -44,6 +44,7 @@ static void make_sample(struct sample *s, uint64_t *random)
             s->bytes[i][j] = (unsigned char)near__random_next(random);
     }
     s->m.has_value = near__random_below(random, 2) == 0;
+    s->m.asks = !s->m.has_value && s->m.operation == NEAR_MESSAGE_SET && near__random_below(random, 2) == 0;
     s->m.value = s->value;
     s->m.value_size = s->m.has_value ? near__random_below(random, sizeof(s->value)) : 0;
     s->m.ttl_ms = s->m.has_value && near__random_below(random, 2) ? (int64_t)near__random_below(random, 1000000) : -1;
@@ -67,6 +68,7 @@ static void assert_same(const struct sample *s, const struct near__message *m)
     assert_int_equal(m->host, s->m.host);
     assert_int_equal(m->sent_ns, s->m.sent_ns);
     assert_int_equal(m->has_value, s->m.has_value);
+    assert_int_equal(m->asks, s->m.asks);
     assert_int_equal(m->ttl_ms, s->m.ttl_ms);
     assert_int_equal(m->key_count, s->m.key_count);
     if (m->has_value) {
@@ -193,7 +195,7 @@ static void test_R37_other_versions_and_numbers_are_malformed(void **state)
         assert_int_equal(decode_bytes(body, size, heads[i]), -1);
     static const struct {
         int at, byte;
-    } changes[] = {{0, 0}, {0, 2}, {1, 0}, {1, NEAR_MESSAGE_OPERATIONS_}, {1, 255}, {1, NEAR_MESSAGE_CLEAR}, {34, 2},
+    } changes[] = {{0, 0}, {0, 2}, {1, 0}, {1, NEAR_MESSAGE_OPERATIONS_}, {1, 255}, {1, NEAR_MESSAGE_CLEAR}, {34, 3}, {34, 4},
                    {34, 1}, {35, 0}, {35, 2}, {36, 2}, {36, 0}, {36, 0x81}};
     for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
         unsigned char changed[sizeof(body)];
@@ -201,6 +203,10 @@ static void test_R37_other_versions_and_numbers_are_malformed(void **state)
         changed[changes[i].at] = (unsigned char)changes[i].byte;
         assert_int_equal(decode_bytes(changed, size, "17:"), -1);
     }
+    body[34] = 2; /* who asks what was held has written a value */
+    assert_int_equal(decode_bytes(body, size, "17:"), 0);
+    body[1] = NEAR_MESSAGE_DEL;
+    assert_int_equal(decode_bytes(body, size, "17:"), -1);
 }
 
 static void test_too_many_or_too_long_keys_are_malformed(void **state)

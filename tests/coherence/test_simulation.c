@@ -514,6 +514,7 @@ static void simulate(uint64_t seed)
     s->world.options.track = s->tracking ? NEAR_TRACK_BCAST : NEAR_TRACK_NONE;
     near__memory_turns(s->world.store, s->tracking);
     s->world.options.message_value_max = !s->tracking && pick(s, 2) ? 64 : 0;
+    s->world.options.message_values = pick(s, 2) ? NEAR_VALUES_ALWAYS : NEAR_VALUES_ADAPTIVE;
     s->world.repair_rate = s->seed / 2000 % 2 ? 1000000 : 0;
     for (int p = 0; p < PROCESSES; p++)
         process_open(&s->process[p], &s->world, seed + 1 + (uint64_t)p);

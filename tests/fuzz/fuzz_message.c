@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Messages on the shared channel and heartbeats: there is one encoding of each, and nothing outside the payload is read. */
+ * Messages on the shared channel, heartbeats and answers: there is one encoding of each, and nothing outside the payload is read. */
 #include <string.h>
 
 #include "base/alloc.h"
@@ -35,6 +35,28 @@ static void write_again(const struct near__message *m, const uint8_t *data, size
     near__buffer_fini(&b);
 }
 
+/* What follows an answer's number, or is the report of what was held. */
+static void read_answer(const uint8_t *data, size_t size)
+{
+    uint64_t roll;
+    const void *rest;
+    size_t rest_size, cursor = 0, count = 0;
+    uint32_t hash;
+    unsigned held;
+    unsigned char again[NEAR_MESSAGE_HELD];
+    char text[64];
+    if (near__message_decode_answer(data, size, &roll, &rest, &rest_size) != 0)
+        return;
+    int length = snprintf(text, sizeof(text), "A%llu:", (unsigned long long)roll);
+    FUZZ_CHECK((size_t)length + rest_size == size && memcmp(text, data, (size_t)length) == 0);
+    FUZZ_CHECK(rest == data + length);
+    while (near__message_decode_held(rest, rest_size, &cursor, &hash, &held) > 0) {
+        near__message_encode_held(again, hash, held);
+        FUZZ_CHECK(memcmp(again, (const uint8_t *)rest + count++ * NEAR_MESSAGE_HELD, NEAR_MESSAGE_HELD) == 0);
+    }
+    FUZZ_CHECK(count == (rest_size % NEAR_MESSAGE_HELD == 0 ? rest_size / NEAR_MESSAGE_HELD : 0));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct near__message m;
@@ -46,5 +68,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         int length = snprintf(text, sizeof(text), "P%llu:%llu", (unsigned long long)nonce, (unsigned long long)position);
         FUZZ_CHECK((size_t)length == size && memcmp(text, data, size) == 0);
     }
+    read_answer(data, size);
     return 0;
 }

@@ -16,6 +16,7 @@ near_cache *pair_open_one(const char *uri)
     near_options_init(&options);
     options.timeout_ms = LONG_MS;
     options.bound_ms = LONG_MS;
+    options.message_values = NEAR_VALUES_NEVER; /* what others hold is not for a heartbeat's timing to decide */
     if (pair_options)
         pair_options(&options);
     int status = near_open(uri, &options, &cache, &error);

@@ -715,6 +715,7 @@ static void simulate(uint64_t seed)
     world_open(&s->world);
     near__memory_set_position(s->world.store, "", TEST_START_NS / 1000 - UINT64_C(86400000000));
     s->world.options.message_value_max = pick(2) ? 64 : 0;
+    s->world.options.message_values = NEAR_VALUES_ALWAYS;
     choose_options();
     for (unsigned k = 0; k < KEYS; k++)
         new_version(k, pick(4) != 0);

@@ -76,6 +76,7 @@ static near_cache *open_plain(const char *uri, const near_options *options)
     near_options patient;
     near_options_init(&patient);
     patient.timeout_ms = patient.connect_timeout_ms = PATIENCE_MS;
+    patient.message_values = NEAR_VALUES_NEVER; /* what others hold is not for a heartbeat's timing to decide */
     int status = near_open(uri, options ? options : &patient, &cache, &error);
     if (status == NEAR_OK)
         status = near_wait_ready(cache, PATIENCE_MS, &error);

@@ -25,6 +25,7 @@ void stack_options(near_options *options)
     options->backoff_max_ms = 20;
     options->breaker_failures = 1000000; /* a test that wants the breaker asks for it */
     options->log_level = 0;
+    options->message_values = NEAR_VALUES_NEVER; /* what others hold is not for a heartbeat's timing to decide */
 }
 
 near_stats stack_stats(near_cache *cache)

@@ -34,6 +34,7 @@ static near_cache *open_writer(struct stack *s)
     stack_options(&options);
     options.timeout_ms = options.connect_timeout_ms = 3600000;
     options.message_value_max = LARGEST;
+    options.message_values = NEAR_VALUES_ALWAYS;
     return stack_open(s, &options);
 }
 
@@ -136,6 +137,7 @@ static void test_values_travel_over_redis_and_a_refused_write_does_not(void **st
     stack_options(&options);
     options.prefix = "v:";
     options.message_value_max = LARGEST;
+    options.message_values = NEAR_VALUES_ALWAYS;
     assert_int_equal(near_open(redis_server_uri_unix(server), &options, &b, NULL), NEAR_OK);
     options.username = "reader";
     options.password = "secret";
@@ -163,7 +165,7 @@ static void test_values_and_tracking_exclude_each_other(void **state)
 {
     (void)state;
     near_cache *cache;
-    assert_int_equal(near_open("memory://values?track=bcast&message_value_max=64", NULL, &cache, NULL), NEAR_ERR_OPTION);
+    assert_int_equal(near_open("memory://values?track=bcast&message_values=always", NULL, &cache, NULL), NEAR_ERR_OPTION);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, stack_setup, stack_teardown)
