@@ -7,9 +7,13 @@
  * thread's own, and the best of the pool goes (Redis's pool, made safe for threads): what was seen by the last dozen evictions
  * helps this one, so a small sample does the work of a large one.
  *
- * A candidate is a slot and the word that was in it.  It is looked at anew before it goes: if the slot holds another word it is
- * gone, and if it was used in the meantime it is young and leaves the pool.  Slots belong to a view of the tables, and entries
- * are followed only when the slot holds their word inside the present section, so nothing that was freed is touched.
+ * Memory is far away, so a sample is made ready in three steps, each by another eviction: its place is drawn and the buckets
+ * are fetched; the words in them are noted and the entries fetched; the entries are looked at.
+ *
+ * A candidate, and what is noted of a sample, is a slot and the word that was in it.  It is looked at anew before it goes: if
+ * the slot holds another word it is gone, and if it was used in the meantime it is young and leaves the pool.  Slots belong to a view
+ * of the tables, and entries are followed only when the slot holds their word inside the present section, so nothing that was freed
+ * is touched.
  *
  * A table of at most WHOLE buckets is looked at as a whole, and again only when the pool has run dry: its order is exact, and
  * a look serves up to NEAR_POOL evictions.
@@ -31,10 +35,11 @@
  * points below (16 without a pool: 0.1 and 0.5).  Of the small queue, an eighth of what is seen, that shows too little: 16
  * are worth half a point there.  So they are where entries may have expired, which go first. */
 #define SAMPLE 8
-#define SAMPLE_WIDE 16
+#define SAMPLE_WIDE NEAR_SAMPLE
 #define WHOLE 64   /* buckets */
 #define RUN 256    /* buckets looked at, when the index is sparse: few large values, 16 KiB read in a row */
-#define AHEAD 3    /* buckets of the next sample that are fetched early: SAMPLE entries at 3 to 4.5 a bucket */
+#define RUN_AHEAD 8 /* likewise, for a sample that is made ready: the rest is left to the eviction that needs it */
+#define AHEAD 3    /* buckets of the sample after the next that are fetched early: SAMPLE entries at 3 to 4.5 a bucket */
 #define ATTEMPTS 8 /* samples, when others take the victim or half of two tables is empty */
 #define TURNS 32   /* given to candidates on behalf of one eviction */
 
@@ -115,10 +120,10 @@ static int pick(const struct hunt *hunt, enum queue queue, struct near__candidat
 
 static void forget(struct near__sampler *sampler)
 {
-    sampler->count[SMALL] = sampler->count[MAIN] = 0;
+    sampler->count[SMALL] = sampler->count[MAIN] = sampler->sample.count = 0;
 }
 
-/* Candidates of another view or rule say nothing. */
+/* Candidates of another view or rule say nothing, and slots of another view may be gone. */
 static void begin(const struct hunt *hunt, const struct near__tables *tables)
 {
     struct near__sampler *sampler = hunt->sampler;
@@ -137,14 +142,8 @@ static int evict(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word
     return near__index_unlink(&hunt->local->index, slot, word, why);
 }
 
-struct sample {
-    _Atomic(uint64_t) *slot[SAMPLE_WIDE + NEAR_BUCKET_SLOTS];
-    uint64_t word[SAMPLE_WIDE + NEAR_BUCKET_SLOTS];
-    unsigned count;
-};
-
 /* Some words of the next buckets, whose entries are being fetched; *run of them are left. */
-static void gather(struct sample *sample, const struct near__span *span, uint64_t *b, uint64_t *run, unsigned enough)
+static void gather(struct near__sample *sample, const struct near__span *span, uint64_t *b, uint64_t *run, unsigned enough)
 {
     sample->count = 0;
     for (; *run && sample->count < enough; --*run, *b = *b + 1 < span->count ? *b + 1 : 0)
@@ -174,8 +173,8 @@ static uint64_t place_of(uint64_t random, const struct near__span *span)
     return ((random >> 32) * span->count) >> 32;
 }
 
-/* Where the sample begins.  The place of the next one is drawn as well, and its buckets fetched: they come while the caller does
- * something else.  (In a profile of sets with 100,000 entries, look, which waits for buckets and entries, had a sixth of the time.) */
+/* Where the next sample begins.  The place of the one after it is drawn as well, and its buckets fetched: they come while the caller does
+ * something else. */
 static uint64_t begin_sample(struct near__sampler *sampler, const struct near__span *span)
 {
     uint64_t b = place_of(sampler->ahead, span);
@@ -186,35 +185,75 @@ static uint64_t begin_sample(struct near__sampler *sampler, const struct near__s
     return b;
 }
 
-/* Looks at a sample.  1: something dead was there and has gone. */
-static int look(const struct hunt *hunt, const struct near__span *span)
+/* One look. */
+struct sight {
+    uint32_t seen;                 /* live entries that may go */
+    struct near__candidate chosen; /* without a pool: one of them */
+};
+
+/* Looks at what was noted, if it is still there.  1: something dead was there and has gone. */
+static int see(const struct hunt *hunt, const struct near__sample *sample, struct sight *sight)
 {
-    struct near__sampler *sampler = hunt->sampler;
-    struct near__candidate chosen = {.slot = NULL};
-    uint64_t b = begin_sample(sampler, span);
-    uint64_t run = span->count < RUN ? span->count : RUN;
-    uint32_t seen = 0, size = sample_size(hunt), enough = span->count <= WHOLE ? UINT32_MAX : size;
-    while (run && seen < enough) {
-        struct sample sample;
-        gather(&sample, span, &b, &run, size);
-        for (unsigned i = 0; i < sample.count; i++) {
-            const struct near__entry *entry = near__word_entry(sample.word[i]);
-            if (near__entry_is_dead(entry, hunt->moment)) {
-                if (evict(hunt, sample.slot[i], sample.word[i])) {
-                    if (enough == UINT32_MAX)
-                        forget(sampler); /* the pool has not seen all */
-                    return 1;
-                }
-            } else if (!near__entry_is_spared(entry, hunt->moment)) {
-                seen++;
-                if (has_pool(hunt))
-                    offer(hunt, sample.slot[i], sample.word[i]);
-                else if (!near__random_below(&sampler->random, seen)) /* each with the same chance */
-                    chosen = (struct near__candidate){.slot = sample.slot[i], .word = sample.word[i]};
-            }
+    for (unsigned i = 0; i < sample->count; i++) {
+        if (near__step_load(sample->slot[i]) != sample->word[i])
+            continue;
+        const struct near__entry *entry = near__word_entry(sample->word[i]);
+        if (near__entry_is_dead(entry, hunt->moment)) {
+            if (evict(hunt, sample->slot[i], sample->word[i]))
+                return 1;
+        } else if (!near__entry_is_spared(entry, hunt->moment)) {
+            sight->seen++;
+            if (has_pool(hunt))
+                offer(hunt, sample->slot[i], sample->word[i]);
+            else if (!near__random_below(&hunt->sampler->random, sight->seen)) /* each with the same chance */
+                sight->chosen = (struct near__candidate){.slot = sample->slot[i], .word = sample->word[i]};
         }
     }
-    return chosen.slot && evict(hunt, chosen.slot, chosen.word);
+    return 0;
+}
+
+static int evict_chosen(const struct hunt *hunt, const struct sight *sight)
+{
+    return sight->chosen.slot && evict(hunt, sight->chosen.slot, sight->chosen.word);
+}
+
+/* A small table.  1: as see. */
+static int look_at_all(const struct hunt *hunt, const struct near__span *span)
+{
+    struct sight sight = {.seen = 0};
+    uint64_t b = begin_sample(hunt->sampler, span), run = span->count;
+    while (run) {
+        struct near__sample sample;
+        gather(&sample, span, &b, &run, SAMPLE_WIDE);
+        if (see(hunt, &sample, &sight)) {
+            forget(hunt->sampler); /* the pool has not seen all */
+            return 1;
+        }
+    }
+    return evict_chosen(hunt, &sight);
+}
+
+/* The sample that was made ready, and more where the index is sparse; then makes the next one ready.  1: as see. */
+static int look_around(const struct hunt *hunt, const struct near__span *span)
+{
+    struct near__sampler *sampler = hunt->sampler;
+    struct sight sight = {.seen = 0};
+    uint32_t size = sample_size(hunt);
+    uint64_t b = begin_sample(sampler, span), run = span->count < RUN ? span->count : RUN;
+    int gone = see(hunt, &sampler->sample, &sight);
+    while (!gone && sight.seen < size && run) {
+        gather(&sampler->sample, span, &b, &run, size);
+        gone = see(hunt, &sampler->sample, &sight);
+    }
+    gone = gone || evict_chosen(hunt, &sight);
+    run = RUN_AHEAD;
+    gather(&sampler->sample, span, &b, &run, size);
+    return gone;
+}
+
+static int look(const struct hunt *hunt, const struct near__span *span)
+{
+    return span->count <= WHOLE ? look_at_all(hunt, span) : look_around(hunt, span);
 }
 
 /* 1: the candidate has earned another turn in the main queue, or somebody else is at it. */

@@ -13,6 +13,7 @@
 
 #define NEAR_PINS 64
 #define NEAR_POOL 16 /* see evict.c */
+#define NEAR_SAMPLE 16 /* entries looked at for one eviction, at most; a bucket more are gathered */
 #define NEAR_TIMED_HITS 512
 #define NEAR_TIMED_OF 256 /* one hit of so many is timed: it costs as much as five others */
 
@@ -25,13 +26,19 @@ struct near__candidate {
     uint64_t word;  /* that was in it */
     uint16_t stamp; /* of its last use or, under NEAR_RULE_S3FIFO, of its queueing */
 };
+struct near__sample {
+    _Atomic(uint64_t) *slot[NEAR_SAMPLE + NEAR_BUCKET_SLOTS];
+    uint64_t word[NEAR_SAMPLE + NEAR_BUCKET_SLOTS]; /* that was in it */
+    unsigned count;
+};
 struct near__sampler {
     uint64_t random;
-    uint64_t ahead;    /* drawn already: where the next sample is */
-    uint64_t view;     /* that the slots are of; other views: the pools are void */
+    uint64_t ahead;    /* drawn already: where the sample after the next is */
+    uint64_t view;     /* that the slots are of; other views: pools and sample are void */
     unsigned rule;     /* likewise */
     unsigned count[2]; /* [1]: of the main queue */
     struct near__candidate pool[2][NEAR_POOL];
+    struct near__sample sample; /* for the next eviction, its entries being fetched */
 };
 
 /* What a thread has of the counts that all threads share (budget.c), and what it has retired (reclaim.c).  Its own lines: hits do not
