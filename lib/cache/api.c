@@ -113,7 +113,7 @@ static enum near__local_result get_locally(struct near__impl *impl, struct near_
         near__hit_look(impl->local, key, key_size, bound_ns, near__read_stale_bound(impl, call), &entry);
     if (near__hit_is_served(result)) {
         if (near__hit_hold(impl->local, reader, entry, &ret_value->private_[0], &ret_value->data))
-            give(ret_value, reader, entry, entry->expires ? near__hit_ttl_ms(impl->local, entry) : -1);
+            give(ret_value, reader, entry, near__entry_has_expiry(entry) ? near__hit_ttl_ms(impl->local, entry) : -1);
         else
             result = NEAR_LOCAL_ABSENT; /* no memory for a copy */
     }
@@ -237,7 +237,7 @@ static inline __attribute__((always_inline)) int hit(near_cache *cache, const vo
     if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
         return 0;
     struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, short_key, NEAR_ENTRY_VALUE_MAX, &size);
-    if (near__unlikely(!entry) || near__unlikely(!way.reader->pins_free) || near__unlikely(entry->expires != 0) ||
+    if (near__unlikely(!entry) || near__unlikely(!way.reader->pins_free) || near__unlikely(near__entry_has_expiry(entry)) ||
         near__unlikely(!ret_value)) {
         near__rcu_leave_quickly(way.place);
         return 0;
@@ -294,7 +294,7 @@ static inline __attribute__((always_inline)) int hit_copy(near_cache *cache, con
         return 0;
     const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, short_key, capacity, &size);
     if (near__unlikely(!entry) || near__unlikely(!buffer) || near__unlikely(!ret_size) ||
-        near__unlikely(!near__copy(buffer, (const unsigned char *)entry + key_size + sizeof(*entry), size, short_key))) {
+        near__unlikely(!near__copy(buffer, (const unsigned char *)entry + key_size + NEAR_ENTRY_HEADER, size, short_key))) {
         near__rcu_leave_quickly(way.place);
         return 0;
     }

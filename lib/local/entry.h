@@ -1,42 +1,51 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * An entry: one key and one value in one block of memory, and the word that leads to it.
  *
- *      0              8          12         16       18            24
- *      +--------------+----------+----------+--------+-------------+-----------+-------------+
- *      | position 48  | value    | expires  | access | link        | key bytes | value bytes |
- *      | key size 16  | size, era| 0: never | age    | 48          |           |             |
- *      +--------------+----------+----------+--------+-------------+-----------+-------------+
+ *      -8       -4         0              8             12       14            20
+ *      +--------+----------+--------------+-------------+--------+-------------+-----------+-------------+
+ *      | unused | expires  | position 48  | value size, | access | link        | key bytes | value bytes |
+ *      |        |          | key size 16  | flag, era   | age    | 48          |           |             |
+ *      +--------+----------+--------------+-------------+--------+-------------+-----------+-------------+
+ *      '-- if the flag --' '-- what every entry costs
+ *          is set
  *
  *   head    (r) what the owner wrote before publishing; after a grace period the keeper marks retired entries in it
- *   size, expires, key, value   (i) never change once published
+ *   size, flag, expires, key, value   (i) never change once published
  *   access  (a) any reader, relaxed: a lost or late store makes a hot entry look a little older, no more
  *   link    (k) whoever retired the entry, then the keeper.  It has its own bytes because a reader that began before may
  *               still store into access.  Until then its lower half holds the entry's place in the order of eviction, for
  *               the policies that need one: see "queues" in order.h.
  *
- * The link is what makes retiring free of allocation, so an invalidation works when memory is exhausted. */
+ * The link is what makes retiring free of allocation, so an invalidation works when memory is exhausted.
+ *
+ * The expiry stands in front, so that entries without one do not pay for it (with 16 + 100 bytes it is the difference between 144 and
+ * 160 bytes of malloc's) and keys begin at the same place in all of them. */
 #ifndef NEAR_LOCAL_ENTRY_H
 #define NEAR_LOCAL_ENTRY_H
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include "base/alloc.h"
 #include "base/hash.h"
 
 struct near__entry {
     _Atomic(uint64_t) head;
-    uint32_t size_era; /* value size << 2 | era */
-    uint32_t expires;  /* see near__expiry */
+    uint32_t size_era; /* value size << 3 | NEAR_ENTRY_EXPIRES | era */
     _Atomic(uint16_t) access;
     _Atomic(uint16_t) link_high;
     _Atomic(uint32_t) link_low;
     unsigned char bytes[];
 };
-_Static_assert(sizeof(struct near__entry) == 24, "the header is what every entry costs");
-_Static_assert(offsetof(struct near__entry, bytes) == 24, "key bytes begin right behind it");
+#define NEAR_ENTRY_HEADER offsetof(struct near__entry, bytes) /* not the struct's size, which is rounded up */
+#define NEAR_ENTRY_PREFIX 8 /* with an expiry; entries stay aligned */
+_Static_assert(NEAR_ENTRY_HEADER == 20, "the header is what every entry costs");
+_Static_assert(NEAR_ENTRY_PREFIX % _Alignof(struct near__entry) == 0 && NEAR_ENTRY_PREFIX >= sizeof(uint32_t), "see above");
 
-#define NEAR_ENTRY_VALUE_MAX ((UINT32_C(1) << 30) - 1)
+#define NEAR_ENTRY_VALUE_MAX ((UINT32_C(1) << 29) - 1)
 #define NEAR_ENTRY_ERAS 4
+#define NEAR_ENTRY_EXPIRES 4u
+#define NEAR_ENTRY_SIZE_SHIFT 3
 
 static inline uint64_t near__entry_position(const struct near__entry *e)
 {
@@ -47,15 +56,45 @@ static inline size_t near__entry_key_size(const struct near__entry *e)
 {
     return atomic_load_explicit(&e->head, memory_order_relaxed) & 0xffff; /* relaxed: as above */
 }
-static inline size_t near__entry_value_size(const struct near__entry *e) { return e->size_era >> 2; }
+static inline size_t near__entry_value_size(const struct near__entry *e) { return e->size_era >> NEAR_ENTRY_SIZE_SHIFT; }
 static inline unsigned near__entry_era(const struct near__entry *e) { return e->size_era & (NEAR_ENTRY_ERAS - 1); }
 static inline const unsigned char *near__entry_value(const struct near__entry *e)
 {
     return e->bytes + near__entry_key_size(e);
 }
+static inline int near__entry_has_expiry(const struct near__entry *e) { return (e->size_era & NEAR_ENTRY_EXPIRES) != 0; }
+/* See near__expiry; 0: never. */
+static inline uint32_t near__entry_expires(const struct near__entry *e)
+{
+    return near__entry_has_expiry(e) ? ((const uint32_t *)(const void *)e)[-1] : 0;
+}
+/* By whoever makes the entry, whose block has the prefix. */
+static inline void near__entry_set_expires(struct near__entry *e, uint32_t expires) { ((uint32_t *)(void *)e)[-1] = expires; }
+
+/* The block of memory that an entry is in, and its size. */
+static inline size_t near__entry_prefix(int has_expiry) { return has_expiry ? NEAR_ENTRY_PREFIX : 0; }
+static inline size_t near__entry_size_for(size_t key_size, size_t value_size, int has_expiry)
+{
+    return near__entry_prefix(has_expiry) + NEAR_ENTRY_HEADER + key_size + value_size;
+}
 static inline size_t near__entry_size(const struct near__entry *e)
 {
-    return sizeof(*e) + near__entry_key_size(e) + near__entry_value_size(e);
+    return near__entry_size_for(near__entry_key_size(e), near__entry_value_size(e), near__entry_has_expiry(e));
+}
+static inline void *near__entry_block(struct near__entry *e)
+{
+    return (char *)e - near__entry_prefix(near__entry_has_expiry(e));
+}
+static inline void near__entry_free(const struct near__alloc *alloc, struct near__entry *e)
+{
+    if (e)
+        near__free(alloc, near__entry_block(e));
+}
+/* As the allocator counts. */
+static inline int64_t near__entry_cost(const struct near__alloc *alloc, const struct near__entry *e)
+{
+    const void *block = (const char *)e - near__entry_prefix(near__entry_has_expiry(e));
+    return (int64_t)near__alloc_cost(alloc, block, near__entry_size(e));
 }
 static inline uint64_t near__entry_hash(const struct near__entry *e, const struct near__secrets *secrets)
 {

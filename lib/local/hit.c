@@ -70,7 +70,7 @@ enum near__local_result near__hit_judge_by_clock(const struct near__local *local
 {
     int64_t coarse_ns = near__now_coarse(local->clock);                                           /* 4 */
     uint16_t tick = near__tier_tick(local, coarse_ns);
-    if ((entry->expires && is_over(local, entry->expires, coarse_ns)) ||
+    if ((near__entry_has_expiry(entry) && is_over(local, near__entry_expires(entry), coarse_ns)) ||
         (local->idle_unit_ns && near__entry_age(entry, tick) >= local->idle_ticks))
         return NEAR_LOCAL_EXPIRED;
     enum near__local_result result = freshness(local, &demand, coarse_ns);
@@ -82,7 +82,7 @@ enum near__local_result near__hit_judge_by_clock(const struct near__local *local
 static int64_t expires_ns(const struct near__local *local, const struct near__entry *entry, int64_t about_ns)
 {
     int64_t about_ms = near__tier_ms(local, about_ns);
-    return local->opened_ns + (about_ms + near__expiry_left(entry->expires, about_ms)) * NEAR_NS_PER_MS;
+    return local->opened_ns + (about_ms + near__expiry_left(near__entry_expires(entry), about_ms)) * NEAR_NS_PER_MS;
 }
 
 int64_t near__hit_ttl_ms(const struct near__local *local, const struct near__entry *entry)
@@ -109,7 +109,7 @@ static void describe(const struct near__local *local, const struct near__entry *
     view->data = NULL;
     view->pin = NULL;
     view->size = near__entry_value_size(entry);
-    view->expires_ns = entry->expires ? expires_ns(local, entry, near__now_coarse(local->clock)) : NEAR_NEVER;
+    view->expires_ns = near__entry_has_expiry(entry) ? expires_ns(local, entry, near__now_coarse(local->clock)) : NEAR_NEVER;
 }
 
 /* The view of what steps 1 to 4 came to; without memory for a copy the entry might as well be absent. */
@@ -233,7 +233,7 @@ static void get_batch(struct near__local *local, struct near__reader *reader, co
         struct near__entry *entry = batch.entry[i];
         if (!entry)
             results[i] = NEAR_LOCAL_ABSENT;
-        else if (is_fresh && near__hit_is_plain(local, near__hit_verdict(entry, limits), fresh, NEAR_ENTRY_VALUE_MAX, &size))
+        else if (is_fresh && near__hit_is_plain(local, entry, near__hit_verdict(entry, limits), fresh, NEAR_ENTRY_VALUE_MAX, &size))
             results[i] = touched(local, entry);
         else
             results[i] = near__hit_judge(local, entry, demand);                                   /* 3, 4 again */

@@ -46,7 +46,7 @@ static inline enum near__local_result near__hit_judge(const struct near__local *
         return NEAR_LOCAL_ABSENT;
     if (near__unlikely(near__entry_position(entry) < watermark))
         return NEAR_LOCAL_SUSPECT;
-    if (demand.proved_ns != NEAR_PROVED_ALWAYS || entry->expires || local->idle_unit_ns)
+    if (demand.proved_ns != NEAR_PROVED_ALWAYS || near__entry_has_expiry(entry) || local->idle_unit_ns)
         return near__hit_judge_by_clock(local, entry, demand);
     near__entry_touch(entry, near__tier_tick(local, 0));
     return NEAR_LOCAL_HIT;
@@ -113,35 +113,40 @@ static inline __attribute__((always_inline)) struct near__limits near__hit_limit
 }
 
 /* What the limits say, in a word that is the value's size if nothing speaks against the entry, and more than any size otherwise: the
- * words size_era and expires, turned by two bits so that a wrong era stands above an expiry above the size.  So one comparison tells
- * era, expiry and whether the value fits.
+ * word size_era, turned so that what stands below the size stands above it.  So one comparison tells era, expiry and whether the value
+ * fits.
  *
- *      63     62 61       30 29       0
- *      +--------+-----------+----------+
- *      | era ^  | expires   | size     |       all ones: below the watermark
- *      | limits |           |          |
- *      +--------+-----------+----------+                                                             */
-static inline __attribute__((always_inline)) uint64_t near__hit_verdict(const struct near__entry *entry, struct near__limits limits)
+ *         31       30 29   28       0
+ *      +---------+--------+----------+
+ *      | has an  | era ^  | size     |       all ones: below the watermark
+ *      | expiry  | limits |          |
+ *      +---------+--------+----------+                                                                       */
+static inline __attribute__((always_inline)) uint32_t near__hit_verdict(const struct near__entry *entry, struct near__limits limits)
 {
-    uint64_t both = ((uint64_t)entry->expires << 32 | entry->size_era) ^ limits.era;
-    return near__unlikely(near__entry_position(entry) < limits.watermark) ? UINT64_MAX : both >> 2 | both << 62;
+    uint32_t word = entry->size_era ^ limits.era;
+    return near__unlikely(near__entry_position(entry) < limits.watermark)
+               ? UINT32_MAX
+               : word >> NEAR_ENTRY_SIZE_SHIFT | word << (32 - NEAR_ENTRY_SIZE_SHIFT);
 }
 _Static_assert(NEAR_COPY_MAX < NEAR_ENTRY_VALUE_MAX, "a verdict that is no size is not copied");
-_Static_assert(NEAR_ENTRY_ERAS == 4 && NEAR_ENTRY_VALUE_MAX == (1u << 30) - 1, "see the picture above");
+_Static_assert(NEAR_ENTRY_ERAS == 4 && NEAR_ENTRY_EXPIRES == 4 && NEAR_ENTRY_SIZE_SHIFT == 3 &&
+                   NEAR_ENTRY_VALUE_MAX == (1u << 29) - 1,
+               "see the picture above");
+#define NEAR_VERDICT_EXPIRES (UINT32_C(1) << 31)
 
 /* May the entry be served, and has its value at most size_max bytes (at most NEAR_ENTRY_VALUE_MAX)?  fresh is ALWAYS or not over yet: then
  * the time is before fresh_ms. */
-static inline __attribute__((always_inline)) int near__hit_is_plain(const struct near__local *local, uint64_t verdict, int64_t fresh,
-                                                                    size_t size_max, size_t *ret_size)
+static inline __attribute__((always_inline)) int near__hit_is_plain(const struct near__local *local,
+                                                                    const struct near__entry *entry, uint32_t verdict,
+                                                                    int64_t fresh, size_t size_max, size_t *ret_size)
 {
     *ret_size = verdict;
     if (near__likely(verdict <= size_max))
         return 1;
-    uint32_t expires = (uint32_t)(verdict >> 30);
     *ret_size = verdict & NEAR_ENTRY_VALUE_MAX;
     /* relaxed: ordered by the load of fresh.  Without a proof (ALWAYS) there is no such time. */
-    return !(verdict >> 62) && expires && fresh != NEAR_TICKS_ALWAYS && *ret_size <= size_max &&
-           near__expiry_left(expires, atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) > 0;
+    return verdict - *ret_size == NEAR_VERDICT_EXPIRES && fresh != NEAR_TICKS_ALWAYS && *ret_size <= size_max &&
+           near__expiry_left(near__entry_expires(entry), atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) > 0;
 }
 
 /* A hit with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with the cache's own bound and values of
@@ -162,10 +167,10 @@ static inline __attribute__((always_inline)) struct near__entry *near__hit_plain
                                          : near__index_find(&local->index, hash, key, key_size);  /* 2 */
     if (near__unlikely(!entry))
         return NULL;
-    uint64_t verdict = near__hit_verdict(entry, near__hit_limits(local));                         /* 3 */
+    uint32_t verdict = near__hit_verdict(entry, near__hit_limits(local));                         /* 3 */
     if (near__unlikely(fresh != NEAR_TICKS_ALWAYS) && near__unlikely(near__ticks() >= fresh))     /* 4 */
         return NULL;
-    if (near__unlikely(!near__hit_is_plain(local, verdict, fresh, size_max, ret_size)))
+    if (near__unlikely(!near__hit_is_plain(local, entry, verdict, fresh, size_max, ret_size)))
         return NULL;
     near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
     return entry;

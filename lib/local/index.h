@@ -186,7 +186,7 @@ static inline __attribute__((always_inline)) struct near__entry *near__index_fin
         return NULL;
     const unsigned char *k = key, *end = (const unsigned char *)entry + key_size; /* end: of the key, but for the header */
     uint64_t differs = (near__load8(entry->bytes) ^ near__load8(k)) |
-                       (near__load8(end + sizeof(*entry) - 8) ^ near__load8(k + key_size - 8));
+                       (near__load8(end + NEAR_ENTRY_HEADER - 8) ^ near__load8(k + key_size - 8));
     return __builtin_expect(!differs, 1) ? entry : NULL;
 }
 

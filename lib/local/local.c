@@ -291,8 +291,10 @@ static void fill(struct near__local *local, struct near__entry *entry, const str
     /* relaxed, all: published with the slot's word */
     atomic_store_explicit(&entry->head, offer->position << 16 | offer->key_size, memory_order_relaxed);
     atomic_store_explicit(&entry->access, tick, memory_order_relaxed);
-    entry->size_era = (uint32_t)offer->value_size << 2 | era % NEAR_ENTRY_ERAS;
-    entry->expires = offer->expires;
+    entry->size_era = (uint32_t)offer->value_size << NEAR_ENTRY_SIZE_SHIFT | (offer->expires ? NEAR_ENTRY_EXPIRES : 0) |
+                      era % NEAR_ENTRY_ERAS;
+    if (offer->expires)
+        near__entry_set_expires(entry, offer->expires);
     if (offer->key_size)
         memcpy(entry->bytes, offer->key, offer->key_size);
     if (offer->value_size)
@@ -311,22 +313,24 @@ static void advance_tick(struct near__local *local, struct near__reader *reader)
         near__keeper_wake(local);
 }
 
-/* Memory for an entry of that size, charged; NULL: no room or no memory. */
-static struct near__entry *obtain(struct near__local *local, struct near__reader *reader, size_t size, int64_t *ret_cost)
+/* Memory for what is offered, charged; NULL: no room or no memory. */
+static struct near__entry *obtain(struct near__local *local, struct near__reader *reader, const struct offer *offer, int64_t *ret_cost)
 {
+    size_t prefix = near__entry_prefix(offer->expires != 0);
+    size_t size = near__entry_size_for(offer->key_size, offer->value_size, offer->expires != 0);
     int64_t cost = near__tier_estimate(size); /* the difference is settled once it is known */
     near__recycle(local, reader, RECYCLED);
     if (!near__budget_reserve_entry(local, reader, cost))
         return NULL;
-    struct near__entry *entry = near__alloc(local->alloc, size);
-    if (!entry || !near__pointer_fits(entry)) {
-        near__free(local->alloc, entry);
+    char *block = near__alloc(local->alloc, size);
+    if (!block || !near__pointer_fits(block)) {
+        near__free(local->alloc, block);
         near__budget_release_entry(local, reader, cost);
         return NULL;
     }
-    *ret_cost = (int64_t)near__alloc_cost(local->alloc, entry, size);
+    *ret_cost = (int64_t)near__alloc_cost(local->alloc, block, size);
     near__budget_correct(local, reader, *ret_cost - cost); /* as a rule the estimate was right */
-    return entry;
+    return (struct near__entry *)(void *)(block + prefix);
 }
 
 /* Nothing newer than the offer is known of its key, and nothing that its ticket did not know. */
@@ -376,7 +380,7 @@ static enum near__count try_install(struct near__local *local, struct near__read
         return NEAR_COUNT_REFUSED_SPACE;
     prefetch_bucket(local, offer->hash);
     tap(local, reader, offer);
-    struct near__entry *entry = obtain(local, reader, sizeof(*entry) + offer->key_size + offer->value_size, &cost);
+    struct near__entry *entry = obtain(local, reader, offer, &cost);
     if (!entry)
         return NEAR_COUNT_REFUSED_SPACE;
     struct near__moment moment = near__tier_moment(local);
@@ -386,7 +390,7 @@ static enum near__count try_install(struct near__local *local, struct near__read
     if (!install(local, entry, offer, &moment)) { /* never visible, so nobody has it */
         if (local->queues)
             near__queue_cancel(local, entry, cost);
-        near__free(local->alloc, entry);
+        near__entry_free(local->alloc, entry);
         near__budget_release_entry(local, reader, cost);
         return NEAR_COUNT_REFUSED_ORDER;
     }

@@ -8,10 +8,10 @@
  * The views and why they may follow one another are described in index.c.  Only the keeper comes here; readers and
  * installs never wait for it, and when it is stopped in the middle both tables stay in use.
  *
- * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it as long as
- * both tables fit beside what is live; when entries would have to make room for the second table it waits for a higher
- * load and adds half.  At GROW 0.8 % of the keys find their bucket full and evict its oldest entry instead of the oldest
- * of a sample (1.5 % at 4.5 a bucket, 2.4 % at 5), which matters when everything would fit otherwise.
+ * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it as long as both tables fit
+ * beside what is live, or adds less when the limits leave no more entries than LAST a bucket; when entries would have to make room
+ * for the second table it waits for a higher load and adds half.  At GROW 0.8 % of the keys find their bucket full and evict its oldest
+ * entry instead of the oldest of a sample (1.5 % at 4.5 a bucket, 2.4 % at 5), which matters when everything would fit otherwise.
  *
  * Limits.  One that is lowered far below what there is would leave no room for any fill until the keeper has evicted down to it.
  * So the limits in force stay where they are at first, and follow down after each few victims to what is left then, until
@@ -28,11 +28,12 @@
 /* Entries per ten buckets. */
 #define GROW 40
 #define GROW_FULL 55
+#define LAST 38 /* the last enlargement: nothing comes after it as long as entries do not become smaller */
 #define SHRINK 15
 #define IDEAL 27
 #define BUCKETS_MIN 64
 /* An empty tier's index has this part of the budget, so that the first burst of fills finds room: growing takes grace periods, and until
- * then full buckets evict.  With 24 bytes of header and short keys it holds values of some 200 bytes without growing at all. */
+ * then full buckets evict.  With 20 bytes of header and short keys it holds values of some 200 bytes without growing at all. */
 #define LEAST_PART 64
 #define BUCKETS_MAX (UINT64_C(1) << 32)
 #define HUGE_BYTES (UINT64_C(2) << 20)
@@ -135,7 +136,7 @@ static void close_table(struct near__local *local, struct near__table *table)
         return;
     for (uint64_t b = 0; b < table->span.count; b++)
         for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
-            near__free(local->alloc, near__word_entry(near__step_load(&table->span.bucket[b].slot[i])));
+            near__entry_free(local->alloc, near__word_entry(near__step_load(&table->span.bucket[b].slot[i])));
     near__free(local->alloc, table->memory);
 }
 
@@ -277,23 +278,6 @@ static void change_to(struct near__local *local, uint64_t buckets)
 
 /* ---------------------------------------------------------------- how large */
 
-static uint64_t wanted_buckets(const struct near__local *local)
-{
-    uint64_t buckets = local->keeper.table->span.count;
-    int64_t have = load(&local->budget.entries);
-    uint64_t entries = have > 0 ? (uint64_t)have : 0, least = least_buckets(local);
-
-    if (entries * 10 < buckets * SHRINK) {
-        uint64_t fewer = entries * 10 / IDEAL > least ? entries * 10 / IDEAL : least;
-        return fewer < buckets ? fewer : buckets;
-    }
-    if (entries * 10 <= buckets * GROW || buckets >= BUCKETS_MAX / 2)
-        return buckets;
-    if (live_bytes(local) + (int64_t)table_size(buckets * 2) <= load(&local->budget.max))
-        return buckets * 2;
-    return entries * 10 > buckets * GROW_FULL ? buckets + buckets / 2 : buckets;
-}
-
 /* How many entries of the present size fit into the budget beside a table made for them.  So a table that is too large
  * for a lowered budget is replaced, and entries are not evicted in its stead. */
 static int64_t entries_that_fit(const struct near__local *local)
@@ -306,6 +290,31 @@ static int64_t entries_that_fit(const struct near__local *local)
     int64_t each = bytes / entries + (int64_t)sizeof(struct near__bucket) * 10 / IDEAL + 1;
     int64_t fit = (max - fixed) / each, limit = load(&local->budget.entries_wanted);
     return fit < limit ? fit : limit;
+}
+
+static uint64_t more_buckets(const struct near__local *local, uint64_t buckets)
+{
+    uint64_t enough = (uint64_t)entries_that_fit(local) * 10 / LAST + 1, least = buckets + buckets / 4;
+    uint64_t more = enough > least ? enough : least;
+    return more < buckets * 2 ? more : buckets * 2;
+}
+
+static uint64_t wanted_buckets(const struct near__local *local)
+{
+    uint64_t buckets = local->keeper.table->span.count;
+    int64_t have = load(&local->budget.entries);
+    uint64_t entries = have > 0 ? (uint64_t)have : 0, least = least_buckets(local);
+
+    if (entries * 10 < buckets * SHRINK) {
+        uint64_t fewer = entries * 10 / IDEAL > least ? entries * 10 / IDEAL : least;
+        return fewer < buckets ? fewer : buckets;
+    }
+    if (entries * 10 <= buckets * GROW || buckets >= BUCKETS_MAX / 2)
+        return buckets;
+    uint64_t more = more_buckets(local, buckets);
+    if (live_bytes(local) + (int64_t)table_size(more) <= load(&local->budget.max))
+        return more;
+    return entries * 10 > buckets * GROW_FULL ? buckets + buckets / 2 : buckets;
 }
 
 /* ---------------------------------------------------------------- limits that were lowered */

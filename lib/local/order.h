@@ -107,7 +107,7 @@ static inline unsigned near__queue_rank(const struct near__entry *e, uint16_t ti
 
 static inline int near__entry_is_expired(const struct near__entry *e, const struct near__moment *m)
 {
-    return (e->expires && near__expiry_left(e->expires, m->now_ms) <= 0) ||
+    return (near__entry_has_expiry(e) && near__expiry_left(near__entry_expires(e), m->now_ms) <= 0) ||
            (m->idle && near__entry_age(e, m->tick) >= m->idle);
 }
 static inline int near__entry_is_dead(const struct near__entry *e, const struct near__moment *m)
@@ -117,7 +117,7 @@ static inline int near__entry_is_dead(const struct near__entry *e, const struct 
 /* Under the volatile rules what has no time to live makes room for nobody. */
 static inline int near__entry_is_spared(const struct near__entry *e, const struct near__moment *m)
 {
-    return m->rule >= NEAR_RULE_VOLATILE_LRU && !e->expires;
+    return m->rule >= NEAR_RULE_VOLATILE_LRU && !near__entry_has_expiry(e);
 }
 /* The higher, the sooner it goes.  A bucket that overflows is judged by this alone. */
 static inline unsigned near__entry_rank(const struct near__entry *e, const struct near__moment *m)

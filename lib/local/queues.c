@@ -242,7 +242,7 @@ void near__queue_leave(struct near__local *local, struct near__entry *entry, int
 
 void near__queue_promote(struct near__local *local, struct near__entry *entry, uint32_t word, uint16_t tick)
 {
-    int64_t bytes = (int64_t)near__alloc_cost(local->alloc, entry, near__entry_size(entry));
+    int64_t bytes = near__entry_cost(local->alloc, entry);
     if (!near__queue_change(entry, word, near__queue_word(tick, 1, 0)))
         return;
     add_bytes(local, word, -bytes);

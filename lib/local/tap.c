@@ -95,7 +95,7 @@ static uint64_t unpack(uint64_t word)
 }
 static uint64_t bytes_of(uint64_t word)
 {
-    return (uint64_t)near__tier_estimate(sizeof(struct near__entry) + unpack(word)) + INDEX_BYTES;
+    return (uint64_t)near__tier_estimate(NEAR_ENTRY_HEADER + unpack(word)) + INDEX_BYTES;
 }
 
 static void learn(struct near__local *local, uint64_t word, struct near__curve_seen now)

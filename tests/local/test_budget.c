@@ -322,6 +322,58 @@ static void test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_wi
     assert_int_equal(allocfail_blocks(&counting), 0);
 }
 
+/* ---------------------------------------------------------------- what one entry costs */
+
+static int fill_small(struct fixture *f, uint64_t n)
+{
+    char key[16] = {0}, value[100] = {0};
+    memcpy(key, &n, sizeof(n));
+    struct near__ticket t = near__local_ticket(f->local, key, sizeof(key));
+    return near__local_install(f->local, f->reader, t, key, sizeof(key), value, sizeof(value), 1, ttl_ms, NEAR_NEVER);
+}
+
+/* Bytes beside the index of so many entries of 16 + 100 bytes; *ret_index: bytes of the index. */
+static int64_t cost_of_small(uint64_t entries, int64_t *ret_index)
+{
+    struct fixture f;
+    fixture_init(&f);
+    f.config.bytes_max = 64 * (uint64_t)MIB;
+    f.config.entries_max = entries;
+    fixture_start(&f);
+    int64_t empty = (int64_t)(stats_of(&f).local_bytes - stats_of(&f).local_index_bytes);
+    for (uint64_t n = 0; n < entries; n++) {
+        assert_int_equal(fill_small(&f, n), 1);
+        if (n % 1024 == 0)
+            near__local_keep(f.local);
+    }
+    near__local_keep(f.local);
+    near_stats s = stats_of(&f);
+    assert_true(s.local_entries >= entries - entries / 50); /* buckets that were full have cost the others */
+    assert_int_equal(s.local_retired_bytes, 0);
+    int64_t each = ((int64_t)(s.local_bytes - s.local_index_bytes) - empty) / (int64_t)s.local_entries;
+    *ret_index = (int64_t)s.local_index_bytes;
+    fixture_close(&f);
+    return each;
+}
+
+/* What docs/local-tier.md says: 20 bytes of header, 8 of malloc's.  An expiry costs one step of malloc more.  An index that knows how many
+ * entries there may be does not double for the last of them. */
+static void test_small_entries_cost_what_the_manual_says(void **state)
+{
+    int64_t index;
+    const uint64_t entries = 80000;
+    (void)state;
+    int64_t each = cost_of_small(entries, &index);
+    if (SCALE(1, 0)) /* sanitizers have an allocator of their own */
+        assert_in_range(each, 136, 144);
+    assert_true(index <= (int64_t)entries * 17 + 8192);
+    ttl_ms = 1000000;
+    each = cost_of_small(entries, &index);
+    ttl_ms = -1;
+    if (SCALE(1, 0))
+        assert_in_range(each, 144, 160);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -332,6 +384,7 @@ int main(void)
         cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),
         cmocka_unit_test(test_F_fills_go_on_while_a_limit_is_lowered),
         cmocka_unit_test(test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_with_them),
+        cmocka_unit_test(test_small_entries_cost_what_the_manual_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -238,8 +238,7 @@ static struct near__entry *make_entry(unsigned key, uint64_t position, uint64_t 
     w.fate[n] = OWNED;
     struct content c = {.version = version, .ticket_time = ticket_time, .number = n, .key = key};
     atomic_store(&e->head, position << 16 | key_size);
-    e->size_era = sizeof(c) << 2;
-    e->expires = 0;
+    e->size_era = sizeof(c) << NEAR_ENTRY_SIZE_SHIFT;
     atomic_store(&e->access, (uint16_t)below(10));
     memcpy(e->bytes, key_text[key], key_size);
     memcpy(e->bytes + key_size, &c, sizeof(c));
