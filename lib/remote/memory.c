@@ -44,26 +44,6 @@ static void wake_all(struct near__memory_store *store) { pthread_cond_broadcast(
 
 /* ---------------------------------------------------------------- requests */
 
-static void request_init(struct memory_remote *m, struct near__request *q)
-{
-    q->status = NEAR_ERR_TIMEOUT;
-    q->position = 0;
-    q->inexact = 0;
-    q->server = 0;
-    q->sent_ns = near__now(m->config.clock);
-    q->ttl_left_ms = -1;
-    q->result_number = 0;
-    q->value_out = NULL;
-    q->value_out_size = 0;
-    q->lease = NEAR_LEASE_FRESH;
-    q->exists = 0;
-    q->lease_left_ms = 0;
-    q->fence = 0;
-    q->extra_out = NULL;
-    q->extra_out_size = 0;
-    q->detail[0] = 0;
-}
-
 static void fail(struct near__request *q, int status, const char *text)
 {
     q->status = status;
@@ -191,7 +171,8 @@ static int strikes(struct memory_remote *m, enum near__memory_fault fault, const
 
 static void run_one(struct memory_remote *m, struct near__request *q, int64_t deadline_ns)
 {
-    request_init(m, q);
+    near__request_reset(q, NEAR_ERR_TIMEOUT);
+    q->sent_ns = near__now(m->config.clock);
     if (m->interrupted) {
         fail(q, NEAR_ERR_CLOSED, "closed");
         return;

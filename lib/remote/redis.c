@@ -861,26 +861,6 @@ static void run_once(struct near__redis *r, struct near__request *requests, size
     *fetch_retries -= lost;
 }
 
-static void prepare(struct near__request *q)
-{
-    q->status = PENDING;
-    q->position = 0;
-    q->inexact = 0;
-    q->server = 0;
-    q->sent_ns = 0;
-    q->ttl_left_ms = -1;
-    q->result_number = 0;
-    q->value_out = NULL;
-    q->value_out_size = 0;
-    q->lease = NEAR_LEASE_FRESH;
-    q->exists = 0;
-    q->lease_left_ms = 0;
-    q->fence = 0;
-    q->extra_out = NULL;
-    q->extra_out_size = 0;
-    q->detail[0] = '\0';
-}
-
 static size_t pending(const struct near__request *requests, size_t count)
 {
     size_t n = 0;
@@ -904,7 +884,7 @@ static void redis_run(struct near__remote *remote, struct near__request *request
     struct near__call inlined[CALLS_INLINE], *calls = inlined;
     int fetch_retries = 1;
     for (size_t i = 0; i < count; i++)
-        prepare(&requests[i]);
+        near__request_reset(&requests[i], PENDING);
     if (count > CALLS_INLINE && !(calls = near__alloc(r->host.alloc, count * sizeof *calls))) {
         give_up(requests, count, NEAR_ERR_NOMEM, "out of memory for the calls");
         return;

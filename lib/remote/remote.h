@@ -128,6 +128,27 @@ struct near__request {
     size_t extra_out_size;
 };
 
+/* As before anything was answered; the fields that tell what is asked stay. */
+static inline void near__request_reset(struct near__request *q, int status)
+{
+    q->status = status;
+    q->position = 0;
+    q->inexact = 0;
+    q->server = 0;
+    q->sent_ns = 0;
+    q->ttl_left_ms = -1;
+    q->result_number = 0;
+    q->value_out = NULL;
+    q->value_out_size = 0;
+    q->lease = NEAR_LEASE_FRESH;
+    q->exists = 0;
+    q->lease_left_ms = 0;
+    q->fence = 0;
+    q->extra_out = NULL;
+    q->extra_out_size = 0;
+    q->detail[0] = 0;
+}
+
 struct near__remote; /* first member of an implementation: the table below */
 struct near__channel;
 

@@ -100,6 +100,16 @@ const struct near__script near__script_set = {
     .sha1 = "fd242cb6c17a1558ed0a92aeec297b25663b7086",
 };
 
+/* The next position, into the script's variable.  A counter that was not there starts at the server's time in µs. */
+#define TAKE_POSITION(p)                                                                                              \
+    "local n=redis.pcall('INCR',pos)\n"                                                                               \
+    "if type(n)=='table' then return n\n"                                                                             \
+    "elseif n==1 then\n"                                                                                              \
+    "  local t=redis.call('TIME')\n"                                                                                  \
+    "  " p "=t[1]..string.format('%06d',t[2])\n"                                                                      \
+    "  redis.call('SET',pos," p ")\n"                                                                                 \
+    "else " p "=string.format('%.0f',n) end\n"
+
 /* Several DELs, told by one message if any of the keys was there, or leased.
  * KEYS: position, keys.  ARGV: channel, body.  Reply: { position, for each key 0 it existed, 1 it did not } */
 #define DELETE_TEXT                                                                                                   \
@@ -111,13 +121,7 @@ const struct near__script near__script_set = {
     "end\n"                                                                                                           \
     "out[1]=redis.call('GET',pos) or '0'\n"                                                                           \
     "if not told then return out end\n"                                                                               \
-    "local n=redis.pcall('INCR',pos)\n"                                                                               \
-    "if type(n)=='table' then return n\n"                                                                             \
-    "elseif n==1 then\n"                                                                                              \
-    "  local t=redis.call('TIME')\n"                                                                                  \
-    "  out[1]=t[1]..string.format('%06d',t[2])\n"                                                                     \
-    "  redis.call('SET',pos,out[1])\n"                                                                                \
-    "else out[1]=string.format('%.0f',n) end\n"                                                                       \
+    TAKE_POSITION("out[1]")                                                                                           \
     "local e=redis.pcall('PUBLISH',ARGV[1],'1'..out[1]..':'..ARGV[2])\n"                                              \
     "if type(e)=='table' then redis.call('DECR',pos) return e end\n"                                                  \
     "for i=2,#KEYS do redis.call('DEL',KEYS[i],KEYS[i].." LEASE ",KEYS[i].." TAGS ") end\n"                           \
@@ -157,13 +161,7 @@ const struct near__script near__script_delete = {
     "end\n"                                                                                                           \
     "if nothing then return {nothing,redis.call('GET',pos) or '0',-1,'0'} end\n"                                      \
     "local p\n"                                                                                                       \
-    "local n=redis.pcall('INCR',pos)\n"                                                                               \
-    "if type(n)=='table' then return n\n"                                                                             \
-    "elseif n==1 then\n"                                                                                              \
-    "  local t=redis.call('TIME')\n"                                                                                  \
-    "  p=t[1]..string.format('%06d',t[2])\n"                                                                          \
-    "  redis.call('SET',pos,p)\n"                                                                                     \
-    "else p=string.format('%.0f',n) end\n"                                                                            \
+    TAKE_POSITION("p")                                                                                                \
     "if op=='INCR' then\n"                                                                                            \
     "  n=redis.pcall('INCRBY',key,value)\n"                                                                           \
     "  if type(n)=='table' then redis.call('DECR',pos) return n end\n"                                                \
@@ -248,13 +246,7 @@ const struct near__script near__script_prove = {
     "if not redis.call('HGET',members," EPOCH ") then redis.call('HSET',members," EPOCH ",ARGV[3]) end\n"                     \
     "redis.call('PEXPIRE',members,ARGV[4])\n"                                                                                 \
     "local p\n"                                                                                                               \
-    "local n=redis.pcall('INCR',pos)\n"                                                                                       \
-    "if type(n)=='table' then return n\n"                                                                                     \
-    "elseif n==1 then\n"                                                                                                      \
-    "  local t=redis.call('TIME')\n"                                                                                          \
-    "  p=t[1]..string.format('%06d',t[2])\n"                                                                                  \
-    "  redis.call('SET',pos,p)\n"                                                                                             \
-    "else p=string.format('%.0f',n) end\n"                                                                                    \
+    TAKE_POSITION("p")                                                                                                        \
     "local e=redis.pcall('PUBLISH',ARGV[1],'1'..p..':'..ARGV[2])\n"                                                           \
     "if type(e)=='table' then redis.call('DECR',pos) return e end\n"                                                          \
     "return {p,table.concat(redis.call('HGETALL',members),' ')}\n"
@@ -367,13 +359,7 @@ const struct near__script near__script_fill = {
         "end\n"
         "if not met then return {2,redis.call('GET',pos) or '0',-1,'0'} end\n"
         "local p\n"
-        "local n=redis.pcall('INCR',pos)\n"
-        "if type(n)=='table' then return n\n"
-        "elseif n==1 then\n"
-        "  local t=redis.call('TIME')\n"
-        "  p=t[1]..string.format('%06d',t[2])\n"
-        "  redis.call('SET',pos,p)\n"
-        "else p=string.format('%.0f',n) end\n"
+        TAKE_POSITION("p")
         "local e=redis.pcall('PUBLISH',ARGV[2],'1'..p..':'..ARGV[3])\n"
         "if type(e)=='table' then redis.call('DECR',pos) return e end\n"
         "if op=='TAG' then\n"
