@@ -34,9 +34,9 @@ static struct {
     int json;
     near_cache *cache;
     near_load options;
-    _Atomic(uint32_t) loads, waited, errors, stale;
+    _Atomic(uint32_t) begun, loads, waited, errors, stale; /* begun and loads: loads that have begun, and ended */
     _Atomic(uint64_t) gets;
-    int64_t end_us;
+    int64_t started_us, end_us;
 } our = {.ttl_ms = 1000, .load_ms = 50, .rounds = 5, .threads = 4, .rate = 50000, .mode = "xfetch"};
 
 static int load(void *arg, const near_load_request *request, near_loaded *loaded)
@@ -45,35 +45,51 @@ static int load(void *arg, const near_load_request *request, near_loaded *loaded
     (void)arg;
     (void)request;
     figures_sleep_ms(our.load_ms);
-    int size = snprintf(text, sizeof(text), "version %u", 1 + atomic_fetch_add(&our.loads, 1));
+    int size = snprintf(text, sizeof(text), "%u", 1 + atomic_fetch_add(&our.begun, 1));
+    atomic_fetch_add(&our.loads, 1); /* one at a time: the version is how many have ended */
     return near_loaded_value(loaded, text, (size_t)size);
+}
+
+/* Whether a load was waited for: the value is of one that had not ended when the get began.  A get that joined another thread's
+ * mere question to the server (NEAR_FROM_FLIGHT, too) has an older one. */
+static int waited(const near_value *value, uint32_t ended_before)
+{
+    char text[32];
+    if (value->source != NEAR_FROM_LOADER && value->source != NEAR_FROM_FLIGHT)
+        return 0;
+    snprintf(text, sizeof(text), "%.*s", (int)value->size, (const char *)value->data);
+    return strtoul(text, NULL, 10) > ended_before;
 }
 
 static void get_once(int first)
 {
     near_value value;
+    uint32_t ended_before = our.loads;
     int status = near_get_or_load(our.cache, "hot", 3, load, NULL, &our.options, &value);
     if (status < 0 || status == NEAR_MISS)
         atomic_fetch_add(&our.errors, 1);
-    else if (!first && (value.source == NEAR_FROM_LOADER || value.source == NEAR_FROM_FLIGHT))
+    else if (!first && waited(&value, ended_before))
         atomic_fetch_add(&our.waited, 1);
     if (status == NEAR_STALE)
         atomic_fetch_add(&our.stale, 1);
     near_release(&value);
 }
 
-/* Keeps to its share of the rate, a millisecond's worth at a time. */
+/* Keeps to its share of the rate, a millisecond's worth at a time.  What the machine had no time for is made up for, if need be after
+ * the end: some gets are always later than the last value's life. */
 static void *read_on(void *arg)
 {
     uint64_t done = 0;
-    int64_t started_us = figures_now_us(), now_us;
+    int64_t now_us;
     (void)arg;
-    while ((now_us = figures_now_us()) < our.end_us) {
-        uint64_t due = (uint64_t)(now_us - started_us) * our.rate / our.threads / 1000000;
+    do {
+        now_us = figures_now_us();
+        int64_t at_us = now_us < our.end_us ? now_us : our.end_us;
+        uint64_t due = (uint64_t)(at_us - our.started_us) * our.rate / our.threads / 1000000;
         for (; done < due; done++)
             get_once(0);
         figures_sleep_ms(1);
-    }
+    } while (now_us < our.end_us);
     atomic_fetch_add(&our.gets, done);
     return NULL;
 }
@@ -119,7 +135,8 @@ int main(int argc, char **argv)
         return fprintf(stderr, "early-refresh: %s\n", error.text), 1;
     near_del(our.cache, "hot", 3, NULL);
     get_once(1);
-    our.end_us = figures_now_us() + (int64_t)our.ttl_ms * our.rounds * 1000;
+    our.started_us = figures_now_us();
+    our.end_us = our.started_us + (int64_t)our.ttl_ms * our.rounds * 1000;
     for (unsigned i = 0; i < our.threads; i++)
         if (pthread_create(&threads[i], NULL, read_on, NULL) != 0)
             return perror("early-refresh"), 1;
