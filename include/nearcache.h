@@ -188,7 +188,7 @@ typedef struct near_options {
     uint32_t track;              /* a near_track */
     uint32_t message_value_max;  /* largest value that travels in its write's message, bytes; 0: none */
     uint32_t load_threads;       /* most threads that run loaders; started when needed */
-    uint32_t load_refreshes;     /* most refreshes at once that nobody waits for */
+    uint32_t load_refreshes;     /* most refreshes at once that nobody waits for; one call for many keys is one */
     uint32_t curve;              /* 1: near_advise knows something */
     uint32_t hot_keys;           /* near_hot_keys tells so many; 0: none */
     uint64_t auto_bytes_min;     /* automatic size: least, bytes */
@@ -519,8 +519,9 @@ typedef int (*near_bulk_loader_fn)(void *arg, const near_load_request *requests,
 /* near_get_or_load for many keys: local hits first; one round trip asks for the rest; one call of the loader has all keys that
  * neither tier has and that this process got the right to load; one round trip writes what it brought.  Keys that other calls or
  * other processes are loading are waited for, side by side; those that are to be loaded here after all (the other has
- * failed, or died) share one further call.  An old value (stale_ms, early_permille) is served at once, and refreshed behind
- * the caller's back by a call for that key alone.  All guarantees of near_get_or_load hold, key by key.
+ * failed, or died) share one further call.  Old values (stale_ms, early_permille) are served at once, and refreshed behind
+ * the caller's back by one call of the loader for all of them (which is one refresh for the option load_refreshes), apart from the
+ * keys that are waited for.  All guarantees of near_get_or_load hold, key by key.
  * With loader NULL the cache's bulk loader is used, or else its loader: one call a key, side by side in at most load_threads
  * threads.  With options NULL its options.  timeout_ms is of the whole call.
  * Each item has its own status, of those of near_get_or_load; when the loader was called for many, hard_timeout_ms is for the

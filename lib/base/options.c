@@ -80,7 +80,7 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
     X(message_value_max, SIZE, "256", 0, 64 * KIB, "", 0,                                                              \
       "Largest value that travels in its write's message to the processes that hold the key; 0: none.")\
     X(load_threads, COUNT, "16", 1, 1024, "", 0, "Most threads that run loaders; they are started when needed.")       \
-    X(load_refreshes, COUNT, "8", 1, 1024, "", 0, "Most refreshes at once that nobody waits for.")                     \
+    X(load_refreshes, COUNT, "8", 1, 1024, "", 0, "Most refreshes at once that nobody waits for; one for many keys is one.") \
     X(curve, BOOLEAN, "no", 0, 1, "", 0, "Learn from the reads which hit ratio other sizes would have, for near_advise.") \
     X(hot_keys, COUNT, "0", 0, 256, "", 0, "How many of the keys that are read most near_hot_keys tells; 0: none, at no cost.") \
     X(auto_bytes_min, SIZE, "1m", MIB, TIB, "", 1, "Automatic size: least budget of the local tier.") \

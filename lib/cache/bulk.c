@@ -2,13 +2,14 @@
  *
  * near_mget_or_load: near_get_or_load for many keys, in rounds.
  *
+ *   0 what the local tier has is taken; refreshes that are due are handed over, to one call of the loader
  *   1 each key enters its flight: leads it, or joins a load that is under way in this process
  *   2 one round trip asks the server for the keys that are led: value, absence, lease, or "somebody loads"
  *   3 one job has every load whose lease was got (load.c: one call of the loader, one round trip for its answers)
  *   4 waiting: for the flights, our own and those that were joined; then for the messages of the other processes
  *   5 keys that have neither a result nor run out of time go into the next round, together
  *
- * Nobody waits for anybody in a circle: what is led here is on its way (3) before anything is waited for (4).
+ * Nobody waits for anybody in a circle: what is led here is on its way (0 and 3) before anything is waited for (4).
  *
  * A flight whose key another process loads lands at once with NEAR_ERR_TIMEOUT, "its leader has no more time": this
  * call waits for several keys one after another, and would tell those that joined only when it comes to theirs.  They
@@ -50,6 +51,7 @@ struct batch {
     size_t count, leads;
     struct near__request *requests; /* of those that are led, in order */
     struct near__asked *asked;
+    struct near__refreshes due;
 };
 
 /* ---------------------------------------------------------------- [1] flights */
@@ -270,7 +272,7 @@ static int get_one(struct batch *b, const struct near__wanted *like, near_item *
     ret->key_size = item->key_size;
     ret->value = &item->value;
     int over = status != NEAR_OK || near__wanted_locally(b->impl, b->l, b->reader, ret, &status) ||
-               near__wanted_without(b->impl, b->l, ret, now_ns, &status);
+               near__wanted_without(b->impl, b->l, ret, now_ns, &b->due, &status);
     item->status = status;
     return over;
 }
@@ -310,6 +312,7 @@ static int get_all(struct batch *b, const struct near__wanted *like, near_item *
             };
         }
     }
+    near__refreshes_start(&b->due); /* [0] */
     if (status == NEAR_OK && b->count) {
         while (fly_round(b))
             ;

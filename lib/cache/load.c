@@ -545,36 +545,54 @@ static void run_alone(struct near__load *load)
     run_loader(&answer, &request, &loaded, &end, 1);
 }
 
-/* A refresh asks for its lease itself.  Returns 1 when it shall load; otherwise whoever joined it sees for himself, and nobody
- * tries again before the other's load can have ended. */
-static int may_refresh(struct near__load *load)
+/* A refresh asks for its lease itself. */
+static uint32_t refresh_flags(const struct near__load *load)
+{
+    return load->early ? NEAR_LEASE_FORCE : 0;
+}
+
+/* The server's answer.  Returns 1 when it shall load; otherwise whoever joined it sees for himself, and nobody tries again
+ * before the other's load can have ended. */
+static int may_refresh(struct near__load *load, const struct near__request *q, int64_t now_ns)
 {
     struct near__impl *impl = load->impl;
-    struct near__request q;
-    int64_t now_ns = near__now(&impl->clock);
-    near__load_ask(load, load->early ? NEAR_LEASE_FORCE : 0, now_ns + impl->timeout_ns, &q);
     if (load->leased)
         return 1;
-    int64_t pause_ms = q.status < 0 ? load->options.retry_ms : q.lease == NEAR_LEASE_HELD ? q.lease_left_ms : 0;
+    int64_t pause_ms = q->status < 0 ? load->options.retry_ms : q->lease == NEAR_LEASE_HELD ? q->lease_left_ms : 0;
     struct near__ticket now = near__local_ticket(impl->local, load->key, load->key_size);
     if (pause_ms)
         near__notes_put(load->loading->notes, load->key, load->key_size, NEAR_NOTE_PAUSE, now,
                         now.floor > now.watermark ? now.floor : now.watermark, now_ns + pause_ms * NEAR_NS_PER_MS);
-    if (q.status == NEAR_OK && q.lease == NEAR_LEASE_FRESH && load->old)
+    if (q->status == NEAR_OK && q->lease == NEAR_LEASE_FRESH && load->old)
         land(load, NEAR_OK, load->old);
     else
-        land(load, q.status == NEAR_OK && q.lease == NEAR_LEASE_ABSENT ? NEAR_MISS : NEAR_ERR_TIMEOUT, NULL);
+        land(load, q->status == NEAR_OK && q->lease == NEAR_LEASE_ABSENT ? NEAR_MISS : NEAR_ERR_TIMEOUT, NULL);
     return 0;
+}
+
+static int got_its_lease(struct near__load *load)
+{
+    struct near__impl *impl = load->impl;
+    struct near__request q;
+    int64_t now_ns = near__now(&impl->clock);
+    near__load_ask(load, refresh_flags(load), now_ns + impl->timeout_ns, &q);
+    return may_refresh(load, &q, now_ns);
+}
+
+/* One refresh less is under way. */
+static void refreshed(struct near__loading *l)
+{
+    atomic_fetch_sub_explicit(&l->refreshing, 1, memory_order_relaxed); /* a limit, no order */
 }
 
 static void run(struct near__job *job)
 {
     struct near__load *load = (struct near__load *)job;
     struct near__impl *impl = load->impl;
-    if (!load->behind || !impl->remote || may_refresh(load))
+    if (!load->behind || !impl->remote || got_its_lease(load))
         run_alone(load);
     if (load->behind)
-        atomic_fetch_sub_explicit(&load->loading->refreshing, 1, memory_order_relaxed); /* a limit, no order */
+        refreshed(load->loading);
     near__load_free(load);
     near__leave(impl);
 }
@@ -596,7 +614,7 @@ void near__load_start(struct near__load *load)
     release(load);
     land(load, status, NULL);
     if (load->behind)
-        atomic_fetch_sub_explicit(&l->refreshing, 1, memory_order_relaxed);
+        refreshed(l);
     near__load_free(load);
     near__leave(impl);
 }
@@ -606,11 +624,13 @@ void near__load_start(struct near__load *load)
 struct near__bulk {
     struct near__job job; /* first */
     struct near__impl *impl;
+    struct near__loading *refreshes; /* where it counts as a refresh; NULL: its loads have their leases, and are waited for */
     size_t count;
     struct answer *answers;
     near_load_request *requests;
     near_loaded **loaded;
     struct near__request *ends;
+    struct near__asked *asked; /* of refreshes */
 };
 
 static void bulk_free(struct near__bulk *bulk)
@@ -620,6 +640,7 @@ static void bulk_free(struct near__bulk *bulk)
     near__free(alloc, bulk->requests);
     near__free(alloc, bulk->loaded);
     near__free(alloc, bulk->ends);
+    near__free(alloc, bulk->asked);
     near__free(alloc, bulk);
 }
 
@@ -650,14 +671,42 @@ static void bulk_end(struct near__bulk *bulk)
     struct near__impl *impl = bulk->impl;
     for (size_t i = 0; i < bulk->count; i++)
         near__load_free(bulk->answers[i].load);
+    if (bulk->refreshes)
+        refreshed(bulk->refreshes);
     bulk_free(bulk);
     near__leave(impl);
+}
+
+/* Asks for the leases of refreshes, all in one round trip; those that did not get theirs have an end. */
+static void bulk_ask(struct near__bulk *bulk)
+{
+    struct near__impl *impl = bulk->impl;
+    struct near__request *asks = bulk->ends; /* they are not needed yet */
+    int64_t now_ns = near__now(&impl->clock);
+    size_t count = bulk->count;
+    for (size_t i = 0; i < count; i++) {
+        struct near__load *load = bulk->answers[i].load;
+        bulk->asked[i] = near__load_ask_before(load, refresh_flags(load), &asks[i]);
+    }
+    near__remote_run(impl->remote, asks, count, now_ns + impl->timeout_ns);
+    bulk->count = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct near__load *load = bulk->answers[i].load;
+        near__load_ask_after(load, &asks[i], &bulk->asked[i]);
+        if (may_refresh(load, &asks[i], now_ns))
+            near__bulk_add(bulk, load);
+        else
+            near__load_free(load);
+    }
 }
 
 static void bulk_run(struct near__job *job)
 {
     struct near__bulk *bulk = (struct near__bulk *)job;
-    run_loader(bulk->answers, bulk->requests, bulk->loaded, bulk->ends, bulk->count);
+    if (bulk->refreshes && bulk->impl->remote)
+        bulk_ask(bulk);
+    if (bulk->count)
+        run_loader(bulk->answers, bulk->requests, bulk->loaded, bulk->ends, bulk->count);
     bulk_end(bulk);
 }
 
@@ -688,4 +737,54 @@ void near__bulk_start(struct near__bulk *bulk)
         land(bulk->answers[i].load, status, NULL);
     }
     bulk_end(bulk);
+}
+
+/* ---------------------------------------------------------------- refreshes of one call */
+
+static struct near__bulk *bulk_of_refreshes(struct near__impl *impl, size_t count)
+{
+    struct near__bulk *bulk = near__bulk_create(impl, count);
+    if (!bulk)
+        return NULL;
+    bulk->asked = near__alloc(&impl->alloc, count * sizeof(*bulk->asked));
+    if (bulk->asked)
+        return bulk;
+    bulk_free(bulk);
+    return NULL;
+}
+
+/* There is no memory for them. */
+static void refuse_refreshes(struct near__refreshes *due)
+{
+    refreshed(due->first->loading);
+    for (struct near__load *load = due->first, *next; load; load = next) {
+        next = load->next;
+        near__add(&load->loading->counters.skipped);
+        land(load, NEAR_ERR_TIMEOUT, NULL); /* who joined leads himself */
+        near__load_free(load);
+    }
+}
+
+void near__refreshes_start(struct near__refreshes *due)
+{
+    struct near__bulk *bulk = NULL;
+    int together = due->count > 1 && due->first->bulk_fn;
+    if (together && !(bulk = bulk_of_refreshes(due->first->impl, due->count))) {
+        refuse_refreshes(due);
+        return;
+    }
+    for (struct near__load *load = due->first, *next; load; load = next) {
+        next = load->next;
+        near__add(&load->loading->counters.refreshes);
+        if (load->early)
+            near__add(&load->loading->counters.early);
+        if (together)
+            near__bulk_add(bulk, load);
+        else
+            near__load_start(load);
+    }
+    if (together) {
+        bulk->refreshes = due->first->loading;
+        near__bulk_start(bulk);
+    }
 }

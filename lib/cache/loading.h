@@ -97,7 +97,8 @@ struct near_loaded {
 
 /* One load on its way: begun by a reader, or behind its back, run by a worker. */
 struct near__load {
-    struct near__job job; /* first */
+    struct near__job job;    /* first */
+    struct near__load *next; /* in near__refreshes */
     struct near__impl *impl;
     struct near__loading *loading;
     struct near__flight *flight; /* with a reference of its own */
@@ -106,7 +107,7 @@ struct near__load {
     void *arg;
     near_load options;
     struct near__ticket ticket; /* of the key, when the load began */
-    int behind, early;          /* nobody waits; and the value is not even old */
+    int behind, early;          /* a refresh: nobody waits; and the value is not even old */
     int leased, exists;
     uint64_t fence;
     struct near__shared *old; /* what there is; NULL: nothing */
@@ -137,5 +138,13 @@ void near__bulk_add(struct near__bulk *bulk, struct near__load *load);
 void near__bulk_start(struct near__bulk *bulk);
 /* Hands the load, which is counted as a call, to a worker.  On an error the flight has landed with it. */
 void near__load_start(struct near__load *load);
+/* Refreshes that one call of the reader's found due, in order; {0}: none.  All have the same loader.  Where it is a bulk loader one
+ * call of it will have them all, and so they count as one for the option load_refreshes; otherwise each as one. */
+struct near__refreshes {
+    struct near__load *first, *last;
+    size_t count;
+};
+/* Hands them over; before the caller waits for anything, for others may have joined them already. */
+void near__refreshes_start(struct near__refreshes *due);
 
 #endif

@@ -123,7 +123,37 @@ struct near__ticket near__load_ticket(struct near__impl *impl, const struct near
     return ticket;
 }
 
-static void refresh_behind(struct near__impl *impl, struct near__loading *l, const struct near__wanted *w)
+/* Whether one more refresh may run: one that goes with those that are due already is none. */
+static int has_room(struct near__impl *impl, struct near__loading *l, const struct near__wanted *w,
+                    const struct near__refreshes *due)
+{
+    if (w->bulk_fn && due->count)
+        return 1;
+    /* relaxed: a limit; being one above it for an instant refreshes one less */
+    if (atomic_fetch_add_explicit(&l->refreshing, 1, memory_order_relaxed) < impl->options.load_refreshes)
+        return 1;
+    atomic_fetch_sub_explicit(&l->refreshing, 1, memory_order_relaxed);
+    return 0;
+}
+
+/* What leads a flight of a refresh; NULL: there is no room, or no memory. */
+static struct near__load *refresh_of(struct near__impl *impl, struct near__loading *l, const struct near__wanted *w,
+                                     struct near__flight *flight, const struct near__refreshes *due)
+{
+    struct near__load *load = near__wanted_load(impl, w, flight);
+    if (!load || !has_room(impl, l, w, due)) {
+        if (load)
+            near__load_free(load);
+        near__add(&l->counters.skipped);
+        near__flight_land(l->flights, flight, NEAR_ERR_TIMEOUT, NULL); /* who joined leads himself */
+        return NULL;
+    }
+    load->behind = 1;
+    return load;
+}
+
+static void refresh_behind(struct near__impl *impl, struct near__loading *l, const struct near__wanted *w,
+                           struct near__refreshes *due)
 {
     struct near__flight *flight;
     if (note_of(impl, l, w) == NEAR_NOTE_PAUSE)
@@ -132,25 +162,16 @@ static void refresh_behind(struct near__impl *impl, struct near__loading *l, con
     enum near__flight_role role = near__flight_enter(l->flights, w->key, w->key_size, ticket, NEAR_NEVER, &flight);
     if (role == NEAR_FLIGHT_NOMEM)
         return;
-    struct near__load *load = NULL;
-    if (role == NEAR_FLIGHT_LEAD) {
-        /* relaxed: a limit; being one above it for an instant refreshes one less */
-        int room = atomic_fetch_add_explicit(&l->refreshing, 1, memory_order_relaxed) < impl->options.load_refreshes;
-        load = room ? near__wanted_load(impl, w, flight) : NULL;
-        if (!load) {
-            atomic_fetch_sub_explicit(&l->refreshing, 1, memory_order_relaxed);
-            near__add(&l->counters.skipped);
-            near__flight_land(l->flights, flight, NEAR_ERR_TIMEOUT, NULL); /* who joined leads himself */
-        }
-    }
-    if (load) {
-        load->behind = 1;
-        near__add(&l->counters.refreshes);
-        if (load->early)
-            near__add(&l->counters.early);
-        near__load_start(load);
-    }
+    struct near__load *load = role == NEAR_FLIGHT_LEAD ? refresh_of(impl, l, w, flight, due) : NULL;
     near__flight_leave(l->flights, flight);
+    if (!load)
+        return;
+    if (due->last)
+        due->last->next = load;
+    else
+        due->first = load;
+    due->last = load;
+    due->count++;
 }
 
 /* ---------------------------------------------------------------- waiting */
@@ -331,16 +352,16 @@ static int fly(struct near__impl *impl, struct near__loading *l, struct near__re
 /* ---------------------------------------------------------------- the call */
 
 int near__wanted_without(struct near__impl *impl, struct near__loading *l, struct near__wanted *w, int64_t now_ns,
-                         int *ret_status)
+                         struct near__refreshes *due, int *ret_status)
 {
     int refresh = (w->options.flags & NEAR_LOAD_REFRESH) != 0;
     *ret_status = NEAR_OK;
     if (w->has_local && !refresh && w->freshness == NEAR_FRESH_EARLY) {
-        refresh_behind(impl, l, w);
+        refresh_behind(impl, l, w, due);
         return 1;
     }
     if (w->has_local && !refresh && w->age_ns <= ns(w->options.stale_ms)) {
-        refresh_behind(impl, l, w);
+        refresh_behind(impl, l, w, due);
         *ret_status = served_old(l);
         return 1;
     }
@@ -369,9 +390,12 @@ static int get_slowly(struct near__impl *impl, struct near__loading *l, struct n
                       struct near__wanted *w)
 {
     int64_t started_ns = near__now(&impl->clock);
+    struct near__refreshes due = {0};
     int status;
-    if (near__wanted_without(impl, l, w, started_ns, &status))
+    if (near__wanted_without(impl, l, w, started_ns, &due, &status)) {
+        near__refreshes_start(&due);
         return status;
+    }
     while (!fly(impl, l, reader, w, &status))
         ;
     near__histogram_record(&impl->miss_ns, (uint64_t)(near__now(&impl->clock) - started_ns));

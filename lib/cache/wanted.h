@@ -25,9 +25,9 @@ int near__wanted_loader(struct near__loading *l, const near_load *options, int m
 int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struct near__reader *reader,
                          struct near__wanted *w, int *ret_status);
 /* What else can be said without waiting, from here on in a counted call: 1 with *ret_status.  0: the call's times are
- * set. */
+ * set.  A refresh that is due is added to *due, which the caller starts. */
 int near__wanted_without(struct near__impl *impl, struct near__loading *l, struct near__wanted *w, int64_t now_ns,
-                         int *ret_status);
+                         struct near__refreshes *due, int *ret_status);
 /* By which loads of the key are told apart: who has another one does not join. */
 struct near__ticket near__load_ticket(struct near__impl *impl, const struct near__wanted *w);
 /* A load for the leader of a flight; NULL without memory. */

@@ -15,7 +15,11 @@
 
 enum { ITEMS_MAX = 300, VALUE_MAX = 65536 };
 
-static void small_values(near_options *options) { options->value_max = VALUE_MAX; }
+static void small_options(near_options *options)
+{
+    options->value_max = VALUE_MAX;
+    options->load_refreshes = 1; /* a call for many keys is one */
+}
 
 /* ---------------------------------------------------------------- a source of many keys */
 
@@ -331,6 +335,151 @@ static void test_a_refresh_keeps_what_the_source_calls_unchanged(void **state)
     assert_int_equal(s.calls, 1);
 }
 
+/* ---------------------------------------------------------------- behind the caller's back */
+
+/* A value that set_old writes is old at once: less than the grace is left of it. */
+static near_load old_at_once(void)
+{
+    near_load options;
+    near_load_init(&options);
+    options.ttl_ms = LONG_MS;
+    options.stale_ms = LONG_MS;
+    return options;
+}
+static void set_old(near_cache *c, const char *key, const char *value)
+{
+    near_write write;
+    near_write_init(&write);
+    write.ttl_ms = LONG_MS / 2;
+    assert_int_equal(near_set(c, key, strlen(key), value, strlen(value), &write, NULL), NEAR_OK);
+}
+static void wait_for_calls(struct shelf *s, int calls)
+{
+    for (int now = -1; now < calls; wait_a_moment()) {
+        pthread_mutex_lock(&s->mutex);
+        now = s->calls - s->inside;
+        pthread_mutex_unlock(&s->mutex);
+    }
+}
+
+static void test_what_is_old_is_refreshed_by_one_call(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf s;
+    char answer[512];
+    near_load options = old_at_once();
+    shelf_init(&s, "v:");
+    set_old(p->a, "k0", "old");
+    set_old(p->a, "k1", "old");
+    set_old(p->a, "k2", "old");
+    shelf_hold(&s, 1);
+    assert_asks(p->a, KEYS("k0", "k1", "k2", "k1"), &s, &options, NEAR_OK, "stale:old stale:old stale:old stale:old ");
+    shelf_wait_inside(&s, 1);
+    assert_string_equal(s.asked, "k0 k1 k2 ");
+    assert_asks(p->a, KEYS("k2", "k0"), &s, &options, NEAR_OK, "stale:old stale:old "); /* it is under way */
+    shelf_hold(&s, 0);
+    while (stats_of(p->a).loads < 3 || strcmp(got(p->a, "k2"), "v:k2") != 0)
+        wait_a_moment();
+    assert_asks(p->a, KEYS("k0", "k1", "k2"), &s, &options, NEAR_OK, "v:k0 v:k1 v:k2 ");
+    assert_int_equal(s.calls, 1);
+    assert_int_equal(stats_of(p->a).refreshes, 3); /* where one may run at a time */
+    assert_int_equal(stats_of(p->a).loads_unkept, 0);
+    set_old(p->a, "k0", "old");
+    while (strcmp(got(p->a, "k0"), "v:k0") != 0) /* and then the next */
+        ask_with(p->a, KEYS("k0"), &s, &options, answer);
+    assert_int_equal(s.calls, 2);
+    if (p->b)
+        assert_true(s.fence > 0);
+}
+
+static void test_what_is_missing_does_not_wait_for_what_is_refreshed(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf s;
+    struct asker behind;
+    near_load options = old_at_once();
+    shelf_init(&s, "v:");
+    set_old(p->a, "k1", "old");
+    assert_int_equal(near_set_bulk_loader(p->a, load_shelf, &s, &options), NEAR_OK);
+    shelf_hold(&s, 1);
+    asker_start(&behind, p->a, NULL, KEYS("k0", "k1"));
+    shelf_wait_inside(&s, 2);
+    shelf_hold(&s, 0);
+    assert_string_equal(asker_end(&behind), "v:k0 stale:old ");
+    wait_for_calls(&s, 2);
+    assert_int_equal(s.keys, 2);
+}
+
+static void test_R16_what_another_process_refreshes_is_left_to_it(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf theirs, ours;
+    near_load options = old_at_once();
+    if (!p->b)
+        skip();
+    shelf_init(&theirs, "b:");
+    shelf_init(&ours, "a:");
+    set_old(p->a, "k0", "old");
+    set_old(p->a, "k1", "old");
+    assert_string_equal(got(p->b, "k1"), "old");
+    shelf_hold(&theirs, 1);
+    assert_asks(p->b, KEYS("k1"), &theirs, &options, NEAR_OK, "stale:old ");
+    shelf_wait_inside(&theirs, 1);
+    assert_asks(p->a, KEYS("k0", "k1"), &ours, &options, NEAR_OK, "stale:old stale:old ");
+    wait_for_calls(&ours, 1);
+    assert_string_equal(ours.asked, "k0 ");
+    shelf_hold(&theirs, 0);
+    while (strcmp(got(p->a, "k1"), "b:k1") != 0 || strcmp(got(p->a, "k0"), "a:k0") != 0)
+        wait_a_moment();
+    assert_int_equal(ours.keys, 1);
+}
+
+static void test_a_refresh_that_fails_changes_nothing_for_the_others(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct shelf s;
+    near_load options = old_at_once();
+    shelf_init(&s, "v:");
+    set_old(p->a, "e", "old");
+    set_old(p->a, "b", "old");
+    set_old(p->a, "k", "old");
+    assert_asks(p->a, KEYS("e", "b", "k"), &s, &options, NEAR_OK, "stale:old stale:old stale:old ");
+    while (strcmp(got(p->a, "k"), "v:k") != 0 || stats_of(p->a).loads_failed < 2)
+        wait_a_moment();
+    assert_string_equal(got(p->a, "e"), "old");
+    assert_string_equal(got(p->a, "b"), "old");
+    assert_int_equal(s.calls, 1);
+}
+
+/* Refreshes may be left undone for want of memory; then the next call tries. */
+static void test_every_allocation_of_a_refresh_may_fail(void **state)
+{
+    (void)state;
+    uint64_t failed = 1;
+    for (size_t n = 1; failed; n++) {
+        struct allocfail hooks;
+        struct shelf s;
+        near_options options;
+        near_cache *c = NULL;
+        near_load old = old_at_once();
+        char answer[512];
+        allocfail_init(&hooks);
+        near_options_init(&options);
+        options.allocator = hooks.hooks;
+        shelf_init(&s, "v:");
+        assert_int_equal(near_open("memory://bulk-nomem", &options, &c, NULL), NEAR_OK);
+        assert_int_equal(near_wait_ready(c, LONG_MS, NULL), NEAR_OK);
+        set_old(c, "k0", "old");
+        set_old(c, "k1", "old");
+        allocfail_at(&hooks, n);
+        int status = ask_with(c, KEYS("k0", "k1"), &s, &old, answer);
+        assert_true(status == NEAR_ERR_NOMEM || strcmp(answer, "stale:old stale:old ") == 0);
+        assert_int_equal(near_close(c), NEAR_OK); /* waits for the refresh */
+        failed = allocfail_struck(&hooks);
+        assert_int_equal(allocfail_blocks(&hooks), 0);
+    }
+}
+
 /* ---------------------------------------------------------------- the cache's own, and arguments */
 
 static void test_the_cache_s_own_loaders_stand_in_for_each_other(void **state)
@@ -573,6 +722,11 @@ int main(void)
         ON_ALL(test_R17_a_write_voids_its_key_and_no_other),
         ON_ALL(test_R17_a_removal_during_the_load_makes_the_next_call_load),
         ON_ALL(test_a_refresh_keeps_what_the_source_calls_unchanged),
+        ON_ALL(test_what_is_old_is_refreshed_by_one_call),
+        ON_ALL(test_what_is_missing_does_not_wait_for_what_is_refreshed),
+        ON_ALL(test_R16_what_another_process_refreshes_is_left_to_it),
+        ON_ALL(test_a_refresh_that_fails_changes_nothing_for_the_others),
+        cmocka_unit_test(test_every_allocation_of_a_refresh_may_fail),
         ON_ALL(test_the_cache_s_own_loaders_stand_in_for_each_other),
         ON_ALL(test_bad_arguments),
         ON_ALL(test_hundreds_of_keys_are_one_call_and_two_round_trips),
@@ -580,6 +734,6 @@ int main(void)
         cmocka_unit_test(test_every_allocation_may_fail),
     };
     pair_memory_uri = "memory://bulk";
-    pair_options = small_values;
+    pair_options = small_options;
     return RUN_BESIDE_REDIS(tests);
 }
