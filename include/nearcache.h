@@ -640,7 +640,7 @@ typedef struct near_source_options {
     uint32_t flags;            /* NEAR_SOURCE_… */
     uint32_t journal_sync;     /* a near_journal_sync */
     uint32_t batch_max;        /* most updates of one call of store, 1 to 65536; default 256 */
-    uint32_t delay_ms;         /* an update waits so long for newer ones of its key, unless a batch is full; default 20 */
+    uint32_t delay_ms;         /* an update waits so long for newer ones of its key, unless a batch or the queue is full; default 20 */
     uint32_t attempts_max;     /* then it is a dead letter (needs dead_letter); 0: tried for ever (default) */
     uint32_t retry_min_ms;     /* first pause after a failure, doubled each time; default 50 */
     uint32_t retry_max_ms;     /* longest pause; default 5000.  A pause is a random part, from a half to the whole */

@@ -28,6 +28,7 @@ struct near_source {
     near_cache *cache;
     struct near__impl *impl;
     struct near_source *next; /* under impl->sources_lock */
+    int ending;               /* likewise: the rest is going, statistics look away */
     near_source_options options;
     struct near__alloc impl_alloc; /* outlives the impl */
     struct near__behind *behind;
@@ -80,6 +81,14 @@ static void enlist(struct near__impl *impl, struct near_source *source)
     source->next = impl->sources;
     impl->sources = source;
     pthread_mutex_unlock(&impl->sources_lock);
+}
+
+/* From here on nobody else looks into it.  It stays in the list, and the cache open, until it is gone. */
+static void hide(struct near_source *source)
+{
+    pthread_mutex_lock(&source->impl->sources_lock);
+    source->ending = 1;
+    pthread_mutex_unlock(&source->impl->sources_lock);
 }
 
 static void delist(struct near__impl *impl, struct near_source *source)
@@ -333,6 +342,7 @@ int near_source_close(near_source *source, uint32_t timeout_ms, uint32_t flags)
         status = NEAR_PENDING;
     if (status < 0 && !(flags & NEAR_SOURCE_DISCARD))
         return status;
+    hide(source);
     near__behind_close(source->behind);
     destroy(source, 1);
     return status;
@@ -359,6 +369,8 @@ void near__sources_stats(struct near__impl *impl, near_stats *stats)
     pthread_mutex_lock(&impl->sources_lock);
     for (struct near_source *s = impl->sources; s; s = s->next) {
         struct near__behind_gauges gauges;
+        if (s->ending)
+            continue;
         near__behind_gauges(s->behind, &gauges);
         stats->source_queued += gauges.queued;
         stats->source_queued_bytes += gauges.queued_bytes;

@@ -19,13 +19,14 @@
  * The remote tier.  An update whose write to the remote tier failed, and every update that was replayed from the journal, makes
  * everybody forget its key once more after it was stored: until then a load from the source would have cached the old value.
  *
- * Waiting: `space` for those whom the bound stops, `landed` for those who flush, `gates_changed` for writers of the same key, `work` for
+ * Waiting: `space` for those whom the bound stops (they make the thread hurry), `landed` for those who flush, `gates_changed` for writers of the same key, `work` for
  * the thread.  Everything is under `lock`, which is never held while a callback runs; it is held while the journal is
  * written (a few microseconds) or rewritten (bounded by what is queued), not while the disk is waited for.
  *
  * Locks are taken in the order behind.lock, then the journal's or the forget list's. */
 #include "load/behind.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -84,12 +85,13 @@ struct near__behind {
     struct update *fresh, *failed; /* oldest first */
     struct update **flying;        /* changed by the thread alone */
     near_update *batch;            /* the thread's */
-    size_t flying_count, fresh_count, count, bytes, flushers;
+    size_t flying_count, fresh_count, count, bytes, flushers, crowd; /* crowd: who waits for room */
     uint64_t sequence;
     int64_t away_until_ns, sync_at_ns;
     uint64_t synced_mark;
     int64_t mend_at_ns;            /* not before then is a broken journal tried to be replaced again */
     uint32_t away_failures, mend_failures;
+    int unnoted; /* what is stored could not be noted in the journal, and nobody has been told yet */
     int stop;
     struct near__behind_gate *gates;
 };
@@ -278,8 +280,28 @@ static void rewrite_locked(struct near__behind *b)
         if (u->newer)
             journal_add(b, u->newer, type_of(u->newer));
     }
-    if (near__journal_rewrite_end(b->journal) != NEAR_OK)
-        near__log(b->config.log, NEAR_LOG_ERROR, "load", "the journal could not be made smaller");
+    (void)near__journal_rewrite_end(b->journal); /* the old file stays; why is among the troubles */
+}
+
+/* Tells the log what has gone wrong under the lock, which is let go for it: a log function may ask for statistics. */
+static void tell_locked(struct near__behind *b)
+{
+    int error = 0, unnoted = b->unnoted;
+    unsigned troubles = b->journal ? near__journal_troubles(b->journal, &error) : 0;
+    const char *path = b->config.options->journal;
+    b->unnoted = 0;
+    if (!troubles && !unnoted)
+        return;
+    pthread_mutex_unlock(&b->lock);
+    errno = error;
+    if (troubles & NEAR_TROUBLE_WRITING)
+        near__log(b->config.log, NEAR_LOG_ERROR, "load", "journal %s: cannot write: %m", path);
+    errno = error;
+    if (troubles & NEAR_TROUBLE_REPLACING)
+        near__log(b->config.log, NEAR_LOG_ERROR, "load", "journal %s: cannot be rewritten: %m", path);
+    if (unnoted)
+        near__log(b->config.log, NEAR_LOG_WARNING, "load", "what is stored could not be noted; it will be stored again");
+    pthread_mutex_lock(&b->lock);
 }
 
 static void keep_small_locked(struct near__behind *b)
@@ -367,7 +389,10 @@ static int wait_for_room_locked(struct near__behind *b, const struct update *u, 
             return NEAR_OK;
         if (near__now(b->config.clock) >= deadline_ns)
             return NEAR_ERR_QUEUE_FULL;
+        b->crowd++;
+        pthread_cond_signal(&b->work);
         near__wait_until(b->config.clock, &b->space, &b->lock, deadline_ns);
+        b->crowd--;
     }
 }
 
@@ -403,8 +428,16 @@ static int accept_new_locked(struct near__behind *b, struct update *u)
     return NEAR_OK;
 }
 
+/* With NEAR_JOURNAL_EVERY_SECOND: the thread has put everything on the disk, and does not look again by itself. */
+static int is_synced_locked(const struct near__behind *b)
+{
+    return b->journal && b->config.options->journal_sync == NEAR_JOURNAL_EVERY_SECOND &&
+           near__journal_mark(b->journal) == b->synced_mark;
+}
+
 static int accept_locked(struct near__behind *b, struct update *u, struct update *old)
 {
+    int was_synced = is_synced_locked(b);
     if (b->journal)
         mend_journal_locked(b);
     u->sequence = u->oldest = ++b->sequence;
@@ -418,7 +451,7 @@ static int accept_locked(struct near__behind *b, struct update *u, struct update
         supersede_locked(b, old, u);
     if (b->journal)
         keep_small_locked(b);
-    if (b->fresh_count == 1 || b->fresh_count == b->config.options->batch_max)
+    if (was_synced || b->fresh_count == 1 || b->fresh_count == b->config.options->batch_max)
         pthread_cond_signal(&b->work);
     return NEAR_OK;
 }
@@ -441,6 +474,7 @@ int near__behind_put(struct near__behind *b, uint32_t operation, const void *key
         count(&b->config.counters->refused, 1);
     if (status == NEAR_OK && b->journal)
         mark = near__journal_mark(b->journal);
+    tell_locked(b);
     pthread_mutex_unlock(&b->lock);
     if (status != NEAR_OK) {
         update_free(b, u);
@@ -526,7 +560,7 @@ static void take_batch_locked(struct near__behind *b, int64_t now_ns, int64_t *w
             sooner(wake_ns, b->away_until_ns);
         return;
     }
-    int rush = b->flushers || b->fresh_count >= most || b->count >= b->config.options->queue_max;
+    int rush = b->flushers || b->crowd || b->fresh_count >= most;
     DL_FOREACH_SAFE(b->failed, u, next) {
         if (u->ready_ns > now_ns)
             sooner(wake_ns, u->ready_ns);
@@ -633,7 +667,7 @@ static void landed_locked(struct near__behind *b)
     b->flying_count = 0;
     if (b->journal) {
         if (near__journal_commit(b->journal) != NEAR_OK)
-            near__log(b->config.log, NEAR_LOG_WARNING, "load", "what is stored could not be noted; it will be stored again");
+            b->unnoted = 1;
         keep_small_locked(b);
     }
     pthread_cond_broadcast(&b->space);
@@ -661,6 +695,7 @@ static void fly_locked(struct near__behind *b)
         bury(b, b->flying[i], &b->batch[i]);
     pthread_mutex_lock(&b->lock);
     landed_locked(b);
+    tell_locked(b);
 }
 
 /* NEAR_JOURNAL_EVERY_SECOND. */
@@ -752,6 +787,7 @@ int near__behind_is_safe(struct near__behind *b)
     if (b->count && b->journal)
         mend_journal_locked(b);
     int kept = !b->count || (b->journal && !near__journal_is_broken(b->journal));
+    tell_locked(b);
     pthread_mutex_unlock(&b->lock);
     return kept && !near__forget_pending(b->forget);
 }

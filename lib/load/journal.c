@@ -64,6 +64,8 @@ struct near__journal {
     int new_fd;                 /* -1: not rewriting */
     struct near__buffer buffer; /* added, not yet written */
     int broken;                 /* takes nothing more until it has been replaced */
+    unsigned troubles;          /* a near__journal_trouble each, not told yet */
+    int trouble_error;          /* of the last one */
     pthread_mutex_t lock;
     pthread_cond_t synced_cond;
     int fd;                     /* s to change */
@@ -155,6 +157,20 @@ static int empty_buffer(struct near__journal *j, int status)
     return status;
 }
 
+static void note_trouble(struct near__journal *j, enum near__journal_trouble trouble)
+{
+    j->trouble_error = errno;
+    j->troubles |= trouble;
+}
+
+unsigned near__journal_troubles(struct near__journal *j, int *ret_error)
+{
+    unsigned troubles = j->troubles;
+    *ret_error = j->trouble_error;
+    j->troubles = 0;
+    return troubles;
+}
+
 static void note_written(struct near__journal *j, size_t size)
 {
     pthread_mutex_lock(&j->lock);
@@ -183,7 +199,7 @@ int near__journal_commit(struct near__journal *j)
     if (j->new_fd < 0 && near__journal_is_broken(j))
         return empty_buffer(j, NEAR_ERR_JOURNAL);
     if (write_all(fd, j->buffer.data, j->buffer.size) < 0) {
-        near__log(j->log, NEAR_LOG_ERROR, "load", "journal %s: cannot write: %m", j->path);
+        note_trouble(j, NEAR_TROUBLE_WRITING);
         /* both: a part of a record must neither stay nor be written behind */
         if (ftruncate(fd, (off_t)j->size) < 0 || lseek(fd, (off_t)j->size, SEEK_SET) < 0)
             j->broken |= j->new_fd < 0;
@@ -258,7 +274,7 @@ int near__journal_sync(struct near__journal *j, uint64_t mark)
 
 static int rewrite_failed(struct near__journal *j)
 {
-    near__log(j->log, NEAR_LOG_ERROR, "load", "journal %s: cannot be rewritten: %m", j->path);
+    note_trouble(j, NEAR_TROUBLE_REPLACING);
     if (j->new_fd >= 0) {
         close(j->new_fd);
         unlink(j->new_path);
@@ -541,8 +557,10 @@ void near__journal_close(struct near__journal *j)
 {
     if (!j)
         return;
-    if (j->fd >= 0)
+    if (j->fd >= 0) {
+        flock(j->fd, LOCK_UN); /* a child that was forked meanwhile has the file open, too, and with it the lock */
         close(j->fd);
+    }
     near__buffer_fini(&j->buffer);
     pthread_mutex_destroy(&j->lock);
     pthread_cond_destroy(&j->synced_cond);

@@ -40,6 +40,10 @@ int near__journal_rewrite_begin(struct near__journal *j);
 int near__journal_rewrite_end(struct near__journal *j);
 /* Whether the disk has failed in such a way that nothing can be written until the file has been replaced. */
 int near__journal_is_broken(struct near__journal *j);
+/* What went wrong since the last call, bits of a near__journal_trouble, for the log: that is told when no lock is held.  *ret_error is
+ * the system's word about the last of them. */
+enum near__journal_trouble { NEAR_TROUBLE_WRITING = 1, NEAR_TROUBLE_REPLACING = 2 };
+unsigned near__journal_troubles(struct near__journal *j, int *ret_error);
 /* A mark of all that is written now, for near__journal_sync. */
 uint64_t near__journal_mark(const struct near__journal *j);
 

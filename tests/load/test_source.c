@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -136,11 +137,9 @@ struct place {
     struct allocfail hooks;
 };
 
-static near_cache *open_cache(struct place *p)
+static near_options options_of(const struct place *p)
 {
     near_options options;
-    near_error error = {0};
-    near_cache *cache = NULL;
     near_options_init(&options);
     options.local_bytes = 4 << 20;
     options.timeout_ms = PATIENCE_MS;
@@ -148,9 +147,22 @@ static near_cache *open_cache(struct place *p)
     options.backoff_max_ms = 20;
     options.allocator = p->hooks.hooks;
     options.log_level = 0;
-    if (near_open(p->uri, &options, &cache, &error) != NEAR_OK || near_wait_ready(cache, PATIENCE_MS, &error) != NEAR_OK)
+    return options;
+}
+
+static near_cache *open_cache_with(const struct place *p, const near_options *options)
+{
+    near_error error = {0};
+    near_cache *cache = NULL;
+    if (near_open(p->uri, options, &cache, &error) != NEAR_OK || near_wait_ready(cache, PATIENCE_MS, &error) != NEAR_OK)
         fail_msg("%s", error.text);
     return cache;
+}
+
+static near_cache *open_cache(struct place *p)
+{
+    near_options options = options_of(p);
+    return open_cache_with(p, &options);
 }
 
 static int setup(void **state)
@@ -520,6 +532,163 @@ static void test_behind_full_blocks_until_the_deadline_and_coalesces_all_the_sam
     assert_int_equal(stats_of(p).source_refused, 1);
 }
 
+/* The delay is for newer updates of a key; somebody who waits for room is worth more. */
+static void test_behind_a_full_queue_does_not_wait_for_the_delay(void **state)
+{
+    struct place *p = *state;
+    char key[16], value[1000];
+    memset(value, 'v', sizeof value);
+    p->options.delay_ms = 3600000;
+    p->options.queue_max = 4;
+    behind(p, 0);
+    for (int i = 0; i < 20; i++) {
+        snprintf(key, sizeof key, "%d", i);
+        assert_int_equal(put(p, key, "v"), NEAR_OK);
+    }
+    flush(p);
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->options.queue_max = 1000;
+    p->options.queue_bytes = 4096; /* the same for memory */
+    behind(p, 0);
+    for (int i = 0; i < 20; i++) {
+        snprintf(key, sizeof key, "%d", i);
+        assert_int_equal(near_source_set(p->source, key, strlen(key), value, sizeof value, NULL, NULL), NEAR_OK);
+    }
+    flush(p);
+    assert_int_equal(atomic_load(&p->table.updates), 40);
+}
+
+/* A log function may ask for statistics: nothing that they need is locked while it runs. */
+struct listener {
+    near_cache *_Atomic cache;
+    _Atomic(unsigned) told;
+};
+
+static void ask_when_told(void *arg, int level, const char *component, const char *text)
+{
+    struct listener *l = arg;
+    near_stats stats = {.size = sizeof(stats)};
+    (void)level;
+    if (strcmp(component, "load") != 0 || !strstr(text, "journal"))
+        return;
+    assert_int_equal(near_stats_get(atomic_load(&l->cache), &stats), NEAR_OK);
+    atomic_fetch_add(&l->told, 1);
+}
+
+static void test_journal_s_troubles_are_told_without_a_lock(void **state)
+{
+    struct place *p = *state;
+    struct listener listener = {0};
+    struct rlimit before, small;
+    static char value[2 << 20];
+    near_options options = options_of(p);
+    near_cache *usual = p->cache;
+    options.log = ask_when_told;
+    options.log_arg = &listener;
+    options.log_level = 4;
+    p->cache = open_cache_with(p, &options);
+    atomic_store(&listener.cache, p->cache);
+    behind(p, 1);
+    alarm(PATIENCE_MS / 1000); /* who asks for his own lock waits for ever */
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = before;
+    small.rlim_cur = 1 << 20;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    int status = near_source_set(p->source, "k", 1, value, sizeof value, NULL, NULL);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, handler);
+    assert_int_equal(status, NEAR_ERR_JOURNAL);
+    assert_int_equal(atomic_load(&listener.told), 1);
+    alarm(0);
+    assert_int_equal(put(p, "k", "1"), NEAR_OK);
+    flush(p);
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    p->cache = usual;
+}
+
+/* Statistics may be asked for while a source closes.  Here they are asked for, by another thread, at the worst moments: whenever the
+ * closing thread has given memory back, which is empty by then. */
+struct grave {
+    near_cache *_Atomic cache;
+    void *kept[64];
+    unsigned count;
+};
+static __thread int closing;
+
+static void *grave_allocate(void *arg, size_t size)
+{
+    (void)arg;
+    size_t *block = malloc(sizeof(max_align_t) + size);
+    if (!block)
+        return NULL;
+    *block = size;
+    return (char *)block + sizeof(max_align_t);
+}
+
+static void *grave_reallocate(void *arg, void *memory, size_t size)
+{
+    (void)arg;
+    size_t *block = realloc(memory ? (char *)memory - sizeof(max_align_t) : NULL, sizeof(max_align_t) + size);
+    if (!block)
+        return NULL;
+    *block = size;
+    return (char *)block + sizeof(max_align_t);
+}
+
+static void *ask_main(void *arg)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    assert_int_equal(near_stats_get(arg, &stats), NEAR_OK);
+    return NULL;
+}
+
+static void grave_release(void *arg, void *memory)
+{
+    struct grave *g = arg;
+    pthread_t asker;
+    if (!memory)
+        return;
+    char *block = (char *)memory - sizeof(max_align_t);
+    if (!closing || g->count == sizeof g->kept / sizeof g->kept[0]) {
+        free(block);
+        return;
+    }
+    memset(memory, 0, *(size_t *)(void *)block);
+    g->kept[g->count++] = block;
+    assert_int_equal(pthread_create(&asker, NULL, ask_main, atomic_load(&g->cache)), 0);
+    pthread_join(asker, NULL);
+}
+
+static void test_statistics_leave_a_closing_source_alone(void **state)
+{
+    struct place *p = *state;
+    struct grave grave = {0};
+    near_options options = options_of(p);
+    near_cache *usual = p->cache;
+    char uri[64];
+    options.allocator = (near_allocator){grave_allocate, grave_reallocate, grave_release, &grave};
+    snprintf(uri, sizeof uri, "%s", p->uri);
+    strcat(p->uri, "-grave"); /* a store of its own, which allocates with these hooks */
+    p->cache = open_cache_with(p, &options);
+    snprintf(p->uri, sizeof p->uri, "%s", uri);
+    atomic_store(&grave.cache, p->cache);
+    behind(p, 1);
+    assert_int_equal(put(p, "k", "1"), NEAR_OK);
+    flush(p);
+    closing = 1;
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    closing = 0;
+    p->source = NULL;
+    assert_true(grave.count > 2);
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    while (grave.count)
+        free(grave.kept[--grave.count]);
+    p->cache = usual;
+}
+
 static void test_behind_gives_up_after_so_many_attempts_and_tells(void **state)
 {
     struct place *p = *state;
@@ -691,6 +860,28 @@ static void test_journal_is_one_process_s_and_nothing_else_passes_for_one(void *
 }
 
 /* The values would fill a hundred megabytes; the file stays near what is queued, and replays to the last of each key. */
+/* A child that was forked while the journal was open does not keep it locked. */
+static void test_journal_is_free_after_close_whoever_was_forked(void **state)
+{
+    struct place *p = *state;
+    int ends[2];
+    char byte;
+    behind(p, 1);
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        close(ends[1]);
+        _exit(read(ends[0], &byte, 1) != 0);
+    }
+    close(ends[0]);
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+    behind(p, 1);
+    close(ends[1]);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+}
+
 static void test_journal_is_rewritten_and_stays_small(void **state)
 {
     struct place *p = *state;
@@ -940,6 +1131,9 @@ int main(void)
         TEST(test_behind_takes_batches_no_larger_than_asked_for),
         TEST(test_behind_tries_again_until_the_source_is_back),
         TEST(test_behind_full_blocks_until_the_deadline_and_coalesces_all_the_same),
+        TEST(test_behind_a_full_queue_does_not_wait_for_the_delay),
+        TEST(test_journal_s_troubles_are_told_without_a_lock),
+        TEST(test_statistics_leave_a_closing_source_alone),
         TEST(test_behind_gives_up_after_so_many_attempts_and_tells),
         TEST(test_behind_cache_failed_and_the_key_is_forgotten_again_after_the_store),
         TEST(test_behind_close_keeps_what_is_only_in_memory_unless_told),
@@ -947,6 +1141,7 @@ int main(void)
         TEST(test_journal_torn_anywhere_keeps_every_whole_record),
         TEST(test_journal_damage_before_its_end_is_told_and_salvage_skips_it),
         TEST(test_journal_is_one_process_s_and_nothing_else_passes_for_one),
+        TEST(test_journal_is_free_after_close_whoever_was_forked),
         TEST(test_journal_is_rewritten_and_stays_small),
         TEST(test_nth_allocation_failing_accepts_nothing_by_halves),
         TEST(test_behind_many_threads_end_in_the_same_values),

@@ -1000,6 +1000,47 @@ static void test_close_does_not_promise_what_a_broken_journal_cannot_keep(void *
     world_free(w, before);
 }
 
+static uint64_t function_calls(const char *function)
+{
+    const char *name;
+    uint64_t calls, struck;
+    for (unsigned i = 0; (name = sysfail_function(i, &calls, &struck)); i++)
+        if (strcmp(name, function) == 0)
+            return calls;
+    fail_msg("%s is not among the functions", function);
+    return 0;
+}
+
+/* Also while nothing else wakes the queue's thread: everything waits for its delay, or for a source that is away. */
+static void test_journal_reaches_the_disk_every_second_whatever_is_waited_for(void **state)
+{
+    (void)state;
+    struct world *w = world_new("memory://syscalls", 0);
+    int before = descriptors();
+    near_source_options options;
+    open_ready(w);
+    near_source_options_init(&options);
+    options.store = store;
+    options.store_arg = w;
+    options.flags = NEAR_SOURCE_BEHIND;
+    options.journal = w->journal;
+    options.journal_sync = NEAR_JOURNAL_EVERY_SECOND;
+    options.delay_ms = 3600000;
+    assert_int_equal(near_source_open(w->cache, &options, &w->source, NULL), NEAR_OK);
+    sysfail_at(0, 0); /* counts */
+    uint64_t first = function_calls("fdatasync");
+    assert_int_equal(source_set(w, "s", 100), NEAR_OK);
+    assert_true(wait_until(function_calls("fdatasync") > first, PATIENCE_MS));
+    /* until the thread has looked again and found nothing new; earlier, the rest proves less */
+    nanosleep(&(struct timespec){.tv_sec = 1, .tv_nsec = 500000000}, NULL);
+    uint64_t second = function_calls("fdatasync");
+    assert_int_equal(source_set(w, "t", 100), NEAR_OK);
+    assert_true(wait_until(function_calls("fdatasync") > second, 20000));
+    sysfail_off();
+    assert_int_equal(shut_source(w, PATIENCE_MS), NEAR_OK);
+    world_free(w, before);
+}
+
 static void test_journal_that_cannot_be_read_or_looked_at_is_refused(void **state)
 {
     (void)state;
@@ -1110,6 +1151,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_journal_takes_updates_again_after_its_disk_has_failed),
         cmocka_unit_test(test_close_does_not_promise_what_a_broken_journal_cannot_keep),
+        cmocka_unit_test(test_journal_reaches_the_disk_every_second_whatever_is_waited_for),
         cmocka_unit_test(test_journal_that_cannot_be_read_or_looked_at_is_refused),
         cmocka_unit_test(test_write_that_breaks_off_ends_long_before_its_deadline),
         cmocka_unit_test(test_poll_without_kernel_memory_does_not_spin),
