@@ -65,6 +65,7 @@ struct near__impl {
     struct near_source *sources; /* under sources_lock */
     struct near__behind_counters source_counters;
     _Atomic(struct near__loading *) loading; /* made by the first load */
+    pthread_mutex_t making; /* of loading: the cache's own, so that a child forked meanwhile can still load into its own caches */
     _Atomic(uint64_t) tags_ended; /* invalidations of tags that have returned: see near__load_ticket */
     char apart[64]; /* a line of its own for calls, wherever the caller's allocator puts the impl */
     _Atomic(uint64_t) calls; /* blocking calls under way */

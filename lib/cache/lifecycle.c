@@ -98,6 +98,7 @@ static void destroy_impl(struct near__impl *impl)
     if (impl->local)
         near__local_close(impl->local);
     pthread_mutex_destroy(&impl->sources_lock);
+    pthread_mutex_destroy(&impl->making);
     near__snapshot_destroy(impl);
     near__options_fini(&impl->options, &impl->alloc);
     near__uri_fini(&impl->uri, &impl->alloc);
@@ -214,6 +215,7 @@ static int make_impl(const char *uri, const near_options *options, _Atomic(int64
     impl->clock.virtual_ns = virtual_ns;
     impl->values.alloc = &impl->alloc;
     pthread_mutex_init(&impl->sources_lock, NULL);
+    pthread_mutex_init(&impl->making, NULL);
     int status = read_configuration(impl, uri, options, error);
     if (status == NEAR_OK) {
         const near_options *o = &impl->options;

@@ -334,6 +334,22 @@ static int64_t absent_ms_of(const struct near__load *load, const struct near_loa
     return ttl_ms ? near__jittered(ttl_ms, load->options.jitter_permille, near__load_random()) : 0;
 }
 
+/* Whether the old value's tags are known.  The server has none beside a value that somebody wrote without. */
+static int old_tags(const struct near__load *load, struct near__tags *ret)
+{
+    return load->tags && near__tags_parse(load->tags, load->tags_size, ret) == 0 && ret->list_size <= NEAR_TAGS_LIST_MAX &&
+           ret->hash == near_version_of(load->old->data, load->old->size);
+}
+
+/* The old value, if the loader may keep it.  A local one has a description; if that has gone meanwhile keeping the value would
+ * lose its tags without a word. */
+static const struct near__shared *keepable(const struct near__load *load)
+{
+    struct near__tags tags;
+    int lost = load->old && load->options.flags & NEAR_LOAD_TAGS && !load->impl->remote && !old_tags(load, &tags);
+    return lost ? NULL : load->old;
+}
+
 /* What the loader's answer comes to: NEAR_OK, NEAR_UNCHANGED, NEAR_MISS or an error. */
 static int judge(const struct near__load *load, const struct near_loaded *loaded, int answer)
 {
@@ -343,7 +359,7 @@ static int judge(const struct near__load *load, const struct near_loaded *loaded
         return NEAR_MUTANT(FAILURE_IS_ABSENCE) ? NEAR_MISS : NEAR_ERR_LOAD;
     if (answer == NEAR_OK && loaded->has_value)
         return NEAR_OK;
-    if (answer == NEAR_UNCHANGED && !loaded->has_value && load->old)
+    if (answer == NEAR_UNCHANGED && !loaded->has_value && keepable(load))
         return NEAR_UNCHANGED;
     if (answer == NEAR_MISS && !loaded->has_value)
         return NEAR_MISS;
@@ -377,10 +393,11 @@ static near_load_request request_of(const struct near__load *load, int64_t now_n
                                  .key_size = load->key_size,
                                  .deadline_ns = now_ns + load->options.hard_timeout_ms * NEAR_NS_PER_MS,
                                  .fence = load->fence};
-    if (load->old) {
-        request.old_data = load->old->data ? load->old->data : "";
-        request.old_size = load->old->size;
-        request.old_version = near_version_of(load->old->data, load->old->size);
+    const struct near__shared *old = keepable(load);
+    if (old) {
+        request.old_data = old->data ? old->data : "";
+        request.old_size = old->size;
+        request.old_version = near_version_of(old->data, old->size);
     }
     return request;
 }
@@ -393,8 +410,7 @@ static void keep_old(struct answer *a)
     loaded->size = load->old->size;
     loaded->data = near__memdup(&load->impl->alloc, load->old->data, loaded->size);
     a->status = loaded->data ? NEAR_OK : NEAR_ERR_NOMEM;
-    if (!loaded->tags && load->tags && near__tags_parse(load->tags, load->tags_size, &tags) == 0 &&
-        tags.list_size <= sizeof(loaded->list)) {
+    if (!loaded->tags && old_tags(load, &tags)) {
         memcpy(loaded->list, tags.list, tags.list_size); /* it keeps its tags, too */
         loaded->list_size = tags.list_size;
     }

@@ -19,8 +19,6 @@
 #define NOTES_PART 64u
 #define NOTES_MAX ((uint64_t)4 << 20)
 
-static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER; /* no two threads make one cache's */
-
 /* ---------------------------------------------------------------- life */
 
 static void free_loaders(struct near__impl *impl, _Atomic(struct near__loader *) *list)
@@ -71,12 +69,12 @@ struct near__loading *near__loading_of(struct near__impl *impl)
     struct near__loading *l = near__loading_known(impl);
     if (l)
         return l;
-    pthread_mutex_lock(&making);
+    pthread_mutex_lock(&impl->making);
     l = near__loading_known(impl);
     if (!l && (l = make(impl)))
         /* release: pairs with near__loading_known */
         atomic_store_explicit(&impl->loading, l, memory_order_release);
-    pthread_mutex_unlock(&making);
+    pthread_mutex_unlock(&impl->making);
     return l;
 }
 

@@ -68,6 +68,8 @@ int near__tags_next(const struct near__tags *tags, const char **cursor, size_t *
 /* Whether a local value's tags are known here, and none was invalidated since it was loaded. */
 int near__tags_hold(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size, const void *value,
                     size_t value_size);
+/* A copy of the description that a key has locally; NULL: none, or no memory. */
+void *near__tags_copy(struct near__impl *impl, const void *key, size_t key_size, size_t *ret_size);
 /* Keeps a description beside a value that was just learnt, and what its tags' numbers are. */
 struct near__learnt {
     const void *key;

@@ -114,7 +114,7 @@ static int parse_integer(const void *data, size_t size, int64_t *ret)
     if (sscanf(text, "%" SCNd64, ret) != 1)
         return -1;
     snprintf(again, sizeof(again), "%" PRId64, *ret);
-    return strcmp(text, again) == 0 ? 0 : -1;
+    return strlen(again) == size && memcmp(text, again, size) == 0 ? 0 : -1;
 }
 
 static int do_incr(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)

@@ -96,6 +96,8 @@ struct near__load *near__wanted_load(struct near__impl *impl, const struct near_
         load->old = copy ? near__shared_create(&impl->values, copy, w->value->size, NEAR_NEVER) : NULL;
         if (!load->old)
             near__free(&impl->alloc, copy);
+        else if (w->options.flags & NEAR_LOAD_TAGS)
+            load->tags = near__tags_copy(impl, w->key, w->key_size, &load->tags_size);
     }
     return load;
 }

@@ -117,6 +117,17 @@ int near__tags_hold(struct near__impl *impl, struct near__reader *reader, const 
     return 1;
 }
 
+void *near__tags_copy(struct near__impl *impl, const void *key, size_t key_size, size_t *ret_size)
+{
+    unsigned char about[NEAR_KEY_MAX];
+    char text[NEAR_TAGS_TEXT_MAX];
+    struct near__reader *reader = near__local_reader(impl->local);
+    if (!reader || local_copy(impl, reader, about, description_key(key, key_size, about), text, sizeof(text), ret_size) !=
+                       NEAR_LOCAL_HIT)
+        return NULL;
+    return near__memdup(&impl->alloc, text, *ret_size);
+}
+
 /* ---------------------------------------------------------------- learning */
 
 struct near__ticket near__tags_ticket(struct near__impl *impl, const void *key, size_t key_size)

@@ -339,6 +339,8 @@ static void test_incr(void **state)
         assert_int_equal(near_incr(c, "n", 1, 1, NULL, &number), NEAR_ERR_OVERFLOW);
         expect(c, "n", *bad);
     }
+    assert_int_equal(near_set(c, "n", 1, "5", 2, NULL, NULL), NEAR_OK); /* with a zero byte behind the digit */
+    assert_int_equal(near_incr(c, "n", 1, 1, NULL, &number), NEAR_ERR_OVERFLOW);
     assert_int_equal(number, -2);
     assert_int_equal(near_incr(c, "m", 1, 1, NULL, NULL), NEAR_OK);
 }

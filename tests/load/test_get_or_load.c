@@ -4,7 +4,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "load/fresh.h"
@@ -404,13 +407,13 @@ static int load_tagged(void *arg, const near_load_request *request, near_loaded 
     return load_from(&t->source, request, loaded);
 }
 
-static const char *load_tags(near_cache *c, const char *key, struct tagged *t)
+static const char *load_tags_with(near_cache *c, const char *key, struct tagged *t, uint32_t more_flags)
 {
     static __thread char text[160];
     near_value value;
     near_load options;
     near_load_init(&options);
-    options.flags = NEAR_LOAD_TAGS;
+    options.flags = NEAR_LOAD_TAGS | more_flags;
     int status = near_get_or_load(c, key, strlen(key), load_tagged, t, &options, &value);
     snprintf(text, sizeof(text), "(%s)", near_status_name(status));
     if (status == NEAR_OK)
@@ -418,6 +421,8 @@ static const char *load_tags(near_cache *c, const char *key, struct tagged *t)
     near_release(&value);
     return text;
 }
+
+static const char *load_tags(near_cache *c, const char *key, struct tagged *t) { return load_tags_with(c, key, t, 0); }
 
 static void says(struct tagged *t, const char *value)
 {
@@ -537,6 +542,23 @@ static void test_R17_get_after_a_tag_s_invalidation_does_not_join_an_older_load(
     reader_end(&r);
     assert_string_equal(reader_end(&later), "new");
     assert_int_equal(stats_of(p->a).flights_joined, 0);
+}
+
+static void test_an_unchanged_value_keeps_its_tags(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct tagged t = {.tags = {"red"}};
+    source_init(&t.source, "one");
+    assert_string_equal(load_tags_with(p->a, "k", &t, 0), "one");
+    t.tags[0] = NULL;
+    t.source.answer = NEAR_UNCHANGED;
+    assert_string_equal(load_tags_with(p->a, "k", &t, NEAR_LOAD_REFRESH), "one");
+    assert_string_equal(t.source.old, "one");
+    t.source.answer = NEAR_OK;
+    says(&t, "two");
+    assert_string_equal(load_tags_with(p->a, "k", &t, 0), "one");
+    assert_int_equal(near_invalidate_tag(p->a, "red", 3, NULL), NEAR_OK);
+    assert_string_equal(load_tags_with(p->a, "k", &t, 0), "two");
 }
 
 static void test_a_plain_write_has_no_tags(void **state)
@@ -664,6 +686,85 @@ static void test_jitter_only_shortens(void **state)
     assert_int_equal(near__jittered(1, 1000, 1), 1);
 }
 
+/* A thread of the parent's is making its cache's loader ready at the moment of fork(): the child's own caches load all the same. */
+struct stopper {
+    _Atomic(int) armed, stopped;
+};
+static __thread int may_stop;
+
+static void *stop_allocate(void *arg, size_t size)
+{
+    struct stopper *s = arg;
+    if (may_stop && atomic_load(&s->armed)) {
+        atomic_store(&s->stopped, 1);
+        while (atomic_load(&s->armed))
+            wait_a_moment();
+    }
+    return malloc(size);
+}
+
+static void *stop_reallocate(void *arg, void *memory, size_t size)
+{
+    (void)arg;
+    return realloc(memory, size);
+}
+
+static void stop_release(void *arg, void *memory)
+{
+    (void)arg;
+    free(memory);
+}
+
+static int load_nothing(void *arg, const near_load_request *request, near_loaded *loaded)
+{
+    (void)arg, (void)request, (void)loaded;
+    return NEAR_MISS;
+}
+
+static void *first_loader_main(void *arg)
+{
+    may_stop = 1;
+    return near_set_loader(arg, load_nothing, NULL, NULL) == NEAR_OK ? arg : NULL;
+}
+
+static void test_a_child_forked_during_another_s_first_load_can_load(void **state)
+{
+    (void)state;
+#if defined(__SANITIZE_THREAD__)
+    skip(); /* ThreadSanitizer does not support threads in a forked child */
+#endif
+    struct stopper stopper = {0};
+    near_options options;
+    near_cache *cache;
+    pthread_t thread;
+    void *set;
+    int status;
+    near_options_init(&options);
+    options.allocator = (near_allocator){stop_allocate, stop_reallocate, stop_release, &stopper};
+    assert_int_equal(near_open("memory://forked-first-load", &options, &cache, NULL), NEAR_OK);
+    assert_int_equal(near_drop(cache, "k", 1), NEAR_OK);
+    atomic_store(&stopper.armed, 1);
+    assert_int_equal(pthread_create(&thread, NULL, first_loader_main, cache), 0);
+    while (!atomic_load(&stopper.stopped))
+        wait_a_moment();
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        near_cache *own;
+        alarm(LONG_MS / 1000);
+        if (near_open("local:", NULL, &own, NULL) != NEAR_OK)
+            _exit(1);
+        _exit(near_set_loader(own, load_nothing, NULL, NULL) == NEAR_OK ? 0 : 2);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    atomic_store(&stopper.armed, 0);
+    pthread_join(thread, &set);
+    assert_ptr_equal(set, cache);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -685,10 +786,12 @@ int main(void)
         ON_ALL(test_a_thousand_values_become_old_by_one_message),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts),
         ON_ALL(test_R17_get_after_a_tag_s_invalidation_does_not_join_an_older_load),
+        ON_ALL(test_an_unchanged_value_keeps_its_tags),
         ON_ALL(test_a_plain_write_has_no_tags),
         ON_ALL(test_bad_tags_are_told_and_change_nothing),
         cmocka_unit_test(test_nonsense_is_told_and_changes_nothing),
         cmocka_unit_test(test_a_loader_may_load),
+        cmocka_unit_test(test_a_child_forked_during_another_s_first_load_can_load),
         cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_early_refresh_has_the_chance_of_xfetch),
         cmocka_unit_test(test_jitter_only_shortens),
