@@ -259,7 +259,8 @@ NEAR_API int near_open(const char *uri, const near_options *options, near_cache 
  * are joined.  The handle itself (a few dozen bytes) stays, so that late calls are refused and harmless.
  * With the option snapshot the hottest keys are then written into that file, for the next near_open; it is left as it is when
  * there are no keys, or when what is in it has not been read yet.
- * Blocks: until calls under way have ended, at most their deadlines; with snapshot on the disk.
+ * Blocks: until calls under way have ended, at most their deadlines; with snapshot on the disk; where barriers are used, for a round
+ * trip, 250 ms at most, to tell that this process need not be waited for any more.
  * Returns NEAR_OK; NEAR_UNSAVED: closed, but the snapshot could not be written (the log says why); NEAR_ERR_BUSY when values are still pinned or owned or a source is open (the cache stays open);
  * NEAR_ERR_CLOSED; NEAR_ERR_FORKED. */
 NEAR_API int near_close(near_cache *cache);

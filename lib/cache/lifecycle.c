@@ -84,8 +84,10 @@ static void destroy_impl(struct near__impl *impl)
 {
     if (!impl)
         return;
-    if (impl->coherence)
+    if (impl->coherence) {
         near__coherence_stop(impl->coherence);
+        near__coherence_leave(impl->coherence);
+    }
     if (impl->remote)
         near__remote_interrupt(impl->remote); /* a heartbeat under way ends at once */
     if (impl->coherence)

@@ -21,6 +21,8 @@
  *     process serves nothing by that nonce, so it is not waited for, and the next roll takes it off, if the server still
  *     has that nonce.  Comparing and removing are one step, so nobody is removed who has just proved anew.
  * [5] A bound that grows counts from the first heartbeat that told it (near__coherence_set_bound).
+ *     Who closes takes itself off, after its last call has ended and its last heartbeat was answered.  A heartbeat whose answer did not
+ *     come may run later and put it on again: then it is like one that died.
  * [6] The asker is one of them: its own write it has applied, but those of others come to it by messages, too.  Its question is its
  *     answer.
  *
@@ -35,6 +37,8 @@
 #include "base/mutant.h"
 #include "nearcache.h"
 #include "remote/members.h"
+
+#define LEAVE_NS (250 * NEAR_NS_PER_MS)
 
 /* How long a process may go on after its asker has seen it: its bound, and what clocks may differ. */
 static int64_t lease_ns(int64_t bound_ns)
@@ -354,6 +358,20 @@ void near__barrier_answered(struct near__coherence *c, const void *payload, size
             note_locked(roll, name);
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
+}
+
+void near__coherence_leave(struct near__coherence *c)
+{
+    int64_t until_ns = near__now(c->clock) + LEAVE_NS;
+    pthread_mutex_lock(&c->lock);
+    int listed = c->list != 0 && near__proof_stands_locked(c);
+    while (listed && c->running && !c->manual && near__now(c->clock) < until_ns)
+        near__coherence_wait_locked(c, near__now(c->clock) + NEAR_NS_PER_MS); /* an answer that was good wakes nobody */
+    listed = listed && !c->running;
+    pthread_mutex_unlock(&c->lock);
+    struct near__request request = {.operation = NEAR_OP_LEAVE, .body = c->private_name, .body_size = strlen(c->private_name)};
+    if (listed)
+        near__remote_run(c->remote, &request, 1, until_ns); /* if it fails, barriers wait for a bound once */
 }
 
 void near__barrier_fini(struct near__coherence *c)

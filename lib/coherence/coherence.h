@@ -45,6 +45,9 @@ int near__coherence_open(const struct near__coherence_config *config, struct nea
 /* Tells both threads to end.  What breaks from now on is our own doing and not logged: call it before
  * near__remote_interrupt. */
 void near__coherence_stop(struct near__coherence *c);
+/* After near__coherence_stop, when nothing is served any more: takes this process off the list of those that barriers wait for, if
+ * there is one and the server is there.  Waits for a quarter of a second at most; before near__remote_interrupt. */
+void near__coherence_leave(struct near__coherence *c);
 /* Stops and joins both threads.  They may be in the middle of a heartbeat or a connection attempt:
  * near__remote_interrupt ends it. */
 void near__coherence_close(struct near__coherence *c);

@@ -705,6 +705,22 @@ static int run_prove(struct command *c)
     return NEAR_OK;
 }
 
+static int run_leave(struct command *c)
+{
+    struct near__buffer b;
+    struct near__record *record = list_record(c);
+    struct near__word n, v;
+    if (!record)
+        return NEAR_OK;
+    near__buffer_init(&b, &c->store->alloc);
+    for (size_t at = 0; near__members_next(record->value, record->value_size, &at, &n, &v);)
+        if (!near__word_is(n, c->q->body, c->q->body_size))
+            near__members_append(&b, n, v);
+    int failed = keep_list(c, &b, record->expire_ns);
+    near__buffer_fini(&b);
+    return failed ? NEAR_ERR_NOMEM : NEAR_OK;
+}
+
 static int run_answer(struct command *c)
 {
     publish_private(c->store, c->place, c->q);
@@ -1096,6 +1112,8 @@ static int run_command(struct command *c, const struct near__alloc *value_alloc,
         return run_roll(c, value_alloc);
     case NEAR_OP_ANSWER:
         return run_answer(c);
+    case NEAR_OP_LEAVE:
+        return run_leave(c);
     case NEAR_OP_LOCK:
     case NEAR_OP_EXTEND:
     case NEAR_OP_UNLOCK:
@@ -1123,6 +1141,7 @@ static int has_key(const struct near__request *request)
     case NEAR_OP_PROVE:
     case NEAR_OP_ROLL:
     case NEAR_OP_ANSWER:
+    case NEAR_OP_LEAVE:
         return 0;
     default:
         return 1;

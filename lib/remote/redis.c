@@ -3,7 +3,7 @@
  *
  *     FETCH    GET position, PTTL key, GET key, GET position      plain commands, no script: the most frequent request
  *     PROVE    the heartbeat script
- *     ROLL     the roll script; ANSWER is a plain PUBLISH
+ *     ROLL     the roll script; ANSWER is a plain PUBLISH, LEAVE an HDEL
  *     SETs     without a condition, up to 64 in a row: one run of the set script, and one message if the bodies allow it
  *     DELs     likewise, if the bodies allow it: one run of the delete script, one message
  *     LEASE    the lease script
@@ -264,6 +264,14 @@ static void write_answer(const struct near__redis *r, struct near__output *o, co
     near__free(r->host.alloc, channel);
 }
 
+static void write_leave(const struct near__redis *r, struct near__output *o, const struct near__request *q)
+{
+    near__output_command(o, 3);
+    near__output_text(o, "HDEL");
+    write_members_key(r, o);
+    near__output_argument(o, q->body, q->body_size);
+}
+
 /* One message for several requests: see near__request.body_shared. */
 static void write_shared_body(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count)
 {
@@ -443,6 +451,8 @@ static void write_requests(const struct near__redis *r, struct near__output *o, 
         write_roll(r, o, q, q->status == NEEDS_TEXT);
     else if (q->operation == NEAR_OP_ANSWER)
         write_answer(r, o, q);
+    else if (q->operation == NEAR_OP_LEAVE)
+        write_leave(r, o, q);
     else if (is_lock(q))
         write_lock(r, o, q, q->status == NEEDS_TEXT);
     else if (q->operation == NEAR_OP_LEASE)
@@ -749,7 +759,7 @@ static void read_answer(struct near__redis *r, struct near__request *q, size_t c
         read_prove(q, call);
     else if (q->operation == NEAR_OP_ROLL)
         read_roll(r, q, call);
-    else if (q->operation == NEAR_OP_ANSWER)
+    else if (q->operation == NEAR_OP_ANSWER || q->operation == NEAR_OP_LEAVE)
         read_number(q, call);
     else if (q->operation == NEAR_OP_LEASE)
         read_lease(r, q, call);

@@ -52,6 +52,7 @@ enum near__operation {
                       (remote/members.h), which is made, with the epoch `known`, if there is none.  `value` lists processes that are
                       removed before, each only if its value is still that one */
     NEAR_OP_ANSWER, /* publishes "A<number>:<value>" on the private channel that `body` names */
+    NEAR_OP_LEAVE,  /* takes the process that `body` names off that list */
     NEAR_OP_COMPARE /* FETCH of a value that is known, `value`: OK if it is still the key's value, UNMET if another one is, MISS.
                        It does not travel; position and ttl_left_ms are as of a FETCH, exact.  Neighbours in a batch are one command */
 };

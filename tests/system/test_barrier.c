@@ -70,7 +70,7 @@ static void putter_start(struct putter *p, near_cache *cache, const char *value)
     assert_int_equal(pthread_create(&p->thread, NULL, putter_main, p), 0);
 }
 
-/* A first barrier makes the list; when it has returned the list is old enough. */
+/* A first barrier makes the list; when it has returned the list is old enough for B, and a bound after its heartbeat found it for A. */
 static void settle(struct stack *s)
 {
     struct putter first;
@@ -84,6 +84,10 @@ static void settle(struct stack *s)
     stack_recover(s, s->a);
     stack_recover(s, s->b);
     stack_fence(s, s->a); /* its heartbeat has found the list */
+    stack_skip(s, 1100);
+    stack_recover(s, s->a);
+    stack_recover(s, s->b);
+    stack_fence(s, s->a);
     stack_fence(s, s->b);
 }
 
@@ -159,6 +163,43 @@ static void test_G7_who_has_not_heard_is_waited_for(void **state)
     stack_hold(s, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
 }
 
+/* Nobody waits for who has closed: the time stands still. */
+static void test_G7_who_has_closed_is_not_waited_for(void **state)
+{
+    struct stack *s = *state;
+    struct putter putter;
+    settle(s);
+    stack_close(s->a);
+    s->a = NULL;
+    putter_start(&putter, s->b, "second");
+    assert_true(wait_until(atomic_load(&putter.done), PATIENCE_MS));
+    pthread_join(putter.thread, NULL);
+    assert_int_equal(putter.status, NEAR_OK);
+    assert_int_equal(barrier.processes, 0);
+    assert_int_equal(barrier.unlisted, 0);
+}
+
+/* A server that says nothing holds up no close: then A is like one that has died. */
+static void test_G7_close_without_an_answer_of_the_server(void **state)
+{
+    struct stack *s = *state;
+    struct putter putter;
+    settle(s);
+    near__memory_error(s->store, NEAR_OP_LEAVE, NEAR_ERR_MISCONFIGURED, 1);
+    stack_close(s->a);
+    s->a = NULL;
+    putter_start(&putter, s->b, "second");
+    int64_t begun = atomic_load(&s->now_ns);
+    while (!atomic_load(&putter.done)) {
+        stack_skip(s, 5);
+        wait_a_moment();
+    }
+    pthread_join(putter.thread, NULL);
+    assert_int_equal(putter.status, NEAR_OK);
+    assert_int_equal(barrier.processes, 1);
+    assert_true(atomic_load(&s->now_ns) - begun >= 900 * NEAR_NS_PER_MS);
+}
+
 /* An answer that is lost costs time, nothing else. */
 static void test_G7_lost_answer_costs_a_bound(void **state)
 {
@@ -230,6 +271,27 @@ static void test_G7_bound_that_grows_is_told_first(void **state)
     assert_string_equal(peek(s->a, "k"), MISS); /* until its heartbeat has said so */
     stack_hold(s, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
     assert_true(wait_until(strcmp(peek(s->a, "k"), "first") == 0, PATIENCE_MS));
+}
+
+static void test_closing_leaves_the_list_on_redis(void **state)
+{
+    static const char *const list = "leave::nearcache-members";
+    (void)state;
+    struct redis_server *redis = redis_server_available() ? redis_server_start(NULL) : NULL;
+    if (!redis)
+        skip();
+    near_cache *a = stack_redis(redis_server_uri_unix(redis), "leave:", 1000), *b = stack_redis(redis_server_uri_unix(redis), "leave:", 1000);
+    assert_int_equal(put_everywhere(b, "k", "one", PATIENCE_MS), NEAR_OK);
+    stack_check(a);
+    stack_check(b);
+    assert_string_equal(redis_server_command(redis, "HLEN", list, NULL), "3"); /* with the epoch */
+    stack_close(a);
+    assert_string_equal(redis_server_command(redis, "HLEN", list, NULL), "2");
+    assert_int_equal(put_everywhere(b, "k", "two", PATIENCE_MS), NEAR_OK);
+    assert_int_equal(barrier.processes, 0);
+    stack_close(b);
+    assert_string_equal(redis_server_command(redis, "HLEN", list, NULL), "1");
+    redis_server_free(redis);
 }
 
 static void test_barrier_arguments(void **state)
@@ -505,6 +567,9 @@ int main(int argc, char **argv)
         STACK(test_G7_lost_list_is_not_believed),
         STACK(test_G7_barrier_without_an_answer_of_the_server),
         STACK(test_G7_bound_that_grows_is_told_first),
+        STACK(test_G7_who_has_closed_is_not_waited_for),
+        STACK(test_G7_close_without_an_answer_of_the_server),
+        cmocka_unit_test(test_closing_leaves_the_list_on_redis),
         cmocka_unit_test(test_barrier_arguments),
     };
     if (argc == 5) {
