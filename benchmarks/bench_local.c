@@ -30,7 +30,8 @@
 #define TAPE_WORDS_MAX (UINT32_C(1) << 20)
 #define TAPE_WORDS_PER_KEY 16
 #define CHECKED_KEYS 256u
-#define SETTLE_ROUNDS 50
+#define SETTLE_ROUNDS 500
+#define STILL_ROUNDS 100 /* a second: longer than an engine waits before it makes its index smaller */
 #define FILL_ROUNDS 3
 #define PATIENCE 1000 /* attempts, 1 ms apart */
 
@@ -353,16 +354,16 @@ static uint64_t fill(const struct bout *bout, uint64_t count, int only_absent, u
     return set;
 }
 
-/* What an engine does in the background after it has been filled is not measured. */
-static uint64_t settle(const struct bout *bout, uint64_t *ret_entries)
+/* What an engine does in the background after it has been filled is not measured: until its memory stays the same for so many looks. */
+static uint64_t settle(const struct bout *bout, int still, uint64_t *ret_entries)
 {
-    uint64_t before, now = bout->engine->memory(bout->store, ret_entries);
-    int rounds = 0;
-    do {
+    uint64_t now = bout->engine->memory(bout->store, ret_entries);
+    for (int rounds = 0, same = 0; same < still && rounds < SETTLE_ROUNDS; rounds++) {
+        uint64_t before = now;
         bench_sleep(0.01);
-        before = now;
         now = bout->engine->memory(bout->store, ret_entries);
-    } while (now != before && ++rounds < SETTLE_ROUNDS);
+        same = now == before ? same + 1 : 0;
+    }
     return now;
 }
 
@@ -372,12 +373,12 @@ static void fill_all(const struct bout *bout, struct outcome *ret)
 {
     uint64_t entries, count = keys_that_fit(bout);
     (void)fill(bout, count, 0, &ret->errors);
-    (void)settle(bout, &entries);
+    (void)settle(bout, 1, &entries);
     ret->kept = (double)entries / (double)count;
     for (int round = 0; round < FILL_ROUNDS && count == bout->local->keys.count && entries < count; round++) {
         if (!fill(bout, count, 1, &ret->errors))
             break;
-        (void)settle(bout, &entries);
+        (void)settle(bout, 1, &entries);
     }
 }
 
@@ -430,7 +431,7 @@ static void run_engine(const struct local *local, const struct bench_engine *eng
         ret->wrong = check_engine(&bout);
     if (!engine->remote)
         fill_all(&bout, ret);
-    ret->counted = settle(&bout, &ret->entries);
+    ret->counted = settle(&bout, STILL_ROUNDS, &ret->entries);
     ret->resident = engine->remote ? ret->counted : resident_bytes() - before;
     if (ret->entries < local->keys.count && local->fill && !local->verify)
         rehearse(&bout);

@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define BUSY_MS 100  /* between two rounds when something is retired, kept or perishable */
+#define BUSY_MS 100  /* between two rounds when something is retired, kept or perishable, or the entries are still becoming more */
 #define IDLE_MS 1000 /* otherwise */
 /* A whole pass of the sweep in about ten seconds, but at most this many buckets a round: at 100 ns an entry a few
  * milliseconds, so a few per cent of one processor however large the tier. */
@@ -209,7 +209,7 @@ void near__local_await_room(struct near__local *local, int patience_ms)
 static int is_busy(const struct near__local *local)
 {
     /* relaxed, all: decides only how long to sleep */
-    return local->keeper.kept || local->taps || near__reclaim_is_due(local) ||
+    return local->keeper.kept || local->taps || (local->keeper.calm_entries && !local->keeper.calm) || near__reclaim_is_due(local) ||
            atomic_load_explicit(&local->perishable, memory_order_relaxed);
 }
 

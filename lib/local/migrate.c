@@ -13,6 +13,11 @@
  * for the second table it waits for a higher load and adds half.  At GROW 0.8 % of the keys find their bucket full and evict its oldest
  * entry instead of the oldest of a sample (1.5 % at 4.5 a bucket, 2.4 % at 5), which matters when everything would fit otherwise.
  *
+ * A tier begins with a table that is large for the burst of fills that is to come.  When that is over and few entries came, hits would
+ * pay for it: each of them has a line of the index to itself, and a hot set that fits a cache of the processor does not fit with
+ * those.  So once the number of entries is calm the table is made for them; in the next burst the first enlargement goes back to what an
+ * empty tier has.
+ *
  * Limits.  One that is lowered far below what there is would leave no room for any fill until the keeper has evicted down to it.
  * So the limits in force stay where they are at first, and follow down after each few victims to what is left then, until
  * they are what is wanted: fills go on, each evicting for itself as ever. */
@@ -31,10 +36,14 @@
 #define LAST 38 /* the last enlargement: nothing comes after it as long as entries do not become smaller */
 #define SHRINK 15
 #define IDEAL 27
+#define ROOMY 20 /* a table that is made smaller while bytes are plenty: one in ten thousand finds its bucket full */
 #define BUCKETS_MIN 64
 /* An empty tier's index has this part of the budget, so that the first burst of fills finds room: growing takes grace periods, and until
  * then full buckets evict.  With 20 bytes of header and short keys it holds values of some 200 bytes without growing at all. */
 #define LEAST_PART 64
+/* Calm: the entries have not become an eighth more for this long. */
+#define CALM_NS (500 * NEAR_NS_PER_MS)
+#define CALM_BUCKETS_MIN 4096 /* 256 KiB: fewer would not be any quicker */
 #define BUCKETS_MAX (UINT64_C(1) << 32)
 #define HUGE_BYTES (UINT64_C(2) << 20)
 #define STEP_BUCKETS 64 /* moved in one section */
@@ -299,20 +308,54 @@ static uint64_t more_buckets(const struct near__local *local, uint64_t buckets)
     return more < buckets * 2 ? more : buckets * 2;
 }
 
+static uint64_t entries_now(const struct near__local *local)
+{
+    int64_t have = load(&local->budget.entries);
+    return have > 0 ? (uint64_t)have : 0;
+}
+
+static void look_whether_calm(struct near__local *local)
+{
+    struct near__keeper *keeper = &local->keeper;
+    int64_t now_ns = near__now(local->clock);
+    uint64_t entries = entries_now(local);
+    if (entries > keeper->calm_entries + keeper->calm_entries / 8) {
+        keeper->calm_entries = entries;
+        keeper->calm_due_ns = now_ns + CALM_NS;
+    }
+    keeper->calm = keeper->calm_entries && now_ns >= keeper->calm_due_ns; /* an empty tier waits for its burst */
+    if (keeper->calm && entries < keeper->calm_entries)
+        keeper->calm_entries = entries; /* what comes after fewer is growth again */
+}
+
+/* What a table is not made smaller than. */
+static uint64_t fewest_buckets(const struct near__local *local)
+{
+    uint64_t least = least_buckets(local);
+    return local->keeper.calm && least > CALM_BUCKETS_MIN ? CALM_BUCKETS_MIN : least;
+}
+
+static int fits_beside(const struct near__local *local, uint64_t buckets)
+{
+    return live_bytes(local) + (int64_t)table_size(buckets) <= load(&local->budget.max);
+}
+
 static uint64_t wanted_buckets(const struct near__local *local)
 {
-    uint64_t buckets = local->keeper.table->span.count;
-    int64_t have = load(&local->budget.entries);
-    uint64_t entries = have > 0 ? (uint64_t)have : 0, least = least_buckets(local);
+    uint64_t buckets = local->keeper.table->span.count, entries = entries_now(local);
 
     if (entries * 10 < buckets * SHRINK) {
-        uint64_t fewer = entries * 10 / IDEAL > least ? entries * 10 / IDEAL : least;
+        uint64_t roomy = entries * 10 / ROOMY, least = fewest_buckets(local);
+        uint64_t fewer = fits_beside(local, roomy) ? roomy : entries * 10 / IDEAL;
+        fewer = fewer > least ? fewer : least;
         return fewer < buckets ? fewer : buckets;
     }
     if (entries * 10 <= buckets * GROW || buckets >= BUCKETS_MAX / 2)
         return buckets;
-    uint64_t more = more_buckets(local, buckets);
-    if (live_bytes(local) + (int64_t)table_size(more) <= load(&local->budget.max))
+    uint64_t least = least_buckets(local), more = more_buckets(local, buckets);
+    if (!local->keeper.calm && least > more && fits_beside(local, least))
+        return least;
+    if (fits_beside(local, more))
         return more;
     return entries * 10 > buckets * GROW_FULL ? buckets + buckets / 2 : buckets;
 }
@@ -356,6 +399,7 @@ static void lower_limits(struct near__local *local)
 void near__tables_adapt(struct near__local *local)
 {
     lower_limits(local);
+    look_whether_calm(local);
     uint64_t wanted = wanted_buckets(local);
     /* An index that is far from its size gets there by several doublings. */
     for (int steps = 0; steps < 40 && wanted != local->keeper.table->span.count && !is_stopped(local); steps++) {

@@ -59,6 +59,9 @@ struct near__keeper {
     uint64_t swept;               /* next bucket to sweep */
     uint64_t forsaken_swept;      /* nothing below it is left */
     uint64_t views;               /* made so far */
+    uint64_t calm_entries;        /* so many there were when they last had become an eighth more; */
+    int64_t calm_due_ns;          /* calm if that does not happen again until then: see migrate.c */
+    int calm;
     int64_t size_due_ns;          /* when the automatic size is looked at again */
     struct near__pressure pressure;
     int64_t max_seen;             /* budget.max_wanted at the last round */

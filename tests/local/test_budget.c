@@ -139,6 +139,35 @@ static void test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget(vo
     assert_int_equal(allocfail_blocks(&counting), 0);
 }
 
+/* Were each of them in a line of the index of its own, that would push a small hot set out of the processor's cache. */
+static void test_the_index_of_few_entries_is_made_for_them_when_they_are_calm(void **state)
+{
+    enum { FEW = 20000 };
+    struct fixture f;
+    uint64_t n = 0;
+    (void)state;
+    fixture_init(&f);
+    f.config.bytes_max = 256u << 20;
+    fixture_start(&f);
+    uint64_t empty = stats_of(&f).local_index_bytes;
+    atomic_fetch_add(&f.now_ns, 10 * SEC);
+    near__local_keep(f.local);
+    assert_int_equal(stats_of(&f).local_index_bytes, empty); /* the first burst is still to come */
+    while (n < FEW)
+        fill_one(&f, f.reader, n++, 8);
+    near__local_keep(f.local);
+    assert_int_equal(stats_of(&f).local_index_bytes, empty);
+    atomic_fetch_add(&f.now_ns, 1 * SEC);
+    near__local_keep(f.local);
+    assert_in_range(stats_of(&f).local_index_bytes, FEW * 64 / 4, FEW * 64 * 2 / 3);
+    assert_in_range(stats_of(&f).local_entries, FEW - FEW / 100, FEW); /* of a bucket that is full one goes */
+    while (n < 3 * FEW)
+        fill_one(&f, f.reader, n++, 8);
+    near__local_keep(f.local);
+    assert_in_range(stats_of(&f).local_index_bytes, empty - 8192, empty + 8192); /* the next burst finds as much room, but for the allocator's rounding */
+    fixture_close(&f);
+}
+
 static void test_F_a_full_tier_still_takes_large_values(void **state)
 {
     struct fixture f;
@@ -380,6 +409,7 @@ int main(void)
         cmocka_unit_test(test_F_fills_of_all_sizes_stay_within_the_budget),
         cmocka_unit_test(test_F_the_budget_holds_with_every_policy),
         cmocka_unit_test(test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget),
+        cmocka_unit_test(test_the_index_of_few_entries_is_made_for_them_when_they_are_calm),
         cmocka_unit_test(test_F_a_full_tier_still_takes_large_values),
         cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),
         cmocka_unit_test(test_F_fills_go_on_while_a_limit_is_lowered),
