@@ -211,7 +211,7 @@ static void conclude(struct batch *b, struct wish *wish, const struct near__land
 static void wait_for_flight(struct batch *b, struct wish *wish)
 {
     struct near__patience patience = near__wanted_patience(&wish->w);
-    struct near__landing landing = near__flight_wait_load(b->l->flights, wish->flight, &patience);
+    struct near__landing landing = near__load_wait(b->l, wish->flight, patience);
     near__flight_leave(b->l->flights, wish->flight);
     wish->flight = NULL;
     conclude(b, wish, &landing);

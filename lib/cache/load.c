@@ -613,6 +613,12 @@ static void run(struct near__job *job)
     near__leave(impl);
 }
 
+static void is_queued(struct near__job *job)
+{
+    const struct near__load *load = (struct near__load *)job;
+    near__flight_queued(load->loading->flights, load->flight);
+}
+
 void near__load_start(struct near__load *load)
 {
     struct near__loading *l = load->loading;
@@ -620,6 +626,7 @@ void near__load_start(struct near__load *load)
     near__flight_limit(l->flights, load->flight, near__now(&impl->clock) + load->options.hard_timeout_ms * NEAR_NS_PER_MS);
     near__count_call(impl); /* ours, which is counted, is still under way */
     load->job.run = run;
+    load->job.queued = is_queued;
     if (near__workers_inside()) { /* a loader's own load: all workers might be waiting for each other */
         run(&load->job);
         return;
@@ -726,6 +733,13 @@ static void bulk_run(struct near__job *job)
     bulk_end(bulk);
 }
 
+static void bulk_is_queued(struct near__job *job)
+{
+    const struct near__bulk *bulk = (struct near__bulk *)job;
+    for (size_t i = 0; i < bulk->count; i++)
+        is_queued(&bulk->answers[i].load->job);
+}
+
 void near__bulk_start(struct near__bulk *bulk)
 {
     struct near__impl *impl = bulk->impl;
@@ -741,6 +755,7 @@ void near__bulk_start(struct near__bulk *bulk)
     }
     near__count_call(impl); /* ours, which is counted, is still under way */
     bulk->job.run = bulk_run;
+    bulk->job.queued = bulk_is_queued;
     if (near__workers_inside()) { /* as above */
         bulk_run(&bulk->job);
         return;
@@ -753,6 +768,34 @@ void near__bulk_start(struct near__bulk *bulk)
         land(bulk->answers[i].load, status, NULL);
     }
     bulk_end(bulk);
+}
+
+/* ---------------------------------------------------------------- waiting */
+
+static int lands(const struct near__job *job, const void *flight)
+{
+    const struct near__bulk *bulk = (const struct near__bulk *)job;
+    if (job->run == run)
+        return ((const struct near__load *)job)->flight == flight;
+    for (size_t i = 0; i < bulk->count; i++)
+        if (bulk->answers[i].load->flight == flight)
+            return 1;
+    return 0;
+}
+
+/* A loader that waits for a load in the queue may wait for itself: when every worker does, nobody is left to take it. */
+struct near__landing near__load_wait(struct near__loading *l, struct near__flight *flight, struct near__patience patience)
+{
+    patience.is_worker = near__workers_inside();
+    for (;;) {
+        struct near__landing landing = near__flight_wait_load(l->flights, flight, &patience);
+        if (!landing.queued)
+            return landing;
+        near__shared_unref(landing.old);
+        struct near__job *job = near__workers_take(l->workers, lands, flight);
+        if (job) /* otherwise a worker has it already */
+            job->run(job);
+    }
 }
 
 /* ---------------------------------------------------------------- refreshes of one call */

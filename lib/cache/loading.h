@@ -138,6 +138,8 @@ struct near__bulk *near__bulk_create(struct near__impl *impl, size_t room);
 void near__bulk_add(struct near__bulk *bulk, struct near__load *load);
 /* Hands them to a worker and takes them all over; none is fine.  On an error the flights have landed with it. */
 void near__bulk_start(struct near__bulk *bulk);
+/* Waits as near__flight_wait_load does.  A worker takes the flight's load out of the queue and does it, rather than wait for one. */
+struct near__landing near__load_wait(struct near__loading *l, struct near__flight *flight, struct near__patience patience);
 /* Hands the load, which is counted as a call, to a worker.  On an error the flight has landed with it. */
 void near__load_start(struct near__load *load);
 /* Refreshes that one call of the reader's found due, in order; {0}: none.  All have the same loader.  Where it is a bulk loader one

@@ -343,7 +343,7 @@ static int fly(struct near__impl *impl, struct near__loading *l, struct near__re
     else
         near__add(&impl->counters.flights_joined);
     struct near__patience patience = near__wanted_patience(w);
-    struct near__landing landing = near__flight_wait_load(l->flights, flight, &patience);
+    struct near__landing landing = near__load_wait(l, flight, patience);
     near__flight_leave(l->flights, flight);
     int over = near__wanted_settle(impl, l, reader, w, &landing, source, ret_status);
     near__shared_unref(landing.shared);

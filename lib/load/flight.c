@@ -30,7 +30,7 @@ struct near__flight {
     struct near__ticket ticket;
     int64_t started_ns;
     unsigned references;
-    bool in_table, landed;
+    bool in_table, landed, queued;
     int status;
     struct near__shared *shared;
     struct near__shared *old; /* offered */
@@ -275,11 +275,12 @@ struct near__landing near__flight_wait_load(struct near__flights *flights, struc
         int64_t until_ns = wait_until_locked(flight, patience, now_ns);
         if (now_ns >= flight->limit_ns)
             land_locked(flights, stripe, flight, NEAR_ERR_LOAD_TIMEOUT, NULL);
-        else if (now_ns >= until_ns)
+        else if (now_ns >= until_ns || (landing.queued = patience->is_worker && flight->queued))
             break;
         else
             sleep_locked(flights, stripe, flight, until_ns < flight->limit_ns ? until_ns : flight->limit_ns);
     }
+    flight->queued = flight->queued && !landing.queued;
     landing.landed = flight->landed;
     landing.status = flight->status;
     landing.shared = referenced(flight->shared);
@@ -297,6 +298,15 @@ void near__flight_offer(struct near__flights *flights, struct near__flight *flig
         flight->old = old;
         pthread_cond_broadcast(&flight->landed_cond);
     }
+    pthread_mutex_unlock(&stripe->mutex);
+}
+
+void near__flight_queued(struct near__flights *flights, struct near__flight *flight)
+{
+    struct stripe *stripe = &flights->stripes[flight->stripe];
+    pthread_mutex_lock(&stripe->mutex);
+    flight->queued = true;
+    pthread_cond_broadcast(&flight->landed_cond);
     pthread_mutex_unlock(&stripe->mutex);
 }
 

@@ -63,17 +63,21 @@ struct near__landing {
     int landed;  /* 0: the wait ended before */
     int status;  /* when landed */
     struct near__shared *shared, *old;
+    int queued; /* not landed: its load waits for a worker, which the caller is */
 };
 /* Tells the waiters of an old value (takes its own reference); only the first offer counts. */
 void near__flight_offer(struct near__flights *flights, struct near__flight *flight, struct near__shared *old);
 /* When the flight lands with NEAR_ERR_LOAD_TIMEOUT if nobody has landed it; whoever waits sees to it. */
 void near__flight_limit(struct near__flights *flights, struct near__flight *flight, int64_t limit_ns);
+/* The load is in the queue of workers. */
+void near__flight_queued(struct near__flights *flights, struct near__flight *flight);
 /* How long a reader waits. */
 struct near__patience {
     int64_t deadline_ns;
     int64_t soft_ns;    /* the same once there is an old value, offered or */
     int has_old;        /* the reader's own */
     int64_t at_once_ns; /* an offered value ends the wait at once while more than this is left of its life; NEAR_NEVER: never */
+    int is_worker;      /* the wait ends when the load is in the queue of workers: once for each near__flight_queued */
 };
 struct near__landing near__flight_wait_load(struct near__flights *flights, struct near__flight *flight,
                                             const struct near__patience *patience);

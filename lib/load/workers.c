@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * One mutex, one queue, as many threads as there were jobs at once. */
+ * One mutex, one queue, as many threads as there were jobs at once.  Lock order: this mutex, then that of a stripe of flights. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* pthread_setname_np */
 #endif
@@ -111,8 +111,27 @@ int near__workers_run(struct near__workers *w, struct near__job *job)
         *w->tail = job;
         w->tail = &job->next;
         w->waiting++;
+        job->queued(job);
         pthread_cond_signal(&w->changed);
     }
     pthread_mutex_unlock(&w->mutex);
     return status;
+}
+
+struct near__job *near__workers_take(struct near__workers *w, int (*is)(const struct near__job *job, const void *arg),
+                                     const void *arg)
+{
+    pthread_mutex_lock(&w->mutex);
+    struct near__job **at = &w->head, *job;
+    while (*at && !is(*at, arg))
+        at = &(*at)->next;
+    job = *at;
+    if (job) {
+        *at = job->next;
+        if (!job->next)
+            w->tail = at;
+        w->waiting--;
+    }
+    pthread_mutex_unlock(&w->mutex);
+    return job;
 }

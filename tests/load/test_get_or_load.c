@@ -686,6 +686,60 @@ static void test_jitter_only_shortens(void **state)
     assert_int_equal(near__jittered(1, 1000, 1), 1);
 }
 
+/* The same when somebody else wants the inner key already, and its load waits for the only thread: the loader does it. */
+struct busy {
+    near_cache *cache;
+    struct source inner, outer; /* outer: holds the loader until the inner load is on its way */
+};
+static int load_outer(void *arg, const near_load_request *request, near_loaded *loaded)
+{
+    struct busy *b = arg;
+    near_value inner;
+    load_from(&b->outer, request, loaded);
+    int status = near_get_or_load(b->cache, "inner", 5, load_from, &b->inner, NULL, &inner);
+    if (status == NEAR_OK)
+        near_loaded_value(loaded, inner.data, inner.size);
+    near_release(&inner);
+    return status;
+}
+static void *outer_main(void *arg)
+{
+    struct busy *b = arg;
+    near_value value;
+    int status = near_get_or_load(b->cache, "outer", 5, load_outer, b, NULL, &value);
+    near_release(&value);
+    return status == NEAR_OK ? b : NULL;
+}
+
+static void test_a_loader_does_what_it_would_wait_for(void **state)
+{
+    (void)state;
+    struct busy b = {.cache = NULL};
+    struct reader inner;
+    near_options options;
+    pthread_t outer;
+    void *done;
+    near_options_init(&options);
+    options.load_threads = 1;
+    options.timeout_ms = options.bound_ms = LONG_MS;
+    assert_int_equal(near_open("memory://busy", &options, &b.cache, NULL), NEAR_OK);
+    assert_int_equal(near_wait_ready(b.cache, LONG_MS, NULL), NEAR_OK);
+    source_init(&b.inner, "in");
+    source_init(&b.outer, "out");
+    source_hold(&b.outer, 1);
+    assert_int_equal(pthread_create(&outer, NULL, outer_main, &b), 0);
+    source_wait_inside(&b.outer, 1);
+    inner = (struct reader){.cache = b.cache, .source = &b.inner, .key = "inner"};
+    assert_int_equal(pthread_create(&inner.thread, NULL, reader_main, &inner), 0);
+    assert_true(wait_until(strcmp(got(b.cache, "inner:nearcache-lease"), "(NEAR_MISS)") != 0, LONG_MS));
+    source_hold(&b.outer, 0);
+    pthread_join(outer, &done);
+    assert_ptr_equal(done, &b);
+    assert_string_equal(reader_end(&inner), "in");
+    assert_int_equal(source_loads(&b.inner), 1);
+    assert_int_equal(near_close(b.cache), NEAR_OK);
+}
+
 /* A thread of the parent's is making its cache's loader ready at the moment of fork(): the child's own caches load all the same. */
 struct stopper {
     _Atomic(int) armed, stopped;
@@ -791,6 +845,7 @@ int main(void)
         ON_ALL(test_bad_tags_are_told_and_change_nothing),
         cmocka_unit_test(test_nonsense_is_told_and_changes_nothing),
         cmocka_unit_test(test_a_loader_may_load),
+        cmocka_unit_test(test_a_loader_does_what_it_would_wait_for),
         cmocka_unit_test(test_a_child_forked_during_another_s_first_load_can_load),
         cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_early_refresh_has_the_chance_of_xfetch),
