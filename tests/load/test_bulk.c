@@ -362,11 +362,19 @@ static void wait_for_calls(struct shelf *s, int calls)
     }
 }
 
+/* The one before may have an instant to go.  Not a call longer: without a server nobody tells a call that saw the old value that it
+ * has been refreshed since. */
+static void ask_until_refreshes(near_cache *c, const char *const *keys, struct shelf *s, const near_load *options, uint64_t refreshes)
+{
+    char answer[512];
+    while (stats_of(c).refreshes < refreshes)
+        ask_with(c, keys, s, options, answer);
+}
+
 static void test_what_is_old_is_refreshed_by_one_call(void **state)
 {
     struct pair *p = pair_of(state);
     struct shelf s;
-    char answer[512];
     near_load options = old_at_once();
     shelf_init(&s, "v:");
     set_old(p->a, "k0", "old");
@@ -385,8 +393,9 @@ static void test_what_is_old_is_refreshed_by_one_call(void **state)
     assert_int_equal(stats_of(p->a).refreshes, 3); /* where one may run at a time */
     assert_int_equal(stats_of(p->a).loads_unkept, 0);
     set_old(p->a, "k0", "old");
-    while (strcmp(got(p->a, "k0"), "v:k0") != 0) /* and then the next */
-        ask_with(p->a, KEYS("k0"), &s, &options, answer);
+    ask_until_refreshes(p->a, KEYS("k0"), &s, &options, 4); /* and then the next */
+    while (strcmp(got(p->a, "k0"), "v:k0") != 0)
+        wait_a_moment();
     assert_int_equal(s.calls, 2);
     if (p->b)
         assert_true(s.fence > 0);
@@ -449,6 +458,30 @@ static void test_a_refresh_that_fails_changes_nothing_for_the_others(void **stat
     assert_string_equal(got(p->a, "e"), "old");
     assert_string_equal(got(p->a, "b"), "old");
     assert_int_equal(s.calls, 1);
+}
+
+/* With a loader for single keys each refresh is one, and there may be one at a time. */
+static void test_refreshes_above_the_limit_are_left_to_the_next_call(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source one;
+    near_load options = old_at_once();
+    source_init(&one, "new");
+    assert_int_equal(near_set_loader(p->a, load_from, &one, &options), NEAR_OK);
+    set_old(p->a, "k0", "old");
+    set_old(p->a, "k1", "old");
+    source_hold(&one, 1);
+    assert_asks(p->a, KEYS("k0", "k1"), NULL, NULL, NEAR_OK, "stale:old stale:old ");
+    source_wait_inside(&one, 1);
+    assert_int_equal(stats_of(p->a).refreshes, 1);
+    assert_int_equal(stats_of(p->a).refreshes_skipped, 1);
+    source_hold(&one, 0);
+    while (strcmp(got(p->a, "k0"), "new") != 0)
+        wait_a_moment();
+    ask_until_refreshes(p->a, KEYS("k1"), NULL, NULL, 2);
+    while (strcmp(got(p->a, "k1"), "new") != 0)
+        wait_a_moment();
+    assert_int_equal(source_loads(&one), 2);
 }
 
 /* Refreshes may be left undone for want of memory; then the next call tries. */
@@ -726,6 +759,7 @@ int main(void)
         ON_ALL(test_what_is_missing_does_not_wait_for_what_is_refreshed),
         ON_ALL(test_R16_what_another_process_refreshes_is_left_to_it),
         ON_ALL(test_a_refresh_that_fails_changes_nothing_for_the_others),
+        ON_ALL(test_refreshes_above_the_limit_are_left_to_the_next_call),
         cmocka_unit_test(test_every_allocation_of_a_refresh_may_fail),
         ON_ALL(test_the_cache_s_own_loaders_stand_in_for_each_other),
         ON_ALL(test_bad_arguments),

@@ -286,6 +286,8 @@ static void test_absence_is_not_remembered_unless_asked(void **state)
     assert_string_equal(load(p->a, "k", &s), "one");
 }
 
+static void small_values(near_options *options) { options->value_max = 1024; }
+
 static int nonsense(void *arg, const near_load_request *request, near_loaded *loaded)
 {
     static char large[2048];
@@ -297,27 +299,50 @@ static int nonsense(void *arg, const near_load_request *request, near_loaded *lo
     case 3: near_loaded_value(loaded, "v", 1); return NEAR_MISS;     /* both */
     case 4: near_loaded_value(loaded, "v", 1); near_loaded_ttl(loaded, -1); return NEAR_OK;
     case 5: near_loaded_value(loaded, NULL, 3); return NEAR_OK;
-    default: near_loaded_value(loaded, large, sizeof(large)); return NEAR_OK; /* above value_max */
+    case 6: near_loaded_value(loaded, large, sizeof(large)); return NEAR_OK; /* above value_max */
+    case 7: near_loaded_value(loaded, "v", 1); near_loaded_ttl(loaded, 0); return NEAR_OK;
+    case 8: near_loaded_value(loaded, "v", 1); near_loaded_ttl(loaded, INT64_MAX); return NEAR_OK;
+    case 9: near_loaded_value(loaded, large, 1); near_loaded_value(loaded, large, sizeof(large)); return NEAR_OK;
+    case 10: near_loaded_ttl(loaded, -5); return NEAR_MISS;
+    case 11: near_loaded_value(loaded, "v", 1); return NEAR_UNCHANGED; /* both */
+    case 12: near_loaded_value(loaded, "v", 1); near_loaded_answer(loaded, NEAR_STALE); return NEAR_OK;
+    default: near_loaded_value(loaded, "v", 1); return INT32_MIN; /* whatever the number, it failed */
     }
+}
+enum { NONSENSE = 14 };
+
+static int status_of_nonsense(int which)
+{
+    return which == 6 || which == 9 ? NEAR_ERR_TOO_LARGE : which == 13 ? NEAR_ERR_LOAD : NEAR_ERR_LOADER;
 }
 
 static void test_nonsense_is_told_and_changes_nothing(void **state)
 {
-    near_cache *c = NULL;
-    near_options options;
+    struct pair *p = pair_of(state);
+    struct source s;
     near_value value;
-    (void)state;
-    near_options_init(&options);
-    options.value_max = 1024;
-    assert_int_equal(near_open("memory://nonsense", &options, &c, NULL), NEAR_OK);
-    assert_int_equal(near_wait_ready(c, LONG_MS, NULL), NEAR_OK);
-    for (int i = 0; i <= 6; i++) {
-        assert_int_equal(near_get_or_load(c, "k", 1, nonsense, &i, NULL, &value), i == 6 ? NEAR_ERR_TOO_LARGE : NEAR_ERR_LOADER);
-        assert_string_equal(got(c, "k"), "(NEAR_MISS)");
+    near_load again;
+    near_load_init(&again);
+    again.flags = NEAR_LOAD_REFRESH;
+    source_init(&s, "one");
+    for (int i = 0; i < NONSENSE; i++) {
+        assert_int_equal(near_get_or_load(p->a, "k", 1, nonsense, &i, NULL, &value), status_of_nonsense(i));
+        assert_null(value.data);
+        assert_string_equal(got(p->b ? p->b : p->a, "k"), "(NEAR_MISS)");
     }
+    assert_string_equal(load(p->a, "k", &s), "one"); /* nobody waits for a lease */
+    for (int i = 0; i < NONSENSE; i++) {
+        if (i == 2)
+            continue; /* now there is one */
+        assert_int_equal(near_get_or_load(p->a, "k", 1, nonsense, &i, &again, &value), status_of_nonsense(i));
+        assert_null(value.data);
+        assert_string_equal(got(p->a, "k"), "one");
+        assert_string_equal(got(p->b ? p->b : p->a, "k"), "one");
+    }
+    assert_string_equal(load_with(p->a, "k", &s, &again), "one");
+    assert_int_equal(source_loads(&s), 2);
     assert_int_equal(near_loaded_value(NULL, "v", 1), NEAR_ERR_INVALID);
     assert_int_equal(near_loaded_ttl(NULL, 1), NEAR_ERR_INVALID);
-    assert_int_equal(near_close(c), NEAR_OK);
 }
 
 static void test_bad_arguments(void **state)
@@ -334,7 +359,7 @@ static void test_bad_arguments(void **state)
     assert_int_equal(near_set_loader(p->a, NULL, NULL, NULL), NEAR_ERR_INVALID);
     static char key[NEAR_KEY_MAX];
     assert_int_equal(near_get_or_load(p->a, key, sizeof(key), load_from, &s, NULL, &value), NEAR_ERR_TOO_LARGE);
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 15; i++) {
         near_load_init(&o);
         if (i == 0) o.ttl_ms = -1;
         if (i == 1) o.flags = 1u << 31;
@@ -342,6 +367,15 @@ static void test_bad_arguments(void **state)
         if (i == 3) o.stale_ms = UINT32_MAX;
         if (i == 4) o.size = 3;
         if (i == 5) o.ttl_ms = INT64_MAX;
+        if (i == 6) o.ttl_ms = INT64_MIN;
+        if (i == 7) o.fail_ms = (uint32_t)-1;
+        if (i == 8) o.retry_ms = (uint32_t)-1;
+        if (i == 9) o.absent_ms = (uint32_t)-1;
+        if (i == 10) o.soft_timeout_ms = (uint32_t)-1;
+        if (i == 11) o.hard_timeout_ms = (uint32_t)-1;
+        if (i == 12) o.lease_ms = (uint32_t)-1;
+        if (i == 13) o.timeout_ms = (uint32_t)-1;
+        if (i == 14) o.early_permille = 1000001;
         assert_int_equal(near_get_or_load(p->a, "k", 1, load_from, &s, &o, &value), NEAR_ERR_INVALID);
         assert_int_equal(near_set_loader(p->a, load_from, &s, &o), NEAR_ERR_INVALID);
     }
@@ -834,6 +868,7 @@ int main(void)
         ON_ALL(test_a_failed_load_wakes_the_next_process),
         ON_ALL(test_R19_absence_is_remembered_until_creation),
         ON_ALL(test_absence_is_not_remembered_unless_asked),
+        ON_ALL(test_nonsense_is_told_and_changes_nothing),
         ON_ALL(test_bad_arguments),
         ON_ALL(test_the_cache_s_own_loader),
         ON_ALL(test_invalidated_tag_makes_its_values_old_and_no_others),
@@ -843,7 +878,6 @@ int main(void)
         ON_ALL(test_an_unchanged_value_keeps_its_tags),
         ON_ALL(test_a_plain_write_has_no_tags),
         ON_ALL(test_bad_tags_are_told_and_change_nothing),
-        cmocka_unit_test(test_nonsense_is_told_and_changes_nothing),
         cmocka_unit_test(test_a_loader_may_load),
         cmocka_unit_test(test_a_loader_does_what_it_would_wait_for),
         cmocka_unit_test(test_a_child_forked_during_another_s_first_load_can_load),
@@ -852,5 +886,6 @@ int main(void)
         cmocka_unit_test(test_jitter_only_shortens),
     };
     pair_memory_uri = "memory://get_or_load";
+    pair_options = small_values;
     return RUN_BESIDE_REDIS(tests);
 }
