@@ -1,17 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "base/clock.h"
 
-int64_t near__clock_coarse_lag(const struct near__clock *clock)
-{
-    struct timespec tick;
-
-    if (clock->virtual_ns)
-        return 0;
-    if (clock_getres(CLOCK_MONOTONIC_COARSE, &tick) != 0)
-        return 20 * NEAR_NS_PER_MS; /* two ticks at 100 Hz, the slowest that kernels are built with */
-    return 2 * ((int64_t)tick.tv_sec * NEAR_NS_PER_S + tick.tv_nsec);
-}
-
 void near__clock_advance(_Atomic(int64_t) *virtual_ns, int64_t by_ns)
 {
     /* seq_cst: pairs with near__now, so that whatever a test did before is seen by threads that see the new time */

@@ -16,6 +16,7 @@
 struct near__clock {
     /* NULL: the kernel's.  Otherwise the virtual time, moved by tests with near__clock_advance. */
     _Atomic(int64_t) *virtual_ns;
+    int64_t virtual_lag_ns; /* how far the coarse clock is behind it */
 };
 
 static inline int64_t near__clock_kernel(clockid_t id)
@@ -33,17 +34,14 @@ static inline int64_t near__now(const struct near__clock *clock)
     return near__clock_kernel(CLOCK_MONOTONIC);
 }
 
-/* Coarse time for the hit path: never ahead of near__now, usually at most near__clock_coarse_lag() behind it.  That is no
- * guarantee (a busy kernel ticks late: 7 ms were seen where 4 are the rule), so whoever must not be late asks near__now where it is close. */
+/* Coarse time, cheap: never ahead of near__now, usually a tick or two behind it, but for a moment seconds behind when a virtual machine
+ * was paused.  So it may rank and estimate, and must decide nothing that anybody was promised. */
 static inline int64_t near__now_coarse(const struct near__clock *clock)
 {
     if (clock->virtual_ns)
-        return atomic_load_explicit(clock->virtual_ns, memory_order_seq_cst);
+        return atomic_load_explicit(clock->virtual_ns, memory_order_seq_cst) - clock->virtual_lag_ns;
     return near__clock_kernel(CLOCK_MONOTONIC_COARSE);
 }
-
-/* How far near__now_coarse usually lags at most, in ns: twice its resolution; 0 for a virtual clock. */
-int64_t near__clock_coarse_lag(const struct near__clock *clock);
 
 /* Sleeps until `at_ns`, by any clock; with a virtual one in short naps, since nobody wakes us when it moves. */
 void near__clock_sleep(const struct near__clock *clock, int64_t at_ns);

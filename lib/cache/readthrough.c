@@ -441,7 +441,7 @@ int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struc
     if (result == NEAR_LOCAL_STALE_HIT)
         return 1;
     if (view.expires_ns != NEAR_NEVER)
-        w->freshness = near__fresh(near__now_coarse(&impl->clock), view.expires_ns, oldest_ns(w),
+        w->freshness = near__fresh(near__now(&impl->clock), view.expires_ns, oldest_ns(w),
                                    near__pace_get(&l->pace, near_version_of(w->key, w->key_size)), w->options.early_permille,
                                    near__load_random(), &w->age_ns);
     return w->freshness == NEAR_FRESH && !(w->options.flags & NEAR_LOAD_REFRESH);

@@ -45,7 +45,7 @@ int64_t near__proof_patience_ns(const struct near__coherence *c)
  * stored is never later than the last proof, so even a read with a longer bound of its own would be told no lie. */
 void near__proof_withdraw_locked(struct near__coherence *c, int64_t bound)
 {
-    int64_t aged = near__now(c->clock) - bound - near__clock_coarse_lag(c->clock) - NEAR_NS_PER_MS;
+    int64_t aged = near__now(c->clock) - bound - NEAR_NS_PER_MS;
     int64_t proved = atomic_load_explicit(&c->gate->proved_ns, memory_order_relaxed); /* relaxed: written under the lock only */
     near__local_withdraw(c->local, proved < aged ? proved : aged);
 }

@@ -13,16 +13,18 @@
  * message with the proof that came after it.  Were the watermark looked at before the entry, an entry that arrived
  * just before it rose would pass. Were the clock first, a pause after it would not count.
  *
- * Clocks.  Three, from cheap to exact; a cheaper one decides only what is clear by a wide margin, everything else is left to the next:
+ * Clocks.  Two; the cheap one decides only what is clear by a wide margin, everything else is left to the exact one:
  *
  *   the processor's counter  near__hit_plain: may the entry be served without more ado?  gate.fresh_ticks is half of the bound after
  *                            the proof, in its ticks (ticks.c), and stands for the proof in step 1.  It says a time, too: as long as
  *                            it is not reached the time is before gate.fresh_ms, so what expires later than that is there.
  *                            The counter is read after the entry in program order; a processor that reads it a little sooner
  *                            (some hundred instructions at most, and again after every interruption) has half of a bound to spare.
- *   the coarse clock         lags by a tick or two, and in a virtual machine by as long as the host holds back the processor that
- *                            keeps the time; half of the bound, or EXPIRY_MARGIN_MS before an expiry.
  *   the exact clock          all the rest.
+ *
+ * The kernel's coarse clock decides nothing.  It stands still while the one processor that keeps the time does, and in a virtual machine
+ * that is for as long as the host likes: when a machine that was paused for seconds goes on, the others read for some ticks
+ * what the time was before.  What was read by it would be too old, or dead, by all of the pause, and no margin is wide enough.
  *
  * A proof is renewed every quarter of the bound, so in health hits stay with the first.  A cache without a remote tier
  * needs no clock for entries without an expiry.
@@ -42,38 +44,22 @@ static inline int is_within(int64_t now_ns, int64_t proved_ns, int64_t bound_ns)
     return proved_ns != NEAR_PROVED_NEVER && (now_ns - proved_ns < bound_ns || NEAR_MUTANT(PROOF_AGE_IGNORED));
 }
 
-/* A bound of fewer usual lags (about 200 ms) is left to the exact clock: ticks of a busy virtual machine were seen 9 ms late. */
-#define COARSE_BOUND_LAGS 25
-/* Outside this the coarse clock is good enough for expiry: see above. */
-#define EXPIRY_MARGIN_MS 500
-
-static inline enum near__local_result freshness(const struct near__local *local, const struct near__demand *demand,
-                                                int64_t coarse_ns)
+static inline enum near__local_result freshness(const struct near__demand *demand, int64_t now_ns)
 {
-    if (demand->bound_ns >= COARSE_BOUND_LAGS * local->lag_ns &&
-        is_within(coarse_ns, demand->proved_ns, demand->bound_ns / 2))
-        return NEAR_LOCAL_HIT;
-    int64_t now_ns = near__now(local->clock);
     if (is_within(now_ns, demand->proved_ns, demand->bound_ns))
         return NEAR_LOCAL_HIT;
     return is_within(now_ns, demand->proved_ns, demand->stale_ns) ? NEAR_LOCAL_STALE_HIT : NEAR_LOCAL_UNPROVEN;
 }
 
-static inline int is_over(const struct near__local *local, uint32_t expires, int64_t coarse_ns)
-{
-    return near__expiry_left(expires, near__tier_ms(local, coarse_ns)) <= EXPIRY_MARGIN_MS &&
-           near__expiry_left(expires, near__tier_ms(local, near__now(local->clock))) <= 0;
-}
-
 enum near__local_result near__hit_judge_by_clock(const struct near__local *local, struct near__entry *entry,
                                                  struct near__demand demand)
 {
-    int64_t coarse_ns = near__now_coarse(local->clock);                                           /* 4 */
-    uint16_t tick = near__tier_tick(local, coarse_ns);
-    if ((near__entry_has_expiry(entry) && is_over(local, near__entry_expires(entry), coarse_ns)) ||
+    int64_t now_ns = near__now(local->clock);                                                      /* 4 */
+    uint16_t tick = near__tier_tick(local, now_ns);
+    if ((near__entry_has_expiry(entry) && near__expiry_left(near__entry_expires(entry), near__tier_ms(local, now_ns)) <= 0) ||
         (local->idle_unit_ns && near__entry_age(entry, tick) >= local->idle_ticks))
         return NEAR_LOCAL_EXPIRED;
-    enum near__local_result result = freshness(local, &demand, coarse_ns);
+    enum near__local_result result = freshness(&demand, now_ns);
     if (result != NEAR_LOCAL_UNPROVEN)
         near__entry_touch(entry, tick);
     return result;

@@ -71,7 +71,6 @@ static void set_times(struct near__local *local, const struct near__local_config
 {
     local->clock = config->clock;
     local->opened_ns = near__now(config->clock);
-    local->lag_ns = near__clock_coarse_lag(config->clock);
     local->ttl_max_ms = config->ttl_max_ms;
     near__rate_init(&local->rate, config->clock);
     /* relaxed: nobody else is here yet */
@@ -206,7 +205,7 @@ static void set_fresh(struct near__local *local, int64_t ticks, int64_t ms)
     atomic_store_explicit(&gate->fresh_ticks, ticks, memory_order_release);
 }
 
-/* Half of the bound after the proof: the same margin that the coarse clock is given.  With an idle limit hits need the time. */
+/* Half of the bound after the proof: a margin for all that the counter's rate may be wrong by.  With an idle limit hits need the time. */
 static void renew_fresh(struct near__local *local, int64_t proved_ns)
 {
     int64_t bound_ns = atomic_load_explicit(&local->gate.bound_ns, memory_order_relaxed); /* relaxed: written by our caller */

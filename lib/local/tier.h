@@ -74,7 +74,7 @@ struct near__local {
     /* read by every hit, written rarely */
     _Alignas(64) struct near__index index;
     const struct near__clock *clock;
-    int64_t opened_ns, lag_ns;
+    int64_t opened_ns;
     int64_t idle_unit_ns; /* what a tick means when there is an idle limit; otherwise 0 */
     uint16_t idle_ticks;
     uint16_t taps;        /* (i) readers have rings: see tap.c */

@@ -17,23 +17,19 @@ static void test_virtual_time_moves_only_by_hand(void **state)
     near__clock_advance(&now, NEAR_NS_PER_S);
     assert_int_equal(near__now(&clock), NEAR_NS_PER_S + 5);
     assert_int_equal(near__now_coarse(&clock), NEAR_NS_PER_S + 5);
-    assert_int_equal(near__clock_coarse_lag(&clock), 0);
+    clock.virtual_lag_ns = NEAR_NS_PER_S;
+    assert_int_equal(near__now(&clock), NEAR_NS_PER_S + 5);
+    assert_int_equal(near__now_coarse(&clock), 5);
 }
 
-/* Promise B rests on this: the coarse clock is behind, by less than what is added to make up for it. */
-static void test_B_coarse_time_is_behind_by_less_than_its_lag(void **state)
+/* By how much it is behind is up to the machine, and nothing rests on it. */
+static void test_coarse_time_is_never_ahead(void **state)
 {
     struct near__clock clock = {.virtual_ns = NULL};
-    int64_t lag = near__clock_coarse_lag(&clock);
     (void)state;
-    assert_true(lag > 0);
-    assert_true(lag <= 100 * NEAR_NS_PER_MS);
     for (int i = 0; i < 10000; i++) {
-        int64_t before = near__now(&clock);
         int64_t coarse = near__now_coarse(&clock);
-        int64_t after = near__now(&clock);
-        assert_true(coarse <= after);
-        assert_true(coarse + lag >= before);
+        assert_true(coarse <= near__now(&clock));
     }
 }
 
@@ -78,7 +74,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_virtual_time_moves_only_by_hand),
-        cmocka_unit_test(test_B_coarse_time_is_behind_by_less_than_its_lag),
+        cmocka_unit_test(test_coarse_time_is_never_ahead),
         cmocka_unit_test(test_splitmix64_gives_the_published_numbers),
         cmocka_unit_test(test_seeds_from_the_kernel_differ),
         cmocka_unit_test(test_hash_depends_on_every_byte_and_on_the_seed),
