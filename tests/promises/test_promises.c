@@ -484,7 +484,8 @@ static void test_I_threads_come_and_go_without_a_trace(void **state)
             near_stats_get(c, &before);
     }
     near_stats_get(c, &after);
-    assert_int_equal(after.local_bytes, before.local_bytes); /* records are used again */
+    /* records are used again; the index may have become smaller, since nothing but one key is there */
+    assert_int_equal(after.local_bytes - after.local_index_bytes, before.local_bytes - before.local_index_bytes);
     assert_int_equal(after.local_hits, (uint64_t)2000 * SCALE);
     assert_int_equal(near_close(c), NEAR_OK);
 }
