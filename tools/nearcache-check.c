@@ -299,6 +299,9 @@ static void settle_and_sweep(struct check *c)
 {
     int64_t give_up;
     set_phase(c, CHECK_SETTLE);
+    give_up = check_now() + 3 * c->board->bound_ns + c->board->timeout_ns; /* a barrier's deadline, and more */
+    while (check_is_writing(c) && check_now() < give_up && !check_interrupted)
+        tick(c);
     give_up = check_now() + c->board->bound_ns + c->board->timeout_ns;
     while (check_now() < give_up && !check_interrupted)
         tick(c);

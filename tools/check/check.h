@@ -82,6 +82,8 @@ void check_read_final(struct check *c, int which);
 
 /* Stops the writers and freezes every key. */
 void check_loss_begin(struct check *c);
+/* Whether somebody's write is under way. */
+int check_is_writing(const struct check *c);
 /* The data are lost; what has survived is in survivors (NULL: nothing). */
 void check_loss_end(struct check *c, struct redis_server *survivors);
 /* Begins new generations where they are due. */

@@ -35,6 +35,11 @@ static int is_busy(const struct check *c, uint32_t slot)
     return 0;
 }
 
+int check_is_writing(const struct check *c)
+{
+    return is_busy(c, CHECK_SLOTS);
+}
+
 static void freeze(struct check_key *key)
 {
     atomic_store(&key->frozen_ns, CHECK_LOSING);

@@ -452,13 +452,16 @@ static int write_record(struct worker_thread *t, const struct writing *x, const 
     return near_cas(cache, x->key, x->key_size, t->before, before, t->value, size, NULL, call);
 }
 
-/* One write in so many waits until it is applied everywhere. */
+/* One write in so many waits until it is applied everywhere, as long as it takes: a bound, and a bit. */
 static int write_plainly(struct worker_thread *t, const struct writing *x)
 {
+    const struct check_board *board = t->worker->board;
     near_call call;
     near_call_init(&call);
-    if (!kind_is_loaded(t->worker->board->slot[x->slot].kind) && below(t, 64) == 0)
+    if (!kind_is_loaded(board->slot[x->slot].kind) && below(t, 64) == 0) {
         call.flags = NEAR_WRITE_BARRIER;
+        call.timeout_ms = (uint32_t)((board->timeout_ns + 2 * board->bound_ns) / CHECK_NS_PER_MS);
+    }
     int status = write_record(t, x, &call);
     return call.flags ? barrier_ended(t, x, status) : status;
 }
