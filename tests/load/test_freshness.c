@@ -24,6 +24,15 @@ static near_load options_of(int64_t ttl_ms)
     return options;
 }
 
+/* A has had "one" of "k" for so long; now the source says something else. */
+static void loaded_long_ago(struct stack *t, struct source *s, const near_load *o, int64_t ms, const char *says, int answer)
+{
+    source_init(s, "one");
+    assert_string_equal(load_with(t->a, "k", s, o), "one");
+    stack_pass(t, ms);
+    source_says(s, says, answer);
+}
+
 static void test_old_value_at_once_and_one_refresh_behind(void **state)
 {
     struct stack *t = *state;
@@ -56,10 +65,7 @@ static void test_old_value_ends_with_the_stale_time(void **state)
     struct source s;
     near_load o = options_of(1000);
     o.stale_ms = 500;
-    source_init(&s, "one");
-    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
-    stack_pass(t, 1600);
-    source_says(&s, "two", NEAR_OK);
+    loaded_long_ago(t, &s, &o, 1600, "two", NEAR_OK);
     assert_string_equal(load_with(t->a, "k", &s, &o), "two");
 }
 
@@ -69,10 +75,7 @@ static void test_an_unchanged_value_lives_on(void **state)
     struct source s;
     near_load o = options_of(1000);
     o.fail_ms = 5000;
-    source_init(&s, "one");
-    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
-    stack_pass(t, 1500);
-    source_says(&s, "", NEAR_UNCHANGED);
+    loaded_long_ago(t, &s, &o, 1500, "", NEAR_UNCHANGED);
     assert_string_equal(load_with(t->a, "k", &s, &o), "one");
     assert_int_equal(source_loads(&s), 2);
     stack_pass(t, 900);
@@ -87,10 +90,7 @@ static void test_failing_source_is_covered_by_old_values(void **state)
     struct source s;
     near_load o = options_of(1000);
     o.fail_ms = 60000;
-    source_init(&s, "one");
-    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
-    stack_pass(t, 1100);
-    source_says(&s, "", -1);
+    loaded_long_ago(t, &s, &o, 1100, "", -1);
     for (int ms = 0; ms < 10000; ms += 100) {
         assert_string_equal(load_with(t->a, "k", &s, &o), "stale one");
         stack_pass(t, 100);
@@ -112,10 +112,7 @@ static void test_soft_timeout_serves_the_old_value_and_lets_the_load_finish(void
     near_load o = options_of(1000);
     o.fail_ms = 60000;
     o.soft_timeout_ms = 50;
-    source_init(&s, "one");
-    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
-    stack_pass(t, 1100);
-    source_says(&s, "two", NEAR_OK);
+    loaded_long_ago(t, &s, &o, 1100, "two", NEAR_OK);
     source_hold(&s, 1);
     reader_start(&reader, t->a, &s, &o);
     source_wait_inside(&s, 1);
@@ -197,15 +194,20 @@ static void test_R16_next_process_takes_over_at_the_end_of_the_lease(void **stat
     assert_int_equal(stats_of(t->b).loads_unkept, 1);
 }
 
+static void known_to_be_absent(struct stack *t, struct source *s, const near_load *o)
+{
+    source_init(s, "one");
+    source_says(s, "", NEAR_MISS);
+    assert_string_equal(load_with(t->a, "k", s, o), "(NEAR_MISS)");
+}
+
 static void test_remembered_absence_ends(void **state)
 {
     struct stack *t = *state;
     struct source s;
     near_load o = options_of(0);
     o.absent_ms = 1000;
-    source_init(&s, "one");
-    source_says(&s, "", NEAR_MISS);
-    assert_string_equal(load_with(t->a, "k", &s, &o), "(NEAR_MISS)");
+    known_to_be_absent(t, &s, &o);
     source_says(&s, "one", NEAR_OK);
     stack_pass(t, 900);
     assert_string_equal(load_with(t->a, "k", &s, &o), "(NEAR_MISS)");
@@ -220,9 +222,7 @@ static void test_B_absence_without_proof_is_asked_for(void **state)
     struct source s;
     near_load o = options_of(0);
     o.absent_ms = 3600000;
-    source_init(&s, "one");
-    source_says(&s, "", NEAR_MISS);
-    assert_string_equal(load_with(t->a, "k", &s, &o), "(NEAR_MISS)");
+    known_to_be_absent(t, &s, &o);
     near__memory_fault(t->store, NEAR_FAULT_DROP_MESSAGES, 0, -1); /* A hears nothing of it */
     assert_int_equal(put(t->b, "k", "made"), NEAR_OK);
     stack_skip(t, 5000); /* and its proof is over */
@@ -305,10 +305,7 @@ static void test_a_batch_is_covered_by_old_values_where_there_are_any(void **sta
     struct source s;
     near_load o = options_of(1000);
     o.fail_ms = 60000;
-    source_init(&s, "one");
-    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
-    stack_pass(t, 1100);
-    source_says(&s, "", -1);
+    loaded_long_ago(t, &s, &o, 1100, "", -1);
     assert_string_equal(load_both(t->a, &s, &o), "stale:one NEAR_ERR_LOAD");
     assert_string_equal(load_both(t->b, &s, &o), "stale:one NEAR_ERR_LOAD"); /* the server's old value */
 }
