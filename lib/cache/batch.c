@@ -53,13 +53,14 @@ static int is_served(enum near__local_result result)
     return result == NEAR_LOCAL_HIT || result == NEAR_LOCAL_STALE_HIT;
 }
 
-/* Looks up one chunk.  Items that are not served keep the status NEAR_MISS. */
-static void look_up_chunk(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count,
+/* Looks up one chunk.  Items that are not served keep the status NEAR_MISS.  How many were. */
+static size_t look_up_chunk(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count,
                           const near_call *call)
 {
     struct near__local_key keys[CHUNK];
     enum near__local_result results[CHUNK];
     struct near__view views[CHUNK];
+    size_t served = 0;
     for (size_t i = 0; i < count; i++)
         keys[i] = (struct near__local_key){.key = items[i].key, .size = items[i].key_size};
     near__local_get_many(impl->local, reader, keys, count, near__read_bound(impl, call), near__read_stale_bound(impl, call),
@@ -67,22 +68,26 @@ static void look_up_chunk(struct near__impl *impl, struct near__reader *reader, 
     for (size_t i = 0; i < count; i++) {
         if (!is_served(results[i]))
             continue;
+        served++;
         items[i].status = results[i] == NEAR_LOCAL_HIT ? NEAR_OK : NEAR_STALE;
         near__value_from_view(&items[i].value, impl, reader, &views[i]);
     }
+    return served;
 }
 
-/* Marks every item; those that must be fetched have the status NEAR_MISS. */
-static void look_up(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count,
+/* Marks every item; those that must be fetched have the status NEAR_MISS.  How many are not served. */
+static size_t look_up(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count,
                     const near_call *call)
 {
+    size_t served = 0;
     for (size_t i = 0; i < count; i++)
         items[i].status = NEAR_MISS;
     for (size_t at = 0; !(call->flags & NEAR_BYPASS_LOCAL) && at < count; at += CHUNK)
-        look_up_chunk(impl, reader, items + at, count - at < CHUNK ? count - at : CHUNK, call);
-    for (size_t i = 0; i < count; i++)
+        served += look_up_chunk(impl, reader, items + at, count - at < CHUNK ? count - at : CHUNK, call);
+    for (size_t i = 0; served < count && i < count; i++)
         if (near__unlikely(items[i].key_size > NEAR_KEY_MAX)) /* was not found: nothing keeps such a key */
             items[i].status = NEAR_ERR_TOO_LARGE;
+    return count - served;
 }
 
 static size_t count_missing(const near_item *items, size_t count)
@@ -200,6 +205,7 @@ static int mget_entered(struct near__impl *impl, struct near__reader *reader, ne
 /* The local part in a section, as near_get has it; long batches count as a call from the start, so that no section is long. */
 static int mget_checked(near_cache *cache, near_item *items, size_t count, const near_call *call)
 {
+    size_t unserved = 0;
     int status = NEAR_OK, counted = count > CHUNK;
     struct near__reader *reader = near__reader_for(cache, &status);
     if (!reader)
@@ -211,14 +217,16 @@ static int mget_checked(near_cache *cache, near_item *items, size_t count, const
         near__rcu_leave();
     }
     if (impl)
-        look_up(impl, reader, items, count, call);
-    int over = !impl || (!counted && !count_missing(items, count));
+        unserved = look_up(impl, reader, items, count, call);
+    int over = !impl || (!counted && (!unserved || !count_missing(items, count)));
     if (!over && !counted)
         near__count_call(impl);
     if (!impl || !counted)
         near__rcu_leave();
+    if (!impl)
+        return near__items_fail(items, count, near__shell_refusal(cache));
     if (over)
-        return impl ? near__items_error(items, count) : near__items_fail(items, count, near__shell_refusal(cache));
+        return unserved ? near__items_error(items, count) : NEAR_OK;
     status = mget_entered(impl, reader, items, count, call);
     near__leave(impl);
     return status;

@@ -131,8 +131,20 @@ static inline int64_t near__read_stale_bound(const struct near__impl *impl, cons
 }
 /* near_value.state_ */
 enum { NEAR_VALUE_NONE = 0, NEAR_VALUE_PINNED = 1, NEAR_VALUE_OWNED = 2, NEAR_VALUE_SHARED = 3 };
-void near__value_from_view(near_value *value, struct near__impl *impl, struct near__reader *reader,
-                           const struct near__view *view);
+/* Milliseconds until then, -1: never. */
+int64_t near__ttl_left_ms(const struct near__clock *clock, int64_t expires_ns);
+static inline void near__value_from_view(near_value *value, struct near__impl *impl, struct near__reader *reader,
+                                         const struct near__view *view)
+{
+    value->data = view->data;
+    value->size = view->size;
+    value->ttl_ms = view->expires_ns == NEAR_NEVER ? -1 : near__ttl_left_ms(&impl->clock, view->expires_ns);
+    value->source = NEAR_FROM_LOCAL;
+    value->state_ = NEAR_VALUE_PINNED;
+    value->private_[0] = view->pin;
+    value->private_[1] = reader;
+    value->private_[2] = impl->local;
+}
 /* Takes over the reference. */
 void near__value_from_shared(near_value *value, struct near__impl *impl, struct near__shared *shared, uint32_t source);
 /* For NEAR_REQUIRE_FRESH: waits until the local tier may answer for the moment of this call; if it will not, the call bypasses it. */

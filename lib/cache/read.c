@@ -35,7 +35,7 @@ int near__read_refused(const struct near__impl *impl, int64_t bound_ns)
 
 /* ---------------------------------------------------------------- values */
 
-static int64_t ttl_left_ms(const struct near__clock *clock, int64_t expires_ns)
+int64_t near__ttl_left_ms(const struct near__clock *clock, int64_t expires_ns)
 {
     if (expires_ns == NEAR_NEVER)
         return -1;
@@ -43,24 +43,11 @@ static int64_t ttl_left_ms(const struct near__clock *clock, int64_t expires_ns)
     return left > 0 ? left : 0;
 }
 
-void near__value_from_view(near_value *value, struct near__impl *impl, struct near__reader *reader,
-                           const struct near__view *view)
-{
-    value->data = view->data;
-    value->size = view->size;
-    value->ttl_ms = ttl_left_ms(&impl->clock, view->expires_ns);
-    value->source = NEAR_FROM_LOCAL;
-    value->state_ = NEAR_VALUE_PINNED;
-    value->private_[0] = view->pin;
-    value->private_[1] = reader;
-    value->private_[2] = impl->local;
-}
-
 void near__value_from_shared(near_value *value, struct near__impl *impl, struct near__shared *shared, uint32_t source)
 {
     value->data = shared->data;
     value->size = shared->size;
-    value->ttl_ms = ttl_left_ms(&impl->clock, shared->expires_ns);
+    value->ttl_ms = near__ttl_left_ms(&impl->clock, shared->expires_ns);
     value->source = source;
     value->state_ = NEAR_VALUE_SHARED;
     value->private_[0] = shared;

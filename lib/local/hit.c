@@ -195,10 +195,45 @@ static void settle_entries(const struct near__local *local, struct batch *batch,
             batch->entry[i] = near__index_find(&local->index, batch->hash[i], keys[i].key, keys[i].size);
 }
 
-static enum near__local_result touched(const struct near__local *local, struct near__entry *entry)
+/* By what a batch is judged. */
+struct terms {
+    struct near__demand demand; /* 1 */
+    int64_t fresh;              /* 1 */
+    struct near__limits limits; /* 3 */
+    int is_fresh;               /* 4 */
+};
+
+/* Nearly every key of a batch: a hit with nothing particular about it, that is pinned without a call.  0: the other way. */
+static inline __attribute__((always_inline)) int take_plain(const struct near__local *local, struct near__reader *reader,
+                                                            struct near__entry *entry, const struct terms *terms,
+                                                            struct near__view *view)
 {
+    if (near__unlikely(!entry) || near__unlikely(!terms->is_fresh) || near__unlikely(!reader->pins_free) ||
+        near__unlikely(near__entry_has_expiry(entry)) ||
+        near__unlikely(!near__hit_is_plain(local, entry, near__hit_verdict(entry, terms->limits), terms->fresh,
+                                           NEAR_ENTRY_VALUE_MAX, &view->size)))
+        return 0;
     near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
-    return NEAR_LOCAL_HIT;
+    near__hit_pin(reader, entry, &view->pin, &view->data);
+    view->expires_ns = NEAR_NEVER;
+    return 1;
+}
+
+static enum near__local_result take(struct near__local *local, struct near__reader *reader, struct near__entry *entry,
+                                    const struct terms *terms, struct near__view *view)
+{
+    enum near__local_result result = NEAR_LOCAL_ABSENT;
+    size_t size;
+    if (entry && terms->is_fresh &&
+        near__hit_is_plain(local, entry, near__hit_verdict(entry, terms->limits), terms->fresh, NEAR_ENTRY_VALUE_MAX, &size)) {
+        near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: as above */
+        result = NEAR_LOCAL_HIT;
+    } else if (entry) {
+        result = near__hit_judge(local, entry, terms->demand);                                    /* 3, 4 again */
+    }
+    result = hand_out(local, reader, entry, result, view);
+    near__hit_count(reader, result);
+    return result;
 }
 
 /* Two phases of fetching lines, then the reads, all by one proof, one watermark and one look at the counter: each is before or after
@@ -206,27 +241,24 @@ static enum near__local_result touched(const struct near__local *local, struct n
 static void get_batch(struct near__local *local, struct near__reader *reader, const struct near__local_key *keys, size_t count_,
                       int64_t bound_ns, int64_t stale_ns, enum near__local_result *results, struct near__view *views)
 {
-    struct batch batch = {.count = count_};
-    size_t size;
+    struct batch batch;
+    struct terms terms;
+    uint64_t hits = 0;
+    batch.count = count_;
     prefetch_buckets(local, &batch, keys);
-    struct near__demand demand = near__hit_demand(local, bound_ns, stale_ns);                     /* 1 */
-    int64_t fresh = near__hit_fresh(local, bound_ns);                                             /* 1 */
+    terms.demand = near__hit_demand(local, bound_ns, stale_ns);                                   /* 1 */
+    terms.fresh = near__hit_fresh(local, bound_ns);                                               /* 1 */
     prefetch_entries(local, &batch);                                                              /* 2 */
     settle_entries(local, &batch, keys);                                                          /* 2 */
-    struct near__limits limits = near__hit_limits(local);                                         /* 3 */
-    int is_fresh = fresh == NEAR_TICKS_ALWAYS || near__ticks() < fresh;                           /* 4 */
+    terms.limits = near__hit_limits(local);                                                       /* 3 */
+    terms.is_fresh = terms.fresh == NEAR_TICKS_ALWAYS || near__ticks() < terms.fresh;             /* 4 */
     for (size_t i = 0; i < count_; i++) {
-        struct near__entry *entry = batch.entry[i];
-        if (!entry)
-            results[i] = NEAR_LOCAL_ABSENT;
-        else if (is_fresh && near__hit_is_plain(local, entry, near__hit_verdict(entry, limits), fresh, NEAR_ENTRY_VALUE_MAX, &size))
-            results[i] = touched(local, entry);
-        else
-            results[i] = near__hit_judge(local, entry, demand);                                   /* 3, 4 again */
-        results[i] = hand_out(local, reader, entry, results[i], &views[i]);
-        near__hit_count(reader, results[i]);
-        near__hit_show(local, reader, keys[i].key, keys[i].size, entry, results[i]);
+        int plain = take_plain(local, reader, batch.entry[i], &terms, &views[i]);
+        hits += (uint64_t)plain;
+        results[i] = near__likely(plain) ? NEAR_LOCAL_HIT : take(local, reader, batch.entry[i], &terms, &views[i]);
+        near__hit_show(local, reader, keys[i].key, keys[i].size, batch.entry[i], results[i]);
     }
+    near__reader_add(reader, NEAR_COUNT_HITS, hits);
 }
 
 void near__local_get_many(struct near__local *local, struct near__reader *reader, const struct near__local_key *keys,
