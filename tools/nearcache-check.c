@@ -245,6 +245,11 @@ struct patience {
     int server_is_well;
 };
 
+static struct patience patience_new(void)
+{
+    return (struct patience){.left_ns = RECOVERY_S * CHECK_NS_PER_S, .end_ns = check_now() + RECOVERY_MAX_S * CHECK_NS_PER_S};
+}
+
 static int takes_writes(struct check *c)
 {
     int64_t begin_ns = check_now();
@@ -273,7 +278,7 @@ static int wait_patiently(struct check *c, struct patience *patience)
 static void calm(struct check *c)
 {
     struct mark m;
-    struct patience patience = {.left_ns = RECOVERY_S * CHECK_NS_PER_S, .end_ns = check_now() + RECOVERY_MAX_S * CHECK_NS_PER_S};
+    struct patience patience = patience_new();
     int waits = 1;
     check_faults_stop(c);
     m = mark_now(c);
@@ -340,9 +345,9 @@ static void settle_and_sweep(struct check *c)
         tick(c);
     check_read_final(c, 0);
     set_phase(c, CHECK_SWEEP);
-    give_up = check_now() + RECOVERY_S * CHECK_NS_PER_S;
-    while (!all_swept(c) && check_now() < give_up && !check_interrupted)
-        tick(c);
+    struct patience patience = patience_new();
+    for (int waits = 1; waits && !all_swept(c);)
+        waits = wait_patiently(c, &patience);
     check_read_final(c, 1);
     for (uint32_t p = 0; p < c->board->processes && !check_interrupted; p++) {
         if (!atomic_load(&c->board->process[p].swept))
