@@ -346,14 +346,13 @@ int near_close(near_cache *cache)
     if (busy) {
         atomic_store_explicit(&cache->state, NEAR_SHELL_OPEN, memory_order_relaxed);
         atomic_store_explicit(&cache->impl, impl, memory_order_release);
+        near__snapshot_start(impl, cache); /* under the mutex: another closer may have it next */
     } else {
         cache->owned = NULL;
     }
     pthread_mutex_unlock(&registry_mutex);
-    if (busy) {
-        near__snapshot_start(impl, cache);
+    if (busy)
         return NEAR_ERR_BUSY;
-    }
     int status = near__snapshot_save(impl);
     destroy_impl(impl);
     return status;

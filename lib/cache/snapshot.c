@@ -131,10 +131,8 @@ void near__snapshot_start(struct near__impl *impl, near_cache *cache)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     s->running = pthread_create(&s->thread, NULL, thread_main, s) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (s->running)
-        return;
-    atomic_store_explicit(&s->status, NEAR_ERR_SYSTEM, memory_order_relaxed);
-    near__log(&impl->log, 4, "core", "snapshot: no thread to read %s", impl->options.snapshot);
+    if (!s->running) /* not logged: the caller may hold a lock */
+        atomic_store_explicit(&s->status, NEAR_ERR_SYSTEM, memory_order_relaxed);
 }
 
 void near__snapshot_stop(struct near__impl *impl)

@@ -89,7 +89,7 @@ struct near__behind {
     uint64_t sequence;
     int64_t away_until_ns, sync_at_ns;
     uint64_t synced_mark;
-    int64_t mend_at_ns;            /* not before then is a broken journal tried to be replaced again */
+    int64_t mend_at_ns;            /* not before then is the journal tried to be replaced again */
     uint32_t away_failures, mend_failures;
     int unnoted; /* what is stored could not be noted in the journal, and nobody has been told yet */
     int stop;
@@ -304,22 +304,23 @@ static void tell_locked(struct near__behind *b)
     pthread_mutex_lock(&b->lock);
 }
 
-static void keep_small_locked(struct near__behind *b)
+static int is_too_large(const struct near__behind *b)
 {
     /* bytes counts struct update for each, which is more than a record's header */
-    if (near__journal_file_bytes(b->journal) > JOURNAL_SLACK_BYTES + JOURNAL_SLACK_FACTOR * (uint64_t)b->bytes)
-        rewrite_locked(b);
+    return near__journal_file_bytes(b->journal) > JOURNAL_SLACK_BYTES + JOURNAL_SLACK_FACTOR * (uint64_t)b->bytes;
 }
 
-/* A journal whose disk has failed gets a new file with all that is queued, as soon as the disk takes it. */
-static void mend_journal_locked(struct near__behind *b)
+/* A journal that has grown, or whose disk has failed, gets a new file with all that is queued, as soon as the disk takes it. */
+static void renew_journal_locked(struct near__behind *b)
 {
     const near_source_options *o = b->config.options;
+    if (!near__journal_is_broken(b->journal) && !is_too_large(b))
+        return;
     int64_t now_ns = near__now(b->config.clock);
-    if (!near__journal_is_broken(b->journal) || now_ns < b->mend_at_ns)
+    if (now_ns < b->mend_at_ns)
         return;
     rewrite_locked(b);
-    if (near__journal_is_broken(b->journal))
+    if (near__journal_is_broken(b->journal) || is_too_large(b))
         b->mend_at_ns = now_ns + near__backoff_ns(o->retry_min_ms, o->retry_max_ms, b->mend_failures++);
     else
         b->mend_failures = 0;
@@ -439,7 +440,7 @@ static int accept_locked(struct near__behind *b, struct update *u, struct update
 {
     int was_synced = is_synced_locked(b);
     if (b->journal)
-        mend_journal_locked(b);
+        renew_journal_locked(b);
     u->sequence = u->oldest = ++b->sequence;
     u->accepted_ns = near__now(b->config.clock);
     u->ready_ns = u->accepted_ns + (int64_t)b->config.options->delay_ms * NEAR_NS_PER_MS;
@@ -449,8 +450,6 @@ static int accept_locked(struct near__behind *b, struct update *u, struct update
     count(&b->config.counters->updates, 1);
     if (old)
         supersede_locked(b, old, u);
-    if (b->journal)
-        keep_small_locked(b);
     if (was_synced || b->fresh_count == 1 || b->fresh_count == b->config.options->batch_max)
         pthread_cond_signal(&b->work);
     return NEAR_OK;
@@ -668,7 +667,7 @@ static void landed_locked(struct near__behind *b)
     if (b->journal) {
         if (near__journal_commit(b->journal) != NEAR_OK)
             b->unnoted = 1;
-        keep_small_locked(b);
+        renew_journal_locked(b);
     }
     pthread_cond_broadcast(&b->space);
     pthread_cond_broadcast(&b->landed);
@@ -785,7 +784,7 @@ int near__behind_is_safe(struct near__behind *b)
 {
     pthread_mutex_lock(&b->lock);
     if (b->count && b->journal)
-        mend_journal_locked(b);
+        renew_journal_locked(b);
     int kept = !b->count || (b->journal && !near__journal_is_broken(b->journal));
     tell_locked(b);
     pthread_mutex_unlock(&b->lock);

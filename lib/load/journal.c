@@ -26,6 +26,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -226,16 +227,15 @@ static int write_header(int fd, uint64_t *ret_id)
 /* The folder's entry of the file is on the disk, too. */
 static void sync_folder(const struct near__journal *j)
 {
+    char folder[PATH_MAX] = "./"; /* a file that could be opened has no longer path */
     const char *slash = strrchr(j->path, '/');
-    char *folder = slash ? near__memdup(j->alloc, j->path, (size_t)(slash - j->path) + 2) : NULL;
-    if (folder)
-        folder[slash - j->path + 1] = 0;
-    int fd = open(folder ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (slash)
+        snprintf(folder, sizeof folder, "%.*s", (int)(slash - j->path) + 1, j->path);
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd >= 0) {
         fsync(fd); /* file systems that cannot, need not */
         close(fd);
     }
-    near__free(j->alloc, folder);
 }
 
 /* ---------------------------------------------------------------- waiting for the disk */

@@ -609,6 +609,28 @@ static void test_journal_s_troubles_are_told_without_a_lock(void **state)
     p->cache = usual;
 }
 
+static void test_journal_that_cannot_be_made_smaller_is_not_tried_with_every_update(void **state)
+{
+    struct place *p = *state;
+    static char value[512 << 10];
+    char new[112];
+    uint64_t before, after;
+    p->options.retry_min_ms = p->options.retry_max_ms = 10 * PATIENCE_MS;
+    atomic_store(&p->table.hold, 1);
+    behind(p, 1);
+    snprintf(new, sizeof new, "%s.new", p->journal);
+    assert_int_equal(mkdir(new, 0700), 0); /* stands in the way of the smaller file */
+    for (int i = 0; i < 30; i++) /* 15 MiB of records, of which one or two count */
+        assert_int_equal(near_source_set(p->source, "k", 1, value, sizeof value, NULL, NULL), NEAR_OK);
+    assert_int_equal(rmdir(new), 0);
+    before = stats_of(p).source_journal_bytes;
+    assert_int_equal(put(p, "k", "last"), NEAR_OK); /* before the pause ends nothing is tried, though it would succeed */
+    after = stats_of(p).source_journal_bytes;
+    atomic_store(&p->table.hold, 0);
+    flush(p);
+    assert_true(after > before);
+}
+
 /* Statistics may be asked for while a source closes.  Here they are asked for, by another thread, at the worst moments: whenever the
  * closing thread has given memory back, which is empty by then. */
 struct grave {
@@ -1133,6 +1155,7 @@ int main(void)
         TEST(test_behind_full_blocks_until_the_deadline_and_coalesces_all_the_same),
         TEST(test_behind_a_full_queue_does_not_wait_for_the_delay),
         TEST(test_journal_s_troubles_are_told_without_a_lock),
+        TEST(test_journal_that_cannot_be_made_smaller_is_not_tried_with_every_update),
         TEST(test_statistics_leave_a_closing_source_alone),
         TEST(test_behind_gives_up_after_so_many_attempts_and_tells),
         TEST(test_behind_cache_failed_and_the_key_is_forgotten_again_after_the_store),
