@@ -112,6 +112,22 @@ static unsigned count_local(near_cache *cache)
     return n;
 }
 
+static near_stats stats_of(near_cache *cache)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    assert_int_equal(near_stats_get(cache, &stats), NEAR_OK);
+    return stats;
+}
+
+/* All that `from` has kept (NULL: all keys) is local.  Two keys whose hashes agree in bucket and tag displace each other: with these
+ * numbers that happens once in 1,500 tiers, and is counted. */
+static void assert_all_local(near_cache *cache, near_cache *from)
+{
+    uint64_t all = KEYS - (from ? stats_of(from).evictions : 0), lost = stats_of(cache).evictions;
+    assert_in_range(lost, 0, 2);
+    assert_in_range(count_local(cache), all - lost, all);
+}
+
 static near_warm_result no_result(void) { return (near_warm_result){.size = sizeof(near_warm_result)}; }
 
 static void test_list_is_read_into_the_local_tier(void **state)
@@ -155,9 +171,9 @@ static void test_snapshot_has_the_hottest_first_and_warms_another(void **state)
     }
     assert_int_equal(hot, 20);
     assert_int_equal(near_warm_save(p->old, p->path, 0, &saved, NULL), NEAR_OK);
-    assert_int_equal(saved, KEYS);
+    assert_int_equal(saved, count_local(p->old));
     assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, NULL), NEAR_OK);
-    assert_int_equal(count_local(p->fresh), KEYS);
+    assert_all_local(p->fresh, p->old);
 }
 
 static void test_scan_reads_what_matches_behind_the_prefix(void **state)
@@ -172,7 +188,7 @@ static void test_scan_reads_what_matches_behind_the_prefix(void **state)
     assert_int_equal(count_local(p->fresh), 20);
     assert_true(is_local(p->fresh, "key:10") && is_local(p->fresh, "key:29"));
     assert_int_equal(near_warm_scan(p->fresh, "*", NULL, &result), NEAR_OK);
-    assert_int_equal(count_local(p->fresh), KEYS);
+    assert_all_local(p->fresh, NULL);
     assert_int_equal(result.errors, 0);
     assert_int_equal(near_warm_scan(p->fresh, NULL, NULL, NULL), NEAR_ERR_INVALID);
     near_close(outside);
@@ -328,13 +344,6 @@ static near_cache *open_with_snapshot(struct place *p, const char *uri, void (*c
     return cache;
 }
 
-static near_stats stats_of(near_cache *cache)
-{
-    near_stats stats = {.size = sizeof(stats)};
-    assert_int_equal(near_stats_get(cache, &stats), NEAR_OK);
-    return stats;
-}
-
 static int64_t status_of(near_cache *cache) { return stats_of(cache).snapshot_status; }
 
 static size_t read_whole(const char *path, char *bytes, size_t capacity)
@@ -448,7 +457,7 @@ static void test_a_cache_that_stays_open_goes_on_reading(void **state)
     assert_int_equal(near_get(cache, "key:10", 6, NULL, &value), NEAR_OK);
     assert_int_equal(near_close(cache), NEAR_ERR_BUSY);
     assert_true(wait_until(status_of(cache) == NEAR_OK, PATIENCE_MS));
-    assert_int_equal(count_local(cache), KEYS);
+    assert_all_local(cache, p->old);
     near_release(&value);
     assert_int_equal(near_close(cache), NEAR_OK);
 }
@@ -482,8 +491,8 @@ static void test_redis_list_snapshot_and_scan(void **state)
     assert_int_equal(count_local(p->fresh), 20);
     assert_int_equal(near_warm_save(p->old, p->path, 0, NULL, NULL), NEAR_OK);
     assert_int_equal(near_warm_file(p->fresh, p->path, NULL, &result, NULL), NEAR_OK);
-    assert_int_equal(result.found, KEYS);
-    assert_int_equal(count_local(p->fresh), KEYS);
+    assert_int_equal(result.found, count_local(p->old));
+    assert_all_local(p->fresh, p->old);
     redis_server_kill(server);
     near_warm_options options;
     near_warm_options_init(&options);
