@@ -254,9 +254,13 @@ static void get_batch(struct near__local *local, struct near__reader *reader, co
     terms.is_fresh = terms.fresh == NEAR_TICKS_ALWAYS || near__ticks() < terms.fresh;             /* 4 */
     for (size_t i = 0; i < count_; i++) {
         int plain = take_plain(local, reader, batch.entry[i], &terms, &views[i]);
-        hits += (uint64_t)plain;
         results[i] = near__likely(plain) ? NEAR_LOCAL_HIT : take(local, reader, batch.entry[i], &terms, &views[i]);
-        near__hit_show(local, reader, keys[i].key, keys[i].size, batch.entry[i], results[i]);
+        hits += (uint64_t)plain;
+        if (near__unlikely(local->taps)) { /* which of the hits are looked at goes by their count (hotkeys.c) */
+            near__reader_add(reader, NEAR_COUNT_HITS, hits);
+            hits = 0;
+            near__hit_show(local, reader, keys[i].key, keys[i].size, batch.entry[i], results[i]);
+        }
     }
     near__reader_add(reader, NEAR_COUNT_HITS, hits);
 }
