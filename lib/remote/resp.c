@@ -200,6 +200,14 @@ static void refuse(struct near__resp *r, int status, const char *text)
         near__fault_set(&r->fault, status, "%s", text);
 }
 
+static void refuse_length(struct near__resp *r, uint64_t length)
+{
+    if (length <= BULK_LIMIT)
+        refuse(r, NEAR_ERR_TOO_LARGE, "the value in the remote tier exceeds value_max");
+    else
+        refuse(r, NEAR_ERR_PROTOCOL, "a bulk string is too long");
+}
+
 static int depth(const redisReadTask *task)
 {
     int n = 0;
@@ -258,6 +266,10 @@ static void *create_string(const redisReadTask *task, char *bytes, size_t size)
 {
     struct near__resp *r = task->privdata;
     int is_bulk = task->type == REDIS_REPLY_STRING;
+    if (is_bulk && size > r->bulk_max) { /* all of it came at once, so that nobody had to wait for more */
+        refuse_length(r, size);
+        return NULL;
+    }
     if (is_bulk && (bytes[size] != '\r' || bytes[size + 1] != '\n')) {
         refuse(r, NEAR_ERR_PROTOCOL, "a bulk string is longer than announced");
         return NULL;
@@ -391,10 +403,7 @@ static int bulk_header(struct near__resp *r)
         length = length * 10 + (uint64_t)(*from++ - '0');
     if (length <= r->bulk_max)
         return 0;
-    if (length <= BULK_LIMIT)
-        refuse(r, NEAR_ERR_TOO_LARGE, "the value in the remote tier exceeds value_max");
-    else
-        refuse(r, NEAR_ERR_PROTOCOL, "a bulk string is too long");
+    refuse_length(r, length);
     return -1;
 }
 
