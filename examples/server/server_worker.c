@@ -66,6 +66,14 @@ static int client_run(struct client *c)
     return 0;
 }
 
+/* An inline request is unquoted where it lies, so it can be parsed only once: reads before it, which may rewind, come first. */
+static int reads_before_inline(struct client *c)
+{
+    const struct batch *b = &c->worker->batch;
+    int is_inline = bytes_size(&c->in) > c->request.begin && c->in.data[c->in.start + c->request.begin] != '*';
+    return is_inline && b->kind == BATCH_READ && batch_run(c);
+}
+
 /* Parses and runs what has been received.  Returns 1 when it stopped because of unread output, otherwise 0. */
 static int client_execute(struct client *c)
 {
@@ -75,6 +83,8 @@ static int client_execute(struct client *c)
     enum request_state state = REQUEST_READY;
     int rewound = 0;
     while (!rewound && !c->ending && !c->out.failed && bytes_size(&c->out) < SERVER_OUT_PAUSE) {
+        if ((rewound = reads_before_inline(c)))
+            break;
         state = request_parse(&c->request, c->in.data + c->in.start, bytes_size(&c->in), &limits, &error);
         if (state != REQUEST_READY)
             break;

@@ -463,6 +463,30 @@ static void test_a_half_closed_client_gets_its_answers(void **state)
     close(fd);
 }
 
+/* Reads that are put off until their answers have been read are parsed once more, and so is what came behind them. */
+static void test_an_inline_request_behind_large_reads_stays_what_it_is(void **state)
+{
+    enum { READS = 8, SIZE = 512 * 1024 };
+    static char value[SIZE + 1], request[SIZE + 64], answer[SIZE + 32];
+    int fd = client();
+    (void)state;
+    memset(value, 'v', SIZE);
+    send_all(fd, request, format(request, 3, (const char *const[]){"SET", "large", value}));
+    expect(fd, "+OK\r\n");
+    request[0] = 0;
+    for (int i = 0; i < READS; i++)
+        strcat(request, "*2\r\n$3\r\nGET\r\n$5\r\nlarge\r\n");
+    strcat(request, "SET inline \"a \\\"b\\\" c\"\r\nGET inline\r\n");
+    send_text(fd, request);
+    snprintf(answer, sizeof answer, "$%d\r\n%s\r\n", SIZE, value);
+    for (int i = 0; i < READS; i++)
+        expect(fd, answer);
+    expect(fd, "+OK\r\n$7\r\na \"b\" c\r\n");
+    send_text(fd, "DEL large inline\r\n");
+    expect(fd, ":2\r\n");
+    close(fd);
+}
+
 static void test_info_tells_about_the_cache(void **state)
 {
     char text[16384];
@@ -795,6 +819,7 @@ int main(void)
         cmocka_unit_test(test_a_pipeline_of_many_writes_is_answered_in_order),
         cmocka_unit_test(test_writes_of_a_pipeline_run_together),
         cmocka_unit_test(test_a_half_closed_client_gets_its_answers),
+        cmocka_unit_test(test_an_inline_request_behind_large_reads_stays_what_it_is),
         cmocka_unit_test(test_info_tells_about_the_cache),
         cmocka_unit_test(test_info_tells_hot_keys),
         cmocka_unit_test(test_J_nonsense_is_answered_with_an_error_and_the_end),
