@@ -484,18 +484,29 @@ static void remove_beside(const struct command *c, const struct beside *b)
         near__keyspace_remove(&c->store->keys, record);
 }
 
-/* What every write of a key does to its lease and its tags. */
+static int beside_both(const struct command *c, struct beside *ret_lease, struct beside *ret_tags)
+{
+    if (beside_key(c, NEAR_LEASE_SUFFIX, ret_lease) != 0)
+        return NEAR_ERR_NOMEM;
+    if (beside_key(c, NEAR_TAGS_SUFFIX, ret_tags) == 0)
+        return NEAR_OK;
+    near__free(&c->store->alloc, ret_lease->name);
+    return NEAR_ERR_NOMEM;
+}
+
+static void void_lease(const struct command *c, const struct beside *lease)
+{
+    if (!NEAR_MUTANT(LEASE_OUTLIVES_WRITE))
+        remove_beside(c, lease);
+}
+
+/* What every write of a value does to its lease and its tags. */
 static int void_load(const struct command *c)
 {
     struct beside lease, tags;
-    if (beside_key(c, NEAR_LEASE_SUFFIX, &lease) != 0)
+    if (beside_both(c, &lease, &tags) != NEAR_OK)
         return NEAR_ERR_NOMEM;
-    if (beside_key(c, NEAR_TAGS_SUFFIX, &tags) != 0) {
-        near__free(&c->store->alloc, lease.name);
-        return NEAR_ERR_NOMEM;
-    }
-    if (!NEAR_MUTANT(LEASE_OUTLIVES_WRITE))
-        remove_beside(c, &lease);
+    void_lease(c, &lease);
     remove_beside(c, &tags);
     near__free(&c->store->alloc, lease.name);
     near__free(&c->store->alloc, tags.name);
@@ -597,14 +608,22 @@ static int run_del(struct command *c)
     return leased && !told ? NEAR_MISS : NEAR_OK;
 }
 
+/* The value stays, and so do its tags, as long as it does. */
 static int run_expire(struct command *c)
 {
+    struct beside lease, tags;
     if (!c->record)
         return NEAR_MISS;
-    if (void_load(c) != NEAR_OK)
+    if (beside_both(c, &lease, &tags) != NEAR_OK)
         return NEAR_ERR_NOMEM;
+    void_lease(c, &lease);
+    struct near__record *kept = record_beside(c, &tags);
     c->record->expire_ns = expiry_of(c, c->q->ttl_ms);
+    if (kept)
+        kept->expire_ns = c->record->expire_ns;
     announce(c);
+    near__free(&c->store->alloc, lease.name);
+    near__free(&c->store->alloc, tags.name);
     return NEAR_OK;
 }
 
@@ -975,12 +994,8 @@ static int lease_named(struct command *c, const struct beside *lease, const stru
 static int run_lease(struct command *c, const struct near__alloc *value_alloc, uint64_t value_max)
 {
     struct beside lease, tags;
-    if (beside_key(c, NEAR_LEASE_SUFFIX, &lease) != 0)
+    if (beside_both(c, &lease, &tags) != NEAR_OK)
         return NEAR_ERR_NOMEM;
-    if (beside_key(c, NEAR_TAGS_SUFFIX, &tags) != 0) {
-        near__free(&c->store->alloc, lease.name);
-        return NEAR_ERR_NOMEM;
-    }
     int status = lease_named(c, &lease, &tags, value_alloc, value_max);
     near__free(&c->store->alloc, lease.name);
     near__free(&c->store->alloc, tags.name);

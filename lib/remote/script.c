@@ -32,7 +32,8 @@
  * they get the script without it, and refuse.
  *
  * Every write removes the key's lease and tags (remote.h), before it takes effect: a loader that asked its source earlier finds
- * its lease gone and leaves the newer value alone.  A DEL of a key that is absent but leased counts as a write: it is
+ * its lease gone and leaves the newer value alone.  EXPIRE leaves the tags, which are as true as the value is, and gives them the
+ * same life: were they gone first, the value would count as one without tags.  A DEL of a key that is absent but leased counts as a write: it is
  * numbered and told, so that nobody joins the load that it has made void.
  *
  * Lua's tostring writes 1.7e15 with 14 digits; string.format('%.0f') writes all of them.  Positions stay below 2^53
@@ -175,7 +176,8 @@ const struct near__script near__script_delete = {
     "  redis.call('DECRBY',key,value)\n"                                                                              \
     "  return e\n"                                                                                                    \
     "end\n"                                                                                                           \
-    "if key then redis.call('DEL',key.." LEASE ",key.." TAGS ") end\n"                                                \
+    "if key then redis.call('DEL',key.." LEASE ") end\n"                                                              \
+    "if key and op~='EXPIRE' then redis.call('DEL',key.." TAGS ") end\n"                                              \
     "if op=='INCR' then\n"                                                                                            \
     "  if n>-9007199254740992 and n<9007199254740992 then n=string.format('%.0f',n)\n"                                \
     "  else n=redis.call('GET',key) end\n"                                                                            \
@@ -187,17 +189,19 @@ const struct near__script near__script_delete = {
     "  return {0,p,tonumber(ttl),'0'}\n"                                                                              \
     "elseif op=='DEL' then redis.call('DEL',key)\n"                                                                   \
     "elseif op=='EXPIRE' then\n"                                                                                      \
-    "  if ttl=='0' then redis.call('PERSIST',key) else redis.call('PEXPIRE',key,ttl) end\n"                           \
+    "  for _,k in ipairs({key,key.." TAGS "}) do\n"                                                                   \
+    "    if ttl=='0' then redis.call('PERSIST',k) else redis.call('PEXPIRE',k,ttl) end\n"                             \
+    "  end\n"                                                                                                         \
     "end\n"                                                                                                           \
     "return {done,p,-1,'0'}\n"
 
 const struct near__script near__script_write = {
     .text = WRITE_TEXT,
-    .sha1 = "683b59c846f82b5277884a7f0a7e0baa29ce85ad",
+    .sha1 = "9041634c4b2686dbeaa3d08aa19dd6dd3099ae78",
 };
 const struct near__script near__script_write_always = {
     .text = ALLOW_OOM WRITE_TEXT,
-    .sha1 = "90abeb000f3c9e22d9a38832255a0ebec4cd3a6e",
+    .sha1 = "d0e460081fb530c39bb114974f2f5fb5d40fa552",
     .without_flags = &near__script_write,
 };
 

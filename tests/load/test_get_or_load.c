@@ -595,6 +595,25 @@ static void test_an_unchanged_value_keeps_its_tags(void **state)
     assert_string_equal(load_tags_with(p->a, "k", &t, 0), "two");
 }
 
+/* Another time to live is still the same value, made from the same things. */
+static void test_another_time_to_live_keeps_the_tags(void **state)
+{
+    static const int64_t lives[] = {3600000, 0};
+    struct pair *p = pair_of(state);
+    struct tagged t = {.tags = {"red"}};
+    source_init(&t.source, "old");
+    for (size_t i = 0; i < 2; i++) {
+        says(&t, "old");
+        assert_int_equal(near_invalidate_tag(p->a, "red", 3, NULL), NEAR_OK);
+        assert_string_equal(load_tags(p->a, "k", &t), "old");
+        assert_int_equal(near_expire(p->a, "k", 1, lives[i], NULL), NEAR_OK);
+        assert_string_equal(load_tags(p->a, "k", &t), "old");
+        says(&t, "new");
+        assert_int_equal(near_invalidate_tag(p->a, "red", 3, NULL), NEAR_OK);
+        assert_string_equal(load_tags(p->a, "k", &t), "new");
+    }
+}
+
 static void test_a_plain_write_has_no_tags(void **state)
 {
     struct pair *p = pair_of(state);
@@ -876,6 +895,7 @@ int main(void)
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts),
         ON_ALL(test_R17_get_after_a_tag_s_invalidation_does_not_join_an_older_load),
         ON_ALL(test_an_unchanged_value_keeps_its_tags),
+        ON_ALL(test_another_time_to_live_keeps_the_tags),
         ON_ALL(test_a_plain_write_has_no_tags),
         ON_ALL(test_bad_tags_are_told_and_change_nothing),
         cmocka_unit_test(test_a_loader_may_load),
