@@ -10,6 +10,7 @@
 
 #include "remote/script.h"
 #include "remote_fixture.h"
+#include "support/group_server.h"
 
 static const char acl[] = "user default on nopass ~* &* +@all\n"
                           "user app on >secret ~t:* ~nearcache:pos:t:* &nearcache:0:t:* +@all\n"
@@ -19,20 +20,11 @@ static const char acl[] = "user default on nopass ~* &* +@all\n"
                           "user blind on >secret ~* &* +@all -info\n"
                           "user reader on >secret ~* &* +@all -set -incr\n";
 
-static struct redis_server *server;
-
-static int group_setup(void **state)
+static int setup_users(void **state)
 {
     struct redis_server_options o = {.acl = acl, .config = "busy-reply-threshold 50\n"};
     (void)state;
-    return redis_server_available() && !(server = redis_server_start(&o)) ? -1 : 0;
-}
-
-static int group_teardown(void **state)
-{
-    (void)state;
-    redis_server_free(server);
-    return 0;
+    return group_start(&o);
 }
 
 static int setup(void **state)
@@ -47,11 +39,6 @@ static int setup(void **state)
     }
     return 0;
 }
-
-#define NEEDS_SERVER() \
-    (void)state;       \
-    if (!server)       \
-    skip()
 
 static struct fixture *as(const char *user, const char *password)
 {
@@ -444,5 +431,5 @@ int main(void)
         T(test_R27_a_long_script_is_said_and_ends_the_channel),
         T(test_R38_a_server_without_room_for_clients_says_so),
     };
-    return cmocka_run_group_tests(tests, group_setup, group_teardown);
+    return cmocka_run_group_tests(tests, setup_users, group_teardown);
 }

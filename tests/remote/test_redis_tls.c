@@ -11,8 +11,7 @@
 
 #include "fake_redis.h"
 #include "remote_fixture.h"
-
-static struct redis_server *server;
+#include "support/group_server.h"
 
 static int has_tls(void)
 {
@@ -23,26 +22,12 @@ static int has_tls(void)
     return status == NEAR_OK;
 }
 
-static int group_setup(void **state)
+static int setup_tls(void **state)
 {
     struct redis_server_options o = {.tls = 1};
     (void)state;
-    if (!has_tls() || !redis_server_available() || !redis_server_tls_available())
-        return 0;
-    return (server = redis_server_start(&o)) ? 0 : -1;
+    return has_tls() && redis_server_tls_available() ? group_start(&o) : 0;
 }
-
-static int group_teardown(void **state)
-{
-    (void)state;
-    redis_server_free(server);
-    return 0;
-}
-
-#define NEEDS_SERVER() \
-    (void)state;       \
-    if (!server)       \
-    skip()
 
 static const char *at(const char *host, int port)
 {
@@ -267,5 +252,5 @@ int main(void)
         cmocka_unit_test(test_many_threads_share_a_tls_connection),
         cmocka_unit_test(test_I_a_tls_peer_that_dies_raises_no_signal),
     };
-    return cmocka_run_group_tests(tests, group_setup, group_teardown);
+    return cmocka_run_group_tests(tests, setup_tls, group_teardown);
 }

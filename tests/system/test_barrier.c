@@ -70,17 +70,25 @@ static void putter_start(struct putter *p, near_cache *cache, const char *value)
     assert_int_equal(pthread_create(&p->thread, NULL, putter_main, p), 0);
 }
 
+/* Lets time pass until the put has returned, as it must with NEAR_OK; how long that took. */
+static int64_t putter_pass(struct stack *s, struct putter *p)
+{
+    int64_t begun = atomic_load(&s->now_ns);
+    while (!atomic_load(&p->done)) {
+        stack_skip(s, 5);
+        wait_a_moment();
+    }
+    pthread_join(p->thread, NULL);
+    assert_int_equal(p->status, NEAR_OK);
+    return atomic_load(&s->now_ns) - begun;
+}
+
 /* A first barrier makes the list; when it has returned the list is old enough for B, and a bound after its heartbeat found it for A. */
 static void settle(struct stack *s)
 {
     struct putter first;
     putter_start(&first, s->b, "first");
-    while (!atomic_load(&first.done)) {
-        stack_skip(s, 5);
-        wait_a_moment();
-    }
-    pthread_join(first.thread, NULL);
-    assert_int_equal(first.status, NEAR_OK);
+    putter_pass(s, &first);
     stack_recover(s, s->a);
     stack_recover(s, s->b);
     stack_fence(s, s->a); /* its heartbeat has found the list */
@@ -189,15 +197,9 @@ static void test_G7_close_without_an_answer_of_the_server(void **state)
     stack_close(s->a);
     s->a = NULL;
     putter_start(&putter, s->b, "second");
-    int64_t begun = atomic_load(&s->now_ns);
-    while (!atomic_load(&putter.done)) {
-        stack_skip(s, 5);
-        wait_a_moment();
-    }
-    pthread_join(putter.thread, NULL);
-    assert_int_equal(putter.status, NEAR_OK);
+    int64_t waited_ns = putter_pass(s, &putter);
     assert_int_equal(barrier.processes, 1);
-    assert_true(atomic_load(&s->now_ns) - begun >= 900 * NEAR_NS_PER_MS);
+    assert_true(waited_ns >= 900 * NEAR_NS_PER_MS);
 }
 
 /* An answer that is lost costs time, nothing else. */
@@ -208,14 +210,8 @@ static void test_G7_lost_answer_costs_a_bound(void **state)
     settle(s);
     stack_hold(s, NEAR_FAULT_DROP_MESSAGES, NEAR_OP_ANSWER, 1);
     putter_start(&putter, s->b, "second");
-    int64_t begun = atomic_load(&s->now_ns);
-    while (!atomic_load(&putter.done)) {
-        stack_skip(s, 5);
-        wait_a_moment();
-    }
-    pthread_join(putter.thread, NULL);
-    assert_int_equal(putter.status, NEAR_OK);
-    assert_true(atomic_load(&s->now_ns) - begun >= 1000 * NEAR_NS_PER_MS);
+    int64_t waited_ns = putter_pass(s, &putter);
+    assert_true(waited_ns >= 1000 * NEAR_NS_PER_MS);
 }
 
 /* A is not on the new list, and holds the old value by a proof of before. */
@@ -229,14 +225,8 @@ static void test_G7_lost_list_is_not_believed(void **state)
     near__memory_foreign_del(s->store, ":nearcache-members", strlen(":nearcache-members"));
     putter_start(&putter, s->b, "second");
     assert_true(wait_until(strcmp(stack_server(s, "k"), "second") == 0, PATIENCE_MS));
-    int64_t begun = atomic_load(&s->now_ns);
-    while (!atomic_load(&putter.done)) {
-        stack_skip(s, 5);
-        wait_a_moment();
-    }
-    pthread_join(putter.thread, NULL);
-    assert_int_equal(putter.status, NEAR_OK);
-    assert_true(atomic_load(&s->now_ns) - begun >= 1000 * NEAR_NS_PER_MS);
+    int64_t waited_ns = putter_pass(s, &putter);
+    assert_true(waited_ns >= 1000 * NEAR_NS_PER_MS);
     assert_string_equal(look(s->a, "k"), "second");
     stack_hold(s, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
 }
@@ -249,15 +239,9 @@ static void test_G7_barrier_without_an_answer_of_the_server(void **state)
     settle(s);
     near__memory_error(s->store, NEAR_OP_ROLL, NEAR_ERR_MISCONFIGURED, 1);
     putter_start(&putter, s->b, "second");
-    int64_t begun = atomic_load(&s->now_ns);
-    while (!atomic_load(&putter.done)) {
-        stack_skip(s, 5);
-        wait_a_moment();
-    }
-    pthread_join(putter.thread, NULL);
-    assert_int_equal(putter.status, NEAR_OK);
+    int64_t waited_ns = putter_pass(s, &putter);
     assert_int_equal(barrier.processes, 0);
-    assert_true(atomic_load(&s->now_ns) - begun >= 1000 * NEAR_NS_PER_MS);
+    assert_true(waited_ns >= 1000 * NEAR_NS_PER_MS);
 }
 
 /* A bound that grows is told before it is used: otherwise A's lease would be over for B, and not for A. */

@@ -662,14 +662,20 @@ static int source_set(struct world *w, const char *key, size_t size)
     return status;
 }
 
+static void journalled(struct world *w, int (*store_of)(void *arg, near_update *updates, size_t count, uint32_t timeout_ms),
+                       near_source_options *ret)
+{
+    near_source_options_init(ret);
+    ret->store = store_of;
+    ret->store_arg = w;
+    ret->flags = NEAR_SOURCE_BEHIND;
+    ret->journal = w->journal;
+}
+
 static void before_replay(struct world *w)
 {
     near_source_options options;
-    near_source_options_init(&options);
-    options.store = refuse_store;
-    options.store_arg = w;
-    options.flags = NEAR_SOURCE_BEHIND;
-    options.journal = w->journal;
+    journalled(w, refuse_store, &options);
     assert_int_equal(near_source_open(w->cache, &options, &w->source, &w->error), NEAR_OK);
     assert_true(source_set(w, "s", 100) >= 0);
     assert_int_equal(near_source_close(w->source, 1, 0), NEAR_PENDING);
@@ -982,10 +988,7 @@ static void test_close_does_not_promise_what_a_broken_journal_cannot_keep(void *
     int before = descriptors();
     near_source_options options;
     open_ready(w);
-    near_source_options_init(&options);
-    options.store = refuse_store;
-    options.flags = NEAR_SOURCE_BEHIND;
-    options.journal = w->journal;
+    journalled(w, refuse_store, &options);
     options.retry_min_ms = options.retry_max_ms = 1;
     assert_int_equal(near_source_open(w->cache, &options, &w->source, NULL), NEAR_OK);
     sysfail_function_at("fdatasync", 1, EIO, 1);
@@ -1019,11 +1022,7 @@ static void test_journal_reaches_the_disk_every_second_whatever_is_waited_for(vo
     int before = descriptors();
     near_source_options options;
     open_ready(w);
-    near_source_options_init(&options);
-    options.store = store;
-    options.store_arg = w;
-    options.flags = NEAR_SOURCE_BEHIND;
-    options.journal = w->journal;
+    journalled(w, store, &options);
     options.journal_sync = NEAR_JOURNAL_EVERY_SECOND;
     options.delay_ms = 3600000;
     assert_int_equal(near_source_open(w->cache, &options, &w->source, NULL), NEAR_OK);
