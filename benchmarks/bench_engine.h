@@ -37,6 +37,7 @@ struct bench_engine {
     const char *sentence;
     int evicts; /* keeps to its limits */
     int remote; /* works on config.socket, where the keys are already */
+    int tends;  /* goes on in the background after it has been filled */
 
     /* The store, or NULL with a text in error. */
     void *(*open)(const struct bench_engine_config *config, char *error, size_t capacity);

@@ -358,7 +358,7 @@ static uint64_t fill(const struct bout *bout, uint64_t count, int only_absent, u
 static uint64_t settle(const struct bout *bout, int still, uint64_t *ret_entries)
 {
     uint64_t now = bout->engine->memory(bout->store, ret_entries);
-    for (int rounds = 0, same = 0; same < still && rounds < SETTLE_ROUNDS; rounds++) {
+    for (int rounds = 0, same = 0; bout->engine->tends && same < still && rounds < SETTLE_ROUNDS; rounds++) {
         uint64_t before = now;
         bench_sleep(0.01);
         now = bout->engine->memory(bout->store, ret_entries);

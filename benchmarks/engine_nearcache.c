@@ -92,6 +92,7 @@ const struct bench_engine bench_engine_nearcache = {
     .name = "nearcache",
     .sentence = "this library's local tier (near_get_copy, near_set, near_mget)",
     .evicts = 1,
+    .tends = 1,
     .open = open_cache,
     .close = close_cache,
     .get = get,
