@@ -10,6 +10,9 @@ const struct bench_engine *const bench_engines[] = {
 #ifdef HAVE_CK
     &bench_engine_ck,
 #endif
+#ifdef HAVE_CUCKOO
+    &bench_engine_cuckoo,
+#endif
     &bench_engine_uthash,
     &bench_engine_sharded,
     &bench_engine_hiredis,

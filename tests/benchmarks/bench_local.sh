@@ -12,7 +12,9 @@ case ${INSTRUMENT_CFLAGS-} in
 *thread*) engines="nearcache floor uthash-lru sharded-lru" ;;
 *) engines="nearcache floor cds-lfht uthash-lru sharded-lru" ;;
 esac
-if run 2 local --engine none > /dev/null && grep -q ck-ht "$work/err"; then
+run 2 local --engine none > /dev/null
+! grep -q libcuckoo "$work/err" || engines="$engines libcuckoo"
+if grep -q ck-ht "$work/err"; then
     case ${INSTRUMENT_CFLAGS-} in *thread*) ;; *) engines="$engines ck-ht" ;; esac
 fi
 
