@@ -382,12 +382,33 @@ static int run_write(near_cache *cache, struct near__request *request, const nea
     return status;
 }
 
+/* The short way of a plain SET without a remote tier: see only.c.  One in so many takes the long way, where it is timed.  0: nothing has
+ * been written, or it is to be tried again. */
+static int set_quickly(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size)
+{
+    struct short_way way;
+    if (near__unlikely(near__reader_last.name != cache) && (!cache || !recall(cache)))
+        return 0;
+    if (!near__rcu_enter_quickly(&way.place))
+        return 0;
+    way.reader = near__reader_last.reader;
+    struct near__impl *impl = near__impl_in_section(cache);
+    int done = impl && !impl->remote && way.reader->quick_writes++ % NEAR_TIMED_OF &&
+               near__local_set_quickly(impl, way.reader, key, key_size, value, value_size);
+    if (done)
+        near__reader_add(way.reader, NEAR_COUNT_WRITES, 1);
+    near__rcu_leave_quickly(way.place);
+    return done;
+}
+
 int near_set(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size,
              const near_write *write, const near_call *call)
 {
     near_call my_call;
     near_write my_write;
     int status = near__key_check(key, key_size);
+    if (near__likely(status == NEAR_OK && !write && !call && value) && set_quickly(cache, key, key_size, value, value_size))
+        return NEAR_OK;
     if (status == NEAR_OK && !value && value_size)
         status = NEAR_ERR_INVALID;
     if (status != NEAR_OK || (status = near__call_copy(call, &my_call)) != NEAR_OK ||
@@ -640,7 +661,7 @@ static void stats_of_calls(const struct near__impl *impl, near_stats *stats)
     stats->remote_hits = load(&c->remote_hits);
     stats->remote_misses = load(&c->remote_misses);
     stats->remote_errors = load(&c->remote_errors);
-    stats->writes = load(&c->writes);
+    stats->writes += load(&c->writes); /* to what the local tier has counted */
     stats->writes_unmet = load(&c->writes_unmet);
     stats->writes_failed = load(&c->writes_failed);
     stats->writes_unknown = load(&c->writes_unknown);

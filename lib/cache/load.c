@@ -47,7 +47,7 @@ struct near__load *near__load_create(struct near__impl *impl, const void *key, s
     snprintf(load->owner, sizeof(load->owner), "%016" PRIx64 "%016" PRIx64, near__load_random(), near__load_random());
     load->ticket = near__local_ticket(impl->local, key, key_size);
     if (!impl->remote)
-        load->asked_at = near__local_position(impl);
+        load->asked_at = near__local_invalidations(impl);
     load->flight = flight;
     near__flight_ref(l->flights, flight);
     return load;
@@ -298,9 +298,7 @@ static int fill_only(struct near__load *load, struct near__request *q, const cha
         struct near__learnt learnt = {.key = load->key,
                                       .key_size = load->key_size,
                                       .ticket = near__tags_ticket(impl, load->key, load->key_size),
-                                      .position = near__local_position(impl),
-                                      .ttl_ms = q->ttl_ms ? q->ttl_ms : -1,
-                                      .sent_ns = near__now(&impl->clock)};
+                                      .ttl_ms = q->ttl_ms ? q->ttl_ms : -1};
         near__tags_learn(impl, &learnt, text, text_size);
     }
     return near__local_write_if(impl, q, load->ticket);

@@ -75,7 +75,7 @@ struct near__learnt {
     const void *key;
     size_t key_size;
     struct near__ticket ticket; /* near__tags_ticket, from before the request was sent */
-    uint64_t position;          /* local terms */
+    uint64_t position;          /* local terms; without a remote tier unused, and so is sent_ns */
     int64_t ttl_ms, sent_ns;
 };
 struct near__ticket near__tags_ticket(struct near__impl *impl, const void *key, size_t key_size);

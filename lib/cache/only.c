@@ -1,9 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Writes of a cache without a remote tier ("local:").  The process itself numbers them: one atomic counter gives positions,
- * so that the local tier orders them exactly as it orders Redis's.  What reads, changes and writes (conditions, INCR, CAS,
- * EXPIRE) does so under one of a few mutexes, chosen by the key's stripe; a plain SET takes it too, or it could slip in between,
- * and so that writes of one stripe are installed in the order of their numbers.  Reads take nothing. */
+ * Writes of a cache without a remote tier ("local:").  The process itself numbers them, so that the local tier orders them exactly
+ * as it orders Redis's.  What reads, changes and writes (conditions, INCR, CAS, EXPIRE) does so under one of a few mutexes, chosen
+ * by the key's stripe; a plain SET takes it too, or it could slip in between, and so that writes of one stripe are installed in the
+ * order of their numbers.  Reads take nothing.
+ *
+ * Numbers.  A write's is one above its stripe's floor.  Every write raises the floor to its own before it lets go of the mutex,
+ * whether it is kept or not, so no two of a stripe have the same, and nothing else is compared: writes of different keys share no
+ * counter.  Only invalidations of tags do, because a tag's number is compared with when a load began.
+ *
+ * A plain SET, which is nearly all of them, takes the short way: it runs inside the read section in which the cache was found open,
+ * so near_close need not count it, and does nothing that waits.  Whoever holds the mutex may be waiting for room, and so for all
+ * sections to end; so the mutex is tried, not waited for, and whatever is not as it should be is left to the long way. */
 #include "cache/cache.h"
 
 #include <inttypes.h>
@@ -18,7 +26,7 @@ struct near__local_writes {
         pthread_mutex_t mutex;
         char apart[64 - sizeof(pthread_mutex_t) % 64]; /* threads that write other keys do not share a line */
     } stripe[STRIPES];
-    _Atomic(uint64_t) position;
+    _Atomic(uint64_t) invalidations; /* of tags: the number of the last one */
 };
 
 int near__local_writes_create(struct near__impl *impl)
@@ -47,10 +55,15 @@ struct current {
     struct near__view view;
 };
 
-static uint64_t next_position(struct near__impl *impl)
+/* Under the key's mutex; the ticket was taken under it, too. */
+static uint64_t next_position(struct near__ticket ticket)
 {
-    /* relaxed: positions of one key are taken under its mutex */
-    return 1 + atomic_fetch_add_explicit(&impl->local_writes->position, 1, memory_order_relaxed);
+    return ticket.floor + 1;
+}
+
+static pthread_mutex_t *mutex_of(struct near__impl *impl, struct near__ticket ticket)
+{
+    return &impl->local_writes->stripe[ticket.stripe % STRIPES].mutex;
 }
 
 static int64_t ttl_left_ms(const struct near__impl *impl, const struct near__view *view)
@@ -74,7 +87,7 @@ static int put(struct near__impl *impl, struct near__reader *reader, const struc
     for (int tries = 0; tries < ROOM_TRIES; tries++) {
         struct near__ticket ticket = near__local_ticket(impl->local, request->key, request->key_size);
         if (near__local_install(impl->local, reader, ticket, request->key, request->key_size, value, size,
-                                next_position(impl), ttl_ms, NEAR_NEVER))
+                                next_position(ticket), ttl_ms, NEAR_NEVER))
             return NEAR_OK;
         if (near__local_has_no_room(impl->local, size))
             near__local_await_room(impl->local, ROOM_PATIENCE_MS);
@@ -140,30 +153,24 @@ static int do_expire(struct near__impl *impl, struct near__reader *reader, struc
 
 static int do_del(struct near__impl *impl, struct near__request *r, const struct current *now)
 {
-    r->position = next_position(impl);
+    r->position = next_position(near__local_ticket(impl->local, r->key, r->key_size));
     near__local_invalidate(impl->local, r->key, r->key_size, r->position, NEAR_CAUSE_WRITE);
     return now->present ? NEAR_OK : NEAR_MISS;
 }
 
-/* The tag's value is the write's own position. */
+/* The tag's value is the invalidation's number. */
 static int do_tag(struct near__impl *impl, struct near__reader *reader, struct near__request *r)
 {
     char text[24];
-    for (int tries = 0; tries < 8; tries++) {
-        struct near__ticket ticket = near__local_ticket(impl->local, r->key, r->key_size);
-        r->position = next_position(impl);
-        int size = snprintf(text, sizeof(text), "%" PRIu64, r->position);
-        if (near__local_install(impl->local, reader, ticket, r->key, r->key_size, text, (size_t)size, r->position, -1,
-                                near__now(&impl->clock)))
-            return NEAR_OK;
-    }
-    return NEAR_ERR_FULL;
+    /* seq_cst: see near__local_invalidations */
+    uint64_t number = 1 + atomic_fetch_add_explicit(&impl->local_writes->invalidations, 1, memory_order_seq_cst);
+    return put(impl, reader, r, text, (size_t)snprintf(text, sizeof(text), "%" PRIu64, number), -1);
 }
 
-uint64_t near__local_position(struct near__impl *impl)
+uint64_t near__local_invalidations(struct near__impl *impl)
 {
     /* seq_cst: taken before a loader asks its source; a tag invalidated after it is numbered above it */
-    return atomic_load_explicit(&impl->local_writes->position, memory_order_seq_cst);
+    return atomic_load_explicit(&impl->local_writes->invalidations, memory_order_seq_cst);
 }
 
 static int do_write(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)
@@ -190,7 +197,7 @@ static int write_under(struct near__impl *impl, struct near__request *request, c
     if (!reader)
         return NEAR_ERR_NOMEM;
     struct near__ticket seen = near__local_ticket(impl->local, request->key, request->key_size);
-    pthread_mutex_t *mutex = &impl->local_writes->stripe[seen.stripe % STRIPES].mutex;
+    pthread_mutex_t *mutex = mutex_of(impl, seen);
     struct current now = {0};
     int status = NEAR_UNMET;
     pthread_mutex_lock(mutex);
@@ -217,4 +224,17 @@ int near__local_write(struct near__impl *impl, struct near__request *request)
 int near__local_write_if(struct near__impl *impl, struct near__request *request, struct near__ticket ticket)
 {
     return write_under(impl, request, &ticket);
+}
+
+int near__local_set_quickly(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size, const void *value,
+                            size_t value_size)
+{
+    struct near__ticket ticket = near__local_ticket(impl->local, key, key_size);
+    pthread_mutex_t *mutex = mutex_of(impl, ticket);
+    if (value_size > impl->options.value_max || pthread_mutex_trylock(mutex) != 0)
+        return 0;
+    ticket = near__local_ticket_again(impl->local, ticket);
+    int done = near__local_install(impl->local, reader, ticket, key, key_size, value, value_size, next_position(ticket), -1, NEAR_NEVER);
+    pthread_mutex_unlock(mutex);
+    return done;
 }

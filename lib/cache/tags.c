@@ -163,6 +163,19 @@ static void fetch_numbers(struct near__impl *impl, struct near__reader *reader, 
     }
 }
 
+/* Without a remote tier: numbered by the tier itself, as all writes. */
+static void learn_only(struct near__impl *impl, const struct near__learnt *learnt, const void *about, size_t about_size,
+                       const char *text, size_t size)
+{
+    struct near__request request = {.operation = NEAR_OP_SET,
+                                    .key = about,
+                                    .key_size = about_size,
+                                    .value = text,
+                                    .value_size = size,
+                                    .ttl_ms = learnt->ttl_ms > 0 ? learnt->ttl_ms : 0};
+    near__local_write_if(impl, &request, learnt->ticket);
+}
+
 void near__tags_learn(struct near__impl *impl, const struct near__learnt *learnt, const char *text, size_t size)
 {
     unsigned char about[NEAR_KEY_MAX];
@@ -171,10 +184,13 @@ void near__tags_learn(struct near__impl *impl, const struct near__learnt *learnt
     if (!reader || near__tags_parse(text, size, &tags) != 0)
         return;
     size_t about_size = description_key(learnt->key, learnt->key_size, about);
+    if (!impl->remote) {
+        learn_only(impl, learnt, about, about_size, text, size);
+        return;
+    }
     near__local_install(impl->local, reader, learnt->ticket, about, about_size, text, size, learnt->position, learnt->ttl_ms,
                         learnt->sent_ns);
-    if (impl->remote)
-        fetch_numbers(impl, reader, &tags);
+    fetch_numbers(impl, reader, &tags);
 }
 
 /* ---------------------------------------------------------------- public */

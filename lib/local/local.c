@@ -250,9 +250,8 @@ uint64_t near__local_serial(const struct near__local *local)
 
 /* ---------------------------------------------------------------- tickets */
 
-struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size)
+static struct near__ticket ticket_of(struct near__local *local, uint64_t hash)
 {
-    uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
     struct near__stripe *stripe = near__index_stripe(&local->index, hash);
     return (struct near__ticket){
         .floor = near__step_load(&stripe->floor),
@@ -261,6 +260,16 @@ struct near__ticket near__local_ticket(struct near__local *local, const void *ke
         .generation = near__index_generation(&local->index, stripe),
         .hash = hash,
         .stripe = (uint32_t)(stripe - local->index.stripes)};
+}
+
+struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size)
+{
+    return ticket_of(local, near__key_hash(key, key_size, &local->index.secrets));
+}
+
+struct near__ticket near__local_ticket_again(struct near__local *local, struct near__ticket ticket)
+{
+    return ticket_of(local, ticket.hash);
 }
 
 /* ---------------------------------------------------------------- install */
@@ -625,6 +634,7 @@ static void stats_of_reads(struct near__local *local, near_stats *stats)
     stats->fills = sum_of(local, NEAR_COUNT_FILLS);
     stats->fills_refused_order = sum_of(local, NEAR_COUNT_REFUSED_ORDER);
     stats->fills_refused_space = sum_of(local, NEAR_COUNT_REFUSED_SPACE);
+    stats->writes = sum_of(local, NEAR_COUNT_WRITES);
 }
 
 static uint64_t ended_for(const struct near__local *local, enum near__why why)

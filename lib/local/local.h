@@ -134,6 +134,8 @@ struct near__ticket {
     uint64_t tags; /* of a load that looks at tags: how many invalidations of tags it knows of; otherwise 0 */
 };
 struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size);
+/* A new ticket for the key of that one. */
+struct near__ticket near__local_ticket_again(struct near__local *local, struct near__ticket ticket);
 static inline int near__ticket_equal(struct near__ticket a, struct near__ticket b)
 {
     return a.floor == b.floor && a.generation == b.generation && a.watermark == b.watermark && a.tags == b.tags;
@@ -216,15 +218,15 @@ int near__local_advise(struct near__local *local, uint64_t entries, uint64_t byt
  * NEAR_OK, NEAR_ERR_UNSUPPORTED (config.hot_keys is 0), NEAR_ERR_TIMEOUT (as above). */
 int near__local_hot_keys(struct near__local *local, size_t most, near_hot_key *ret_keys, size_t *ret_count);
 
-/* Fills the local tier's and the reads' fields of stats (not the others). */
+/* Fills the local tier's and the reads' fields of stats, and of the writes those counted here (not the others). */
 void near__local_stats(struct near__local *local, near_stats *stats);
 
 /* Counters that the cache room adds to (per-thread, no shared writes).  A get counts its outcome alone; a read that does not look
- * here counts GETS and BYPASSED. */
+ * here counts GETS and BYPASSED.  WRITES are those that the cache room does not count itself. */
 enum near__count {
     NEAR_COUNT_GETS, NEAR_COUNT_HITS, NEAR_COUNT_STALE, NEAR_COUNT_ABSENT, NEAR_COUNT_EXPIRED, NEAR_COUNT_UNPROVEN,
     NEAR_COUNT_SUSPECT, NEAR_COUNT_BYPASSED, NEAR_COUNT_FILLS, NEAR_COUNT_REFUSED_ORDER, NEAR_COUNT_REFUSED_SPACE,
-    NEAR_COUNT_MAX
+    NEAR_COUNT_WRITES, NEAR_COUNT_MAX
 };
 void near__local_count(struct near__reader *reader, enum near__count what); /* get, copy and install count by themselves */
 

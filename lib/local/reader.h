@@ -62,6 +62,7 @@ struct near__reader {
     uint64_t pins_free;                           /* (o) one bit a pin */
     uint32_t fills;                               /* (o) since the tick was last advanced from here */
     uint32_t hit_times;                           /* (o) next place in the ring */
+    uint32_t quick_writes;                        /* (o) since one was timed */
     struct near__sampler sampler;                 /* (o) */
     _Atomic(uint64_t) count[NEAR_COUNT_MAX];      /* (w) relaxed: statistics */
     _Atomic(struct near__entry *) pin[NEAR_PINS]; /* (w) */

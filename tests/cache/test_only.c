@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Writes of a cache without a remote tier by many threads: the short way of a plain near_set and the long way of everything else. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "nearcache.h"
+
+enum { THREADS = 4, ROUNDS = 4000, KEYS = 3, ERA = 1000000 };
+
+static near_cache *open_only(void)
+{
+    near_cache *cache = NULL;
+    assert_int_equal(near_open("local:", NULL, &cache, NULL), NEAR_OK);
+    return cache;
+}
+
+static near_stats stats_of(near_cache *cache)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    assert_int_equal(near_stats_get(cache, &stats), NEAR_OK);
+    return stats;
+}
+
+static int64_t number_of(near_cache *cache, const char *key)
+{
+    char text[32];
+    size_t size;
+    assert_int_equal(near_get_copy(cache, key, strlen(key), NULL, text, sizeof(text) - 1, &size), NEAR_OK);
+    text[size] = 0;
+    return strtoll(text, NULL, 10);
+}
+
+static int set_number(near_cache *cache, const char *key, int64_t number)
+{
+    char text[32];
+    return near_set(cache, key, strlen(key), text, (size_t)snprintf(text, sizeof(text), "%" PRId64, number), NULL, NULL);
+}
+
+static void run_threads(void *(*run)(void *), near_cache *cache)
+{
+    pthread_t thread[THREADS];
+    for (int i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, run, cache), 0);
+    for (int i = 0; i < THREADS; i++) {
+        void *failed = NULL;
+        pthread_join(thread[i], &failed);
+        assert_null(failed);
+    }
+}
+
+/* ---------------------------------------------------------------- what depends on what is there */
+
+static void *add_and_set_beside(void *arg)
+{
+    near_cache *cache = arg;
+    for (int i = 0; i < ROUNDS; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "sum%d", i % KEYS);
+        if (near_incr(cache, key, strlen(key), 1, NULL, NULL) != NEAR_OK)
+            return arg;
+        snprintf(key, sizeof(key), "beside%d", i % 100); /* of the same stripes, some of them */
+        if (near_set(cache, key, strlen(key), key, strlen(key), NULL, NULL) != NEAR_OK)
+            return arg;
+    }
+    return NULL;
+}
+
+static void test_no_increment_is_lost(void **state)
+{
+    near_cache *cache = open_only();
+    (void)state;
+    run_threads(add_and_set_beside, cache);
+    int64_t sum = 0;
+    for (int i = 0; i < KEYS; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "sum%d", i);
+        sum += number_of(cache, key);
+    }
+    assert_int_equal(sum, THREADS * ROUNDS);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+struct contest {
+    near_cache *cache;
+    atomic_int over, added;
+};
+
+static void *add_until_over(void *arg)
+{
+    struct contest *contest = arg;
+    for (; !atomic_load(&contest->over); atomic_fetch_add(&contest->added, 1))
+        if (near_incr(contest->cache, "contested", 9, 1, NULL, NULL) != NEAR_OK)
+            return arg;
+    return NULL;
+}
+
+/* What was set stays until something that has seen it comes: an increment that began on the older number must not replace it. */
+static void test_a_plain_set_is_not_overtaken_by_an_increment_of_what_was_there(void **state)
+{
+    struct contest contest = {.cache = open_only()};
+    pthread_t adder;
+    void *failed = NULL;
+    (void)state;
+    assert_int_equal(set_number(contest.cache, "contested", 0), NEAR_OK);
+    assert_int_equal(pthread_create(&adder, NULL, add_until_over, &contest), 0);
+    for (int64_t era = 1; era <= 100 * ROUNDS || atomic_load(&contest.added) < 100 * ROUNDS; era++) {
+        assert_int_equal(set_number(contest.cache, "contested", era * ERA), NEAR_OK);
+        int64_t number = 0; /* not read: while the other replaces it, a read may miss it */
+        assert_int_equal(near_incr(contest.cache, "contested", 9, 1, NULL, &number), NEAR_OK);
+        assert_int_equal(number / ERA, era);
+    }
+    atomic_store(&contest.over, 1);
+    pthread_join(adder, &failed);
+    assert_null(failed);
+    assert_int_equal(near_close(contest.cache), NEAR_OK);
+}
+
+/* ---------------------------------------------------------------- order */
+
+static void *set_own(void *arg)
+{
+    static atomic_int threads;
+    near_cache *cache = arg;
+    char key[32];
+    snprintf(key, sizeof(key), "own%d", atomic_fetch_add(&threads, 1));
+    for (int i = 0; i < ROUNDS; i++) /* the writes of one stripe have different numbers, or one of these would be refused or lost */
+        if (set_number(cache, key, i) != NEAR_OK || number_of(cache, key) != i)
+            return arg;
+    return NULL;
+}
+
+static void test_each_thread_reads_what_it_has_set(void **state)
+{
+    near_cache *cache = open_only();
+    (void)state;
+    run_threads(set_own, cache);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+static void test_sets_deletes_and_sets_again(void **state)
+{
+    near_cache *cache = open_only();
+    (void)state;
+    for (int i = 0; i < ROUNDS; i++) {
+        assert_int_equal(set_number(cache, "k", i), NEAR_OK);
+        assert_int_equal(number_of(cache, "k"), i);
+        if (i % 3 == 0)
+            assert_int_equal(near_del(cache, "k", 1, NULL), NEAR_OK);
+        if (i % 5 == 0)
+            assert_int_equal(near_drop(cache, "k", 1), NEAR_OK);
+        if (i % 7 == 0)
+            assert_int_equal(near_clear(cache, 0, NULL, NULL), NEAR_OK);
+    }
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+/* ---------------------------------------------------------------- statistics, limits, close */
+
+static void test_every_write_is_counted_and_some_are_timed(void **state)
+{
+    near_cache *cache = open_only();
+    (void)state;
+    run_threads(set_own, cache);
+    near_stats stats = stats_of(cache);
+    assert_int_equal(stats.writes, THREADS * ROUNDS);
+    assert_int_equal(stats.fills, THREADS * ROUNDS);
+    assert_in_range(stats.write_ns.count, THREADS * (ROUNDS / 256), THREADS * ROUNDS - 1);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+static void test_the_short_way_knows_the_limits(void **state)
+{
+    static char large[5000];
+    near_options options;
+    near_cache *cache = NULL;
+    (void)state;
+    near_options_init(&options);
+    options.value_max = sizeof(large) - 1;
+    assert_int_equal(near_open("local:", &options, &cache, NULL), NEAR_OK);
+    for (int i = 0; i < 1000; i++) {
+        assert_int_equal(near_set(cache, "k", 1, large, sizeof(large) - 1, NULL, NULL), NEAR_OK);
+        assert_int_equal(near_set(cache, "k", 1, large, sizeof(large), NULL, NULL), NEAR_ERR_TOO_LARGE);
+        assert_int_equal(near_set(cache, NULL, 1, large, 1, NULL, NULL), NEAR_ERR_INVALID);
+    }
+    assert_int_equal(stats_of(cache).writes, 1000);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+static void *set_until_closed(void *arg)
+{
+    int status;
+    while ((status = near_set(arg, "k", 1, "v", 1, NULL, NULL)) == NEAR_OK)
+        ;
+    return status == NEAR_ERR_CLOSED ? NULL : arg;
+}
+
+static void test_R51_a_set_meets_the_close(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 20; i++) {
+        near_cache *cache = open_only();
+        pthread_t thread[2];
+        for (int t = 0; t < 2; t++)
+            assert_int_equal(pthread_create(&thread[t], NULL, set_until_closed, cache), 0);
+        while (!stats_of(cache).writes)
+            ;
+        assert_int_equal(near_close(cache), NEAR_OK);
+        for (int t = 0; t < 2; t++) {
+            void *failed = NULL;
+            pthread_join(thread[t], &failed);
+            assert_null(failed);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_no_increment_is_lost),
+        cmocka_unit_test(test_a_plain_set_is_not_overtaken_by_an_increment_of_what_was_there),
+        cmocka_unit_test(test_each_thread_reads_what_it_has_set),
+        cmocka_unit_test(test_sets_deletes_and_sets_again),
+        cmocka_unit_test(test_every_write_is_counted_and_some_are_timed),
+        cmocka_unit_test(test_the_short_way_knows_the_limits),
+        cmocka_unit_test(test_R51_a_set_meets_the_close),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
