@@ -5,7 +5,8 @@
  * that read and write the same keys at full tilt, and breaks things by a seeded schedule meanwhile.  Every value that any
  * thread reads is judged; check/check_board.h says how.
  *
- * Exit status: 0 no violation; 4 violations; 1 it could not run; 2 bad arguments; 128 + n ended by signal n. */
+ * Exit status: 0 no violation; 4 violations; 1 it could not run, or not compare everything at the end; 2 bad arguments; 128 + n ended
+ * by signal n. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -47,7 +48,7 @@ static const char usage[] =
     "  --verbose         also print what the library logs\n"
     "  --help            this text\n"
     "\n"
-    "Exit status: 0 no violation, 4 violations, 1 it could not run, 2 bad arguments.\n";
+    "Exit status: 0 no violation, 4 violations, 1 it could not run or not check all, 2 bad arguments.\n";
 
 void check_sleep_ms(int ms)
 {
@@ -204,7 +205,8 @@ static void tick(struct check *c)
     static int64_t next_line_ns;
     int64_t now = check_now();
     check_workers_watch(c);
-    check_advance(c);
+    if (atomic_load(&c->board->phase) == CHECK_RUN) /* afterwards nobody begins to write: what there is stays to be looked at */
+        check_advance(c);
     check_report_violations(c);
     if (now >= next_line_ns && atomic_load(&c->board->phase) == CHECK_RUN) {
         if (next_line_ns)
@@ -231,11 +233,12 @@ static struct mark mark_now(const struct check *c)
     return m;
 }
 
-/* Everybody has proved its freshness anew and serves from its local tier. */
-static int is_well(const struct check *c, const struct mark *m, uint32_t p)
+/* 0: the process has proved its freshness anew and serves from its local tier.  Otherwise what is missing. */
+static int missing(const struct check *c, const struct mark *m, uint32_t p)
 {
-    return gauge(c, p, CHECK_UPDATES) >= m->updates[p] + 2 && gauge(c, p, CHECK_PROVEN) &&
-           gauge(c, p, CHECK_PROOFS) > m->proofs[p] && gauge(c, p, CHECK_HITS) > m->hits[p];
+    return (gauge(c, p, CHECK_UPDATES) < m->updates[p] + 2) * CHECK_MISSING_UPDATES |
+           (gauge(c, p, CHECK_PROVEN) == 0) * CHECK_MISSING_PROVEN | (gauge(c, p, CHECK_PROOFS) <= m->proofs[p]) * CHECK_MISSING_PROOFS |
+           (gauge(c, p, CHECK_HITS) <= m->hits[p]) * CHECK_MISSING_HITS;
 }
 
 /* How long to wait for everybody.  Only time counts in which Redis takes our own writes promptly and we are not held up ourselves: a machine
@@ -283,10 +286,10 @@ static void calm(struct check *c)
     check_faults_stop(c);
     m = mark_now(c);
     for (uint32_t p = 0; p < c->board->processes && !check_interrupted; p++) {
-        while (waits && !is_well(c, &m, p))
+        while (waits && missing(c, &m, p))
             waits = wait_patiently(c, &patience);
-        if (!is_well(c, &m, p) && !check_interrupted)
-            check_complain(c->board, CHECK_RECOVERY, p, CHECK_SLOTS, 0);
+        if (missing(c, &m, p) && !check_interrupted)
+            check_complain(c->board, CHECK_RECOVERY, p, CHECK_SLOTS, 0, missing(c, &m, p));
     }
 }
 
@@ -312,16 +315,26 @@ static void run(struct check *c)
 
 /* ---------------------------------------------------------------- the sweep */
 
-static void judge_final(struct check *c, uint32_t process, uint32_t slot, uint32_t generation)
+static void read_final(struct check *c, int which)
 {
-    struct check_key *key = check_key_of(c->board, slot, generation);
-    uint64_t found = atomic_load(&c->board->process[process].swept_version[slot][generation & 1]);
-    uint64_t before = atomic_load(&key->final[0]), after = atomic_load(&key->final[1]);
-    if (found == 0 || before == 0 || after == 0 || found == before || found == after)
+    struct patience patience = patience_new();
+    int waits = 1;
+    while (check_read_final(c, which) < 0 && waits)
+        waits = wait_patiently(c, &patience);
+}
+
+static void judge_final(struct check *c, uint32_t process)
+{
+    if (!atomic_load(&c->board->process[process].swept)) {
+        check_complain(c->board, CHECK_RECOVERY, process, CHECK_SLOTS, 0, CHECK_MISSING_SWEEP);
         return;
-    if (c->board->slot[slot].kind == CHECK_EXPIRING && (found == 1 || after == 1))
-        return; /* it may have expired between the looks */
-    check_complain(c->board, CHECK_FINAL, process, slot, (int64_t)found - 1);
+    }
+    for (uint32_t slot = 0; slot < CHECK_SLOTS; slot++) {
+        uint32_t generation = atomic_load(&c->board->slot[slot].generation);
+        c->unjudged += !check_judge_final(c->board, process, slot, generation);
+        if (generation > 1)
+            c->unjudged += !check_judge_final(c->board, process, slot, generation - 1);
+    }
 }
 
 static int all_swept(const struct check *c)
@@ -343,22 +356,14 @@ static void settle_and_sweep(struct check *c)
     give_up = check_now() + c->board->bound_ns + c->board->timeout_ns;
     while (check_now() < give_up && !check_interrupted)
         tick(c);
-    check_read_final(c, 0);
+    read_final(c, 0);
     set_phase(c, CHECK_SWEEP);
     struct patience patience = patience_new();
     for (int waits = 1; waits && !all_swept(c);)
         waits = wait_patiently(c, &patience);
-    check_read_final(c, 1);
-    for (uint32_t p = 0; p < c->board->processes && !check_interrupted; p++) {
-        if (!atomic_load(&c->board->process[p].swept))
-            check_complain(c->board, CHECK_RECOVERY, p, CHECK_SLOTS, 0);
-        for (uint32_t slot = 0; slot < CHECK_SLOTS; slot++) {
-            uint32_t generation = atomic_load(&c->board->slot[slot].generation);
-            judge_final(c, p, slot, generation);
-            if (generation > 1)
-                judge_final(c, p, slot, generation - 1);
-        }
-    }
+    read_final(c, 1);
+    for (uint32_t p = 0; p < c->board->processes && !check_interrupted; p++)
+        judge_final(c, p);
 }
 
 static int finish(struct check *c, int started)
@@ -379,7 +384,7 @@ static int finish(struct check *c, int started)
         fprintf(stderr, "nearcache-check: cannot write %s: %s\n", c->options.json, strerror(errno));
         return EXIT_CANNOT;
     }
-    return check_violations(c->board) > 0 ? EXIT_VIOLATIONS : 0;
+    return check_violations(c->board) > 0 ? EXIT_VIOLATIONS : c->unjudged > 0 ? EXIT_CANNOT : 0;
 }
 
 int main(int argc, char **argv)

@@ -38,6 +38,7 @@ struct check_fault {
     int proxy_kind, proxy_side;
     pid_t thread;
     int control; /* a connection to Redis, -1: none */
+    int missed;  /* it could not be done, and does not count */
 };
 
 struct check {
@@ -53,7 +54,8 @@ struct check {
     struct check_fault fault[CHECK_LANES];
     uint64_t fault_count[CHECK_FAULT_KINDS], losses;
     uint64_t known[CHECK_SLOTS / 64]; /* a loss is under way: whose survivor will be known */
-    uint32_t printed;
+    uint64_t printed; /* notes, a bit each */
+    uint64_t unjudged; /* values of the last sweep that could not be compared with Redis */
     int64_t stopped_ns;
 };
 
@@ -75,8 +77,8 @@ void check_servers_end(struct check *c);
 struct redis_server *check_server(struct check *c);
 /* Every new connection leads to the active server; those there are broken, but for subscriptions that may stay. */
 void check_swap(struct check *c, int keep_subscriptions);
-/* What Redis has of every key, before (0) or after (1) the sweep. */
-void check_read_final(struct check *c, int which);
+/* What Redis has of every key, before (0) or after (1) the sweep.  -1: it has not told all; another call asks for the rest. */
+int check_read_final(struct check *c, int which);
 
 /* ---------------------------------------------------------------- check_loss.c: losing data on purpose */
 
@@ -90,7 +92,8 @@ void check_loss_end(struct check *c, struct redis_server *survivors);
 void check_advance(struct check *c);
 /* The process is dead: what it was writing is of unknown fate. */
 void check_bury(struct check *c, uint32_t process);
-/* The version of a key that a server has, 0: absent, -1: no answer. */
+/* The version of a key that a server has, 0: absent. */
+enum { CHECK_NO_ANSWER = -1, CHECK_NOT_OURS = -2 }; /* the latter: a value that is none of this key's */
 int64_t check_ask(struct check *c, struct redis_server *server, uint32_t slot, uint32_t generation);
 
 /* ---------------------------------------------------------------- check_faults.c */

@@ -67,6 +67,11 @@ struct check_board *check_board_open(int fd)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
+void check_board_free(struct check_board *board)
+{
+    munmap(board, sizeof *board);
+}
+
 uint64_t check_violations(const struct check_board *board)
 {
     uint64_t sum = 0;
@@ -91,13 +96,14 @@ static void note_end(struct check_note *note)
     atomic_store_explicit(&note->ready, 1, memory_order_release);
 }
 
-void check_complain(struct check_board *board, enum check_violation kind, uint32_t process, uint32_t slot, int64_t extra)
+void check_complain(struct check_board *board, enum check_violation kind, uint32_t process, uint32_t slot, uint32_t generation,
+                    int64_t extra)
 {
     struct check_note *note = note_begin(board, kind, process);
     if (!note)
         return;
     note->slot = slot;
-    note->generation = slot < CHECK_SLOTS ? atomic_load(&board->slot[slot].generation) : 0;
+    note->generation = generation;
     note->extra = extra;
     note->end_ns = check_now();
     note_end(note);
@@ -335,41 +341,64 @@ static void judge_age(struct check_judge *judge, const struct check_read *read)
         violation(judge, read, CHECK_STALE, newer, age);
 }
 
-static void later_one(struct check_judge *judge, struct check_read *read)
+/* 1: it is decided. */
+static int later_one(struct check_judge *judge, const struct check_read *read)
 {
-    struct check_key *key = check_key_of(judge->board, read->slot, read->generation);
-    if (read->begin_ns == 0 || atomic_load(&key->acked) <= read->version)
-        return;
+    const struct check_key *key = check_key_of(judge->board, read->slot, read->generation);
+    if (is_gone(judge, read))
+        return 1;
+    if (atomic_load(&key->acked) <= read->version)
+        return 0;
     judge_age(judge, read); /* a loss of data meanwhile changes nothing: the read had ended before */
-    read->begin_ns = 0;
+    return 1;
+}
+
+static void later_of(struct check_judge *judge, uint32_t slot)
+{
+    struct check_read *later = judge->later[slot];
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < judge->later_count[slot]; i++)
+        if (!later_one(judge, &later[i]))
+            later[kept++] = later[i];
+    judge->later_count[slot] = kept;
 }
 
 void check_judge_later(struct check_judge *judge)
 {
     for (uint32_t i = 0; i < CHECK_SLOTS; i++)
-        for (int place = 0; place < 2; place++)
-            later_one(judge, &judge->later[i][place]);
+        later_of(judge, i);
 }
 
-static int is_same(const struct check_read *a, const struct check_read *b)
+/* What acknowledgement would make a violation of it: one of before this time. */
+static int64_t hardness_ns(const struct check_read *read) { return read->begin_ns - read->bound_ns; }
+
+/* The place of a version's read with that bound, or the next free one; if there is none, that of the mildest test. */
+static struct check_read *later_place(struct check_judge *judge, const struct check_read *read)
 {
-    return a->begin_ns != 0 && a->version == b->version && a->generation == b->generation && a->bound_ns == b->bound_ns;
+    struct check_read *later = judge->later[read->slot], *mildest = later;
+    uint32_t count = judge->later_count[read->slot];
+    for (uint32_t i = 0; i < count; i++) {
+        if (later[i].version == read->version && later[i].generation == read->generation && later[i].bound_ns == read->bound_ns)
+            return &later[i];
+        if (hardness_ns(&later[i]) < hardness_ns(mildest))
+            mildest = &later[i];
+    }
+    if (count == CHECK_LATER)
+        return mildest;
+    judge->later_count[read->slot] = count + 1;
+    later[count].begin_ns = 0;
+    return &later[count];
 }
 
-/* A newer version is under way and may have been acknowledged already without its note being there.  Of several reads of
- * one version the last one is the hardest test, so one place for a version is enough; of three versions the oldest has to go. */
+/* A newer version is under way and may have been acknowledged already without its note being there.  Of several reads of one version
+ * the last one is the hardest test, so that is kept.  What waits is as new as the newest acknowledged version or newer, so there are no
+ * more such versions than writes under way, or of unknown fate: nearly always there is a place for all. */
 static void put_off(struct check_judge *judge, const struct check_read *read)
 {
-    struct check_read *later = judge->later[read->slot];
-    later_one(judge, &later[0]);
-    later_one(judge, &later[1]);
-    if (is_same(&later[0], read) || later[0].begin_ns == 0) {
-        later[0] = *read;
-    } else {
-        if (later[1].begin_ns != 0 && !is_same(&later[1], read))
-            later[0] = later[1];
-        later[1] = *read;
-    }
+    later_of(judge, read->slot);
+    struct check_read *place = later_place(judge, read);
+    if (place->begin_ns == 0 || hardness_ns(place) < hardness_ns(read))
+        *place = *read;
 }
 
 /* What a miss of a RECORD may have seen: judged as the newest removal, remembered as the oldest that is possible. */
@@ -450,6 +479,13 @@ static void judge_order(struct check_judge *judge, struct check_read *read)
         put_off(judge, read);
 }
 
+uint32_t check_source(uint32_t told, uint32_t call_flags)
+{
+    if (told == 0 && call_flags & (NEAR_BYPASS_LOCAL | NEAR_REQUIRE_FRESH))
+        return NEAR_FROM_REMOTE;
+    return told;
+}
+
 void check_judge_end(struct check_judge *judge, struct check_read *read, const void *data, size_t size)
 {
     struct check_board *board = judge->board;
@@ -462,4 +498,20 @@ void check_judge_end(struct check_judge *judge, struct check_read *read, const v
         check_count(&judge->reader->skipped, 1);
     else if (!judge_frozen(judge, read, key))
         judge_order(judge, read);
+}
+
+int check_judge_final(struct check_board *board, uint32_t process, uint32_t slot, uint32_t generation)
+{
+    struct check_key *key = check_key_of(board, slot, generation);
+    uint64_t found = atomic_load(&board->process[process].swept_version[slot][generation & 1]);
+    uint64_t before = atomic_load(&key->final[0]), after = atomic_load(&key->final[1]);
+    if (found == 0 || before == 0 || after == 0)
+        return 0;
+    if (before == CHECK_NO_VALUE || after == CHECK_NO_VALUE)
+        return 1; /* there was a complaint about that */
+    if (board->slot[slot].kind == CHECK_EXPIRING && after == 1 && atomic_load(&key->open) == found - 1)
+        return 1; /* a write of unknown fate took effect after the first look and had expired before the second */
+    if (found != before && found != after)
+        check_complain(board, CHECK_FINAL, process, slot, generation, (int64_t)found - 1);
+    return 1;
 }

@@ -23,7 +23,8 @@
  *   damaged     not a value of this key, or its checksum is wrong, or a version that nobody has begun to write
  *   phantom     a version whose write was reported as not done
  *   backwards   some thread of p had read or written a newer version before t; own write: p itself had written it
- *   lost        it came from Redis, and a newer version was acknowledged before t
+ *   lost        it came from Redis (or must have: a copy or a miss of a call that looks nowhere else), and a newer version was
+ *               acknowledged before t
  *   stale       a newer version was acknowledged before t - bound (the cache's, the call's tighter one, or none:
  *               NEAR_REQUIRE_FRESH)
  *   too early   a newer version was written with NEAR_WRITE_BARRIER, and that call had returned NEAR_OK before t
@@ -68,12 +69,14 @@ enum {
     CHECK_REMOVES = 61, /* one version of a RECORD in so many is a removal */
     CHECK_MANY = 4, /* keys of one near_mset */
     CHECK_NOTES = 64,
-    CHECK_NOTE_WRITES = 6
+    CHECK_NOTE_WRITES = 6,
+    CHECK_LATER = CHECK_PROCESSES * CHECK_WRITERS /* versions of a slot that may wait for an acknowledgement's note at once */
 };
 #define CHECK_NS_PER_MS INT64_C(1000000)
 #define CHECK_NS_PER_S INT64_C(1000000000)
 #define CHECK_FAILED (-1) /* in place of an acknowledgement's time: the write was reported as not done */
 #define CHECK_LOSING INT64_MAX
+#define CHECK_NO_VALUE UINT64_MAX /* in place of what Redis has at the end: what nobody has written */
 
 enum check_phase { CHECK_WAIT, CHECK_RUN, CHECK_SETTLE, CHECK_SWEEP, CHECK_END };
 enum check_kind { CHECK_RECORD, CHECK_EXPIRING, CHECK_COUNTER, CHECK_LOADED, CHECK_TAGGED };
@@ -88,6 +91,11 @@ enum check_violation {
     CHECK_BUDGET,   /* the local tier is larger than promised */
     CHECK_RECOVERY, /* a process did not come back after the faults, or ended badly */
     CHECK_VIOLATIONS
+};
+/* Of a CHECK_RECOVERY: what there should be. */
+enum check_missing {
+    CHECK_MISSING_SERVER = 1, CHECK_MISSING_PROCESS = 2, CHECK_MISSING_UPDATES = 4, CHECK_MISSING_PROVEN = 8,
+    CHECK_MISSING_PROOFS = 16, CHECK_MISSING_HITS = 32, CHECK_MISSING_SWEEP = 64
 };
 extern const char *const check_violation_names[CHECK_VIOLATIONS];
 
@@ -106,7 +114,7 @@ struct check_key {
     _Atomic int64_t open_ns;       /* since when */
     _Atomic int64_t frozen_ns;     /* 0; CHECK_LOSING; when the loss of data was complete */
     _Atomic int64_t survivor;      /* the version in Redis after the loss, 0: absent, -1: unknown */
-    _Atomic uint64_t final[2];     /* what Redis has before and after the sweep, plus one; 0: not asked */
+    _Atomic uint64_t final[2];     /* what Redis has before and after the sweep, plus one; 0: not known; CHECK_NO_VALUE */
 };
 
 struct check_slot {
@@ -135,7 +143,7 @@ struct check_note {
 };
 
 struct check_reader {
-    _Atomic uint64_t checked, local, shared, remote, absent, errors, skipped, outdated;
+    _Atomic uint64_t checked, local, shared, remote, copied, absent, errors, skipped, outdated; /* copied: from where is not told */
     struct near__histogram staleness; /* of outdated reads: how long ago the newer version had been acknowledged */
 };
 
@@ -182,9 +190,11 @@ int64_t check_now(void);
 /* Shared memory behind a descriptor that children inherit.  NULL: see errno. */
 struct check_board *check_board_create(int *ret_fd);
 struct check_board *check_board_open(int fd);
+void check_board_free(struct check_board *board);
 uint64_t check_violations(const struct check_board *board);
 /* A note of a violation that is not about one read; slot CHECK_SLOTS: nor about a key. */
-void check_complain(struct check_board *board, enum check_violation kind, uint32_t process, uint32_t slot, int64_t extra);
+void check_complain(struct check_board *board, enum check_violation kind, uint32_t process, uint32_t slot, uint32_t generation,
+                    int64_t extra);
 
 /* Adds to a counter that has one writer. */
 static inline void check_count(_Atomic uint64_t *counter, uint64_t by)
@@ -235,13 +245,20 @@ struct check_judge {
     struct check_board *board;
     uint32_t process, thread;
     struct check_reader *reader;
-    struct check_read later[CHECK_SLOTS][2]; /* the last reads of versions whose successors were under way */
+    uint32_t later_count[CHECK_SLOTS];
+    struct check_read later[CHECK_SLOTS][CHECK_LATER]; /* the last reads of versions whose successors were under way */
 };
+
+/* Where a single read's answer came from.  What was told, if anything was (0: a miss, or a copy, does not tell): a call that may
+ * neither look at the local tier nor join another's fetch has asked Redis. */
+uint32_t check_source(uint32_t told, uint32_t call_flags);
 
 void check_judge_begin(struct check_judge *judge, struct check_read *read, uint32_t slot, uint32_t generation);
 /* Judges a read whose outcome has been filled in; data of a hit. */
 void check_judge_end(struct check_judge *judge, struct check_read *read, const void *data, size_t size);
 /* Judges what was put off and can be decided now. */
 void check_judge_later(struct check_judge *judge);
+/* At the end, with everybody quiet: what a process has of a key is what Redis had before or after.  0: that is not known. */
+int check_judge_final(struct check_board *board, uint32_t process, uint32_t slot, uint32_t generation);
 
 #endif

@@ -31,6 +31,9 @@ struct check_fault_kind {
 
 static int ask_ok(const char *reply) { return reply[0] != '-' && strcmp(reply, "(no answer)") != 0; }
 
+/* A command that is the fault, or begins it: without its reply there was none. */
+static void needs(struct check_fault *f, const char *reply) { f->missed |= !ask_ok(reply); }
+
 /* ---------------------------------------------------------------- the server */
 
 static void redis_stop(struct check *c, struct check_fault *f) { (void)f, redis_server_pause(check_server(c)); }
@@ -42,7 +45,7 @@ static void redis_up(struct check *c, struct check_fault *f)
 {
     (void)f;
     if (redis_server_up(check_server(c)) < 0)
-        check_complain(c->board, CHECK_RECOVERY, 0, CHECK_SLOTS, 0);
+        check_complain(c->board, CHECK_RECOVERY, CHECK_PROCESSES, CHECK_SLOTS, 0, CHECK_MISSING_SERVER);
 }
 
 static void redis_up_empty(struct check *c, struct check_fault *f)
@@ -64,43 +67,38 @@ static void flushall(struct check *c, struct check_fault *f)
 
 static void script_flush(struct check *c, struct check_fault *f)
 {
-    (void)f;
-    redis_server_command(check_server(c), "SCRIPT", "FLUSH", NULL);
+    needs(f, redis_server_command(check_server(c), "SCRIPT", "FLUSH", NULL));
 }
 
 static void kill_subscriptions(struct check *c, struct check_fault *f)
 {
-    (void)f;
-    redis_server_command(check_server(c), "CLIENT", "KILL", "TYPE", "pubsub", NULL);
+    needs(f, redis_server_command(check_server(c), "CLIENT", "KILL", "TYPE", "pubsub", NULL));
 }
 
 static void kill_data(struct check *c, struct check_fault *f)
 {
-    (void)f;
-    redis_server_command(check_server(c), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes", NULL);
+    needs(f, redis_server_command(check_server(c), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes", NULL));
 }
 
-static void configure(struct check *c, const char *name, const char *value)
+static void configure(struct check *c, struct check_fault *f, const char *name, const char *value)
 {
-    redis_server_command(check_server(c), "CONFIG", "SET", name, value, NULL);
+    needs(f, redis_server_command(check_server(c), "CONFIG", "SET", name, value, NULL));
 }
 
 /* A limit that is passed at once: more than the subscriptions' buffers may hold is published in one go. */
 static void output_buffer(struct check *c, struct check_fault *f)
 {
     char channel[sizeof c->board->prefix + 32];
-    (void)f;
     snprintf(channel, sizeof channel, "nearcache:0:%s", c->board->prefix);
-    configure(c, "client-output-buffer-limit", "pubsub 32kb 0 0");
-    redis_server_command(check_server(c), "EVAL",
-                         "local filler = string.rep('x', 4096) for i = 1, 64 do redis.call('PUBLISH', ARGV[1], filler) end",
-                         "0", channel, NULL);
+    configure(c, f, "client-output-buffer-limit", "pubsub 32kb 0 0");
+    needs(f, redis_server_command(check_server(c), "EVAL",
+                                  "local filler = string.rep('x', 4096) for i = 1, 64 do redis.call('PUBLISH', ARGV[1], filler) end",
+                                  "0", channel, NULL));
 }
 
 static void output_buffer_end(struct check *c, struct check_fault *f)
 {
-    (void)f;
-    configure(c, "client-output-buffer-limit", "pubsub 32mb 8mb 60");
+    configure(c, f, "client-output-buffer-limit", "pubsub 32mb 8mb 60");
 }
 
 /* The limit keeps us out, too, so the way back is prepared before. */
@@ -134,10 +132,7 @@ static void maxclients(struct check *c, struct check_fault *f)
     static const char *const few[] = {"CONFIG", "SET", "maxclients", "1"};
     static const char *const kill_all[] = {"CLIENT", "KILL", "SKIPME", "yes"};
     f->control = control_open(c);
-    if (f->control < 0)
-        return;
-    control_say(f->control, 4, few);
-    control_say(f->control, 4, kill_all);
+    f->missed = f->control < 0 || control_say(f->control, 4, few) < 0 || control_say(f->control, 4, kill_all) < 0;
 }
 
 static void maxclients_end(struct check *c, struct check_fault *f)
@@ -151,14 +146,13 @@ static void maxclients_end(struct check *c, struct check_fault *f)
     f->control = -1;
 }
 
-static void maxmemory(struct check *c, struct check_fault *f) { (void)f, configure(c, "maxmemory", "1"); }
-static void maxmemory_end(struct check *c, struct check_fault *f) { (void)f, configure(c, "maxmemory", "0"); }
+static void maxmemory(struct check *c, struct check_fault *f) { configure(c, f, "maxmemory", "1"); }
+static void maxmemory_end(struct check *c, struct check_fault *f) { configure(c, f, "maxmemory", "0"); }
 
 static void acl(struct check *c, struct check_fault *f)
 {
     static const char *const rules[] = {"resetchannels", "-@write", "-@scripting", "resetkeys", "-@all"};
-    (void)f;
-    redis_server_command(check_server(c), "ACL", "SETUSER", "default", rules[check_below(c, 5)], NULL);
+    needs(f, redis_server_command(check_server(c), "ACL", "SETUSER", "default", rules[check_below(c, 5)], NULL));
 }
 
 static void acl_end(struct check *c, struct check_fault *f)
@@ -176,8 +170,7 @@ static void debug_sleep(struct check *c, struct check_fault *f)
     const char *arguments[] = {"DEBUG", "SLEEP", seconds};
     const size_t all[] = {sizes[0], sizes[1], strlen(seconds)};
     f->control = control_open(c);
-    if (f->control >= 0)
-        resp_send(f->control, 3, arguments, all);
+    f->missed = f->control < 0 || resp_send(f->control, 3, arguments, all) < 0;
     f->next_ns = check_now() + (int64_t)(strtod(seconds, NULL) * 1e9);
 }
 
@@ -196,8 +189,7 @@ static void debug_sleep_end(struct check *c, struct check_fault *f)
 /* A master that finds itself a replica, of nobody. */
 static void demote(struct check *c, struct check_fault *f)
 {
-    (void)f;
-    redis_server_command(check_server(c), "REPLICAOF", "127.0.0.1", "1", NULL);
+    needs(f, redis_server_command(check_server(c), "REPLICAOF", "127.0.0.1", "1", NULL));
 }
 
 static void promote(struct check *c, struct check_fault *f)
@@ -218,13 +210,13 @@ static void failover(struct check *c, struct check_fault *f)
     char port[16];
     struct redis_server *old = check_server(c), *new = c->server[!c->active];
     int lossy = (int)check_below(c, 2);
-    (void)f;
     snprintf(port, sizeof port, "%d", redis_server_port(old));
     redis_server_command(new, "REPLICAOF", "127.0.0.1", port, NULL);
     for (int i = 0; i < 300 && !replica_is_up(new); i++)
         check_sleep_ms(10);
     if (!replica_is_up(new)) {
         redis_server_command(new, "REPLICAOF", "NO", "ONE", NULL);
+        f->missed = 1;
         return;
     }
     if (lossy) {
@@ -359,7 +351,8 @@ static void process_stops(struct check *c, struct check_fault *f)
 
 static void process_continues(struct check *c, struct check_fault *f)
 {
-    kill(c->worker[f->process], SIGCONT);
+    if (c->worker[f->process] > 0) /* it may have ended meanwhile */
+        kill(c->worker[f->process], SIGCONT);
     mark_stopped(c, f);
 }
 
@@ -368,7 +361,7 @@ static void process_is_killed(struct check *c, struct check_fault *f) { check_wo
 static void process_starts(struct check *c, struct check_fault *f)
 {
     if (check_worker_start(c, f->process) < 0)
-        check_complain(c->board, CHECK_RECOVERY, f->process, CHECK_SLOTS, 0);
+        check_complain(c->board, CHECK_RECOVERY, f->process, CHECK_SLOTS, 0, CHECK_MISSING_PROCESS);
 }
 
 /* A thread of the process, not the first one (whose stops would be its process's); 0: none. */
@@ -389,13 +382,25 @@ static pid_t choose_thread(struct check *c, pid_t process)
     return found;
 }
 
+/* 0: it has ended meanwhile. */
+static int thread_stop(pid_t thread)
+{
+    pid_t found;
+    if (ptrace(PTRACE_SEIZE, thread, 0, 0) < 0 || ptrace(PTRACE_INTERRUPT, thread, 0, 0) < 0)
+        return 0;
+    do
+        found = waitpid(thread, NULL, __WALL);
+    while (found < 0 && errno == EINTR);
+    return found == thread;
+}
+
 static void thread_stops(struct check *c, struct check_fault *f)
 {
     f->thread = choose_thread(c, c->worker[f->process]);
     mark_stopped(c, f);
-    if (f->thread > 0 && (ptrace(PTRACE_SEIZE, f->thread, 0, 0) < 0 || ptrace(PTRACE_INTERRUPT, f->thread, 0, 0) < 0 ||
-                          waitpid(f->thread, NULL, __WALL) != f->thread))
-        f->thread = 0; /* it has ended meanwhile */
+    if (f->thread > 0 && !thread_stop(f->thread))
+        f->thread = 0;
+    f->missed = f->thread == 0;
 }
 
 static void thread_continues(struct check *c, struct check_fault *f)
@@ -535,9 +540,10 @@ static void fault_on(struct check *c, struct check_fault *f, int lane)
         return;
     f->kind = kind;
     f->control = -1;
-    c->fault_count[kind - kinds]++;
+    f->missed = 0;
     atomic_fetch_or(&c->board->faults_on, UINT64_C(1) << (kind - kinds));
     kind->begin(c, f);
+    c->fault_count[kind - kinds] += !f->missed;
     if (kind->instant)
         fault_off(c, f);
 }

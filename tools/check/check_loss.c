@@ -64,6 +64,15 @@ void check_loss_begin(struct check *c)
     }
 }
 
+/* -1: unknown. */
+static int64_t ask_survivor(struct check *c, struct redis_server *survivors, uint32_t slot, uint32_t generation)
+{
+    int64_t version = check_ask(c, survivors, slot, generation);
+    if (version == CHECK_NOT_OURS)
+        check_complain(c->board, CHECK_DAMAGED, CHECK_PROCESSES, slot, generation, 0);
+    return version < 0 ? -1 : version;
+}
+
 void check_loss_end(struct check *c, struct redis_server *survivors)
 {
     struct check_board *board = c->board;
@@ -77,7 +86,7 @@ void check_loss_end(struct check *c, struct redis_server *survivors)
             continue;
         }
         if (known)
-            atomic_store(&key->survivor, survivors ? check_ask(c, survivors, i, generation) : 0);
+            atomic_store(&key->survivor, survivors ? ask_survivor(c, survivors, i, generation) : 0);
         atomic_store(&key->frozen_ns, now);
         atomic_store(&board->slot[i].retiring, 1);
     }

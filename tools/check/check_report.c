@@ -10,7 +10,7 @@
 #include "nearcache.h"
 
 struct sums {
-    uint64_t checked, local, shared, remote, absent, errors, skipped, outdated, writes, failed, unknown, barriers, unapplied;
+    uint64_t checked, local, shared, remote, copied, absent, errors, skipped, outdated, writes, failed, unknown, barriers, unapplied;
     near_quantiles staleness;
 };
 
@@ -22,6 +22,7 @@ static void sum_process(const struct check_process *p, struct sums *s, struct ne
         s->local += atomic_load(&r->local);
         s->shared += atomic_load(&r->shared);
         s->remote += atomic_load(&r->remote);
+        s->copied += atomic_load(&r->copied);
         s->absent += atomic_load(&r->absent);
         s->errors += atomic_load(&r->errors);
         s->skipped += atomic_load(&r->skipped);
@@ -122,8 +123,11 @@ static void print_write(const struct check *c, const struct check_note *n, const
 
 static const char *source_text(const struct check_note *n)
 {
-    return n->status == NEAR_MISS ? "a miss" : n->source == NEAR_FROM_LOCAL ? "from the local tier"
-         : n->source == NEAR_FROM_REMOTE ? "from Redis" : "from another thread's fetch";
+    const char *from = n->source == NEAR_FROM_LOCAL    ? "from the local tier"
+                       : n->source == NEAR_FROM_REMOTE ? "from Redis"
+                       : n->source == NEAR_FROM_LOADER ? "from the source"
+                       : n->source == NEAR_FROM_FLIGHT ? "from another thread's fetch" : "as a copy";
+    return n->status != NEAR_MISS ? from : n->source == NEAR_FROM_REMOTE ? "a miss in Redis" : "a miss";
 }
 
 static void print_read(const struct check *c, const struct check_note *n)
@@ -168,6 +172,22 @@ static int by_begin(const void *a, const void *b)
     return x->begin_ns < y->begin_ns ? -1 : x->begin_ns > y->begin_ns;
 }
 
+static void print_missing(unsigned missing)
+{
+    static const struct {
+        enum check_missing bit;
+        const char *text;
+    } rows[] = {
+        {CHECK_MISSING_SERVER, "its Redis cannot be started again"}, {CHECK_MISSING_PROCESS, "the process is not there"},
+        {CHECK_MISSING_UPDATES, "it writes no statistics"},          {CHECK_MISSING_PROVEN, "it is not proven fresh"},
+        {CHECK_MISSING_PROOFS, "it has no new proof"},               {CHECK_MISSING_HITS, "nothing is served from its local tier"},
+        {CHECK_MISSING_SWEEP, "it has not read every key at the end"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if (missing & rows[i].bit)
+            printf("  %s\n", rows[i].text);
+}
+
 /* The process has no read of its own to show: a write, the last sweep, a statistic. */
 static void print_circumstance(const struct check_note *n)
 {
@@ -175,17 +195,25 @@ static void print_circumstance(const struct check_note *n)
         printf("  a write that comes after version %" PRId64 " did not find it\n", n->extra);
     else if (n->kind == CHECK_FINAL)
         printf("  it reads version %" PRId64 " (0: no value)\n", n->extra);
+    else if (n->kind == CHECK_DAMAGED)
+        printf("  what Redis has is no value of this key\n");
     else if (n->kind == CHECK_LATE)
         printf("  %.3f ms\n", (double)n->extra / 1e6);
     else if (n->kind == CHECK_BUDGET)
         printf("  %" PRId64 " bytes\n", n->extra);
+    else if (n->kind == CHECK_RECOVERY)
+        print_missing((unsigned)n->extra);
 }
 
 static void print_note(const struct check *c, struct check_note *n)
 {
     static const char *const kinds[] = {"a record", "an expiring record", "a counter", "a loaded record", "a loaded record with a tag"};
-    printf("VIOLATION: %s, process %u, %+.6f s, seed %" PRIu64 "\n", check_violation_names[n->kind], n->process + 1,
-           seconds(c, n->end_ns), c->options.seed);
+    printf("VIOLATION: %s, ", check_violation_names[n->kind]);
+    if (n->process < CHECK_PROCESSES)
+        printf("process %u, ", n->process + 1);
+    else
+        printf("Redis, ");
+    printf("%+.6f s, seed %" PRIu64 "\n", seconds(c, n->end_ns), c->options.seed);
     if (n->slot < CHECK_SLOTS)
         printf("  key k%u.%u, %s\n", n->slot, n->generation, kinds[c->board->slot[n->slot].kind]);
     qsort(n->write, n->writes, sizeof n->write[0], by_begin);
@@ -204,9 +232,11 @@ static void print_note(const struct check *c, struct check_note *n)
 
 void check_report_violations(struct check *c)
 {
-    uint32_t count = atomic_load(&c->board->note_count);
-    while (c->printed < count && atomic_load(&c->board->note[c->printed].ready))
-        print_note(c, &c->board->note[c->printed++]);
+    for (uint32_t i = 0; i < atomic_load(&c->board->note_count); i++)
+        if (!(c->printed >> i & 1) && atomic_load(&c->board->note[i].ready)) { /* of one that was killed meanwhile it never is */
+            c->printed |= UINT64_C(1) << i;
+            print_note(c, &c->board->note[i]);
+        }
     fflush(stdout);
 }
 
@@ -216,7 +246,8 @@ void check_report_end(const struct check *c)
 {
     struct sums s = sum_all(c);
     printf("\nreads checked: %" PRIu64 " (%" PRIu64 " from the local tier, %" PRIu64 " from Redis, %" PRIu64
-           " from another thread's fetch, %" PRIu64 " misses)\n", s.checked, s.local, s.remote, s.shared, s.absent);
+           " from another thread's fetch or the source, %" PRIu64 " copies, %" PRIu64 " misses)\n",
+           s.checked, s.local, s.remote, s.shared, s.copied, s.absent);
     printf("writes: %" PRIu64 " acknowledged, %" PRIu64 " not done, %" PRIu64 " of unknown fate; reads that failed: %" PRIu64 "\n",
            s.writes, s.failed, s.unknown, s.errors);
     printf("barriers among them: %" PRIu64 " complete, %" PRIu64 " not within their deadline\n", s.barriers, s.unapplied);
@@ -232,6 +263,8 @@ void check_report_end(const struct check *c)
         if (atomic_load(&c->board->violations[i]))
             printf("%s: %" PRIu64 "\n", check_violation_names[i], atomic_load(&c->board->violations[i]));
     printf("violations: %" PRIu64 "\n", check_violations(c->board));
+    if (c->unjudged)
+        printf("NOT CHECKED: what %" PRIu64 " reads of the last sweep should have got; Redis did not say\n", c->unjudged);
 }
 
 static void json_faults(FILE *out, const struct check *c)
@@ -255,7 +288,7 @@ int check_report_json(struct check *c, const char *path)
     } rows[] = {
         {"seed", c->options.seed}, {"processes", (uint64_t)c->options.processes}, {"threads", (uint64_t)c->options.threads},
         {"writers", (uint64_t)c->options.writers},
-        {"reads_checked", s.checked}, {"reads_local", s.local}, {"reads_remote", s.remote}, {"reads_shared", s.shared},
+        {"reads_checked", s.checked}, {"reads_local", s.local}, {"reads_remote", s.remote}, {"reads_shared", s.shared}, {"reads_copied", s.copied},
         {"reads_absent", s.absent}, {"reads_failed", s.errors}, {"reads_skipped", s.skipped}, {"reads_outdated", s.outdated},
         {"writes", s.writes}, {"writes_failed", s.failed}, {"unknown_writes", s.unknown},
         {"barriers", s.barriers}, {"barriers_incomplete", s.unapplied},
@@ -264,7 +297,7 @@ int check_report_json(struct check *c, const char *path)
         {"position_regressions", check_gauge_sum(c, CHECK_REGRESSIONS)},
         {"suspicions", check_gauge_sum(c, CHECK_SUSPICIONS)}, {"message_gaps", check_gauge_sum(c, CHECK_GAPS)},
         {"disconnections", check_gauge_sum(c, CHECK_DISCONNECTIONS)}, {"proofs", check_gauge_sum(c, CHECK_PROOFS)},
-        {"violations", check_violations(c->board)}, {"bound_ms", (uint64_t)c->options.bound_ms},
+        {"violations", check_violations(c->board)}, {"final_unjudged", c->unjudged}, {"bound_ms", (uint64_t)c->options.bound_ms},
     };
     FILE *out = strcmp(path, "-") == 0 ? stdout : fopen(path, "we");
     if (!out)

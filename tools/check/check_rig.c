@@ -141,7 +141,9 @@ int64_t check_ask(struct check *c, struct redis_server *server, uint32_t slot, u
     if (strcmp(text, "(nil)") == 0)
         return 0;
     version = check_version(c->board, slot, generation, text, size);
-    return version ? (int64_t)version : -1;
+    if (version)
+        return (int64_t)version; /* first, as it may begin with anything, also as an error does */
+    return strcmp(text, "(no answer)") == 0 || text[0] == '-' ? CHECK_NO_ANSWER : CHECK_NOT_OURS;
 }
 
 static int64_t ask_by_library(struct check *c, near_cache *cache, uint32_t slot, uint32_t generation)
@@ -153,38 +155,52 @@ static int64_t ask_by_library(struct check *c, near_cache *cache, uint32_t slot,
     call.flags = NEAR_BYPASS_LOCAL | NEAR_NO_FILL;
     call.timeout_ms = 5000;
     int status = near_get(cache, name, check_name(name, slot, generation), &call, &value);
-    int64_t version = status == NEAR_MISS ? 0 : -1;
-    if (status == NEAR_OK) {
-        version = (int64_t)check_version(c->board, slot, generation, value.data, value.size);
-        near_release(&value);
-    }
-    return version;
+    if (status != NEAR_OK)
+        return status == NEAR_MISS ? 0 : CHECK_NO_ANSWER;
+    uint64_t version = check_version(c->board, slot, generation, value.data, value.size);
+    near_release(&value);
+    return version ? (int64_t)version : CHECK_NOT_OURS;
 }
 
-static void read_final(struct check *c, near_cache *cache, uint32_t slot, uint32_t generation, int which)
+/* -1: no answer. */
+static int read_final(struct check *c, near_cache *cache, uint32_t slot, uint32_t generation, int which)
 {
+    struct check_key *key = check_key_of(c->board, slot, generation);
+    if (atomic_load(&key->final[which]) != 0)
+        return 0;
     int64_t version = cache ? ask_by_library(c, cache, slot, generation) : check_ask(c, check_server(c), slot, generation);
-    if (version >= 0)
-        atomic_store(&check_key_of(c->board, slot, generation)->final[which], (uint64_t)version + 1);
+    if (version == CHECK_NO_ANSWER)
+        return -1;
+    if (version == CHECK_NOT_OURS)
+        check_complain(c->board, CHECK_DAMAGED, CHECK_PROCESSES, slot, generation, 0);
+    atomic_store(&key->final[which], version == CHECK_NOT_OURS ? CHECK_NO_VALUE : (uint64_t)version + 1);
+    return 0;
 }
 
-void check_read_final(struct check *c, int which)
+static int read_finals(struct check *c, near_cache *cache, int which)
 {
-    near_cache *cache = NULL;
-    near_options options;
-    near_options_init(&options);
-    options.prefix = c->board->prefix;
-    if (c->options.uri && (near_open(c->options.uri, &options, &cache, NULL) != NEAR_OK ||
-                           near_wait_ready(cache, 10000, NULL) != NEAR_OK))
-        fprintf(stderr, "nearcache-check: Redis does not answer\n");
     for (uint32_t i = 0; i < CHECK_SLOTS && !check_interrupted; i++) {
         uint32_t generation = atomic_load(&c->board->slot[i].generation);
-        read_final(c, cache, i, generation, which);
-        if (generation > 1)
-            read_final(c, cache, i, generation - 1, which);
+        if (read_final(c, cache, i, generation, which) < 0 ||
+            (generation > 1 && read_final(c, cache, i, generation - 1, which) < 0))
+            return -1;
     }
-    if (cache)
-        near_close(cache);
+    return 0;
+}
+
+int check_read_final(struct check *c, int which)
+{
+    near_cache *cache;
+    near_options options;
+    if (!c->options.uri)
+        return read_finals(c, NULL, which);
+    near_options_init(&options);
+    options.prefix = c->board->prefix;
+    if (near_open(c->options.uri, &options, &cache, NULL) != NEAR_OK)
+        return -1;
+    int result = near_wait_ready(cache, 10000, NULL) == NEAR_OK ? read_finals(c, cache, which) : -1;
+    near_close(cache);
+    return result;
 }
 
 /* ---------------------------------------------------------------- workers */
@@ -223,7 +239,7 @@ static void ended_badly(struct check *c, uint32_t process, int status)
 {
     fprintf(stderr, "nearcache-check: process %u ended with %s %d\n", process + 1, WIFSIGNALED(status) ? "signal" : "status",
             WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-    check_complain(c->board, CHECK_RECOVERY, process, CHECK_SLOTS, 0);
+    check_complain(c->board, CHECK_RECOVERY, process, CHECK_SLOTS, 0, CHECK_MISSING_PROCESS);
 }
 
 void check_workers_watch(struct check *c)

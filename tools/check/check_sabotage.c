@@ -4,11 +4,13 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "coherence/coherence.h"
 #include "local/local.h"
 
-enum sabotage { NONE, DEAF, AGELESS, FLOORLESS, FORGETFUL, DAMAGING, UNEXPIRING, UNSUSPECTING, HASTY, SABOTAGES };
+enum sabotage { NONE, DEAF, AGELESS, FLOORLESS, FORGETFUL, DAMAGING, UNEXPIRING, UNSUSPECTING, HASTY, MISCOPYING,
+                LOSING, LYING, BLOATED, DYING, SABOTAGES };
 
 static const char *const names[SABOTAGES] = {
     [DEAF] = "deaf",                 /* messages about keys are not applied */
@@ -19,6 +21,11 @@ static const char *const names[SABOTAGES] = {
     [UNEXPIRING] = "unexpiring",     /* copies never expire */
     [UNSUSPECTING] = "unsuspecting", /* lost messages make nothing suspect */
     [HASTY] = "hasty",               /* a barrier waits for nobody */
+    [MISCOPYING] = "miscopying",     /* near_get_copy takes no notice of a call that must not look at the local tier */
+    [LOSING] = "losing",             /* now and then a write says that it is done, and is not */
+    [LYING] = "lying",               /* now and then one says that it is not done, and is */
+    [BLOATED] = "bloated",           /* the local tier says that it holds more than it may */
+    [DYING] = "dying",               /* the process ends */
 };
 
 static enum sabotage active;
@@ -65,6 +72,43 @@ int __wrap_near__coherence_barrier(struct near__coherence *c, int64_t deadline_n
 int __wrap_near__coherence_barrier(struct near__coherence *c, int64_t deadline_ns, struct near__barrier_result *ret)
 {
     return active == HASTY || __real_near__coherence_barrier(c, deadline_ns, ret);
+}
+
+int __real_near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer,
+                         size_t capacity, size_t *ret_size);
+int __wrap_near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer,
+                         size_t capacity, size_t *ret_size);
+int __wrap_near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer,
+                         size_t capacity, size_t *ret_size)
+{
+    int deaf = active == MISCOPYING && call && call->flags & NEAR_BYPASS_LOCAL;
+    return __real_near_get_copy(cache, key, key_size, deaf ? NULL : call, buffer, capacity, ret_size);
+}
+
+int __real_near_set(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size,
+                    const near_write *write, const near_call *call);
+int __wrap_near_set(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size,
+                    const near_write *write, const near_call *call);
+int __wrap_near_set(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size,
+                    const near_write *write, const near_call *call)
+{
+    int now = (active == LOSING || active == LYING) && atomic_fetch_add(&turn, 1) % 16 == 0;
+    if (now && active == LOSING)
+        return NEAR_OK;
+    int status = __real_near_set(cache, key, key_size, value, value_size, write, call);
+    return now && status == NEAR_OK ? NEAR_ERR_UNAVAILABLE : status;
+}
+
+int __real_near_stats_get(near_cache *cache, near_stats *ret_stats);
+int __wrap_near_stats_get(near_cache *cache, near_stats *ret_stats);
+int __wrap_near_stats_get(near_cache *cache, near_stats *ret_stats)
+{
+    int status = __real_near_stats_get(cache, ret_stats);
+    if (active == BLOATED)
+        ret_stats->local_bytes = 4 * ret_stats->local_bytes_limit;
+    if (active == DYING && ret_stats->local_hits > 0)
+        _exit(1);
+    return status;
 }
 
 struct install {

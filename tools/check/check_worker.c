@@ -58,7 +58,7 @@ static void judge_duration(struct worker_thread *t, uint32_t stops, int64_t begi
     if (end_ns - begin_ns <= w->board->timeout_ns + LATE_MS * CHECK_NS_PER_MS)
         return;
     if (stops % 2 == 0 && atomic_load(&w->self->stops) == stops)
-        check_complain(w->board, CHECK_LATE, w->process, CHECK_SLOTS, end_ns - begin_ns);
+        check_complain(w->board, CHECK_LATE, w->process, CHECK_SLOTS, 0, end_ns - begin_ns);
 }
 
 /* ---------------------------------------------------------------- reading */
@@ -92,6 +92,7 @@ static void took(struct worker_thread *t, struct check_read *read, const void *d
     if (read->status == NEAR_OK || read->status == NEAR_MISS) {
         check_judge_end(&t->judge, read, data, size);
         check_count(read->status == NEAR_MISS              ? &r->absent
+                    : read->source == 0                    ? &r->copied
                     : read->source == NEAR_FROM_LOCAL      ? &r->local
                     : read->source == NEAR_FROM_REMOTE     ? &r->remote
                                                            : &r->shared, 1);
@@ -222,7 +223,7 @@ static void read_pinned(struct worker_thread *t, struct check_read *read, const 
     read->status = peek ? near_peek(t->worker->cache, key, key_size, &value)
                         : near_get(t->worker->cache, key, key_size, call, &value);
     read->end_ns = check_now();
-    read->source = value.source;
+    read->source = check_source(value.source, peek ? 0 : call->flags);
     if (!peek || read->status != NEAR_MISS) /* a peek's miss says nothing about the key */
         took(t, read, value.data, value.size);
     if (read->status == NEAR_OK)
@@ -234,7 +235,7 @@ static void read_copied(struct worker_thread *t, struct check_read *read, const 
     size_t size = 0;
     read->status = near_get_copy(t->worker->cache, key, key_size, call, t->value, sizeof t->value, &size);
     read->end_ns = check_now();
-    read->source = NEAR_FROM_LOCAL; /* it does not tell */
+    read->source = check_source(0, call->flags);
     took(t, read, t->value, size);
 }
 
@@ -399,7 +400,7 @@ static void write_lost(struct worker_thread *t, const struct writing *x)
 {
     struct check_board *board = t->worker->board;
     if (atomic_load(&check_key_of(board, x->slot, x->generation)->frozen_ns) == 0)
-        check_complain(board, CHECK_LOST, t->worker->process, x->slot, (int64_t)x->acked);
+        check_complain(board, CHECK_LOST, t->worker->process, x->slot, x->generation, (int64_t)x->acked);
 }
 
 /* Everybody is to forget what the source no longer has. */
@@ -686,7 +687,7 @@ static void judge_budget(struct worker *w, const near_stats *s)
 {
     uint64_t slack = s->local_bytes_limit / 20 > 1u << 20 ? s->local_bytes_limit / 20 : 1u << 20;
     if (s->local_bytes > s->local_bytes_limit + slack)
-        check_complain(w->board, CHECK_BUDGET, w->process, CHECK_SLOTS, (int64_t)s->local_bytes);
+        check_complain(w->board, CHECK_BUDGET, w->process, CHECK_SLOTS, 0, (int64_t)s->local_bytes);
 }
 
 static void copy_statistics(struct worker *w)
@@ -769,8 +770,10 @@ static int start_thread(struct worker *w, uint32_t number, void *(*run)(void *))
     t->worker = w;
     t->number = number;
     t->random = w->board->seed + w->process * 1000 + (uint64_t)w->count * 17 + atomic_load(&w->self->started) * 1000003;
-    t->judge = (struct check_judge){.board = w->board, .process = w->process, .thread = (uint32_t)w->count,
-                                    .reader = &w->self->reader[number < CHECK_READERS ? number : 0]};
+    t->judge.board = w->board; /* the rest of it is zero, and large: memory that is not touched costs nothing */
+    t->judge.process = w->process;
+    t->judge.thread = (uint32_t)w->count;
+    t->judge.reader = &w->self->reader[number < CHECK_READERS ? number : 0];
     if (pthread_create(&t->thread, NULL, run, t) != 0)
         return -1;
     w->count++;
