@@ -91,6 +91,20 @@ static int charge_below_ceiling(struct near__budget *budget, int64_t bytes)
     return 1;
 }
 
+int64_t near__budget_charge_some(struct near__local *local, int64_t bytes)
+{
+    struct near__budget *budget = &local->budget;
+    int64_t used = load(&budget->used), some;
+    do {
+        int64_t room = near__budget_ceiling(load(&budget->max)) - used;
+        some = room < bytes ? room : bytes;
+        if (some <= 0)
+            return 0;
+    } while (!atomic_compare_exchange_weak_explicit(&budget->used, &used, used + some, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return some;
+}
+
 static int64_t excess_of_bytes(const struct near__budget *budget)
 {
     return load(&budget->used) - load(&budget->retired) - load(&budget->max);
@@ -125,14 +139,20 @@ int64_t near__budget_retired(const struct near__local *local)
     return retired > spare ? retired - spare : 0;
 }
 
+int64_t near__budget_taken(const struct near__local *local)
+{
+    int64_t total = near__blocks_total(local), used = load(&local->budget.used);
+    return used > total ? used : total;
+}
+
 int near__local_has_no_room(struct near__local *local, size_t value_size)
 {
     struct near__reader *reader = near__local_reader_known(local);
     if (reader)
         near__recycle(local, reader, DRAIN); /* room of our own */
-    int64_t max = load(&local->budget.max), used = load(&local->budget.used); /* decides only whether to wait */
-    return (int64_t)value_size < max / 2 && used + (int64_t)value_size > near__budget_ceiling(max) - ROOM_MARGIN &&
-           near__budget_retired(local) > 0;
+    int64_t max = load(&local->budget.max), taken = near__budget_taken(local); /* decides only whether to wait */
+    return (int64_t)value_size < max / 2 && taken + (int64_t)value_size > near__budget_ceiling(max) - ROOM_MARGIN &&
+           (near__budget_retired(local) > 0 || near__blocks_are_awaited(local) || near__blocks_total(local) > max);
 }
 
 static int64_t of_all_readers(const struct near__local *local, int64_t part, int64_t most)
@@ -150,6 +170,11 @@ static int64_t quantum(const struct near__local *local)
 static int64_t quantum_of_entries(const struct near__local *local)
 {
     return of_all_readers(local, load(&local->budget.entries_max) / QUANTUM_PART, QUANTUM_ENTRIES_MAX);
+}
+
+int64_t near__budget_keep(const struct near__local *local)
+{
+    return 4 * quantum(local);
 }
 
 static void trim_room(struct near__local *local, struct near__share *share, int64_t most)
@@ -349,4 +374,18 @@ void near__budget_free(struct near__local *local, struct near__reader *reader, i
 {
     grow(&reader->share.idle[NEAR_IDLE_SPARE], bytes);
     trim_spare(local, &reader->share, HELD * quantum(local));
+}
+
+int near__budget_copy(struct near__local *local, int64_t bytes)
+{
+    if (!charge_below_ceiling(&local->budget, bytes))
+        return 0;
+    add(&local->budget.retired, bytes);
+    return 1;
+}
+
+void near__budget_uncopy(struct near__local *local, int64_t bytes)
+{
+    add(&local->budget.retired, -bytes); /* first: as in trim_spare */
+    add(&local->budget.used, -bytes);
 }

@@ -33,6 +33,7 @@
  *   move, in old slot    -                -> 0                    -> 0 (m5)                        -
  *   move, in new bucket  -> T (m3)        withdraw, drop          withdraw, drop                   least recently used: -> T (m3)
  *   move, own slot       retire           retire                  T -> V (m6), T -> 0              -
+ *   another copy (r4)    -                -                       V -> V'                          -
  *
  * ---- Install of entry E at position r, with a ticket's generation g
  *
@@ -97,6 +98,15 @@
  *   neither floor nor generation: an invalidation that came too late for the old slot finds the tentative word and
  *   kills it.
  *
+ * ---- Another copy (blocks.c, r1 to r5)
+ *
+ *   The keeper may put a copy of a visible entry in its place: same slot, key, position, era and tag, another address.  For all that is
+ *   argued above that is no change: in the one order of steps there is exactly one swap, before which the slot held the entry and after
+ *   which it holds the copy, and every scan that looks finds one of the two.  Whoever has seen the old word and swaps from it (an
+ *   invalidation, an install, an eviction) fails and looks again, as after any other change; whoever has swapped it out before makes r4
+ *   fail, and the copy was never visible.  A store instead of the swap would bring back what was removed in between.  The old entry is
+ *   retired like one that was removed, so "No ABA" holds for its address, too.
+ *
  * ---- Progress
  *
  *   A reader takes at most two buckets' steps.  A swap that fails means that somebody else's succeeded: lock-free.
@@ -133,6 +143,12 @@ typedef _Atomic(uint64_t) slot_word;
 static const struct near__span *scan_span(const struct near__tables *tables, unsigned t)
 {
     return &tables->span[NEAR_MUTANT(NEW_BEFORE_OLD) ? tables->spans - 1 - t : t];
+}
+
+int near__index_replace(slot_word *slot, uint64_t word, struct near__entry *copy)
+{
+    uint64_t moved = (word & ~NEAR_WORD_POINTER) | (uint64_t)(uintptr_t)copy;
+    return near__step_swap(slot, NEAR_MUTANT(COPY_STORED) ? near__step_load(slot) : word, moved);
 }
 
 int near__index_unlink(struct near__index *index, slot_word *slot, uint64_t word, enum near__why why)

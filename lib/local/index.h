@@ -196,6 +196,9 @@ int near__index_install(struct near__index *index, struct near__entry *entry, ui
 /* 1 an entry went, 0 none was there, -1 the one there is not below position.  position 0: below everything. */
 int near__index_invalidate(struct near__index *index, uint64_t hash, const void *key, size_t key_size, uint64_t position,
                            enum near__why why);
+/* Puts a copy of the visible entry in its place if the slot still holds `word`.  1: this call did, and the old entry is to be retired; 0:
+ * nobody has seen the copy.  Inside the section in which the word was seen; the keeper's. */
+int near__index_replace(_Atomic(uint64_t) *slot, uint64_t word, struct near__entry *copy);
 /* Takes whatever is visible in the slot out if it is still `word`.  1: this call did. */
 int near__index_unlink(struct near__index *index, _Atomic(uint64_t) *slot, uint64_t word, enum near__why why);
 /* Moves what is in one bucket of the old table into the new one (the keeper, in MIGRATE). */

@@ -134,13 +134,18 @@ static void tend_size(struct near__local *local)
     change_size(local, size, near__autosize_decide(&local->autosize, &view));
 }
 
-/* A budget that was lowered has emptied pages all over the heap.  Looking for them takes a walk over it, so the next one waits
- * until twenty times as long has passed. */
+#define LARGE_LEFT (INT64_C(1) << 20)
+
+/* A budget that was lowered, or a mix with fewer large entries, has emptied pages all over the heap.  Looking for them takes a walk
+ * over it, so the next one waits until twenty times as long has passed. */
 static void give_back(struct near__local *local)
 {
     struct near__keeper *keeper = &local->keeper;
     int64_t max = load(&local->budget.max_wanted), begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
-    keeper->lowered |= max < keeper->max_seen;
+    int64_t large = load(&local->large_bytes);
+    keeper->lowered |= max < keeper->max_seen || large < keeper->large_seen - keeper->large_seen / 4 - LARGE_LEFT;
+    if (large > keeper->large_seen || keeper->lowered)
+        keeper->large_seen = large;
     keeper->max_seen = max;
     /* relaxed: a look; what is still to be freed comes first */
     if (!keeper->lowered || begun_ns < keeper->give_back_due_ns || near__reclaim_is_due(local))
@@ -165,6 +170,7 @@ static void tend(struct near__local *local, int quiet, int sweep, int whole)
     tend_size(local);
     near__tables_adapt(local);
     near__reclaim(local, 0);
+    near__blocks_tend(local, quiet);
     give_back(local);
 }
 
@@ -198,8 +204,8 @@ void near__local_await_room(struct near__local *local, int patience_ms)
     struct timespec patience = {patience_ms / 1000, patience_ms % 1000 * 1000000};
     atomic_fetch_add_explicit(&local->keeper.awaited, 1, memory_order_seq_cst);
     uint32_t freed = atomic_load_explicit(&local->keeper.freed, memory_order_seq_cst);
-    /* relaxed: what is retired after this look has a keeper that is awake */
-    if (local->keeper.runs && near__budget_retired(local) > 0) {
+    /* relaxed: what is retired or wanted after this look has a keeper that is awake */
+    if (local->keeper.runs && (near__budget_retired(local) > 0 || near__blocks_are_awaited(local))) {
         near__keeper_wake(local);
         syscall(SYS_futex, &local->keeper.freed, FUTEX_WAIT_PRIVATE, freed, &patience, NULL, 0);
     }

@@ -159,6 +159,8 @@ int near__local_open(const struct near__local_config *config, struct near__local
     if (status == NEAR_OK)
         status = make_stripes(local, config->bytes_max);
     if (status == NEAR_OK)
+        status = near__blocks_open(local);
+    if (status == NEAR_OK)
         status = near__tables_open(local);
     if (status == NEAR_OK)
         status = near__queues_open(local);
@@ -185,6 +187,7 @@ void near__local_close(struct near__local *local)
     near__queues_close(local);
     near__tap_close(local);
     near__readers_free(local);
+    near__blocks_close(local);
     near__free(local->alloc, local->index.stripes);
     near__free(local->alloc, local->memory);
 }
@@ -326,17 +329,16 @@ static struct near__entry *obtain(struct near__local *local, struct near__reader
 {
     size_t prefix = near__entry_prefix(offer->expires != 0);
     size_t size = near__entry_size_for(offer->key_size, offer->value_size, offer->expires != 0);
-    int64_t cost = near__tier_estimate(size); /* the difference is settled once it is known */
+    int64_t cost = near__block_estimate(local, size); /* the difference is settled once it is known */
     near__recycle(local, reader, RECYCLED);
     if (!near__budget_reserve_entry(local, reader, cost))
         return NULL;
-    char *block = near__alloc(local->alloc, size);
-    if (!block || !near__pointer_fits(block)) {
-        near__free(local->alloc, block);
+    char *block = near__block_take(local, reader, size, ret_cost);
+    if (!block) {
         near__budget_release_entry(local, reader, cost);
+        near__keeper_wake(local);
         return NULL;
     }
-    *ret_cost = (int64_t)near__alloc_cost(local->alloc, block, size);
     near__budget_correct(local, reader, *ret_cost - cost); /* as a rule the estimate was right */
     return (struct near__entry *)(void *)(block + prefix);
 }
@@ -398,7 +400,7 @@ static enum near__count try_install(struct near__local *local, struct near__read
     if (!install(local, entry, offer, &moment)) { /* never visible, so nobody has it */
         if (local->queues)
             near__queue_cancel(local, entry, cost);
-        near__entry_free(local->alloc, entry);
+        near__block_free(local, reader, entry);
         near__budget_release_entry(local, reader, cost);
         return NEAR_COUNT_REFUSED_ORDER;
     }
@@ -690,7 +692,8 @@ void near__local_stats(struct near__local *local, near_stats *stats)
     uint64_t entries_max = gauge_of(&local->budget.entries_wanted);
     int64_t room = near__budget_idle(local, NEAR_IDLE_ROOM), spare = near__budget_idle(local, NEAR_IDLE_SPARE);
     int64_t reserved = near__budget_idle(local, NEAR_IDLE_ENTRIES); /* before the counts that they are part of */
-    stats->local_bytes = less_idle((int64_t)gauge_of(&local->budget.used), room + spare);
+    uint64_t bytes = less_idle((int64_t)gauge_of(&local->budget.used), room + spare), held = (uint64_t)near__blocks_total(local);
+    stats->local_bytes = bytes > held ? bytes : held;
     stats->local_bytes_limit = gauge_of(&local->budget.max_wanted);
     stats->local_entries = less_idle((int64_t)gauge_of(&local->budget.entries), reserved);
     stats->local_entries_limit = entries_max == INT64_MAX ? 0 : entries_max;

@@ -94,11 +94,15 @@ static struct near__table *make_table(const struct near__local *local, uint64_t 
     return table;
 }
 
+static void count_table(struct near__local *local, int64_t bytes)
+{
+    atomic_fetch_add_explicit(&local->index_bytes, (uint64_t)bytes, memory_order_relaxed); /* relaxed: a count */
+}
+
 static void charge_table(struct near__local *local, int64_t bytes)
 {
-    /* relaxed, both: counts */
-    atomic_fetch_add_explicit(&local->budget.used, bytes, memory_order_relaxed);
-    atomic_fetch_add_explicit(&local->index_bytes, (uint64_t)bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&local->budget.used, bytes, memory_order_relaxed); /* relaxed: a count */
+    count_table(local, bytes);
 }
 
 static void drop_table(struct near__local *local, struct near__table *table)
@@ -145,7 +149,7 @@ static void close_table(struct near__local *local, struct near__table *table)
         return;
     for (uint64_t b = 0; b < table->span.count; b++)
         for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
-            near__entry_free(local->alloc, near__word_entry(near__step_load(&table->span.bucket[b].slot[i])));
+            near__block_drop(local, near__word_entry(near__step_load(&table->span.bucket[b].slot[i])));
     near__free(local->alloc, table->memory);
 }
 
@@ -253,14 +257,13 @@ static int reserve_table(struct near__local *local, int64_t bytes)
 {
     int64_t charged = 0;
     while (charged < bytes && !is_stopped(local)) {
-        int64_t room = near__budget_ceiling(load(&local->budget.max)) - load(&local->budget.used);
-        int64_t part = room < bytes - charged ? room : bytes - charged;
-        if (part > 0) {
-            charge_table(local, part);
-            charged += part;
-        }
+        int64_t room = near__budget_ceiling(load(&local->budget.max)) - near__budget_taken(local);
+        /* fills take of the same room: what they were quicker at is not there any more */
+        int64_t part = near__budget_charge_some(local, room < bytes - charged ? room : bytes - charged);
+        count_table(local, part);
+        charged += part;
         int evicted = evict_some(local, 0);
-        int freed = charged < bytes && near__reclaim(local, 1);
+        int freed = charged < bytes && (near__reclaim(local, 1) | near__blocks_shrink(local, bytes - charged));
         if (part <= 0 && !evicted && !freed)
             break;
     }

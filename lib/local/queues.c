@@ -170,7 +170,7 @@ void near__queues_adapt(struct near__local *local)
     uint64_t wanted = entries + entries / 2 + 1;
     int64_t estimate = (int64_t)(wanted / LINE_LOAD + 1) * LINE_GHOSTS * 4 + 4096;
     int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed); /* relaxed, both: counts */
-    if (atomic_load_explicit(&local->budget.used, memory_order_relaxed) + estimate > near__budget_ceiling(max))
+    if (near__budget_taken(local) + estimate > near__budget_ceiling(max))
         return; /* another time */
     struct near__ghosts *ghosts = make_ghosts(local, wanted);
     if (!ghosts)
@@ -240,9 +240,21 @@ void near__queue_leave(struct near__local *local, struct near__entry *entry, int
         push_ghost(ghosts_of(local), near__entry_hash(entry, &local->index.secrets));
 }
 
+int near__queue_detach(struct near__entry *entry, uint32_t *ret_word)
+{
+    uint32_t word;
+    do {
+        word = near__queue_of(entry);
+        if (!(word & NEAR_QUEUED))
+            return 0;
+    } while (!near__queue_change(entry, word, 0));
+    *ret_word = word;
+    return 1;
+}
+
 void near__queue_promote(struct near__local *local, struct near__entry *entry, uint32_t word, uint16_t tick)
 {
-    int64_t bytes = near__entry_cost(local->alloc, entry);
+    int64_t bytes = near__block_cost(local, entry);
     if (!near__queue_change(entry, word, near__queue_word(tick, 1, 0)))
         return;
     add_bytes(local, word, -bytes);

@@ -86,6 +86,8 @@ static void leave_all(void *unused)
         struct near__reader *reader = mine;
         drop_pins(reader);
         near__share_settle(reader->local, &reader->share);
+        if (reader->local->arena)
+            near__arena_settle(reader->local->arena, &reader->stock);
         part_locked(reader);
     }
     pthread_mutex_unlock(&threads.mutex);

@@ -7,6 +7,7 @@
 #define NEAR_LOCAL_READER_H
 #include <stdatomic.h>
 #include <stdint.h>
+#include "local/arena.h"
 #include "local/entry.h"
 #include "local/index.h"
 #include "local/local.h"
@@ -73,6 +74,7 @@ struct near__reader {
     struct near__hotring *hotring;                /* (i) NULL if hot keys are not wanted: hotkeys.c */
     _Atomic(uint32_t) hit_ns[NEAR_TIMED_HITS];    /* (w) relaxed: statistics; 0: none yet */
     struct near__share share;
+    struct near__stock stock;                     /* (o) */
 };
 
 /* Tiers that one thread uses in turn without the slow path of near__local_reader. */

@@ -51,7 +51,7 @@ struct freed {
 
 static int64_t cost_of(const struct near__local *local, const struct near__entry *entry)
 {
-    return near__entry_cost(local->alloc, entry);
+    return near__block_cost(local, entry);
 }
 
 static void push(_Atomic(struct near__entry *) *list, struct near__entry *entry)
@@ -85,6 +85,11 @@ void near__retire(struct near__index *index, struct near__entry *entry, enum nea
     push(reader ? &reader->share.limbo : &local->limbo, entry);
 }
 
+void near__reclaim_push(struct near__local *local, struct near__entry *entry)
+{
+    push(&local->limbo, entry);
+}
+
 /* ---------------------------------------------------------------- handed back */
 
 /* Inside a read section, by the owner. */
@@ -107,7 +112,7 @@ int near__recycle(struct near__local *local, struct near__reader *reader, int mo
     near__rcu_enter();
     for (struct near__entry *entry; freed < most && (entry = pop(&reader->share.returned)) != NULL; freed++) {
         near__budget_free(local, reader, cost_of(local, entry));
-        near__entry_free(local->alloc, entry);
+        near__block_free(local, reader, entry);
     }
     near__rcu_leave();
     return freed;
@@ -129,7 +134,7 @@ static int64_t free_condemned(struct near__local *local, struct near__entry *lis
         list = near__entry_next(entry);
         if (near__entry_position(entry) == CONDEMNED) {
             freed += cost;
-            near__entry_free(local->alloc, entry);
+            near__block_free(local, NULL, entry);
         } else {
             *ret_kept += cost;
             near__entry_link(entry, *kept);
@@ -147,7 +152,7 @@ static int64_t free_all(struct near__local *local, struct near__entry *list)
         struct near__entry *entry = list;
         list = near__entry_next(entry);
         freed += cost_of(local, entry);
-        near__entry_free(local->alloc, entry);
+        near__block_free(local, NULL, entry);
     }
     return freed;
 }
@@ -288,7 +293,7 @@ static void free_list(struct near__local *local, struct near__entry *list)
     while (list) {
         struct near__entry *entry = list;
         list = near__entry_next(entry);
-        near__entry_free(local->alloc, entry);
+        near__block_drop(local, entry);
     }
 }
 

@@ -26,6 +26,7 @@ enum near__mutant {
     NEAR_MUTANT_MOVE_EMPTIES_FIRST,   /* a move empties the old slot before it publishes in the new table */
     NEAR_MUTANT_MOVE_UNTENTATIVE,     /* a move publishes a visible word at once */
     NEAR_MUTANT_NEW_BEFORE_OLD,       /* scans take the new table first */
+    NEAR_MUTANT_COPY_STORED,          /* a copy takes the slot whatever is there */
     NEAR_MUTANT_COUNT,
     /* of the library as a whole: tests/mutants */
     NEAR_MUTANT_FLOOR_UNRAISED, /* an invalidation does not raise the floor */

@@ -93,9 +93,9 @@ static uint64_t unpack(uint64_t word)
     uint64_t mantissa = code & ((1u << MANTISSA_BITS) - 1);
     return exponent ? (mantissa | 1u << MANTISSA_BITS) << (exponent - 1) : mantissa;
 }
-static uint64_t bytes_of(uint64_t word)
+static uint64_t bytes_of(const struct near__local *local, uint64_t word)
 {
-    return (uint64_t)near__tier_estimate(NEAR_ENTRY_HEADER + unpack(word)) + INDEX_BYTES;
+    return (uint64_t)near__block_estimate(local, NEAR_ENTRY_HEADER + unpack(word)) + INDEX_BYTES;
 }
 
 static void learn(struct near__local *local, uint64_t word, struct near__curve_seen now)
@@ -105,7 +105,7 @@ static void learn(struct near__local *local, uint64_t word, struct near__curve_s
     if (local->shadow && hash < near__shadow_below(local->shadow))
         near__shadow_see(local->shadow, hash, seen);
     if (local->curve && hash < near__curve_below(local->curve))
-        near__curve_see(local->curve, hash, seen, seen == NEAR_SEEN_MISS ? 0 : bytes_of(word), now);
+        near__curve_see(local->curve, hash, seen, seen == NEAR_SEEN_MISS ? 0 : bytes_of(local, word), now);
 }
 
 static uint64_t lost_of(const struct near__local *local)

@@ -25,7 +25,7 @@ struct near__local_config;
 /* Everything the tier has allocated, in bytes as the allocator really takes them.
  *
  *      0 ............................. max ......... ceiling
- *      |  tables, readers, stripes  |  entries  | retired |
+ *      |  tables, readers, stripes  |  entries  | retired |      entries as slabs are divided among them: blocks.c
  *      '---------------- kept at or below max --'         |
  *      '---------------------- never above the ceiling ---'
  *
@@ -62,6 +62,10 @@ struct near__keeper {
     uint64_t calm_entries;        /* so many there were when they last had become an eighth more; */
     int64_t calm_due_ns;          /* calm if that does not happen again until then: see migrate.c */
     int calm;
+    int64_t large_seen;           /* bytes of large entries: the most since memory was last given back */
+    int64_t compact_due_ns;       /* entries are moved at this time or later, by the kernel's clock, if nobody waits for that */
+    _Atomic(uint64_t) moved;      /* entries, to other slabs; anybody may look */
+    struct near__stock stock;     /* for moving entries */
     int64_t size_due_ns;          /* when the automatic size is looked at again */
     struct near__pressure pressure;
     int64_t max_seen;             /* budget.max_wanted at the last round */
@@ -107,6 +111,8 @@ struct near__local {
     _Atomic(uint32_t) tap_busy;
 
     const struct near__alloc *alloc;
+    struct near__arena *arena;      /* (i) of small entries; NULL: all are the allocator's */
+    _Atomic(int64_t) large_bytes;   /* of entries that are the allocator's, if there is an arena */
     const struct near__log *log;
     uint64_t value_max; /* 0: an eighth of the budget */
     int foreign;        /* (i) positions do not tell everything: see "Foreign writers" in local.c */
@@ -153,11 +159,6 @@ static inline struct near__moment near__tier_moment(struct near__local *local)
     };
 }
 
-/* What the allocator will probably charge. */
-static inline int64_t near__tier_estimate(size_t size)
-{
-    return size < 128 * 1024 ? (int64_t)((size + 8 + 15) & ~(size_t)15) : (int64_t)((size + 16 + 4095) & ~(size_t)4095);
-}
 /* Reads that looked here, so far (local.c). */
 uint64_t near__tier_reads(struct near__local *local);
 /* The same, of one thread. */
@@ -174,6 +175,8 @@ static inline struct near__local *near__local_of(struct near__index *index)
 int64_t near__budget_ceiling(int64_t max);
 /* Counts what is allocated in any case and is neither an entry nor a table. */
 void near__budget_charge(struct near__local *local, int64_t bytes);
+/* Counts so many bytes as used, or as many of them as fit below the ceiling.  How many. */
+int64_t near__budget_charge_some(struct near__local *local, int64_t bytes);
 /* Makes room for an entry of that size and reserves it; 0: there is none (nothing is reserved). */
 int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);
 void near__budget_release_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);
@@ -190,6 +193,35 @@ int64_t near__budget_idle(const struct near__local *local, enum near__idle what)
 int64_t near__budget_retired(const struct near__local *local);
 /* Gives back what the calling thread holds, or one that has gone. */
 void near__share_settle(struct near__local *local, struct near__share *share);
+
+/* Bytes of free blocks that a thread's stock may have. */
+int64_t near__budget_keep(const struct near__local *local);
+/* Counts a second copy of an entry, the first being about to be retired; 0: the ceiling leaves no room.  uncopy: it was not. */
+int near__budget_copy(struct near__local *local, int64_t bytes);
+void near__budget_uncopy(struct near__local *local, int64_t bytes);
+
+/* ---------------------------------------------------------------- memory of entries (blocks.c) */
+
+int near__blocks_open(struct near__local *local); /* NEAR_OK or NEAR_ERR_NOMEM */
+void near__blocks_close(struct near__local *local);
+/* What an entry of that size will cost, as a rule exactly; what this one does cost. */
+int64_t near__block_estimate(const struct near__local *local, size_t size);
+int64_t near__block_cost(const struct near__local *local, const struct near__entry *entry);
+/* Everything that is in memory, as the arena counts; 0: there is none. */
+int64_t near__blocks_total(const struct near__local *local);
+/* The more of that and what is counted as used: how much of the ceiling is taken. */
+int64_t near__budget_taken(const struct near__local *local);
+/* Makes slabs empty and gives them back until so many bytes fit below the ceiling.  1: some went.  The keeper's, in one table. */
+int near__blocks_shrink(struct near__local *local, int64_t bytes);
+/* NULL: no memory.  reader: the calling thread's; of free, or NULL. */
+void *near__block_take(struct near__local *local, struct near__reader *reader, size_t size, int64_t *ret_cost);
+void near__block_free(struct near__local *local, struct near__reader *reader, struct near__entry *entry);
+/* At close, when the arena goes as a whole.  NULL is fine. */
+void near__block_drop(struct near__local *local, struct near__entry *entry);
+/* Makes empty slabs where they are wanted, and gives back what is too much. */
+void near__blocks_tend(struct near__local *local, int quiet);
+/* Somebody was refused a block, and the keeper has not seen to it yet. */
+int near__blocks_are_awaited(const struct near__local *local);
 
 /* ---------------------------------------------------------------- eviction (evict.c) */
 
@@ -209,6 +241,8 @@ void near__queue_enter(struct near__local *local, struct near__entry *entry, uin
 void near__queue_cancel(struct near__local *local, const struct near__entry *entry, int64_t bytes);
 /* An entry that was swapped out of its slot; before it is linked.  Inside a read section. */
 void near__queue_leave(struct near__local *local, struct near__entry *entry, int64_t bytes, enum near__why why);
+/* Takes the word out of an entry that is to be moved; 0: the entry has been retired. */
+int near__queue_detach(struct near__entry *entry, uint32_t *ret_word);
 /* From the small queue to the main one. */
 void near__queue_promote(struct near__local *local, struct near__entry *entry, uint32_t word, uint16_t tick);
 /* One more turn in the main queue, of an entry that was used in the last one or has worth left. */
@@ -246,6 +280,8 @@ void near__tables_adapt(struct near__local *local);
 int near__reclaim(struct near__local *local, int all);
 /* So much is retired that fills are about to be refused. */
 int near__reclaim_is_pressing(const struct near__local *local);
+/* Retires what has been counted as retired: the old copy of an entry that was moved. */
+void near__reclaim_push(struct near__local *local, struct near__entry *entry);
 /* Something is retired, or was handed back and not used. */
 int near__reclaim_is_due(const struct near__local *local);
 /* Frees up to `most` entries that the keeper has handed back to the calling thread.  How many those were. */

@@ -444,6 +444,40 @@ static void task_migrates(struct task *me)
             violate("V4: a table was left with something in it");
 }
 
+/* The keeper's moves to another block (blocks.c, r1 to r5), while there is one table. */
+static void copy_slot(_Atomic(uint64_t) *slot)
+{
+    uint64_t word = near__step_load(slot);
+    if (!word || near__word_is_tentative(word))
+        return;
+    struct near__entry *entry = near__word_entry(word);
+    struct content c;
+    memcpy(&c, content_of(entry), sizeof(c));
+    struct near__entry *copy = make_entry(c.key, near__entry_position(entry), c.version, c.ticket_time); /* r2 */
+    unsigned n = number_of(copy);
+    if (!near__index_replace(slot, word, copy)) {                                  /* r4 */
+        w.fate[n] = RETURNED;
+        return;
+    }
+    if (w.fate[n] == OWNED) /* as in install: it may have been removed already */
+        w.fate[n] = INSTALLED;
+    near__retire(&w.index, entry, NEAR_WHY_EVICTED);                               /* r5 */
+}
+
+static void task_copies(struct task *me)
+{
+    (void)me;
+    for (unsigned n = 1 + below(3); n; n--) {
+        section_enter();
+        for (uint64_t b = 0; b < w.steady.span[0].count; b++)
+            for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
+                if (below(2))
+                    copy_slot(&w.old_buckets[b].slot[i]);
+        section_leave();
+        step();
+    }
+}
+
 /* ---------------------------------------------------------------- one schedule */
 
 static void set_up(uint64_t seed)
@@ -513,11 +547,12 @@ static void check_at_rest(void)
 /* The violation that this seed finds, or NULL. */
 static const char *schedule(uint64_t seed)
 {
+    static void (*const keepers[])(struct task *) = {task_operations, task_migrates, task_copies};
     near__step_hook = step;
     set_up(seed);
     unsigned tasks = 3 + below(TASKS - 2), stick = (const unsigned[]){0, 50, 80, 95}[below(4)];
     for (unsigned i = 0; i < tasks; i++)
-        start(&task[i], i == 0 ? task_reads : i == 1 && seed % 2 ? task_migrates : task_operations);
+        start(&task[i], i == 0 ? task_reads : i == 1 ? keepers[seed % 3] : task_operations);
     run_all(stick);
     check_at_rest();
     for (unsigned i = 0; i < w.entries; i++)
@@ -571,6 +606,7 @@ MUTANT_TEST(that_an_install_does_not_raise_the_floor, FLOOR_NOT_FIRST)
 MUTANT_TEST(that_a_move_empties_first, MOVE_EMPTIES_FIRST)
 MUTANT_TEST(that_a_move_is_not_tentative, MOVE_UNTENTATIVE)
 MUTANT_TEST(that_the_new_table_is_scanned_first, NEW_BEFORE_OLD)
+MUTANT_TEST(that_a_copy_is_stored, COPY_STORED)
 
 static void choose_key(unsigned k, char letter, unsigned i)
 {
@@ -616,6 +652,7 @@ int main(void)
         cmocka_unit_test(test_notices_that_a_move_empties_first),
         cmocka_unit_test(test_notices_that_a_move_is_not_tentative),
         cmocka_unit_test(test_notices_that_the_new_table_is_scanned_first),
+        cmocka_unit_test(test_notices_that_a_copy_is_stored),
     };
     if (!SCHEDULE_POSSIBLE) {
         print_message("1..0 # SKIP one thread only: nothing for ThreadSanitizer to see\n");

@@ -11,14 +11,16 @@
 #include <pthread.h>
 
 #include "base/random.h"
+#include "local/tier.h"
 #include "support/seed.h"
 #include "support/wait.h"
 
-#define KEYS 300
+#define KEYS 4000 /* at most */
 #define THREADS 6
 
 static struct fixture f;
 static uint64_t seed;
+static uint32_t key_count, lengths; /* so many keys, and words that a value may have */
 static _Atomic(uint64_t) position;
 static _Atomic(uint64_t) server[KEYS]; /* position of the key's last write */
 static _Atomic(uint64_t) known[KEYS];  /* no read that begins now may return less */
@@ -29,9 +31,14 @@ struct value {
     uint64_t key, version, words[];
 };
 
+static size_t words_of(uint64_t key, uint64_t version)
+{
+    return (key * 7 + version) % lengths;
+}
+
 static size_t make_value(struct value *v, uint64_t key, uint64_t version)
 {
-    size_t words = (key * 7 + version) % 40;
+    size_t words = words_of(key, version);
     v->key = key;
     v->version = version;
     for (size_t i = 0; i < words; i++)
@@ -45,7 +52,7 @@ static uint64_t check_value(const void *data, size_t size, uint64_t key)
     assert_true(size >= sizeof(head));
     memcpy(head, data, sizeof(head));
     assert_int_equal(head[0], key);
-    assert_int_equal(size, sizeof(head) + (key * 7 + head[1]) % 40 * 8);
+    assert_int_equal(size, sizeof(head) + words_of(key, head[1]) * 8);
     for (size_t at = sizeof(head); at < size; at += 8) {
         memcpy(&word, (const char *)data + at, 8);
         assert_true(word == (key * 1000003 ^ head[1]));
@@ -128,7 +135,7 @@ static void read_many(struct near__reader *reader, uint64_t first)
     enum near__local_result results[20];
     struct near__view views[20];
     for (unsigned i = 0; i < 20; i++) {
-        names[i] = (first + i) % KEYS;
+        names[i] = (first + i) % key_count;
         least[i] = atomic_load(&known[names[i]]);
         keys[i] = (struct near__local_key){&names[i], sizeof(names[i])};
     }
@@ -149,8 +156,17 @@ static void rare(uint64_t key, uint64_t *random)
     case 1: near__local_clear(f.local); break;
     case 2: near__local_raise_watermark(f.local, atomic_load(&known[key])); break;
     default: near__local_resize(f.local, (uint64_t)(1 + near__random_below(random, 4)) << 20,
-                                near__random_below(random, 2) ? 0 : 20 + near__random_below(random, 400));
+                                near__random_below(random, 2) ? 0 : 20 + near__random_below(random, key_count + 100));
     }
+}
+
+/* As if a fill had found no block, or no room for so many bytes: the keeper empties slabs. */
+static void move_entries(int64_t bytes)
+{
+    if (!f.local->arena)
+        return;
+    near__arena_starve(f.local->arena, bytes);
+    near__keeper_wake(f.local);
 }
 
 static void *works(void *arg)
@@ -159,9 +175,11 @@ static void *works(void *arg)
     uint64_t random = seed + me;
     while (!atomic_load(&stop)) {
         struct near__reader *reader = near__local_reader(f.local);
-        uint32_t what = near__random_below(&random, 1000), key = near__random_below(&random, KEYS);
+        uint32_t what = near__random_below(&random, 1000), key = near__random_below(&random, key_count);
         if (me == 0 && what < 10)
             rare(key, &random);
+        else if (me == 1 && what < 20)
+            move_entries(what % 2 ? 100000 : (int64_t)NEAR_SLAB_SIZE);
         else if (what < 600)
             read_one(reader, key, &random);
         else if (what < 700)
@@ -196,7 +214,8 @@ static void reset(void)
         atomic_store(&rounds[i], 0);
 }
 
-static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least)
+/* With more than a few bytes there is an arena, and few lengths make slabs that have holes. */
+static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least, uint64_t bytes_max)
 {
     pthread_t thread[THREADS];
     seed = test_seed();
@@ -211,12 +230,14 @@ static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least)
     f.config.auto_bytes_min = 1 << 20;
     f.config.auto_bytes_max = 4 << 20;
     f.config.auto_pressure = 1;
-    f.config.bytes_max = 1 << 20;
+    f.config.bytes_max = bytes_max;
+    key_count = bytes_max < 4 << 20 ? 300 : KEYS;
+    lengths = bytes_max < 4 << 20 ? 40 : 3;
     reset();
     fixture_start(&f);
     for (uintptr_t i = 0; i < THREADS; i++)
         pthread_create(&thread[i], NULL, works, (void *)i);
-    assert_true(wait_until(total() >= least, 120000));
+    assert_true(wait_until(total() >= least && (!f.local->arena || atomic_load(&f.local->keeper.moved) > 0), 120000));
     atomic_store(&stop, 1);
     for (int i = 0; i < THREADS; i++)
         pthread_join(thread[i], NULL);
@@ -224,15 +245,15 @@ static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least)
     near_hot_key hottest;
     size_t told;
     if (f.config.curve) {
-        assert_int_equal(near__local_advise(f.local, KEYS, UINT64_MAX, &advised), NEAR_OK);
+        assert_int_equal(near__local_advise(f.local, key_count, UINT64_MAX, &advised), NEAR_OK);
         assert_int_equal(near__local_hot_keys(f.local, 1, &hottest, &told), NEAR_OK);
         assert_int_equal(told, 1);
     }
     assert_int_equal(near__local_pinned(f.local), 0);
     assert_true(atomic_load(&hits) > 1000);
     near_stats s = stats_of(&f);
-    print_message("# %lu rounds, %lu hits, %lu fills, %lu invalidations, %lu evictions, %lu expirations\n",
-                  (unsigned long)total(), (unsigned long)atomic_load(&hits), (unsigned long)s.fills,
+    print_message("# %lu rounds, %lu moved, %lu hits, %lu fills, %lu invalidations, %lu evictions, %lu expirations\n",
+                  (unsigned long)total(), (unsigned long)atomic_load(&f.local->keeper.moved), (unsigned long)atomic_load(&hits), (unsigned long)s.fills,
                   (unsigned long)s.invalidations, (unsigned long)s.evictions, (unsigned long)s.expirations);
     fixture_close(&f);
 }
@@ -240,20 +261,29 @@ static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least)
 static void test_C_D_torture(void **state)
 {
     (void)state;
-    torture(NEAR_POLICY_LRU, 50, SCALE(1500000, 100000));
+    torture(NEAR_POLICY_LRU, 50, SCALE(1500000, 100000), 1 << 20);
 }
 
 static void test_C_D_torture_with_every_policy(void **state)
 {
     (void)state;
     for (uint32_t policy = 0; policy < NEAR_POLICIES; policy++)
-        torture(policy, 0, SCALE(300000, 30000));
-    torture(NEAR_POLICY_S3FIFO, 50, SCALE(300000, 30000));
+        torture(policy, 0, SCALE(300000, 30000), 1 << 20);
+    torture(NEAR_POLICY_S3FIFO, 50, SCALE(300000, 30000), 1 << 20);
+}
+
+static void test_C_D_torture_while_entries_are_moved(void **state)
+{
+    (void)state;
+    torture(NEAR_POLICY_LRU, 0, SCALE(600000, 60000), 4 << 20);
+    torture(NEAR_POLICY_S3FIFO, 50, SCALE(300000, 30000), 4 << 20);
+    torture(NEAR_POLICY_ADAPTIVE, 0, SCALE(300000, 30000), 4 << 20);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_C_D_torture),
-                                       cmocka_unit_test(test_C_D_torture_with_every_policy)};
+                                       cmocka_unit_test(test_C_D_torture_with_every_policy),
+                                       cmocka_unit_test(test_C_D_torture_while_entries_are_moved)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

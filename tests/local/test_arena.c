@@ -1,0 +1,604 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Memory of small entries: the arena alone, and in a tier whose mix of sizes changes. */
+#include "local/local_fixture.h"
+
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/random.h"
+#include "local/tier.h"
+#include "support/seed.h"
+#include "support/wait.h"
+
+#define MIB (INT64_C(1) << 20)
+#define KEEP (16 << 10)
+
+/* ---------------------------------------------------------------- the kernel's answers (linked with --wrap) */
+
+void *__real_mmap(void *address, size_t size, int protection, int flags, int file, off_t offset);
+void *__real_mmap64(void *address, size_t size, int protection, int flags, int file, off_t offset);
+int __real_madvise(void *address, size_t size, int advice);
+void *__wrap_mmap(void *address, size_t size, int protection, int flags, int file, off_t offset);
+void *__wrap_mmap64(void *address, size_t size, int protection, int flags, int file, off_t offset);
+int __wrap_madvise(void *address, size_t size, int advice);
+
+static _Atomic(int) maps_left = INT32_MAX, refused_advice = -1;
+static _Atomic(unsigned) maps_refused, advice_refused;
+
+static int may_map(void)
+{
+    if (maps_left <= 0) {
+        maps_refused++;
+        return 0;
+    }
+    maps_left--;
+    return 1;
+}
+
+void *__wrap_mmap(void *address, size_t size, int protection, int flags, int file, off_t offset)
+{
+    return may_map() ? __real_mmap(address, size, protection, flags, file, offset) : MAP_FAILED;
+}
+
+void *__wrap_mmap64(void *address, size_t size, int protection, int flags, int file, off_t offset) /* by its other name */
+{
+    return may_map() ? __real_mmap64(address, size, protection, flags, file, offset) : MAP_FAILED;
+}
+
+int __wrap_madvise(void *address, size_t size, int advice)
+{
+    if (advice != refused_advice)
+        return __real_madvise(address, size, advice);
+    advice_refused++;
+    return -1;
+}
+
+/* ---------------------------------------------------------------- alone */
+
+static struct near__alloc alloc;
+static struct near__arena *arena;
+
+static void open_arena(int huge)
+{
+    near__alloc_init(&alloc, NULL);
+    assert_int_equal(near__arena_open(&alloc, huge, &arena), NEAR_OK);
+}
+
+static void *take(struct near__stock *stock, unsigned class, int64_t most)
+{
+    void *got = near__arena_pop(arena, stock, class);
+    return got ? got : near__arena_take(arena, stock, class, KEEP, most);
+}
+
+static void test_classes_hold_their_sizes_with_little_waste(void **state)
+{
+    (void)state;
+    open_arena(0);
+    size_t size = NEAR_ENTRY_HEADER;
+    int64_t before = 0;
+    for (; near__arena_class(arena, size) != NEAR_CLASS_NONE; size++) {
+        int64_t cost = near__arena_cost(arena, near__arena_class(arena, size));
+        assert_true(cost >= (int64_t)size);
+        assert_true(cost >= before);
+        assert_true(cost <= (int64_t)(size < 64 ? size + 8 : size + size / 7 + 8));
+        before = cost;
+    }
+    assert_true(size > 2000);
+    assert_true(near__arena_cost(arena, near__arena_class(arena, NEAR_ENTRY_HEADER + 16 + 100)) <= 137);
+    near__arena_close(arena);
+}
+
+#define BLOCKS 4000
+static struct { unsigned char *memory; size_t size; unsigned char mark; } block[BLOCKS];
+
+static void check_block(unsigned i)
+{
+    for (size_t b = 0; b < block[i].size; b++)
+        assert_int_equal(block[i].memory[b], block[i].mark);
+}
+
+/* Two stocks that get and give one another's blocks; all memory goes back in the end. */
+static void take_and_give(int huge)
+{
+    static struct near__stock stock[2];
+    uint64_t random = test_seed();
+    open_arena(huge);
+    memset(stock, 0, sizeof(stock));
+    memset(block, 0, sizeof(block));
+    int64_t empty = near__arena_held(arena);
+    for (int step = 0; step < SCALE(200000, 40000); step++) {
+        unsigned i = near__random_below(&random, BLOCKS), s = near__random_below(&random, 3);
+        if (block[i].memory) {
+            check_block(i);
+            near__arena_give(arena, s < 2 ? &stock[s] : NULL, near__arena_class(arena, block[i].size), block[i].memory);
+            block[i].memory = NULL;
+            continue;
+        }
+        block[i].size = 24 + near__random_below(&random, 2040 - 24);
+        block[i].mark = (unsigned char)step;
+        block[i].memory = take(&stock[s % 2], near__arena_class(arena, block[i].size), INT64_MAX);
+        assert_non_null(block[i].memory);
+        assert_true(near__pointer_fits(block[i].memory));
+        memset(block[i].memory, block[i].mark, block[i].size);
+        assert_true(stock[s % 2].weight <= KEEP + KEEP / 2); /* a batch more */
+    }
+    for (unsigned i = 0; i < BLOCKS; i++)
+        if (block[i].memory) {
+            check_block(i);
+            near__arena_give(arena, NULL, near__arena_class(arena, block[i].size), block[i].memory);
+        }
+    near__arena_settle(arena, &stock[0]);
+    near__arena_settle(arena, &stock[1]);
+    near__arena_trim(arena, INT64_MAX, 0);
+    assert_true(near__arena_held(arena) <= empty + 16 * 1024 + huge * 2 * MIB); /* the list of chunks */
+    near__arena_close(arena);
+}
+
+static void test_blocks_do_not_overlap_and_all_come_back(void **state)
+{
+    (void)state;
+    take_and_give(0);
+    take_and_give(1);
+}
+
+static void hold_to_the_limit(int huge)
+{
+    struct near__stock stock = {.weight = 0};
+    int64_t most = 9 * MIB, taken = 0;
+    open_arena(huge);
+    unsigned class = near__arena_class(arena, 140);
+    while (take(&stock, class, most)) {
+        taken += near__arena_cost(arena, class);
+        assert_true(near__arena_held(arena) <= most);
+    }
+    assert_true(taken > most - MIB / 16); /* it was used */
+    assert_int_equal(near__arena_wanted(arena), NEAR_SLAB_SIZE);
+    assert_int_equal(near__arena_wanted(arena), 0);
+    near__arena_close(arena);
+}
+
+static void test_what_is_held_stays_below_the_limit(void **state)
+{
+    (void)state;
+    hold_to_the_limit(0);
+    hold_to_the_limit(1);
+}
+
+/* ---------------------------------------------------------------- in a tier */
+
+static unsigned char pattern[8192];
+
+static const unsigned char *value_of(uint64_t n, size_t size)
+{
+    return pattern + n % (sizeof(pattern) - size);
+}
+
+static int fill_one(struct fixture *f, struct near__reader *reader, uint64_t n, size_t size)
+{
+    struct near__ticket t = near__local_ticket(f->local, &n, sizeof(n));
+    return near__local_install(f->local, reader, t, &n, sizeof(n), value_of(n, size), size, n + 1, -1, NEAR_NEVER);
+}
+
+/* Right or not there. */
+static int read_one(struct fixture *f, struct near__reader *reader, uint64_t n)
+{
+    unsigned char got[8192];
+    struct near__view view;
+    if (near__local_copy(f->local, reader, &n, sizeof(n), ANY_BOUND, 0, got, sizeof(got), &view) != NEAR_LOCAL_HIT)
+        return 0;
+    assert_int_equal(memcmp(got, value_of(n, view.size), view.size), 0);
+    return 1;
+}
+
+static void make_pattern(void)
+{
+    uint64_t random = 5;
+    for (size_t i = 0; i < sizeof(pattern); i++)
+        pattern[i] = (unsigned char)near__random_next(&random);
+}
+
+static int64_t resident(void)
+{
+    long pages = 0, unused;
+    FILE *file = fopen("/proc/self/statm", "r");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%ld %ld", &unused, &pages), 2);
+    fclose(file);
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+static size_t size_in(unsigned mix, uint64_t *random)
+{
+    static const size_t sizes[] = {100, 1000, 40, 2000, 300, 16};
+    switch (mix % 8) {
+    case 6: return near__random_below(random, 2000);
+    case 7: return near__random_below(random, 10) ? near__random_below(random, 200) : near__random_below(random, 8000);
+    default: return sizes[mix % 8];
+    }
+}
+
+static void check_queues(struct near__local *local)
+{
+    int64_t live = atomic_load(&local->budget.used) - atomic_load(&local->budget.retired) - atomic_load(&local->budget.kept) -
+                   atomic_load(&local->budget.fixed) - (int64_t)atomic_load(&local->index_bytes) -
+                   near__budget_idle(local, NEAR_IDLE_ROOM);
+    if (local->queues)
+        assert_int_equal(atomic_load(&local->queue_bytes[0]) + atomic_load(&local->queue_bytes[1]), live);
+}
+
+/* One mix: two budgets' worth of it.  How many bytes of values are there in the end. */
+static int64_t fill_with(struct fixture *f, unsigned mix, uint64_t *n, uint64_t *random, int64_t max)
+{
+    uint64_t first = *n;
+    int64_t refused = 0, filled = 0, there = 0;
+    for (int64_t bytes = 0; bytes < 2 * max; (*n)++) {
+        size_t size = size_in(mix, random);
+        bytes += (int64_t)size + 48;
+        filled++;
+        if (!fill_one(f, f->reader, *n, size)) {
+            refused++;
+            near__local_keep(f->local);
+        }
+        if (*n % 512 == 0) {
+            near__local_keep(f->local);
+            assert_true((int64_t)stats_of(f).local_bytes <= max + MIB);
+        }
+        if (*n % 7 == 0)
+            read_one(f, f->reader, first + near__random_below(random, (uint32_t)(*n - first + 1)));
+    }
+    assert_true(refused < filled / 20 + 64);
+    near__local_keep(f->local);
+    for (uint64_t k = first; k < *n; k++) {
+        struct near__view view;
+        if (near__local_get(f->local, f->reader, &k, sizeof(k), ANY_BOUND, 0, &view) != NEAR_LOCAL_HIT)
+            continue;
+        assert_int_equal(memcmp(view.data, value_of(k, view.size), view.size), 0);
+        there += (int64_t)view.size + (int64_t)sizeof(k) + (int64_t)NEAR_ENTRY_HEADER;
+        near__local_unpin(f->reader, &view);
+    }
+    return there;
+}
+
+/* Whatever the mix was before, the budget is used for the present one, and the process is no larger than is counted. */
+static void change_mixes(uint32_t policy)
+{
+    struct fixture f;
+    uint64_t n = 0, random = test_seed();
+    const int64_t max = 8 * MIB;
+    fixture_init(&f);
+    f.config.bytes_max = (uint64_t)max;
+    f.config.policy = policy;
+    int64_t before = resident();
+    fixture_start(&f);
+    for (unsigned mix = 0; mix < 8; mix++) {
+        int64_t there = fill_with(&f, mix, &n, &random, max);
+        near_stats s = stats_of(&f);
+        int64_t fixed = (int64_t)s.local_index_bytes + atomic_load(&f.local->budget.fixed);
+        assert_true((int64_t)s.local_bytes <= max + MIB);
+        /* what S3-FIFO has proved useful before stays: there all that is live counts */
+        int64_t live = policy == NEAR_POLICY_LRU ? there : atomic_load(&f.local->queue_bytes[0]) + atomic_load(&f.local->queue_bytes[1]);
+        assert_true(live > (max - fixed) * 6 / 10);
+        if (SCALE(1, 0)) /* with what malloc keeps of tables that were freed */
+            assert_true(resident() - before < (int64_t)s.local_bytes + 8 * MIB);
+        check_queues(f.local);
+    }
+    fixture_close(&f);
+}
+
+static void test_F_changing_mixes_of_sizes_leave_no_holes(void **state)
+{
+    (void)state;
+    change_mixes(NEAR_POLICY_LRU);
+    change_mixes(NEAR_POLICY_S3FIFO);
+}
+
+static void test_F_a_lowered_budget_gives_memory_back(void **state)
+{
+    struct fixture f;
+    (void)state;
+    int64_t before = resident();
+    fixture_init(&f);
+    f.config.bytes_max = 64 * (uint64_t)MIB;
+    fixture_start(&f);
+    uint64_t n = 0;
+    for (; stats_of(&f).local_bytes < 60 * (uint64_t)MIB; n++) {
+        fill_one(&f, f.reader, n, 100);
+        if (n % 4096 == 0)
+            near__local_keep(f.local);
+    }
+    int64_t full = resident();
+    near__local_resize(f.local, 8 * (uint64_t)MIB, 0);
+    assert_true(wait_until((near__local_keep(f.local), (int64_t)stats_of(&f).local_bytes <= 9 * MIB), 30000));
+    if (SCALE(1, 0)) {
+        assert_true(full - before > 40 * MIB);
+        assert_true(resident() - before < 16 * MIB);
+    }
+    uint64_t found = 0;
+    for (uint64_t k = 0; k < n; k++)
+        found += (uint64_t)read_one(&f, f.reader, k);
+    assert_int_equal(found, stats_of(&f).local_entries);
+    assert_true(found > 20000);
+    fixture_close(&f);
+}
+
+/* Fills without memory are refused, and nothing else. */
+static void test_R52_the_kernel_may_refuse_memory(void **state)
+{
+    struct fixture f;
+    (void)state;
+    for (int maps = 0; maps < 4; maps++) {
+        fixture_init(&f);
+        f.config.bytes_max = 64 * (uint64_t)MIB;
+        fixture_start(&f);
+        maps_left = maps;
+        maps_refused = 0;
+        uint64_t n = 0, refused = 0, found = 0;
+        for (; n < 60000; n++)
+            refused += !fill_one(&f, f.reader, n, 100);
+        assert_true(maps_refused > 0 && refused > 0);
+        near_stats s = stats_of(&f);
+        assert_int_equal(s.fills_refused_space, refused);
+        for (uint64_t k = 0; k < n; k++)
+            found += (uint64_t)read_one(&f, f.reader, k);
+        assert_int_equal(found, s.local_entries);
+        maps_left = INT32_MAX;
+        near__local_keep(f.local);
+        assert_int_equal(fill_one(&f, f.reader, n, 100), 1);
+        assert_int_equal(read_one(&f, f.reader, n), 1);
+        fixture_close(&f);
+    }
+}
+
+/* What the kernel does not take back is counted as held, and used again. */
+static void memory_that_stays(int advice)
+{
+    struct fixture f;
+    fixture_init(&f);
+    f.config.bytes_max = 64 * (uint64_t)MIB;
+    fixture_start(&f);
+    uint64_t n = 0;
+    for (; stats_of(&f).local_bytes < 60 * (uint64_t)MIB; n++)
+        fill_one(&f, f.reader, n, 100);
+    refused_advice = advice;
+    advice_refused = 0;
+    near__local_clear(f.local);
+    near__local_keep(f.local);
+    near__local_keep(f.local);
+    assert_true(advice_refused > 0);
+    assert_int_equal(stats_of(&f).local_entries, 0);
+    assert_true(stats_of(&f).local_bytes > 58 * (uint64_t)MIB);
+    refused_advice = -1;
+    near__local_keep(f.local);
+    assert_true(stats_of(&f).local_bytes < 8 * (uint64_t)MIB);
+    assert_int_equal(fill_one(&f, f.reader, n, 100), 1);
+    assert_int_equal(read_one(&f, f.reader, n), 1);
+    fixture_close(&f);
+}
+
+static void test_what_the_kernel_leaves_is_counted(void **state)
+{
+    (void)state;
+    memory_that_stays(MADV_DONTNEED);
+    memory_that_stays(MADV_NOHUGEPAGE);
+}
+
+/* ---------------------------------------------------------------- moving */
+
+static void sum_costs(void *arg, const struct near__entry *entry)
+{
+    *(int64_t *)arg += near__arena_cost(arena, near__arena_class(arena, near__entry_size(entry)));
+}
+
+/* What is counted as used is what there is. */
+static void check_used(struct fixture *f)
+{
+    struct near__local *local = f->local;
+    int64_t live = 0;
+    arena = local->arena;
+    for (uint64_t at = near__tier_walk(local, 0, 64, sum_costs, &live); at; at = near__tier_walk(local, at, 64, sum_costs, &live))
+        ;
+    assert_int_equal(atomic_load(&local->budget.used) - near__budget_idle(local, NEAR_IDLE_ROOM) - near__budget_idle(local, NEAR_IDLE_SPARE),
+                     atomic_load(&local->budget.fixed) + (int64_t)atomic_load(&local->index_bytes) + live);
+    assert_int_equal(near__budget_retired(local), 0);
+}
+
+static void fill_and_keep(struct fixture *f, uint64_t n, size_t size)
+{
+    assert_int_equal(fill_one(f, f->reader, n, size), 1);
+    if (n % 512 == 0)
+        near__local_keep(f->local); /* the index grows */
+}
+
+/* Three of four entries go; the others are moved together, are what they were, and the counts are exact. */
+static void move_together(uint32_t policy, int pinned)
+{
+    struct fixture f;
+    struct near__view view = {.pin = NULL};
+    fixture_init(&f);
+    f.config.bytes_max = 8 * (uint64_t)MIB;
+    f.config.policy = policy;
+    fixture_start(&f);
+    uint64_t random = test_seed(), n = 0, there = 0, kept = 0;
+    for (; stats_of(&f).local_bytes < 6 * (uint64_t)MIB; n++)
+        fill_and_keep(&f, n, n % 2 ? 100 : 300);
+    for (uint64_t k = 0; k < n; k++)
+        if (near__random_below(&random, 4))
+            near__local_invalidate(f.local, &k, sizeof(k), n + 1, NEAR_CAUSE_MESSAGE);
+        else if (pinned && !view.pin) {
+            assert_int_equal(near__local_get(f.local, f.reader, &k, sizeof(k), ANY_BOUND, 0, &view), NEAR_LOCAL_HIT);
+            kept = k;
+        }
+    near__local_keep(f.local);
+    int64_t before = near__arena_held(f.local->arena);
+    near__arena_starve(f.local->arena, 3 * MIB);
+    near__local_keep(f.local);
+    near__local_keep(f.local);
+    assert_true(atomic_load(&f.local->keeper.moved) > 1000);
+    assert_true(near__arena_held(f.local->arena) < before / 3);
+    if (pinned) { /* the old copy, whether it was moved or not */
+        assert_int_equal(memcmp(view.data, value_of(kept, view.size), view.size), 0);
+        near__local_unpin(f.reader, &view);
+        near__local_keep(f.local);
+    }
+    for (uint64_t k = 0; k < n; k++)
+        there += (uint64_t)read_one(&f, f.reader, k);
+    assert_true(there > n / 5 && there < n / 3);
+    assert_int_equal(there, stats_of(&f).local_entries);
+    check_queues(f.local);
+    check_used(&f);
+    fixture_close(&f);
+}
+
+static void test_R49_moved_entries_are_counted_once(void **state)
+{
+    (void)state;
+    move_together(NEAR_POLICY_LRU, 0);
+    move_together(NEAR_POLICY_S3FIFO, 0);
+    move_together(NEAR_POLICY_ADAPTIVE, 1);
+}
+
+/* Somebody sits on one small block in each of many slabs, as sleeping threads and held values may. */
+static void sit(struct near__arena *where, unsigned class, unsigned slabs, void **ret_taken)
+{
+    struct near__stock stock = {.weight = 0};
+    unsigned each = (unsigned)((int64_t)NEAR_SLAB_SIZE / near__arena_cost(where, class)), all = slabs * each;
+    void **taken = calloc(all, sizeof(*taken));
+    for (unsigned i = 0; i < all; i++) {
+        taken[i] = near__arena_pop(where, &stock, class);
+        if (!taken[i])
+            taken[i] = near__arena_take(where, &stock, class, 1, INT64_MAX);
+        assert_non_null(taken[i]);
+    }
+    for (unsigned i = 0; i < all; i++)
+        if (i % each == 0)
+            ret_taken[i / each] = taken[i];
+        else
+            near__arena_give(where, NULL, class, taken[i]);
+    near__arena_settle(where, &stock);
+    free(taken);
+}
+
+/* Holes that nothing can be moved out of hold more than what is beyond the budget: then entries go, and fills go on. */
+static void test_R49_holes_do_not_refuse_fills_for_good(void **state)
+{
+    enum { SLABS = 150 };
+    struct fixture f;
+    void *taken[SLABS];
+    (void)state;
+    fixture_init(&f);
+    f.config.bytes_max = 8 * (uint64_t)MIB;
+    fixture_start(&f);
+    sit(f.local->arena, near__arena_class(f.local->arena, 24), SLABS, taken);
+    uint64_t n = 0;
+    unsigned in_a_row = 0;
+    for (; n < SCALE(40000, 20000); n++) {
+        if (fill_one(&f, f.reader, n, 900 + n % 100)) {
+            in_a_row = 0;
+            continue;
+        }
+        assert_true(in_a_row++ < 3);
+        near__local_keep(f.local);
+        assert_true((int64_t)stats_of(&f).local_bytes <= 9 * MIB);
+    }
+    for (unsigned i = 0; i < SLABS; i++)
+        near__arena_give(f.local->arena, NULL, near__arena_class(f.local->arena, 24), taken[i]);
+    check_queues(f.local);
+    fixture_close(&f);
+}
+
+/* Large entries come where small ones were, all at once and without a pause in which nobody wants anything. */
+static void test_R49_large_entries_find_room_among_slabs(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_init(&f);
+    f.config.bytes_max = 8 * (uint64_t)MIB;
+    f.config.value_max = MIB;
+    fixture_start(&f);
+    uint64_t n = 0;
+    for (; stats_of(&f).evictions < 1000; n++)
+        if (!fill_one(&f, f.reader, n, 60))
+            near__local_keep(f.local);
+    unsigned refused = 0;
+    for (unsigned i = 0; i < 2000; i++, n++)
+        if (!fill_one(&f, f.reader, n, 6000)) {
+            refused++;
+            near__local_keep(f.local);
+        }
+    assert_true(refused < 200);
+    assert_true(atomic_load(&f.local->large_bytes) > 5 * MIB);
+    assert_true((int64_t)stats_of(&f).local_bytes <= 9 * MIB);
+    fixture_close(&f);
+}
+
+/* ---------------------------------------------------------------- threads and the keeper */
+
+static struct fixture shared;
+static _Atomic(int) stop;
+static _Atomic(uint64_t) hits, newest;
+
+static void *reads(void *arg)
+{
+    uint64_t random = (uint64_t)(uintptr_t)arg;
+    struct near__reader *reader = near__local_reader(shared.local);
+    while (!atomic_load(&stop)) {
+        uint64_t last = atomic_load(&newest);
+        hits += (uint64_t)read_one(&shared, reader, last - near__random_below(&random, (uint32_t)(last < 20000 ? last + 1 : 20000)));
+        if (near__random_below(&random, 50) == 0) {
+            uint64_t k = last - near__random_below(&random, 100);
+            near__local_invalidate(shared.local, &k, sizeof(k), k + 2, NEAR_CAUSE_MESSAGE);
+        }
+    }
+    return NULL;
+}
+
+/* Entries are moved while they are read, pinned, replaced and removed. */
+static void test_entries_may_be_moved_under_readers(void **state)
+{
+    pthread_t thread[2];
+    uint64_t n = 0, random = test_seed();
+    (void)state;
+    fixture_init(&shared);
+    shared.clock.virtual_ns = NULL;
+    shared.config.bytes_max = 8 * (uint64_t)MIB;
+    shared.config.policy = NEAR_POLICY_ADAPTIVE;
+    shared.config.manual = 0;
+    fixture_start(&shared);
+    for (uintptr_t i = 0; i < 2; i++)
+        pthread_create(&thread[i], NULL, reads, (void *)(i + 1));
+    for (unsigned mix = 0; mix < SCALE(7, 3); mix++) {
+        for (int64_t bytes = 0; bytes < 16 * MIB; n++) {
+            size_t size = size_in(mix, &random);
+            bytes += (int64_t)size + 48;
+            if (!fill_one(&shared, shared.reader, n, size) && near__local_has_no_room(shared.local, size))
+                near__local_await_room(shared.local, 20);
+            atomic_store(&newest, n);
+        }
+        assert_true((int64_t)stats_of(&shared).local_bytes <= 9 * MIB);
+    }
+    atomic_store(&stop, 1);
+    for (int i = 0; i < 2; i++)
+        pthread_join(thread[i], NULL);
+    assert_true(atomic_load(&hits) > 0);
+    fixture_close(&shared);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_classes_hold_their_sizes_with_little_waste),
+        cmocka_unit_test(test_blocks_do_not_overlap_and_all_come_back),
+        cmocka_unit_test(test_what_is_held_stays_below_the_limit),
+        cmocka_unit_test(test_F_changing_mixes_of_sizes_leave_no_holes),
+        cmocka_unit_test(test_F_a_lowered_budget_gives_memory_back),
+        cmocka_unit_test(test_R52_the_kernel_may_refuse_memory),
+        cmocka_unit_test(test_what_the_kernel_leaves_is_counted),
+        cmocka_unit_test(test_R49_moved_entries_are_counted_once),
+        cmocka_unit_test(test_R49_holes_do_not_refuse_fills_for_good),
+        cmocka_unit_test(test_R49_large_entries_find_room_among_slabs),
+        cmocka_unit_test(test_entries_may_be_moved_under_readers),
+    };
+    make_pattern();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
