@@ -222,6 +222,12 @@ static int recall(near_cache *cache)
     return 1;
 }
 
+/* The same after the short way, which has been taken already if it is of that cache and the key is short: then 0. */
+static int recall_other(near_cache *cache, size_t key_size)
+{
+    return (near__reader_last.name != cache || !near__hash_is_short(key_size)) && recall(cache);
+}
+
 static inline __attribute__((always_inline)) void end_hit(struct short_way *way)
 {
     near__reader_add(way->reader, NEAR_COUNT_HITS, 1);
@@ -251,7 +257,7 @@ static inline __attribute__((always_inline)) int hit(near_cache *cache, const vo
 static __attribute__((noinline)) int get_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
                                                     near_value *ret_value)
 {
-    if (cache && key_size <= NEAR_KEY_MAX && !call && recall(cache) && hit(cache, key, key_size, ret_value, 0))
+    if (cache && key_size <= NEAR_KEY_MAX && !call && recall_other(cache, key_size) && hit(cache, key, key_size, ret_value, 0))
         return NEAR_OK;
     return get_the_long_way(cache, key, key_size, call, ret_value);
 }
@@ -306,7 +312,7 @@ static inline __attribute__((always_inline)) int hit_copy(near_cache *cache, con
 static __attribute__((noinline)) int copy_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
                                                      void *buffer, size_t capacity, size_t *ret_size)
 {
-    if (cache && key_size <= NEAR_KEY_MAX && !call && capacity <= NEAR_ENTRY_VALUE_MAX && recall(cache) &&
+    if (cache && key_size <= NEAR_KEY_MAX && !call && capacity <= NEAR_ENTRY_VALUE_MAX && recall_other(cache, key_size) &&
         hit_copy(cache, key, key_size, buffer, capacity, ret_size, 0))
         return NEAR_OK;
     return copy_the_long_way(cache, key, key_size, call, buffer, capacity, ret_size);

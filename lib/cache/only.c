@@ -19,6 +19,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/prefetch.h"
+
 #define STRIPES 64u
 
 struct near__local_writes {
@@ -61,9 +63,9 @@ static uint64_t next_position(struct near__ticket ticket)
     return ticket.floor + 1;
 }
 
-static pthread_mutex_t *mutex_of(struct near__impl *impl, struct near__ticket ticket)
+static pthread_mutex_t *mutex_of(struct near__impl *impl, uint32_t stripe)
 {
-    return &impl->local_writes->stripe[ticket.stripe % STRIPES].mutex;
+    return &impl->local_writes->stripe[stripe % STRIPES].mutex;
 }
 
 static int64_t ttl_left_ms(const struct near__impl *impl, const struct near__view *view)
@@ -197,7 +199,7 @@ static int write_under(struct near__impl *impl, struct near__request *request, c
     if (!reader)
         return NEAR_ERR_NOMEM;
     struct near__ticket seen = near__local_ticket(impl->local, request->key, request->key_size);
-    pthread_mutex_t *mutex = mutex_of(impl, seen);
+    pthread_mutex_t *mutex = mutex_of(impl, seen.stripe);
     struct current now = {0};
     int status = NEAR_UNMET;
     pthread_mutex_lock(mutex);
@@ -229,12 +231,16 @@ int near__local_write_if(struct near__impl *impl, struct near__request *request,
 int near__local_set_quickly(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size, const void *value,
                             size_t value_size)
 {
-    struct near__ticket ticket = near__local_ticket(impl->local, key, key_size);
-    pthread_mutex_t *mutex = mutex_of(impl, ticket);
-    if (value_size > impl->options.value_max || pthread_mutex_trylock(mutex) != 0)
+    struct near__draft draft = near__local_aim(impl->local, key, key_size);
+    pthread_mutex_t *mutex = mutex_of(impl, draft.stripe);
+    near__prefetch_write(mutex);
+    if (value_size > impl->options.value_max || !near__local_draft(impl->local, reader, &draft, value, value_size))
         return 0;
-    ticket = near__local_ticket_again(impl->local, ticket);
-    int done = near__local_install(impl->local, reader, ticket, key, key_size, value, value_size, next_position(ticket), -1, NEAR_NEVER);
+    if (pthread_mutex_trylock(mutex) != 0) {
+        near__local_discard(impl->local, reader, &draft);
+        return 0;
+    }
+    int done = near__local_publish(impl->local, reader, &draft);
     pthread_mutex_unlock(mutex);
     return done;
 }

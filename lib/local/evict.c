@@ -78,49 +78,67 @@ static enum queue describe(const struct hunt *hunt, const struct near__entry *en
 }
 
 /* Pools are in order of age, the youngest first: most of a sample is younger than anything in a full pool and is sent away by one
- * comparison, others find their place near the young end, and the victim is the last.  (The order holds while stamps age: all
- * become older together.  Looking for the youngest and the oldest every time was a quarter of an eviction's instructions.) */
-static void insert(struct near__candidate *pool, unsigned *count, unsigned at, const struct near__candidate *candidate)
+ * comparison, others find their place near the young end, and the victim is the last.  So it is the few younger ones that move when one
+ * comes in, into the room in front of them or over the youngest, and nothing moves when the last one goes.  (The order holds while
+ * stamps age: all become older together.) */
+static void insert(struct near__pool *pool, unsigned at, const struct near__candidate *candidate)
 {
-    if (*count < NEAR_POOL) {
-        memmove(&pool[at + 1], &pool[at], (*count - at) * sizeof(*pool));
-        ++*count;
-    } else { /* the youngest makes room; at is not 0 */
-        at--;
-        memmove(pool, pool + 1, at * sizeof(*pool));
+    if (pool->count < NEAR_POOL) {
+        pool->first--; /* there is room: see offer */
+        pool->count++;
     }
-    pool[at] = *candidate;
+    for (unsigned i = pool->first; i < at - 1; i++)
+        pool->candidate[i] = pool->candidate[i + 1];
+    pool->candidate[at - 1] = *candidate;
 }
 
-static void offer(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word)
+static void move_to_end(struct near__pool *pool)
+{
+    unsigned first = NEAR_POOL_ROOM - pool->count;
+    memmove(&pool->candidate[first], &pool->candidate[pool->first], pool->count * sizeof(*pool->candidate));
+    pool->first = first;
+}
+
+/* It is older than the youngest, or the pool is not full. */
+static __attribute__((noinline)) void take_in(const struct hunt *hunt, struct near__pool *pool, const struct near__candidate *candidate)
+{
+    unsigned age = age_of(hunt, candidate);
+    if (!pool->first)
+        move_to_end(pool);
+    unsigned at = pool->first, end = pool->first + pool->count;
+    while (at < end && age_of(hunt, &pool->candidate[at]) < age)
+        at++;
+    for (unsigned i = at; i < end && pool->candidate[i].stamp == candidate->stamp; i++)
+        if (pool->candidate[i].word == candidate->word)
+            return; /* seen before; with another stamp it was used since, and the earlier one is passed over when its turn comes */
+    insert(pool, at, candidate);
+}
+
+static inline void offer(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word)
 {
     struct near__candidate mine = {.slot = slot, .word = word};
-    enum queue queue = describe(hunt, near__word_entry(word), &mine.stamp);
-    struct near__candidate *pool = hunt->sampler->pool[queue];
-    unsigned *count = &hunt->sampler->count[queue], age = age_of(hunt, &mine), at = 0;
-    if (*count == NEAR_POOL && age <= age_of(hunt, pool))
-        return;
-    while (at < *count && age_of(hunt, &pool[at]) < age)
-        at++;
-    for (unsigned i = at; i < *count && pool[i].stamp == mine.stamp; i++)
-        if (pool[i].word == word)
-            return; /* seen before; with another stamp it was used since, and the earlier one is passed over when its turn comes */
-    insert(pool, count, at, &mine);
+    struct near__pool *pool = &hunt->sampler->pool[describe(hunt, near__word_entry(word), &mine.stamp)];
+    if (pool->count < NEAR_POOL || age_of(hunt, &mine) > age_of(hunt, &pool->candidate[pool->first]))
+        take_in(hunt, pool, &mine);
 }
 
 /* Takes the oldest out.  0: the pool is empty. */
 static int pick(const struct hunt *hunt, enum queue queue, struct near__candidate *ret)
 {
-    unsigned *count = &hunt->sampler->count[queue];
-    if (!*count)
+    struct near__pool *pool = &hunt->sampler->pool[queue];
+    if (!pool->count)
         return 0;
-    *ret = hunt->sampler->pool[queue][--*count];
+    *ret = pool->candidate[pool->first + --pool->count];
     return 1;
 }
 
 static void forget(struct near__sampler *sampler)
 {
-    sampler->count[SMALL] = sampler->count[MAIN] = sampler->sample.count = 0;
+    for (unsigned queue = SMALL; queue <= MAIN; queue++) {
+        sampler->pool[queue].count = 0;
+        sampler->pool[queue].first = NEAR_POOL_ROOM;
+    }
+    sampler->sample.count = 0;
 }
 
 /* Candidates of another view or rule say nothing, and slots of another view may be gone. */
@@ -142,20 +160,22 @@ static int evict(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word
     return near__index_unlink(&hunt->local->index, slot, word, why);
 }
 
-/* Some words of the next buckets, whose entries are being fetched; *run of them are left. */
+/* Some words of the next buckets, whose entries are being fetched; *run of them are left.  Which slots are in use nobody can foretell,
+ * so no branch depends on it: what is empty or tentative is written down, too, and the next one over it. */
 static void gather(struct near__sample *sample, const struct near__span *span, uint64_t *b, uint64_t *run, unsigned enough)
 {
-    sample->count = 0;
-    for (; *run && sample->count < enough; --*run, *b = *b + 1 < span->count ? *b + 1 : 0)
+    unsigned count = 0;
+    for (; *run && count < enough; --*run, *b = *b + 1 < span->count ? *b + 1 : 0)
         for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
             _Atomic(uint64_t) *slot = &span->bucket[*b].slot[i];
             uint64_t word = near__step_load(slot);
-            if (!word || near__word_is_tentative(word))
-                continue;
-            __builtin_prefetch(near__word_entry(word));
-            sample->slot[sample->count] = slot;
-            sample->word[sample->count++] = word;
+            sample->slot[count] = slot;
+            sample->word[count] = word;
+            count += word & NEAR_WORD_VISIBLE;
         }
+    for (unsigned i = 0; i < count; i++)
+        __builtin_prefetch(near__word_entry(sample->word[i]));
+    sample->count = count;
 }
 
 static int may_expire(const struct near__local *local)

@@ -12,6 +12,7 @@
 #include "local/tap.h"
 #include "local/tier.h"
 
+#include "base/prefetch.h"
 #include "base/random.h"
 
 /* One stripe for so many bytes of budget: at 16 bytes each 1.6 % of it.  Two keys in one stripe cost a refused fill when one
@@ -270,11 +271,6 @@ struct near__ticket near__local_ticket(struct near__local *local, const void *ke
     return ticket_of(local, near__key_hash(key, key_size, &local->index.secrets));
 }
 
-struct near__ticket near__local_ticket_again(struct near__local *local, struct near__ticket ticket)
-{
-    return ticket_of(local, ticket.hash);
-}
-
 /* ---------------------------------------------------------------- install */
 
 /* What is offered. */
@@ -295,21 +291,29 @@ static int64_t value_limit(const struct near__local *local)
     return limit < NEAR_ENTRY_VALUE_MAX ? limit : NEAR_ENTRY_VALUE_MAX;
 }
 
-static void fill(struct near__local *local, struct near__entry *entry, const struct offer *offer, uint16_t tick)
+/* What is the same whatever the order comes to; enough to free it by. */
+static void fill(struct near__entry *entry, const struct offer *offer)
 {
-    /* acquire: pairs with near__local_clear.  Whoever has the new era has a generation that its ticket lacks, or a later ticket. */
-    uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire);
-    /* relaxed, all: published with the slot's word */
-    atomic_store_explicit(&entry->head, offer->position << 16 | offer->key_size, memory_order_relaxed);
-    atomic_store_explicit(&entry->access, tick, memory_order_relaxed);
-    entry->size_era = (uint32_t)offer->value_size << NEAR_ENTRY_SIZE_SHIFT | (offer->expires ? NEAR_ENTRY_EXPIRES : 0) |
-                      era % NEAR_ENTRY_ERAS;
+    /* relaxed: published with the slot's word */
+    atomic_store_explicit(&entry->head, offer->key_size, memory_order_relaxed);
+    entry->size_era = (uint32_t)offer->value_size << NEAR_ENTRY_SIZE_SHIFT | (offer->expires ? NEAR_ENTRY_EXPIRES : 0);
     if (offer->expires)
         near__entry_set_expires(entry, offer->expires);
     if (offer->key_size)
         memcpy(entry->bytes, offer->key, offer->key_size);
     if (offer->value_size)
         memcpy(entry->bytes + offer->key_size, offer->value, offer->value_size);
+}
+
+/* The rest: after the ticket was taken. */
+static void stamp(struct near__local *local, struct near__entry *entry, const struct offer *offer, uint16_t tick)
+{
+    /* acquire: pairs with near__local_clear.  Whoever has the new era has a generation that its ticket lacks, or a later ticket. */
+    uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire);
+    /* relaxed, all: published with the slot's word */
+    atomic_store_explicit(&entry->head, offer->position << 16 | offer->key_size, memory_order_relaxed);
+    atomic_store_explicit(&entry->access, tick, memory_order_relaxed);
+    entry->size_era |= era % NEAR_ENTRY_ERAS;
 }
 
 /* The logical clock of the order of eviction: see order.h. */
@@ -378,34 +382,54 @@ static void prefetch_bucket(struct near__local *local, uint64_t hash)
 {
     near__rcu_enter();
     const struct near__tables *tables = near__index_tables(&local->index);
-    __builtin_prefetch(near__span_bucket(&tables->span[tables->target], hash), 1);
+    near__prefetch_write(near__span_bucket(&tables->span[tables->target], hash));
     near__rcu_leave();
 }
 
-/* NEAR_COUNT_FILLS, or how it was refused. */
-static enum near__count try_install(struct near__local *local, struct near__reader *reader, const struct offer *offer)
+/* NULL: no room.  The bucket is being fetched. */
+static struct near__entry *prepare(struct near__local *local, struct near__reader *reader, const struct offer *offer, int64_t *ret_cost)
 {
-    int64_t cost;
     if ((int64_t)offer->value_size > value_limit(local) || offer->key_size > UINT16_MAX)
-        return NEAR_COUNT_REFUSED_SPACE;
-    prefetch_bucket(local, offer->hash);
+        return NULL;
     tap(local, reader, offer);
-    struct near__entry *entry = obtain(local, reader, offer, &cost);
-    if (!entry)
-        return NEAR_COUNT_REFUSED_SPACE;
+    struct near__entry *entry = obtain(local, reader, offer, ret_cost);
+    if (entry)
+        fill(entry, offer);
+    return entry;
+}
+
+/* Never visible, so nobody has it. */
+static void give_back(struct near__local *local, struct near__reader *reader, struct near__entry *entry, int64_t cost)
+{
+    near__block_free(local, reader, entry);
+    near__budget_release_entry(local, reader, cost);
+}
+
+/* NEAR_COUNT_FILLS, or how it was refused: then the entry has gone. */
+static enum near__count publish(struct near__local *local, struct near__reader *reader, const struct offer *offer, struct near__entry *entry,
+                                int64_t cost)
+{
     struct near__moment moment = near__tier_moment(local);
-    fill(local, entry, offer, offer->renews ? offer->tick : moment.tick);
+    stamp(local, entry, offer, offer->renews ? offer->tick : moment.tick);
     if (local->queues)
         near__queue_enter(local, entry, offer->hash, cost, moment.tick);
-    if (!install(local, entry, offer, &moment)) { /* never visible, so nobody has it */
+    if (!install(local, entry, offer, &moment)) {
         if (local->queues)
             near__queue_cancel(local, entry, cost);
-        near__block_free(local, reader, entry);
-        near__budget_release_entry(local, reader, cost);
+        give_back(local, reader, entry, cost);
         return NEAR_COUNT_REFUSED_ORDER;
     }
     advance_tick(local, reader);
     return NEAR_COUNT_FILLS;
+}
+
+/* Likewise. */
+static enum near__count try_install(struct near__local *local, struct near__reader *reader, const struct offer *offer)
+{
+    int64_t cost;
+    prefetch_bucket(local, offer->hash);
+    struct near__entry *entry = prepare(local, reader, offer, &cost);
+    return entry ? publish(local, reader, offer, entry, cost) : NEAR_COUNT_REFUSED_SPACE;
 }
 
 /* When the copy's life ends; 0: it is over already. */
@@ -495,6 +519,41 @@ int near__local_install(struct near__local *local, struct near__reader *reader, 
     struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
                           .hash = ticket.hash, .position = position, .generation = ticket.generation};
     return keep(local, reader, &offer, ttl_ms, sent_ns);
+}
+
+struct near__draft near__local_aim(struct near__local *local, const void *key, size_t key_size)
+{
+    uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
+    struct near__stripe *stripe = near__index_stripe(&local->index, hash);
+    near__prefetch_write(stripe);
+    prefetch_bucket(local, hash);
+    return (struct near__draft){.hash = hash, .stripe = (uint32_t)(stripe - local->index.stripes), .key = key, .key_size = key_size};
+}
+
+int near__local_draft(struct near__local *local, struct near__reader *reader, struct near__draft *draft, const void *value, size_t value_size)
+{
+    struct offer offer = {.key = draft->key, .value = value, .key_size = draft->key_size, .value_size = value_size, .hash = draft->hash};
+    draft->value_size = value_size;
+    draft->entry = local->ttl_max_ms ? NULL : prepare(local, reader, &offer, &draft->cost);
+    return draft->entry != NULL;
+}
+
+int near__local_publish(struct near__local *local, struct near__reader *reader, const struct near__draft *draft)
+{
+    struct near__ticket ticket = ticket_of(local, draft->hash);
+    struct offer offer = {.key = draft->key, .key_size = draft->key_size, .value_size = draft->value_size, .hash = draft->hash,
+                          .position = ticket.floor + 1, .generation = ticket.generation};
+    enum near__count outcome = publish(local, reader, &offer, draft->entry, draft->cost);
+    near__reader_add(reader, outcome, 1);
+    if (outcome == NEAR_COUNT_FILLS)
+        return 1;
+    learn(local, offer.hash, offer.key, offer.key_size, offer.position); /* I4 */
+    return 0;
+}
+
+void near__local_discard(struct near__local *local, struct near__reader *reader, const struct near__draft *draft)
+{
+    give_back(local, reader, draft->entry, draft->cost);
 }
 
 /* Whether there is an older entry of the key, and where it stands in the order of eviction. */

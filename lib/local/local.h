@@ -134,8 +134,6 @@ struct near__ticket {
     uint64_t tags; /* of a load that looks at tags: how many invalidations of tags it knows of; otherwise 0 */
 };
 struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size);
-/* A new ticket for the key of that one. */
-struct near__ticket near__local_ticket_again(struct near__local *local, struct near__ticket ticket);
 static inline int near__ticket_equal(struct near__ticket a, struct near__ticket b)
 {
     return a.floor == b.floor && a.generation == b.generation && a.watermark == b.watermark && a.tags == b.tags;
@@ -150,6 +148,24 @@ static inline int near__ticket_equal(struct near__ticket a, struct near__ticket 
 int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
                         const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
                         int64_t ttl_ms, int64_t sent_ns);
+
+/* A value that is numbered here, by a cache that has no remote tier, in two steps: what takes long is done before the mutex that orders the
+ * writes of a stripe is taken.  `aim` begins to fetch what the others need.  `draft` makes an entry without a time to live ready, evicting
+ * if need be; 0: it cannot, nothing has changed.  Then, under the mutex of the stripe, `publish` makes it visible one above the stripe's
+ * floor (as near__local_install, the ticket taken now), or, where the mutex was not to be had, `discard` gives it back. */
+struct near__draft {
+    uint64_t hash;
+    uint32_t stripe;
+    const void *key;
+    size_t key_size;
+    size_t value_size;
+    struct near__entry *entry;
+    int64_t cost; /* in bytes, of the entry */
+};
+struct near__draft near__local_aim(struct near__local *local, const void *key, size_t key_size);
+int near__local_draft(struct near__local *local, struct near__reader *reader, struct near__draft *draft, const void *value, size_t value_size);
+int near__local_publish(struct near__local *local, struct near__reader *reader, const struct near__draft *draft);
+void near__local_discard(struct near__local *local, struct near__reader *reader, const struct near__draft *draft);
 
 /* About: an entry with a value of that size would be refused now, but only because of what waits to be freed. */
 int near__local_has_no_room(struct near__local *local, size_t value_size);

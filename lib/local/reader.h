@@ -32,13 +32,18 @@ struct near__sample {
     uint64_t word[NEAR_SAMPLE + NEAR_BUCKET_SLOTS]; /* that was in it */
     unsigned count;
 };
+/* In order of age, the youngest first: those from `first` on, in front of which there is room for younger ones. */
+#define NEAR_POOL_ROOM (2 * NEAR_POOL)
+struct near__pool {
+    unsigned first, count;
+    struct near__candidate candidate[NEAR_POOL_ROOM];
+};
 struct near__sampler {
     uint64_t random;
     uint64_t ahead;    /* drawn already: where the sample after the next is */
     uint64_t view;     /* that the slots are of; other views: pools and sample are void */
     unsigned rule;     /* likewise */
-    unsigned count[2]; /* [1]: of the main queue */
-    struct near__candidate pool[2][NEAR_POOL];
+    struct near__pool pool[2]; /* [1]: of the main queue */
     struct near__sample sample; /* for the next eviction, its entries being fetched */
 };
 

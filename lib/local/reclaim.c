@@ -114,6 +114,8 @@ int near__recycle(struct near__local *local, struct near__reader *reader, int mo
         near__budget_free(local, reader, cost_of(local, entry));
         near__block_free(local, reader, entry);
     }
+    /* relaxed: what the next fill will pop, or harmless */
+    __builtin_prefetch(atomic_load_explicit(&reader->share.returned, memory_order_relaxed));
     near__rcu_leave();
     return freed;
 }
