@@ -501,13 +501,18 @@ static void void_lease(const struct command *c, const struct beside *lease)
 }
 
 /* What every write of a value does to its lease and its tags. */
+static void void_both(const struct command *c, const struct beside *lease, const struct beside *tags)
+{
+    void_lease(c, lease);
+    remove_beside(c, tags);
+}
+
 static int void_load(const struct command *c)
 {
     struct beside lease, tags;
     if (beside_both(c, &lease, &tags) != NEAR_OK)
         return NEAR_ERR_NOMEM;
-    void_lease(c, &lease);
-    remove_beside(c, &tags);
+    void_both(c, &lease, &tags);
     near__free(&c->store->alloc, lease.name);
     near__free(&c->store->alloc, tags.name);
     return NEAR_OK;
@@ -538,16 +543,29 @@ static void announce(struct command *c)
     c->q->status = NEAR_OK;
 }
 
+/* Without memory nothing has happened: an old value that stays keeps its tags. */
+static int put_value(struct command *c, const void *value, size_t value_size, int64_t expire_ns)
+{
+    struct beside lease, tags;
+    if (beside_both(c, &lease, &tags) != NEAR_OK)
+        return NEAR_ERR_NOMEM;
+    struct near__record *record = near__keyspace_put(&c->store->keys, c->key, c->key_size, value, value_size, expire_ns);
+    if (record) {
+        c->record = record;
+        c->q->ttl_left_ms = ttl_left(c, record);
+        void_both(c, &lease, &tags);
+    }
+    near__free(&c->store->alloc, lease.name);
+    near__free(&c->store->alloc, tags.name);
+    return record ? NEAR_OK : NEAR_ERR_NOMEM;
+}
+
 static int write_value(struct command *c, const void *value, size_t value_size, int64_t expire_ns)
 {
-    if (void_load(c) != NEAR_OK)
-        return NEAR_ERR_NOMEM;
-    c->record = near__keyspace_put(&c->store->keys, c->key, c->key_size, value, value_size, expire_ns);
-    if (!c->record)
-        return NEAR_ERR_NOMEM;
-    c->q->ttl_left_ms = ttl_left(c, c->record);
-    announce(c);
-    return NEAR_OK;
+    int status = put_value(c, value, value_size, expire_ns);
+    if (status == NEAR_OK)
+        announce(c);
+    return status;
 }
 
 static int run_set(struct command *c)
@@ -1038,8 +1056,14 @@ static int run_fill(struct command *c)
     enum tags_state state = q->extra_size ? each_tag(c, q->extra, q->extra_size, tag_is_not_void) : TAGS_GOOD;
     if (state != TAGS_GOOD)
         return state == TAGS_VOID ? NEAR_UNMET : NEAR_ERR_NOMEM;
-    int status = write_value(c, q->value, q->value_size, expiry_of(c, q->ttl_ms));
-    return status == NEAR_OK ? fill_tags(c) : status;
+    int status = put_value(c, q->value, q->value_size, expiry_of(c, q->ttl_ms));
+    if (status != NEAR_OK)
+        return status;
+    status = fill_tags(c);
+    if (status != NEAR_OK) /* without its tags it would outlive their invalidation */
+        near__keyspace_remove(&c->store->keys, c->record);
+    announce(c);
+    return status;
 }
 
 static int run_tag(struct command *c)
@@ -1059,26 +1083,27 @@ static int run_tag(struct command *c)
 static int run_release(struct command *c)
 {
     struct near__request *q = c->q;
-    struct beside lease;
+    struct beside lease, tags;
     int met = has_lease(c);
     if (met <= 0)
         return met < 0 ? met : NEAR_UNMET;
     int absent = (q->flags & NEAR_RELEASE_ABSENT) != 0, kept = 1;
-    if (absent && void_load(c) != NEAR_OK) /* a value that stays keeps its tags */
-        return NEAR_ERR_NOMEM;
-    if (beside_key(c, NEAR_LEASE_SUFFIX, &lease) != 0)
+    if (beside_both(c, &lease, &tags) != NEAR_OK)
         return NEAR_ERR_NOMEM;
     if (absent && q->ttl_ms)
         kept = near__keyspace_put(&c->store->keys, lease.name, lease.size, "-", 1, expiry_of(c, q->ttl_ms)) != NULL;
     else
         remove_beside(c, &lease);
+    if (kept && absent) { /* a value that stays keeps its tags */
+        remove_beside(c, &tags);
+        if (c->record)
+            near__keyspace_remove(&c->store->keys, c->record);
+    }
     near__free(&c->store->alloc, lease.name);
-    if (!kept)
-        return NEAR_ERR_NOMEM;
-    if (absent && c->record)
-        near__keyspace_remove(&c->store->keys, c->record);
-    announce(c);
-    return NEAR_OK;
+    near__free(&c->store->alloc, tags.name);
+    if (kept)
+        announce(c);
+    return kept ? NEAR_OK : NEAR_ERR_NOMEM;
 }
 
 /* Redis is asked for the key under its prefix: an entry of prefix "a:" and key "b" is that of prefix "" and key "a:b". */

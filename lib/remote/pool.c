@@ -9,7 +9,8 @@
  *     failures < breaker_failures     closed: connecting waits for the end of the pause, callers wait with it as long as
  *                                     their deadlines last
  *     otherwise                       open: every call fails at once with the last reason until the pause is over,
- *                                     then one call, the probe, may try; the others go on failing until it has an answer
+ *                                     then one call, the probe, may try; the others go on failing until it has an answer,
+ *                                     or has waited for connect_timeout_ms: its own deadline may be far away, and its line dead
  *
  * A failure is a connection that could not be made or that broke or that timed out; however many callers suffered from it, it
  * counts once (near__connection_blame).  Each answer resets the count.  The pause grows by doubling up to backoff_max_ms, with full
@@ -33,7 +34,7 @@ struct near__pool {
     struct near__connection **slot; /* (mutex) each holds a reference */
     uint32_t slots;
     uint32_t pauses;            /* (mutex) in a row: the exponent of the backoff */
-    int probing;                /* (mutex) */
+    int64_t probing_until_ns;   /* (mutex) 0: there is no probe */
     int64_t pause_until_ns;     /* (mutex) 0: none */
     uint64_t random;            /* (mutex) */
     uint64_t expected;          /* (mutex) label of the subscription's server; 0: unknown */
@@ -279,7 +280,7 @@ static struct near__connection *connection_for(struct near__pool *p, struct near
         int64_t now = near__now(p->host->clock);
         if (is_closing(p)) {
             near__fault_set(fault, NEAR_ERR_CLOSED, "the cache is being closed");
-        } else if (is_open(p) && (now < p->pause_until_ns || p->probing)) {
+        } else if (is_open(p) && (now < p->pause_until_ns || now < p->probing_until_ns)) {
             refuse(p, fault);
         } else if (now >= job->deadline_ns) {
             near__fault_set(fault, NEAR_ERR_TIMEOUT, "the deadline has passed");
@@ -292,7 +293,8 @@ static struct near__connection *connection_for(struct near__pool *p, struct near
                 wait_for_change(p, p->pause_until_ns);
         }
     }
-    p->probing |= *ret_probe;
+    if (*ret_probe)
+        p->probing_until_ns = near__now(p->host->clock) + (int64_t)p->host->options->connect_timeout_ms * NEAR_NS_PER_MS;
     pthread_mutex_unlock(&p->mutex);
     return c;
 }
@@ -331,7 +333,7 @@ int near__pool_run(struct near__pool *p, struct near__job *job)
             judge(p, c, job);
         if (probe) {
             pthread_mutex_lock(&p->mutex);
-            p->probing = 0;
+            p->probing_until_ns = 0;
             pthread_mutex_unlock(&p->mutex);
         }
         near__connection_unref(c);

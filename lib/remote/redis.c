@@ -504,9 +504,12 @@ static int parse_number(const struct near__reply *reply, int64_t *ret)
         return -1;
     int negative = reply->data[0] == '-';
     for (i = (size_t)negative; i < reply->size; i++) {
-        if (reply->data[i] < '0' || reply->data[i] > '9' || n > UINT64_MAX / 10)
+        if (reply->data[i] < '0' || reply->data[i] > '9')
             return -1;
-        n = n * 10 + (uint64_t)(reply->data[i] - '0');
+        uint64_t digit = (uint64_t)(reply->data[i] - '0');
+        if (n > (UINT64_MAX - digit) / 10)
+            return -1;
+        n = n * 10 + digit;
     }
     if (i == (size_t)negative || n > (uint64_t)INT64_MAX + (uint64_t)negative)
         return -1;

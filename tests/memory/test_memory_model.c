@@ -398,12 +398,88 @@ static void test_R52_any_allocation_may_fail(void **state)
     }
 }
 
+/* A value with tags, which then is written anew by operation, at whose n-th allocation memory ends.  Whatever comes of it, no value is
+ * there without the tags that it had or was to get: it would outlive their invalidation. */
+static struct near__request tagged(enum near__operation operation, const char *value)
+{
+    static const char extra[] = "1\0abc\0red";
+    struct near__request q = side_request(operation, "k");
+    q.expected = "A";
+    q.expected_size = 1;
+    q.value = value;
+    q.value_size = strlen(value);
+    if (operation == NEAR_OP_FILL) {
+        q.extra = extra;
+        q.extra_size = sizeof extra;
+    }
+    q.ttl_ms = 60000;
+    if (operation == NEAR_OP_RELEASE)
+        q.flags = NEAR_RELEASE_ABSENT;
+    return q;
+}
+
+static void get_lease(struct side *s)
+{
+    struct near__request q = tagged(NEAR_OP_LEASE, "");
+    q.flags = NEAR_LEASE_FORCE;
+    assert_int_equal(side_run(s, &q), NEAR_OK);
+    assert_int_equal(q.lease, NEAR_LEASE_GOT);
+    near__free(&s->alloc, q.value_out);
+}
+
+static int is_there(struct side *s, const char *key, const char *value)
+{
+    struct near__request q = side_request(NEAR_OP_FETCH, key);
+    int status = side_run(s, &q);
+    int is = status == NEAR_OK && (!value || (q.value_out_size == strlen(value) && memcmp(q.value_out, value, q.value_out_size) == 0));
+    near__free(&s->alloc, q.value_out);
+    return is;
+}
+
+/* 0: no allocation failed. */
+static int try_tagged(enum near__operation operation, uint64_t n, int before)
+{
+    _Atomic(int64_t) now_ns = NEAR_NS_PER_S;
+    struct allocfail a;
+    struct side s;
+    allocfail_init(&a);
+    assert_int_equal(side_open(&s, "tagged", "p:", &now_ns, &a.hooks), NEAR_OK);
+    get_lease(&s);
+    if (before) {
+        struct near__request q = tagged(NEAR_OP_FILL, "before");
+        assert_int_equal(side_run(&s, &q), NEAR_OK);
+        get_lease(&s);
+    }
+    struct near__request q = tagged(operation, "after");
+    allocfail_at(&a, n);
+    int status = side_run(&s, &q);
+    uint64_t struck = allocfail_struck(&a);
+    allocfail_at(&a, 0);
+    assert_int_equal(status, struck ? NEAR_ERR_NOMEM : NEAR_OK);
+    if (is_there(&s, "k", "before") || (operation == NEAR_OP_FILL && is_there(&s, "k", NULL)))
+        assert_true(is_there(&s, "k" NEAR_TAGS_SUFFIX, NULL));
+    side_close(&s);
+    assert_int_equal(allocfail_blocks(&a), 0);
+    return struck != 0;
+}
+
+static void test_R52_without_memory_no_value_loses_its_tags(void **state)
+{
+    static const enum near__operation operations[] = {NEAR_OP_FILL, NEAR_OP_SET, NEAR_OP_RELEASE};
+    (void)state;
+    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++)
+        for (int before = 0; before < 2; before++)
+            for (uint64_t n = 1; try_tagged(operations[i], n, before); n++)
+                ;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_operations_agree_with_a_simple_map),
         cmocka_unit_test(test_expired_keys_do_not_pile_up),
         cmocka_unit_test(test_R52_any_allocation_may_fail),
+        cmocka_unit_test(test_R52_without_memory_no_value_loses_its_tags),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -339,6 +339,60 @@ static void test_H_a_dead_server_is_asked_seldom_and_refusals_are_immediate(void
     fake_redis_free(fake);
 }
 
+struct probe {
+    struct fixture *f;
+    struct fake_redis *fake;
+    pthread_t thread;
+    int status;
+};
+
+/* Until its commands have reached the server: the eighth is its last. */
+static void *probe_main(void *arg)
+{
+    struct probe *p = arg;
+    struct near__request q = request(NEAR_OP_FETCH, "k");
+    do
+        p->status = run_ms(p->f, &q, 100 * LONG_MS);
+    while (p->status != NEAR_ERR_CLOSED && atomic_load(&p->fake->commands) < 8);
+    return NULL;
+}
+
+/* The one call that may try has a deadline far away, and the line on which it waits is dead: the others are not kept from finding out
+ * that the server is well. */
+static void test_H_a_probe_on_a_dead_line_holds_up_nobody(void **state)
+{
+    static const char answer[] = "$1\r\n7\r\n:-1\r\n$1\r\nv\r\n$1\r\n7\r\n";
+    struct fake_redis *fake = fake_redis_start(answer, sizeof answer - 1);
+    struct fixture *f = malloc(sizeof *f);
+    struct probe probe = {.f = f, .fake = fake};
+    struct near__remote_stats stats;
+    struct near__request q = request(NEAR_OP_FETCH, "k");
+    (void)state;
+    fake->every = 12; /* a fetch is four commands: the third fetch is answered */
+    fixture_init(f);
+    f->options.breaker_failures = 1;
+    f->options.backoff_min_ms = f->options.backoff_max_ms = 1;
+    f->options.connect_timeout_ms = 200;
+    assert_int_equal(fixture_open(f, fake_redis_uri(fake), NULL), NEAR_OK);
+    do
+        assert_true(run_ms(f, &q, 500) < 0);
+    while (atomic_load(&fake->commands) == 0);
+    assert_true(wait_until(atomic_load(&fake->commands) == 4, LONG_MS));
+    near__remote_stats(f->remote, &stats);
+    assert_int_equal(stats.breaker_open, 1);
+    assert_int_equal(pthread_create(&probe.thread, NULL, probe_main, &probe), 0);
+    assert_true(wait_until(atomic_load(&fake->commands) == 8, LONG_MS));
+    assert_true(wait_until(run_ms(f, &q, LONG_MS) == NEAR_OK, LONG_MS));
+    near__free(&f->alloc, q.value_out);
+    near__remote_stats(f->remote, &stats);
+    assert_int_equal(stats.breaker_open, 0);
+    near__remote_interrupt(f->remote);
+    pthread_join(probe.thread, NULL);
+    assert_int_equal(probe.status, NEAR_ERR_CLOSED);
+    fixture_free(f);
+    fake_redis_free(fake);
+}
+
 static void test_H_no_server_at_all_is_unavailable(void **state)
 {
     char uri[64];
@@ -602,6 +656,7 @@ int main(void)
         cmocka_unit_test(test_H_subscription_ends_the_pause_of_requests),
         cmocka_unit_test(test_H_short_deadlines_finish_a_slow_handshake_together),
         cmocka_unit_test(test_H_a_dead_server_is_asked_seldom_and_refusals_are_immediate),
+        cmocka_unit_test(test_H_a_probe_on_a_dead_line_holds_up_nobody),
         cmocka_unit_test(test_H_no_server_at_all_is_unavailable),
         cmocka_unit_test(test_H_a_unix_socket_whose_backlog_is_full_is_tried_until_the_deadline),
         cmocka_unit_test(test_H_an_unknown_host_says_so_by_the_deadline),

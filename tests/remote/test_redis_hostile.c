@@ -103,6 +103,7 @@ static void test_J_malformed_replies_to_a_write_leave_its_fate_unknown(void **st
         "*2147483647\r\n", "!x\r\n", "+OK\r\n", "$-1\r\n", "*0\r\n", "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n:0\r\n",
         "*4\r\n:9\r\n$2\r\n42\r\n:-1\r\n$1\r\n0\r\n", "*4\r\n:0\r\n$2\r\n-2\r\n:-1\r\n$1\r\n0\r\n",
         "*4\r\n:0\r\n$30\r\n123456789012345678901234567890\r\n:-1\r\n$1\r\n0\r\n",
+        "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n$20\r\n18446744073709551617\r\n", /* 1, where 64 bits are all */
         "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n$20\r\n99999999999999999999\r\n", "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n$1\r\n-\r\n",
         "*1\r\n:0\r\n", "*1\r\n:-42\r\n", "*1\r\n$2\r\n42\r\n", "*2\r\n:42\r\n:43\r\n", ":42\r\n", "*1\r\n*1\r\n:42\r\n",
     };

@@ -17,6 +17,8 @@
 
 #include "support/resp_client.h"
 
+enum { MUST_S = 120 };
+
 enum check_need { NEEDS_NOTHING = 0, NEEDS_SERVER = 1, NEEDS_PROXY = 2 };
 
 struct check_fault_kind {
@@ -33,6 +35,26 @@ static int ask_ok(const char *reply) { return reply[0] != '-' && strcmp(reply, "
 
 /* A command that is the fault, or begins it: without its reply there was none. */
 static void needs(struct check_fault *f, const char *reply) { f->missed |= !ask_ok(reply); }
+
+/* A command that must take effect, mostly as it ends a fault: a server that is slow to answer is asked again until it has. */
+static void must(struct check *c, struct redis_server *s, size_t count, const char *const *arguments)
+{
+    size_t sizes[12];
+    int64_t give_up = check_now() + MUST_S * CHECK_NS_PER_S;
+    for (size_t i = 0; i < count; i++)
+        sizes[i] = strlen(arguments[i]);
+    while (!ask_ok(redis_server_command_argv(s, count, arguments, sizes, NULL))) {
+        if (check_interrupted)
+            return;
+        if (check_now() >= give_up) {
+            check_complain(c->board, CHECK_RECOVERY, CHECK_PROCESSES, CHECK_SLOTS, 0, CHECK_MISSING_SERVER);
+            return;
+        }
+        check_sleep_ms(1);
+    }
+}
+#define MUST(c, s, ...)                                                                                                           \
+    must(c, s, sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *), (const char *const[]){__VA_ARGS__})
 
 /* ---------------------------------------------------------------- the server */
 
@@ -60,8 +82,7 @@ static void flushall(struct check *c, struct check_fault *f)
 {
     (void)f;
     check_loss_begin(c);
-    while (!ask_ok(redis_server_command(check_server(c), "FLUSHALL", NULL)) && !check_interrupted)
-        check_sleep_ms(1);
+    MUST(c, check_server(c), "FLUSHALL");
     check_loss_end(c, NULL);
 }
 
@@ -98,7 +119,8 @@ static void output_buffer(struct check *c, struct check_fault *f)
 
 static void output_buffer_end(struct check *c, struct check_fault *f)
 {
-    configure(c, f, "client-output-buffer-limit", "pubsub 32mb 8mb 60");
+    (void)f;
+    MUST(c, check_server(c), "CONFIG", "SET", "client-output-buffer-limit", "pubsub 32mb 8mb 60");
 }
 
 /* The limit keeps us out, too, so the way back is prepared before. */
@@ -138,16 +160,20 @@ static void maxclients(struct check *c, struct check_fault *f)
 static void maxclients_end(struct check *c, struct check_fault *f)
 {
     static const char *const many[] = {"CONFIG", "SET", "maxclients", "500"};
-    (void)c;
     if (f->control < 0)
         return;
     control_say(f->control, 4, many);
     close(f->control);
+    MUST(c, check_server(c), "CONFIG", "SET", "maxclients", "500"); /* again: the answer above may not have come */
     f->control = -1;
 }
 
 static void maxmemory(struct check *c, struct check_fault *f) { configure(c, f, "maxmemory", "1"); }
-static void maxmemory_end(struct check *c, struct check_fault *f) { configure(c, f, "maxmemory", "0"); }
+static void maxmemory_end(struct check *c, struct check_fault *f) 
+{
+    (void)f;
+    MUST(c, check_server(c), "CONFIG", "SET", "maxmemory", "0");
+}
 
 static void acl(struct check *c, struct check_fault *f)
 {
@@ -158,7 +184,7 @@ static void acl(struct check *c, struct check_fault *f)
 static void acl_end(struct check *c, struct check_fault *f)
 {
     (void)f;
-    redis_server_command(check_server(c), "ACL", "SETUSER", "default", "on", "nopass", "allkeys", "allchannels", "+@all", NULL);
+    MUST(c, check_server(c), "ACL", "SETUSER", "default", "on", "nopass", "allkeys", "allchannels", "+@all");
 }
 
 /* Redis sleeps; we do not wait for its answer. */
@@ -195,7 +221,7 @@ static void demote(struct check *c, struct check_fault *f)
 static void promote(struct check *c, struct check_fault *f)
 {
     (void)f;
-    redis_server_command(check_server(c), "REPLICAOF", "NO", "ONE", NULL);
+    MUST(c, check_server(c), "REPLICAOF", "NO", "ONE");
 }
 
 static int replica_is_up(struct redis_server *s)
@@ -215,17 +241,17 @@ static void failover(struct check *c, struct check_fault *f)
     for (int i = 0; i < 300 && !replica_is_up(new); i++)
         check_sleep_ms(10);
     if (!replica_is_up(new)) {
-        redis_server_command(new, "REPLICAOF", "NO", "ONE", NULL);
+        MUST(c, new, "REPLICAOF", "NO", "ONE");
         f->missed = 1;
         return;
     }
     if (lossy) {
-        redis_server_command(new, "REPLICAOF", "NO", "ONE", NULL);
+        MUST(c, new, "REPLICAOF", "NO", "ONE");
         check_sleep_ms(20 + (int)check_below(c, 100));
     }
     check_loss_begin(c);
     check_sleep_ms(lossy ? 0 : 20); /* what was acknowledged last arrives there */
-    redis_server_command(new, "REPLICAOF", "NO", "ONE", NULL);
+    MUST(c, new, "REPLICAOF", "NO", "ONE");
     c->active = !c->active;
     check_swap(c, 0);
     check_loss_end(c, new);
@@ -236,7 +262,7 @@ static void swap(struct check *c, struct check_fault *f)
 {
     (void)f;
     if (check_below(c, 2)) /* otherwise it still has its position of earlier days */
-        redis_server_command(c->server[!c->active], "FLUSHALL", NULL);
+        MUST(c, c->server[!c->active], "FLUSHALL");
     check_loss_begin(c);
     c->active = !c->active;
     check_swap(c, 1);

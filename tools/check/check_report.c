@@ -178,7 +178,7 @@ static void print_missing(unsigned missing)
         enum check_missing bit;
         const char *text;
     } rows[] = {
-        {CHECK_MISSING_SERVER, "its Redis cannot be started again"}, {CHECK_MISSING_PROCESS, "the process is not there"},
+        {CHECK_MISSING_SERVER, "the server does not start again, or takes no command"}, {CHECK_MISSING_PROCESS, "the process is not there"},
         {CHECK_MISSING_UPDATES, "it writes no statistics"},          {CHECK_MISSING_PROVEN, "it is not proven fresh"},
         {CHECK_MISSING_PROOFS, "it has no new proof"},               {CHECK_MISSING_HITS, "nothing is served from its local tier"},
         {CHECK_MISSING_SWEEP, "it has not read every key at the end"},
