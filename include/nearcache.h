@@ -63,7 +63,7 @@ extern "C" {
     X(ERR_DENIED, -16, "the remote tier's access rules forbid the command, key or channel")             \
     X(ERR_LOADING, -17, "the remote tier is loading its data")                                          \
     X(ERR_READONLY, -18, "the remote tier is a read-only replica")                                      \
-    X(ERR_FULL, -19, "the remote tier is out of memory")                                                \
+    X(ERR_FULL, -19, "the remote tier is out of memory; or there is none, and the local tier has no room")  \
     X(ERR_WRONG_TYPE, -20, "the key holds a value of another type")                                     \
     X(ERR_MOVED, -21, "the key belongs to another server")                                              \
     X(ERR_SCRIPT_BUSY, -22, "the remote tier is busy running a script")                                 \
@@ -109,7 +109,7 @@ typedef struct near_cache near_cache;
 
 /* Levels as in syslog: 3 error, 4 warning, 5 notice, 6 information, 7 debugging.
  * Called with no lock of the library's held, from any thread, also the library's own.  It may call
- * near_stats, near_get and near_peek on the same cache, nothing else. */
+ * near_stats_get, near_get and near_peek on the same cache, nothing else. */
 typedef void (*near_log_fn)(void *arg, int level, const char *component, const char *text);
 
 /* Memory for the library's own structures.  All three or none; same contract as malloc, realloc, free.
@@ -251,7 +251,8 @@ NEAR_API size_t near_uri_redact(const char *uri, char *buffer, size_t capacity);
  * Threads: any.  Blocks: on allocation and thread creation only.
  * With the option snapshot a thread reads the keys of that file, if it is there, into the local tier, hottest first, as soon as the
  * remote tier answers; near_stats.snapshot_status tells how it went.  Nothing waits for it.
- * Returns NEAR_OK, NEAR_ERR_URI, NEAR_ERR_OPTION, NEAR_ERR_UNSUPPORTED, NEAR_ERR_NOMEM, NEAR_ERR_SYSTEM,
+ * Returns NEAR_OK, NEAR_ERR_INVALID (a NULL, or a structure of a later version), NEAR_ERR_URI, NEAR_ERR_OPTION, NEAR_ERR_UNSUPPORTED,
+ * NEAR_ERR_TLS (a file of certificates or keys cannot be used), NEAR_ERR_NOMEM, NEAR_ERR_SYSTEM,
  * NEAR_ERR_FORKED (in a child whose parent was in the middle of a grace period at fork). */
 NEAR_API int near_open(const char *uri, const near_options *options, near_cache **ret_cache, near_error *error);
 
@@ -340,19 +341,22 @@ NEAR_API int near_get(near_cache *cache, const void *key, size_t key_size, const
 /* Gives a value back.  Does nothing on a zeroed or already released one.  Blocks: never. */
 NEAR_API void near_release(near_value *value);
 
-/* Turns a pinned value into one that any thread may release.  Returns NEAR_OK or NEAR_ERR_NOMEM (still pinned). */
+/* Turns a pinned value into one that any thread may release; the thread that holds it calls.
+ * Returns NEAR_OK, NEAR_ERR_NOMEM (still pinned) or NEAR_ERR_INVALID (nothing is held).  Blocks: never. */
 NEAR_API int near_own(near_value *value);
 
 /* As near_get, but copies the value into buffer.  ret_size is the value's whole size, also on NEAR_TRUNCATED, when
- * the first capacity bytes are copied.  Nothing needs releasing. */
+ * the first capacity bytes are copied; whether what was cut off was stale it does not tell.  Nothing needs releasing. */
 NEAR_API int near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer,
                            size_t capacity, size_t *ret_size);
 
 /* Looks in the local tier only; never touches the network, never blocks.
- * Returns NEAR_OK, NEAR_MISS (also when freshness is not proven), NEAR_ERR_INVALID, _TOO_LARGE, _CLOSED, _FORKED, _NOMEM. */
+ * Returns NEAR_OK, NEAR_STALE (only with the option unproven=serve_stale), NEAR_MISS (also when freshness is not proven),
+ * NEAR_ERR_INVALID, _TOO_LARGE, _CLOSED, _FORKED, _NOMEM. */
 NEAR_API int near_peek(near_cache *cache, const void *key, size_t key_size, near_value *ret_value);
 
-/* Forgets the local copy in this process only.  Reads under way do not bring it back.  Blocks: never. */
+/* Forgets the local copy in this process only; without a remote tier that is all there is of the key.  Reads under way do not bring it
+ * back.  Blocks: never.  Returns NEAR_OK (whether there was a copy or not), NEAR_ERR_INVALID, _TOO_LARGE, _CLOSED, _FORKED. */
 NEAR_API int near_drop(near_cache *cache, const void *key, size_t key_size);
 
 enum {
@@ -377,23 +381,24 @@ static inline void near_write_init(near_write *write)
  * write and call may be NULL.  Blocks: up to the deadline.
  * Returns NEAR_OK, NEAR_UNAPPLIED (only with NEAR_WRITE_BARRIER), NEAR_UNMET, NEAR_ERR_INVALID, _TOO_LARGE, _NOMEM, _CLOSED,
  * _FORKED, _TIMEOUT (not sent),
- * _UNKNOWN (sent, no answer), _UNAVAILABLE, _IO (not sent), _PROTOCOL and the remote tier's own errors. */
+ * _UNKNOWN (sent, no answer), _UNAVAILABLE, _IO (not sent), _PROTOCOL and the remote tier's own errors.  Without a remote tier
+ * ("local:") NEAR_ERR_FULL: there is no room for the value, and what the key had before is gone. */
 NEAR_API int near_set(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size,
                       const near_write *write, const near_call *call);
 
 /* Removes a key everywhere.  NEAR_MISS: it did not exist.  Otherwise as near_set. */
 NEAR_API int near_del(near_cache *cache, const void *key, size_t key_size, const near_call *call);
 
-/* Gives a key a new time to live (at least 1 ms), or none with ttl_ms 0.  NEAR_MISS: it does not exist. */
+/* Gives a key a new time to live (at least 1 ms), or none with ttl_ms 0.  NEAR_MISS: it does not exist.  Otherwise as near_set. */
 NEAR_API int near_expire(near_cache *cache, const void *key, size_t key_size, int64_t ttl_ms, const near_call *call);
 
 /* Adds delta to the decimal integer in key (absent: 0), atomically; keeps the time to live.
- * Also returns NEAR_ERR_OVERFLOW. */
+ * ret_number, the sum, may be NULL; it is set on NEAR_OK alone.  Returns as near_set, and NEAR_ERR_OVERFLOW. */
 NEAR_API int near_incr(near_cache *cache, const void *key, size_t key_size, int64_t delta, const near_call *call,
                        int64_t *ret_number);
 
 /* Replaces the value if it equals expected, atomically.  NEAR_UNMET: it does not; NEAR_MISS: the key does not exist.
- * The write's NX/XX flags are not allowed. */
+ * The write's NX/XX flags are not allowed.  Otherwise as near_set. */
 NEAR_API int near_cas(near_cache *cache, const void *key, size_t key_size, const void *expected, size_t expected_size,
                       const void *value, size_t value_size, const near_write *write, const near_call *call);
 
@@ -826,11 +831,11 @@ NEAR_API int near_unlock(near_held_lock *lock);
 enum { NEAR_CLEAR_KEYS = 1u << 0 /* also remove the prefix's keys from the remote tier; needs a prefix */ };
 /* Empties the local tier of every process that shares the prefix.  Blocks: up to the deadline, with NEAR_CLEAR_KEYS
  * while it scans (ret_removed may be NULL).  Returns as near_set, and NEAR_ERR_INVALID for NEAR_CLEAR_KEYS without
- * a prefix. */
+ * a prefix or without a remote tier. */
 NEAR_API int near_clear(near_cache *cache, uint32_t flags, const near_call *call, uint64_t *ret_removed);
 
 /* Changes the local tier's budget on a running cache.  What still fits stays; what does not is evicted in the
- * background, in bounded steps.  Blocks: never.  Returns NEAR_OK or NEAR_ERR_OPTION (outside the option's range). */
+ * background, in bounded steps.  Blocks: never.  Returns NEAR_OK, NEAR_ERR_OPTION (outside the option's range), NEAR_ERR_INVALID, _CLOSED, _FORKED. */
 NEAR_API int near_set_local_bytes(near_cache *cache, uint64_t bytes);
 NEAR_API int near_set_local_entries(near_cache *cache, uint64_t entries); /* 0: only bytes count */
 /* The automatic size: the local tier has the least budget, from bytes_min to bytes_max, that near_advise expects to answer so many
@@ -870,7 +875,8 @@ typedef struct near_hot_key {
  * 0), _TIMEOUT (the thread that was learning has been stopped), _CLOSED, _FORKED. */
 NEAR_API int near_hot_keys(near_cache *cache, size_t most, near_hot_key *ret_keys, size_t *ret_count);
 
-/* Changes the staleness bound, milliseconds. */
+/* Changes the staleness bound, milliseconds, for reads that begin from now on.  Blocks: for short mutexes of the library's.
+ * Returns NEAR_OK, NEAR_ERR_OPTION (outside the option's range), NEAR_ERR_INVALID, _CLOSED, _FORKED. */
 NEAR_API int near_set_bound(near_cache *cache, uint32_t bound_ms);
 
 /* Checks the path that keeps the cache coherent: connections, rights on keys and on the channel, one server behind
@@ -882,7 +888,8 @@ NEAR_API int near_check(near_cache *cache, uint32_t timeout_ms, near_error *erro
  * the first write included, unless somebody else writes the key at the same time or memory is short; the statistics
  * fills_refused_order and fills_refused_space count what was not.  (Not with track=bcast: there the server's report of a
  * write takes its copy away.)
- * Returns NEAR_OK or NEAR_ERR_TIMEOUT with the last problem's text in error. */
+ * Blocks: up to timeout_ms.  Returns NEAR_OK; NEAR_ERR_TIMEOUT with the last problem's text in error; NEAR_ERR_INVALID, _CLOSED,
+ * _FORKED. */
 NEAR_API int near_wait_ready(near_cache *cache, uint32_t timeout_ms, near_error *error);
 
 /* ---------------------------------------------------------------- statistics */
@@ -981,7 +988,9 @@ typedef struct near_stats {
     uint64_t values_sent; /* writes whose message took the value along (message_values) */
 } near_stats;
 
-/* Fills a snapshot; the counters are not from one instant.  stats->size must be set. */
+/* Fills a snapshot; the counters are not from one instant.  stats->size must be set.
+ * Threads: any.  Blocks: for short mutexes of the library's, never on the network.
+ * Returns NEAR_OK, NEAR_ERR_INVALID, _CLOSED, _FORKED. */
 NEAR_API int near_stats_get(near_cache *cache, near_stats *stats);
 
 typedef enum near_format { NEAR_FORMAT_INFO = 0, NEAR_FORMAT_JSON = 1, NEAR_FORMAT_OPENMETRICS = 2 } near_format;

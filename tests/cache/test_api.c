@@ -597,6 +597,33 @@ static void test_value_too_large_for_the_local_tier_is_served_and_not_kept(void 
     assert_int_equal(near_close(c), NEAR_OK);
 }
 
+/* What "local:" cannot keep is not written, and the older value is gone. */
+static void test_a_write_that_the_local_tier_has_no_room_for_says_so(void **state)
+{
+    (void)state;
+    static char big[256 * 1024]; /* above an eighth of the budget, the largest that is kept */
+    near_options options;
+    near_value got;
+    near_options_init(&options);
+    options.local_bytes = 1u << 20;
+    near_cache *c = open_with("local:?prefix=p", &options);
+    assert_int_equal(near_set(c, "k", 1, "v", 1, NULL, NULL), NEAR_OK);
+    assert_int_equal(near_set(c, "k", 1, big, sizeof(big), NULL, NULL), NEAR_ERR_FULL);
+    assert_int_equal(near_get(c, "k", 1, NULL, &got), NEAR_MISS);
+    assert_int_equal(near_clear(c, NEAR_CLEAR_KEYS, NULL, NULL), NEAR_ERR_INVALID); /* there is no remote tier */
+    assert_int_equal(near_close(c), NEAR_OK);
+}
+
+static void test_open_tells_of_certificates_that_cannot_be_read(void **state)
+{
+    (void)state;
+    near_cache *cache;
+    near_error error;
+    int status = near_open("rediss://localhost?tls_ca_file=/nowhere/at/all", NULL, &cache, &error);
+    assert_int_equal(status, near_has_feature("tls") ? NEAR_ERR_TLS : NEAR_ERR_UNSUPPORTED);
+    assert_non_null(strstr(error.text, near_has_feature("tls") ? "/nowhere/at/all" : "TLS"));
+}
+
 static void test_clear_empties_every_local_tier(void **state)
 {
     near_cache *c = cache_of(state);
@@ -994,6 +1021,7 @@ int main(void)
         EVERYWHERE(test_call_structure_is_checked),
         WITH_A_REMOTE_TIER(test_bypass_and_no_fill),
         WITH_A_REMOTE_TIER(test_value_too_large_for_the_local_tier_is_served_and_not_kept),
+        cmocka_unit_test(test_a_write_that_the_local_tier_has_no_room_for_says_so),
         EVERYWHERE(test_clear_empties_every_local_tier),
         WITH_A_REMOTE_TIER(test_clear_keys_removes_only_the_prefix),
         EVERYWHERE(test_limits_change_at_run_time),
@@ -1006,6 +1034,7 @@ int main(void)
         EVERYWHERE(test_close_is_refused_while_values_are_held),
         WITH_A_REMOTE_TIER(test_close_logs_no_warning),
         cmocka_unit_test(test_bad_uris_and_options_are_refused_with_a_text),
+        cmocka_unit_test(test_open_tells_of_certificates_that_cannot_be_read),
         cmocka_unit_test(test_uri_parameters_override_options),
         cmocka_unit_test(test_R52_every_failing_allocation_is_survived),
         cmocka_unit_test(test_library_describes_itself),

@@ -161,6 +161,114 @@ static void test_B_a_tighter_bound_counts_for_one_call(void **state)
     near__memory_unref(w.store);
 }
 
+/* What a read does while nothing proves the local copy: the option unproven, and a call's own wish.  "k" is "old" here, "new" in the store. */
+struct unproven {
+    struct world w;
+    near_cache *reader, *writer;
+};
+
+static void unproven_begin(struct unproven *u, const char *option)
+{
+    char uri[128];
+    memset(u, 0, sizeof(*u));
+    world_init(&u->w, "unproven");
+    snprintf(uri, sizeof(uri), "memory://unproven?bound_ms=200ms&stale_ms=10s&unproven=%s", option);
+    u->writer = open_in(&u->w, "memory://unproven");
+    u->reader = open_in(&u->w, uri);
+    assert_int_equal(set(u->writer, "k", "old"), NEAR_OK);
+    assert_string_equal(get(u->reader, "k"), "old");
+    near__memory_fault(u->w.store, NEAR_FAULT_HOLD_MESSAGES, 0, -1);
+    assert_int_equal(set(u->writer, "k", "new"), NEAR_OK);
+    near__clock_advance(&u->w.now, 201 * MS);
+}
+
+static void unproven_end(struct unproven *u)
+{
+    near__memory_fault(u->w.store, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
+    assert_int_equal(near_close(u->reader), NEAR_OK);
+    assert_int_equal(near_close(u->writer), NEAR_OK);
+    near__memory_unref(u->w.store);
+}
+
+/* "status value" of every way to read "k", which must all say the same; a look at the local tier alone apart. */
+static const char *read_in_all_ways(near_cache *c, uint32_t flags)
+{
+    static char text[3][64];
+    char buffer[16];
+    size_t size = 0;
+    near_value got;
+    near_item item = {.key = "k", .key_size = 1};
+    near_call call;
+    near_call_init(&call);
+    call.flags = flags | NEAR_NO_FILL;
+    int status = near_get(c, "k", 1, &call, &got);
+    snprintf(text[0], sizeof(text[0]), "%s %.*s", near_status_name(status), (int)got.size, got.size ? (const char *)got.data : "");
+    near_release(&got);
+    status = near_get_copy(c, "k", 1, &call, buffer, sizeof(buffer), &size);
+    snprintf(text[1], sizeof(text[1]), "%s %.*s", near_status_name(status), (int)size, buffer);
+    int whole = near_mget(c, &item, 1, &call);
+    assert_int_equal(whole, item.status < 0 ? item.status : NEAR_OK);
+    snprintf(text[2], sizeof(text[2]), "%s %.*s", near_status_name(item.status), (int)item.value.size,
+             item.value.size ? (const char *)item.value.data : "");
+    near_release(&item.value);
+    assert_string_equal(text[1], text[0]);
+    assert_string_equal(text[2], text[0]);
+    return text[0];
+}
+
+static int peek(near_cache *c)
+{
+    near_value got;
+    int status = near_peek(c, "k", 1, &got);
+    near_release(&got);
+    return status;
+}
+
+static void test_B_without_a_proof_reads_go_through(void **state)
+{
+    (void)state;
+    struct unproven u;
+    unproven_begin(&u, "read_through");
+    assert_int_equal(peek(u.reader), NEAR_MISS);
+    assert_string_equal(read_in_all_ways(u.reader, NEAR_ALLOW_STALE), "NEAR_STALE old");
+    assert_string_equal(read_in_all_ways(u.reader, 0), "NEAR_OK new");
+    unproven_end(&u);
+}
+
+static void test_B_without_a_proof_reads_are_stale(void **state)
+{
+    (void)state;
+    struct unproven u;
+    near_value got;
+    char buffer[2];
+    size_t size;
+    unproven_begin(&u, "serve_stale");
+    assert_string_equal(read_in_all_ways(u.reader, 0), "NEAR_STALE old");
+    assert_int_equal(peek(u.reader), NEAR_STALE);
+    assert_int_equal(near_get_copy(u.reader, "k", 1, NULL, buffer, sizeof(buffer), &size), NEAR_TRUNCATED);
+    near__clock_advance(&u.w.now, 9 * NEAR_NS_PER_S);
+    assert_int_equal(near_get(u.reader, "k", 1, NULL, &got), NEAR_STALE);
+    near_release(&got);
+    near__clock_advance(&u.w.now, 1 * NEAR_NS_PER_S); /* the last proof is older than stale_ms */
+    assert_int_equal(peek(u.reader), NEAR_MISS);
+    assert_string_equal(read_in_all_ways(u.reader, 0), "NEAR_OK new");
+    unproven_end(&u);
+}
+
+static void test_B_without_a_proof_reads_fail(void **state)
+{
+    (void)state;
+    struct unproven u;
+    near_value got;
+    unproven_begin(&u, "fail");
+    assert_int_equal(peek(u.reader), NEAR_MISS);
+    assert_string_equal(read_in_all_ways(u.reader, 0), "NEAR_ERR_UNPROVEN ");
+    assert_string_equal(read_in_all_ways(u.reader, NEAR_ALLOW_STALE), "NEAR_STALE old");
+    assert_int_equal(near_get(u.reader, "absent", 6, NULL, &got), NEAR_ERR_UNPROVEN); /* nothing may be taken for absence */
+    assert_int_equal(set(u.reader, "k", "newer"), NEAR_OK);
+    unproven_end(&u);
+}
+
 /* ---------------------------------------------------------------- C */
 
 #define WRITERS 2
@@ -645,6 +753,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_B_no_hit_is_older_than_the_bound),
         cmocka_unit_test(test_B_a_tighter_bound_counts_for_one_call),
+        cmocka_unit_test(test_B_without_a_proof_reads_go_through),
+        cmocka_unit_test(test_B_without_a_proof_reads_are_stale),
+        cmocka_unit_test(test_B_without_a_proof_reads_fail),
         cmocka_unit_test(test_C_reads_never_go_back_on_memory),
         cmocka_unit_test(test_C_reads_never_go_back_on_redis),
         cmocka_unit_test(test_D_a_slow_fill_does_not_resurrect),
