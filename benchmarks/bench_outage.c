@@ -92,10 +92,10 @@ static int phase_of(struct board *board)
 
 /* ---------------------------------------------------------------- readers */
 
-/* Every changed_one-th key is written during the outage. */
+/* The share of the keys that is written during the outage, evenly spread. */
 static int is_changed(const struct outage *o, uint32_t number)
 {
-    return o->changed > 0 && number % (uint32_t)(1 / o->changed) == 0;
+    return (uint64_t)((double)(number + 1) * o->changed) > (uint64_t)((double)number * o->changed);
 }
 
 static near_cache *open_cache(const struct outage *o, const struct arm *arm)

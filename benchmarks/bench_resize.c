@@ -11,6 +11,8 @@
  *
  * The conductor sleeps between looks, SLICE_S apart; the players' counts are read then.  Each run has a process of its own.
  *
+ * A phase that has not ended after PHASE_S_MAX is cut off there and said to be; for `shrink` that is a failure.
+ *
  * Where there are as many players as processors, the tier's own thread takes one of them from time to time, and on a machine that others
  * use everybody takes them from everybody.  So reads per second of the players' processor time are told, too: what a read costs
  * while two tables are in use; and which part of a processor the rest of the process used. */
@@ -80,6 +82,7 @@ struct outcome {
         uint64_t entries, bytes, index_bytes;     /* at its end */
     } phase[PHASES];
     uint64_t errors;
+    unsigned cut; /* one bit a phase: it had not ended when it was cut off */
     char error[256];
 };
 
@@ -211,7 +214,8 @@ static void watch(struct bout *bout, enum phase phase, double seconds, uint64_t 
     bout->ret->phase[phase].entries = end.stats.local_entries;
     bout->ret->phase[phase].bytes = end.stats.local_bytes;
     bout->ret->phase[phase].index_bytes = end.stats.local_index_bytes;
-    bout->ret->errors = now.errors;
+    if (!steady && rested < REST_SLICES)
+        bout->ret->cut |= 1u << phase;
 }
 
 static void *conduct(void *arg)
@@ -228,6 +232,7 @@ static void *conduct(void *arg)
     (void)near_set_local_bytes(bout->cache, resize->bytes);
     watch(bout, GROW, 0, entries);
     watch(bout, LARGE_AGAIN, seconds, 0);
+    bout->ret->errors += look(bout).errors;
     atomic_store_explicit(&bout->over, 1, memory_order_relaxed); /* relaxed: nothing else is told */
     return NULL;
 }
@@ -314,6 +319,16 @@ static void add_row(struct bench_report *report, unsigned threads, const struct 
     bench_row_real(row, "local_index_bytes", NULL, 1, 0, MEDIAN(outcomes, runs, o->phase[phase].index_bytes));
 }
 
+static int is_bad(const struct outcome *outcome, unsigned threads)
+{
+    for (int phase = 0; phase < PHASES; phase++)
+        if (outcome->cut & 1u << phase)
+            bench_say("%u threads: %s had not ended after %.0f s", threads, phase_names[phase], PHASE_S_MAX);
+    if (*outcome->error || outcome->errors)
+        bench_say("%u threads: %s, %llu failed calls", threads, outcome->error, (unsigned long long)outcome->errors);
+    return *outcome->error || outcome->errors || outcome->cut & 1u << SHRINK;
+}
+
 static int run_all(const struct resize *resize, struct bench_report *report)
 {
     uint64_t runs = resize->common->runs;
@@ -327,10 +342,8 @@ static int run_all(const struct resize *resize, struct bench_report *report)
             bench_child_run(body, &plan, outcome, sizeof(*outcome), error, sizeof(error));
             if (*error)
                 snprintf(outcome->error, sizeof(outcome->error), "%s", error);
-            if (*outcome->error || outcome->errors) {
-                bench_say("%u threads: %s, %llu failed calls", plan.threads, outcome->error, (unsigned long long)outcome->errors);
+            if (is_bad(outcome, plan.threads))
                 status = BENCH_FAILED;
-            }
             bench_progress(resize->common, "run %u of %u, %u threads", (unsigned)r + 1, (unsigned)runs, plan.threads);
         }
     }
