@@ -346,8 +346,13 @@ static void test_at_the_end_everybody_has_what_redis_has(void **state)
     assert_true(finally(w, COLD, 6, 6, 7)); /* a write of unknown fate took effect */
     assert_true(finally(w, COLD, 6, 7, 7));
     assert_int_equal(check_violations(w->board), 0);
+    written(w, COLD, 4, 2000);
+    written(w, COLD, 5, 1000);
     assert_true(finally(w, COLD, 6, 5, 6));
     assert_only(w, CHECK_FINAL, 1);
+    assert_int_equal(w->board->note[0].writes, 2); /* it shows what was read and what came after it */
+    assert_int_equal(w->board->note[0].write[0].version, 4);
+    assert_int_equal(w->board->note[0].write[1].version, 5);
 }
 
 static void test_what_redis_did_not_say_is_not_passed_over(void **state)

@@ -96,6 +96,16 @@ static void note_end(struct check_note *note)
     atomic_store_explicit(&note->ready, 1, memory_order_release);
 }
 
+static void note_writes(struct check_board *board, struct check_note *note, uint64_t first, uint64_t last)
+{
+    for (uint64_t v = first; v <= last && note->writes < CHECK_NOTE_WRITES; v++) {
+        const struct check_write *w = check_write_of(board, note->slot, note->generation, v);
+        if (v > 0 && atomic_load(&w->version) == v)
+            note->write[note->writes++] = (struct check_note_write){.version = v, .begin_ns = atomic_load(&w->begin_ns),
+                .acked_ns = atomic_load(&w->acked_ns), .writer = atomic_load(&w->writer)};
+    }
+}
+
 void check_complain(struct check_board *board, enum check_violation kind, uint32_t process, uint32_t slot, uint32_t generation,
                     int64_t extra)
 {
@@ -106,6 +116,8 @@ void check_complain(struct check_board *board, enum check_violation kind, uint32
     note->generation = generation;
     note->extra = extra;
     note->end_ns = check_now();
+    if (kind == CHECK_LOST || kind == CHECK_FINAL) /* extra is a version */
+        note_writes(board, note, (uint64_t)extra, (uint64_t)extra + 1);
     note_end(note);
 }
 
@@ -271,16 +283,6 @@ void check_judge_begin(struct check_judge *judge, struct check_read *read, uint3
 static int is_gone(const struct check_judge *judge, const struct check_read *read)
 {
     return atomic_load(&judge->board->slot[read->slot].oldest) > read->generation;
-}
-
-static void note_writes(struct check_board *board, struct check_note *note, uint64_t first, uint64_t last)
-{
-    for (uint64_t v = first; v <= last && note->writes < CHECK_NOTE_WRITES; v++) {
-        const struct check_write *w = check_write_of(board, note->slot, note->generation, v);
-        if (v > 0 && atomic_load(&w->version) == v)
-            note->write[note->writes++] = (struct check_note_write){.version = v, .begin_ns = atomic_load(&w->begin_ns),
-                .acked_ns = atomic_load(&w->acked_ns), .writer = atomic_load(&w->writer)};
-    }
 }
 
 static void violation(struct check_judge *judge, const struct check_read *read, enum check_violation kind, uint64_t newer,

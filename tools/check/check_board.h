@@ -192,7 +192,8 @@ struct check_board *check_board_create(int *ret_fd);
 struct check_board *check_board_open(int fd);
 void check_board_free(struct check_board *board);
 uint64_t check_violations(const struct check_board *board);
-/* A note of a violation that is not about one read; slot CHECK_SLOTS: nor about a key. */
+/* A note of a violation that is not about one read; slot CHECK_SLOTS: nor about a key.  extra: what belongs to the kind, of a lost write or
+ * a final value its version. */
 void check_complain(struct check_board *board, enum check_violation kind, uint32_t process, uint32_t slot, uint32_t generation,
                     int64_t extra);
 
