@@ -6,7 +6,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -462,6 +464,72 @@ static void test_a_cache_that_stays_open_goes_on_reading(void **state)
     assert_int_equal(near_close(cache), NEAR_OK);
 }
 
+/* ---------------------------------------------------------------- two who close */
+
+static struct rival {
+    near_cache *cache; /* NULL: nobody comes between */
+    pthread_t thread;
+    _Atomic(int) status; /* NEAR_PENDING until it has returned */
+} rival;
+
+static void *rival_main(void *arg)
+{
+    (void)arg;
+    atomic_store(&rival.status, near_close(rival.cache));
+    return NULL;
+}
+
+/* Where a close that was refused is about to let the reading of the snapshot go on, another close comes, and has a moment to do what it can. */
+int __real_access(const char *path, int mode);
+int __wrap_access(const char *path, int mode);
+int __wrap_access(const char *path, int mode)
+{
+    static _Atomic(int) came;
+    if (rival.cache && !atomic_exchange(&came, 1)) {
+        assert_int_equal(pthread_create(&rival.thread, NULL, rival_main, NULL), 0);
+        wait_until(atomic_load(&rival.status) != NEAR_PENDING, 300); /* it cannot, or else the worse */
+    }
+    return __real_access(path, mode);
+}
+
+/* Threads of this process that read a snapshot. */
+static int count_warm(void)
+{
+    DIR *tasks = opendir("/proc/self/task");
+    int count = 0;
+    for (struct dirent *e; tasks && (e = readdir(tasks));) {
+        char path[300], name[32] = "";
+        snprintf(path, sizeof(path), "/proc/self/task/%s/comm", e->d_name);
+        FILE *file = fopen(path, "r");
+        count += file && fgets(name, sizeof(name), file) && strcmp(name, "near-warm\n") == 0;
+        if (file)
+            fclose(file);
+    }
+    closedir(tasks);
+    return count;
+}
+
+static void test_a_second_close_does_not_meet_the_restart_of_the_first(void **state)
+{
+    struct place *p = *state;
+    near_value value;
+    fill(p);
+    assert_int_equal(near_warm_save(p->old, p->path, 0, NULL, NULL), NEAR_OK);
+    near_cache *cache = open_with_snapshot(p, p->uri, slowly);
+    assert_true(wait_until(stats_of(cache).warm_keys > 0, PATIENCE_MS));
+    assert_int_equal(near_get(cache, "key:10", 6, NULL, &value), NEAR_OK);
+    atomic_store(&rival.status, NEAR_PENDING);
+    rival.cache = cache;
+    assert_int_equal(near_close(cache), NEAR_ERR_BUSY);
+    pthread_join(rival.thread, NULL);
+    rival.cache = NULL;
+    assert_int_equal(rival.status, NEAR_ERR_BUSY);
+    assert_true(wait_until(count_warm() == 1, PATIENCE_MS)); /* one that was joined may be seen for a moment still */
+    near_release(&value);
+    assert_int_equal(near_close(cache), NEAR_OK);
+    assert_true(wait_until(count_warm() == 0, PATIENCE_MS));
+}
+
 static void test_snapshot_without_a_remote_tier_is_refused(void **state)
 {
     near_options options;
@@ -521,6 +589,7 @@ int main(void)
         TEST(test_an_unread_or_empty_tier_leaves_the_snapshot_alone),
         TEST(test_what_cannot_be_written_is_told_by_close),
         TEST(test_a_cache_that_stays_open_goes_on_reading),
+        TEST(test_a_second_close_does_not_meet_the_restart_of_the_first),
         cmocka_unit_test(test_snapshot_without_a_remote_tier_is_refused),
         cmocka_unit_test(test_redis_list_snapshot_and_scan),
     };
