@@ -36,7 +36,7 @@ struct function {
 enum {
     F_SOCKET, F_CONNECT, F_RECV, F_SEND, F_SENDMSG, F_PPOLL, F_EVENTFD, F_READ, F_READ_EVENT, F_WRITE, F_WRITE_EVENT, F_OPEN, F_FOPEN,
     F_FSTAT, F_STAT, F_FLOCK, F_FTRUNCATE, F_LSEEK, F_PREAD, F_FDATASYNC, F_FSYNC, F_RENAME, F_UNLINK, F_CLOSE, F_GETADDRINFO,
-    F_GETSOCKOPT, F_SETSOCKOPT, F_GETSOCKNAME, F_GETPEERNAME, F_SHUTDOWN, F_MADVISE, F_GETRANDOM, F_NANOSLEEP, F_CLOCK_GETRES,
+    F_GETSOCKOPT, F_SETSOCKOPT, F_GETSOCKNAME, F_GETPEERNAME, F_SHUTDOWN, F_MMAP, F_MADVISE, F_GETRANDOM, F_NANOSLEEP, F_CLOCK_GETRES,
     F_FUTEX_WAIT, F_THREAD_CREATE, F_THREAD_NAME, F_KEY_CREATE, F_COND_WAIT, F_COND_TIMEDWAIT, F_TRYLOCK, FUNCTIONS
 };
 /* A connect that was interrupted goes on being made; a closed descriptor is closed whatever close says; getaddrinfo and the pthread
@@ -72,6 +72,7 @@ static const struct function functions[FUNCTIONS] = {
     [F_GETSOCKNAME] = {"getsockname", {ENOBUFS}},
     [F_GETPEERNAME] = {"getpeername", {ENOBUFS, ENOTCONN}},
     [F_SHUTDOWN] = {"shutdown", {ENOTCONN}},
+    [F_MMAP] = {"mmap", {ENOMEM}},
     [F_MADVISE] = {"madvise", {EINVAL, ENOMEM}},
     [F_GETRANDOM] = {"getrandom", {EINTR, ENOSYS, SHORT}},
     [F_NANOSLEEP] = {"nanosleep", {EINTR}},
@@ -443,6 +444,16 @@ int sysfail_shutdown(int fd, int how)
     return shutdown(fd, how);
 }
 
+void *sysfail_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset);
+void *sysfail_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
+{
+    int way = way_of(F_MMAP);
+    if (way == NONE)
+        return mmap(at, size, protection, flags, fd, offset);
+    errno = way;
+    return MAP_FAILED;
+}
+
 int sysfail_madvise(void *at, size_t size, int advice);
 int sysfail_madvise(void *at, size_t size, int advice)
 {
@@ -536,6 +547,7 @@ int sysfail_pthread_mutex_trylock(pthread_mutex_t *mutex)
 
 /* What these are called where off_t could be smaller. */
 #define ALSO_64(name) extern __typeof__(sysfail_##name) sysfail_##name##64 __attribute__((alias("sysfail_" #name)))
+ALSO_64(mmap);
 ALSO_64(pread);
 ALSO_64(open);
 ALSO_64(fopen);

@@ -1112,10 +1112,43 @@ static void test_poll_without_kernel_memory_does_not_spin(void **state)
     world_free(w, before);
 }
 
+static near_stats stats_of(near_cache *cache)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    assert_int_equal(near_stats_get(cache, &stats), NEAR_OK);
+    return stats;
+}
+
+/* Entries' memory comes from the kernel where the application has no allocator of its own.  What it does not give is not kept; what it
+ * does not take back is still counted, and offered to it again. */
+static void test_kernel_that_gives_or_takes_no_memory(void **state)
+{
+    (void)state;
+    static const char value[1000];
+    near_cache *cache;
+    near_value got;
+    assert_int_equal(near_open("local:?local_bytes=16m", NULL, &cache, NULL), NEAR_OK);
+    sysfail_function_at("mmap", 1, ENOMEM, 1);
+    assert_int_equal(near_set(cache, "k", 1, value, sizeof(value), NULL, NULL), NEAR_ERR_FULL);
+    assert_int_equal(near_get(cache, "k", 1, NULL, &got), NEAR_MISS);
+    assert_true(sysfail_struck() > 0);
+    sysfail_off();
+    for (uint32_t key = 0; key < 12000; key++)
+        assert_int_equal(near_set(cache, &key, sizeof(key), value, sizeof(value), NULL, NULL), NEAR_OK);
+    sysfail_function_at("madvise", 1, EINVAL, 1);
+    assert_int_equal(near_set_local_bytes(cache, 4 << 20), NEAR_OK);
+    assert_true(wait_until(stats_of(cache).local_entries < 4000 && sysfail_struck() > 2, LONG_MS));
+    assert_true(stats_of(cache).local_bytes > 8 << 20);
+    sysfail_off();
+    assert_true(wait_until(stats_of(cache).local_bytes <= 5 << 20, LONG_MS));
+    assert_int_equal(near_set(cache, "k", 1, value, sizeof(value), NULL, NULL), NEAR_OK);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
 /* Otherwise the scenarios do not get where they are meant to get.  The others depend on the machine, or on what else went wrong. */
 static const char *const required[] = {"socket", "connect", "recv", "sendmsg", "ppoll", "eventfd", "read", "write", "open", "flock",
                                        "pread", "fdatasync", "fsync", "ftruncate", "rename", "close", "getaddrinfo", "getrandom",
-                                       "futex wait", "pthread_create", "pthread_cond_timedwait"};
+                                       "futex wait", "pthread_create", "pthread_cond_timedwait", "mmap", "madvise"};
 
 static void test_every_function_was_called(void **state)
 {
@@ -1164,6 +1197,7 @@ int main(void)
         cmocka_unit_test(test_journal_that_cannot_be_read_or_looked_at_is_refused),
         cmocka_unit_test(test_write_that_breaks_off_ends_long_before_its_deadline),
         cmocka_unit_test(test_poll_without_kernel_memory_does_not_spin),
+        cmocka_unit_test(test_kernel_that_gives_or_takes_no_memory),
         cmocka_unit_test_teardown(test_memory_any_call_may_fail, tell_last),
         cmocka_unit_test_teardown(test_redis_any_call_may_fail, tell_last),
         cmocka_unit_test_teardown(test_redis_over_tcp_any_call_may_fail, tell_last),
