@@ -23,7 +23,7 @@
  * when there are no others nothing goes: then the fill is refused, as Redis refuses it.  The keeper alone, when a limit was
  * lowered, goes on without them.
  *
- * Work for one eviction: at most ATTEMPTS samples of RUN buckets, TURNS turns. */
+ * Work for one eviction: at most ATTEMPTS samples of RUN buckets, TURNS turns; for one fill: the victims of budget.c. */
 #include "local/rcu.h"
 #include "local/tier.h"
 
@@ -64,9 +64,10 @@ static int has_pool(const struct hunt *hunt)
     return hunt->moment->rule != NEAR_RULE_RANDOM && hunt->moment->rule != NEAR_RULE_VOLATILE_RANDOM;
 }
 
-static unsigned age_of(const struct hunt *hunt, const struct near__candidate *candidate)
+/* To compare by: as near__stamp_age, and what was stamped after our tick was taken is younger than all. */
+static inline unsigned age_of(const struct hunt *hunt, const struct near__candidate *candidate)
 {
-    return near__stamp_age(candidate->stamp, hunt->moment->tick);
+    return (uint16_t)(hunt->moment->tick + 4 * NEAR_TICKS - candidate->stamp);
 }
 
 /* What a candidate of that entry is: its queue is returned. */
@@ -205,6 +206,13 @@ static uint64_t begin_sample(struct near__sampler *sampler, const struct near__s
     return b;
 }
 
+/* Alive without a look at the clock: nearly all are. */
+static inline int is_plainly_alive(const struct near__entry *entry, const struct near__moment *moment)
+{
+    return !((entry->size_era ^ moment->era) & (NEAR_ENTRY_EXPIRES | (NEAR_ENTRY_ERAS - 1))) &&
+           near__entry_position(entry) >= moment->forsaken && !moment->idle;
+}
+
 /* One look. */
 struct sight {
     uint32_t seen;                 /* live entries that may go */
@@ -214,16 +222,18 @@ struct sight {
 /* Looks at what was noted, if it is still there.  1: something dead was there and has gone. */
 static int see(const struct hunt *hunt, const struct near__sample *sample, struct sight *sight)
 {
+    const struct near__moment moment = *hunt->moment; /* a copy that nobody else has: not loaded anew after each atomic load */
+    const int pooled = has_pool(hunt);
     for (unsigned i = 0; i < sample->count; i++) {
         if (near__step_load(sample->slot[i]) != sample->word[i])
             continue;
         const struct near__entry *entry = near__word_entry(sample->word[i]);
-        if (near__entry_is_dead(entry, hunt->moment)) {
+        if (!is_plainly_alive(entry, &moment) && near__entry_is_dead(entry, &moment)) {
             if (evict(hunt, sample->slot[i], sample->word[i]))
                 return 1;
-        } else if (!near__entry_is_spared(entry, hunt->moment)) {
+        } else if (!near__entry_is_spared(entry, &moment)) {
             sight->seen++;
-            if (has_pool(hunt))
+            if (pooled)
                 offer(hunt, sample->slot[i], sample->word[i]);
             else if (!near__random_below(&hunt->sampler->random, sight->seen)) /* each with the same chance */
                 sight->chosen = (struct near__candidate){.slot = sample->slot[i], .word = sample->word[i]};

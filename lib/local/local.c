@@ -24,9 +24,6 @@
 /* One message meets an install once; more of them at the same position are rivals and doubles. */
 #define INSTALL_TRIES 4
 
-/* Freed at each install, of what the keeper has handed back: more than are evicted for it as a rule. */
-#define RECYCLED 2
-
 /* ---------------------------------------------------------------- open and close */
 
 static uint64_t stripes_for(uint64_t bytes_max)
@@ -334,7 +331,7 @@ static struct near__entry *obtain(struct near__local *local, struct near__reader
     size_t prefix = near__entry_prefix(offer->expires != 0);
     size_t size = near__entry_size_for(offer->key_size, offer->value_size, offer->expires != 0);
     int64_t cost = near__block_estimate(local, size); /* the difference is settled once it is known */
-    near__recycle(local, reader, RECYCLED);
+    near__recycle(local, reader, 1);
     if (!near__budget_reserve_entry(local, reader, cost))
         return NULL;
     char *block = near__block_take(local, reader, size, ret_cost);
@@ -420,6 +417,7 @@ static enum near__count publish(struct near__local *local, struct near__reader *
         return NEAR_COUNT_REFUSED_ORDER;
     }
     advance_tick(local, reader);
+    near__recycle(local, reader, 1); /* two for each fill are more than are retired for it as a rule */
     return NEAR_COUNT_FILLS;
 }
 

@@ -27,6 +27,8 @@
 #include "local/rcu.h"
 #include "local/tier.h"
 
+#include "base/prefetch.h"
+
 #define CONDEMNED UINT64_C(0)
 #define SPARED NEAR_POSITION_MAX /* installs refuse it */
 
@@ -103,6 +105,14 @@ static struct near__entry *pop(_Atomic(struct near__entry *) *list)
     return head;
 }
 
+/* Pops wait for the link in the entry, and its memory is what the next fill writes to. */
+static void fetch(const struct near__entry *next)
+{
+    near__prefetch_write(next);
+    near__prefetch_write((const char *)next + 64);
+    near__prefetch_write((const char *)next + 128);
+}
+
 int near__recycle(struct near__local *local, struct near__reader *reader, int most)
 {
     int freed = 0;
@@ -114,8 +124,7 @@ int near__recycle(struct near__local *local, struct near__reader *reader, int mo
         near__budget_free(local, reader, cost_of(local, entry));
         near__block_free(local, reader, entry);
     }
-    /* relaxed: what the next fill will pop, or harmless */
-    __builtin_prefetch(atomic_load_explicit(&reader->share.returned, memory_order_relaxed));
+    fetch(atomic_load_explicit(&reader->share.returned, memory_order_relaxed)); /* relaxed: only an address */
     near__rcu_leave();
     return freed;
 }

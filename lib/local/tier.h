@@ -146,7 +146,9 @@ static inline uint16_t near__tier_tick(const struct near__local *local, int64_t 
 }
 static inline struct near__moment near__tier_moment(struct near__local *local)
 {
-    int64_t now_ns = near__now_coarse(local->clock); /* only ranks: an entry that expired a tick ago may pass as live */
+    /* Only ranks: an entry that expired a tick ago may pass as live, and so may one that is the first with an expiry just now (relaxed). */
+    int perishable = atomic_load_explicit(&local->perishable, memory_order_relaxed) != 0;
+    int64_t now_ns = perishable ? near__now_coarse(local->clock) : local->opened_ns;
     int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed: approximate */
     return (struct near__moment){
         .now_ms = near__tier_ms(local, now_ns),
