@@ -21,8 +21,9 @@
  * block in the stock of a thread that sleeps keeps a slab from becoming empty, so in a stock it weighs WEIGHT more than its size,
  * a 32nd of a slab.  All classes together weigh no more than `keep`: 32 times that is what stocks can hold up.
  *
- * Budget.  held counts slabs that are in memory, whole: used, partly used, or empty and not yet given back.  Who takes a slab says how
- * much may be held at most.  A block's cost is a slab divided by its blocks, so costs sum up to no less than slabs that are full.
+ * Budget.  held counts slabs that are in memory, whole: used, partly used, or empty and not yet given back.  It is part of a count that
+ * others add to; who takes a slab says how much that may be at most, and a swap decides, so that what two take at once does not pass it.
+ * A block's cost is a slab divided by its blocks, so costs sum up to no less than slabs that are full.
  *
  * Mixes that change.  When large entries come after small ones, slabs of the small class are full of holes and none is empty.  Then
  * the keeper chooses the emptiest, moves what is left in them into the holes of the others (blocks.c), and has empty slabs.
@@ -122,6 +123,7 @@ struct near__arena {
     size_t chunks, chunks_room;
     size_t absent_from;                 /* no chunk before has an absent slab */
     _Atomic(int64_t) held;              /* changed under the mutex; relaxed: a count */
+    _Atomic(int64_t) *total;            /* (i) changed by others as well; relaxed: a count */
     _Atomic(int64_t) wanted;            /* relaxed: tells the keeper, who is woken as well, what to look at */
     void *memory;
 };
@@ -164,6 +166,23 @@ int64_t near__arena_cost(const struct near__arena *arena, unsigned class)
     return (int64_t)((NEAR_SLAB_SIZE + blocks - 1) / blocks);
 }
 
+static void hold(struct near__arena *arena, int64_t bytes)
+{
+    atomic_fetch_add_explicit(arena->total, bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&arena->held, bytes, memory_order_relaxed);
+}
+
+static int hold_below(struct near__arena *arena, int64_t bytes, int64_t most)
+{
+    int64_t total = atomic_load_explicit(arena->total, memory_order_relaxed);
+    do {
+        if (total + bytes > most)
+            return 0;
+    } while (!atomic_compare_exchange_weak_explicit(arena->total, &total, total + bytes, memory_order_relaxed, memory_order_relaxed));
+    atomic_fetch_add_explicit(&arena->held, bytes, memory_order_relaxed);
+    return 1;
+}
+
 int64_t near__arena_held(const struct near__arena *arena)
 {
     return atomic_load_explicit(&arena->held, memory_order_relaxed);
@@ -171,7 +190,7 @@ int64_t near__arena_held(const struct near__arena *arena)
 
 /* ---------------------------------------------------------------- open and close */
 
-int near__arena_open(const struct near__alloc *alloc, int huge, struct near__arena **ret)
+int near__arena_open(const struct near__alloc *alloc, int huge, _Atomic(int64_t) *total, struct near__arena **ret)
 {
     size_t size = sizeof(struct near__arena) + 63;
     void *memory = near__alloc_zero(alloc, size);
@@ -181,11 +200,12 @@ int near__arena_open(const struct near__alloc *alloc, int huge, struct near__are
     arena->memory = memory;
     arena->alloc = alloc;
     arena->huge = huge;
+    arena->total = total;
     make_classes(arena);
     for (unsigned c = 0; c < arena->classes; c++)
         pthread_mutex_init(&arena->depot[c].mutex, NULL);
     pthread_mutex_init(&arena->mutex, NULL);
-    atomic_store_explicit(&arena->held, (int64_t)near__alloc_cost(alloc, memory, size), memory_order_relaxed);
+    hold(arena, (int64_t)near__alloc_cost(alloc, memory, size));
     *ret = arena;
     return NEAR_OK;
 }
@@ -235,11 +255,6 @@ static int is_leaving(const struct slab *slab)
 }
 
 /* ---------------------------------------------------------------- the pool */
-
-static void hold(struct near__arena *arena, int64_t bytes)
-{
-    atomic_fetch_add_explicit(&arena->held, bytes, memory_order_relaxed);
-}
 
 /* 2 MiB on a boundary of 2 MiB: twice as much is mapped, and what is beside it unmapped. */
 static char *map_chunk(void)
@@ -324,15 +339,17 @@ static int has_absent_locked(struct near__arena *arena)
     return 0;
 }
 
+/* Held already. */
 static void add_huge_chunk_locked(struct near__arena *arena)
 {
-    if (!add_chunk_locked(arena))
+    if (!add_chunk_locked(arena)) {
+        hold(arena, -(int64_t)CHUNK_SIZE);
         return;
+    }
     struct chunk *chunk = &arena->chunk[arena->chunks - 1];
     (void)madvise(chunk->memory, CHUNK_SIZE, MADV_HUGEPAGE); /* only advice */
     chunk->is_huge = 1;
     memset(chunk->absent, 0, sizeof(chunk->absent));
-    hold(arena, (int64_t)CHUNK_SIZE);
     for (size_t i = CHUNK_SLABS; i-- > 0;)
         push_slab(&arena->empty, slab_in(arena, arena->chunks - 1, i));
     arena->empty_count += CHUNK_SLABS;
@@ -341,16 +358,16 @@ static void add_huge_chunk_locked(struct near__arena *arena)
 static struct slab *slab_from_pool(struct near__arena *arena, int64_t most)
 {
     pthread_mutex_lock(&arena->mutex);
-    if (!arena->empty && arena->huge && near__arena_held(arena) + (int64_t)CHUNK_SIZE <= most && !has_absent_locked(arena))
+    if (!arena->empty && arena->huge && !has_absent_locked(arena) && hold_below(arena, (int64_t)CHUNK_SIZE, most))
         add_huge_chunk_locked(arena);
     struct slab *slab = arena->empty;
     if (slab) {
         remove_slab(slab);
         arena->empty_count--;
-    } else if (near__arena_held(arena) + (int64_t)NEAR_SLAB_SIZE <= most) {
+    } else if (hold_below(arena, (int64_t)NEAR_SLAB_SIZE, most)) {
         slab = absent_locked(arena);
-        if (slab)
-            hold(arena, (int64_t)NEAR_SLAB_SIZE);
+        if (!slab)
+            hold(arena, -(int64_t)NEAR_SLAB_SIZE);
     }
     if (!slab)
         near__arena_starve(arena, (int64_t)NEAR_SLAB_SIZE);
@@ -387,7 +404,7 @@ static int make_absent_locked(struct near__arena *arena, struct slab *slab)
 static int trim_one_locked(struct near__arena *arena, int64_t most, uint64_t spare)
 {
     struct slab *slab = arena->empty;
-    if (!slab || (near__arena_held(arena) <= most && arena->empty_count <= spare))
+    if (!slab || (atomic_load_explicit(arena->total, memory_order_relaxed) <= most && arena->empty_count <= spare))
         return 0;
     remove_slab(slab);
     if (make_absent_locked(arena, slab)) {

@@ -2,6 +2,7 @@
  * Memory for small entries: the essay is at the head of arena.c. */
 #ifndef NEAR_LOCAL_ARENA_H
 #define NEAR_LOCAL_ARENA_H
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "base/alloc.h"
@@ -21,8 +22,8 @@ struct near__stock {
 };
 
 /* NEAR_OK or NEAR_ERR_NOMEM.  alloc is for the administration alone; blocks come from the kernel, in huge pages if that is wanted and
- * possible; then 2 MiB more than are used may be held. */
-int near__arena_open(const struct near__alloc *alloc, int huge, struct near__arena **ret);
+ * possible; then 2 MiB more than are used may be held.  memory: where what is held is added to what others have; limits are of that. */
+int near__arena_open(const struct near__alloc *alloc, int huge, _Atomic(int64_t) *memory, struct near__arena **ret);
 /* Every block is gone afterwards.  NULL is fine. */
 void near__arena_close(struct near__arena *arena);
 
@@ -34,7 +35,7 @@ int64_t near__arena_held(const struct near__arena *arena);
 
 /* A block of that class, 8-byte aligned, from the stock; NULL: it has none.  Called by the stock's owner, as the next two are. */
 void *near__arena_pop(const struct near__arena *arena, struct near__stock *stock, unsigned class);
-/* The same when there was none, from a batch.  NULL: no memory, or more than `most` bytes would be held; then near__arena_wanted
+/* The same when there was none, from a batch.  NULL: no memory, or there would be more than `most` bytes of it; then near__arena_wanted
  * tells it, once.  keep: weight that the stock may have from now on, and half as much again after a batch. */
 void *near__arena_take(struct near__arena *arena, struct near__stock *stock, unsigned class, int64_t keep, int64_t most);
 /* stock NULL: straight to the depot. */
@@ -59,7 +60,7 @@ uint64_t near__arena_choose(struct near__arena *arena, int all);
 void near__arena_unchoose(struct near__arena *arena, int tried);
 /* The block's slab was chosen. */
 int near__arena_is_leaving(const void *block);
-/* Gives empty slabs back to the kernel until no more than `most` bytes are held and no more than `spare` are empty (and a huge page's),
+/* Gives empty slabs back to the kernel until there are no more than `most` bytes of memory and no more than `spare` are empty (and a huge page's),
  * or none is left, or the kernel takes none. */
 void near__arena_trim(struct near__arena *arena, int64_t most, uint64_t spare);
 

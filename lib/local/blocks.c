@@ -60,7 +60,7 @@ int near__blocks_open(struct near__local *local)
 {
     if (!local->alloc->is_malloc || load(&local->budget.max) < ARENA_MIN)
         return NEAR_OK;
-    return near__arena_open(local->alloc, load(&local->budget.max) >= HUGE_MIN, &local->arena);
+    return near__arena_open(local->alloc, load(&local->budget.max) >= HUGE_MIN, &local->budget.memory, &local->arena);
 }
 
 void near__blocks_close(struct near__local *local)
@@ -94,32 +94,14 @@ int64_t near__block_cost(const struct near__local *local, const struct near__ent
     return class == NEAR_CLASS_NONE ? near__entry_cost(local->alloc, entry) : near__arena_cost(local->arena, class);
 }
 
-/* All that is in memory but the arena's slabs. */
-static int64_t beside_slabs(const struct near__local *local)
-{
-    return load(&local->budget.fixed) + (int64_t)atomic_load_explicit(&local->index_bytes, memory_order_relaxed) +
-           load(&local->large_bytes);
-}
-
 int64_t near__blocks_total(const struct near__local *local)
 {
-    return local->arena ? beside_slabs(local) + near__arena_held(local->arena) : 0;
+    return local->arena ? load(&local->budget.memory) : 0;
 }
 
-static int64_t slabs_at_most(const struct near__local *local)
+static int64_t ceiling(const struct near__local *local)
 {
-    return near__budget_ceiling(load(&local->budget.max)) - beside_slabs(local);
-}
-
-static int64_t slabs_at_rest(const struct near__local *local)
-{
-    return load(&local->budget.max) - beside_slabs(local);
-}
-
-static void count_large(struct near__local *local, int64_t bytes)
-{
-    if (local->arena)
-        atomic_fetch_add_explicit(&local->large_bytes, bytes, memory_order_relaxed); /* relaxed: a count */
+    return near__budget_ceiling(load(&local->budget.max));
 }
 
 /* ---------------------------------------------------------------- take and free */
@@ -132,18 +114,20 @@ static void *take_large(struct near__local *local, size_t size, int64_t *ret_cos
         return NULL;
     }
     *ret_cost = (int64_t)near__alloc_cost(local->alloc, block, size);
-    count_large(local, *ret_cost);
-    if (!local->arena || near__blocks_total(local) <= near__budget_ceiling(load(&local->budget.max)))
+    if (!local->arena)
         return block;
+    if (near__budget_hold_some(local, *ret_cost, *ret_cost)) {
+        atomic_fetch_add_explicit(&local->large_bytes, *ret_cost, memory_order_relaxed); /* relaxed: a count */
+        return block;
+    }
     near__arena_starve(local->arena, *ret_cost); /* slabs are in its way */
-    count_large(local, -*ret_cost);
     near__free(local->alloc, block);
     return NULL;
 }
 
 static void *take_batch(struct near__local *local, struct near__reader *reader, unsigned class)
 {
-    int64_t keep = near__budget_keep(local), most = slabs_at_most(local);
+    int64_t keep = near__budget_keep(local), most = ceiling(local);
     void *block = near__arena_take(local->arena, &reader->stock, class, keep, most);
     if (!block && near__recycle(local, reader, RETRIED))
         block = near__arena_take(local->arena, &reader->stock, class, keep, most);
@@ -168,7 +152,11 @@ void near__block_free(struct near__local *local, struct near__reader *reader, st
         near__arena_give(local->arena, reader ? &reader->stock : NULL, class, near__entry_block(entry));
         return;
     }
-    count_large(local, -near__entry_cost(local->alloc, entry));
+    if (local->arena) {
+        int64_t cost = near__entry_cost(local->alloc, entry);
+        near__budget_hold(local, -cost);
+        atomic_fetch_sub_explicit(&local->large_bytes, cost, memory_order_relaxed); /* relaxed: a count */
+    }
     near__entry_free(local->alloc, entry);
 }
 
@@ -182,8 +170,9 @@ void near__block_drop(struct near__local *local, struct near__entry *entry)
 
 static struct near__entry *copy_of(struct near__local *local, const struct near__entry *entry, unsigned class)
 {
-    char *block = near__arena_take(local->arena, &local->keeper.stock, class, KEEPER_STOCK, slabs_at_most(local));
-    if (!block)
+    struct near__stock *stock = &local->keeper.stock;
+    char *block = near__arena_pop(local->arena, stock, class);
+    if (!block && !(block = near__arena_take(local->arena, stock, class, KEEPER_STOCK, ceiling(local))))
         return NULL;
     struct near__entry *copy = (struct near__entry *)(void *)(block + near__entry_prefix(near__entry_has_expiry(entry)));
     /* relaxed, all: published with the slot's word */
@@ -297,18 +286,18 @@ static void compact(struct near__local *local, int awaited)
 
 int near__blocks_shrink(struct near__local *local, int64_t bytes)
 {
-    if (!local->arena || near__blocks_total(local) + bytes <= near__budget_ceiling(load(&local->budget.max)))
+    if (!local->arena || near__blocks_total(local) + bytes <= ceiling(local))
         return 0;
     int64_t before = near__arena_held(local->arena);
     compact(local, 1);
-    near__arena_trim(local->arena, slabs_at_most(local) - bytes, UINT64_MAX);
+    near__arena_trim(local->arena, ceiling(local) - bytes, UINT64_MAX);
     return near__arena_held(local->arena) < before;
 }
 
 /* There is what somebody wants: a slab, or bytes below the ceiling. */
 static int is_there(struct near__local *local, int64_t wanted)
 {
-    return near__arena_held(local->arena) + wanted <= slabs_at_most(local) ||
+    return near__blocks_total(local) + wanted <= ceiling(local) ||
            (wanted == (int64_t)NEAR_SLAB_SIZE && near__arena_has_empty(local->arena));
 }
 
@@ -317,14 +306,14 @@ static void make_slabs(struct near__local *local, int64_t wanted)
 {
     compact(local, 1);
     if (wanted != (int64_t)NEAR_SLAB_SIZE)
-        near__arena_trim(local->arena, slabs_at_rest(local) - wanted, UINT64_MAX);
+        near__arena_trim(local->arena, load(&local->budget.max) - wanted, UINT64_MAX);
 }
 
 /* w3.  0: nothing may go. */
 static int evict_a_slab(struct near__local *local)
 {
     struct near__moment moment = near__tier_moment(local);
-    int64_t entries = load(&local->budget.entries), bytes = load(&local->budget.used) - load(&local->budget.retired) - beside_slabs(local);
+    int64_t entries = load(&local->budget.entries), bytes = near__budget_live(local);
     int64_t victims = bytes > 0 && entries > 0 ? entries * (int64_t)NEAR_SLAB_SIZE / bytes + 1 : 1, evicted = 0;
     while (evicted < victims && near__evict_one(local, &local->keeper.sampler, &moment))
         evicted++;
@@ -353,11 +342,10 @@ void near__blocks_tend(struct near__local *local, int quiet)
     int64_t max = load(&local->budget.max), total = near__blocks_total(local), wanted = near__arena_wanted(local->arena);
     if (wanted)
         relieve(local, wanted);
-    else if (total > near__budget_ceiling(max) || (quiet && total > max))
+    else if (total > ceiling(local) || (quiet && total > max))
         compact(local, 0);
-    if (!wanted || near__blocks_total(local) > near__budget_ceiling(max))
-        near__arena_trim(local->arena, slabs_at_rest(local),
-                         (uint64_t)near__arena_held(local->arena) / NEAR_SLAB_SIZE / SPARE_PART);
+    if (!wanted || near__blocks_total(local) > ceiling(local))
+        near__arena_trim(local->arena, max, (uint64_t)near__arena_held(local->arena) / NEAR_SLAB_SIZE / SPARE_PART);
 }
 
 int near__blocks_are_awaited(const struct near__local *local)

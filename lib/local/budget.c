@@ -73,6 +73,30 @@ void near__budget_charge(struct near__local *local, int64_t bytes)
 {
     add(&local->budget.used, bytes);
     add(&local->budget.fixed, bytes);
+    near__budget_hold(local, bytes);
+}
+
+void near__budget_hold(struct near__local *local, int64_t bytes)
+{
+    add(&local->budget.memory, bytes);
+}
+
+/* As much up to `bytes` as fits below the ceiling, unless that is less than `least`.  How much. */
+static int64_t add_below_ceiling(const struct near__budget *budget, _Atomic(int64_t) *count, int64_t bytes, int64_t least)
+{
+    int64_t now = load(count), some;
+    do {
+        int64_t room = near__budget_ceiling(load(&budget->max)) - now;
+        some = room < bytes ? room : bytes;
+        if (some < least)
+            return 0;
+    } while (!atomic_compare_exchange_weak_explicit(count, &now, now + some, memory_order_relaxed, memory_order_relaxed));
+    return some;
+}
+
+int64_t near__budget_hold_some(struct near__local *local, int64_t bytes, int64_t least)
+{
+    return add_below_ceiling(&local->budget, &local->budget.memory, bytes, least);
 }
 
 static int is_below_ceiling(const struct near__budget *budget, int64_t used)
@@ -93,16 +117,26 @@ static int charge_below_ceiling(struct near__budget *budget, int64_t bytes)
 
 int64_t near__budget_charge_some(struct near__local *local, int64_t bytes)
 {
-    struct near__budget *budget = &local->budget;
-    int64_t used = load(&budget->used), some;
-    do {
-        int64_t room = near__budget_ceiling(load(&budget->max)) - used;
-        some = room < bytes ? room : bytes;
-        if (some <= 0)
-            return 0;
-    } while (!atomic_compare_exchange_weak_explicit(&budget->used, &used, used + some, memory_order_relaxed,
-                                                    memory_order_relaxed));
-    return some;
+    int64_t some = add_below_ceiling(&local->budget, &local->budget.used, bytes, 1);
+    if (!some || !local->arena) {
+        near__budget_hold(local, some);
+        return some;
+    }
+    int64_t held = near__budget_hold_some(local, some, 1);
+    add(&local->budget.used, held - some);
+    return held;
+}
+
+int near__budget_charge_fixed(struct near__local *local, int64_t bytes)
+{
+    int64_t some = near__budget_charge_some(local, bytes);
+    if (some == bytes) {
+        add(&local->budget.fixed, bytes);
+        return 1;
+    }
+    add(&local->budget.used, -some);
+    near__budget_hold(local, -some);
+    return 0;
 }
 
 static int64_t excess_of_bytes(const struct near__budget *budget)
@@ -113,6 +147,12 @@ static int64_t excess_of_bytes(const struct near__budget *budget)
 static int64_t excess_of_entries(const struct near__budget *budget)
 {
     return load(&budget->entries) - load(&budget->entries_max);
+}
+
+int64_t near__budget_live(const struct near__local *local)
+{
+    int64_t index = (int64_t)atomic_load_explicit(&local->index_bytes, memory_order_relaxed); /* a count as well */
+    return load(&local->budget.used) - load(&local->budget.retired) - load(&local->budget.fixed) - index;
 }
 
 int64_t near__budget_excess(const struct near__local *local)

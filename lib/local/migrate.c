@@ -94,15 +94,12 @@ static struct near__table *make_table(const struct near__local *local, uint64_t 
     return table;
 }
 
-static void count_table(struct near__local *local, int64_t bytes)
-{
-    atomic_fetch_add_explicit(&local->index_bytes, (uint64_t)bytes, memory_order_relaxed); /* relaxed: a count */
-}
-
 static void charge_table(struct near__local *local, int64_t bytes)
 {
-    atomic_fetch_add_explicit(&local->budget.used, bytes, memory_order_relaxed); /* relaxed: a count */
-    count_table(local, bytes);
+    /* relaxed, both: counts */
+    atomic_fetch_add_explicit(&local->budget.used, bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&local->index_bytes, (uint64_t)bytes, memory_order_relaxed);
+    near__budget_hold(local, bytes);
 }
 
 static void drop_table(struct near__local *local, struct near__table *table)
@@ -257,10 +254,8 @@ static int reserve_table(struct near__local *local, int64_t bytes)
 {
     int64_t charged = 0;
     while (charged < bytes && !is_stopped(local)) {
-        int64_t room = near__budget_ceiling(load(&local->budget.max)) - near__budget_taken(local);
-        /* fills take of the same room: what they were quicker at is not there any more */
-        int64_t part = near__budget_charge_some(local, room < bytes - charged ? room : bytes - charged);
-        count_table(local, part);
+        int64_t part = near__budget_charge_some(local, bytes - charged);
+        atomic_fetch_add_explicit(&local->index_bytes, (uint64_t)part, memory_order_relaxed); /* relaxed: a count */
         charged += part;
         int evicted = evict_some(local, 0);
         int freed = charged < bytes && (near__reclaim(local, 1) | near__blocks_shrink(local, bytes - charged));
@@ -295,8 +290,7 @@ static void change_to(struct near__local *local, uint64_t buckets)
 static int64_t entries_that_fit(const struct near__local *local)
 {
     int64_t entries = load(&local->budget.entries), max = load(&local->budget.max_wanted), fixed = load(&local->budget.fixed);
-    int64_t bytes = live_bytes(local) - fixed -
-                    (int64_t)atomic_load_explicit(&local->index_bytes, memory_order_relaxed); /* relaxed: a count */
+    int64_t bytes = near__budget_live(local);
     if (entries <= 0 || bytes <= 0 || max <= fixed)
         return 0;
     int64_t each = bytes / entries + (int64_t)sizeof(struct near__bucket) * 10 / IDEAL + 1;

@@ -121,10 +121,15 @@ static uint64_t first_guess(const struct near__local *local)
     return guess + guess / 4 + 1;
 }
 
+static void count_ghosts(struct near__local *local, int64_t bytes)
+{
+    atomic_fetch_add_explicit(&local->ghost_bytes, (uint64_t)bytes, memory_order_relaxed); /* relaxed: statistics */
+}
+
 static void charge(struct near__local *local, int64_t bytes)
 {
     near__budget_charge(local, bytes);
-    atomic_fetch_add_explicit(&local->ghost_bytes, (uint64_t)bytes, memory_order_relaxed); /* relaxed: statistics */
+    count_ghosts(local, bytes);
 }
 
 int near__queues_open(struct near__local *local)
@@ -169,13 +174,13 @@ void near__queues_adapt(struct near__local *local)
         return;
     uint64_t wanted = entries + entries / 2 + 1;
     int64_t estimate = (int64_t)(wanted / LINE_LOAD + 1) * LINE_GHOSTS * 4 + 4096;
-    int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed); /* relaxed, both: counts */
-    if (near__budget_taken(local) + estimate > near__budget_ceiling(max))
+    if (!near__budget_charge_fixed(local, estimate))
         return; /* another time */
     struct near__ghosts *ghosts = make_ghosts(local, wanted);
+    count_ghosts(local, estimate);
+    charge(local, (ghosts ? (int64_t)ghosts->cost : 0) - estimate);
     if (!ghosts)
         return;
-    charge(local, (int64_t)ghosts->cost);
     /* release: pairs with ghosts_of */
     atomic_store_explicit(&local->ghosts, ghosts, memory_order_release);
     near__rcu_synchronize();

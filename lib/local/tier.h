@@ -40,6 +40,7 @@ struct near__budget {
     _Atomic(int64_t) kept;              /* retired, its grace period over, but pinned */
     _Atomic(int64_t) entries;           /* visible ones and reservations */
     _Atomic(int64_t) fixed;             /* of used: neither entries nor tables */
+    _Atomic(int64_t) memory;            /* with an arena: what is in memory, tables, slabs as a whole and all; kept below the ceiling */
     _Alignas(64) _Atomic(int64_t) max;
     _Atomic(int64_t) entries_max; /* INT64_MAX: only bytes count */
     _Atomic(int64_t) max_wanted, entries_wanted;
@@ -177,8 +178,15 @@ static inline struct near__local *near__local_of(struct near__index *index)
 int64_t near__budget_ceiling(int64_t max);
 /* Counts what is allocated in any case and is neither an entry nor a table. */
 void near__budget_charge(struct near__local *local, int64_t bytes);
-/* Counts so many bytes as used, or as many of them as fit below the ceiling.  How many. */
+/* Counts bytes that are in memory; so many or as many of them as fit below the ceiling, 0 if that is less than `least`. */
+void near__budget_hold(struct near__local *local, int64_t bytes);
+int64_t near__budget_hold_some(struct near__local *local, int64_t bytes, int64_t least);
+/* Bytes of entries that are not retired. */
+int64_t near__budget_live(const struct near__local *local);
+/* Counts so many bytes as used and as memory, or as many of them as fit below the ceiling.  How many. */
 int64_t near__budget_charge_some(struct near__local *local, int64_t bytes);
+/* Counts what is neither an entry nor a table, if it fits below the ceiling.  1: it does. */
+int near__budget_charge_fixed(struct near__local *local, int64_t bytes);
 /* Makes room for an entry of that size and reserves it; 0: there is none (nothing is reserved). */
 int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);
 void near__budget_release_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);

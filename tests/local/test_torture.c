@@ -17,6 +17,8 @@
 
 #define KEYS 4000 /* at most */
 #define THREADS 6
+/* On a machine with much else to do each of them waits for all of that: many of them, and the test takes minutes. */
+#define HELD_YIELDS 4
 
 static struct fixture f;
 static uint64_t seed;
@@ -79,7 +81,7 @@ static void read_one(struct near__reader *reader, uint64_t key, uint64_t *random
     atomic_fetch_add(&hits, 1);
     if (near__random_below(random, 50) == 0) { /* held for a while, and by nobody in particular */
         struct near__owned *owned = near__local_own(f.local, reader, &view);
-        for (int i = 0; i < 20; i++)
+        for (int i = 0; i < HELD_YIELDS; i++)
             sched_yield();
         check_value(view.data, view.size, key);
         near__local_disown(f.local, owned);
@@ -99,7 +101,7 @@ static void fill_one(struct near__reader *reader, uint64_t key, uint64_t *random
         version = atomic_load(&server[key]);
         again = atomic_load(&position);
     } while (at != again);
-    if (near__random_below(random, 4) == 0)
+    if (near__random_below(random, 32) == 0)
         sched_yield();
     size_t size = make_value((struct value *)buffer, key, version);
     int64_t ttl = near__random_below(random, 4) ? -1 : 1 + (int64_t)near__random_below(random, 20);
@@ -237,7 +239,7 @@ static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least, uint64_t 
     fixture_start(&f);
     for (uintptr_t i = 0; i < THREADS; i++)
         pthread_create(&thread[i], NULL, works, (void *)i);
-    assert_true(wait_until(total() >= least && (!f.local->arena || atomic_load(&f.local->keeper.moved) > 0), 120000));
+    assert_true(wait_until(total() >= least && atomic_load(&hits) > 1000 && (!f.local->arena || atomic_load(&f.local->keeper.moved) > 0), 120000));
     atomic_store(&stop, 1);
     for (int i = 0; i < THREADS; i++)
         pthread_join(thread[i], NULL);
@@ -250,7 +252,6 @@ static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least, uint64_t 
         assert_int_equal(told, 1);
     }
     assert_int_equal(near__local_pinned(f.local), 0);
-    assert_true(atomic_load(&hits) > 1000);
     near_stats s = stats_of(&f);
     print_message("# %lu rounds, %lu moved, %lu hits, %lu fills, %lu invalidations, %lu evictions, %lu expirations\n",
                   (unsigned long)total(), (unsigned long)atomic_load(&f.local->keeper.moved), (unsigned long)atomic_load(&hits), (unsigned long)s.fills,
