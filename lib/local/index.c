@@ -117,7 +117,7 @@
  *
  * ---- Cost
  *
- *   Per entry: a word and its share of empty slots (14 to 21 bytes at 3 to 4.5 entries a bucket), 20 bytes of header,
+ *   Per entry: a word and its share of empty slots (14 to 32 bytes at 2 to 4.5 entries a bucket, 15 in a full tier), 20 bytes of header,
  *   the allocator's rounding. An install is three swaps here, an eviction one; counting adds as many again.
  *
  * ---- Left out

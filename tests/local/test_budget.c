@@ -403,6 +403,28 @@ static void test_small_entries_cost_what_the_manual_says(void **state)
         assert_in_range(each, 144, 146);
 }
 
+/* When bytes are what limits the entries, the index takes no more of them than it has to; and a large one begins where a huge page does. */
+static void test_the_index_of_a_tier_that_is_full_of_bytes_is_dense(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_init(&f);
+    f.config.bytes_max = 32 * (uint64_t)MIB;
+    fixture_start(&f);
+    for (uint64_t n = 0; n < 300000; n++) {
+        (void)fill_small(&f, n); /* refused while room is made for a table */
+        if (n % 256 == 0)
+            near__local_keep(f.local);
+    }
+    near__local_keep(f.local);
+    near_stats s = stats_of(&f);
+    const struct near__tables *tables = atomic_load(&f.local->index.tables);
+    assert_in_range(s.local_index_bytes * 10 / s.local_entries, 130, 156); /* tenths of a byte; buckets of 64 bytes for 4.1 to 4.9 */
+    assert_true(s.local_index_bytes > 2 * MIB);
+    assert_in_range((uintptr_t)tables->span[0].bucket % (2 * MIB), 1, 4095); /* behind the table's head */
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -415,6 +437,7 @@ int main(void)
         cmocka_unit_test(test_F_fills_go_on_while_a_limit_is_lowered),
         cmocka_unit_test(test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_with_them),
         cmocka_unit_test(test_small_entries_cost_what_the_manual_says),
+        cmocka_unit_test(test_the_index_of_a_tier_that_is_full_of_bytes_is_dense),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
