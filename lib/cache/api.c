@@ -193,71 +193,78 @@ static __attribute__((noinline)) int get_the_long_way(near_cache *cache, const v
     return get_checked(cache, key, key_size, &mine, ret_value);
 }
 
-/* The short way: the thread's reader in a section in which the cache is open. */
+/* The short way: the thread's reader in a section in which the cache is open.  is_quick, a constant: for a short key, and by the reader that
+ * the thread used last, which is remembered only where a section needs no barriers of its own. */
 struct short_way {
     struct near__reader *reader;
     struct near__rcu_place place;
 };
 
 /* 0: it ends here, outside.  Hits of a thread are timed one in so many, on the long way: two clocks on every hit would cost more than
- * the hit. */
-static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, struct short_way *way)
+ * the hit.  way->reader is set already unless it is quick. */
+static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, struct short_way *way, int is_quick)
 {
-    way->reader = near__reader_last.reader;
-    if (near__unlikely(near__reader_last.name != cache) || !near__rcu_enter_quickly(&way->place))
+    if (is_quick) {
+        way->reader = near__reader_last.reader;
+        if (near__unlikely(near__reader_last.name != cache))
+            return 0;
+    }
+    if (near__unlikely(!near__rcu_enter_quickly(&way->place, is_quick)))
         return 0;
     if (near__likely(near__impl_in_section(cache) != NULL) && near__likely(!near__reader_is_due(way->reader)))
         return 1;
-    near__rcu_leave_quickly(way->place);
+    near__rcu_leave_quickly(way->place, is_quick);
     return 0;
 }
 
-/* Makes the cache the one that the thread used last.  0: it has never used it. */
-static int recall(near_cache *cache)
+/* The thread's reader of the cache, which is now the one that it used last; NULL: it has never used it. */
+static struct near__reader *recall(near_cache *cache)
 {
     struct near__reader *reader;
     if (!near__reader_known(cache->serial, &reader))
-        return 0;
-    near__reader_remember(cache, reader);
-    return 1;
+        return NULL;
+    if (near__rcu_is_quick())
+        near__reader_remember(cache, reader);
+    return reader;
 }
 
-/* The same after the short way, which has been taken already if it is of that cache and the key is short: then 0. */
-static int recall_other(near_cache *cache, size_t key_size)
+/* The same after the short way, which has been taken already if it is of that cache and the key is short: then NULL. */
+static struct near__reader *recall_other(near_cache *cache, size_t key_size)
 {
-    return (near__reader_last.name != cache || !near__hash_is_short(key_size)) && recall(cache);
+    return near__reader_last.name != cache || !near__hash_is_short(key_size) ? recall(cache) : NULL;
 }
 
-static inline __attribute__((always_inline)) void end_hit(struct short_way *way)
+static inline __attribute__((always_inline)) void end_hit(struct short_way *way, int is_quick)
 {
-    near__reader_add(way->reader, NEAR_COUNT_HITS, 1);
-    near__rcu_leave_quickly(way->place);
+    near__reader_add_hit(way->reader);
+    near__rcu_leave_quickly(way->place, is_quick);
 }
 
 /* call is NULL; the others are looked at where they are used, which costs less than in a row.  0: the long way, nothing has changed. */
-static inline __attribute__((always_inline)) int hit(near_cache *cache, const void *key, size_t key_size, near_value *ret_value,
-                                                     int short_key)
+static inline __attribute__((always_inline)) int hit(near_cache *cache, struct near__reader *reader, const void *key,
+                                                     size_t key_size, near_value *ret_value, int is_quick)
 {
-    struct short_way way;
+    struct short_way way = {.reader = reader};
     size_t size;
-    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
+    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way, is_quick)))
         return 0;
-    struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, short_key, NEAR_ENTRY_VALUE_MAX, &size);
+    struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, is_quick, NEAR_ENTRY_VALUE_MAX, &size);
     if (near__unlikely(!entry) || near__unlikely(!way.reader->pins_free) || near__unlikely(near__entry_has_expiry(entry)) ||
         near__unlikely(!ret_value)) {
-        near__rcu_leave_quickly(way.place);
+        near__rcu_leave_quickly(way.place, is_quick);
         return 0;
     }
     near__hit_pin(way.reader, entry, &ret_value->private_[0], &ret_value->data);
     give(ret_value, way.reader, entry, -1);
-    end_hit(&way);
+    end_hit(&way, is_quick);
     return 1;
 }
 
 static __attribute__((noinline)) int get_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
                                                     near_value *ret_value)
 {
-    if (cache && key_size <= NEAR_KEY_MAX && !call && recall_other(cache, key_size) && hit(cache, key, key_size, ret_value, 0))
+    struct near__reader *reader = cache && key_size <= NEAR_KEY_MAX && !call ? recall_other(cache, key_size) : NULL;
+    if (reader && hit(cache, reader, key, key_size, ret_value, 0))
         return NEAR_OK;
     return get_the_long_way(cache, key, key_size, call, ret_value);
 }
@@ -266,7 +273,7 @@ int near_get(near_cache *cache, const void *key, size_t key_size, const near_cal
 {
     if (near__unlikely(call != NULL) || near__unlikely(!near__hash_is_short(key_size)))
         return get_by_any_key(cache, key, key_size, call, ret_value);
-    if (near__likely(hit(cache, key, key_size, ret_value, 1)))
+    if (near__likely(hit(cache, NULL, key, key_size, ret_value, 1)))
         return NEAR_OK;
     return get_by_any_key(cache, key, key_size, NULL, ret_value);
 }
@@ -291,29 +298,31 @@ static __attribute__((noinline)) int copy_the_long_way(near_cache *cache, const 
 
 /* As hit, into a buffer that is large enough.  With a short key, capacity may be anything: what near__hit_plain then lets pass is larger
  * than near__copy copies. */
-static inline __attribute__((always_inline)) int hit_copy(near_cache *cache, const void *key, size_t key_size, void *buffer,
-                                                          size_t capacity, size_t *ret_size, int short_key)
+static inline __attribute__((always_inline)) int hit_copy(near_cache *cache, struct near__reader *reader, const void *key,
+                                                          size_t key_size, void *buffer, size_t capacity, size_t *ret_size,
+                                                          int is_quick)
 {
-    struct short_way way;
+    struct short_way way = {.reader = reader};
     size_t size;
-    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
+    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way, is_quick)))
         return 0;
-    const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, short_key, capacity, &size);
+    const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, is_quick, capacity, &size);
     if (near__unlikely(!entry) || near__unlikely(!buffer) || near__unlikely(!ret_size) ||
-        near__unlikely(!near__copy(buffer, (const unsigned char *)entry + key_size + NEAR_ENTRY_HEADER, size, short_key))) {
-        near__rcu_leave_quickly(way.place);
+        near__unlikely(!near__copy(buffer, (const unsigned char *)entry + key_size + NEAR_ENTRY_HEADER, size, is_quick))) {
+        near__rcu_leave_quickly(way.place, is_quick);
         return 0;
     }
     *ret_size = size;
-    end_hit(&way);
+    end_hit(&way, is_quick);
     return 1;
 }
 
 static __attribute__((noinline)) int copy_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
                                                      void *buffer, size_t capacity, size_t *ret_size)
 {
-    if (cache && key_size <= NEAR_KEY_MAX && !call && capacity <= NEAR_ENTRY_VALUE_MAX && recall_other(cache, key_size) &&
-        hit_copy(cache, key, key_size, buffer, capacity, ret_size, 0))
+    int may = cache && key_size <= NEAR_KEY_MAX && !call && capacity <= NEAR_ENTRY_VALUE_MAX;
+    struct near__reader *reader = may ? recall_other(cache, key_size) : NULL;
+    if (reader && hit_copy(cache, reader, key, key_size, buffer, capacity, ret_size, 0))
         return NEAR_OK;
     return copy_the_long_way(cache, key, key_size, call, buffer, capacity, ret_size);
 }
@@ -323,7 +332,7 @@ int near_get_copy(near_cache *cache, const void *key, size_t key_size, const nea
 {
     if (near__unlikely(call != NULL) || near__unlikely(!near__hash_is_short(key_size)))
         return copy_by_any_key(cache, key, key_size, call, buffer, capacity, ret_size);
-    if (near__likely(hit_copy(cache, key, key_size, buffer, capacity, ret_size, 1)))
+    if (near__likely(hit_copy(cache, NULL, key, key_size, buffer, capacity, ret_size, 1)))
         return NEAR_OK;
     return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
 }
@@ -392,18 +401,17 @@ static int run_write(near_cache *cache, struct near__request *request, const nea
  * been written, or it is to be tried again. */
 static int set_quickly(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size)
 {
-    struct short_way way;
-    if (near__unlikely(near__reader_last.name != cache) && (!cache || !recall(cache)))
+    struct short_way way = {.reader = near__reader_last.reader};
+    if (near__unlikely(near__reader_last.name != cache) && (!cache || !(way.reader = recall(cache))))
         return 0;
-    if (!near__rcu_enter_quickly(&way.place))
+    if (!near__rcu_enter_quickly(&way.place, 0))
         return 0;
-    way.reader = near__reader_last.reader;
     struct near__impl *impl = near__impl_in_section(cache);
     int done = impl && !impl->remote && way.reader->quick_writes++ % NEAR_TIMED_OF &&
                near__local_set_quickly(impl, way.reader, key, key_size, value, value_size);
     if (done)
         near__reader_add(way.reader, NEAR_COUNT_WRITES, 1);
-    near__rcu_leave_quickly(way.place);
+    near__rcu_leave_quickly(way.place, 0);
     return done;
 }
 

@@ -181,8 +181,7 @@ static void prefetch_entries(const struct near__local *local, struct batch *batc
     for (size_t i = 0; i < batch->count; i++) {
         uint64_t tag = near__hash_tag(batch->hash[i]);
         const struct near__bucket *bucket = near__span_bucket(span, batch->hash[i]);
-        unsigned match = near__bucket_match(bucket, tag);
-        batch->entry[i] = near__word_visible(match ? near__step_look(near__match_slot(bucket, match)) : 0, tag);
+        batch->entry[i] = near__word_visible(near__bucket_look(bucket, tag), tag);
         __builtin_prefetch(batch->entry[i]);
         near__entry_prefetch(batch->entry[i]);
     }
@@ -209,7 +208,7 @@ static inline __attribute__((always_inline)) int take_plain(const struct near__l
                                                             struct near__view *view)
 {
     if (near__unlikely(!entry) || near__unlikely(!terms->is_fresh) || near__unlikely(!reader->pins_free) ||
-        near__unlikely(near__entry_has_expiry(entry)) ||
+        near__unlikely(near__entry_has_expiry(entry)) || near__unlikely(!near__hit_is_above(entry, terms->limits)) ||
         near__unlikely(!near__hit_is_plain(local, entry, near__hit_verdict(entry, terms->limits), terms->fresh,
                                            NEAR_ENTRY_VALUE_MAX, &view->size)))
         return 0;
@@ -224,7 +223,7 @@ static enum near__local_result take(struct near__local *local, struct near__read
 {
     enum near__local_result result = NEAR_LOCAL_ABSENT;
     size_t size;
-    if (entry && terms->is_fresh &&
+    if (entry && terms->is_fresh && near__hit_is_above(entry, terms->limits) &&
         near__hit_is_plain(local, entry, near__hit_verdict(entry, terms->limits), terms->fresh, NEAR_ENTRY_VALUE_MAX, &size)) {
         near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: as above */
         result = NEAR_LOCAL_HIT;

@@ -7,6 +7,7 @@
 #include "local/rcu.h"
 #include "local/tap.h"
 #include "local/tier.h"
+#include "local/wide.h"
 
 #define near__likely(x) __builtin_expect(!!(x), 1)
 #define near__unlikely(x) __builtin_expect(!!(x), 0)
@@ -118,15 +119,18 @@ static inline __attribute__((always_inline)) struct near__limits near__hit_limit
  *
  *         31       30 29   28       0
  *      +---------+--------+----------+
- *      | has an  | era ^  | size     |       all ones: below the watermark
+ *      | has an  | era ^  | size     |
  *      | expiry  | limits |          |
  *      +---------+--------+----------+                                                                       */
 static inline __attribute__((always_inline)) uint32_t near__hit_verdict(const struct near__entry *entry, struct near__limits limits)
 {
     uint32_t word = entry->size_era ^ limits.era;
-    return near__unlikely(near__entry_position(entry) < limits.watermark)
-               ? UINT32_MAX
-               : word >> NEAR_ENTRY_SIZE_SHIFT | word << (32 - NEAR_ENTRY_SIZE_SHIFT);
+    return word >> NEAR_ENTRY_SIZE_SHIFT | word << (32 - NEAR_ENTRY_SIZE_SHIFT);
+}
+/* The entry is not below the watermark. */
+static inline __attribute__((always_inline)) int near__hit_is_above(const struct near__entry *entry, struct near__limits limits)
+{
+    return near__entry_position(entry) >= limits.watermark;
 }
 _Static_assert(NEAR_COPY_MAX < NEAR_ENTRY_VALUE_MAX, "a verdict that is no size is not copied");
 _Static_assert(NEAR_ENTRY_ERAS == 4 && NEAR_ENTRY_EXPIRES == 4 && NEAR_ENTRY_SIZE_SHIFT == 3 &&
@@ -167,7 +171,10 @@ static inline __attribute__((always_inline)) struct near__entry *near__hit_plain
                                          : near__index_find(&local->index, hash, key, key_size);  /* 2 */
     if (near__unlikely(!entry))
         return NULL;
-    uint32_t verdict = near__hit_verdict(entry, near__hit_limits(local));                         /* 3 */
+    struct near__limits limits = near__hit_limits(local);                                         /* 3 */
+    uint32_t verdict = near__hit_verdict(entry, limits);                                          /* 3 */
+    if (near__unlikely(!near__hit_is_above(entry, limits)))
+        return NULL;
     if (near__unlikely(fresh != NEAR_TICKS_ALWAYS) && near__unlikely(near__ticks() >= fresh))     /* 4 */
         return NULL;
     if (near__unlikely(!near__hit_is_plain(local, entry, verdict, fresh, size_max, ret_size)))
@@ -214,10 +221,19 @@ static inline int near__pin_is_copy(const void *pin)
     return ((uintptr_t)pin & NEAR_PIN_COPY) != 0;
 }
 
-/* 65 to 128 bytes by moves of 32, half as many as gcc may use for any x86-64; 0: this processor has none, nothing was copied. */
+/* 65 to 128 bytes by moves of 64 or 32, at most half as many as gcc may use for any x86-64; 0: this processor has none, nothing
+ * was copied. */
 static inline __attribute__((always_inline)) int near__copy_widely(void *to, const void *from, size_t size)
 {
 #ifdef NEAR_WIDE_MOVES
+    if (near__likely(near__has_wide_lines)) { /* moves of 64 */
+        __asm__ volatile("vmovdqu64 (%1), %%zmm16\n\tvmovdqu64 -64(%1,%2), %%zmm17\n\t"
+                         "vmovdqu64 %%zmm16, (%0)\n\tvmovdqu64 %%zmm17, -64(%0,%2)"
+                         :
+                         : "r"(to), "r"(from), "r"(size)
+                         : NEAR_CLOBBERS_LINES);
+        return 1;
+    }
     if (near__unlikely(!near__has_wide_moves))
         return 0;
     /* zeroupper: code that follows and knows nothing of wide registers is slow while their upper halves are in use */

@@ -8,6 +8,7 @@
 #include "local/entry.h"
 #include "local/order.h"
 #include "local/step.h"
+#include "local/wide.h"
 
 #define NEAR_BUCKET_SLOTS 8
 
@@ -126,6 +127,29 @@ static inline unsigned near__match_rest(unsigned match)
     return match & (match - 1) & NEAR_MATCH_FIRST;
 }
 
+/* The word of the first slot that matches; 0: none does. */
+static inline __attribute__((always_inline)) uint64_t near__bucket_look(const struct near__bucket *bucket, uint64_t tag)
+{
+#ifdef NEAR_WIDE_LINES
+    if (__builtin_expect(near__has_wide_lines, 1)) {
+        uint32_t match;
+        /* The line as 32 words of 16 bits, a bit for each.  What is said of the assembler above goes for this, too: a tag is in
+         * one of them. */
+        __asm__ volatile("vpbroadcastw %k1, %%zmm16\n\tvpcmpeqw (%2), %%zmm16, %%k1\n\tkmovd %%k1, %k0"
+                         : "=r"(match)
+                         : "r"(tag), "r"(bucket)
+                         : NEAR_CLOBBERS_LINES);
+        match &= 0x88888888u; /* the tags among them */
+        const uint16_t *words = (const uint16_t *)(const void *)bucket;
+        return __builtin_expect(match, 1)
+                   ? near__step_look((const _Atomic(uint64_t) *)(const void *)(words + (unsigned)__builtin_ctz(match) - 3))
+                   : 0;
+    }
+#endif
+    unsigned match = near__bucket_match(bucket, tag);
+    return __builtin_expect(match, 1) ? near__step_look(near__match_slot(bucket, match)) : 0;
+}
+
 /* The entry of a word if that is visible and has the tag; NULL otherwise. */
 static inline struct near__entry *near__word_visible(uint64_t word, uint64_t tag)
 {
@@ -173,10 +197,7 @@ static inline __attribute__((always_inline)) struct near__entry *near__index_fin
                                                                                        const void *key, size_t key_size)
 {
     const struct near__bucket *bucket = near__span_bucket(&near__index_tables(index)->span[0], hash);
-    unsigned match = near__bucket_match(bucket, hash & 0xffff); /* 0 is nobody's tag: at most empty slots match */
-    if (__builtin_expect(!match, 0))
-        return NULL;
-    uint64_t word = near__step_look(near__match_slot(bucket, match));
+    uint64_t word = near__bucket_look(bucket, hash & 0xffff); /* 0 is nobody's tag: at most empty slots match */
     if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0))
         return NULL;
     /* An entry that may be read, with or without the tag: the key tells. */

@@ -51,43 +51,53 @@ static inline void near__rcu_leave(void)
 }
 
 /* The same for the hit path, where every instruction counts: only for a thread that is registered and in no section already (0: it is
- * otherwise; go the other way), and left with what it gave.  As liburcu's own, with each question asked once.  Sanitizer
- * builds call liburcu. */
+ * otherwise; go the other way), and left with what it gave.  As liburcu's own, with each question asked once; is_known, a constant: the
+ * caller knows that there is membarrier (near__rcu_is_quick).  Sanitizer builds call liburcu. */
 #ifdef NEAR_RCU_CALLS
 struct near__rcu_place { int unused; };
-static inline int near__rcu_enter_quickly(struct near__rcu_place *ret)
+static inline int near__rcu_is_quick(void)
 {
+    return 1;
+}
+static inline int near__rcu_enter_quickly(struct near__rcu_place *ret, int is_known)
+{
+    (void)is_known;
     ret->unused = 0;
     near__rcu_enter();
     return 1;
 }
-static inline void near__rcu_leave_quickly(struct near__rcu_place place)
+static inline void near__rcu_leave_quickly(struct near__rcu_place place, int is_known)
 {
-    (void)place;
+    (void)place, (void)is_known;
     near__rcu_leave();
 }
 #else
 struct near__rcu_place { struct urcu_bp_reader *reader; };
 extern __attribute__((visibility("hidden"))) int near__rcu_has_membarrier; /* liburcu's answer, where it is one instruction away: see rcu.c */
-static inline __attribute__((always_inline)) void near__rcu_barrier(void)
+/* By a thread that is registered. */
+static inline int near__rcu_is_quick(void)
 {
-    if (__builtin_expect(near__rcu_has_membarrier, 1))
+    return near__rcu_has_membarrier;
+}
+static inline __attribute__((always_inline)) void near__rcu_barrier(int is_known)
+{
+    if (is_known || __builtin_expect(near__rcu_has_membarrier, 1))
         cmm_barrier(); /* the kernel makes readers' barriers on behalf of whoever waits for a grace period */
     else
         cmm_smp_mb();
 }
-static inline __attribute__((always_inline)) int near__rcu_enter_quickly(struct near__rcu_place *ret)
+static inline __attribute__((always_inline)) int near__rcu_enter_quickly(struct near__rcu_place *ret, int is_known)
 {
     ret->reader = URCU_TLS(urcu_bp_reader);
     if (__builtin_expect(!ret->reader, 0) || __builtin_expect(ret->reader->ctr & URCU_BP_GP_CTR_NEST_MASK, 0))
         return 0;
     _CMM_STORE_SHARED(ret->reader->ctr, _CMM_LOAD_SHARED(urcu_bp_gp.ctr));
-    near__rcu_barrier();
+    near__rcu_barrier(is_known);
     return 1;
 }
-static inline __attribute__((always_inline)) void near__rcu_leave_quickly(struct near__rcu_place place)
+static inline __attribute__((always_inline)) void near__rcu_leave_quickly(struct near__rcu_place place, int is_known)
 {
-    near__rcu_barrier();
+    near__rcu_barrier(is_known);
     _CMM_STORE_SHARED(place.reader->ctr, 0); /* no nesting; the phase counts only while there is some */
     cmm_barrier();
 }

@@ -25,6 +25,7 @@
 #include "local/hotkeys.h"
 #include "local/rcu.h"
 #include "local/tier.h"
+#include "local/wide.h"
 
 static struct {
     pthread_mutex_t mutex;
@@ -36,7 +37,7 @@ static struct {
 #define NOBODY ((const void *)&threads) /* the name of no tier */
 
 #ifdef NEAR_WIDE_MOVES
-int near__has_wide_moves; /* under threads.mutex, by the first reader; whoever looks at it has a reader */
+int near__has_wide_moves, near__has_wide_lines; /* under threads.mutex, by the first reader; whoever looks at them has a reader */
 #endif
 __thread struct near__reader_known near__readers_known[NEAR_READERS_KNOWN];
 __thread struct near__reader_last near__reader_last = {NOBODY, NULL};
@@ -141,6 +142,8 @@ static struct near__reader *obtain_locked(struct near__local *local)
             return NULL;
 #ifdef NEAR_WIDE_MOVES
         near__has_wide_moves = __builtin_cpu_supports("avx") != 0;
+        /* vbmi2: the first processors with AVX-512 lower their clock for it, and do not have that */
+        near__has_wide_lines = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi2");
 #endif
         threads.ready = 1;
         threads.process = getpid();

@@ -11,6 +11,7 @@
 #include "local/entry.h"
 #include "local/index.h"
 #include "local/local.h"
+#include "local/wide.h"
 
 #define NEAR_PINS 64
 #define NEAR_POOL 16 /* see evict.c */
@@ -99,14 +100,7 @@ static inline int near__reader_known(uint64_t serial, struct near__reader **ret)
     return known->serial == serial;
 }
 
-/* The processor has moves of 32 bytes (AVX), and nobody looks at each access of memory. */
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
-#define NEAR_WIDE_MOVES 1
-/* Set before the process has a reader, never changes after. */
-extern __attribute__((visibility("hidden"))) int near__has_wide_moves;
-#endif
-
-/* The reader that the thread used last, by a name that the caller chooses for the tier and that is never used again. */
+/* The reader that the thread used last (where liburcu has membarrier: rcu.h), by a name that the caller chooses for the tier and that is never used again. */
 struct near__reader_last {
     const void *name; /* never NULL */
     struct near__reader *reader;
@@ -130,6 +124,17 @@ static inline void near__reader_add(struct near__reader *reader, enum near__coun
     /* relaxed load and store: only the owner writes, so no locked instruction is needed */
     uint64_t now = atomic_load_explicit(&reader->count[what], memory_order_relaxed);
     atomic_store_explicit(&reader->count[what], now + n, memory_order_relaxed);
+}
+
+/* One hit more. */
+static inline __attribute__((always_inline)) void near__reader_add_hit(struct near__reader *reader)
+{
+#ifdef NEAR_WIDE_MOVES
+    /* As near__reader_add, in one instruction, which gcc does not make of two atomic ones; it is not locked. */
+    __asm__ volatile("incq %0" : "+m"(reader->count[NEAR_COUNT_HITS]) : : "cc");
+#else
+    near__reader_add(reader, NEAR_COUNT_HITS, 1);
+#endif
 }
 
 /* The count of hits is ahead by its phase, which stands above it: one word, so that it is read and changed with the count.  The hit
