@@ -54,6 +54,7 @@
 #include "local/arena.h"
 
 #include "base/mutant.h"
+#include "local/entry.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -256,7 +257,8 @@ static int is_leaving(const struct slab *slab)
 
 /* ---------------------------------------------------------------- the pool */
 
-/* 2 MiB on a boundary of 2 MiB: twice as much is mapped, and what is beside it unmapped. */
+/* 2 MiB on a boundary of 2 MiB: twice as much is mapped, and what is beside it unmapped.  The kernel is told not to make it one page of its
+ * own accord, as it would where huge pages are on for everybody: then a slab of it would hold the memory of all. */
 static char *map_chunk(void)
 {
     char *memory = mmap(NULL, 2 * CHUNK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -266,7 +268,13 @@ static char *map_chunk(void)
     if (before)
         munmap(memory, before);
     munmap(memory + before + CHUNK_SIZE, CHUNK_SIZE - before);
-    return memory + before;
+    memory += before;
+    if (!near__pointer_fits(memory + CHUNK_SIZE - sizeof(uint64_t))) {
+        munmap(memory, CHUNK_SIZE);
+        return NULL;
+    }
+    (void)madvise(memory, CHUNK_SIZE, MADV_NOHUGEPAGE); /* only advice */
+    return memory;
 }
 
 static int has_chunk_record_locked(struct near__arena *arena)

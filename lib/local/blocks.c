@@ -344,8 +344,12 @@ void near__blocks_tend(struct near__local *local, int quiet)
         relieve(local, wanted);
     else if (total > ceiling(local) || (quiet && total > max))
         compact(local, 0);
-    if (!wanted || near__blocks_total(local) > ceiling(local))
+    /* A slab that is given back ends the huge page that it is part of.  So while there is work, which will want it again, only what is
+     * above the ceiling goes. */
+    if (quiet)
         near__arena_trim(local->arena, max, (uint64_t)near__arena_held(local->arena) / NEAR_SLAB_SIZE / SPARE_PART);
+    else if (near__blocks_total(local) > ceiling(local))
+        near__arena_trim(local->arena, ceiling(local), UINT64_MAX);
 }
 
 int near__blocks_are_awaited(const struct near__local *local)

@@ -328,6 +328,54 @@ static void test_F_a_lowered_budget_gives_memory_back(void **state)
     fixture_close(&f);
 }
 
+/* While there is work, empty slabs are kept for it: given back and taken again they would cost the huge page that they are part of. */
+static void test_empty_slabs_are_kept_while_there_is_work(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_init(&f);
+    f.config.bytes_max = 8 * (uint64_t)MIB;
+    fixture_start(&f);
+    uint64_t n = 0;
+    while (fill_one(&f, f.reader, n, 100)) /* up to the ceiling: nothing is reclaimed meanwhile */
+        n++;
+    near__blocks_tend(f.local, 0); /* what was wanted */
+    int64_t held = near__arena_held(f.local->arena);
+    assert_true(near__blocks_total(f.local) > 8 * MIB);
+    for (uint64_t k = 0; k <= n; k++)
+        near__local_invalidate(f.local, &k, sizeof(k), k + 2, NEAR_CAUSE_MESSAGE);
+    near__reclaim(f.local, 1);
+    near__blocks_tend(f.local, 0);
+    assert_int_equal(near__arena_held(f.local->arena), held);
+    near__blocks_tend(f.local, 1);
+    assert_true(near__arena_held(f.local->arena) < held / 2);
+    fixture_close(&f);
+}
+
+/* Of chunks that are not to be huge the kernel is told so, whatever it does by default. */
+static void test_small_pages_stay_small(void **state)
+{
+    struct near__stock stock = {.first = {NULL}};
+    char line[256];
+    int is_ours = 0, is_small = 0;
+    unsigned long from, to;
+    (void)state;
+    open_arena(0);
+    uintptr_t at = (uintptr_t)take(&stock, near__arena_class(arena, 100), INT64_MAX);
+    assert_int_not_equal(at, 0);
+    FILE *file = fopen("/proc/self/smaps", "r");
+    assert_non_null(file);
+    while (fgets(line, sizeof(line), file)) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+            is_ours = at >= from && at < to;
+        else if (is_ours && strncmp(line, "VmFlags:", 8) == 0)
+            is_small = strstr(line, " nh") != NULL;
+    }
+    fclose(file);
+    near__arena_close(arena);
+    assert_true(is_small);
+}
+
 /* Fills without memory are refused, and nothing else. */
 static void test_R52_the_kernel_may_refuse_memory(void **state)
 {
@@ -601,6 +649,8 @@ int main(void)
         cmocka_unit_test(test_what_is_held_stays_below_the_limit),
         cmocka_unit_test(test_F_changing_mixes_of_sizes_leave_no_holes),
         cmocka_unit_test(test_F_a_lowered_budget_gives_memory_back),
+        cmocka_unit_test(test_empty_slabs_are_kept_while_there_is_work),
+        cmocka_unit_test(test_small_pages_stay_small),
         cmocka_unit_test(test_R52_the_kernel_may_refuse_memory),
         cmocka_unit_test(test_what_the_kernel_leaves_is_counted),
         cmocka_unit_test(test_R49_moved_entries_are_counted_once),
