@@ -18,7 +18,7 @@
  * about an eighth larger than the one before; so nothing is left over at the end of a slab.  Larger entries are malloc's.
  *
  * Threads.  Each has a stock of blocks that it takes from and gives to without a lock; between stocks and depots go batches.  A free
- * block in the stock of a thread that sleeps keeps a slab from becoming empty, so in a stock it weighs WEIGHT more than its size,
+ * block in the stock of a thread that sleeps, or has gone and not been followed by another, keeps a slab from becoming empty, so in a stock it weighs WEIGHT more than its size,
  * a 32nd of a slab.  All classes together weigh no more than `keep`: 32 times that is what stocks can hold up.
  *
  * Budget.  held counts slabs that are in memory, whole: used, partly used, or empty and not yet given back.  It is part of a count that
@@ -34,8 +34,8 @@
  * retire is pushed on a list (reclaim.c).  None is held while anything waits, for a grace period or for Redis.
  *
  *      lock            protects                           held for                       taken inside
- *      depot's mutex   slabs of its class but `leaving`,  a batch; a look at the slabs   the reader list's mutex, at a thread's exit;
- *                      its lists and counts               that are partly used, choosing a read section
+ *      depot's mutex   slabs of its class but `leaving`,  a batch; a look at the slabs   a read section
+ *                      its lists and counts               that are partly used, choosing
  *      pool's mutex    empty slabs, chunks, what is held  one slab, its system call      the depot's mutex
  *                                                         included
  *

@@ -40,7 +40,7 @@ void *near__arena_pop(const struct near__arena *arena, struct near__stock *stock
 void *near__arena_take(struct near__arena *arena, struct near__stock *stock, unsigned class, int64_t keep, int64_t most);
 /* stock NULL: straight to the depot. */
 void near__arena_give(struct near__arena *arena, struct near__stock *stock, unsigned class, void *block);
-/* Gives back all of a stock, whose owner calls or has gone. */
+/* Gives back all of a stock, whose owner calls. */
 void near__arena_settle(struct near__arena *arena, struct near__stock *stock);
 
 /* ---------------------------------------------------------------- one thread's, the keeper's */

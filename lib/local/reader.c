@@ -12,7 +12,8 @@
  * never across anything that waits: a thread may come here while others are stopped inside sections.
  *
  * Exit: a pthread key's destructor drops the pins of the thread and leaves its records to others.  Their counters
- * stay, so sums never go back.  When a tier is closed its records are taken out of the lists of their threads, so
+ * stay, so sums never go back; their stocks of free blocks stay, too, since to give those back takes a lock that somebody may be
+ * stopped with (arena.c), and everybody's first read would wait for it.  When a tier is closed its records are taken out of the lists of their threads, so
  * a late exit finds nothing of it. */
 #include "local/reader.h"
 
@@ -87,8 +88,6 @@ static void leave_all(void *unused)
         struct near__reader *reader = mine;
         drop_pins(reader);
         near__share_settle(reader->local, &reader->share);
-        if (reader->local->arena)
-            near__arena_settle(reader->local->arena, &reader->stock);
         part_locked(reader);
     }
     pthread_mutex_unlock(&threads.mutex);

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Memory of small entries: the arena alone, and in a tier whose mix of sizes changes. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* pthread_timedjoin_np */
+#endif
 #include "local/local_fixture.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -26,8 +30,15 @@ int __wrap_madvise(void *address, size_t size, int advice);
 static _Atomic(int) maps_left = INT32_MAX, refused_advice = -1;
 static _Atomic(unsigned) maps_refused, advice_refused;
 
+/* A mapping that is held up until it is let go; whoever asks for it has the arena's locks meanwhile. */
+static _Atomic(int) hold_maps, maps_held;
+
 static int may_map(void)
 {
+    while (hold_maps) {
+        maps_held = 1;
+        sched_yield();
+    }
     if (maps_left <= 0) {
         maps_refused++;
         return 0;
@@ -564,6 +575,69 @@ static void test_R49_holes_do_not_refuse_fills_for_good(void **state)
 }
 
 /* Large entries come where small ones were, all at once and without a pause in which nobody wants anything. */
+/* ---------------------------------------------------------------- stopped with a lock */
+
+static struct fixture stopped_in;
+static _Atomic(int) may_leave, has_read;
+
+static void *fills_and_leaves(void *unused)
+{
+    struct near__reader *reader = near__local_reader(stopped_in.local);
+    (void)unused;
+    assert_int_equal(fill_one(&stopped_in, reader, 1, 100), 1); /* and has some free blocks of that size now */
+    while (!may_leave)
+        sched_yield();
+    return NULL;
+}
+
+static void *fills_until_stopped(void *unused)
+{
+    struct near__reader *reader = near__local_reader(stopped_in.local);
+    (void)unused;
+    for (uint64_t n = 2; !maps_held; n++)
+        (void)fill_one(&stopped_in, reader, n, 100);
+    return NULL;
+}
+
+static void *reads_first(void *unused)
+{
+    (void)unused;
+    has_read = near__local_reader(stopped_in.local) != NULL;
+    return NULL;
+}
+
+/* One thread stands in the kernel with the locks of a size and of the pool, another exits, and a third one's first read does not wait. */
+static void test_R49_an_exit_waits_for_nobody_who_fills(void **state)
+{
+    pthread_t leaver, filler, newcomer;
+    (void)state;
+    fixture_init(&stopped_in);
+    stopped_in.config.bytes_max = 64 * (uint64_t)MIB;
+    fixture_start(&stopped_in);
+    may_leave = has_read = maps_held = 0;
+    pthread_create(&leaver, NULL, fills_and_leaves, NULL);
+    while (!stats_of(&stopped_in).local_entries)
+        sched_yield();
+    hold_maps = 1;
+    pthread_create(&filler, NULL, fills_until_stopped, NULL);
+    while (!maps_held)
+        sched_yield();
+    may_leave = 1;
+    struct timespec deadline;
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += 20;
+    int gone = pthread_timedjoin_np(leaver, NULL, &deadline) == 0;
+    pthread_create(&newcomer, NULL, reads_first, NULL);
+    int read = wait_until(has_read, 20000);
+    hold_maps = 0;
+    pthread_join(filler, NULL);
+    pthread_join(newcomer, NULL);
+    if (!gone)
+        pthread_join(leaver, NULL);
+    assert_true(gone && read);
+    fixture_close(&stopped_in);
+}
+
 static void test_R49_large_entries_find_room_among_slabs(void **state)
 {
     struct fixture f;
@@ -656,6 +730,7 @@ int main(void)
         cmocka_unit_test(test_R49_moved_entries_are_counted_once),
         cmocka_unit_test(test_R49_holes_do_not_refuse_fills_for_good),
         cmocka_unit_test(test_R49_large_entries_find_room_among_slabs),
+        cmocka_unit_test(test_R49_an_exit_waits_for_nobody_who_fills),
         cmocka_unit_test(test_entries_may_be_moved_under_readers),
     };
     make_pattern();
