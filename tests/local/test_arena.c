@@ -578,13 +578,14 @@ static void test_R49_holes_do_not_refuse_fills_for_good(void **state)
 /* ---------------------------------------------------------------- stopped with a lock */
 
 static struct fixture stopped_in;
-static _Atomic(int) may_leave, has_read;
+static _Atomic(int) has_filled, may_leave, has_read;
 
 static void *fills_and_leaves(void *unused)
 {
     struct near__reader *reader = near__local_reader(stopped_in.local);
     (void)unused;
-    assert_int_equal(fill_one(&stopped_in, reader, 1, 100), 1); /* and has some free blocks of that size now */
+    assert_int_equal(fill_one(&stopped_in, reader, 1, 100), 1);
+    has_filled = 1; /* and has some free blocks of that size now */
     while (!may_leave)
         sched_yield();
     return NULL;
@@ -614,9 +615,9 @@ static void test_R49_an_exit_waits_for_nobody_who_fills(void **state)
     fixture_init(&stopped_in);
     stopped_in.config.bytes_max = 64 * (uint64_t)MIB;
     fixture_start(&stopped_in);
-    may_leave = has_read = maps_held = 0;
+    has_filled = may_leave = has_read = maps_held = 0;
     pthread_create(&leaver, NULL, fills_and_leaves, NULL);
-    while (!stats_of(&stopped_in).local_entries)
+    while (!has_filled)
         sched_yield();
     hold_maps = 1;
     pthread_create(&filler, NULL, fills_until_stopped, NULL);
