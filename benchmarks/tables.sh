@@ -4,7 +4,7 @@
 #
 #     benchmarks/tables.sh [NEARCACHE-BENCH [OPTION...]]
 #
-# The options are given to every run; "--runs 5 --seconds 1" if there are none, which takes the better part of an hour.  Each table is one
+# The options are given to every run; "--runs 5 --seconds 1" if there are none, which takes about ten minutes.  Each table is one
 # interleaved run; the machine should have nothing else to do.
 set -eu
 
