@@ -54,6 +54,7 @@
 #include "local/arena.h"
 
 #include "base/mutant.h"
+#include "base/pages.h"
 #include "local/entry.h"
 
 #include <pthread.h>
@@ -68,7 +69,7 @@
 #define ASAN_UNPOISON_MEMORY_REGION(memory, size) ((void)(memory), (void)(size))
 #endif
 
-#define CHUNK_SIZE (UINT64_C(2) << 20)
+#define CHUNK_SIZE NEAR_HUGE_PAGE
 #define CHUNK_SLABS (CHUNK_SIZE / NEAR_SLAB_SIZE)
 #define HEADER 64
 #define PAYLOAD (NEAR_SLAB_SIZE - HEADER)
@@ -217,7 +218,7 @@ void near__arena_close(struct near__arena *arena)
         return;
     for (size_t i = 0; i < arena->chunks; i++) {
         ASAN_UNPOISON_MEMORY_REGION(arena->chunk[i].memory, CHUNK_SIZE);
-        munmap(arena->chunk[i].memory, CHUNK_SIZE);
+        near__pages_unmap(arena->chunk[i].memory, CHUNK_SIZE);
     }
     for (unsigned c = 0; c < arena->classes; c++)
         pthread_mutex_destroy(&arena->depot[c].mutex);
@@ -257,20 +258,15 @@ static int is_leaving(const struct slab *slab)
 
 /* ---------------------------------------------------------------- the pool */
 
-/* 2 MiB on a boundary of 2 MiB: twice as much is mapped, and what is beside it unmapped.  The kernel is told not to make it one page of its
- * own accord, as it would where huge pages are on for everybody: then a slab of it would hold the memory of all. */
+/* The kernel is told not to make it one page of its own accord, as it would where huge pages are on for everybody: then a slab of it
+ * would hold the memory of all. */
 static char *map_chunk(void)
 {
-    char *memory = mmap(NULL, 2 * CHUNK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
+    char *memory = near__pages_map(CHUNK_SIZE);
+    if (!memory)
         return NULL;
-    size_t before = (CHUNK_SIZE - (uintptr_t)memory % CHUNK_SIZE) % CHUNK_SIZE;
-    if (before)
-        munmap(memory, before);
-    munmap(memory + before + CHUNK_SIZE, CHUNK_SIZE - before);
-    memory += before;
     if (!near__pointer_fits(memory + CHUNK_SIZE - sizeof(uint64_t))) {
-        munmap(memory, CHUNK_SIZE);
+        near__pages_unmap(memory, CHUNK_SIZE);
         return NULL;
     }
     (void)madvise(memory, CHUNK_SIZE, MADV_NOHUGEPAGE); /* only advice */

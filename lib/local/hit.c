@@ -208,9 +208,8 @@ static inline __attribute__((always_inline)) int take_plain(const struct near__l
                                                             struct near__view *view)
 {
     if (near__unlikely(!entry) || near__unlikely(!terms->is_fresh) || near__unlikely(!reader->pins_free) ||
-        near__unlikely(near__entry_has_expiry(entry)) || near__unlikely(!near__hit_is_above(entry, terms->limits)) ||
-        near__unlikely(!near__hit_is_plain(local, entry, near__hit_verdict(entry, terms->limits), terms->fresh,
-                                           NEAR_ENTRY_VALUE_MAX, &view->size)))
+        near__unlikely(near__entry_has_expiry(entry)) ||
+        near__unlikely(!near__hit_is_plain(local, entry, terms->limits, terms->fresh, NEAR_ENTRY_VALUE_MAX, &view->size)))
         return 0;
     near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
     near__hit_pin(reader, entry, &view->pin, &view->data);
@@ -223,8 +222,7 @@ static enum near__local_result take(struct near__local *local, struct near__read
 {
     enum near__local_result result = NEAR_LOCAL_ABSENT;
     size_t size;
-    if (entry && terms->is_fresh && near__hit_is_above(entry, terms->limits) &&
-        near__hit_is_plain(local, entry, near__hit_verdict(entry, terms->limits), terms->fresh, NEAR_ENTRY_VALUE_MAX, &size)) {
+    if (entry && terms->is_fresh && near__hit_is_plain(local, entry, terms->limits, terms->fresh, NEAR_ENTRY_VALUE_MAX, &size)) {
         near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: as above */
         result = NEAR_LOCAL_HIT;
     } else if (entry) {

@@ -113,9 +113,8 @@ static inline __attribute__((always_inline)) struct near__limits near__hit_limit
     return (struct near__limits){watermark, atomic_load_explicit(&local->era, memory_order_acquire) % NEAR_ENTRY_ERAS};
 }
 
-/* What the limits say, in a word that is the value's size if nothing speaks against the entry, and more than any size otherwise: the
- * word size_era, turned so that what stands below the size stands above it.  So one comparison tells era, expiry and whether the value
- * fits.
+/* What else speaks against an entry, in a word that is the value's size if nothing does, and more than any size otherwise: the word
+ * size_era, turned so that what stands below the size stands above it.  So one comparison tells era, expiry and whether the value fits.
  *
  *         31       30 29   28       0
  *      +---------+--------+----------+
@@ -127,23 +126,21 @@ static inline __attribute__((always_inline)) uint32_t near__hit_verdict(const st
     uint32_t word = entry->size_era ^ limits.era;
     return word >> NEAR_ENTRY_SIZE_SHIFT | word << (32 - NEAR_ENTRY_SIZE_SHIFT);
 }
-/* The entry is not below the watermark. */
-static inline __attribute__((always_inline)) int near__hit_is_above(const struct near__entry *entry, struct near__limits limits)
-{
-    return near__entry_position(entry) >= limits.watermark;
-}
 _Static_assert(NEAR_COPY_MAX < NEAR_ENTRY_VALUE_MAX, "a verdict that is no size is not copied");
 _Static_assert(NEAR_ENTRY_ERAS == 4 && NEAR_ENTRY_EXPIRES == 4 && NEAR_ENTRY_SIZE_SHIFT == 3 &&
                    NEAR_ENTRY_VALUE_MAX == (1u << 29) - 1,
                "see the picture above");
 #define NEAR_VERDICT_EXPIRES (UINT32_C(1) << 31)
 
-/* May the entry be served, and has its value at most size_max bytes (at most NEAR_ENTRY_VALUE_MAX)?  fresh is ALWAYS or not over yet: then
- * the time is before fresh_ms. */
-static inline __attribute__((always_inline)) int near__hit_is_plain(const struct near__local *local,
-                                                                    const struct near__entry *entry, uint32_t verdict,
-                                                                    int64_t fresh, size_t size_max, size_t *ret_size)
+/* May the entry be served, and has its value at most size_max bytes (at most NEAR_ENTRY_VALUE_MAX)?  Yes holds if fresh is ALWAYS or not
+ * over yet (4): then the time is before fresh_ms. */
+static inline __attribute__((always_inline)) int near__hit_is_plain(const struct near__local *local, const struct near__entry *entry,
+                                                                    struct near__limits limits, int64_t fresh, size_t size_max,
+                                                                    size_t *ret_size)
 {
+    if (near__unlikely(near__entry_position(entry) < limits.watermark))
+        return 0;
+    uint32_t verdict = near__hit_verdict(entry, limits);
     *ret_size = verdict;
     if (near__likely(verdict <= size_max))
         return 1;
@@ -154,8 +151,9 @@ static inline __attribute__((always_inline)) int near__hit_is_plain(const struct
 }
 
 /* A hit with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with the cache's own bound and values of
- * at most size_max bytes (if that is above NEAR_ENTRY_VALUE_MAX, so may *ret_size be; then the entry must not be served), makes no call when is_short (a constant) is set, and counts nothing.  Its order is that of the essay, with
- * fresh_ticks for the proof and the processor's counter for the clock. */
+ * at most size_max bytes (if that is above NEAR_ENTRY_VALUE_MAX, so may *ret_size be; then the entry must not be served), makes no call
+ * when is_short (a constant) is set, and counts nothing.  Its order is that of the essay, with fresh_ticks for the proof and the
+ * processor's counter for the clock. */
 static inline __attribute__((always_inline)) struct near__entry *near__hit_plain(const struct near__local *local, const void *key,
                                                                                  size_t key_size, int is_short, size_t size_max,
                                                                                  size_t *ret_size)
@@ -172,12 +170,9 @@ static inline __attribute__((always_inline)) struct near__entry *near__hit_plain
     if (near__unlikely(!entry))
         return NULL;
     struct near__limits limits = near__hit_limits(local);                                         /* 3 */
-    uint32_t verdict = near__hit_verdict(entry, limits);                                          /* 3 */
-    if (near__unlikely(!near__hit_is_above(entry, limits)))
+    if (near__unlikely(!near__hit_is_plain(local, entry, limits, fresh, size_max, ret_size)))
         return NULL;
     if (near__unlikely(fresh != NEAR_TICKS_ALWAYS) && near__unlikely(near__ticks() >= fresh))     /* 4 */
-        return NULL;
-    if (near__unlikely(!near__hit_is_plain(local, entry, verdict, fresh, size_max, ret_size)))
         return NULL;
     near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
     return entry;

@@ -28,7 +28,8 @@
 #include "local/tier.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
+
+#include "base/pages.h"
 
 /* Entries per ten buckets. */
 #define GROW 40
@@ -48,7 +49,6 @@
 #define CALM_NS (500 * NEAR_NS_PER_MS)
 #define CALM_BUCKETS_MIN 4096 /* 256 KiB: fewer would not be any quicker */
 #define BUCKETS_MAX (UINT64_C(1) << 32)
-#define HUGE_BYTES (UINT64_C(2) << 20)
 #define STEP_BUCKETS 64 /* moved in one section */
 #define STEP_VICTIMS 256 /* evicted between two looks at what can be freed */
 #define STEP_DOWN 16     /* entries by which a limit is lowered at a time */
@@ -76,28 +76,15 @@ static size_t table_size(uint64_t buckets)
  * that begins where a huge page does; otherwise up to two of them at its ends would be small pages. */
 static void *map_table(size_t size)
 {
-    size_t length = size + HUGE_BYTES;
-    char *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
-        return NULL;
-    size_t before = (size_t)(0 - (uintptr_t)memory) & (HUGE_BYTES - 1), after = length - before - size;
-    if (before)
-        (void)munmap(memory, before);
-    if (after)
-        (void)munmap(memory + before + size, after);
-    (void)madvise(memory + before, size & ~(HUGE_BYTES - 1), MADV_HUGEPAGE); /* only advice */
-    return memory + before;
-}
-
-static size_t whole_pages(size_t size)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    return (size + page - 1) & ~(page - 1);
+    void *memory = near__pages_map(size);
+    if (memory)
+        (void)madvise(memory, size & ~(NEAR_HUGE_PAGE - 1), MADV_HUGEPAGE); /* only advice */
+    return memory;
 }
 
 static struct near__table *make_table(const struct near__local *local, uint64_t buckets)
 {
-    size_t size = table_size(buckets), mapped = local->alloc->is_malloc && size >= HUGE_BYTES ? whole_pages(size) : 0;
+    size_t size = table_size(buckets), mapped = local->alloc->is_malloc && size >= NEAR_HUGE_PAGE ? near__pages_round(size) : 0;
     struct near__table *table = mapped ? map_table(mapped) : near__alloc_zero(local->alloc, size);
     if (!table)
         return NULL;
@@ -113,7 +100,7 @@ static struct near__table *make_table(const struct near__local *local, uint64_t 
 static void free_table(const struct near__local *local, struct near__table *table)
 {
     if (table->mapped)
-        (void)munmap(table, table->mapped);
+        near__pages_unmap(table, table->mapped);
     else
         near__free(local->alloc, table);
 }

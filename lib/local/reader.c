@@ -13,8 +13,8 @@
  *
  * Exit: a pthread key's destructor drops the pins of the thread and leaves its records to others.  Their counters
  * stay, so sums never go back; their stocks of free blocks stay, too, since to give those back takes a lock that somebody may be
- * stopped with (arena.c), and everybody's first read would wait for it.  When a tier is closed its records are taken out of the lists of their threads, so
- * a late exit finds nothing of it. */
+ * stopped with (arena.c), and everybody's first read would wait for it.  When a tier is closed its records are taken out of the lists
+ * of their threads, so a late exit finds nothing of it. */
 #include "local/reader.h"
 
 #include <pthread.h>

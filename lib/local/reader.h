@@ -100,7 +100,8 @@ static inline int near__reader_known(uint64_t serial, struct near__reader **ret)
     return known->serial == serial;
 }
 
-/* The reader that the thread used last (where liburcu has membarrier: rcu.h), by a name that the caller chooses for the tier and that is never used again. */
+/* The reader that the thread used last (where liburcu has membarrier: rcu.h), by a name that the caller chooses for the tier and that is
+ * never used again. */
 struct near__reader_last {
     const void *name; /* never NULL */
     struct near__reader *reader;
