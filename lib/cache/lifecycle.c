@@ -163,9 +163,28 @@ static int open_remote_tier(struct near__impl *impl, near_error *error)
     return near__coherence_open(&coherence, &impl->coherence, error);
 }
 
+/* Whoever names certificates believes that he is protected. */
+static int check_tls(const struct near__impl *impl, near_error *error)
+{
+    const near_options *o = &impl->options;
+    const char *given = o->tls_ca_file       ? "tls_ca_file"
+                        : o->tls_ca_dir      ? "tls_ca_dir"
+                        : o->tls_cert_file   ? "tls_cert_file"
+                        : o->tls_key_file    ? "tls_key_file"
+                        : o->tls_server_name ? "tls_server_name"
+                        : !o->tls_verify     ? "tls_verify"
+                                             : NULL;
+    if (!given || impl->uri.kind == NEAR_URI_TLS)
+        return NEAR_OK;
+    return near__fail(error, NEAR_ERR_OPTION, "%s: only rediss:// is encrypted", given);
+}
+
 static int open_tiers(struct near__impl *impl, near_error *error)
 {
-    int status = open_local_tier(impl);
+    int status = check_tls(impl, error);
+    if (status != NEAR_OK)
+        return status;
+    status = open_local_tier(impl);
     if (status != NEAR_OK)
         return near__fail(error, status, "cannot open the local tier: %s", near_status_text(status));
     status = near__flights_create(&impl->alloc, &impl->clock, &impl->flights);

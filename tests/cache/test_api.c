@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "local/wide.h"
 #include "nearcache.h"
 #include "support/allocfail.h"
 #include "support/redis_server.h"
@@ -624,6 +625,85 @@ static void test_open_tells_of_certificates_that_cannot_be_read(void **state)
     assert_non_null(strstr(error.text, near_has_feature("tls") ? "/nowhere/at/all" : "TLS"));
 }
 
+/* An option that would do nothing, and more than that: who sets it believes that the connection is encrypted. */
+static void test_open_refuses_certificates_for_what_is_not_encrypted(void **state)
+{
+    static const char *const uris[] = {
+        "redis://localhost?tls_ca_file=/a", "unix:///nowhere?tls_ca_dir=/a", "memory://x?tls_server_name=a", "local:?tls_verify=no",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(uris) / sizeof(uris[0]); i++) {
+        near_cache *cache;
+        near_error error;
+        assert_int_equal(near_open(uris[i], NULL, &cache, &error), NEAR_ERR_OPTION);
+        assert_non_null(strstr(error.text, "only rediss:// is encrypted"));
+        assert_non_null(strstr(error.text, "tls_"));
+    }
+}
+
+#ifdef NEAR_WIDE_MOVES
+static void expect_bytes(near_cache *c, const char *key, size_t key_size, const unsigned char *value, size_t size)
+{
+    unsigned char buffer[1300];
+    near_item item = {.key = key, .key_size = key_size};
+    near_value got;
+    size_t told;
+    memset(buffer, 0x55, sizeof(buffer));
+    assert_int_equal(near_get_copy(c, key, key_size, NULL, buffer + 1, size, &told), NEAR_OK);
+    assert_int_equal(told, size);
+    assert_memory_equal(buffer + 1, value, size);
+    assert_true(buffer[0] == 0x55 && buffer[1 + size] == 0x55);
+    assert_int_equal(near_get(c, key, key_size, NULL, &got), NEAR_OK);
+    assert_int_equal(got.size, size);
+    assert_memory_equal(got.data, value, size);
+    near_release(&got);
+    assert_int_equal(near_mget(c, &item, 1, NULL), NEAR_OK);
+    assert_memory_equal(item.value.data, value, size);
+    near_release(&item.value);
+}
+
+/* Keys of all short sizes and one more at each end, so many that buckets are full; values of all sizes that are copied without a call. */
+static void read_all_sizes(near_cache *c, const unsigned char *value)
+{
+    char key[18];
+    for (int pass = 0; pass < 2; pass++)
+        for (size_t i = 0; i < 1200; i++) {
+            size_t key_size = 7 + i % 11;
+            snprintf(key, sizeof(key), "%04zu------------", i);
+            if (pass == 0)
+                assert_int_equal(near_set(c, key, key_size, value + i % 7, i, NULL, NULL), NEAR_OK);
+            else
+                expect_bytes(c, key, key_size, value + i % 7, i);
+            key[0] = 'x'; /* nobody's */
+            near_value got;
+            assert_int_equal(near_get(c, key, key_size, NULL, &got), NEAR_MISS);
+        }
+}
+
+/* What this processor can do beyond any x86-64, and the same without it. */
+static void test_hits_are_the_same_on_every_processor(void **state)
+{
+    unsigned char value[1300];
+    int has_lines, has_moves;
+    near_cache *c;
+    (void)state;
+    for (size_t i = 0; i < sizeof(value); i++)
+        value[i] = (unsigned char)(i * 131 >> 3);
+    assert_int_equal(near_open("local:?local_bytes=64m", NULL, &c, NULL), NEAR_OK);
+    assert_int_equal(near_set(c, "first", 5, "v", 1, NULL, NULL), NEAR_OK); /* a reader: it is known now */
+    has_lines = near__has_wide_lines, has_moves = near__has_wide_moves;
+    for (int lines = 0; lines <= has_lines; lines++)
+        for (int moves = lines; moves <= has_moves; moves++) {
+            near__has_wide_lines = lines;
+            near__has_wide_moves = moves;
+            read_all_sizes(c, value);
+        }
+    near__has_wide_lines = has_lines;
+    near__has_wide_moves = has_moves;
+    assert_int_equal(near_close(c), NEAR_OK);
+}
+#endif
+
 static void test_clear_empties_every_local_tier(void **state)
 {
     near_cache *c = cache_of(state);
@@ -1035,6 +1115,10 @@ int main(void)
         WITH_A_REMOTE_TIER(test_close_logs_no_warning),
         cmocka_unit_test(test_bad_uris_and_options_are_refused_with_a_text),
         cmocka_unit_test(test_open_tells_of_certificates_that_cannot_be_read),
+        cmocka_unit_test(test_open_refuses_certificates_for_what_is_not_encrypted),
+#ifdef NEAR_WIDE_MOVES
+        cmocka_unit_test(test_hits_are_the_same_on_every_processor),
+#endif
         cmocka_unit_test(test_uri_parameters_override_options),
         cmocka_unit_test(test_R52_every_failing_allocation_is_survived),
         cmocka_unit_test(test_library_describes_itself),
