@@ -107,6 +107,11 @@ the_page_is_up_to_date() {
     "$SHELL" "$here/mutants_page.sh" "$top_srcdir" | diff "$top_srcdir/docs/mutants.md" -
 }
 
+the_table_is_up_to_date() {
+    sed -n '/^<!-- races -->$/,/^<!-- \/races -->$/p' "$top_srcdir/docs/consistency.md" | sed '1d;$d' > "$work/table"
+    "$SHELL" "$here/races_table.sh" "$top_srcdir" | diff "$work/table" -
+}
+
 # This runner itself: a switch that breaks nothing.
 a_survivor_is_reported() {
     number=survivor
@@ -120,6 +125,7 @@ check "a mutant that nobody notices is reported" a_survivor_is_reported
 check "every switch in lib/ is in the list, and no other" every_switch_is_in_the_list
 check "every race is in the list" every_race_is_in_the_list
 check "docs/mutants.md is what mutants_page.sh makes of it" the_page_is_up_to_date
+check "the table of docs/consistency.md is what races_table.sh makes of it" the_table_is_up_to_date
 
 half 0 &
 half 1

@@ -40,6 +40,7 @@ check "writes that were not done" finds losing none 500 'Redis no longer has an 
 check "writes that were done after all" complains_of lying 'a write that was reported as not done took effect'
 check "too much memory" complains_of bloated 'local tier over its budget'
 check "processes that end" complains_of dying 'no recovery'
+check "calls that take too long" complains_of tardy 'call far past its deadline'
 check "an unknown sabotage is refused" run 2 --sabotage nonsense
 check "nothing is left behind" nothing_left
 plan

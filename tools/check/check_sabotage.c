@@ -4,13 +4,14 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "coherence/coherence.h"
 #include "local/local.h"
 
 enum sabotage { NONE, DEAF, AGELESS, FLOORLESS, FORGETFUL, DAMAGING, UNEXPIRING, UNSUSPECTING, HASTY, MISCOPYING,
-                LOSING, LYING, BLOATED, DYING, SABOTAGES };
+                LOSING, LYING, BLOATED, DYING, TARDY, SABOTAGES };
 
 static const char *const names[SABOTAGES] = {
     [DEAF] = "deaf",                 /* messages about keys are not applied */
@@ -26,6 +27,7 @@ static const char *const names[SABOTAGES] = {
     [LYING] = "lying",               /* now and then one says that it is not done, and is */
     [BLOATED] = "bloated",           /* the local tier says that it holds more than it may */
     [DYING] = "dying",               /* the process ends */
+    [TARDY] = "tardy",               /* now and then a write takes sixteen seconds */
 };
 
 static enum sabotage active;
@@ -95,6 +97,8 @@ int __wrap_near_set(near_cache *cache, const void *key, size_t key_size, const v
     int now = (active == LOSING || active == LYING) && atomic_fetch_add(&turn, 1) % 16 == 0;
     if (now && active == LOSING)
         return NEAR_OK;
+    if (active == TARDY && atomic_fetch_add(&turn, 1) % 256 == 255)
+        nanosleep(&(struct timespec){.tv_sec = 16}, NULL);
     int status = __real_near_set(cache, key, key_size, value, value_size, write, call);
     return now && status == NEAR_OK ? NEAR_ERR_UNAVAILABLE : status;
 }
