@@ -62,6 +62,12 @@ static inline void fixture_open(struct fixture *f)
     fixture_init(f);
     fixture_start(f);
 }
+static inline void fixture_open_sized(struct fixture *f, uint64_t bytes_max)
+{
+    fixture_init(f);
+    f->config.bytes_max = bytes_max;
+    fixture_start(f);
+}
 static inline void fixture_close(struct fixture *f)
 {
     near__local_close(f->local);

@@ -315,9 +315,7 @@ static void test_F_a_lowered_budget_gives_memory_back(void **state)
     struct fixture f;
     (void)state;
     int64_t before = resident();
-    fixture_init(&f);
-    f.config.bytes_max = 64 * (uint64_t)MIB;
-    fixture_start(&f);
+    fixture_open_sized(&f, 64 * (uint64_t)MIB);
     uint64_t n = 0;
     for (; stats_of(&f).local_bytes < 60 * (uint64_t)MIB; n++) {
         fill_one(&f, f.reader, n, 100);
@@ -344,9 +342,7 @@ static void test_empty_slabs_are_kept_while_there_is_work(void **state)
 {
     struct fixture f;
     (void)state;
-    fixture_init(&f);
-    f.config.bytes_max = 8 * (uint64_t)MIB;
-    fixture_start(&f);
+    fixture_open_sized(&f, 8 * (uint64_t)MIB);
     uint64_t n = 0;
     while (fill_one(&f, f.reader, n, 100)) /* up to the ceiling: nothing is reclaimed meanwhile */
         n++;
@@ -393,9 +389,7 @@ static void test_R52_the_kernel_may_refuse_memory(void **state)
     struct fixture f;
     (void)state;
     for (int maps = 0; maps < SCALE(4, 2); maps++) {
-        fixture_init(&f);
-        f.config.bytes_max = 64 * (uint64_t)MIB;
-        fixture_start(&f);
+        fixture_open_sized(&f, 64 * (uint64_t)MIB);
         maps_left = maps;
         maps_refused = 0;
         uint64_t n = 0, refused = 0, found = 0;
@@ -419,9 +413,7 @@ static void test_R52_the_kernel_may_refuse_memory(void **state)
 static void memory_that_stays(int advice)
 {
     struct fixture f;
-    fixture_init(&f);
-    f.config.bytes_max = 64 * (uint64_t)MIB;
-    fixture_start(&f);
+    fixture_open_sized(&f, 64 * (uint64_t)MIB);
     uint64_t n = 0;
     for (; stats_of(&f).local_bytes < 60 * (uint64_t)MIB; n++)
         fill_one(&f, f.reader, n, 100);
@@ -553,9 +545,7 @@ static void test_R49_holes_do_not_refuse_fills_for_good(void **state)
     struct fixture f;
     void *taken[SLABS];
     (void)state;
-    fixture_init(&f);
-    f.config.bytes_max = 8 * (uint64_t)MIB;
-    fixture_start(&f);
+    fixture_open_sized(&f, 8 * (uint64_t)MIB);
     sit(f.local->arena, near__arena_class(f.local->arena, 24), SLABS, taken);
     uint64_t n = 0;
     unsigned in_a_row = 0;
@@ -612,9 +602,7 @@ static void test_R49_an_exit_waits_for_nobody_who_fills(void **state)
 {
     pthread_t leaver, filler, newcomer;
     (void)state;
-    fixture_init(&stopped_in);
-    stopped_in.config.bytes_max = 64 * (uint64_t)MIB;
-    fixture_start(&stopped_in);
+    fixture_open_sized(&stopped_in, 64 * (uint64_t)MIB);
     has_filled = may_leave = has_read = maps_held = 0;
     pthread_create(&leaver, NULL, fills_and_leaves, NULL);
     while (!has_filled)

@@ -146,9 +146,7 @@ static void test_the_index_of_few_entries_is_made_for_them_when_they_are_calm(vo
     struct fixture f;
     uint64_t n = 0;
     (void)state;
-    fixture_init(&f);
-    f.config.bytes_max = 256u << 20;
-    fixture_start(&f);
+    fixture_open_sized(&f, 256u << 20);
     uint64_t empty = stats_of(&f).local_index_bytes;
     atomic_fetch_add(&f.now_ns, 10 * SEC);
     near__local_keep(f.local);
@@ -408,9 +406,7 @@ static void test_the_index_of_a_tier_that_is_full_of_bytes_is_dense(void **state
 {
     struct fixture f;
     (void)state;
-    fixture_init(&f);
-    f.config.bytes_max = 32 * (uint64_t)MIB;
-    fixture_start(&f);
+    fixture_open_sized(&f, 32 * (uint64_t)MIB);
     for (uint64_t n = 0; n < 300000; n++) {
         (void)fill_small(&f, n); /* refused while room is made for a table */
         if (n % 256 == 0)
