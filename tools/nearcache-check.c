@@ -277,6 +277,9 @@ static int wait_patiently(struct check *c, struct patience *patience)
     return patience->left_ns > 0 && now_ns < patience->end_ns && !check_interrupted;
 }
 
+/* Who has ended by himself will not come back, and was complained of. */
+static int is_there(const struct check *c, uint32_t process) { return c->worker[process] > 0; }
+
 /* With all faults over, everybody must come back. */
 static void calm(struct check *c)
 {
@@ -286,9 +289,9 @@ static void calm(struct check *c)
     check_faults_stop(c);
     m = mark_now(c);
     for (uint32_t p = 0; p < c->board->processes && !check_interrupted; p++) {
-        while (waits && missing(c, &m, p))
+        while (waits && is_there(c, p) && missing(c, &m, p))
             waits = wait_patiently(c, &patience);
-        if (missing(c, &m, p) && !check_interrupted)
+        if (is_there(c, p) && missing(c, &m, p) && !check_interrupted)
             check_complain(c->board, CHECK_RECOVERY, p, CHECK_SLOTS, 0, missing(c, &m, p));
     }
 }
@@ -325,6 +328,8 @@ static void read_final(struct check *c, int which)
 
 static void judge_final(struct check *c, uint32_t process)
 {
+    if (!is_there(c, process))
+        return;
     if (!atomic_load(&c->board->process[process].swept)) {
         check_complain(c->board, CHECK_RECOVERY, process, CHECK_SLOTS, 0, CHECK_MISSING_SWEEP);
         return;
@@ -340,7 +345,7 @@ static void judge_final(struct check *c, uint32_t process)
 static int all_swept(const struct check *c)
 {
     for (uint32_t p = 0; p < c->board->processes; p++)
-        if (!atomic_load(&c->board->process[p].swept))
+        if (is_there(c, p) && !atomic_load(&c->board->process[p].swept))
             return 0;
     return 1;
 }
