@@ -27,7 +27,7 @@ static const char *const names[SABOTAGES] = {
     [LYING] = "lying",               /* now and then one says that it is not done, and is */
     [BLOATED] = "bloated",           /* the local tier says that it holds more than it may */
     [DYING] = "dying",               /* the process ends */
-    [TARDY] = "tardy",               /* now and then a write takes sixteen seconds */
+    [TARDY] = "tardy",               /* a write, one in so many, takes sixteen seconds */
 };
 
 static enum sabotage active;
@@ -97,7 +97,7 @@ int __wrap_near_set(near_cache *cache, const void *key, size_t key_size, const v
     int now = (active == LOSING || active == LYING) && atomic_fetch_add(&turn, 1) % 16 == 0;
     if (now && active == LOSING)
         return NEAR_OK;
-    if (active == TARDY && atomic_fetch_add(&turn, 1) % 256 == 255)
+    if (active == TARDY && atomic_fetch_add(&turn, 1) % 256 == 3)
         nanosleep(&(struct timespec){.tv_sec = 16}, NULL);
     int status = __real_near_set(cache, key, key_size, value, value_size, write, call);
     return now && status == NEAR_OK ? NEAR_ERR_UNAVAILABLE : status;
