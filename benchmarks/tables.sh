@@ -33,9 +33,9 @@ table()
 }
 
 engines=nearcache,floor,cds-lfht,sharded-lru
-table 'Zipf 0.99, 1 M keys' --engine $engines --threads 1,2 "$@"
+table 'Zipf 0.99, 1 M keys' --engine $engines,one-line --threads 1,2 "$@"
 table 'Uniform, 1 M keys' --engine $engines --threads 1,2 --dist uniform "$@"
-table 'Zipf 0.99, 16,384 keys' --engine $engines --threads 1,2 --keys 16384 "$@"
+table 'Zipf 0.99, 16,384 keys' --engine $engines,one-line --threads 1,2 --keys 16384 "$@"
 table 'One key a call, uniform' --engine nearcache,floor --threads 1 --dist uniform "$@"
 table 'Sixteen keys a call, uniform' --engine nearcache,floor --threads 1 --dist uniform --batch 16 "$@"
 table 'Reads and writes' --engine nearcache,sharded-lru --threads 2 --mix get:95,set:5 "$@"

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * An entry of the engines that only show what an index costs: key and value in one block that stays where it is.
+ *
+ * A sequence number in each (odd while it is written) lets readers go without a lock. */
+#ifndef NEAR_BENCH_ENTRY_H
+#define NEAR_BENCH_ENTRY_H
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "bench_engine.h"
+
+struct bench_entry {
+    _Atomic(uint32_t) sequence;
+    uint32_t size; /* 0: absent, otherwise the value's size + 1 */
+    char bytes[];  /* key, value */
+};
+
+static inline size_t bench_entry_stride(const struct bench_engine_config *config)
+{
+    return (sizeof(struct bench_entry) + config->key_size + config->value_size + 7) & ~(size_t)7;
+}
+
+/* Readers may copy while a writer writes, and then throw the copy away; ThreadSanitizer is told by means of single atomic bytes. */
+static inline void bench_entry_copy(void *to, const void *from, size_t size)
+{
+#ifdef __SANITIZE_THREAD__
+    for (size_t i = 0; i < size; i++)
+        __atomic_store_n((char *)to + i, __atomic_load_n((const char *)from + i, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+#else
+    memcpy(to, from, size);
+#endif
+}
+
+static inline int bench_entry_is(const struct bench_entry *entry, struct bench_key key)
+{
+#ifdef __SANITIZE_THREAD__
+    char bytes[256];
+    bench_entry_copy(bytes, entry->bytes, key.size < sizeof(bytes) ? key.size : sizeof(bytes));
+    return memcmp(bytes, key.bytes, key.size < sizeof(bytes) ? key.size : sizeof(bytes)) == 0;
+#else
+    return memcmp(entry->bytes, key.bytes, key.size) == 0;
+#endif
+}
+
+/* As bench_engine.get. */
+static inline int64_t bench_entry_read(struct bench_entry *entry, struct bench_key key, void *buffer, size_t capacity)
+{
+    uint32_t before, size;
+    int same;
+    do {
+        /* acquire: pairs with the last store of bench_entry_write; the bytes are those of this number or later */
+        before = atomic_load_explicit(&entry->sequence, memory_order_acquire);
+        size = __atomic_load_n(&entry->size, __ATOMIC_RELAXED);
+        same = size && size - 1 <= capacity && bench_entry_is(entry, key);
+        if (same)
+            bench_entry_copy(buffer, entry->bytes + key.size, size - 1);
+        atomic_thread_fence(memory_order_acquire); /* the copy comes before the second look */
+    } while (before & 1 || atomic_load_explicit(&entry->sequence, memory_order_relaxed) != before);
+    return same ? (int64_t)size - 1 : BENCH_ABSENT;
+}
+
+static inline void bench_entry_write(struct bench_entry *entry, struct bench_key key, const void *value, size_t size)
+{
+    uint32_t sequence = atomic_load_explicit(&entry->sequence, memory_order_relaxed);
+    /* odd: ours.  acquire: pairs with the release of the writer before. */
+    while (sequence & 1 || !atomic_compare_exchange_weak_explicit(&entry->sequence, &sequence, sequence + 1,
+                                                                  memory_order_acquire, memory_order_relaxed))
+        sequence = atomic_load_explicit(&entry->sequence, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release); /* the odd number comes before the bytes; pairs with the reader's fence */
+    bench_entry_copy(entry->bytes, key.bytes, key.size);
+    bench_entry_copy(entry->bytes + key.size, value, size);
+    __atomic_store_n(&entry->size, (uint32_t)size + 1, __ATOMIC_RELAXED);
+    atomic_store_explicit(&entry->sequence, sequence + 2, memory_order_release); /* pairs with the reader's acquire */
+}
+
+#endif

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * One line: what the least index by hash costs.  The array of `floor`, whose places are found in buckets of one line, eight tags that
+ * are compared at once and eight places.  Nothing is ever removed or moved, so a reader needs no read section, no proof, no clock,
+ * no stamp and no count: what a cache pays beyond this is what it pays for being one.  Buckets and entries are in huge pages.
+ *
+ * A bucket that is full goes on in the next one. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
+#include <emmintrin.h>
+#endif
+
+#include "base/hash.h"
+#include "bench_entry.h"
+
+#define SLOTS 8
+#define LOAD 4 /* keys a bucket on average: 1 in 200 is in another than its own */
+#define HUGE ((size_t)2 << 20)
+
+struct bucket {
+    _Alignas(64) _Atomic(uint16_t) tag[SLOTS]; /* 0: empty, or on its way; written last */
+    _Atomic(uint32_t) place[SLOTS];            /* a key's number + 1; 0: empty */
+};
+
+struct line {
+    struct bucket *buckets;
+    uint64_t count;
+    char *entries;
+    size_t stride, entries_size;
+    struct near__secrets secrets;
+    struct bench_engine_config config;
+};
+
+static void *huge(size_t *size)
+{
+    *size = (*size + HUGE - 1) & ~(HUGE - 1);
+    void *memory = aligned_alloc(HUGE, *size);
+    if (!memory)
+        return NULL;
+    madvise(memory, *size, MADV_HUGEPAGE); /* or not: then in small ones */
+    return memset(memory, 0, *size);
+}
+
+static void close_line(void *store)
+{
+    struct line *line = store;
+    free(line->buckets);
+    free(line->entries);
+    free(line);
+}
+
+static void *open_line(const struct bench_engine_config *config, char *error, size_t capacity)
+{
+    struct line *line = calloc(1, sizeof(*line));
+    if (line) {
+        line->config = *config;
+        line->secrets = near__secrets(config->keys);
+        line->count = config->keys / LOAD + 1;
+        line->stride = bench_entry_stride(config);
+        line->entries_size = line->stride * config->keys;
+        size_t buckets_size = line->count * sizeof(struct bucket);
+        line->buckets = huge(&buckets_size);
+        line->entries = huge(&line->entries_size);
+    }
+    if (!line || !line->buckets || !line->entries) {
+        snprintf(error, capacity, "out of memory");
+        if (line)
+            close_line(line);
+        return NULL;
+    }
+    return line;
+}
+
+static struct bench_entry *entry_of(const struct line *line, uint64_t number)
+{
+    return (struct bench_entry *)(void *)(line->entries + number * line->stride);
+}
+
+static inline uint64_t home(const struct line *line, uint64_t hash)
+{
+    return (uint64_t)((unsigned __int128)hash * line->count >> 64);
+}
+
+static inline uint16_t tag_of(uint64_t hash) { return (uint16_t)hash ? (uint16_t)hash : 1; }
+
+/* A bit a slot, or two. */
+#if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
+#define STEP 2
+static inline unsigned match(const struct bucket *bucket, uint16_t tag)
+{
+    /* Any other tag may be half written by nobody: each is stored at once, and x86 keeps the loads of places behind this one. */
+    __m128i tags = _mm_load_si128((const __m128i *)(const void *)bucket->tag);
+    return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16((short)tag)));
+}
+#else
+#define STEP 1
+static inline unsigned match(const struct bucket *bucket, uint16_t tag)
+{
+    unsigned bits = 0;
+    for (unsigned i = 0; i < SLOTS; i++) /* acquire: pairs with the store of the tag */
+        bits |= (unsigned)(atomic_load_explicit(&bucket->tag[i], memory_order_acquire) == tag) << i;
+    return bits;
+}
+#endif
+
+/* Nobody has come past a bucket whose last slot is empty. */
+static inline int is_full(const struct bucket *bucket)
+{
+    return atomic_load_explicit(&bucket->place[SLOTS - 1], memory_order_relaxed) != 0;
+}
+
+static int64_t get(void *store, unsigned thread, struct bench_key key, void *buffer, size_t capacity)
+{
+    const struct line *line = store;
+    uint64_t hash = near__key_hash(key.bytes, key.size, &line->secrets);
+    (void)thread;
+    for (uint64_t b = home(line, hash);; b = b + 1 < line->count ? b + 1 : 0) {
+        const struct bucket *bucket = &line->buckets[b];
+        for (unsigned bits = match(bucket, tag_of(hash)); bits; bits &= ~(((1u << STEP) - 1) << __builtin_ctz(bits))) {
+            uint32_t place = atomic_load_explicit(&bucket->place[(unsigned)__builtin_ctz(bits) / STEP], memory_order_relaxed);
+            int64_t size = bench_entry_read(entry_of(line, place - 1), key, buffer, capacity);
+            if (size != BENCH_ABSENT)
+                return size;
+        }
+        if (!is_full(bucket))
+            return BENCH_ABSENT;
+    }
+}
+
+/* The key's place, in the first slot that is empty; two threads may put the same there twice. */
+static void enter(struct line *line, struct bench_key key)
+{
+    uint64_t hash = near__key_hash(key.bytes, key.size, &line->secrets);
+    for (uint64_t b = home(line, hash);; b = b + 1 < line->count ? b + 1 : 0)
+        for (unsigned i = 0; i < SLOTS; i++) {
+            struct bucket *bucket = &line->buckets[b];
+            uint32_t place = 0;
+            if (atomic_compare_exchange_strong_explicit(&bucket->place[i], &place, key.number + 1, memory_order_relaxed,
+                                                        memory_order_relaxed)) {
+                /* release: pairs with match */
+                atomic_store_explicit(&bucket->tag[i], tag_of(hash), memory_order_release);
+                return;
+            }
+            if (place == key.number + 1)
+                return;
+        }
+}
+
+static int set(void *store, unsigned thread, struct bench_key key, const void *value, size_t size)
+{
+    struct line *line = store;
+    (void)thread;
+    if (size > line->config.value_size)
+        return -1;
+    bench_entry_write(entry_of(line, key.number), key, value, size);
+    enter(line, key);
+    return 1;
+}
+
+static uint64_t memory(void *store, uint64_t *ret_entries)
+{
+    const struct line *line = store;
+    *ret_entries = 0;
+    for (uint64_t i = 0; i < line->config.keys; i++)
+        *ret_entries += entry_of(line, i)->size != 0;
+    return line->config.keys * line->stride + line->count * sizeof(struct bucket);
+}
+
+const struct bench_engine bench_engine_line = {
+    .name = "one-line",
+    .sentence = "the array behind the least index by hash, a line of tags and places a bucket; never evicts or removes",
+    .open = open_line,
+    .close = close_line,
+    .get = get,
+    .set = set,
+    .memory = memory,
+};
