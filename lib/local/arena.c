@@ -26,7 +26,9 @@
  * A block's cost is a slab divided by its blocks, so costs sum up to no less than slabs that are full.
  *
  * Mixes that change.  When large entries come after small ones, slabs of the small class are full of holes and none is empty.  Then
- * the keeper chooses the emptiest, moves what is left in them into the holes of the others (blocks.c), and has empty slabs.
+ * the keeper chooses the emptiest, moves what is left in them into the holes of the others (blocks.c), and has empty slabs.  Those
+ * holes are then all that fills have, and soon none.  Where more is held than may be, because a limit was lowered, nobody waits for just those
+ * slabs: a fill that finds no other block takes one of them back.
  *
  * Sanitizers.  Free blocks are poisoned for AddressSanitizer, so that a use after free is found as it is with malloc.
  *
@@ -36,8 +38,8 @@
  *      lock            protects                           held for                       taken inside
  *      depot's mutex   slabs of its class but `leaving`,  a batch; a look at the slabs   a read section
  *                      its lists and counts               that are partly used, choosing
- *      pool's mutex    empty slabs, chunks, what is held  one slab, its system call      the depot's mutex
- *                                                         included
+ *      pool's mutex    empty slabs, chunks, what is held  one slab, the mapping of a     the depot's mutex
+ *                                                         chunk; not what gives back
  *
  * A child of fork has no use for any of them: it may not use the parent's caches, and has mutexes of its own in those that it opens.
  *
@@ -373,8 +375,6 @@ static struct slab *slab_from_pool(struct near__arena *arena, int64_t most)
         if (!slab)
             hold(arena, -(int64_t)NEAR_SLAB_SIZE);
     }
-    if (!slab)
-        near__arena_starve(arena, (int64_t)NEAR_SLAB_SIZE);
     pthread_mutex_unlock(&arena->mutex);
     return slab;
 }
@@ -387,48 +387,63 @@ static void slab_to_pool(struct near__arena *arena, struct slab *slab)
     pthread_mutex_unlock(&arena->mutex);
 }
 
-/* 0: the kernel does not take it. */
-static int make_absent_locked(struct near__arena *arena, struct slab *slab)
-{
-    size_t i = slab->chunk;
-    struct chunk *chunk = &arena->chunk[i];
-    size_t at = (size_t)((uintptr_t)slab - (uintptr_t)chunk->memory) / NEAR_SLAB_SIZE;
-    if (chunk->is_huge && madvise(chunk->memory, CHUNK_SIZE, MADV_NOHUGEPAGE) != 0)
-        return 0;
-    chunk->is_huge = 0;
-    if (madvise(slab, NEAR_SLAB_SIZE, MADV_DONTNEED) != 0)
-        return 0;
-    chunk->absent[at / 64] |= UINT64_C(1) << at % 64;
-    if (i < arena->absent_from)
-        arena->absent_from = i;
-    hold(arena, -(int64_t)NEAR_SLAB_SIZE);
-    return 1;
-}
-
-static int trim_one_locked(struct near__arena *arena, int64_t most, uint64_t spare)
+/* Out of the pool and not absent yet: nobody's but ours.  NULL: none, or none is too much. */
+static struct slab *too_much_locked(struct near__arena *arena, int64_t most, uint64_t spare)
 {
     struct slab *slab = arena->empty;
     if (!slab || (atomic_load_explicit(arena->total, memory_order_relaxed) <= most && arena->empty_count <= spare))
-        return 0;
+        return NULL;
     remove_slab(slab);
-    if (make_absent_locked(arena, slab)) {
-        arena->empty_count--;
-        return 1;
+    arena->empty_count--;
+    return slab;
+}
+
+/* 0: the kernel does not take it. */
+static int give_to_kernel(struct slab *slab, char *huge)
+{
+    return (!huge || madvise(huge, CHUNK_SIZE, MADV_NOHUGEPAGE) == 0) && madvise(slab, NEAR_SLAB_SIZE, MADV_DONTNEED) == 0;
+}
+
+static void put_absent_locked(struct near__arena *arena, const struct slab *slab, size_t n)
+{
+    struct chunk *chunk = &arena->chunk[n];
+    size_t at = (size_t)((uintptr_t)slab - (uintptr_t)chunk->memory) / NEAR_SLAB_SIZE;
+    chunk->is_huge = 0;
+    chunk->absent[at / 64] |= UINT64_C(1) << at % 64;
+    if (n < arena->absent_from)
+        arena->absent_from = n;
+    hold(arena, -(int64_t)NEAR_SLAB_SIZE);
+}
+
+/* Nobody waits for the kernel, who may take as long as a hundred fills: the mutex is not held meanwhile.  Whoever took it again at once, slab
+ * after slab, would keep it from those who sleep for it. */
+static int trim_one(struct near__arena *arena, int64_t most, uint64_t spare)
+{
+    pthread_mutex_lock(&arena->mutex);
+    struct slab *slab = too_much_locked(arena, most, spare);
+    size_t n = slab ? slab->chunk : 0;
+    char *huge = slab && arena->chunk[n].is_huge ? arena->chunk[n].memory : NULL;
+    pthread_mutex_unlock(&arena->mutex);
+    if (!slab)
+        return 0;
+    int given = give_to_kernel(slab, huge);
+    pthread_mutex_lock(&arena->mutex);
+    if (given) {
+        put_absent_locked(arena, slab, n);
+    } else {
+        push_slab(&arena->empty, slab);
+        arena->empty_count++;
     }
-    push_slab(&arena->empty, slab);
-    return 0;
+    pthread_mutex_unlock(&arena->mutex);
+    return given;
 }
 
 void near__arena_trim(struct near__arena *arena, int64_t most, uint64_t spare)
 {
-    int go_on = 1;
     uint64_t page = arena->huge ? CHUNK_SLABS : 0;
     spare = spare < UINT64_MAX - page ? spare + page : UINT64_MAX;
-    while (go_on) {
-        pthread_mutex_lock(&arena->mutex); /* for one slab at a time: the kernel takes its time */
-        go_on = trim_one_locked(arena, most, spare);
-        pthread_mutex_unlock(&arena->mutex);
-    }
+    while (trim_one(arena, most, spare))
+        ;
 }
 
 int near__arena_has_empty(struct near__arena *arena)
@@ -441,13 +456,30 @@ int near__arena_has_empty(struct near__arena *arena)
 
 /* ---------------------------------------------------------------- the depot */
 
+/* Far above `most`, a limit was lowered, and nothing is lost if one of the slabs that were chosen stays for now. */
+static struct slab *stay_locked(const struct near__arena *arena, struct depot *depot, int64_t most)
+{
+    struct slab *slab = depot->leaving;
+    if (!slab || atomic_load_explicit(arena->total, memory_order_relaxed) <= most)
+        return NULL;
+    remove_slab(slab);
+    atomic_store_explicit(&slab->leaving, 0, memory_order_relaxed);
+    push_slab(&depot->partial, slab);
+    depot->free_count += slab->free_count;
+    return slab;
+}
+
 static struct slab *usable_slab_locked(struct near__arena *arena, struct depot *depot, int64_t most)
 {
     if (depot->partial)
         return depot->partial;
     struct slab *slab = slab_from_pool(arena, most);
-    if (!slab)
+    if (!slab && (slab = stay_locked(arena, depot, most)) != NULL)
+        return slab;
+    if (!slab) {
+        near__arena_starve(arena, (int64_t)NEAR_SLAB_SIZE);
         return NULL;
+    }
     *slab = (struct slab){.free_count = depot->blocks, .fresh = depot->blocks, .chunk = slab->chunk};
     ASAN_POISON_MEMORY_REGION((char *)slab + HEADER, PAYLOAD);
     push_slab(&depot->partial, slab);

@@ -48,6 +48,7 @@
 #define HUGE_MIN (INT64_C(64) << 20)  /* smaller ones in pages that are used in part */
 #define RETRIED 64                   /* freed on behalf of a fill that finds no block */
 #define STEP_BUCKETS 64              /* looked at in one section */
+#define MOVE_TRIES 16                /* of one section, when there is no room for copies */
 #define SPARE_PART 64                /* of the slabs may be empty and in memory, ready for any class */
 #define KEEPER_STOCK ((int64_t)NEAR_SLAB_SIZE)
 
@@ -250,7 +251,13 @@ static int move_all(struct near__local *local)
         int going = move_step(local, span->bucket + b, span->bucket + end);
         if (atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) /* relaxed: seen soon enough */
             return 0;
-        if (!going && (!near__reclaim(local, 1) || !move_step(local, span->bucket + b, span->bucket + end)))
+        /* Fills take the room for copies, too, while we wait for a grace period. */
+        for (int tries = 0; !going && tries < MOVE_TRIES; tries++) {
+            if (!near__reclaim(local, 1))
+                return 0;
+            going = move_step(local, span->bucket + b, span->bucket + end);
+        }
+        if (!going)
             return 0;
     }
     return 1;

@@ -8,7 +8,11 @@
  * stopped inside a section), fills are refused, and nothing else is (R49).
  *
  * Entries are counted by reservation too: visible entries never outnumber entries_max, since each visible one holds a
- * reservation, and an install goes on only after it has seen the count, its own included, at or below the limit.
+ * reservation, and an install goes on only after it has seen the count, its own included, at or below the limit, or has lowered it.
+ *
+ * While a limit is being lowered the keeper evicts to be below it, lowers it, and so on; a fill that insisted on seeing itself below would be
+ * refused as long as that takes.  So one that has evicted as many as it may, and has room from it, goes on above the limit: many went, and
+ * one came.
  *
  * ---- Shares
  *
@@ -235,6 +239,20 @@ static void trim_entries(struct near__local *local, struct near__share *share, i
     add(&local->budget.entries, -entries);
 }
 
+/* But for one entry of so many bytes. */
+static void keep_only(struct near__local *local, struct near__share *share, int64_t bytes)
+{
+    int64_t room = load(&share->idle[NEAR_IDLE_ROOM]) - bytes, entries = load(&share->idle[NEAR_IDLE_ENTRIES]) - 1;
+    if (room > 0) {
+        grow(&share->idle[NEAR_IDLE_ROOM], -room);
+        add(&local->budget.used, -room);
+    }
+    if (entries > 0) {
+        grow(&share->idle[NEAR_IDLE_ENTRIES], -entries);
+        add(&local->budget.entries, -entries);
+    }
+}
+
 static void trim_spare(struct near__local *local, struct near__share *share, int64_t most)
 {
     int64_t spare = load(&share->idle[NEAR_IDLE_SPARE]);
@@ -291,12 +309,11 @@ static int has_entry(struct near__local *local, struct near__share *share)
             (take_entries(local, share, 1 + quantum_of_entries(local)) || take_entries(local, share, 1)));
 }
 
-/* While a limit is passed (it was lowered) shares go back first. */
+/* While a limit is passed (it was lowered) shares go back first, but for what this entry takes. */
 static int has_room(struct near__local *local, struct near__share *share, int64_t bytes)
 {
     if (near__budget_excess(local) > 0) {
-        trim_room(local, share, 0);
-        trim_entries(local, share, 0);
+        keep_only(local, share, bytes);
         if (near__budget_excess(local) > 0)
             return 0;
     }
@@ -310,6 +327,14 @@ static int is_at_ceiling(const struct near__local *local, const struct near__sha
     return missing > load(&share->idle[NEAR_IDLE_SPARE]) && !is_below_ceiling(&local->budget, load(&local->budget.used) + missing);
 }
 
+/* The room of what was evicted for this entry: it counts as live already. */
+static int has_own_room(const struct near__share *share, int64_t bytes)
+{
+    return load(&share->idle[NEAR_IDLE_ROOM]) >= bytes && load(&share->idle[NEAR_IDLE_ENTRIES]) > 0;
+}
+
+/* While the keeper lowers a limit as fast as it can, nobody else gets below it.  Who has evicted for it as much as one fill may is
+ * let in all the same: many went, and one comes. */
 static int make_room(struct near__local *local, struct near__reader *reader, int64_t bytes)
 {
     if (has_room(local, &reader->share, bytes))
@@ -324,7 +349,7 @@ static int make_room(struct near__local *local, struct near__reader *reader, int
         if (!evicted)
             return 0;
     }
-    return 0;
+    return has_own_room(&reader->share, bytes);
 }
 
 int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes)
@@ -416,9 +441,11 @@ void near__budget_free(struct near__local *local, struct near__reader *reader, i
     trim_spare(local, &reader->share, HELD * quantum(local));
 }
 
+/* Half of what is above the budget is left to fills. */
 int near__budget_copy(struct near__local *local, int64_t bytes)
 {
-    if (!charge_below_ceiling(&local->budget, bytes))
+    int64_t max = load(&local->budget.max), half = (near__budget_ceiling(max) - max) / 2;
+    if (load(&local->budget.used) > max + half || !charge_below_ceiling(&local->budget, bytes))
         return 0;
     add(&local->budget.retired, bytes);
     return 1;

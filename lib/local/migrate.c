@@ -20,7 +20,8 @@
  *
  * Limits.  One that is lowered far below what there is would leave no room for any fill until the keeper has evicted down to it.
  * So the limits in force stay where they are at first, and follow down after each few victims to what is left then, until
- * they are what is wanted: fills go on, each evicting for itself as ever. */
+ * they are what is wanted: fills go on, each evicting for itself as ever.  What is left in the end may be an index for sixteen times as
+ * many entries: then the limits rest, a second table on top, until the small one has taken over. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -280,14 +281,26 @@ static int reserve_table(struct near__local *local, int64_t bytes)
     return 1;
 }
 
+/* A limit on its way down goes up by that much; to where it is going, settle_limits brings it. */
+static void ease_limit(struct near__budget *budget, int64_t bytes)
+{
+    int64_t limit = load(&budget->max);
+    /* relaxed, both: as in follow */
+    while (limit > load(&budget->max_wanted) &&
+           !atomic_compare_exchange_weak_explicit(&budget->max, &limit, limit + bytes, memory_order_relaxed, memory_order_relaxed))
+        ;
+}
+
 static void change_to(struct near__local *local, uint64_t buckets)
 {
     int64_t estimate = (int64_t)table_size(buckets) + 4096; /* whole pages */
     int is_smaller = buckets < local->keeper.table->span.count;
-    if (is_smaller && load(&local->budget.used) > near__budget_ceiling(load(&local->budget.max)))
+    if (is_smaller && load(&local->budget.used) > near__budget_ceiling(load(&local->budget.max_wanted))) {
+        ease_limit(&local->budget, estimate);
         charge_table(local, estimate); /* the budget was lowered far below what is used, and this will help */
-    else if (!reserve_table(local, estimate))
+    } else if (!reserve_table(local, estimate)) {
         return;
+    }
     struct near__table *table = make_table(local, buckets);
     charge_table(local, (table ? (int64_t)table->cost : 0) - estimate);
     if (table)
@@ -406,7 +419,7 @@ static void lower_limits(struct near__local *local)
     struct near__budget *budget = &local->budget;
     int64_t goal = entries_that_fit(local);
     while (is_over(local) && load(&budget->entries) > goal && !is_stopped(local)) {
-        int64_t entries = load(&budget->entries), bytes = live_bytes(local), each = entries > 0 ? bytes / entries : bytes;
+        int64_t entries = load(&budget->entries), bytes = live_bytes(local), each = entries > 0 ? near__budget_live(local) / entries : bytes;
         int64_t wanted = load(&budget->max_wanted), slack = near__budget_ceiling(wanted) - wanted;
         follow(&budget->max, &budget->max_wanted, bytes, STEP_DOWN * each, 2 * slack);
         follow(&budget->entries_max, &budget->entries_wanted, entries, STEP_DOWN, 0);
@@ -415,6 +428,14 @@ static void lower_limits(struct near__local *local)
         if (is_pressed(local))
             near__reclaim(local, 1);
     }
+}
+
+/* What is retired then would leave no room below the ceiling that comes into force. */
+static void settle_limits(struct near__local *local)
+{
+    struct near__budget *budget = &local->budget;
+    if (load(&budget->max) > load(&budget->max_wanted))
+        near__reclaim(local, 1);
     follow(&budget->max, &budget->max_wanted, 0, 0, 0);
     follow(&budget->entries_max, &budget->entries_wanted, 0, 0, 0);
 }
@@ -432,6 +453,7 @@ void near__tables_adapt(struct near__local *local)
             break;
         wanted = wanted_buckets(local);
     }
+    settle_limits(local);
     while (!is_stopped(local) && evict_some(local, 0) > 0)
         if (is_pressed(local))
             near__reclaim(local, 1);

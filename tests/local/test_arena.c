@@ -33,8 +33,13 @@ static _Atomic(unsigned) maps_refused, advice_refused;
 /* A mapping that is held up until it is let go; whoever asks for it has the arena's locks meanwhile. */
 static _Atomic(int) hold_maps, maps_held;
 
+/* Called with each mapping that is asked for and each page that is given back, if there is one. */
+static void (*at_map)(void), (*at_give)(void);
+
 static int may_map(void)
 {
+    if (at_map)
+        at_map();
     while (hold_maps) {
         maps_held = 1;
         sched_yield();
@@ -59,6 +64,8 @@ void *__wrap_mmap64(void *address, size_t size, int protection, int flags, int f
 
 int __wrap_madvise(void *address, size_t size, int advice)
 {
+    if (at_give && advice == MADV_DONTNEED)
+        at_give();
     if (advice != refused_advice)
         return __real_madvise(address, size, advice);
     advice_refused++;
@@ -651,6 +658,120 @@ static void test_R49_large_entries_find_room_among_slabs(void **state)
     fixture_close(&f);
 }
 
+/* ---------------------------------------------------------------- while a limit is lowered */
+
+/* Slabs that were chosen to go are all that has free blocks: above the limit one of them stays for whoever needs a block, and otherwise none. */
+static void test_R49_a_slab_that_was_to_go_stays_for_who_finds_no_other(void **state)
+{
+    enum { SLABS = 40 };
+    void *taken[SLABS], *more[NEAR_SLAB_SIZE / 128];
+    struct near__stock stock = {.weight = 0};
+    (void)state;
+    open_arena(0);
+    unsigned class = near__arena_class(arena, 128), blocks = (unsigned)((int64_t)NEAR_SLAB_SIZE / near__arena_cost(arena, class)), n = 0;
+    sit(arena, class, SLABS, taken);
+    near__arena_trim(arena, 0, 0);
+    assert_true(near__arena_choose(arena, 1) >= SLABS - 2);
+    int64_t held = near__arena_held(arena);
+    while (n < 2 * blocks && (more[n] = take(&stock, class, held)) != NULL)
+        n++;
+    assert_true(n < 2 * blocks);
+    assert_true(near__arena_is_starved(arena) && near__arena_wanted(arena) > 0);
+    void *got = take(&stock, class, held - 1);
+    assert_non_null(got);
+    assert_false(near__arena_is_leaving(got));
+    assert_false(near__arena_is_starved(arena));
+    near__arena_give(arena, NULL, class, got);
+    while (n)
+        near__arena_give(arena, NULL, class, more[--n]);
+    near__arena_unchoose(arena, 1);
+    for (unsigned i = 0; i < SLABS; i++)
+        near__arena_give(arena, NULL, class, taken[i]);
+    near__arena_settle(arena, &stock);
+    near__arena_trim(arena, 0, 0);
+    assert_true(near__arena_held(arena) < (int64_t)NEAR_SLAB_SIZE + 8192);
+    near__arena_close(arena);
+}
+
+static unsigned gives;
+
+static void *asks(void *unused)
+{
+    (void)unused;
+    (void)near__arena_has_empty(arena);
+    return NULL;
+}
+
+/* In the middle of the kernel's taking back of a slab another thread gets the pool's mutex. */
+static void ask_meanwhile(void)
+{
+    pthread_t other;
+    struct timespec deadline;
+    at_give = NULL;
+    gives++;
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += 20;
+    assert_int_equal(pthread_create(&other, NULL, asks, NULL), 0);
+    assert_int_equal(pthread_timedjoin_np(other, NULL, &deadline), 0);
+}
+
+static void test_R49_nobody_waits_while_the_kernel_takes_memory_back(void **state)
+{
+    void *taken[3];
+    (void)state;
+    open_arena(0);
+    unsigned class = near__arena_class(arena, 128);
+    sit(arena, class, 3, taken);
+    for (unsigned i = 0; i < 3; i++)
+        near__arena_give(arena, NULL, class, taken[i]);
+    gives = 0;
+    at_give = ask_meanwhile;
+    near__arena_trim(arena, 0, 0);
+    at_give = NULL;
+    assert_int_equal(gives, 1);
+    assert_true(near__arena_held(arena) < (int64_t)NEAR_SLAB_SIZE);
+    near__arena_close(arena);
+}
+
+static struct fixture lowered;
+static unsigned met, kept_meanwhile;
+
+/* The table for fewer entries is being mapped: the entries fit in already, but for the table that it will replace. */
+static void fill_meanwhile(void)
+{
+    at_map = NULL;
+    met++;
+    for (uint64_t n = 0; n < 200; n++)
+        kept_meanwhile += (unsigned)fill_one(&lowered, lowered.reader, 1000000 + n, 100);
+    at_map = fill_meanwhile;
+}
+
+static void test_F_fills_go_on_while_the_index_becomes_smaller(void **state)
+{
+    (void)state;
+    fixture_open_sized(&lowered, 160 * (uint64_t)MIB);
+    for (uint64_t n = 0; n < 500000; n++) {
+        (void)fill_one(&lowered, lowered.reader, n, 30);
+        if (n % 4096 == 0)
+            near__local_keep(lowered.local);
+    }
+    near__local_keep(lowered.local);
+    uint64_t index = stats_of(&lowered).local_index_bytes;
+    assert_true(index > 7 * (uint64_t)MIB);
+    near__local_resize(lowered.local, 32 * (uint64_t)MIB, 0);
+    near__local_resize(lowered.local, 10 * (uint64_t)MIB, 0);
+    met = kept_meanwhile = 0;
+    at_map = fill_meanwhile;
+    near__local_keep(lowered.local);
+    at_map = NULL;
+    assert_true(stats_of(&lowered).local_index_bytes < index / 2);
+    assert_true(met > 0);
+    assert_int_equal(kept_meanwhile, 200 * met);
+    assert_true(wait_until((near__local_keep(lowered.local), (int64_t)stats_of(&lowered).local_bytes <= 11 * MIB), 30000));
+    assert_int_equal(atomic_load(&lowered.local->budget.max), 10 * MIB);
+    fixture_close(&lowered);
+}
+
 /* ---------------------------------------------------------------- threads and the keeper */
 
 static struct fixture shared;
@@ -720,6 +841,9 @@ int main(void)
         cmocka_unit_test(test_R49_holes_do_not_refuse_fills_for_good),
         cmocka_unit_test(test_R49_large_entries_find_room_among_slabs),
         cmocka_unit_test(test_R49_an_exit_waits_for_nobody_who_fills),
+        cmocka_unit_test(test_R49_a_slab_that_was_to_go_stays_for_who_finds_no_other),
+        cmocka_unit_test(test_R49_nobody_waits_while_the_kernel_takes_memory_back),
+        cmocka_unit_test(test_F_fills_go_on_while_the_index_becomes_smaller),
         cmocka_unit_test(test_entries_may_be_moved_under_readers),
     };
     make_pattern();

@@ -421,6 +421,27 @@ static void test_the_index_of_a_tier_that_is_full_of_bytes_is_dense(void **state
     fixture_close(&f);
 }
 
+/* The keeper lowers the limit as fast as others evict: excess is what a fill always meets.  It lets many go, and gets in. */
+static void test_F_a_fill_that_evicted_enough_does_not_wait_for_the_keeper(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_open_sized(&f, 8 * (uint64_t)MIB);
+    uint64_t n = 0;
+    while (stats_of(&f).evictions == 0)
+        (void)fill_small(&f, n++);
+    near__local_keep(f.local);
+    for (int i = 0; i < 100; i++) {
+        near_stats before = stats_of(&f);
+        int64_t live = atomic_load(&f.local->budget.used) - atomic_load(&f.local->budget.retired);
+        atomic_store(&f.local->budget.max, live - 100000); /* as the keeper does, step by step */
+        assert_int_equal(fill_small(&f, n++), 1);
+        assert_true(stats_of(&f).local_entries + 15 <= before.local_entries);
+        near__reclaim(f.local, 1);
+    }
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -431,6 +452,7 @@ int main(void)
         cmocka_unit_test(test_F_a_full_tier_still_takes_large_values),
         cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),
         cmocka_unit_test(test_F_fills_go_on_while_a_limit_is_lowered),
+        cmocka_unit_test(test_F_a_fill_that_evicted_enough_does_not_wait_for_the_keeper),
         cmocka_unit_test(test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_with_them),
         cmocka_unit_test(test_small_entries_cost_what_the_manual_says),
         cmocka_unit_test(test_the_index_of_a_tier_that_is_full_of_bytes_is_dense),
