@@ -101,10 +101,11 @@ struct slab {
 _Static_assert(sizeof(struct slab) <= HEADER, "in front of the blocks");
 
 struct depot {
+    _Alignas(64) uint32_t size; /* (i), all three; every fill reads them, so not in the line that batches write */
+    uint32_t blocks, cost;
     _Alignas(64) pthread_mutex_t mutex;
     struct slab *partial; /* blocks are taken from the first */
     struct slab *leaving; /* chosen, or full when it was; not taken from */
-    uint32_t size, blocks;
     uint64_t free_count;  /* blocks in `partial` */
 };
 
@@ -139,6 +140,7 @@ static void add_class(struct near__arena *arena, unsigned from, unsigned size)
     struct depot *depot = &arena->depot[arena->classes];
     depot->size = size;
     depot->blocks = (uint32_t)(PAYLOAD / size);
+    depot->cost = ((uint32_t)NEAR_SLAB_SIZE + depot->blocks - 1) / depot->blocks;
     for (unsigned s = from; s <= size; s += 8)
         arena->class_of[s / 8] = (uint8_t)arena->classes;
     arena->classes++;
@@ -166,8 +168,7 @@ unsigned near__arena_class(const struct near__arena *arena, size_t size)
 
 int64_t near__arena_cost(const struct near__arena *arena, unsigned class)
 {
-    const uint32_t blocks = arena->depot[class].blocks;
-    return (int64_t)((NEAR_SLAB_SIZE + blocks - 1) / blocks);
+    return arena->depot[class].cost;
 }
 
 static void hold(struct near__arena *arena, int64_t bytes)

@@ -199,26 +199,42 @@ int near__local_has_no_room(struct near__local *local, size_t value_size)
            (near__budget_retired(local) > 0 || near__blocks_are_awaited(local) || near__blocks_total(local) > max);
 }
 
-static int64_t of_all_readers(const struct near__local *local, int64_t part, int64_t most)
+static int64_t of_all_readers(int64_t part, uint32_t readers, int64_t most)
 {
-    uint32_t readers = atomic_load_explicit(&local->readers_count, memory_order_relaxed);
     part /= readers ? readers : 1;
     return part < most ? part : most;
 }
 
-static int64_t quantum(const struct near__local *local)
+static int64_t quantum(int64_t max, uint32_t readers)
 {
-    return of_all_readers(local, load(&local->budget.max) / QUANTUM_PART, QUANTUM_MAX);
-}
-
-static int64_t quantum_of_entries(const struct near__local *local)
-{
-    return of_all_readers(local, load(&local->budget.entries_max) / QUANTUM_PART, QUANTUM_ENTRIES_MAX);
+    return of_all_readers(max / QUANTUM_PART, readers, QUANTUM_MAX);
 }
 
 int64_t near__budget_keep(const struct near__local *local)
 {
-    return 4 * quantum(local);
+    return 4 * quantum(load(&local->budget.max), atomic_load_explicit(&local->readers_count, memory_order_relaxed));
+}
+
+static __attribute__((noinline)) void divide(struct near__part *part)
+{
+    part->quantum = quantum(part->max, part->readers);
+    part->entries = of_all_readers(part->entries_max / QUANTUM_PART, part->readers, QUANTUM_ENTRIES_MAX);
+    part->wake_at = of_all_readers((near__budget_ceiling(part->max) - part->max) / 4, part->readers, WAKE_MAX);
+}
+
+/* A thread's part of the limits.  Each fill and each eviction asks several times, so the divisions are made only when a limit has changed. */
+static const struct near__part *part_of(const struct near__local *local, struct near__share *share)
+{
+    struct near__part *part = &share->part;
+    int64_t max = load(&local->budget.max), entries_max = load(&local->budget.entries_max);
+    uint32_t readers = atomic_load_explicit(&local->readers_count, memory_order_relaxed);
+    if (part->max != max || part->entries_max != entries_max || part->readers != readers) {
+        part->max = max;
+        part->entries_max = entries_max;
+        part->readers = readers;
+        divide(part);
+    }
+    return part;
 }
 
 static void trim_room(struct near__local *local, struct near__share *share, int64_t most)
@@ -288,7 +304,7 @@ static int take_bytes(struct near__local *local, struct near__share *share, int6
 static int has_bytes(struct near__local *local, struct near__share *share, int64_t bytes)
 {
     int64_t missing = bytes - load(&share->idle[NEAR_IDLE_ROOM]);
-    return missing <= 0 || take_bytes(local, share, missing + quantum(local)) || take_bytes(local, share, missing);
+    return missing <= 0 || take_bytes(local, share, missing + part_of(local, share)->quantum) || take_bytes(local, share, missing);
 }
 
 static int take_entries(struct near__local *local, struct near__share *share, int64_t entries)
@@ -306,7 +322,7 @@ static int has_entry(struct near__local *local, struct near__share *share)
 {
     return load(&share->idle[NEAR_IDLE_ENTRIES]) > 0 ||
            (load(&local->budget.entries) < load(&local->budget.entries_max) &&
-            (take_entries(local, share, 1 + quantum_of_entries(local)) || take_entries(local, share, 1)));
+            (take_entries(local, share, 1 + part_of(local, share)->entries) || take_entries(local, share, 1)));
 }
 
 /* While a limit is passed (it was lowered) shares go back first, but for what this entry takes. */
@@ -359,7 +375,7 @@ int near__budget_reserve_entry(struct near__local *local, struct near__reader *r
     int made = bytes <= load(&local->budget.max) && make_room(local, reader, bytes);
     share->wanted = 0;
     if (!made) {
-        trim_room(local, share, HELD * quantum(local));
+        trim_room(local, share, HELD * part_of(local, share)->quantum);
         near__keeper_wake(local);
         return 0;
     }
@@ -380,11 +396,12 @@ void near__budget_correct(struct near__local *local, struct near__reader *reader
 /* Room and a reservation come (back) to a share; what is too much for it goes on. */
 static void give(struct near__local *local, struct near__share *share, int64_t bytes)
 {
-    int64_t most = HELD * quantum(local);
+    const struct near__part *part = part_of(local, share);
+    int64_t most = HELD * part->quantum;
     grow(&share->idle[NEAR_IDLE_ROOM], bytes);
     grow(&share->idle[NEAR_IDLE_ENTRIES], 1);
     trim_room(local, share, share->wanted > most ? share->wanted + most : most);
-    most = HELD * quantum_of_entries(local);
+    most = HELD * part->entries;
     trim_entries(local, share, share->wanted && most < 1 ? 1 : most);
 }
 
@@ -396,9 +413,10 @@ void near__budget_release_entry(struct near__local *local, struct near__reader *
 /* Room for something retired, in used and retired.  0: the ceiling leaves none. */
 static int has_spare(struct near__local *local, struct near__share *share, int64_t bytes)
 {
-    int64_t missing = bytes - load(&share->idle[NEAR_IDLE_SPARE]), more = missing + quantum(local);
+    int64_t missing = bytes - load(&share->idle[NEAR_IDLE_SPARE]);
     if (missing <= 0)
         return 1;
+    int64_t more = missing + part_of(local, share)->quantum;
     if (!charge_below_ceiling(&local->budget, more)) {
         if (!charge_below_ceiling(&local->budget, missing))
             return 0;
@@ -407,12 +425,6 @@ static int has_spare(struct near__local *local, struct near__share *share, int64
     add(&local->budget.retired, more); /* afterwards: as in trim_spare */
     grow(&share->idle[NEAR_IDLE_SPARE], more);
     return 1;
-}
-
-static int64_t wake_at(const struct near__local *local)
-{
-    int64_t max = load(&local->budget.max);
-    return of_all_readers(local, (near__budget_ceiling(max) - max) / 4, WAKE_MAX);
 }
 
 void near__budget_retire(struct near__local *local, struct near__reader *reader, int64_t bytes)
@@ -429,7 +441,7 @@ void near__budget_retire(struct near__local *local, struct near__reader *reader,
     grow(&reader->share.idle[NEAR_IDLE_SPARE], -bytes);
     give(local, &reader->share, bytes);
     reader->share.pending += bytes;
-    if (reader->share.pending > wake_at(local)) {
+    if (reader->share.pending > part_of(local, &reader->share)->wake_at) {
         reader->share.pending = 0;
         near__keeper_wake(local);
     }
@@ -438,7 +450,7 @@ void near__budget_retire(struct near__local *local, struct near__reader *reader,
 void near__budget_free(struct near__local *local, struct near__reader *reader, int64_t bytes)
 {
     grow(&reader->share.idle[NEAR_IDLE_SPARE], bytes);
-    trim_spare(local, &reader->share, HELD * quantum(local));
+    trim_spare(local, &reader->share, HELD * part_of(local, &reader->share)->quantum);
 }
 
 /* Half of what is above the budget is left to fills. */

@@ -115,6 +115,28 @@ static inline unsigned near__bucket_match(const struct near__bucket *bucket, uin
 }
 #endif
 
+/* Which slots hold visible words, a bit a slot: as hints, like those above. */
+static inline __attribute__((always_inline)) unsigned near__bucket_visible(const struct near__bucket *bucket)
+{
+#if defined(__SSE2__) && !defined(NEAR_STEP_HOOK) && !defined(__SANITIZE_THREAD__)
+    __m128 low, high;
+    __asm__ volatile("movaps (%2), %0\n\tshufps $0x88, 16(%2), %0\n\t" /* as in near__bucket_match, the lower halves */
+                     "movaps 32(%2), %1\n\tshufps $0x88, 48(%2), %1"
+                     : "=&x"(low), "=&x"(high)
+                     : "r"(bucket)
+                     : "memory");
+    low = _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(low), 31));
+    high = _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(high), 31));
+    return (unsigned)_mm_movemask_ps(low) | (unsigned)_mm_movemask_ps(high) << 4;
+#else
+    unsigned visible = 0;
+    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
+        visible |= (unsigned)(near__step_look(&bucket->slot[i]) & NEAR_WORD_VISIBLE) << i;
+    return visible;
+#endif
+}
+_Static_assert(NEAR_WORD_VISIBLE == 1, "the lowest bit is moved to the sign");
+
 /* The first slot of those that match. */
 static inline const _Atomic(uint64_t) *near__match_slot(const struct near__bucket *bucket, unsigned match)
 {

@@ -8,14 +8,14 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include "local/arena.h"
+#include "local/candidates.h"
 #include "local/entry.h"
 #include "local/index.h"
 #include "local/local.h"
 #include "local/wide.h"
 
 #define NEAR_PINS 64
-#define NEAR_POOL 16 /* see evict.c */
-#define NEAR_SAMPLE 16 /* entries looked at for one eviction, at most; a bucket more are gathered */
+#define NEAR_SAMPLE_BUCKETS 8 /* noted at a time: see evict.c */
 #define NEAR_TIMED_HITS 512
 #define NEAR_TIMED_OF 256 /* one hit of so many is timed: it costs as much as five others */
 
@@ -23,38 +23,32 @@ struct near__tap;
 struct near__hotring;
 
 /* What one thread knows about good victims: see evict.c. */
-struct near__candidate {
-    _Atomic(uint64_t) *slot;
-    uint64_t word;  /* that was in it */
-    uint16_t stamp; /* of its last use or, under NEAR_RULE_S3FIFO, of its queueing */
-};
 struct near__sample {
-    _Atomic(uint64_t) *slot[NEAR_SAMPLE + NEAR_BUCKET_SLOTS];
-    uint64_t word[NEAR_SAMPLE + NEAR_BUCKET_SLOTS]; /* that was in it */
+    struct near__bucket *bucket[NEAR_SAMPLE_BUCKETS];
     unsigned count;
-};
-/* In order of age, the youngest first: those from `first` on, in front of which there is room for younger ones. */
-#define NEAR_POOL_ROOM (2 * NEAR_POOL)
-struct near__pool {
-    unsigned first, count;
-    struct near__candidate candidate[NEAR_POOL_ROOM];
 };
 struct near__sampler {
     uint64_t random;
     uint64_t ahead;    /* drawn already: where the sample after the next is */
-    uint64_t view;     /* that the slots are of; other views: pools and sample are void */
+    uint64_t view;     /* that the slots are of; other views: pool and sample are void */
     unsigned rule;     /* likewise */
-    struct near__pool pool[2]; /* [1]: of the main queue */
+    struct near__candidates pool[2]; /* [1]: of the main queue */
     struct near__sample sample; /* for the next eviction, its entries being fetched */
 };
 
 /* What a thread has of the counts that all threads share (budget.c), and what it has retired (reclaim.c).  Its own lines: hits do not
  * come here. */
+struct near__part { /* what follows from the limits, and the limits that it follows from */
+    int64_t max, entries_max;
+    uint32_t readers;
+    int64_t quantum, entries, wake_at;
+};
 enum near__idle { NEAR_IDLE_ROOM, NEAR_IDLE_ENTRIES, NEAR_IDLE_SPARE, NEAR_IDLE_MAX };
 struct near__share {
     _Alignas(64) _Atomic(int64_t) idle[NEAR_IDLE_MAX]; /* (w) relaxed: counts */
     int64_t wanted;                                    /* (o) bytes that a reservation under way needs; 0: none is */
     int64_t pending;                                   /* (o) bytes retired since the keeper was last woken */
+    struct near__part part;                            /* (o) */
     _Atomic(uint64_t) ended[NEAR_WHY_MAX];             /* (w) relaxed: statistics */
     _Alignas(64) _Atomic(struct near__entry *) limbo;  /* retired; pushed by the owner, taken whole by the keeper */
     _Atomic(struct near__entry *) returned;            /* nobody can see these; set by the keeper when empty, popped by the owner */
