@@ -417,7 +417,7 @@ static enum near__count publish(struct near__local *local, struct near__reader *
         return NEAR_COUNT_REFUSED_ORDER;
     }
     advance_tick(local, reader);
-    near__recycle(local, reader, 1); /* two for each fill are more than are retired for it as a rule */
+    near__recycle_more(local, reader);
     return NEAR_COUNT_FILLS;
 }
 

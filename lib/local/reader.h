@@ -49,9 +49,10 @@ struct near__share {
     int64_t wanted;                                    /* (o) bytes that a reservation under way needs; 0: none is */
     int64_t pending;                                   /* (o) bytes retired since the keeper was last woken */
     struct near__part part;                            /* (o) */
+    unsigned turn;                                     /* (o) which of `returned` is being used up */
     _Atomic(uint64_t) ended[NEAR_WHY_MAX];             /* (w) relaxed: statistics */
     _Alignas(64) _Atomic(struct near__entry *) limbo;  /* retired; pushed by the owner, taken whole by the keeper */
-    _Atomic(struct near__entry *) returned;            /* nobody can see these; set by the keeper when empty, popped by the owner */
+    _Atomic(struct near__entry *) returned[2];         /* nobody can see these; set by the keeper when empty, popped by the owner */
     struct near__entry *grace;                         /* the keeper's: taken, a grace period is under way */
 };
 

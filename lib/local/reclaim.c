@@ -9,11 +9,16 @@
  * is in the entry).  Nobody pops single entries there, so the swap has no ABA problem.  One thread, the keeper, does the rest.
  *
  * What a thread has retired is handed back to it after the grace period, if nothing at all is pinned: a list as it is, for one
- * store.  The thread frees a few of them with each install, so that memory stays on one processor and the keeper, which
- * would have to fetch every entry, is done with a list without looking at it.  The thread pops inside a read section: an entry that
- * it has seen at the head cannot go through a grace period and come back before the section ends, so the swap has no ABA problem
- * here either.  When nobody has woken the keeper for a while, or room is short, it takes everything: what a thread has left lying
- * goes through another grace period (the thread may just be looking at the head) and is freed by the keeper.
+ * store.  The thread frees one of them with each fill, and has its memory for the next one, so that memory stays on one processor
+ * and the keeper, which would have to fetch every entry, is done with a list without looking at it.  There is room for two lists, so
+ * that the next one may come before the last one is used up.  While there are two the thread is behind, and frees another one
+ * at the end of each fill (not both at once: the second is fetched when the first is gone).  So it neither runs out of memory of its own nor has more than it needs, which would go through the
+ * lists of the arena and come back cold.
+ *
+ * The thread pops inside a read section: an entry that it has seen at the head cannot go through a grace period and come back before the
+ * section ends, so the swap has no ABA problem here either.  When nobody has woken the keeper for a while, or room is short, it takes
+ * everything: what a thread has left lying goes through another grace period (the thread may just be looking at the head) and is
+ * freed by the keeper.
  *
  * Which entries are pinned is found out without memory, too.  After the grace period nobody reads the heads of the
  * batch any more (a pinned reader has its pointers), so they can hold a mark: all of the batch are condemned
@@ -113,20 +118,40 @@ static void fetch(const struct near__entry *next)
     near__prefetch_write((const char *)next + 128);
 }
 
+/* relaxed: empty as a rule while nothing is evicted; a list that is just coming is found next time */
+static struct near__entry *head_of(const struct near__share *share, unsigned i)
+{
+    return atomic_load_explicit(&share->returned[i], memory_order_relaxed);
+}
+
+/* The list that is being used up, or when it is empty the other one. */
+static _Atomic(struct near__entry *) *current(struct near__share *share)
+{
+    if (!head_of(share, share->turn))
+        share->turn ^= 1;
+    return &share->returned[share->turn];
+}
+
 int near__recycle(struct near__local *local, struct near__reader *reader, int most)
 {
+    struct near__share *share = &reader->share;
+    struct near__entry *entry;
     int freed = 0;
-    /* relaxed: empty as a rule while nothing is evicted; a list that is just coming is found next time */
-    if (!atomic_load_explicit(&reader->share.returned, memory_order_relaxed))
+    if (!head_of(share, 0) && !head_of(share, 1))
         return 0;
     near__rcu_enter();
-    for (struct near__entry *entry; freed < most && (entry = pop(&reader->share.returned)) != NULL; freed++) {
+    for (; freed < most && (entry = pop(current(share))) != NULL; freed++) {
         near__budget_free(local, reader, cost_of(local, entry));
         near__block_free(local, reader, entry);
     }
-    fetch(atomic_load_explicit(&reader->share.returned, memory_order_relaxed)); /* relaxed: only an address */
+    fetch(atomic_load_explicit(current(share), memory_order_relaxed)); /* relaxed: only an address */
     near__rcu_leave();
     return freed;
+}
+
+int near__recycle_more(struct near__local *local, struct near__reader *reader)
+{
+    return head_of(&reader->share, 0) && head_of(&reader->share, 1) && near__recycle(local, reader, 1);
 }
 
 static void condemn(struct near__entry *list)
@@ -193,8 +218,13 @@ static void join(struct near__entry **into, struct near__entry *from)
     }
 }
 
+static int has_room_for_a_list(const struct near__share *share)
+{
+    return !head_of(share, 0) || !head_of(share, 1); /* only the keeper, who asks, makes them anything but empty */
+}
+
 /* Takes what waits.  1: there is something.  Common limbo and, with `all`, what threads have into the batch; otherwise of each thread
- * that has nothing to recycle its own limbo. */
+ * that has room for a list its own limbo. */
 static int collect(struct near__local *local, int all, struct near__entry **ret_batch)
 {
     int any = 0;
@@ -202,10 +232,10 @@ static int collect(struct near__local *local, int all, struct near__entry **ret_
     for (struct near__reader *reader = readers_of(local); reader; reader = reader->next) {
         struct near__share *share = &reader->share;
         if (all) {
-            join(ret_batch, take(&share->returned));
+            join(ret_batch, take(&share->returned[0]));
+            join(ret_batch, take(&share->returned[1]));
             join(ret_batch, take(&share->limbo));
-        /* relaxed: only we make it anything but empty */
-        } else if (!atomic_load_explicit(&share->returned, memory_order_relaxed)) {
+        } else if (has_room_for_a_list(share)) {
             share->grace = take(&share->limbo);
             any |= share->grace != NULL;
         }
@@ -221,8 +251,8 @@ static int hand_over(struct near__local *local)
         struct near__share *share = &reader->share;
         if (!share->grace)
             continue;
-        /* release: pairs with pop; it was empty, and only we change that */
-        atomic_store_explicit(&share->returned, share->grace, memory_order_release);
+        /* release: pairs with pop; one was empty, and only we change that */
+        atomic_store_explicit(&share->returned[head_of(share, 0) != NULL], share->grace, memory_order_release);
         share->grace = NULL;
         handed = 1;
     }
@@ -293,8 +323,7 @@ int near__reclaim_is_due(const struct near__local *local)
     if (atomic_load_explicit(&local->limbo, memory_order_relaxed))
         return 1;
     for (struct near__reader *reader = readers_of(local); reader; reader = reader->next)
-        if (atomic_load_explicit(&reader->share.limbo, memory_order_relaxed) ||
-            atomic_load_explicit(&reader->share.returned, memory_order_relaxed))
+        if (atomic_load_explicit(&reader->share.limbo, memory_order_relaxed) || head_of(&reader->share, 0) || head_of(&reader->share, 1))
             return 1;
     return 0;
 }
@@ -315,6 +344,7 @@ void near__reclaim_close(struct near__local *local)
     free_list(local, local->keeper.kept);
     for (struct near__reader *reader = readers_of(local); reader; reader = reader->next) {
         free_list(local, take(&reader->share.limbo));
-        free_list(local, take(&reader->share.returned));
+        free_list(local, take(&reader->share.returned[0]));
+        free_list(local, take(&reader->share.returned[1]));
     }
 }

@@ -442,6 +442,52 @@ static void test_F_a_fill_that_evicted_enough_does_not_wait_for_the_keeper(void 
     fixture_close(&f);
 }
 
+/* In entries, all of one size. */
+static int64_t freed_by_a_fill(struct fixture *f, uint64_t *n)
+{
+    const int64_t cost = near__block_estimate(f->local, near__entry_size_for(sizeof(*n), 100, 0));
+    int64_t retired = near__budget_retired(f->local), evicted = (int64_t)stats_of(f).evictions;
+    assert_true(fill_one(f, f->reader, ++*n, 100));
+    evicted = (int64_t)stats_of(f).evictions - evicted; /* one, or another one because its bucket was full */
+    return evicted - (near__budget_retired(f->local) - retired) / cost;
+}
+
+static struct near__entry *list_of(const struct fixture *f, unsigned i)
+{
+    return atomic_load(&f->reader->share.returned[i]);
+}
+
+/* What a thread has retired comes back to it as lists.  One for one is enough as long as there is one list; a second one, which
+ * comes while the first is not used up, tells that more wait than are needed. */
+static void test_a_fill_frees_what_one_has_retired_and_more_when_it_is_behind(void **state)
+{
+    (void)state;
+    struct fixture f;
+    uint64_t n = 0;
+    fixture_init(&f);
+    f.config.bytes_max = 64 << 20;
+    f.config.entries_max = 1000;
+    fixture_start(&f);
+    f.local->manual = 0; /* rounds are ours, and hand back as the keeper's do */
+    while (n < 1100)
+        assert_true(fill_one(&f, f.reader, ++n, 100));
+    assert_int_equal(freed_by_a_fill(&f, &n), 0); /* nothing has come back yet */
+    assert_true(near__reclaim(f.local, 0));
+    assert_true(list_of(&f, 0) || list_of(&f, 1));
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(freed_by_a_fill(&f, &n), 1);
+    assert_true(near__reclaim(f.local, 0));
+    assert_true(list_of(&f, 0) && list_of(&f, 1));
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(freed_by_a_fill(&f, &n), 2);
+    assert_false(near__reclaim(f.local, 0)); /* there is no room for a third */
+    for (int i = 0; i < 100 && list_of(&f, 0) && list_of(&f, 1); i++)
+        freed_by_a_fill(&f, &n);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(freed_by_a_fill(&f, &n), 1);
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -456,6 +502,7 @@ int main(void)
         cmocka_unit_test(test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_with_them),
         cmocka_unit_test(test_small_entries_cost_what_the_manual_says),
         cmocka_unit_test(test_the_index_of_a_tier_that_is_full_of_bytes_is_dense),
+        cmocka_unit_test(test_a_fill_frees_what_one_has_retired_and_more_when_it_is_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
