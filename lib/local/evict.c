@@ -114,6 +114,12 @@ static int evict(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word
     return near__index_unlink(&hunt->local->index, slot, word, why);
 }
 
+/* What a look needs of an entry, its size_era and its stamps, in one line: every eighth entry begins with the last word of the line before. */
+static inline void fetch(const struct near__entry *entry)
+{
+    __builtin_prefetch(&entry->size_era);
+}
+
 /* The next buckets, until so many entries are in them, which are being fetched; *run are left. */
 static void gather(struct near__sample *sample, const struct near__span *span, uint64_t *b, uint64_t *run, unsigned enough)
 {
@@ -123,7 +129,7 @@ static void gather(struct near__sample *sample, const struct near__span *span, u
         sample->bucket[count++] = bucket;
         for (uint64_t visible = near__bucket_visible(bucket); visible; visible &= visible - 1, entries++)
             /* relaxed: only an address */
-            __builtin_prefetch(near__word_entry(atomic_load_explicit(slot_at(bucket, visible), memory_order_relaxed)));
+            fetch(near__word_entry(atomic_load_explicit(slot_at(bucket, visible), memory_order_relaxed)));
     }
     sample->count = count;
 }
@@ -192,9 +198,10 @@ static inline __attribute__((always_inline)) int see_by(const struct hunt *hunt,
             if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0))
                 continue;
             const struct near__entry *entry = near__word_entry(word);
-            /* alive without a look at the clock: nearly all are.  relaxed: as near__entry_position */
+            /* alive without a look at the clock: nearly all are.  The head, which may lie in another line, is loaded only if there are
+             * positions that count.  relaxed: as near__entry_position */
             if (__builtin_expect((entry->size_era ^ era) & (NEAR_ENTRY_EXPIRES | (NEAR_ENTRY_ERAS - 1)), 0) ||
-                __builtin_expect(atomic_load_explicit(&entry->head, memory_order_relaxed) < plain, 0)) {
+                (__builtin_expect(plain != 0, 0) && atomic_load_explicit(&entry->head, memory_order_relaxed) < plain)) {
                 enum look look = look_closely(hunt, slot, word);
                 if (look == HAS_GONE)
                     return 1;
