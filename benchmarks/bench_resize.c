@@ -7,7 +7,8 @@
  * `shrink` lasts from the call until the tier is within its new limit and its index has come to rest, `grow` until nine tenths of
  * what it had are there again (only with --fill-on-miss, otherwise until the index rests); the others last --seconds each.
  * The players know nothing of it.  A change of size changes the hit ratio, and with --fill-on-miss a miss costs ten hits, so
- * each of the two is compared with the slower of the steady phases beside it, and the hit ratios are told.
+ * each of the two is compared with the steady phases beside it: with the slower one, with the faster one, and with what lies between them at
+ * the hit ratio that it had.  The time of a read is linear in the hit ratio, so that is a straight line through both.
  *
  * The conductor sleeps between looks, SLICE_S apart; the players' counts are read then.  Each run has a process of its own.
  *
@@ -15,7 +16,8 @@
  *
  * Where there are as many players as processors, the tier's own thread takes one of them from time to time, and on a machine that others
  * use everybody takes them from everybody.  So reads per second of the players' processor time are told, too: what a read costs
- * while two tables are in use; and which part of a processor the rest of the process used. */
+ * while two tables are in use; which part of a processor the rest of the process used; for which part of the time players were ready to run
+ * and had none, as the kernel counts; and for which part they were neither: then the tier has made them wait. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -23,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bench_child.h"
 #include "bench_keys.h"
@@ -58,7 +61,8 @@ struct counts {
     _Alignas(128) _Atomic(uint64_t) ops;
     _Atomic(uint64_t) hits, errors;
     _Atomic(int) begun;
-    clockid_t clock; /* of its processor time; set before begun */
+    clockid_t clock; /* of its processor time; set before begun, as is */
+    pid_t thread;    /* its number */
 };
 
 struct bout {
@@ -77,7 +81,8 @@ struct plan {
 
 struct outcome {
     struct {
-        double seconds, rate, hit_ratio, slowest; /* of the slices of five: their rate */
+        double seconds, rate, hit_ratio, slowest, slowest_hits; /* of the slices of five: their rate, and the hit ratio of that one */
+        double ready, blocked;                    /* of the players' time: without a processor; neither that nor with one */
         double cpu_rate, others;                  /* reads a second of processor time; of a processor, by the rest of the process */
         uint64_t entries, bytes, index_bytes;     /* at its end */
     } phase[PHASES];
@@ -108,6 +113,7 @@ static void work(struct bench_seat *seat)
     struct counts *counts = &bout->counts[seat->number];
     char *value = bench_alloc(resize->value_size), *buffer = bench_alloc(resize->value_size);
     (void)pthread_getcpuclockid(pthread_self(), &counts->clock);
+    counts->thread = gettid();
     atomic_store_explicit(&counts->begun, 1, memory_order_release); /* release: pairs with players_cpu */
     for (uint32_t at = 0; !atomic_load_explicit(&bout->over, memory_order_relaxed); at += BLOCK) { /* relaxed: soon enough */
         const uint32_t *word = &tape->word[at & (tape->count - 1)];
@@ -148,15 +154,40 @@ static int64_t players_cpu(const struct bout *bout)
     return sum;
 }
 
+/* Nanoseconds for which a thread was ready to run and had no processor. */
+static int64_t ready_ns(pid_t thread)
+{
+    char path[64];
+    long long ran = 0, ready = 0;
+    snprintf(path, sizeof(path), "/proc/self/task/%d/schedstat", (int)thread);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return 0; /* a kernel that does not count */
+    if (fscanf(file, "%lld %lld", &ran, &ready) != 2)
+        ready = 0;
+    fclose(file);
+    return ready;
+}
+
+static int64_t players_ready(const struct bout *bout)
+{
+    int64_t sum = 0;
+    for (unsigned i = 0; i < bout->threads; i++)
+        if (atomic_load_explicit(&bout->counts[i].begun, memory_order_acquire)) /* acquire: pairs with work */
+            sum += ready_ns(bout->counts[i].thread);
+    return sum;
+}
+
 struct look {
-    int64_t at_ns, players_ns, process_ns; /* the last two: processor time */
+    int64_t at_ns, players_ns, process_ns, ready_ns; /* the second and third: processor time; the last of the players */
     uint64_t ops, hits, errors;
     near_stats stats;
 };
 
 static struct look look(const struct bout *bout)
 {
-    struct look now = {.at_ns = bench_now(), .players_ns = players_cpu(bout), .process_ns = cpu_ns(CLOCK_PROCESS_CPUTIME_ID), .stats = {.size = sizeof(near_stats)}};
+    struct look now = {.at_ns = bench_now(), .players_ns = players_cpu(bout), .process_ns = cpu_ns(CLOCK_PROCESS_CPUTIME_ID),
+                       .ready_ns = players_ready(bout), .stats = {.size = sizeof(near_stats)}};
     for (unsigned i = 0; i < bout->threads; i++) { /* relaxed, all: statistics */
         now.ops += atomic_load_explicit(&bout->counts[i].ops, memory_order_relaxed);
         now.hits += atomic_load_explicit(&bout->counts[i].hits, memory_order_relaxed);
@@ -169,6 +200,20 @@ static struct look look(const struct bout *bout)
 static double rate_between(const struct look *from, const struct look *to)
 {
     return (double)(to->ops - from->ops) * 1e9 / (double)(to->at_ns - from->at_ns);
+}
+
+static double hits_between(const struct look *from, const struct look *to)
+{
+    return to->ops > from->ops ? (double)(to->hits - from->hits) / (double)(to->ops - from->ops) : 0;
+}
+
+/* How the players spent the time in between. */
+static void share_out(struct bout *bout, enum phase phase, const struct look *from, const struct look *to)
+{
+    double all = (double)(to->at_ns - from->at_ns) * bout->threads, ran = (double)(to->players_ns - from->players_ns);
+    double ready = (double)(to->ready_ns - from->ready_ns), blocked = all - ran - ready;
+    bout->ret->phase[phase].ready = ready / all;
+    bout->ret->phase[phase].blocked = blocked > 0 ? blocked / all : 0;
 }
 
 /* What the tier has to have done for the phase to end; entries: as many as there were when it was large. */
@@ -195,8 +240,10 @@ static void watch(struct bout *bout, enum phase phase, double seconds, uint64_t 
             end = now;
         if (++slices % 5 == 0) {
             double rate = rate_between(&slice, &now);
-            if (!rested)
-                slowest = slowest == 0 || rate < slowest ? rate : slowest;
+            if (!rested && (slices == 5 || rate < slowest)) {
+                slowest = rate;
+                bout->ret->phase[phase].slowest_hits = hits_between(&slice, &now);
+            }
             slice = now;
         }
         before = now;
@@ -210,7 +257,8 @@ static void watch(struct bout *bout, enum phase phase, double seconds, uint64_t 
     int64_t players_ns = end.players_ns - begin.players_ns, others_ns = end.process_ns - begin.process_ns - players_ns;
     bout->ret->phase[phase].cpu_rate = (double)(end.ops - begin.ops) * 1e9 / (double)(players_ns > 0 ? players_ns : 1);
     bout->ret->phase[phase].others = (double)others_ns / (double)(end.at_ns - begin.at_ns);
-    bout->ret->phase[phase].hit_ratio = end.ops > begin.ops ? (double)(end.hits - begin.hits) / (double)(end.ops - begin.ops) : 0;
+    share_out(bout, phase, &begin, &end);
+    bout->ret->phase[phase].hit_ratio = hits_between(&begin, &end);
     bout->ret->phase[phase].entries = end.stats.local_entries;
     bout->ret->phase[phase].bytes = end.stats.local_bytes;
     bout->ret->phase[phase].index_bytes = end.stats.local_index_bytes;
@@ -291,6 +339,27 @@ static void body(const void *arg, void *result)
                         : o->phase[phase - 1].member < o->phase[phase + 1].member ? o->phase[phase - 1].member    \
                                                                                    : o->phase[phase + 1].member)
 
+/* Of two steady phases, what the rate would be at a hit ratio in between, or that of the nearer one. */
+static double rate_at(const struct outcome *o, int one, int other, double hit_ratio)
+{
+    double from = o->phase[one].hit_ratio, to = o->phase[other].hit_ratio;
+    double part = from == to ? 0.5 : (hit_ratio - from) / (to - from);
+    part = part < 0 ? 0 : part > 1 ? 1 : part;
+    return 1 / ((1 - part) / o->phase[one].rate + part / o->phase[other].rate);
+}
+
+static double expected(const struct outcome *o, int phase, double hit_ratio)
+{
+    return phase == SHRINK || phase == GROW ? rate_at(o, phase - 1, phase + 1, hit_ratio) : o->phase[phase].rate;
+}
+
+static double faster(const struct outcome *o, int phase)
+{
+    if (phase != SHRINK && phase != GROW)
+        return o->phase[phase].rate;
+    return o->phase[phase - 1].rate > o->phase[phase + 1].rate ? o->phase[phase - 1].rate : o->phase[phase + 1].rate;
+}
+
 #define MEDIAN(outcomes, runs, expression)                          \
     __extension__({                                                 \
         double numbers_[64];                                        \
@@ -310,7 +379,14 @@ static void add_row(struct bench_report *report, unsigned threads, const struct 
     bench_row_real(row, "seconds", "s", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].seconds));
     bench_row_real(row, "ops_per_second", "Mops/s", 1e-6, 3, MEDIAN(outcomes, runs, o->phase[phase].rate));
     bench_row_real(row, "relative_to_steady", "of steady", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].rate / STEADY(rate)));
+    bench_row_real(row, "relative_to_faster", "of the faster", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].rate / faster(o, phase)));
+    bench_row_real(row, "relative_to_expected", "of expected", 1, 2,
+                   MEDIAN(outcomes, runs, o->phase[phase].rate / expected(o, phase, o->phase[phase].hit_ratio)));
     bench_row_real(row, "slowest_slice", "slowest 50 ms", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].slowest / STEADY(rate)));
+    bench_row_real(row, "slowest_slice_of_expected", "of expected", 1, 2,
+                   MEDIAN(outcomes, runs, o->phase[phase].slowest / expected(o, phase, o->phase[phase].slowest_hits)));
+    bench_row_real(row, "ready", "ready %", 100, 1, MEDIAN(outcomes, runs, o->phase[phase].ready));
+    bench_row_real(row, "blocked", "blocked %", 100, 1, MEDIAN(outcomes, runs, o->phase[phase].blocked));
     bench_row_real(row, "relative_to_steady_by_cpu", "by cpu time", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].cpu_rate / STEADY(cpu_rate)));
     bench_row_real(row, "background_cpu", "background cpu", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].others));
     bench_row_real(row, "hit_ratio", "hits %", 100, 2, MEDIAN(outcomes, runs, o->phase[phase].hit_ratio));

@@ -22,6 +22,9 @@
 #define SWEEP_MIN 256
 #define SWEEP_MAX 8192
 #define SWEEP_STEP 64 /* buckets in one section */
+/* Evicting most of what there is keeps a processor busy for a second a million entries.  Where every processor has a reader, that is a third
+ * of two; nobody waits for it, so half of the time is enough. */
+#define WORK_NS (2 * NEAR_NS_PER_MS)
 
 /* ---------------------------------------------------------------- sweeping */
 
@@ -227,6 +230,31 @@ static int doze(struct near__local *local)
     syscall(SYS_futex, &local->keeper.wake, FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0);
     /* relaxed: what there is to do is found by looking, with its own order */
     return atomic_exchange_explicit(&local->keeper.wake, 0, memory_order_relaxed) == 0;
+}
+
+/* For so long, or until somebody wants something: as a rule that memory is freed. */
+static void rest(struct near__local *local, int64_t ns)
+{
+    struct timespec patience = {ns / NEAR_NS_PER_S, ns % NEAR_NS_PER_S};
+    syscall(SYS_futex, &local->keeper.wake, FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0);
+    /* relaxed: as in doze; what else there is to do comes after what we are in the middle of */
+    if (atomic_exchange_explicit(&local->keeper.wake, 0, memory_order_relaxed))
+        near__reclaim(local, near__reclaim_is_pressing(local));
+}
+
+int64_t near__keeper_used_ns(void)
+{
+    return near__clock_kernel(CLOCK_THREAD_CPUTIME_ID);
+}
+
+void near__keeper_pace(struct near__local *local, int64_t *used_ns)
+{
+    int64_t worked_ns = near__keeper_used_ns() - *used_ns;
+    if (worked_ns < WORK_NS)
+        return;
+    if (!local->manual)
+        rest(local, worked_ns);
+    *used_ns = near__keeper_used_ns();
 }
 
 static void *run(void *arg)

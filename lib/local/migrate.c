@@ -184,11 +184,17 @@ static int is_stopped(const struct near__local *local)
     return atomic_load_explicit(&local->keeper.stop, memory_order_relaxed) != 0; /* relaxed: seen soon enough */
 }
 
+/* A part of what is above the limit, as much as fills can do without. */
+static int64_t retirable(const struct near__local *local)
+{
+    int64_t max = load(&local->budget.max);
+    return (near__budget_ceiling(max) - max) / 4;
+}
+
 /* Nearly no room is left between what is used and the ceiling: fills are about to be refused. */
 static int is_pressed(const struct near__local *local)
 {
-    int64_t max = load(&local->budget.max);
-    return load(&local->budget.retired) > (near__budget_ceiling(max) - max) / 4;
+    return load(&local->budget.retired) > retirable(local);
 }
 
 static int move_all(struct near__local *local, const struct near__table *from, const struct near__table *to)
@@ -413,11 +419,14 @@ static void follow(_Atomic(int64_t) *in_force, const _Atomic(int64_t) *wanted, i
 
 /* The limits go first and the victims after them: room that was made below a limit would be filled again at once.  A step is as many
  * entries as one fill may evict for itself, so that it finds room after it.  The last part goes at once, so that the ceiling in force is that of
- * the wanted limit before `used` is below that: once within, always within. */
+ * the wanted limit before `used` is below that: once within, always within.
+ *
+ * Fills retire entries, too, so what is retired may be much all the time; but a grace period after every few victims would take the keeper, who
+ * falls behind what fills ask for, a hundred times as long as its victims do. */
 static void lower_limits(struct near__local *local)
 {
     struct near__budget *budget = &local->budget;
-    int64_t goal = entries_that_fit(local);
+    int64_t goal = entries_that_fit(local), used_ns = near__keeper_used_ns(), freed_at = live_bytes(local);
     while (is_over(local) && load(&budget->entries) > goal && !is_stopped(local)) {
         int64_t entries = load(&budget->entries), bytes = live_bytes(local), each = entries > 0 ? near__budget_live(local) / entries : bytes;
         int64_t wanted = load(&budget->max_wanted), slack = near__budget_ceiling(wanted) - wanted;
@@ -425,8 +434,11 @@ static void lower_limits(struct near__local *local)
         follow(&budget->entries_max, &budget->entries_wanted, entries, STEP_DOWN, 0);
         if (!evict_some(local, goal) && near__budget_excess(local) > 0)
             break; /* nothing can go */
-        if (is_pressed(local))
+        if (is_pressed(local) && live_bytes(local) + retirable(local) <= freed_at) {
+            freed_at = live_bytes(local);
             near__reclaim(local, 1);
+        }
+        near__keeper_pace(local, &used_ns);
     }
 }
 
