@@ -11,6 +11,7 @@
 #define NEAR_LOCAL_ORDER_H
 #include <stdint.h>
 #include "local/entry.h"
+#include "local/step.h"
 
 #define NEAR_TICKS 1024u       /* a turnover, or the idle limit */
 #define NEAR_RANK_DEAD (1u << 16)
@@ -78,10 +79,12 @@ static inline uint16_t near__queue_stamp(uint32_t word) { return (uint16_t)(word
 static inline unsigned near__queue_worth(uint32_t word) { return word >> NEAR_WORTH_SHIFT & 3; }
 static inline uint32_t near__queue_of(const struct near__entry *e)
 {
+    NEAR_STEP();
     return atomic_load_explicit(&e->link_low, memory_order_relaxed); /* relaxed: the swap decides */
 }
 static inline int near__queue_change(struct near__entry *e, uint32_t from, uint32_t to)
 {
+    NEAR_STEP();
     /* What was read may have been a link already: swapping that would lead the keeper astray.
      * relaxed, both: nothing else is published by it */
     return from & NEAR_QUEUED &&

@@ -25,7 +25,8 @@
  *      fingerprint   age stamp: ghosts so far / unit          0: empty
  *
  * Everything is a single atomic word: a lost race forgets a ghost or keeps one too many, and a wrong fingerprint (once in 4000 fills)
- * lets a key into the main queue that has not earned it.  Nothing else depends on them. */
+ * lets a key into the main queue that has not earned it.  Nothing else depends on them.  What may meet whom at an entry's own word, and what
+ * its bytes come to, is tried by tests/local/test_queue_schedule.c. */
 #include "local/rcu.h"
 #include "local/tier.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The atomic steps of index.c, one function each, so that a test can stand between any two of them.
+ * The atomic steps of index.c, one function each, so that a test can stand between any two of them; and those of the queue word (order.h).
  *
  * Built with -DNEAR_STEP_HOOK every step first calls a hook (tests/local/test_schedule.c switches to another thread
  * of control there) and NEAR_MUTANT(x) can break one rule at a time, so that the test shows that it would notice.
