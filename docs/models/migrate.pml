@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The keeper's move of one entry from the old table to the new one (docs/design.md, growing and shrinking;
- * lib/local/migrate.c) against installs, an invalidation and a reader.  The old bucket has one slot, the new one
- * two; every step is one load or one compare-and-swap. A view is taken at the beginning of an operation and kept
+ * lib/local/migrate.c) against installs, an invalidation and a reader.  The key has one slot in the old table, two in the new one
+ * (they may be in different places of it: nothing depends on that); every step is one load or one compare-and-swap. A view is taken at the beginning of an operation and kept
  * to its end; the keeper waits for those that hold the previous one.
  *
  *      view       installs go to     scans cover
@@ -13,18 +13,18 @@
  *
  * Checked: no read returns less than another that ended before it began, nor less than an invalidation processed
  * before it began; when all is done the old slot is empty for ever, nothing is tentative, at most one word of the
- * key is visible, none stale.
+ * key is visible, none stale, and the other key is where it was.
  *
  * Situations (-DSITUATION=n):
- *   1  an entry there, a fill, a foreign write with its message, a reader, the keeper   4.7 M    7 s  0.3 GB
- *   2  no entry there, two fills, a foreign write without its message, a reader, the keeper    8.7 M   17 s  0.5 GB
- *   3  an entry there, another key of its tag in the new bucket, a foreign write, the keeper  1.6 k    0 s
+ *   1  an entry there, a fill, a foreign write with its message, a reader, the keeper   4.5 M    5 s  0.3 GB
+ *   2  no entry there, two fills, a foreign write without its message, a reader, the keeper    8.5 M   13 s  0.5 GB
+ *   3  an entry there, another key of its tag in a new slot, a fill, a foreign write, a reader, the keeper   97 k    0 s
  *
  * Mutants (-DMUT=n), each must fail in the situation named by tests/models:
- *   1 a move empties the old slot before it publishes in the new bucket       2 a move publishes a visible word at once
+ *   1 a move empties the old slot before it publishes in the new table       2 a move publishes a visible word at once
  *   3 scans take the new table first          4 the keeper does not wait before it moves
  *   5 no PREPARE                              6 a move's last step is not a swap
- *   7 a move does not look for the tag in the new bucket
+ *   7 an install does not look for rivals in the old table
  *
  *   spin -DSITUATION=1 -a migrate.pml && gcc -O2 -DSAFETY -DCOLLAPSE -DVECTORSZ=512 -o pan pan.c && ./pan -m100000
  */
@@ -49,6 +49,7 @@
 #define is_visible(w) ((w) != EMPTY && (w) < 100)
 #define KEY(w) (((w) - 1) / 10)
 #define VERSION(w) (((w) - 1) % 10)
+#define is_rival(w) (is_tentative(w) || (is_visible(w) && KEY(w) == 0))
 
 #ifdef QUICK
 #define READS 1
@@ -128,7 +129,7 @@ step_2:
            w = slot[i];
            if
            :: w != EMPTY && is_visible(w) && KEY(w) == 0 && VERSION(w) > r -> goto refused
-           :: w != EMPTY && !(is_visible(w) && KEY(w) == 0 && VERSION(w) > r) -> target = i; word = w; found = true; break
+           :: is_rival(w) && !(is_visible(w) && VERSION(w) > r) -> target = i; word = w; found = true; break
            :: w == EMPTY && !found -> target = i; word = w; found = true; i++
            :: else -> i++
            fi
@@ -143,14 +144,18 @@ step_2:
         :: else -> goto refused
         fi
     };
+#if MUT == 7
+    i = target_first(mine);
+#else
     i = scan_first(mine);
+#endif
     do
     :: i < scan_end(mine) && w == EMPTY ->
        atomic {
            w = slot[at(i, mine)];
            if
-           :: w == EMPTY || at(i, mine) == target -> w = EMPTY; i++
-           :: w != EMPTY && at(i, mine) != target && is_visible(w) && KEY(w) == 0 && VERSION(w) > r -> goto withdraw
+           :: !is_rival(w) || at(i, mine) == target -> w = EMPTY; i++
+           :: is_rival(w) && at(i, mine) != target && is_visible(w) && VERSION(w) > r -> goto withdraw
            :: else
            fi
        }
@@ -265,11 +270,7 @@ again:
     :: n < SLOTS ->
        atomic {
            if
-#if MUT != 7
-           :: slot[n] != EMPTY -> goto drop
-#else
-           :: slot[n] != EMPTY -> n++
-#endif
+           :: is_rival(slot[n]) -> goto drop
            :: slot[n] == EMPTY && target == 0 -> target = n; n++
            :: else -> n++
            fi
@@ -288,23 +289,13 @@ again:
         :: else -> goto again
         fi
     };
-#if MUT != 7
-    atomic {                                                    /* m4: the other slot of the new bucket */
-        if
-        :: slot[NEW + SLOTS - 1 - target] != EMPTY ->
-           if :: slot[target] == TENTATIVE(KEEPER) -> slot[target] = EMPTY :: else fi;
-           goto drop
-        :: else
-        fi
-    };
-#endif
-    atomic {                                                    /* m5 */
+    atomic {                                                    /* m4 */
         if
         :: slot[OLD] == w -> slot[OLD] = EMPTY
         :: else -> if :: slot[target] == TENTATIVE(KEEPER) -> slot[target] = EMPTY :: else fi; goto again
         fi
     };
-    atomic {                                                    /* m6 */
+    atomic {                                                    /* m5 */
 #if MUT == 6
         slot[target] = w;
 #else
@@ -338,7 +329,7 @@ init
 #endif
 #elif SITUATION == 3
         slot[OLD] = VISIBLE(0, 1); slot[NEW] = VISIBLE(1, 1);
-        running = 3; run writer(false); run reader(2); run keeper()
+        running = 4; run fill(1); run writer(false); run reader(1); run keeper()
 #endif
     };
     timeout -> assert(running == 0);
@@ -349,7 +340,7 @@ init
         :: i < SLOTS ->
            assert(!is_tentative(slot[i]));
            if
-           :: slot[i] != EMPTY ->
+           :: slot[i] != EMPTY && KEY(slot[i]) == 0 ->
               count++;
 #if SITUATION == 1
               assert(VERSION(slot[i]) == server)
@@ -359,6 +350,9 @@ init
            i++
         :: else -> break
         od;
+#if SITUATION == 3
+        assert(slot[NEW] == VISIBLE(1, 1));
+#endif
         assert(count <= 1)
     }
 }

@@ -40,7 +40,7 @@
 #define WHOLE 64   /* buckets */
 #define RUN 256    /* buckets looked at, when the index is sparse: few large values, 16 KiB read in a row */
 #define RUN_AHEAD NEAR_SAMPLE_BUCKETS /* likewise, for a sample that is made ready: the rest is left to the eviction that needs it */
-#define AHEAD 3    /* buckets of the sample after the next that are fetched early: SAMPLE entries at 3 to 4.5 a bucket */
+#define AHEAD 3    /* buckets of the sample after the next that are fetched early: SAMPLE entries at 3 to 6 a bucket */
 #define ATTEMPTS 8 /* samples, when others take the victim or half of two tables is empty */
 #define TURNS 32   /* given to candidates on behalf of one eviction */
 

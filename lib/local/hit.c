@@ -181,7 +181,8 @@ static void prefetch_entries(const struct near__local *local, struct batch *batc
     for (size_t i = 0; i < batch->count; i++) {
         uint64_t tag = near__hash_tag(batch->hash[i]);
         const struct near__bucket *bucket = near__span_bucket(span, batch->hash[i]);
-        batch->entry[i] = near__word_visible(near__bucket_look(bucket, tag), tag);
+        uint64_t word = near__bucket_look(bucket, tag);
+        batch->entry[i] = near__word_visible(near__likely(word) ? word : near__places_look(bucket, tag), tag);
         __builtin_prefetch(batch->entry[i]);
         near__entry_prefetch(batch->entry[i]);
     }

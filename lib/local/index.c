@@ -3,16 +3,34 @@
  * The index of the local tier: which entry is visible for a key, and in what order versions may follow one another.
  *
  *                hash   63 ........ 32 | 31 ... 16 | 15 ... 0
- *                          bucket         stripe       tag
+ *                          home           stripe       tag
  *
  *      tables (a view)                 bucket: one line of 64 bytes                        entry (entry.h)
  *      +--------------+     +------------------------------------------------+     +---------------------------+
  *      | span[0]      |---->| word | word | word | word | word | word | . | . |---->| position, expiry, key, value|
  *      | span[1]      |     +------------------------------------------------+     +---------------------------+
- *      | spans,target |     | ...
- *      +--------------+            stripe: floor, generation  (fixed arrays, never freed, R03)
+ *      | spans,target |     | ...                                            |
+ *      +--------------+     +------------------------------------------------+  four buckets, 256 bytes: a group
+ *                                  stripe: floor, generation  (fixed arrays, never freed, R03)
  *
- * A hit touches the bucket's line and the entry's; both are read only.
+ * A hit touches the home's line and the entry's; both are read only.
+ *
+ * ---- Places
+ *
+ *   The word of a key is in its home, the bucket that the hash says, or in one of the other three of its group: place i is the bucket whose
+ *   number is that of the home but for an exclusive or with i.  Place 1 is the other half of 128 bytes, which processors
+ *   fetch together; 2 and 3 are in the same page of memory.  An install takes the first place that has an empty slot, so in a tier that was
+ *   filled once one entry in twenty is away from home at 5.9 a bucket, and one in eighty beyond place 1 (migrate.c has the table).  Were there
+ *   the home alone, as many entries as now would displace ten times as many.
+ *
+ *   For all that is argued below the places of a key in one table are one bucket of 32 slots: every scan looks at all of them, and nothing
+ *   depends on which of them a word is in, nor on the order in which they are looked at.  In particular
+ *    - an entry never moves from one place to another in the same table, so a reader that looks at each slot once does not overlook one
+ *      that stays;
+ *    - two installs of one key may stake in different places: each publishes (4) before it looks at all of them (5);
+ *    - a tag says little among 32 slots: at 5.9 a bucket one key in 3,000 meets its own with another one.  So visible entries are told
+ *      apart by their keys, and both stay; a hit that meets the other one first takes the long way.  Of a tentative word nobody knows
+ *      the key: it is a rival to all of its tag.
  *
  * ---- Words
  *
@@ -24,27 +42,27 @@
  *
  * ---- Operations and states (every change is one compare-and-swap; the number is the step below)
  *
- *   operation \ slot     empty            tentative of another    visible, same tag                visible, other tag
+ *   operation \ slot     empty            tentative of another    visible, same key                visible, other key
  *   install, choosing    -> T (4)         same tag: -> T (4)      newer: refuse; else -> T (4)     least recently used: -> T (4)
  *   install, rescan      -                same tag: -> 0 (5)      newer: withdraw; else -> 0 (5)   -
  *   install, own slot    refused          refused                 T -> V (7), T -> 0 (withdraw)    -
  *   invalidate at p      -                same tag: -> 0 (i2)     below p: -> 0 (i2); else stays   -
  *   evict, expire        -                -                       -> 0                             -> 0
- *   move, in old slot    -                -> 0                    -> 0 (m5)                        -
- *   move, in new bucket  -> T (m3)        withdraw, drop          withdraw, drop                   least recently used: -> T (m3)
- *   move, own slot       retire           retire                  T -> V (m6), T -> 0              -
+ *   move, in old slot    -                -> 0                    -> 0 (m4)                        -
+ *   move, in new places  -> T (m3)        same tag: drop          drop                             least recently used: -> T (m3)
+ *   move, own slot       retire           retire                  T -> V (m5), T -> 0              -
  *   another copy (r4)    -                -                       V -> V'                          -
  *
  * ---- Install of entry E at position r, with a ticket's generation g
  *
  *   1. Raise the floor to r.  So the floor is never below the position of an entry that is or was visible (I2), and
  *      whoever compares tickets sees that something was learnt about the key (R17).
- *   2. Scan the target bucket for the tag.  A visible entry of the same key above r: refuse.  The tag: that slot.
- *      Otherwise an empty slot, otherwise the bucket's dead or least recently used entry.
+ *   2. Scan the places in the target for a rival: the tag in a tentative word, or the key in a visible one.  It is above r:
+ *      refuse.  It is not: that slot.  Otherwise the first empty slot, home first, otherwise the dead or least recently used entry of them all.
  *   3. (Retiring the displaced entry needs no memory and raises nothing: see 1.)
  *   4. Swap the slot to tentative.  Failed: from 2 again, a bounded number of times.
- *   5. Rescan every span.  A word with the tag elsewhere: tentative -> swap it out, its owner gives up; visible ->
- *      above r and the same key: withdraw; otherwise swap it out.  A swap that fails looks at that slot again.
+ *   5. Rescan all places in every span.  A rival elsewhere: tentative -> swap it out, its owner gives up; visible -> above r:
+ *      withdraw; otherwise swap it out.  A swap that fails looks at that slot again.
  *   6. The floor above r, or the generation not g: withdraw.
  *   7. Swap tentative to visible.  Failed: somebody has killed it; refused.
  *
@@ -53,8 +71,8 @@
  * ---- Invalidate at position p (i1, i2)
  *
  *   i1. Raise the floor to p, or without a position increment the generation.
- *   i2. Scan every span: a tentative word of the tag -> swap it out; visible, same key, below p -> swap it out.  A swap
- *       that fails looks again.  The scan is never skipped because the floor was high already: whoever raised it may
+ *   i2. Scan all places in every span: a tentative word of the tag -> swap it out; visible, same key, below p -> swap it
+ *       out.  A swap that fails looks again.  The scan is never skipped because the floor was high already: whoever raised it may
  *       not have scanned yet.
  *
  * ---- Why no version below p is visible once an invalidation at p has returned, and none will become so
@@ -85,16 +103,18 @@
  *   publishing, so "publishes before it looks" holds between them.  The mover starts when nobody installs into the
  *   old table any more:
  *
- *   m1. Scan the new bucket for the tag: there -> drop the old entry.
+ *   m1. Scan the new places for a rival: there -> drop the old entry.
  *   m2. Choose an empty slot or the least recently used one; if the entry itself is that, drop it.
  *   m3. Swap it to tentative.
- *   m4. Rescan the new bucket for the tag: there -> withdraw, drop.  (Two old buckets may feed one new one, so a rival
- *       may be another key, which the rescan of its install could not see in its own old bucket.)
- *   m5. Swap the old slot to empty; failed -> withdraw.
- *   m6. Swap tentative to visible; failed -> somebody has removed it; retire.
+ *   m4. Swap the old slot to empty; failed -> withdraw.
+ *   m5. Swap tentative to visible; failed -> somebody has removed it; retire.
+ *
+ *   The mover need not look for rivals again after m3: an install of the same key, into the new table, scans the old places after it has
+ *   published.  It finds the old word there, and removes it (m4 then fails) or withdraws; or it comes after m4, hence after m3, and meets the
+ *   moved word in the new places.
  *
  *   A scan, old then new, cannot miss a moving entry: as long as the old slot holds it the scan finds it there; when
- *   it is gone from there, m3 has published it in the new bucket, which is scanned afterwards.  The mover needs
+ *   it is gone from there, m3 has published it in a new place, which is scanned afterwards.  The mover needs
  *   neither floor nor generation: an invalidation that came too late for the old slot finds the tentative word and
  *   kills it.
  *
@@ -109,27 +129,36 @@
  *
  * ---- Progress
  *
- *   A reader takes at most two buckets' steps.  A swap that fails means that somebody else's succeeded: lock-free.
- *   Installs give up after TRIES; nobody waits for anybody, whatever is stopped where: a stopped owner's tentative
- *   word is swapped out by whoever needs the slot's tag.  (A stopped install occupies one slot of one bucket until
- *   then, unless the bucket needs it: 2 takes no tentative slot of another tag, so eight stopped threads in one
- *   bucket refuse that bucket's installs.)
+ *   A reader takes at most the steps of eight buckets, all places of two tables.  A swap that fails means that somebody else's succeeded:
+ *   lock-free.  Installs give up after TRIES; nobody waits for anybody, whatever is stopped where: a stopped owner's tentative
+ *   word is swapped out by whoever needs the slot's tag.  (A stopped install occupies one slot of one group until
+ *   then, unless the group needs it: 2 takes no tentative slot of another tag, so 32 stopped threads in one
+ *   group refuse that group's installs.)
  *
  * ---- Cost
  *
- *   Per entry: a word and its share of empty slots (14 to 32 bytes at 2 to 4.5 entries a bucket, 15 in a full tier), 20 bytes of header,
+ *   Per entry: a word and its share of empty slots (11 bytes in a full tier, up to 32 in one that is growing), 20 bytes of header,
  *   the allocator's rounding. An install is three swaps here, an eviction one; counting adds as many again.
+ *   A hit at home pays nothing for the other places.  One away takes seven to twelve instructions more for each bucket, and
+ *   what a mispredicted branch costs.  Installs, invalidations and misses look at four lines, of which the processor fetches pairs; fills
+ *   have all of them fetched beforehand.
  *
  * ---- Left out
  *
- *   Chains (a full bucket evicts its least recently used entry: below 1.5 % of the installs at 4.5 a bucket),
- *   in-place update of values (readers hold them without a lock), a counter in the bucket (the floor does it
+ *   Chains, and moving words between the two buckets of a key as in a cuckoo table (full places evict their least recently used
+ *   entry: below 0.5 % of what is filled once; a word that moves within a table would need readers that look twice).  A second bucket
+ *   anywhere in the table balances better than a neighbour (Azar, Broder, Karlin, Upfal: Balanced Allocations, STOC 1994), but a look at it is
+ *   one more miss of cache and TLB.  In a tier that evicts and fills for long, slots at home become empty while their keys are away, so that at 5.9 a
+ *   bucket 21 % of them are; they come home when they are filled again.  A bit that says "nobody is away" would
+ *   save misses three lines, and be one more word to keep in order.
+ *   In-place update of values (readers hold them without a lock), a counter in the bucket (the floor does it
  *   better: it is shared by fewer keys and carries an order). Sources: tentative entries are FASTER's (SIGMOD
- *   2018); one-line buckets with tags are MemC3's (NSDI 2013). */
+ *   2018); one-line buckets with tags are MemC3's (NSDI 2013); the neighbouring bucket for what finds its home full is hopscotch hashing's (DISC
+ *   2008), without its moves. */
 #include "local/index.h"
 
-/* Each failed attempt means that somebody else has changed the bucket under us: more in a row than this is a storm on one
- * bucket, where refusing is as good as winning. */
+/* Each failed attempt means that somebody else has changed a slot under us: more in a row than this is a storm on one
+ * group, where refusing is as good as winning. */
 #define TRIES 8
 
 #ifdef NEAR_STEP_HOOK
@@ -139,11 +168,36 @@ void (*near__step_hook)(void);
 
 typedef _Atomic(uint64_t) slot_word;
 
+/* How many of a key's places are looked into. */
+static inline unsigned places(int at_home_only)
+{
+    return at_home_only ? 1 : NEAR_PLACES;
+}
+
 /* The t-th span of a scan: old before new. */
 static const struct near__span *scan_span(const struct near__tables *tables, unsigned t)
 {
     return &tables->span[NEAR_MUTANT(NEW_BEFORE_OLD) ? tables->spans - 1 - t : t];
 }
+
+/* ---------------------------------------------------------------- find */
+
+static struct near__entry *find_in_places(const struct near__bucket *home, unsigned first, uint64_t tag, const void *key, size_t key_size)
+{
+    struct near__entry *entry = NULL;
+    for (unsigned p = first; p < places(NEAR_MUTANT(READ_AT_HOME)) && !entry; p++)
+        entry = near__bucket_find(near__bucket_place(home, p), tag, key, key_size);
+    return entry;
+}
+
+struct near__entry *near__index_find_away(const struct near__tables *tables, uint64_t hash, const void *key, size_t key_size)
+{
+    uint64_t tag = near__hash_tag(hash);
+    struct near__entry *entry = find_in_places(near__span_bucket(&tables->span[0], hash), 1, tag, key, key_size);
+    return entry || tables->spans == 1 ? entry : find_in_places(near__span_bucket(&tables->span[1], hash), 0, tag, key, key_size);
+}
+
+/* ---------------------------------------------------------------- slots */
 
 int near__index_replace(slot_word *slot, uint64_t word, struct near__entry *copy)
 {
@@ -172,43 +226,63 @@ struct place {
     uint64_t word;
 };
 
-/* The slot to give up when none is empty: the bucket's highest rank.  slot NULL: nothing there may go. */
-static struct place oldest_in(struct near__bucket *bucket, const struct near__moment *moment, unsigned *ret_rank)
+/* The slot to give up when none is empty: the highest rank in the places of a key.  slot NULL: nothing there may go. */
+static struct place oldest_in(struct near__bucket *home, const struct near__moment *moment, unsigned *ret_rank)
 {
     struct place oldest = {NULL, 0};
     *ret_rank = 0;
-    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
-        uint64_t word = near__step_load(&bucket->slot[i]);
+    for (unsigned i = 0; i < NEAR_PLACES * NEAR_BUCKET_SLOTS; i++) {
+        slot_word *slot = &near__bucket_place(home, i / NEAR_BUCKET_SLOTS)->slot[i % NEAR_BUCKET_SLOTS];
+        uint64_t word = near__step_load(slot);
         if (!word || near__word_is_tentative(word))
             continue;
         if (near__entry_is_spared(near__word_entry(word), moment) && !near__entry_is_dead(near__word_entry(word), moment))
             continue;
         unsigned rank = near__entry_rank(near__word_entry(word), moment);
         if (!oldest.slot || rank > *ret_rank) {
-            oldest = (struct place){&bucket->slot[i], word};
+            oldest = (struct place){slot, word};
             *ret_rank = rank;
         }
     }
     return oldest;
 }
 
-/* Step 2 without the victim: the tag's slot or an empty one; slot NULL: neither. */
-static struct place tagged_or_empty(struct near__bucket *bucket, uint64_t tag)
-{
-    struct place empty = {NULL, 0};
-    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
-        uint64_t word = near__step_load(&bucket->slot[i]);
-        if (near__word_tag(word) == tag)
-            return (struct place){&bucket->slot[i], word};
-        if (!word && !empty.slot)
-            empty.slot = &bucket->slot[i];
-    }
-    return empty;
-}
-
 static int same_key(const struct near__entry *a, const struct near__entry *b)
 {
     return near__entry_is(a, b->bytes, near__entry_key_size(b));
+}
+
+/* A word with the tag of entry that stands in its way: an install or a move under way, whose key nobody knows, or a version of the key. */
+static int is_rival(uint64_t word, const struct near__entry *entry)
+{
+    return near__word_is_tentative(word) || same_key(near__word_entry(word), entry);
+}
+
+/* The first empty slot in the places of a key; slot NULL: there is none. */
+static struct place empty_in(struct near__bucket *home)
+{
+    for (unsigned p = 0; p < NEAR_PLACES; p++) {
+        struct near__bucket *bucket = near__bucket_place(home, p);
+        unsigned match = near__bucket_scan(bucket, 0); /* nobody's tag */
+        if (match)
+            return (struct place){near__match_slot(bucket, match), 0};
+    }
+    return (struct place){NULL, 0};
+}
+
+/* The first rival of entry in its places; slot NULL: there is none. */
+static struct place rival_in(struct near__bucket *home, const struct near__entry *entry, uint64_t tag)
+{
+    for (unsigned p = 0; p < NEAR_PLACES; p++) {
+        struct near__bucket *bucket = near__bucket_place(home, p);
+        for (unsigned match = near__bucket_scan(bucket, tag); match; match = near__match_rest(match)) {
+            struct place place = {near__match_slot(bucket, match), 0};
+            place.word = near__step_load(place.slot);
+            if (near__word_tag(place.word) == tag && is_rival(place.word, entry))
+                return place;
+        }
+    }
+    return (struct place){NULL, 0};
 }
 
 /* A visible word holds a newer version of the key of entry. */
@@ -229,14 +303,16 @@ static void displaced(struct near__index *index, uint64_t word, const struct nea
 }
 
 /* Steps 2 to 4.  The slot that is now tentative, or NULL. */
-static slot_word *stake(struct near__index *index, struct near__bucket *bucket, const struct near__entry *entry, uint64_t mine,
+static slot_word *stake(struct near__index *index, struct near__bucket *home, const struct near__entry *entry, uint64_t mine,
                         const struct near__moment *moment)
 {
     for (unsigned tries = 0; tries < TRIES; tries++) {
         unsigned rank;
-        struct place place = tagged_or_empty(bucket, near__word_tag(mine));        /* 2 */
+        struct place place = rival_in(home, entry, near__word_tag(mine));          /* 2 */
         if (!place.slot)
-            place = oldest_in(bucket, moment, &rank);
+            place = empty_in(home);
+        if (!place.slot)
+            place = oldest_in(home, moment, &rank);
         if (!place.slot || is_newer(place.word, entry))
             return NULL;
         if (near__step_swap(place.slot, place.word, mine)) {                       /* 4 */
@@ -248,39 +324,43 @@ static slot_word *stake(struct near__index *index, struct near__bucket *bucket, 
 }
 
 /* Step 5 for one slot.  0: it holds a newer version. */
-static int settle(struct near__index *index, slot_word *slot, const struct near__entry *entry, uint64_t tag,
-                  const struct near__moment *moment)
+static int settle(struct near__index *index, slot_word *slot, const struct near__entry *entry, uint64_t tag)
 {
     for (;;) {
         uint64_t word = near__step_load(slot);
-        if (near__word_tag(word) != tag)
+        if (near__word_tag(word) != tag || !is_rival(word, entry))
             return 1;
-        if (near__word_is_tentative(word)) {
-            if (near__step_swap(slot, word, 0))
-                return 1;
-        } else {
-            if (is_newer(word, entry))
+        if (is_newer(word, entry))
+            return 0;
+        if (near__word_is_tentative(word) ? near__step_swap(slot, word, 0) : near__index_unlink(index, slot, word, NEAR_WHY_REPLACED))
+            return 1;
+    }
+}
+
+/* Step 5 for the places of one table. */
+static int settle_places(struct near__index *index, struct near__bucket *home, const slot_word *own, const struct near__entry *entry,
+                         uint64_t tag)
+{
+    for (unsigned p = 0; p < places(NEAR_MUTANT(RIVALS_AT_HOME)); p++) {
+        struct near__bucket *bucket = near__bucket_place(home, p);
+        for (unsigned match = near__bucket_scan(bucket, tag); match; match = near__match_rest(match)) {
+            slot_word *slot = near__match_slot(bucket, match);
+            if (slot != own && !settle(index, slot, entry, tag))
                 return 0;
-            enum near__why why = same_key(near__word_entry(word), entry) ? NEAR_WHY_REPLACED
-                                                                         : why_of(near__word_entry(word), moment);
-            if (near__index_unlink(index, slot, word, why))
-                return 1;
         }
     }
+    return 1;
 }
 
 /* Step 5. */
 static int settle_all(struct near__index *index, const struct near__tables *tables, const slot_word *own,
-                      const struct near__entry *entry, uint64_t hash, const struct near__moment *moment)
+                      const struct near__entry *entry, uint64_t hash)
 {
     if (NEAR_MUTANT(RIVALS_IGNORED))
         return 1;
-    for (unsigned t = 0; t < tables->spans; t++) {
-        struct near__bucket *bucket = near__span_bucket(scan_span(tables, t), hash);
-        for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
-            if (&bucket->slot[i] != own && !settle(index, &bucket->slot[i], entry, near__hash_tag(hash), moment))
-                return 0;
-    }
+    for (unsigned t = 0; t < tables->spans; t++)
+        if (!settle_places(index, near__span_bucket(scan_span(tables, t), hash), own, entry, near__hash_tag(hash)))
+            return 0;
     return 1;
 }
 
@@ -299,14 +379,14 @@ int near__index_install(struct near__index *index, struct near__entry *entry, ui
     if (!NEAR_MUTANT(FLOOR_NOT_FIRST))
         near__step_raise(&stripe->floor, near__entry_position(entry));             /* 1 */
     const struct near__tables *tables = near__index_tables(index);
-    struct near__bucket *bucket = near__span_bucket(&tables->span[tables->target], hash);
+    struct near__bucket *home = near__span_bucket(&tables->span[tables->target], hash);
     uint64_t visible = near__word(entry, hash);
     uint64_t tentative = NEAR_MUTANT(VISIBLE_AT_ONCE) ? visible : near__word_tentative(visible);
 
-    slot_word *slot = stake(index, bucket, entry, tentative, moment);              /* 2, 3, 4 */
+    slot_word *slot = stake(index, home, entry, tentative, moment);                /* 2, 3, 4 */
     if (!slot)
         return 0;
-    if (!settle_all(index, tables, slot, entry, hash, moment) ||                   /* 5 */
+    if (!settle_all(index, tables, slot, entry, hash) ||                           /* 5 */
         !is_allowed(index, stripe, entry, generation)) {                           /* 6 */
         near__step_swap(slot, tentative, 0); /* failed: somebody has done it for us */
         return 0;
@@ -339,6 +419,21 @@ static int invalidate_slot(struct near__index *index, slot_word *slot, uint64_t 
     }
 }
 
+/* i2 for the places of one table. */
+static int invalidate_places(struct near__index *index, struct near__bucket *home, uint64_t tag, const void *key, size_t key_size,
+                             uint64_t position, enum near__why why)
+{
+    int result = 0;
+    for (unsigned p = 0; p < places(NEAR_MUTANT(INVALIDATE_AT_HOME)); p++) {
+        struct near__bucket *bucket = near__bucket_place(home, p);
+        for (unsigned match = near__bucket_scan(bucket, tag); match; match = near__match_rest(match)) {
+            int one = invalidate_slot(index, near__match_slot(bucket, match), tag, key, key_size, position, why);
+            result = one ? one : result;
+        }
+    }
+    return result;
+}
+
 static void forbid(struct near__stripe *stripe, uint64_t position)
 {
     if (NEAR_MUTANT(FLOOR_UNRAISED))
@@ -358,11 +453,8 @@ int near__index_invalidate(struct near__index *index, uint64_t hash, const void 
         forbid(stripe, position);                                                  /* i1 */
     const struct near__tables *tables = near__index_tables(index);
     for (unsigned t = 0; t < tables->spans; t++) {                                 /* i2 */
-        struct near__bucket *bucket = near__span_bucket(scan_span(tables, t), hash);
-        for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
-            int one = invalidate_slot(index, &bucket->slot[i], near__hash_tag(hash), key, key_size, position, why);
-            result = one ? one : result;
-        }
+        int one = invalidate_places(index, near__span_bucket(scan_span(tables, t), hash), near__hash_tag(hash), key, key_size, position, why);
+        result = one ? one : result;
     }
     if (NEAR_MUTANT(FLOOR_LAST))
         forbid(stripe, position);
@@ -385,27 +477,19 @@ void near__index_empty(struct near__index *index, const struct near__span *span,
 /* ---------------------------------------------------------------- move */
 
 /* m1, m2: where the entry goes, or slot NULL when it is to be dropped. */
-static struct place berth(struct near__bucket *bucket, const struct near__entry *entry, uint64_t tag,
+static struct place berth(struct near__bucket *home, const struct near__entry *entry, uint64_t tag,
                           const struct near__moment *moment)
 {
     unsigned rank;
-    struct place place = tagged_or_empty(bucket, tag);
-    if (place.slot && place.word)
+    if (rival_in(home, entry, tag).slot)
         return (struct place){NULL, 0};                                            /* m1 */
+    struct place place = empty_in(home);                                           /* m2 */
     if (place.slot)
         return place;
-    place = oldest_in(bucket, moment, &rank);                                      /* m2 */
+    place = oldest_in(home, moment, &rank);
     if (place.slot && rank <= near__entry_rank(entry, moment))
         place.slot = NULL;
     return place;
-}
-
-static int has_rival(struct near__bucket *bucket, const slot_word *own, uint64_t tag)
-{
-    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
-        if (&bucket->slot[i] != own && near__word_tag(near__step_load(&bucket->slot[i])) == tag)
-            return 1;
-    return 0;
 }
 
 #ifdef NEAR_STEP_HOOK
@@ -422,9 +506,8 @@ static int carry_wrongly(struct near__index *index, slot_word *old, uint64_t wor
 #define carry_wrongly(index, old, word, place) 0
 #endif
 
-/* m3 to m6 into a chosen place.  1: the old slot is done with, 0: look at it again. */
-static int carry(struct near__index *index, slot_word *old, uint64_t word, struct near__bucket *bucket, struct place place,
-                 const struct near__moment *moment)
+/* m3 to m5 into a chosen place.  1: the old slot is done with, 0: look at it again. */
+static int carry(struct near__index *index, slot_word *old, uint64_t word, struct place place, const struct near__moment *moment)
 {
     struct near__entry *entry = near__word_entry(word);
     uint64_t tentative = NEAR_MUTANT(MOVE_UNTENTATIVE) ? word : near__word_tentative(word);
@@ -434,15 +517,11 @@ static int carry(struct near__index *index, slot_word *old, uint64_t word, struc
     if (!near__step_swap(place.slot, place.word, tentative))                       /* m3 */
         return 0;
     displaced(index, place.word, entry, moment);
-    if (has_rival(bucket, place.slot, near__word_tag(word))) {                     /* m4 */
-        near__step_swap(place.slot, tentative, 0);
-        return near__index_unlink(index, old, word, NEAR_WHY_EVICTED);
-    }
-    if (!near__step_swap(old, word, 0)) {                                          /* m5 */
+    if (!near__step_swap(old, word, 0)) {                                          /* m4 */
         near__step_swap(place.slot, tentative, 0);
         return 0;
     }
-    if (!near__step_swap(place.slot, tentative, word))                             /* m6 */
+    if (!near__step_swap(place.slot, tentative, word))                             /* m5 */
         near__retire(index, entry, NEAR_WHY_EVICTED);
     return 1;
 }
@@ -459,11 +538,11 @@ static void move_slot(struct near__index *index, slot_word *old, const struct ne
             continue;
         }
         struct near__entry *entry = near__word_entry(word);
-        struct near__bucket *bucket = near__span_bucket(span, near__entry_hash(entry, &index->secrets));
+        struct near__bucket *home = near__span_bucket(span, near__entry_hash(entry, &index->secrets));
         struct place place = {NULL, 0};
         if (near__entry_rank(entry, moment) < NEAR_RANK_DEAD)
-            place = berth(bucket, entry, near__word_tag(word), moment);
-        if (place.slot ? carry(index, old, word, bucket, place, moment)
+            place = berth(home, entry, near__word_tag(word), moment);
+        if (place.slot ? carry(index, old, word, place, moment)
                        : near__index_unlink(index, old, word, why_of(entry, moment)))
             return;
     }

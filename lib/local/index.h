@@ -10,16 +10,21 @@
 #include "local/step.h"
 #include "local/wide.h"
 
+#ifndef NEAR_BUCKET_SLOTS /* tests/local/test_schedule.c has fewer, so that they are full sooner */
 #define NEAR_BUCKET_SLOTS 8
+#endif
+#define NEAR_PLACES 4 /* buckets that the word of a key may be in: see "Places" in index.c */
 
 struct near__bucket {
     _Alignas(64) _Atomic(uint64_t) slot[NEAR_BUCKET_SLOTS];
 };
 _Static_assert(sizeof(struct near__bucket) == 64, "a bucket is one cache line");
+#define NEAR_GROUP_SIZE (NEAR_PLACES * sizeof(struct near__bucket))
+_Static_assert((NEAR_PLACES & (NEAR_PLACES - 1)) == 0, "a place is found by an exclusive or");
 
 struct near__span {
-    struct near__bucket *bucket;
-    uint64_t count; /* any number up to 2^32 */
+    struct near__bucket *bucket; /* aligned to NEAR_GROUP_SIZE */
+    uint64_t count;              /* any number up to 2^32 of which NEAR_PLACES is a divisor */
 };
 
 /* A view of the tables.  Never changes once published; replaced whole.
@@ -53,10 +58,15 @@ enum near__why { NEAR_WHY_EVICTED, NEAR_WHY_EXPIRED, NEAR_WHY_REPLACED, NEAR_WHY
 /* Defined in reclaim.c (and by the tests of index.c): takes an entry that has just been swapped out of its slot. */
 void near__retire(struct near__index *index, struct near__entry *entry, enum near__why why);
 
-/* hash bits: 63…32 bucket, 31…16 stripe, 15…0 tag */
+/* hash bits: 63…32 bucket, 31…16 stripe, 15…0 tag.  The home of the key: its place 0. */
 static inline struct near__bucket *near__span_bucket(const struct near__span *span, uint64_t hash)
 {
     return &span->bucket[(uint64_t)((unsigned __int128)hash * span->count >> 64)];
+}
+/* Of a key with that home: place 1 is the other line of the 128 bytes that processors like to fetch together. */
+static inline struct near__bucket *near__bucket_place(const struct near__bucket *home, unsigned place)
+{
+    return (struct near__bucket *)((uintptr_t)home ^ place * sizeof(struct near__bucket));
 }
 static inline struct near__stripe *near__index_stripe(const struct near__index *index, uint64_t hash)
 {
@@ -115,6 +125,19 @@ static inline unsigned near__bucket_match(const struct near__bucket *bucket, uin
 }
 #endif
 
+/* The same for those who write: each look is a step in the one order of steps (on x86 it is in any case). */
+static inline unsigned near__bucket_scan(const struct near__bucket *bucket, uint64_t tag)
+{
+#if NEAR_MATCH_STEP == 2
+    return near__bucket_match(bucket, tag);
+#else
+    unsigned match = 0;
+    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
+        match |= (unsigned)(near__word_tag(near__step_load(&bucket->slot[i])) == tag) << i;
+    return match;
+#endif
+}
+
 /* Which slots hold visible words, a bit a slot: as hints, like those above. */
 static inline __attribute__((always_inline)) unsigned near__bucket_visible(const struct near__bucket *bucket)
 {
@@ -138,10 +161,10 @@ static inline __attribute__((always_inline)) unsigned near__bucket_visible(const
 _Static_assert(NEAR_WORD_VISIBLE == 1, "the lowest bit is moved to the sign");
 
 /* The first slot of those that match. */
-static inline const _Atomic(uint64_t) *near__match_slot(const struct near__bucket *bucket, unsigned match)
+static inline _Atomic(uint64_t) *near__match_slot(const struct near__bucket *bucket, unsigned match)
 {
-    const char *slots = (const char *)bucket->slot; /* in bytes: no division by the step */
-    return (const _Atomic(uint64_t) *)(const void *)(slots + (size_t)__builtin_ctzll(match) * (sizeof(uint64_t) / NEAR_MATCH_STEP));
+    uintptr_t slots = (uintptr_t)bucket->slot; /* in bytes: no division by the step */
+    return (_Atomic(uint64_t) *)(slots + (size_t)__builtin_ctzll(match) * (sizeof(uint64_t) / NEAR_MATCH_STEP));
 }
 /* Without the first slot of those that match. */
 static inline unsigned near__match_rest(unsigned match)
@@ -201,16 +224,26 @@ static inline __attribute__((always_inline)) struct near__entry *near__bucket_fi
     return NULL;
 }
 
+/* What is not in its home in the table that is scanned first: in its other places there, then in the second table; or NULL. */
+struct near__entry *near__index_find_away(const struct near__tables *tables, uint64_t hash, const void *key, size_t key_size);
+
 /* The visible entry of a key, or NULL. */
 static inline __attribute__((always_inline)) struct near__entry *near__index_find(const struct near__index *index, uint64_t hash,
                                                                                  const void *key, size_t key_size)
 {
     const struct near__tables *tables = near__index_tables(index);
-    const uint64_t tag = near__hash_tag(hash);
-    struct near__entry *entry = near__bucket_find(near__span_bucket(&tables->span[0], hash), tag, key, key_size);
-    if (__builtin_expect(!entry && tables->spans > 1, 0))
-        entry = near__bucket_find(near__span_bucket(&tables->span[1], hash), tag, key, key_size);
-    return entry;
+    const struct near__bucket *home = near__span_bucket(&tables->span[0], hash);
+    struct near__entry *entry = near__bucket_find(home, near__hash_tag(hash), key, key_size);
+    return __builtin_expect(entry != NULL, 1) ? entry : near__index_find_away(tables, hash, key, key_size);
+}
+
+/* The word of the first slot that matches in the places of a key but its home; 0: none does. */
+static inline __attribute__((always_inline)) uint64_t near__places_look(const struct near__bucket *home, uint64_t tag)
+{
+    uint64_t word = 0;
+    for (unsigned i = 1; i < NEAR_PLACES && !word; i++)
+        word = near__bucket_look(near__bucket_place(home, i), tag);
+    return word;
 }
 
 /* For short keys: the visible entry where it nearly always is, by the first word of the tag in the table that is scanned
@@ -220,8 +253,11 @@ static inline __attribute__((always_inline)) struct near__entry *near__index_fin
 {
     const struct near__bucket *bucket = near__span_bucket(&near__index_tables(index)->span[0], hash);
     uint64_t word = near__bucket_look(bucket, hash & 0xffff); /* 0 is nobody's tag: at most empty slots match */
-    if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0))
-        return NULL;
+    if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0)) {
+        word = near__places_look(bucket, hash & 0xffff);
+        if (!(word & NEAR_WORD_VISIBLE))
+            return NULL;
+    }
     /* An entry that may be read, with or without the tag: the key tells. */
     struct near__entry *entry = near__word_entry(word);
     near__entry_prefetch(entry);

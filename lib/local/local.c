@@ -375,11 +375,14 @@ static void tap(struct near__local *local, struct near__reader *reader, const st
 }
 
 /* Comes while memory is made ready; the address may be of a table that goes away then, which harms nobody. */
-static void prefetch_bucket(struct near__local *local, uint64_t hash)
+static void prefetch_places(struct near__local *local, uint64_t hash)
 {
     near__rcu_enter();
     const struct near__tables *tables = near__index_tables(&local->index);
-    near__prefetch_write(near__span_bucket(&tables->span[tables->target], hash));
+    const struct near__bucket *home = near__span_bucket(&tables->span[tables->target], hash);
+    near__prefetch_write(home);
+    for (unsigned i = 1; i < NEAR_PLACES; i++)
+        __builtin_prefetch(near__bucket_place(home, i));
     near__rcu_leave();
 }
 
@@ -425,7 +428,7 @@ static enum near__count publish(struct near__local *local, struct near__reader *
 static enum near__count try_install(struct near__local *local, struct near__reader *reader, const struct offer *offer)
 {
     int64_t cost;
-    prefetch_bucket(local, offer->hash);
+    prefetch_places(local, offer->hash);
     struct near__entry *entry = prepare(local, reader, offer, &cost);
     return entry ? publish(local, reader, offer, entry, cost) : NEAR_COUNT_REFUSED_SPACE;
 }
@@ -524,7 +527,7 @@ struct near__draft near__local_aim(struct near__local *local, const void *key, s
     uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
     struct near__stripe *stripe = near__index_stripe(&local->index, hash);
     near__prefetch_write(stripe);
-    prefetch_bucket(local, hash);
+    prefetch_places(local, hash);
     return (struct near__draft){.hash = hash, .stripe = (uint32_t)(stripe - local->index.stripes), .key = key, .key_size = key_size};
 }
 

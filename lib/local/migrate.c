@@ -9,9 +9,23 @@
  * installs never wait for it, and when it is stopped in the middle both tables stay in use.
  *
  * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it as long as both tables fit
- * beside what is live, or adds less when the limits leave no more entries than LAST or LAST_FULL a bucket; when entries would have to make
- * room for the second table it waits for a higher load and adds half.  At GROW 0.8 % of the keys find their bucket full and evict its oldest
- * entry instead of the oldest of a sample (1.2 % at 4.3 a bucket, 1.5 % at 4.5, 2.4 % at 5), which matters when everything would fit otherwise.
+ * beside what is live, or adds less when the limits leave no more entries than LAST a bucket; when entries would have to make
+ * room for the second table it waits for a higher load and adds half.
+ *
+ * How dense.  Each byte of the index is missed by entries, so it is as dense as hits and fills hardly notice.  A key that comes to full
+ * places displaces the oldest entry there instead of the oldest of a sample, which matters when everything would fit otherwise; one that
+ * is not in its home costs a hit another line or two.  Shares in a tier that was filled once, and in one that has evicted and filled ever
+ * since, each entry with the same chance (a simulation of eight slots a bucket, four places, 40,000 buckets):
+ *
+ *      entries a bucket       bytes an entry   displaced          not at home        beyond the second place
+ *      3.0  (ROOMY)           21               0        0         0.2 %    0.9 %     0 %
+ *      4.5  (IDEAL)           14               0        0.1 %     1.6      6.4       1.2
+ *      5.9  (LAST)            10.8             0.4 %    2.3       5.3     20.9       7.7
+ *      6.1  (GROW)            10.5             0.7      3.3       5.9     24.1       9.3
+ *      6.6  (GROW_FULL)       9.7              1.5      7.4       7.6     33.3      15
+ *
+ * With a home alone, which is what this index had before, it was 3.8 to 4.3 entries and 17 to 15 bytes for 0.6 to 1.2 % (2.8 to 4.9 %)
+ * displaced.  With two places 5.9 entries displace 1.8 % (8.2 %).
  *
  * A tier begins with a table that is large for the burst of fills that is to come.  When that is over and few entries came, hits would
  * pay for it: each of them has a line of the index to itself, and a hot set that fits a cache of the processor does not fit with
@@ -33,16 +47,13 @@
 #include "base/pages.h"
 
 /* Entries per ten buckets. */
-#define GROW 40
-#define GROW_FULL 55
-/* The last enlargement: nothing comes after it as long as entries do not become smaller.  When bytes are what limits them, each byte of the
- * index is missed by entries: with 16 + 100 bytes a denser table holds 1.3 % more of them and displaces 0.6 % more. */
-#define LAST 38
-#define LAST_FULL 43
-#define SHRINK 15
-#define IDEAL 27
-#define ROOMY 20 /* a table that is made smaller while bytes are plenty: one in ten thousand finds its bucket full */
-#define BUCKETS_MIN 64
+#define GROW 61
+#define GROW_FULL 66
+#define LAST 59 /* the last enlargement: nothing comes after it as long as entries do not become smaller */
+#define SHRINK 20
+#define IDEAL 45
+#define ROOMY 30 /* a table that is made smaller while bytes are plenty: one key in two hundred is not in its home */
+#define BUCKETS_MIN 64 /* whole groups, as all numbers of buckets */
 /* An empty tier's index has this part of the budget, so that the first burst of fills finds room: growing takes grace periods, and until
  * then full buckets evict.  With 20 bytes of header and short keys it holds values of some 200 bytes without growing at all. */
 #define LEAST_PART 64
@@ -70,7 +81,7 @@ static int64_t load(const _Atomic(int64_t) *count)
 
 static size_t table_size(uint64_t buckets)
 {
-    return sizeof(struct near__table) + buckets * sizeof(struct near__bucket) + sizeof(struct near__bucket) - 1;
+    return sizeof(struct near__table) + buckets * sizeof(struct near__bucket) + NEAR_GROUP_SIZE - 1;
 }
 
 /* A random read of a big table misses the TLB, too: huge pages are worth a third (docs/design.md).  So a large table has a mapping
@@ -83,6 +94,12 @@ static void *map_table(size_t size)
     return memory;
 }
 
+/* At least so many, in whole groups. */
+static uint64_t whole_groups(uint64_t buckets)
+{
+    return (buckets + NEAR_PLACES - 1) & ~(uint64_t)(NEAR_PLACES - 1);
+}
+
 static struct near__table *make_table(const struct near__local *local, uint64_t buckets)
 {
     size_t size = table_size(buckets), mapped = local->alloc->is_malloc && size >= NEAR_HUGE_PAGE ? near__pages_round(size) : 0;
@@ -92,7 +109,7 @@ static struct near__table *make_table(const struct near__local *local, uint64_t 
     table->mapped = mapped;
     table->cost = mapped ? mapped : near__alloc_cost(local->alloc, table, size);
     uintptr_t first = (uintptr_t)(table + 1);
-    table->span.bucket = (struct near__bucket *)((first + 63) & ~(uintptr_t)63);
+    table->span.bucket = (struct near__bucket *)((first + NEAR_GROUP_SIZE - 1) & ~(uintptr_t)(NEAR_GROUP_SIZE - 1));
     table->span.count = buckets;
     table->steady = (struct near__tables){.span = {table->span}, .spans = 1, .target = 0};
     return table;
@@ -133,9 +150,9 @@ static void set_alarm(struct near__local *local)
 static uint64_t least_buckets(const struct near__local *local)
 {
     uint64_t buckets = (uint64_t)load(&local->budget.max) / LEAST_PART / sizeof(struct near__bucket);
-    uint64_t useful = (uint64_t)load(&local->budget.entries_max) / IDEAL * 10; /* with a limit of entries */
+    uint64_t useful = (uint64_t)load(&local->budget.entries_max) / LAST * 10; /* with a limit of entries */
     buckets = buckets < useful ? buckets : useful;
-    return buckets > BUCKETS_MIN ? buckets : BUCKETS_MIN;
+    return buckets > BUCKETS_MIN ? whole_groups(buckets) : BUCKETS_MIN;
 }
 
 int near__tables_open(struct near__local *local)
@@ -322,7 +339,7 @@ static int64_t entries_in_bytes(const struct near__local *local)
     int64_t bytes = near__budget_live(local);
     if (entries <= 0 || bytes <= 0 || max <= fixed)
         return 0;
-    int64_t each = bytes / entries + (int64_t)sizeof(struct near__bucket) * 10 / LAST_FULL + 1;
+    int64_t each = bytes / entries + (int64_t)sizeof(struct near__bucket) * 10 / LAST + 1;
     return (max - fixed) / each;
 }
 
@@ -343,7 +360,7 @@ static uint64_t entries_now(const struct near__local *local)
 static uint64_t enough_buckets(const struct near__local *local)
 {
     int64_t fit = entries_in_bytes(local), limit = load(&local->budget.entries_wanted);
-    return (uint64_t)(fit < limit ? fit * 10 / LAST_FULL : limit * 10 / LAST) + 1;
+    return (uint64_t)(fit < limit ? fit : limit) * 10 / LAST + 1;
 }
 
 /* At more than GROW.  An enlargement by less than a sixteenth is not worth two grace periods. */
@@ -352,7 +369,7 @@ static uint64_t more_buckets(const struct near__local *local, uint64_t buckets)
     uint64_t enough = enough_buckets(local), least = buckets + buckets / 16;
     if (enough <= buckets && entries_now(local) * 10 <= buckets * GROW_FULL)
         return buckets; /* and the tier is as good as full */
-    uint64_t more = enough > least ? enough : least;
+    uint64_t more = whole_groups(enough > least ? enough : least);
     return more < buckets * 2 ? more : buckets * 2;
 }
 
@@ -389,7 +406,7 @@ static uint64_t wanted_buckets(const struct near__local *local)
     if (entries * 10 < buckets * SHRINK) {
         uint64_t roomy = entries * 10 / ROOMY, least = fewest_buckets(local);
         uint64_t fewer = fits_beside(local, roomy) ? roomy : entries * 10 / IDEAL;
-        fewer = fewer > least ? fewer : least;
+        fewer = whole_groups(fewer > least ? fewer : least);
         return fewer < buckets ? fewer : buckets;
     }
     if (entries * 10 <= buckets * GROW || buckets >= BUCKETS_MAX / 2)
@@ -399,7 +416,7 @@ static uint64_t wanted_buckets(const struct near__local *local)
         return least;
     if (fits_beside(local, more))
         return more;
-    return entries * 10 > buckets * GROW_FULL ? buckets + buckets / 2 : buckets;
+    return entries * 10 > buckets * GROW_FULL ? whole_groups(buckets + buckets / 2) : buckets;
 }
 
 /* ---------------------------------------------------------------- limits that were lowered */

@@ -27,6 +27,9 @@ enum near__mutant {
     NEAR_MUTANT_MOVE_UNTENTATIVE,     /* a move publishes a visible word at once */
     NEAR_MUTANT_NEW_BEFORE_OLD,       /* scans take the new table first */
     NEAR_MUTANT_COPY_STORED,          /* a copy takes the slot whatever is there */
+    NEAR_MUTANT_INVALIDATE_AT_HOME,   /* an invalidation looks into homes only, not into the other places of the key */
+    NEAR_MUTANT_RIVALS_AT_HOME,       /* likewise step 5 */
+    NEAR_MUTANT_READ_AT_HOME,         /* likewise a read */
     NEAR_MUTANT_COUNT,
     /* of the library as a whole: tests/mutants */
     NEAR_MUTANT_FLOOR_UNRAISED, /* an invalidation does not raise the floor */

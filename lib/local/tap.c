@@ -85,8 +85,8 @@ void near__tap_read(const struct near__local *local, struct near__reader *reader
 
 /* ---------------------------------------------------------------- learning */
 
-/* What an entry with that much key and value takes, its share of the index included: a word at 2.7 entries a bucket of eight. */
-#define INDEX_BYTES 24
+/* What an entry with that much key and value takes, its share of the index included: what a word takes in a full tier (migrate.c). */
+#define INDEX_BYTES 11
 static uint64_t unpack(uint64_t word)
 {
     unsigned code = (unsigned)word & SIZE_MASK, exponent = code >> MANTISSA_BITS;

@@ -750,7 +750,7 @@ static void test_F_fills_go_on_while_the_index_becomes_smaller(void **state)
 {
     (void)state;
     fixture_open_sized(&lowered, 160 * (uint64_t)MIB);
-    for (uint64_t n = 0; n < 500000; n++) {
+    for (uint64_t n = 0; n < 600000; n++) {
         (void)fill_one(&lowered, lowered.reader, n, 30);
         if (n % 4096 == 0)
             near__local_keep(lowered.local);
@@ -759,7 +759,7 @@ static void test_F_fills_go_on_while_the_index_becomes_smaller(void **state)
     uint64_t index = stats_of(&lowered).local_index_bytes;
     assert_true(index > 7 * (uint64_t)MIB);
     near__local_resize(lowered.local, 32 * (uint64_t)MIB, 0);
-    near__local_resize(lowered.local, 10 * (uint64_t)MIB, 0);
+    near__local_resize(lowered.local, 16 * (uint64_t)MIB, 0);
     met = kept_meanwhile = 0;
     at_map = fill_meanwhile;
     near__local_keep(lowered.local);
@@ -767,8 +767,8 @@ static void test_F_fills_go_on_while_the_index_becomes_smaller(void **state)
     assert_true(stats_of(&lowered).local_index_bytes < index / 2);
     assert_true(met > 0);
     assert_int_equal(kept_meanwhile, 200 * met);
-    assert_true(wait_until((near__local_keep(lowered.local), (int64_t)stats_of(&lowered).local_bytes <= 11 * MIB), 30000));
-    assert_int_equal(atomic_load(&lowered.local->budget.max), 10 * MIB);
+    assert_true(wait_until((near__local_keep(lowered.local), (int64_t)stats_of(&lowered).local_bytes <= 17 * MIB), 30000));
+    assert_int_equal(atomic_load(&lowered.local->budget.max), 16 * MIB);
     fixture_close(&lowered);
 }
 

@@ -201,7 +201,7 @@ static void test_s3fifo_withstands_scans(void **state)
     double base = count - count / 4;
     print_message("# scans: lru %.2f %%, s3fifo %.2f %%\n", 100.0 * lru / base, 100.0 * s3fifo / base);
     free(trace);
-    assert_int_equal(entries, 500);
+    assert_in_range(entries, 499, 500); /* the last one may have displaced one in the index */
     assert_true(100.0 * ((double)s3fifo - lru) / base > 5);
 }
 
@@ -278,7 +278,7 @@ static void volatile_only(uint32_t policy)
     assert_true(kept > 450 && kept <= 500);
     assert_int_equal(count_names(&f, 'p', 500), 500);
     fill_names(&f, 'r', 100, -1, &kept);
-    assert_true(kept < 20 && stats_of(&f).fills_refused_space > 80);
+    assert_true(kept < 20 && stats_of(&f).fills_refused_space > 50); /* floors that the volatile ones raised refuse the others */
     near__local_resize(f.local, 4u << 20, 100); /* a limit is a limit */
     near__local_keep(f.local);
     assert_true(stats_of(&f).local_entries <= 100 && stats_of(&f).local_entries > 90); /* buckets overflow */

@@ -15,9 +15,11 @@
  *   V4  at rest: no tentative word, at most one visible entry a key, none older than the server's version; an old
  *   table is empty
  *   V5  every entry ends exactly once: visible, retired or given back to its owner
+ *   V6  at rest: what is visible is found by reads
  *
  * Then each rule is broken on purpose (step.h, near__mutant), and the same checks must notice. */
 #define NEAR_STEP_HOOK 1
+#define NEAR_BUCKET_SLOTS 2 /* full homes, and few steps for a scan of all places */
 #include "local/local_fixture.h"
 
 #include "local/index.c"
@@ -39,6 +41,7 @@
 
 #define KEYS 3          /* two with the same tag, one with another */
 #define FILLERS 8       /* further keys that fill the bucket up */
+#define BUCKETS (2 * NEAR_PLACES)
 #define TASKS 6
 #define STACK (64 * 1024)
 #define ENTRIES 256
@@ -58,7 +61,7 @@ enum fate { UNUSED, OWNED, INSTALLED, RETIRED, RETURNED };
 static struct world {
     struct near__index index;
     struct near__stripe stripes[4];
-    struct near__bucket old_buckets[2], new_buckets[2];
+    _Alignas(NEAR_GROUP_SIZE) struct near__bucket old_buckets[BUCKETS], new_buckets[BUCKETS];
     struct near__tables steady, prepare, migrate, done;
     struct near__moment moment;
     uint64_t random;
@@ -304,6 +307,16 @@ void near__retire(struct near__index *index, struct near__entry *e, enum near__w
 
 /* ---------------------------------------------------------------- operations */
 
+static _Atomic(uint64_t) *slot_of(struct near__bucket *buckets, unsigned i)
+{
+    return &buckets[i / NEAR_BUCKET_SLOTS].slot[i % NEAR_BUCKET_SLOTS];
+}
+
+static uint64_t word_in(struct near__bucket *buckets, unsigned i)
+{
+    return atomic_load(slot_of(buckets, i));
+}
+
 static void learnt(unsigned key, uint64_t version)
 {
     if (version > w.least[key])
@@ -415,11 +428,19 @@ static void do_evict(unsigned unused)
     section_leave();
 }
 
+/* The short way first, as hits do, or not. */
+static struct near__entry *find(unsigned key)
+{
+    const char *text = key_text[key];
+    struct near__entry *e = below(2) ? near__index_find_short(&w.index, key_hash[key], text, strlen(text)) : NULL;
+    return e ? e : near__index_find(&w.index, key_hash[key], text, strlen(text));
+}
+
 static void do_read(unsigned key)
 {
     uint64_t least = w.least[key], dropped = w.dropped[key];
     section_enter();
-    struct near__entry *e = near__index_find(&w.index, key_hash[key], key_text[key], strlen(key_text[key]));
+    struct near__entry *e = find(key);
     section_leave();
     if (!e)
         return;
@@ -479,8 +500,8 @@ static void task_migrates(struct task *me)
         near__index_move(&w.index, &w.old_buckets[b], &w.migrate.span[1], &w.moment);
     section_leave();
     publish(&w.done);
-    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
-        if (atomic_load(&w.old_buckets[0].slot[i]) || atomic_load(&w.old_buckets[1].slot[i]))
+    for (unsigned i = 0; i < BUCKETS * NEAR_BUCKET_SLOTS; i++)
+        if (word_in(w.old_buckets, i))
             violate("V4: a table was left with something in it");
 }
 
@@ -531,7 +552,7 @@ static void set_up(uint64_t seed)
     w.position = 10;
     for (unsigned k = 0; k < KEYS + FILLERS; k++)
         w.version[k] = w.least[k] = 5;
-    struct near__span old = {w.old_buckets, 1 + below(2)}, new = {w.new_buckets, 1 + below(2)};
+    struct near__span old = {w.old_buckets, NEAR_PLACES * (1 + below(2))}, new = {w.new_buckets, NEAR_PLACES * (1 + below(2))};
     w.steady = (struct near__tables){.span = {old}, .spans = 1};
     w.prepare = (struct near__tables){.span = {old, new}, .spans = 2, .target = 0};
     w.migrate = (struct near__tables){.span = {old, new}, .spans = 2, .target = 1};
@@ -570,14 +591,15 @@ static void check_at_rest(void)
     unsigned count[KEYS + FILLERS] = {0}, visible = 0, installed = 0;
     while (w.applied < w.sent)
         do_message(0);
-    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
-        check_visible(atomic_load(&w.old_buckets[0].slot[i]), count);
-        check_visible(atomic_load(&w.old_buckets[1].slot[i]), count);
-        check_visible(atomic_load(&w.new_buckets[0].slot[i]), count);
-        check_visible(atomic_load(&w.new_buckets[1].slot[i]), count);
+    for (unsigned i = 0; i < BUCKETS * NEAR_BUCKET_SLOTS; i++) {
+        check_visible(word_in(w.old_buckets, i), count);
+        check_visible(word_in(w.new_buckets, i), count);
     }
-    for (unsigned k = 0; k < KEYS + FILLERS; k++)
+    for (unsigned k = 0; k < KEYS + FILLERS; k++) {
         visible += count[k];
+        if (count[k] && !find(k))
+            violate("V6: an entry is not found");
+    }
     for (unsigned i = 0; i < w.entries; i++)
         installed += w.fate[i] == INSTALLED;
     if (visible != installed)
@@ -650,14 +672,17 @@ MUTANT_TEST(that_a_move_empties_first, MOVE_EMPTIES_FIRST)
 MUTANT_TEST(that_a_move_is_not_tentative, MOVE_UNTENTATIVE)
 MUTANT_TEST(that_the_new_table_is_scanned_first, NEW_BEFORE_OLD)
 MUTANT_TEST(that_a_copy_is_stored, COPY_STORED)
+MUTANT_TEST(that_an_invalidation_looks_at_homes_only, INVALIDATE_AT_HOME)
+MUTANT_TEST(that_an_install_looks_for_rivals_at_homes_only, RIVALS_AT_HOME)
+MUTANT_TEST(that_a_read_looks_at_homes_only, READ_AT_HOME)
 
 static void choose_key(unsigned k, char letter, unsigned i)
 {
-    snprintf(key_text[k], sizeof(key_text[k]), "%c%05u", letter, i);
+    snprintf(key_text[k], sizeof(key_text[k]), "%c%08u", letter, i);
     key_hash[k] = near__key_hash(key_text[k], strlen(key_text[k]), &secrets);
 }
 
-/* Keys 0 and 1 with the same tag, all others with tags of their own. */
+/* Keys 0 and 1 with the same tag, in different groups of a table that has two of them; all others with tags of their own. */
 static int choose_keys(void **state)
 {
     (void)state;
@@ -666,7 +691,7 @@ static int choose_keys(void **state)
     unsigned i = 1;
     do
         choose_key(1, 'k', i++);
-    while (near__hash_tag(key_hash[1]) != near__hash_tag(key_hash[0]));
+    while (near__hash_tag(key_hash[1]) != near__hash_tag(key_hash[0]) || (key_hash[1] ^ key_hash[0]) >> 63 == 0);
     for (unsigned k = 2; k < KEYS + FILLERS; k++)
         choose_key(k, 'f', k);
     base_seed = test_seed();
@@ -696,6 +721,9 @@ int main(void)
         cmocka_unit_test(test_notices_that_a_move_is_not_tentative),
         cmocka_unit_test(test_notices_that_the_new_table_is_scanned_first),
         cmocka_unit_test(test_notices_that_a_copy_is_stored),
+        cmocka_unit_test(test_notices_that_an_invalidation_looks_at_homes_only),
+        cmocka_unit_test(test_notices_that_an_install_looks_for_rivals_at_homes_only),
+        cmocka_unit_test(test_notices_that_a_read_looks_at_homes_only),
     };
     if (!SCHEDULE_POSSIBLE) {
         print_message("1..0 # SKIP one thread only: nothing for ThreadSanitizer to see\n");

@@ -157,7 +157,7 @@ static void test_a_keeper_stopped_in_a_migration_leaves_both_tables_in_use(void 
     for (uint64_t n = 0; n < 250; n++)
         assert_int_equal(fill_number(&f, f.reader, n), 1);
     const struct near__tables *old = near__index_tables(&f.local->index);
-    struct near__bucket *buckets = aligned_alloc(64, 100 * sizeof(*buckets));
+    struct near__bucket *buckets = aligned_alloc(NEAR_GROUP_SIZE, 100 * sizeof(*buckets));
     memset(buckets, 0, 100 * sizeof(*buckets));
     struct near__tables both = {.span = {old->span[0], {buckets, 100}}, .spans = 2, .target = 1};
     atomic_store(&f.local->index.tables, &both);

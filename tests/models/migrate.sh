@@ -12,5 +12,5 @@ mutant migrate.pml 1 3 -O1
 mutant migrate.pml 2 4
 mutant migrate.pml 1 5 -O1
 mutant migrate.pml 1 6
-mutant migrate.pml 3 7
+mutant migrate.pml 1 7
 finish

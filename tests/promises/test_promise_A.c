@@ -182,7 +182,7 @@ static void test_A_copied_hit_executes_no_locked_instruction_and_no_system_call(
 static uint32_t many;
 static char drawn[HITS][17];
 
-/* Until the index has the size that so many entries ask for, one and a half to four a bucket (migrate.c), and nothing is being moved:
+/* Until the index has the size that so many entries ask for, two to six a bucket (migrate.c), and nothing is being moved:
  * meanwhile a hit may look into two tables. */
 static void await_settled_index(near_cache *cache)
 {
@@ -191,8 +191,8 @@ static void await_settled_index(near_cache *cache)
         nanosleep(&(struct timespec){0, 10 * 1000000}, NULL);
         if (near_stats_get(cache, &stats) != NEAR_OK)
             _exit(1);
-    } while (stats.local_resize_permille != 1000 || stats.local_index_bytes < stats.local_entries * 64 / 4 ||
-             stats.local_index_bytes > stats.local_entries * 64 / 3 * 2 + 8192);
+    } while (stats.local_resize_permille != 1000 || stats.local_index_bytes < stats.local_entries * 64 / 6 ||
+             stats.local_index_bytes > stats.local_entries * 64 / 2 + 8192);
 }
 
 static void prepare_many(void *arg)
