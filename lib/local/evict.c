@@ -178,6 +178,16 @@ static __attribute__((noinline)) enum look look_closely(const struct hunt *hunt,
     return near__entry_is_spared(entry, hunt->moment) ? STAYS : MAY_GO;
 }
 
+/* Alive and may go, as nearly all are.  The head, which may lie in another line, is loaded only if there are positions that count. */
+static inline __attribute__((always_inline)) int is_plainly_alive(const struct near__entry *entry, uint32_t era, uint64_t plain, int64_t now_ms)
+{
+    uint32_t odd = (entry->size_era ^ era) & (NEAR_ENTRY_EXPIRES | (NEAR_ENTRY_ERAS - 1));
+    if (odd && (odd != NEAR_ENTRY_EXPIRES || near__expiry_left(near__entry_expires(entry), now_ms) <= 0))
+        return 0;
+    /* relaxed: as near__entry_position */
+    return __builtin_expect(!plain, 1) || atomic_load_explicit(&entry->head, memory_order_relaxed) >= plain;
+}
+
 enum pools { NO_POOL, ONE_POOL, TWO_POOLS };
 
 /* As see; pools is a constant, and what is the same for all entries stays in registers. */
@@ -186,6 +196,7 @@ static inline __attribute__((always_inline)) int see_by(const struct hunt *hunt,
 {
     struct near__candidates *pool = hunt->sampler->pool;
     const uint32_t era = hunt->moment->era;
+    const int64_t now_ms = hunt->moment->now_ms;
     const int always = hunt->moment->idle || hunt->moment->rule >= NEAR_RULE_VOLATILE_LRU;
     const uint64_t plain = always ? UINT64_MAX : hunt->moment->forsaken << 16; /* heads from here on: positions stand above sizes */
     const uint16_t base = hunt->base;
@@ -198,10 +209,7 @@ static inline __attribute__((always_inline)) int see_by(const struct hunt *hunt,
             if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0))
                 continue;
             const struct near__entry *entry = near__word_entry(word);
-            /* alive without a look at the clock: nearly all are.  The head, which may lie in another line, is loaded only if there are
-             * positions that count.  relaxed: as near__entry_position */
-            if (__builtin_expect((entry->size_era ^ era) & (NEAR_ENTRY_EXPIRES | (NEAR_ENTRY_ERAS - 1)), 0) ||
-                (__builtin_expect(plain != 0, 0) && atomic_load_explicit(&entry->head, memory_order_relaxed) < plain)) {
+            if (__builtin_expect(!is_plainly_alive(entry, era, plain, now_ms), 0)) {
                 enum look look = look_closely(hunt, slot, word);
                 if (look == HAS_GONE)
                     return 1;
