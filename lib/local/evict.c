@@ -117,7 +117,7 @@ static int evict(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word
 /* What a look needs of an entry, its size_era and its stamps, in one line: every eighth entry begins with the last word of the line before. */
 static inline void fetch(const struct near__entry *entry)
 {
-    __builtin_prefetch(&entry->size_era);
+    __builtin_prefetch((const char *)entry + offsetof(struct near__entry, size_era)); /* by its address: the slot may be empty by now */
 }
 
 /* The next buckets, until so many entries are in them, which are being fetched; *run are left. */
