@@ -115,9 +115,9 @@ static int evict(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word
 }
 
 /* What a look needs of an entry, its size_era and its stamps, in one line: every eighth entry begins with the last word of the line before. */
-static inline void fetch(const struct near__entry *entry)
+static inline void fetch(uint64_t word)
 {
-    __builtin_prefetch((const char *)entry + offsetof(struct near__entry, size_era)); /* by its address: the slot may be empty by now */
+    __builtin_prefetch((const void *)((uintptr_t)near__word_entry(word) + offsetof(struct near__entry, size_era))); /* it may be 0 by now */
 }
 
 /* The next buckets, until so many entries are in them, which are being fetched; *run are left. */
@@ -129,7 +129,7 @@ static void gather(struct near__sample *sample, const struct near__span *span, u
         sample->bucket[count++] = bucket;
         for (uint64_t visible = near__bucket_visible(bucket); visible; visible &= visible - 1, entries++)
             /* relaxed: only an address */
-            fetch(near__word_entry(atomic_load_explicit(slot_at(bucket, visible), memory_order_relaxed)));
+            fetch(atomic_load_explicit(slot_at(bucket, visible), memory_order_relaxed));
     }
     sample->count = count;
 }

@@ -226,11 +226,23 @@ struct place {
     uint64_t word;
 };
 
+/* All at once, or each would be waited for. */
+static void fetch_entries(struct near__bucket *home)
+{
+    for (unsigned i = 0; i < NEAR_PLACES * NEAR_BUCKET_SLOTS; i++) {
+        slot_word *slot = &near__bucket_place(home, i / NEAR_BUCKET_SLOTS)->slot[i % NEAR_BUCKET_SLOTS];
+        uint64_t word = atomic_load_explicit(slot, memory_order_relaxed); /* relaxed: only an address, and 0 does no harm */
+        __builtin_prefetch(near__word_entry(word));
+        __builtin_prefetch((const void *)((uintptr_t)near__word_entry(word) + offsetof(struct near__entry, size_era))); /* of every eighth in the next line */
+    }
+}
+
 /* The slot to give up when none is empty: the highest rank in the places of a key.  slot NULL: nothing there may go. */
 static struct place oldest_in(struct near__bucket *home, const struct near__moment *moment, unsigned *ret_rank)
 {
     struct place oldest = {NULL, 0};
     *ret_rank = 0;
+    fetch_entries(home);
     for (unsigned i = 0; i < NEAR_PLACES * NEAR_BUCKET_SLOTS; i++) {
         slot_word *slot = &near__bucket_place(home, i / NEAR_BUCKET_SLOTS)->slot[i % NEAR_BUCKET_SLOTS];
         uint64_t word = near__step_load(slot);
