@@ -29,7 +29,7 @@ struct bench_common {
     uint64_t runs;
     double seconds, warmup;
     uint64_t seed;
-    int progress;
+    int progress, no_huge_pages;
     int argc;
     char **argv;
 };

@@ -46,7 +46,7 @@ static void output_of(const char *command, char *ret, size_t capacity)
     ret[strcspn(ret, "\n")] = 0;
 }
 
-static void write_machine(struct bench_json *json)
+static void write_machine(struct bench_json *json, const struct bench_common *common)
 {
     char text[256];
     struct utsname name;
@@ -56,7 +56,7 @@ static void write_machine(struct bench_json *json)
     line_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "", text, sizeof(text));
     bench_json_text(json, "governor", text);
     line_of("/sys/kernel/mm/transparent_hugepage/enabled", "", text, sizeof(text));
-    bench_json_text(json, "transparent_hugepages", text);
+    bench_json_text(json, "transparent_hugepages", common->no_huge_pages ? "never in this process" : text);
     bench_json_count(json, "memory_bytes", (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE));
     if (uname(&name) != 0)
         memset(&name, 0, sizeof(name));
@@ -104,7 +104,7 @@ void bench_environment_write(struct bench_json *json, const struct bench_common 
     time_t now = time(NULL);
     struct tm utc;
     bench_json_open(json, "environment", '{');
-    write_machine(json);
+    write_machine(json, common);
     write_versions(json);
     strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
     bench_json_text(json, "finished", when);

@@ -6,10 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "nearcache.h"
 
-#define COMMON_ROWS 9
+#define COMMON_ROWS 10
 
 static void common_rows(struct bench_common *common, struct bench_option *rows)
 {
@@ -22,6 +23,7 @@ static void common_rows(struct bench_common *common, struct bench_option *rows)
         {"csv", "FILE", BENCH_TEXT, &common->csv, 0, 0, "write results as CSV; -: on stdout"},
         {"plot", "DIR", BENCH_TEXT, &common->plot, 0, 0, "write plots there, and draw them where gnuplot is installed"},
         {"progress", NULL, BENCH_FLAG, &common->progress, 0, 0, "tell what is going on (as on a terminal)"},
+        {"no-huge-pages", NULL, BENCH_FLAG, &common->no_huge_pages, 0, 0, "as where the kernel gives none"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
     memcpy(rows, all, sizeof(all));
@@ -190,6 +192,10 @@ int bench_options_parse(struct bench_common *common, const struct bench_option *
         }
         if (!store(row, text))
             return refuse_number(row, text);
+    }
+    if (common->no_huge_pages && prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0) { /* children inherit it */
+        bench_say("--no-huge-pages: %s", strerror(errno));
+        return BENCH_FAILED;
     }
     return -1;
 }

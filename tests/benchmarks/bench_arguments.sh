@@ -32,7 +32,7 @@ refuses_numbers() {
 refuses_words() {
     refuses 'no such subcommand' frobnicate && refuses 'unknown option' local --frobnicate &&
         refuses 'unexpected argument' local nearcache && refuses 'needs an argument' local --keys &&
-        refuses 'takes no argument' local --verify=1 && refuses 'choose from nearcache' local --engine memcached &&
+        refuses 'takes no argument' local --verify=1 && refuses 'takes no argument' local --no-huge-pages=1 && refuses 'choose from nearcache' local --engine memcached &&
         refuses '--dist' local --dist zipf && refuses '--mix' local --mix get:0 && refuses '--mix' local --mix put:1 &&
         refuses '--uri' remote --uri http://example
 }

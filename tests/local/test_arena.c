@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/random.h"
@@ -388,6 +389,53 @@ static void test_small_pages_stay_small(void **state)
     fclose(file);
     near__arena_close(arena);
     assert_true(is_small);
+}
+
+/* Of this process, in KiB; -1: this kernel does not tell. */
+static long huge_pages(void)
+{
+    char line[256];
+    long kib = -1;
+    FILE *file = fopen("/proc/self/smaps_rollup", "r");
+    if (!file)
+        return -1;
+    while (fgets(line, sizeof(line), file))
+        if (sscanf(line, "AnonHugePages: %ld kB", &kib) == 1)
+            break;
+    fclose(file);
+    return kib;
+}
+
+/* The kernel has no huge pages for us: the tier works as it does with them, counts what it has and gives it back. */
+static void test_F_without_huge_pages_all_is_counted_and_given_back(void **state)
+{
+    struct fixture f;
+    (void)state;
+    if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0)
+        skip();
+    int64_t before = resident();
+    long huge_before = huge_pages();
+    fixture_open_sized(&f, 64 * (uint64_t)MIB);
+    uint64_t n = 0, found = 0;
+    for (; stats_of(&f).evictions < 10000; n++) {
+        fill_one(&f, f.reader, n, 100);
+        if (n % 4096 == 0)
+            near__local_keep(f.local);
+        assert_true((int64_t)stats_of(&f).local_bytes <= 64 * MIB + 64 * MIB / 20);
+    }
+    assert_true(huge_pages() <= huge_before); /* none has come */
+    if (SCALE(1, 0))
+        assert_in_range(resident() - before, 58 * MIB, stats_of(&f).local_bytes + (uint64_t)MIB);
+    near__local_resize(f.local, 8 * (uint64_t)MIB, 0);
+    assert_true(wait_until((near__local_keep(f.local), (int64_t)stats_of(&f).local_bytes <= 9 * MIB), 30000));
+    if (SCALE(1, 0))
+        assert_true(resident() - before < 12 * MIB);
+    for (uint64_t k = 0; k < n; k++)
+        found += (uint64_t)read_one(&f, f.reader, k);
+    assert_int_equal(found, stats_of(&f).local_entries);
+    assert_true(found > 20000);
+    fixture_close(&f);
+    (void)prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
 }
 
 /* Fills without memory are refused, and nothing else. */
@@ -835,6 +883,7 @@ int main(void)
         cmocka_unit_test(test_F_a_lowered_budget_gives_memory_back),
         cmocka_unit_test(test_empty_slabs_are_kept_while_there_is_work),
         cmocka_unit_test(test_small_pages_stay_small),
+        cmocka_unit_test(test_F_without_huge_pages_all_is_counted_and_given_back),
         cmocka_unit_test(test_R52_the_kernel_may_refuse_memory),
         cmocka_unit_test(test_what_the_kernel_leaves_is_counted),
         cmocka_unit_test(test_R49_moved_entries_are_counted_once),
