@@ -488,29 +488,6 @@ static void test_a_fill_frees_what_one_has_retired_and_more_when_it_is_behind(vo
     fixture_close(&f);
 }
 
-/* Lowering a limit far takes the keeper half of a processor's time, so that it leaves the rest to those who read. */
-static void test_a_keeper_that_lowers_a_limit_rests_in_between(void **state)
-{
-    struct fixture f;
-    clockid_t clock;
-    (void)state;
-    fixture_init(&f);
-    f.config.bytes_max = 64 * (uint64_t)MIB;
-    f.config.manual = 0;
-    fixture_start(&f);
-    for (uint64_t n = 0; n < SCALE(400000, 40000); n++)
-        (void)fill_small(&f, n);
-    assert_int_equal(pthread_getcpuclockid(f.local->keeper.thread, &clock), 0);
-    int64_t used_ns = near__clock_kernel(clock), begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
-    near__local_resize(f.local, 4 * (uint64_t)MIB, 0);
-    assert_true(wait_until(atomic_load(&f.local->budget.max) == 4 * MIB, 60000));
-    int64_t took_ns = near__clock_kernel(CLOCK_MONOTONIC) - begun_ns;
-    used_ns = near__clock_kernel(clock) - used_ns;
-    if (SCALE(1, 0))
-        assert_in_range(used_ns, 1, took_ns * 8 / 10);
-    fixture_close(&f);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -522,7 +499,6 @@ int main(void)
         cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),
         cmocka_unit_test(test_F_fills_go_on_while_a_limit_is_lowered),
         cmocka_unit_test(test_F_a_fill_that_evicted_enough_does_not_wait_for_the_keeper),
-        cmocka_unit_test(test_a_keeper_that_lowers_a_limit_rests_in_between),
         cmocka_unit_test(test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_with_them),
         cmocka_unit_test(test_small_entries_cost_what_the_manual_says),
         cmocka_unit_test(test_the_index_of_a_tier_that_is_full_of_bytes_is_dense),
