@@ -160,11 +160,22 @@ static inline __attribute__((always_inline)) unsigned near__bucket_visible(const
 }
 _Static_assert(NEAR_WORD_VISIBLE == 1, "the lowest bit is moved to the sign");
 
+/* Which bit is the lowest that is set; there is one.  As __builtin_ctz, whose result gcc 12 takes for a signed number and extends. */
+static inline __attribute__((always_inline)) size_t near__lowest(size_t bits)
+{
+#ifdef NEAR_WIDE_MOVES
+    __asm__("rep bsfl %k0, %k0" : "+r"(bits) : : "cc"); /* tzcnt, or bsf where there is none: the same */
+    return bits;
+#else
+    return (size_t)__builtin_ctzll(bits);
+#endif
+}
+
 /* The first slot of those that match. */
 static inline _Atomic(uint64_t) *near__match_slot(const struct near__bucket *bucket, unsigned match)
 {
     uintptr_t slots = (uintptr_t)bucket->slot; /* in bytes: no division by the step */
-    return (_Atomic(uint64_t) *)(slots + (size_t)__builtin_ctzll(match) * (sizeof(uint64_t) / NEAR_MATCH_STEP));
+    return (_Atomic(uint64_t) *)(slots + near__lowest(match) * (sizeof(uint64_t) / NEAR_MATCH_STEP));
 }
 /* Without the first slot of those that match. */
 static inline unsigned near__match_rest(unsigned match)
@@ -177,7 +188,7 @@ static inline __attribute__((always_inline)) uint64_t near__bucket_look(const st
 {
 #ifdef NEAR_WIDE_LINES
     if (__builtin_expect(near__has_wide_lines, 1)) {
-        uint32_t match;
+        size_t match;
         /* The line as 32 words of 16 bits, a bit for each.  What is said of the assembler above goes for this, too: a tag is in
          * one of them. */
         __asm__ volatile("vpbroadcastw %k1, %%zmm16\n\tvpcmpeqw (%2), %%zmm16, %%k1\n\tkmovd %%k1, %k0"
@@ -187,7 +198,7 @@ static inline __attribute__((always_inline)) uint64_t near__bucket_look(const st
         match &= 0x88888888u; /* the tags among them */
         const uint16_t *words = (const uint16_t *)(const void *)bucket;
         return __builtin_expect(match, 1)
-                   ? near__step_look((const _Atomic(uint64_t) *)(const void *)(words + (unsigned)__builtin_ctz(match) - 3))
+                   ? near__step_look((const _Atomic(uint64_t) *)(const void *)(words + near__lowest(match) - 3))
                    : 0;
     }
 #endif

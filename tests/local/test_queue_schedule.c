@@ -12,6 +12,7 @@
  *   Q4  a ghost for each entry that earned one when it left, and for no other
  *   Q5  every entry ends exactly once */
 #define NEAR_STEP_HOOK 1
+#define NEAR_BUCKET_SLOTS 2 /* eight in all for a key */
 #include "local/local_fixture.h"
 
 #include "local/index.c"
@@ -23,7 +24,7 @@
 #include "support/seed.h"
 
 #define KEYS 4
-#define BUCKETS 1
+#define BUCKETS NEAR_PLACES
 #define ENTRIES 256
 #define OPERATIONS 12
 #define DEPTH 4
@@ -33,7 +34,7 @@ enum fate { OWNED, INSTALLED, RETIRED, RETURNED };
 
 static struct world {
     struct near__stripe stripes[1];
-    struct near__bucket buckets[BUCKETS];
+    _Alignas(NEAR_GROUP_SIZE) struct near__bucket buckets[BUCKETS];
     struct near__tables tables;
     struct near__moment moment;
     uint64_t random, position;
@@ -167,7 +168,7 @@ static void do_invalidate(void)
 /* A visible word, or 0. */
 static uint64_t pick(_Atomic(uint64_t) **ret_slot)
 {
-    for (unsigned n = 0; n < 2 * NEAR_BUCKET_SLOTS; n++) {
+    for (unsigned n = 0; n < 2 * BUCKETS * NEAR_BUCKET_SLOTS; n++) {
         *ret_slot = &w.buckets[below(BUCKETS)].slot[below(NEAR_BUCKET_SLOTS)];
         uint64_t word = near__step_load(*ret_slot);
         if (word && !near__word_is_tentative(word))
