@@ -196,11 +196,12 @@ static void read_many_through(struct worker_thread *t)
 
 /* ---------------------------------------------------------------- reading plainly */
 
-static void call_choose(struct worker_thread *t, struct check_read *read, near_call *call)
+/* Copies do not tell where they are from, so only those that have to come from Redis can be held to that: one in sixteen. */
+static void call_choose(struct worker_thread *t, struct check_read *read, near_call *call, int is_copy)
 {
     near_call_init(call);
     uint32_t what = below(t, 1024);
-    if (what < 2)
+    if (what < 2 || (is_copy && what % 16 == 15))
         call->flags = NEAR_BYPASS_LOCAL;
     else if (what < 4)
         call->flags = NEAR_NO_FILL;
@@ -256,7 +257,7 @@ static void read_one(struct worker_thread *t)
     }
     size_t key_size = check_name(key, slot, generation);
     check_judge_begin(&t->judge, &read, slot, generation);
-    call_choose(t, &read, &call);
+    call_choose(t, &read, &call, way < 3);
     if (way < 3)
         read_copied(t, &read, key, key_size, &call);
     else
