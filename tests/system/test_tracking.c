@@ -315,7 +315,8 @@ static void test_R26_one_PING_is_outstanding_however_many_attempts_fail(void **s
     proxy_mode(w->proxy, PROXY_SUB, PROXY_TO_SERVER, PROXY_HOLD);
     while (disconnections(w) == before) { /* a second, eight times the patience of an attempt */
         held = proxy_held(w->proxy, PROXY_SUB, PROXY_TO_SERVER);
-        most = held > most ? held : most;
+        if (disconnections(w) == before) /* otherwise it may be what the next connection begins with */
+            most = held > most ? held : most;
         wait_a_moment();
     }
     assert_in_range(most, 1, 50); /* *2 $4 PING $19 nonce: 41 */
