@@ -319,7 +319,8 @@ static void test_I_a_hundred_thousand_threads_leave_nothing(void **state)
     near_stats_get(c.cache, &after);
     assert_int_equal(atomic_load(&c.wrong), 0);
     assert_int_equal(after.gets, 2 * (CHURN / 4) * 4);
-    assert_true(after.local_bytes <= before.local_bytes + 4096); /* a few readers at once, as luck has it */
+    /* Four at once need a record each, and how many ever met is luck. */
+    assert_true(after.local_bytes <= before.local_bytes + 4 * 8192);
     if (!SANITIZED) /* they keep what is freed for a while */
         assert_true(resident_pages() <= pages + 1024);
     assert_int_equal(near_close(c.cache), NEAR_OK);
