@@ -196,12 +196,12 @@ static void read_many_through(struct worker_thread *t)
 
 /* ---------------------------------------------------------------- reading plainly */
 
-/* Copies do not tell where they are from, so only those that have to come from Redis can be held to that: one in sixteen. */
+/* Copies do not tell where they are from, so only those that have to come from Redis can be held to that: one in 64. */
 static void call_choose(struct worker_thread *t, struct check_read *read, near_call *call, int is_copy)
 {
     near_call_init(call);
     uint32_t what = below(t, 1024);
-    if (what < 2 || (is_copy && what % 16 == 15))
+    if (what < 2 || (is_copy && what % 64 == 63))
         call->flags = NEAR_BYPASS_LOCAL;
     else if (what < 4)
         call->flags = NEAR_NO_FILL;
