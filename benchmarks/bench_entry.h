@@ -16,9 +16,32 @@ struct bench_entry {
     char bytes[];  /* key, value */
 };
 
-static inline size_t bench_entry_stride(const struct bench_engine_config *config)
+/* One for each key, in the order of their numbers. */
+struct bench_entries {
+    char *memory; /* zeroed by whoever opens it */
+    size_t stride;
+    uint64_t count;
+    uint32_t value_max;
+};
+
+static inline struct bench_entries bench_entries_for(const struct bench_engine_config *config)
 {
-    return (sizeof(struct bench_entry) + config->key_size + config->value_size + 7) & ~(size_t)7;
+    size_t stride = (sizeof(struct bench_entry) + config->key_size + config->value_size + 7) & ~(size_t)7;
+    return (struct bench_entries){.stride = stride, .count = config->keys, .value_max = config->value_size};
+}
+
+static inline struct bench_entry *bench_entry_at(const struct bench_entries *entries, uint64_t number)
+{
+    return (struct bench_entry *)(void *)(entries->memory + number * entries->stride);
+}
+
+/* As bench_engine.memory. */
+static inline uint64_t bench_entries_count(const struct bench_entries *entries, uint64_t *ret_entries)
+{
+    *ret_entries = 0;
+    for (uint64_t i = 0; i < entries->count; i++)
+        *ret_entries += bench_entry_at(entries, i)->size != 0;
+    return entries->count * entries->stride;
 }
 
 /* Readers may copy while a writer writes, and then throw the copy away; ThreadSanitizer is told by means of single atomic bytes. */
@@ -60,9 +83,13 @@ static inline int64_t bench_entry_read(struct bench_entry *entry, struct bench_k
     return same ? (int64_t)size - 1 : BENCH_ABSENT;
 }
 
-static inline void bench_entry_write(struct bench_entry *entry, struct bench_key key, const void *value, size_t size)
+/* As bench_engine.set. */
+static inline int bench_entry_write(const struct bench_entries *entries, struct bench_key key, const void *value, size_t size)
 {
+    struct bench_entry *entry = bench_entry_at(entries, key.number);
     uint32_t sequence = atomic_load_explicit(&entry->sequence, memory_order_relaxed);
+    if (size > entries->value_max)
+        return -1;
     /* odd: ours.  acquire: pairs with the release of the writer before. */
     while (sequence & 1 || !atomic_compare_exchange_weak_explicit(&entry->sequence, &sequence, sequence + 1,
                                                                   memory_order_acquire, memory_order_relaxed))
@@ -72,6 +99,7 @@ static inline void bench_entry_write(struct bench_entry *entry, struct bench_key
     bench_entry_copy(entry->bytes + key.size, value, size);
     __atomic_store_n(&entry->size, (uint32_t)size + 1, __ATOMIC_RELAXED);
     atomic_store_explicit(&entry->sequence, sequence + 2, memory_order_release); /* pairs with the reader's acquire */
+    return 1;
 }
 
 #endif

@@ -138,28 +138,21 @@ static void work(struct bench_seat *seat)
 
 /* ---------------------------------------------------------------- the conductor */
 
-static int64_t cpu_ns(clockid_t clock)
+static int64_t clock_ns(clockid_t clock)
 {
     struct timespec t = {0, 0};
     (void)clock_gettime(clock, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static int64_t players_cpu(const struct bout *bout)
-{
-    int64_t sum = 0;
-    for (unsigned i = 0; i < bout->threads; i++)
-        if (atomic_load_explicit(&bout->counts[i].begun, memory_order_acquire)) /* acquire: pairs with work */
-            sum += cpu_ns(bout->counts[i].clock);
-    return sum;
-}
+static int64_t cpu_ns(const struct counts *player) { return clock_ns(player->clock); }
 
 /* Nanoseconds for which a thread was ready to run and had no processor. */
-static int64_t ready_ns(pid_t thread)
+static int64_t ready_ns(const struct counts *player)
 {
     char path[64];
     long long ran = 0, ready = 0;
-    snprintf(path, sizeof(path), "/proc/self/task/%d/schedstat", (int)thread);
+    snprintf(path, sizeof(path), "/proc/self/task/%d/schedstat", (int)player->thread);
     FILE *file = fopen(path, "r");
     if (!file)
         return 0; /* a kernel that does not count */
@@ -169,12 +162,12 @@ static int64_t ready_ns(pid_t thread)
     return ready;
 }
 
-static int64_t players_ready(const struct bout *bout)
+static int64_t of_players(const struct bout *bout, int64_t (*time_of)(const struct counts *player))
 {
     int64_t sum = 0;
     for (unsigned i = 0; i < bout->threads; i++)
         if (atomic_load_explicit(&bout->counts[i].begun, memory_order_acquire)) /* acquire: pairs with work */
-            sum += ready_ns(bout->counts[i].thread);
+            sum += time_of(&bout->counts[i]);
     return sum;
 }
 
@@ -186,8 +179,8 @@ struct look {
 
 static struct look look(const struct bout *bout)
 {
-    struct look now = {.at_ns = bench_now(), .players_ns = players_cpu(bout), .process_ns = cpu_ns(CLOCK_PROCESS_CPUTIME_ID),
-                       .ready_ns = players_ready(bout), .stats = {.size = sizeof(near_stats)}};
+    struct look now = {.at_ns = bench_now(), .players_ns = of_players(bout, cpu_ns), .process_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID),
+                       .ready_ns = of_players(bout, ready_ns), .stats = {.size = sizeof(near_stats)}};
     for (unsigned i = 0; i < bout->threads; i++) { /* relaxed, all: statistics */
         now.ops += atomic_load_explicit(&bout->counts[i].ops, memory_order_relaxed);
         now.hits += atomic_load_explicit(&bout->counts[i].hits, memory_order_relaxed);

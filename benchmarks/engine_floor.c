@@ -8,26 +8,14 @@
 
 #include "bench_entry.h"
 
-struct floor {
-    char *entries;
-    size_t stride;
-    struct bench_engine_config config;
-};
-
-static struct bench_entry *entry_of(const struct floor *floor, uint64_t number)
-{
-    return (struct bench_entry *)(void *)(floor->entries + number * floor->stride);
-}
-
 static void *open_floor(const struct bench_engine_config *config, char *error, size_t capacity)
 {
-    struct floor *floor = calloc(1, sizeof(*floor));
+    struct bench_entries *floor = malloc(sizeof(*floor));
     if (floor) {
-        floor->config = *config;
-        floor->stride = bench_entry_stride(config);
-        floor->entries = calloc(config->keys, floor->stride);
+        *floor = bench_entries_for(config);
+        floor->memory = calloc(floor->count, floor->stride);
     }
-    if (!floor || !floor->entries) {
+    if (!floor || !floor->memory) {
         snprintf(error, capacity, "out of memory");
         free(floor);
         return NULL;
@@ -37,34 +25,26 @@ static void *open_floor(const struct bench_engine_config *config, char *error, s
 
 static void close_floor(void *store)
 {
-    struct floor *floor = store;
-    free(floor->entries);
+    struct bench_entries *floor = store;
+    free(floor->memory);
     free(floor);
 }
 
 static int64_t get(void *store, unsigned thread, struct bench_key key, void *buffer, size_t capacity)
 {
     (void)thread;
-    return bench_entry_read(entry_of(store, key.number), key, buffer, capacity);
+    return bench_entry_read(bench_entry_at(store, key.number), key, buffer, capacity);
 }
 
 static int set(void *store, unsigned thread, struct bench_key key, const void *value, size_t size)
 {
-    struct floor *floor = store;
     (void)thread;
-    if (size > floor->config.value_size)
-        return -1;
-    bench_entry_write(entry_of(floor, key.number), key, value, size);
-    return 1;
+    return bench_entry_write(store, key, value, size);
 }
 
 static uint64_t memory(void *store, uint64_t *ret_entries)
 {
-    struct floor *floor = store;
-    *ret_entries = 0;
-    for (uint64_t i = 0; i < floor->config.keys; i++)
-        *ret_entries += entry_of(floor, i)->size != 0;
-    return floor->config.keys * floor->stride;
+    return bench_entries_count(store, ret_entries);
 }
 
 const struct bench_engine bench_engine_floor = {

@@ -27,27 +27,25 @@ struct bucket {
 struct line {
     struct bucket *buckets;
     uint64_t count;
-    char *entries;
-    size_t stride, entries_size;
+    struct bench_entries entries;
     struct near__secrets secrets;
-    struct bench_engine_config config;
 };
 
-static void *huge(size_t *size)
+static void *huge(size_t size)
 {
-    *size = (*size + HUGE - 1) & ~(HUGE - 1);
-    void *memory = aligned_alloc(HUGE, *size);
+    size = (size + HUGE - 1) & ~(HUGE - 1);
+    void *memory = aligned_alloc(HUGE, size);
     if (!memory)
         return NULL;
-    madvise(memory, *size, MADV_HUGEPAGE); /* or not: then in small ones */
-    return memset(memory, 0, *size);
+    madvise(memory, size, MADV_HUGEPAGE); /* or not: then in small ones */
+    return memset(memory, 0, size);
 }
 
 static void close_line(void *store)
 {
     struct line *line = store;
     free(line->buckets);
-    free(line->entries);
+    free(line->entries.memory);
     free(line);
 }
 
@@ -55,27 +53,19 @@ static void *open_line(const struct bench_engine_config *config, char *error, si
 {
     struct line *line = calloc(1, sizeof(*line));
     if (line) {
-        line->config = *config;
         line->secrets = near__secrets(config->keys);
         line->count = config->keys / LOAD + 1;
-        line->stride = bench_entry_stride(config);
-        line->entries_size = line->stride * config->keys;
-        size_t buckets_size = line->count * sizeof(struct bucket);
-        line->buckets = huge(&buckets_size);
-        line->entries = huge(&line->entries_size);
+        line->buckets = huge(line->count * sizeof(struct bucket));
+        line->entries = bench_entries_for(config);
+        line->entries.memory = huge(line->entries.count * line->entries.stride);
     }
-    if (!line || !line->buckets || !line->entries) {
+    if (!line || !line->buckets || !line->entries.memory) {
         snprintf(error, capacity, "out of memory");
         if (line)
             close_line(line);
         return NULL;
     }
     return line;
-}
-
-static struct bench_entry *entry_of(const struct line *line, uint64_t number)
-{
-    return (struct bench_entry *)(void *)(line->entries + number * line->stride);
 }
 
 static inline uint64_t home(const struct line *line, uint64_t hash)
@@ -120,7 +110,7 @@ static int64_t get(void *store, unsigned thread, struct bench_key key, void *buf
         const struct bucket *bucket = &line->buckets[b];
         for (unsigned bits = match(bucket, tag_of(hash)); bits; bits &= ~(((1u << STEP) - 1) << __builtin_ctz(bits))) {
             uint32_t place = atomic_load_explicit(&bucket->place[(unsigned)__builtin_ctz(bits) / STEP], memory_order_relaxed);
-            int64_t size = bench_entry_read(entry_of(line, place - 1), key, buffer, capacity);
+            int64_t size = bench_entry_read(bench_entry_at(&line->entries, place - 1), key, buffer, capacity);
             if (size != BENCH_ABSENT)
                 return size;
         }
@@ -151,21 +141,17 @@ static void enter(struct line *line, struct bench_key key)
 static int set(void *store, unsigned thread, struct bench_key key, const void *value, size_t size)
 {
     struct line *line = store;
+    int done = bench_entry_write(&line->entries, key, value, size);
     (void)thread;
-    if (size > line->config.value_size)
-        return -1;
-    bench_entry_write(entry_of(line, key.number), key, value, size);
-    enter(line, key);
-    return 1;
+    if (done > 0)
+        enter(line, key);
+    return done;
 }
 
 static uint64_t memory(void *store, uint64_t *ret_entries)
 {
     const struct line *line = store;
-    *ret_entries = 0;
-    for (uint64_t i = 0; i < line->config.keys; i++)
-        *ret_entries += entry_of(line, i)->size != 0;
-    return line->config.keys * line->stride + line->count * sizeof(struct bucket);
+    return bench_entries_count(&line->entries, ret_entries) + line->count * sizeof(struct bucket);
 }
 
 const struct bench_engine bench_engine_line = {

@@ -237,36 +237,37 @@ static const struct near__part *part_of(const struct near__local *local, struct 
     return part;
 }
 
+/* So much of what a share has, if it is anything. */
+static void give_up(struct near__share *share, enum near__idle what, _Atomic(int64_t) *count, int64_t much)
+{
+    if (much <= 0)
+        return;
+    grow(&share->idle[what], -much);
+    add(count, -much);
+}
+
+/* All that it has, if that is more than `most`. */
+static void trim(struct near__share *share, enum near__idle what, _Atomic(int64_t) *count, int64_t most)
+{
+    int64_t much = load(&share->idle[what]);
+    give_up(share, what, count, much > most ? much : 0);
+}
+
 static void trim_room(struct near__local *local, struct near__share *share, int64_t most)
 {
-    int64_t room = load(&share->idle[NEAR_IDLE_ROOM]);
-    if (room <= most)
-        return;
-    grow(&share->idle[NEAR_IDLE_ROOM], -room);
-    add(&local->budget.used, -room);
+    trim(share, NEAR_IDLE_ROOM, &local->budget.used, most);
 }
 
 static void trim_entries(struct near__local *local, struct near__share *share, int64_t most)
 {
-    int64_t entries = load(&share->idle[NEAR_IDLE_ENTRIES]);
-    if (entries <= most)
-        return;
-    grow(&share->idle[NEAR_IDLE_ENTRIES], -entries);
-    add(&local->budget.entries, -entries);
+    trim(share, NEAR_IDLE_ENTRIES, &local->budget.entries, most);
 }
 
 /* But for one entry of so many bytes. */
 static void keep_only(struct near__local *local, struct near__share *share, int64_t bytes)
 {
-    int64_t room = load(&share->idle[NEAR_IDLE_ROOM]) - bytes, entries = load(&share->idle[NEAR_IDLE_ENTRIES]) - 1;
-    if (room > 0) {
-        grow(&share->idle[NEAR_IDLE_ROOM], -room);
-        add(&local->budget.used, -room);
-    }
-    if (entries > 0) {
-        grow(&share->idle[NEAR_IDLE_ENTRIES], -entries);
-        add(&local->budget.entries, -entries);
-    }
+    give_up(share, NEAR_IDLE_ROOM, &local->budget.used, load(&share->idle[NEAR_IDLE_ROOM]) - bytes);
+    give_up(share, NEAR_IDLE_ENTRIES, &local->budget.entries, load(&share->idle[NEAR_IDLE_ENTRIES]) - 1);
 }
 
 static void trim_spare(struct near__local *local, struct near__share *share, int64_t most)

@@ -32,9 +32,9 @@
 
 #include "base/random.h"
 
-/* Entries looked at for one eviction.  Over the traces of docs/policies.md 8 are as good as exact LRU on average (53.850 to 53.865 with three
- * seeds, exact LRU 53.844; 7 as well; 6 with 53.829 are not), and at worst 0.28 points below.  Of the small queue, an eighth of what is seen, that shows too little: 16
- * are worth half a point there.  So they are where entries may have expired, which go first. */
+/* Entries looked at for one eviction.  Over the traces of docs/policies.md 8 are as good as exact LRU on average (53.850 to 53.865 with
+ * three seeds, exact LRU 53.844; 7 as well; 6 with 53.829 are not), and at worst 0.28 points below.  Of the small queue, an eighth of
+ * what is seen, that shows too little: 16 are worth half a point there.  So they are where entries may have expired, which go first. */
 #define SAMPLE 8
 #define SAMPLE_WIDE 16
 #define WHOLE 64   /* buckets */
@@ -102,9 +102,9 @@ static void begin(const struct hunt *hunt, const struct near__tables *tables)
 /* ---------------------------------------------------------------- victims */
 
 /* The first slot of a set of bits. */
-static inline _Atomic(uint64_t) *slot_at(struct near__bucket *bucket, uint64_t slots)
+static inline _Atomic(uint64_t) *slot_at(struct near__bucket *bucket, size_t slots)
 {
-    return &bucket->slot[__builtin_ctzll(slots)];
+    return &bucket->slot[near__lowest(slots)];
 }
 
 static int evict(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word)
@@ -114,12 +114,6 @@ static int evict(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word
     return near__index_unlink(&hunt->local->index, slot, word, why);
 }
 
-/* What a look needs of an entry, its size_era and its stamps, in one line: every eighth entry begins with the last word of the line before. */
-static inline void fetch(uint64_t word)
-{
-    __builtin_prefetch((const void *)((uintptr_t)near__word_entry(word) + offsetof(struct near__entry, size_era))); /* it may be 0 by now */
-}
-
 /* The next buckets, until so many entries are in them, which are being fetched; *run are left. */
 static void gather(struct near__sample *sample, const struct near__span *span, uint64_t *b, uint64_t *run, unsigned enough)
 {
@@ -127,9 +121,9 @@ static void gather(struct near__sample *sample, const struct near__span *span, u
     for (; *run && entries < enough && count < NEAR_SAMPLE_BUCKETS; --*run, *b = *b + 1 < span->count ? *b + 1 : 0) {
         struct near__bucket *bucket = &span->bucket[*b];
         sample->bucket[count++] = bucket;
-        for (uint64_t visible = near__bucket_visible(bucket); visible; visible &= visible - 1, entries++)
+        for (size_t visible = near__bucket_visible(bucket); visible; visible &= visible - 1, entries++)
             /* relaxed: only an address */
-            fetch(atomic_load_explicit(slot_at(bucket, visible), memory_order_relaxed));
+            near__stamps_prefetch(atomic_load_explicit(slot_at(bucket, visible), memory_order_relaxed));
     }
     sample->count = count;
 }
@@ -179,7 +173,8 @@ static __attribute__((noinline)) enum look look_closely(const struct hunt *hunt,
 }
 
 /* Alive and may go, as nearly all are.  The head, which may lie in another line, is loaded only if there are positions that count. */
-static inline __attribute__((always_inline)) int is_plainly_alive(const struct near__entry *entry, uint32_t era, uint64_t plain, int64_t now_ms)
+static inline __attribute__((always_inline)) int is_plainly_alive(const struct near__entry *entry, uint32_t era, uint64_t plain,
+                                                                  int64_t now_ms)
 {
     uint32_t odd = (entry->size_era ^ era) & (NEAR_ENTRY_EXPIRES | (NEAR_ENTRY_ERAS - 1));
     if (odd && (odd != NEAR_ENTRY_EXPIRES || near__expiry_left(near__entry_expires(entry), now_ms) <= 0))
@@ -203,7 +198,7 @@ static inline __attribute__((always_inline)) int see_by(const struct hunt *hunt,
     int bar[] = {[SMALL] = near__candidates_bar(&pool[SMALL], base), [MAIN] = near__candidates_bar(&pool[MAIN], base)};
     uint32_t seen = sight->seen;
     for (unsigned b = 0; b < sample->count; b++)
-        for (uint64_t visible = near__bucket_visible(sample->bucket[b]); visible; visible &= visible - 1) {
+        for (size_t visible = near__bucket_visible(sample->bucket[b]); visible; visible &= visible - 1) {
             _Atomic(uint64_t) *slot = slot_at(sample->bucket[b], visible);
             uint64_t word = near__step_look(slot);
             if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0))

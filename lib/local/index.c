@@ -139,9 +139,9 @@
  *
  *   Per entry: a word and its share of empty slots (11 bytes in a full tier, up to 32 in one that is growing), 20 bytes of header,
  *   the allocator's rounding. An install is three swaps here, an eviction one; counting adds as many again.
- *   A hit at home pays nothing for the other places.  One in place 1 takes some thirty instructions more, and
- *   what a mispredicted branch costs; one beyond takes the long way.  Installs, invalidations and misses look at four lines, of which the processor fetches pairs; fills
- *   have all of them fetched beforehand.
+ *   A hit at home pays nothing for the other places.  One in place 1 takes some thirty instructions more, and what a mispredicted branch
+ *   costs; one beyond takes the long way.  Installs, invalidations and misses look at four lines, of which the processor fetches pairs;
+ *   fills have all of them fetched beforehand.
  *
  * ---- Left out
  *
@@ -226,14 +226,20 @@ struct place {
     uint64_t word;
 };
 
-/* All at once, or each would be waited for. */
-static void fetch_entries(struct near__bucket *home)
+#define SLOTS (NEAR_PLACES * NEAR_BUCKET_SLOTS) /* of a key */
+
+static slot_word *slot_of_key(const struct near__bucket *home, unsigned i)
 {
-    for (unsigned i = 0; i < NEAR_PLACES * NEAR_BUCKET_SLOTS; i++) {
-        slot_word *slot = &near__bucket_place(home, i / NEAR_BUCKET_SLOTS)->slot[i % NEAR_BUCKET_SLOTS];
-        uint64_t word = atomic_load_explicit(slot, memory_order_relaxed); /* relaxed: only an address, and 0 does no harm */
+    return &near__bucket_place(home, i / NEAR_BUCKET_SLOTS)->slot[i % NEAR_BUCKET_SLOTS];
+}
+
+/* All at once, or each would be waited for. */
+static void fetch_entries(const struct near__bucket *home)
+{
+    for (unsigned i = 0; i < SLOTS; i++) {
+        uint64_t word = atomic_load_explicit(slot_of_key(home, i), memory_order_relaxed); /* relaxed: only an address */
         __builtin_prefetch(near__word_entry(word));
-        __builtin_prefetch((const void *)((uintptr_t)near__word_entry(word) + offsetof(struct near__entry, size_era))); /* of every eighth in the next line */
+        near__stamps_prefetch(word);
     }
 }
 
@@ -243,8 +249,8 @@ static struct place oldest_in(struct near__bucket *home, const struct near__mome
     struct place oldest = {NULL, 0};
     *ret_rank = 0;
     fetch_entries(home);
-    for (unsigned i = 0; i < NEAR_PLACES * NEAR_BUCKET_SLOTS; i++) {
-        slot_word *slot = &near__bucket_place(home, i / NEAR_BUCKET_SLOTS)->slot[i % NEAR_BUCKET_SLOTS];
+    for (unsigned i = 0; i < SLOTS; i++) {
+        slot_word *slot = slot_of_key(home, i);
         uint64_t word = near__step_load(slot);
         if (!word || near__word_is_tentative(word))
             continue;
@@ -465,7 +471,8 @@ int near__index_invalidate(struct near__index *index, uint64_t hash, const void 
         forbid(stripe, position);                                                  /* i1 */
     const struct near__tables *tables = near__index_tables(index);
     for (unsigned t = 0; t < tables->spans; t++) {                                 /* i2 */
-        int one = invalidate_places(index, near__span_bucket(scan_span(tables, t), hash), near__hash_tag(hash), key, key_size, position, why);
+        struct near__bucket *home = near__span_bucket(scan_span(tables, t), hash);
+        int one = invalidate_places(index, home, near__hash_tag(hash), key, key_size, position, why);
         result = one ? one : result;
     }
     if (NEAR_MUTANT(FLOOR_LAST))

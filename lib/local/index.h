@@ -141,7 +141,7 @@ static inline unsigned near__bucket_scan(const struct near__bucket *bucket, uint
 /* Which slots hold visible words, a bit a slot: as hints, like those above. */
 static inline __attribute__((always_inline)) unsigned near__bucket_visible(const struct near__bucket *bucket)
 {
-#if defined(__SSE2__) && !defined(NEAR_STEP_HOOK) && !defined(__SANITIZE_THREAD__)
+#if NEAR_MATCH_STEP == 2
     __m128 low, high;
     __asm__ volatile("movaps (%2), %0\n\tshufps $0x88, 16(%2), %0\n\t" /* as in near__bucket_match, the lower halves */
                      "movaps 32(%2), %1\n\tshufps $0x88, 48(%2), %1"
@@ -220,6 +220,13 @@ static inline void near__entry_prefetch(const struct near__entry *entry)
     __builtin_prefetch((const char *)entry + 128);
 }
 
+/* What eviction needs of an entry, its size_era and its stamps, in one line: every eighth entry begins with the last word of the line
+ * before.  From the word, which may be 0 by now. */
+static inline void near__stamps_prefetch(uint64_t word)
+{
+    __builtin_prefetch((const void *)((uintptr_t)near__word_entry(word) + offsetof(struct near__entry, size_era)));
+}
+
 static inline __attribute__((always_inline)) struct near__entry *near__bucket_find(const struct near__bucket *bucket, uint64_t tag,
                                                                                   const void *key, size_t key_size)
 {
@@ -259,7 +266,8 @@ static inline __attribute__((always_inline)) uint64_t near__places_look(const st
 
 /* In place 1, where most are that are not at home.  The hash is computed once more, behind the compiler's back: were it kept for this, every
  * hit at home would have less registers, and an instruction or more to save others. */
-static inline __attribute__((always_inline)) uint64_t near__neighbour_look(const struct near__index *index, const void *key, size_t key_size)
+static inline __attribute__((always_inline)) uint64_t near__neighbour_look(const struct near__index *index, const void *key,
+                                                                           size_t key_size)
 {
     __asm__ volatile("" : "+r"(key));
     uint64_t hash = near__hash_short(key, key_size, &index->secrets);

@@ -445,7 +445,8 @@ static void lower_limits(struct near__local *local)
     struct near__budget *budget = &local->budget;
     int64_t goal = entries_that_fit(local), used_ns = near__keeper_used_ns(), freed_at = live_bytes(local);
     while (is_over(local) && load(&budget->entries) > goal && !is_stopped(local)) {
-        int64_t entries = load(&budget->entries), bytes = live_bytes(local), each = entries > 0 ? near__budget_live(local) / entries : bytes;
+        int64_t entries = load(&budget->entries), bytes = live_bytes(local);
+        int64_t each = entries > 0 ? near__budget_live(local) / entries : bytes;
         int64_t wanted = load(&budget->max_wanted), slack = near__budget_ceiling(wanted) - wanted;
         follow(&budget->max, &budget->max_wanted, bytes, STEP_DOWN * each, 2 * slack);
         follow(&budget->entries_max, &budget->entries_wanted, entries, STEP_DOWN, 0);

@@ -12,8 +12,8 @@
  * store.  The thread frees one of them with each fill, and has its memory for the next one, so that memory stays on one processor
  * and the keeper, which would have to fetch every entry, is done with a list without looking at it.  There is room for two lists, so
  * that the next one may come before the last one is used up.  While there are two the thread is behind, and frees another one
- * at the end of each fill (not both at once: the second is fetched when the first is gone).  So it neither runs out of memory of its own nor has more than it needs, which would go through the
- * lists of the arena and come back cold.
+ * at the end of each fill (not both at once: the second is fetched when the first is gone).  So it neither runs out of memory of
+ * its own nor has more than it needs, which would go through the lists of the arena and come back cold.
  *
  * The thread pops inside a read section: an entry that it has seen at the head cannot go through a grace period and come back before the
  * section ends, so the swap has no ABA problem here either.  When nobody has woken the keeper for a while, or room is short, it takes
