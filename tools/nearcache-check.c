@@ -44,7 +44,7 @@ static const char usage[] =
     "  --option K=V      an option of the library, as near_option_set takes it; may be given several times\n"
     "  --uri URI         use this Redis, under a prefix that is removed at the end; faults of the server need our own\n"
     "  --redis-server P  the program to run (redis-server)\n"
-    "  --json FILE       also write the results as JSON (-: to the standard output)\n"
+    "  --json FILE       also write the results as JSON (-: alone to the standard output)\n"
     "  --verbose         also print what the library logs\n"
     "  --help            this text\n"
     "\n"
@@ -371,6 +371,12 @@ static void settle_and_sweep(struct check *c)
         judge_final(c, p);
 }
 
+static int cannot_write(const struct check *c)
+{
+    fprintf(stderr, "nearcache-check: cannot write %s: %s\n", c->options.json, strerror(errno));
+    return EXIT_CANNOT;
+}
+
 static int finish(struct check *c, int started)
 {
     if (c->board) {
@@ -385,10 +391,8 @@ static int finish(struct check *c, int started)
         return EXIT_CANNOT;
     check_report_violations(c);
     check_report_end(c);
-    if (c->options.json && check_report_json(c, c->options.json) < 0) {
-        fprintf(stderr, "nearcache-check: cannot write %s: %s\n", c->options.json, strerror(errno));
-        return EXIT_CANNOT;
-    }
+    if (c->json && check_report_json(c) < 0)
+        return cannot_write(c);
     return check_violations(c->board) > 0 ? EXIT_VIOLATIONS : c->unjudged > 0 ? EXIT_CANNOT : 0;
 }
 
@@ -405,6 +409,8 @@ int main(int argc, char **argv)
     }
     if ((result = options_parse(&c->options, argc, argv)) != 0)
         return result < 0 ? 0 : result;
+    if (c->options.json && check_report_open_json(c, c->options.json) < 0)
+        return cannot_write(c);
     catch_signals();
     ssize_t size = readlink("/proc/self/exe", c->program, sizeof c->program - 1);
     if (size <= 0 || board_fill(c) < 0)

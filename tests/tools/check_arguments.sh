@@ -43,5 +43,9 @@ check "wrong URIs are refused" refuses_uris
 check "wrong options of the library are refused" refuses_options
 check "what is too much is refused" refuses 'not expected' extra
 check "sabotage is for the tests' own program alone" refuses 'help' --sabotage deaf
+says_what_it_cannot_write() {
+    run 1 --json "$work/nowhere/x" --duration 1 && grep -q "cannot write $work/nowhere/x: " "$work/err" && [ ! -s "$work/out" ]
+}
+check "a file that cannot be written is said before anything is started" says_what_it_cannot_write
 check "a server that cannot be started is said" run 1 --redis-server /nonexistent --duration 1
 plan

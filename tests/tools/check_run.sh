@@ -15,6 +15,11 @@ json_is_complete() {
     done
     [ "$(number violations)" = 0 ] && [ "$(number bound_ms)" = 500 ]
 }
+json_is_alone() {
+    run 0 --duration 1 --processes 2 --faults none --bound 500 --json - && mv "$work/out" "$work/results.json" &&
+        [ "$(head -n 1 "$work/results.json")" = '{' ] && [ "$(tail -n 1 "$work/results.json")" = '}' ] && json_is_complete &&
+        ! grep -q 'reads checked' "$work/results.json" && grep -q '^reads checked' "$work/err"
+}
 much_was_checked() {
     above reads_checked 100 && above faults 0 && above writes 10 # little, if the machine is busy
 }
@@ -40,6 +45,7 @@ keys_are_removed() {
 check "all faults, no violation" run 0 --duration $duration --faults all --bound 500 --json "$work/results.json"
 check "its results are there as JSON" json_is_complete
 check "there was something to check" much_was_checked
+check "JSON for the standard output has it alone" json_is_alone
 check "nothing is left behind" nothing_left
 if start_redis; then
     check "somebody else's Redis, faults of our own processes" run 0 --uri "unix://$work/redis.sock" \

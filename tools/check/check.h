@@ -12,6 +12,7 @@
 #define CHECK_H
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "check_board.h"
@@ -57,6 +58,7 @@ struct check {
     uint64_t printed; /* notes, a bit each */
     uint64_t unjudged; /* values of the last sweep that could not be compared with Redis */
     int64_t stopped_ns;
+    FILE *json; /* where the results go; NULL: nowhere */
 };
 
 extern volatile sig_atomic_t check_interrupted; /* the signal, or 0 */
@@ -109,11 +111,13 @@ void check_faults_stop(struct check *c);
 
 /* ---------------------------------------------------------------- check_report.c */
 
+/* Before anything is started.  0, or -1 with errno. */
+int check_report_open_json(struct check *c, const char *path);
 void check_report_begin(const struct check *c);
 void check_report_second(const struct check *c);
 void check_report_violations(struct check *c); /* those that are new */
 void check_report_end(const struct check *c);
-int check_report_json(struct check *c, const char *path);
+int check_report_json(struct check *c);
 uint64_t check_gauge_sum(const struct check *c, enum check_gauge gauge);
 
 #endif

@@ -2,10 +2,12 @@
  * What nearcache-check says: the line every second, violations with the history that shows them, the end, JSON. */
 #include "check.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "nearcache.h"
 
@@ -279,7 +281,27 @@ static void json_faults(FILE *out, const struct check *c)
     fprintf(out, "},\n");
 }
 
-int check_report_json(struct check *c, const char *path)
+/* What goes to the standard output is JSON alone: the rest goes where messages go. */
+static FILE *open_apart(void)
+{
+    int fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    if (fd < 0)
+        return NULL;
+    FILE *out = fdopen(fd, "w");
+    if (!out)
+        close(fd);
+    else if (dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
+        fclose(out), out = NULL;
+    return out;
+}
+
+int check_report_open_json(struct check *c, const char *path)
+{
+    c->json = strcmp(path, "-") == 0 ? open_apart() : fopen(path, "we");
+    return c->json ? 0 : -1;
+}
+
+int check_report_json(struct check *c)
 {
     struct sums s = sum_all(c);
     const struct {
@@ -299,9 +321,7 @@ int check_report_json(struct check *c, const char *path)
         {"disconnections", check_gauge_sum(c, CHECK_DISCONNECTIONS)}, {"proofs", check_gauge_sum(c, CHECK_PROOFS)},
         {"violations", check_violations(c->board)}, {"final_unjudged", c->unjudged}, {"bound_ms", (uint64_t)c->options.bound_ms},
     };
-    FILE *out = strcmp(path, "-") == 0 ? stdout : fopen(path, "we");
-    if (!out)
-        return -1;
+    FILE *out = c->json;
     fprintf(out, "{\n  \"version\": \"%s\",\n  \"duration_s\": %.3f,\n", near_version(),
             (double)(c->stopped_ns - c->board->started_ns) / 1e9);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
@@ -309,5 +329,7 @@ int check_report_json(struct check *c, const char *path)
     json_faults(out, c);
     fprintf(out, "  \"staleness_ms_p50\": %.3f,\n  \"staleness_ms_p99\": %.3f,\n  \"staleness_ms_max\": %.3f\n}\n",
             ms(s.staleness.p50), ms(s.staleness.p99), ms(s.staleness.max));
-    return (out == stdout ? fflush(out) : fclose(out)) == 0 ? 0 : -1;
+    int failed = ferror(out);
+    c->json = NULL;
+    return fclose(out) == 0 && !failed ? 0 : -1;
 }
