@@ -7,6 +7,7 @@ const struct bench_engine *const bench_engines[] = {
     &bench_engine_nearcache,
     &bench_engine_floor,
     &bench_engine_line,
+    &bench_engine_ways,
     &bench_engine_lfht,
 #ifdef HAVE_CK
     &bench_engine_ck,

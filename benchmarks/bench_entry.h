@@ -83,6 +83,16 @@ static inline int64_t bench_entry_read(struct bench_entry *entry, struct bench_k
     return same ? (int64_t)size - 1 : BENCH_ABSENT;
 }
 
+/* By whoever has made the sequence odd, alone. */
+static inline void bench_entry_fill(struct bench_entry *entry, uint32_t odd, struct bench_key key, const void *value, size_t size)
+{
+    atomic_thread_fence(memory_order_release); /* the odd number comes before the bytes; pairs with the reader's fence */
+    bench_entry_copy(entry->bytes, key.bytes, key.size);
+    bench_entry_copy(entry->bytes + key.size, value, size);
+    __atomic_store_n(&entry->size, (uint32_t)size + 1, __ATOMIC_RELAXED);
+    atomic_store_explicit(&entry->sequence, odd + 1, memory_order_release); /* pairs with the reader's acquire */
+}
+
 /* As bench_engine.set. */
 static inline int bench_entry_write(const struct bench_entries *entries, struct bench_key key, const void *value, size_t size)
 {
@@ -94,11 +104,7 @@ static inline int bench_entry_write(const struct bench_entries *entries, struct 
     while (sequence & 1 || !atomic_compare_exchange_weak_explicit(&entry->sequence, &sequence, sequence + 1,
                                                                   memory_order_acquire, memory_order_relaxed))
         sequence = atomic_load_explicit(&entry->sequence, memory_order_relaxed);
-    atomic_thread_fence(memory_order_release); /* the odd number comes before the bytes; pairs with the reader's fence */
-    bench_entry_copy(entry->bytes, key.bytes, key.size);
-    bench_entry_copy(entry->bytes + key.size, value, size);
-    __atomic_store_n(&entry->size, (uint32_t)size + 1, __ATOMIC_RELAXED);
-    atomic_store_explicit(&entry->sequence, sequence + 2, memory_order_release); /* pairs with the reader's acquire */
+    bench_entry_fill(entry, sequence + 1, key, value, size);
     return 1;
 }
 

@@ -39,4 +39,4 @@ table 'Zipf 0.99, 16,384 keys' --engine $engines,one-line --threads 1,2 --keys 1
 table 'One key a call, uniform' --engine nearcache,floor --threads 1 --dist uniform "$@"
 table 'Sixteen keys a call, uniform' --engine nearcache,floor --threads 1 --dist uniform --batch 16 "$@"
 table 'Reads and writes' --engine nearcache,sharded-lru --threads 2 --mix get:95,set:5 "$@"
-table 'Filling on miss' --engine nearcache,sharded-lru --threads 2 --fill-on-miss --entries 100000 "$@"
+table 'Filling on miss' --engine nearcache,eight-ways,sharded-lru --threads 2 --fill-on-miss --entries 100000 "$@"

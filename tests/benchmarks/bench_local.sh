@@ -9,8 +9,8 @@ quick='--runs 1 --seconds 0.1 --warmup 0.02 --keys 2000'
 fields='engine threads ops_per_second ops_per_second_min ops_per_second_max hit_ratio bytes_per_entry ns_p50 ns_p99 ns_p999'
 # ThreadSanitizer does not know how liburcu, Concurrency Kit and sequence locks order things.
 case ${INSTRUMENT_CFLAGS-} in
-*thread*) engines="nearcache floor one-line uthash-lru sharded-lru" ;;
-*) engines="nearcache floor one-line cds-lfht uthash-lru sharded-lru" ;;
+*thread*) engines="nearcache floor one-line eight-ways uthash-lru sharded-lru" ;;
+*) engines="nearcache floor one-line eight-ways cds-lfht uthash-lru sharded-lru" ;;
 esac
 run 2 local --engine none > /dev/null
 ! grep -q libcuckoo "$work/err" || engines="$engines libcuckoo"
@@ -37,9 +37,9 @@ results_have_their_fields() {
 }
 smaller_caches_miss() {
     # shellcheck disable=SC2086
-    run 0 local $quick --engine nearcache,sharded-lru,uthash-lru --threads 1 --entries 500 --fill-on-miss --json - && is_json ||
+    run 0 local $quick --engine nearcache,sharded-lru,uthash-lru,eight-ways --threads 1 --entries 500 --fill-on-miss --json - && is_json ||
         return 1
-    for i in 0 1 2; do
+    for i in 0 1 2 3; do
         holds "$(value results.$i.hit_ratio) < 0.95 && $(value results.$i.hit_ratio) > 0.5 && $(value results.$i.fills) > 0 &&
             $(value results.$i.entries) <= 512" || return 1
     done
