@@ -92,15 +92,23 @@ void near__target_fini(struct near__target *t)
     pthread_mutex_destroy(&t->lock);
 }
 
+/* With the lock.  What is done is not for those who come later: names may move. */
+static void forget_if_done(struct near__target *t)
+{
+    if (t->resolving && near__resolution_done(t->resolving)) {
+        near__resolution_unref(t->resolving);
+        t->resolving = NULL;
+    }
+}
+
 /* A look-up that is still under way is shared: however often we reconnect, one thread at most waits for a silent
  * name server. */
 static struct near__resolution *resolution(struct near__target *t, struct near__fault *fault)
 {
     pthread_mutex_lock(&t->lock);
-    if (!t->resolving || near__resolution_done(t->resolving)) {
-        near__resolution_unref(t->resolving);
+    forget_if_done(t);
+    if (!t->resolving)
         t->resolving = near__resolution_start(t->host, t->port, fault);
-    }
     struct near__resolution *r = t->resolving;
     if (r)
         near__resolution_ref(r);
@@ -129,11 +137,23 @@ static void close_socket(struct near__transport *t)
     t->fd = -1;
 }
 
+/* It has cost a descriptor, which a connection that lasts has no use for. */
+static void give_up_addresses(struct near__transport *t)
+{
+    if (!t->resolution)
+        return;
+    near__resolution_unref(t->resolution);
+    t->resolution = NULL;
+    t->address = NULL;
+    pthread_mutex_lock(&t->target->lock);
+    forget_if_done(t->target);
+    pthread_mutex_unlock(&t->target->lock);
+}
+
 void near__transport_fini(struct near__transport *t)
 {
     close_socket(t);
-    near__resolution_unref(t->resolution);
-    t->resolution = NULL;
+    give_up_addresses(t);
 }
 
 static int step_resolving(struct near__transport *t)
@@ -319,6 +339,8 @@ int near__transport_step(struct near__transport *t, struct near__fault *fault)
     int r = 1;
     while (r == 1 && t->state != NEAR_TRANSPORT_OPEN)
         r = step_once(t);
+    if (t->state == NEAR_TRANSPORT_OPEN)
+        give_up_addresses(t);
     if (r == 0 && near__now(t->target->clock) >= t->deadline_ns) {
         near__fault_set(&t->fault, NEAR_ERR_UNAVAILABLE, "%s %s: timed out", doing(t), t->target->name);
         r = -1;

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/un.h>
@@ -547,6 +548,32 @@ static void test_I_descriptors_are_closed_at_exec_and_none_is_left(void **state)
     assert_int_equal(open_after, open_before);
 }
 
+/* expected: worth waiting for, if there are more at first. */
+static int descriptors_of_a_connection(const char *uri, int expected)
+{
+    int n, exposed;
+    struct fixture *f = fixture_new(uri);
+    struct near__channel *channel;
+    near_error error;
+    do_set(f, "k", "v");
+    assert_int_equal(near__channel_open(f->remote, "me", fixture_deadline(f, LONG_MS), &channel, &error), NEAR_OK);
+    wait_until((n = descriptors(&exposed)) <= expected, LONG_MS); /* the thread that has resolved the name ends by itself */
+    near__channel_close(f->remote, channel);
+    fixture_free(f);
+    return n;
+}
+
+static void test_I_a_name_costs_no_descriptor_once_it_is_resolved(void **state)
+{
+    NEEDS_SERVER();
+    char uri[80];
+    int exposed, before = descriptors(&exposed);
+    int by_address = descriptors_of_a_connection(redis_server_uri(server), INT_MAX);
+    snprintf(uri, sizeof uri, "redis://localhost:%d", redis_server_port(server));
+    assert_true(by_address > before);
+    assert_int_equal(descriptors_of_a_connection(uri, by_address), by_address);
+}
+
 static void test_I_abandon_in_a_child_closes_everything_and_says_nothing(void **state)
 {
     NEEDS_SERVER();
@@ -664,6 +691,7 @@ int main(void)
         cmocka_unit_test(test_a_restarted_server_is_found_again_and_has_another_identity),
         cmocka_unit_test(test_interrupt_ends_requests_with_honest_statuses),
         cmocka_unit_test(test_I_descriptors_are_closed_at_exec_and_none_is_left),
+        cmocka_unit_test(test_I_a_name_costs_no_descriptor_once_it_is_resolved),
         cmocka_unit_test(test_I_abandon_in_a_child_closes_everything_and_says_nothing),
         cmocka_unit_test(test_I_a_peer_that_closes_raises_no_signal),
         cmocka_unit_test(test_I_signals_interrupt_nothing),

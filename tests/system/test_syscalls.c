@@ -77,6 +77,20 @@ static int descriptors(void)
     return n;
 }
 
+/* What they are, for whoever reads of a failure. */
+static void print_descriptors(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    assert_non_null(folder);
+    for (struct dirent *one; (one = readdir(folder));) {
+        char target[128];
+        ssize_t size = readlinkat(dirfd(folder), one->d_name, target, sizeof(target) - 1);
+        if (size > 0)
+            print_error("descriptor %s: %.*s\n", one->d_name, (int)size, target);
+    }
+    closedir(folder);
+}
+
 /* ---------------------------------------------------------------- statuses, as nearcache.h has them */
 
 #define REMOTE_TIER NEAR_ERR_NOMEM, NEAR_ERR_TIMEOUT, NEAR_ERR_UNAVAILABLE, NEAR_ERR_IO, NEAR_ERR_PROTOCOL
@@ -132,8 +146,10 @@ static void require_descriptors(struct world *w)
         w->descriptors = descriptors();
     if (!wait_until(descriptors() == w->descriptors, RESTORED_MS) && descriptors() < w->descriptors)
         w->descriptors = descriptors();
-    if (!wait_until(descriptors() == w->descriptors, PATIENCE_MS))
+    if (!wait_until(descriptors() == w->descriptors, PATIENCE_MS)) {
+        print_descriptors();
         fail_msg("%d descriptors, expected %d", descriptors(), w->descriptors);
+    }
 }
 
 /* Reads, writes and keeps again, with as many descriptors as before. */
