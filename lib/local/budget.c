@@ -350,15 +350,25 @@ static int has_own_room(const struct near__share *share, int64_t bytes)
     return load(&share->idle[NEAR_IDLE_ROOM]) >= bytes && load(&share->idle[NEAR_IDLE_ENTRIES]) > 0;
 }
 
+/* What is live leaves room for an entry of that size, once what is retired has been freed. */
+static int will_have_room(const struct near__budget *budget, const struct near__share *share, int64_t bytes)
+{
+    return excess_of_bytes(budget) + bytes - load(&share->idle[NEAR_IDLE_ROOM]) <= 0;
+}
+
 /* While the keeper lowers a limit as fast as it can, nobody else gets below it.  Who has evicted for it as much as one fill may is
- * let in all the same: many went, and one comes. */
+ * let in all the same: many went, and one comes.
+ *
+ * An entry that is larger than what is between budget and ceiling finds none of its room before that is free again.  It evicts what it
+ * needs all the same, and is refused; when it comes the next time its room is there. */
 static int make_room(struct near__local *local, struct near__reader *reader, int64_t bytes)
 {
     if (has_room(local, &reader->share, bytes))
         return 1;
     struct near__moment moment = near__tier_moment(local);
     for (int64_t victims = VICTIMS + bytes / VICTIM_BYTES; victims > 0; victims--) {
-        if (is_at_ceiling(local, &reader->share, bytes) && !near__recycle(local, reader, DRAIN))
+        if (is_at_ceiling(local, &reader->share, bytes) && !near__recycle(local, reader, DRAIN) &&
+            will_have_room(&local->budget, &reader->share, bytes))
             return 0;
         int evicted = near__evict_one(local, &reader->sampler, &moment);
         if (has_room(local, &reader->share, bytes))

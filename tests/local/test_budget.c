@@ -185,6 +185,45 @@ static void test_F_a_full_tier_still_takes_large_values(void **state)
     fixture_close(&f);
 }
 
+/* What is evicted for it is free after a grace period only, and until then there is not as much room above the budget as it needs.  So it is
+ * refused once, but not for ever; with an arena perhaps once more, until slabs are empty. */
+static void test_F_a_full_tier_takes_values_that_are_larger_than_its_slack(void **state)
+{
+    static const uint64_t budgets[] = {8, 16};
+    for (size_t b = 0; b < 2; b++) {
+        struct fixture f;
+        int64_t max = (int64_t)budgets[b] * MIB;
+        size_t size = b == 0 ? 1 << 20 : 1000000; /* the slack is 1 MiB less a sixteenth */
+        (void)state;
+        if (b == 0) { /* with malloc alone, then with an arena */
+            open_counted(&f, (uint64_t)max);
+        } else {
+            fixture_init(&f);
+            f.config.bytes_max = (uint64_t)max;
+        }
+        fixture_start(&f);
+        uint64_t n = 0, entries;
+        for (; n < 300000; n++) {
+            fill_one(&f, f.reader, n, 50);
+            if (n % 2000 == 0)
+                near__local_keep(f.local);
+        }
+        entries = stats_of(&f).local_entries;
+        assert_true((int64_t)stats_of(&f).local_bytes > max - max / 20);
+        for (int i = 0; i < 4; i++) {
+            int tries = 0;
+            near__local_keep(f.local);
+            for (n++; tries < 5 && !fill_one(&f, f.reader, n, size); tries++) {
+                assert_true((int64_t)stats_of(&f).local_bytes <= limit_of(max));
+                near__local_keep(f.local);
+            }
+            assert_true(tries <= (b == 0 ? 1 : 2));
+        }
+        assert_true(stats_of(&f).local_entries > entries / 3); /* no more has gone than had to */
+        fixture_close(&f);
+    }
+}
+
 /* ---------------------------------------------------------------- with the keeper and two fillers at once */
 
 static struct fixture shared;
@@ -496,6 +535,7 @@ int main(void)
         cmocka_unit_test(test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget),
         cmocka_unit_test(test_the_index_of_few_entries_is_made_for_them_when_they_are_calm),
         cmocka_unit_test(test_F_a_full_tier_still_takes_large_values),
+        cmocka_unit_test(test_F_a_full_tier_takes_values_that_are_larger_than_its_slack),
         cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),
         cmocka_unit_test(test_F_fills_go_on_while_a_limit_is_lowered),
         cmocka_unit_test(test_F_a_fill_that_evicted_enough_does_not_wait_for_the_keeper),
