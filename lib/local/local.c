@@ -359,9 +359,21 @@ static int install(struct near__local *local, struct near__entry *entry, const s
                    const struct near__moment *moment)
 {
     int kept = 0;
-    near__rcu_enter();
     for (int tries = 0; !kept && tries < (NEAR_MUTANT(INSTALL_ONCE) ? 1 : INSTALL_TRIES) && (tries == 0 || is_unopposed(local, offer)); tries++)
         kept = near__index_install(&local->index, entry, offer->hash, offer->generation, moment);
+    return kept;
+}
+
+/* One section from the look at the era to the install: sweep_eras (keeper.c) waits for sections, and then nobody puts an entry of an earlier
+ * era into a table that has been swept of them, to come to life when the number of the era is used again. */
+static int stamp_and_install(struct near__local *local, struct near__entry *entry, const struct offer *offer, int64_t cost,
+                             const struct near__moment *moment)
+{
+    near__rcu_enter();
+    stamp(local, entry, offer, offer->renews ? offer->tick : moment->tick);
+    if (local->queues)
+        near__queue_enter(local, entry, offer->hash, cost, moment->tick);
+    int kept = install(local, entry, offer, moment);
     near__rcu_leave();
     return kept;
 }
@@ -410,10 +422,7 @@ static enum near__count publish(struct near__local *local, struct near__reader *
                                 int64_t cost)
 {
     struct near__moment moment = near__tier_moment(local);
-    stamp(local, entry, offer, offer->renews ? offer->tick : moment.tick);
-    if (local->queues)
-        near__queue_enter(local, entry, offer->hash, cost, moment.tick);
-    if (!install(local, entry, offer, &moment)) {
+    if (!stamp_and_install(local, entry, offer, cost, &moment)) {
         if (local->queues)
             near__queue_cancel(local, entry, cost);
         give_back(local, reader, entry, cost);
