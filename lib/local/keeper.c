@@ -228,8 +228,8 @@ static int doze(struct near__local *local)
     int ms = is_busy(local) ? BUSY_MS : IDLE_MS;
     struct timespec patience = {ms / 1000, ms % 1000 * 1000000};
     syscall(SYS_futex, &local->keeper.wake, FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0);
-    /* relaxed: what there is to do is found by looking, with its own order */
-    return atomic_exchange_explicit(&local->keeper.wake, 0, memory_order_relaxed) == 0;
+    /* acquire: pairs with near__keeper_stop; what else there is to do is found by looking, with its own order */
+    return atomic_exchange_explicit(&local->keeper.wake, 0, memory_order_acquire) == 0;
 }
 
 /* For so long, or until somebody wants something: as a rule that memory is freed. */
@@ -237,8 +237,8 @@ static void rest(struct near__local *local, int64_t ns)
 {
     struct timespec patience = {ns / NEAR_NS_PER_S, ns % NEAR_NS_PER_S};
     syscall(SYS_futex, &local->keeper.wake, FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0);
-    /* relaxed: as in doze; what else there is to do comes after what we are in the middle of */
-    if (atomic_exchange_explicit(&local->keeper.wake, 0, memory_order_relaxed))
+    /* acquire: as in doze; what else there is to do comes after what we are in the middle of */
+    if (atomic_exchange_explicit(&local->keeper.wake, 0, memory_order_acquire))
         near__reclaim(local, near__reclaim_is_pressing(local));
 }
 
@@ -264,7 +264,7 @@ static void *run(void *arg)
     int64_t sweep_due_ns = near__now(local->clock);
     pthread_setname_np(pthread_self(), "near-keep");
     near__rcu_register();
-    while (!atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) { /* relaxed: joined afterwards */
+    while (!atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) { /* relaxed: ordered by doze */
         int64_t now_ns = near__now(local->clock);
         int sweep = timed_out || now_ns >= sweep_due_ns;
         if (sweep)
@@ -293,8 +293,11 @@ void near__keeper_stop(struct near__local *local)
 {
     if (!local->keeper.runs)
         return;
-    atomic_store_explicit(&local->keeper.stop, 1, memory_order_relaxed); /* relaxed: joined below */
-    near__keeper_wake(local);
+    /* Not near__keeper_wake: the 1 that it finds may be an earlier one, which the keeper is just taking without having seen `stop`, and the
+     * end would wait until it looks again by itself.  relaxed, then release: pairs with doze and rest, whichever takes this 1 sees `stop` */
+    atomic_store_explicit(&local->keeper.stop, 1, memory_order_relaxed);
+    atomic_exchange_explicit(&local->keeper.wake, 1, memory_order_release);
+    syscall(SYS_futex, &local->keeper.wake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
     pthread_join(local->keeper.thread, NULL);
     local->keeper.runs = 0;
 }

@@ -7,6 +7,7 @@
 #include "local/local_fixture.h"
 
 #include <linux/futex.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -16,7 +17,7 @@
 
 #define WORKED_NS (5 * NEAR_NS_PER_MS)
 
-static unsigned rests, paces;
+static unsigned rests, wakes, paces, grace_periods;
 static int64_t rested_ns;
 
 long __real_syscall(long number, ...);
@@ -29,6 +30,7 @@ long __wrap_syscall(long number, ...)
     for (int i = 0; i < 6; i++)
         a[i] = va_arg(list, long);
     va_end(list);
+    wakes += number == SYS_futex && a[1] == FUTEX_WAKE_PRIVATE;
     if (number != SYS_futex || a[1] != FUTEX_WAIT_PRIVATE)
         return __real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
     const struct timespec *patience = (const struct timespec *)a[3];
@@ -43,6 +45,14 @@ void __wrap_near__keeper_pace(struct near__local *local, int64_t *used_ns)
 {
     paces++;
     __real_near__keeper_pace(local, used_ns);
+}
+
+void __real_near__rcu_synchronize(void);
+void __wrap_near__rcu_synchronize(void);
+void __wrap_near__rcu_synchronize(void)
+{
+    grace_periods++;
+    __real_near__rcu_synchronize();
 }
 
 static void test_the_keeper_rests_as_long_as_it_worked(void **state)
@@ -78,15 +88,97 @@ static void test_who_is_waited_for_does_not_rest_on(void **state)
     fixture_close(&f);
 }
 
-static void test_a_lowered_limit_is_followed_in_steps_between_which_the_keeper_may_rest(void **state)
+static void *ends(void *unused)
+{
+    return unused;
+}
+
+/* A wake-up of somebody else's may be on its way: the keeper has taken it and not looked whether it is to stop.  So that does not count. */
+static void test_the_keeper_is_woken_to_stop_although_somebody_has_woken_it(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_open(&f);
+    assert_int_equal(pthread_create(&f.local->keeper.thread, NULL, ends, NULL), 0); /* in the keeper's place */
+    f.local->keeper.runs = 1;
+    atomic_store(&f.local->keeper.wake, 1);
+    wakes = 0;
+    near__keeper_stop(f.local);
+    assert_int_equal(wakes, 1);
+    assert_int_equal(atomic_load(&f.local->keeper.wake), 1);
+    fixture_close(&f);
+}
+
+static void fill_small(struct fixture *f, uint64_t n)
 {
     static const char value[100];
+    (void)near__local_install(f->local, f->reader, near__local_ticket(f->local, &n, sizeof(n)), &n, sizeof(n), value, sizeof(value), n,
+                              -1, NEAR_NEVER);
+}
+
+/* Full of small entries, with an index to match; the next number. */
+static uint64_t fill_up(struct fixture *f, uint64_t numbers)
+{
+    for (uint64_t n = 1; n < numbers; n++) {
+        fill_small(f, n);
+        if (n % 1024 == 0)
+            near__local_keep(f->local);
+    }
+    near__local_keep(f->local);
+    return numbers;
+}
+
+/* Fills that go on beside retire all the time, so much that a quarter of what is above the limit is always retired.  One grace period for each
+ * few victims would take the keeper a hundred times as long as its victims do. */
+static void test_a_lowered_limit_takes_a_grace_period_for_many_victims(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_open_sized(&f, 16u << 20);
+    (void)fill_up(&f, 150000);
+    struct near__budget *budget = &f.local->budget;
+    int64_t others = (near__budget_ceiling(4 << 20) - (4 << 20)) / 3, used = atomic_load(&budget->used);
+    atomic_fetch_add(&budget->used, others);
+    atomic_fetch_add(&budget->retired, others);
+    near__local_resize(f.local, 4u << 20, 0);
+    grace_periods = 0;
+    near__local_keep(f.local);
+    int64_t freed = used + others - atomic_load(&budget->used), quarter = (near__budget_ceiling(4 << 20) - (4 << 20)) / 4;
+    assert_true(freed > 8 << 20);
+    assert_in_range(grace_periods, freed / quarter / 4, freed / quarter + 12); /* and those of new tables */
+    fixture_close(&f);
+}
+
+/* Entries that are moved take their room above the limit, too: half of it is left to fills, whose victims need it until they are freed. */
+static void test_half_of_what_is_above_the_limit_is_left_to_fills(void **state)
+{
+    enum { COPY = 1000 };
+    struct fixture f;
+    int copies = 0;
+    (void)state;
+    fixture_open_sized(&f, 16u << 20);
+    uint64_t n = fill_up(&f, 150000);
+    while (near__budget_copy(f.local, COPY))
+        copies++;
+    int64_t max = 16 << 20, half = (near__budget_ceiling(max) - max) / 2;
+    int64_t cost = near__block_estimate(f.local, near__entry_size_for(sizeof(n), 100, 0));
+    assert_in_range(copies, half / COPY / 2, half / COPY + 10);
+    uint64_t refused = stats_of(&f).fills_refused_space;
+    for (int64_t bytes = 0; bytes < half - half / 8; bytes += cost)
+        fill_small(&f, n++);
+    assert_int_equal(stats_of(&f).fills_refused_space, refused);
+    while (copies--)
+        near__budget_uncopy(f.local, COPY);
+    fixture_close(&f);
+}
+
+static void test_a_lowered_limit_is_followed_in_steps_between_which_the_keeper_may_rest(void **state)
+{
     struct fixture f;
     (void)state;
     fixture_open_sized(&f, 8u << 20);
     for (uint64_t n = 1; n < 60000; n++)
-        (void)near__local_install(f.local, f.reader, near__local_ticket(f.local, &n, sizeof(n)), &n, sizeof(n), value, sizeof(value), n,
-                                  -1, NEAR_NEVER);
+        fill_small(&f, n);
     near__local_keep(f.local);
     uint64_t before = stats_of(&f).evictions, entries = stats_of(&f).local_entries;
     paces = 0;
@@ -103,6 +195,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_keeper_rests_as_long_as_it_worked),
         cmocka_unit_test(test_who_is_waited_for_does_not_rest_on),
+        cmocka_unit_test(test_the_keeper_is_woken_to_stop_although_somebody_has_woken_it),
+        cmocka_unit_test(test_a_lowered_limit_takes_a_grace_period_for_many_victims),
+        cmocka_unit_test(test_half_of_what_is_above_the_limit_is_left_to_fills),
         cmocka_unit_test(test_a_lowered_limit_is_followed_in_steps_between_which_the_keeper_may_rest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
