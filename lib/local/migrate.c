@@ -35,7 +35,7 @@
  * Limits.  One that is lowered far below what there is would leave no room for any fill until the keeper has evicted down to it.
  * So the limits in force stay where they are at first, and follow down after each few victims to what is left then, until
  * they are what is wanted: fills go on, each evicting for itself as ever.  What is left in the end may be an index for sixteen times as
- * many entries: then the limits rest, a second table on top, until the small one has taken over. */
+ * many entries: then the limits rest, a second table on top, until the small one has taken over, and go down with the old one. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -233,26 +233,6 @@ static int move_all(struct near__local *local, const struct near__table *from, c
     return 1;
 }
 
-/* Takes over `to`, whose bytes are charged already. */
-static void migrate(struct near__local *local, struct near__table *to)
-{
-    struct near__table *from = local->keeper.table;
-    to->prepare = (struct near__tables){.span = {from->span, to->span}, .spans = 2, .target = 0};
-    to->migrate = (struct near__tables){.span = {from->span, to->span}, .spans = 2, .target = 1};
-    local->keeper.next = to;
-    atomic_store_explicit(&local->moved_permille, 0, memory_order_relaxed); /* relaxed, both: statistics */
-    publish(local, &to->prepare);
-    publish(local, &to->migrate);
-    if (!move_all(local, from, to))
-        return; /* being closed: both tables are freed there */
-    publish(local, &to->steady);
-    local->keeper.table = to;
-    local->keeper.next = NULL;
-    local->keeper.swept = 0;
-    atomic_store_explicit(&local->moved_permille, 1000, memory_order_relaxed);
-    drop_table(local, from);
-}
-
 /* ---------------------------------------------------------------- room for a second table */
 
 static int64_t live_bytes(const struct near__local *local)
@@ -312,6 +292,57 @@ static void ease_limit(struct near__budget *budget, int64_t bytes)
     while (limit > load(&budget->max_wanted) &&
            !atomic_compare_exchange_weak_explicit(&budget->max, &limit, limit + bytes, memory_order_relaxed, memory_order_relaxed))
         ;
+}
+
+/* A little below what there is, but not below what is wanted; what is wanted if that is `near`.  By a swap: whoever raises a limit
+ * meanwhile has the last word. */
+static void follow(_Atomic(int64_t) *in_force, const _Atomic(int64_t) *wanted, int64_t there_is, int64_t step, int64_t near)
+{
+    int64_t limit = load(in_force), next;
+    do {
+        int64_t least = load(wanted), lower = (there_is < limit ? there_is : limit) - step;
+        next = lower > least + near ? lower : least;
+        /* relaxed, both: limits that are looked at anew each time */
+    } while (next != limit &&
+             !atomic_compare_exchange_weak_explicit(in_force, &limit, next, memory_order_relaxed, memory_order_relaxed));
+}
+
+/* Limits in force above this much more than what is wanted go down in steps, and then at once. */
+static int64_t last_step(const struct near__budget *budget)
+{
+    int64_t wanted = load(&budget->max_wanted);
+    return 2 * (near__budget_ceiling(wanted) - wanted);
+}
+
+/* An old table goes, and what it has taken below a limit that is on its way down goes with it: fills must not come in its place.  What is
+ * retired goes before, since there is less room for it then. */
+static void give_up(struct near__local *local, struct near__table *table)
+{
+    struct near__budget *budget = &local->budget;
+    if (load(&budget->max) > load(&budget->max_wanted))
+        near__reclaim(local, 1);
+    drop_table(local, table);
+    follow(&budget->max, &budget->max_wanted, live_bytes(local), 0, last_step(budget));
+}
+
+/* Takes over `to`, whose bytes are charged already. */
+static void migrate(struct near__local *local, struct near__table *to)
+{
+    struct near__table *from = local->keeper.table;
+    to->prepare = (struct near__tables){.span = {from->span, to->span}, .spans = 2, .target = 0};
+    to->migrate = (struct near__tables){.span = {from->span, to->span}, .spans = 2, .target = 1};
+    local->keeper.next = to;
+    atomic_store_explicit(&local->moved_permille, 0, memory_order_relaxed); /* relaxed, both: statistics */
+    publish(local, &to->prepare);
+    publish(local, &to->migrate);
+    if (!move_all(local, from, to))
+        return; /* being closed: both tables are freed there */
+    publish(local, &to->steady);
+    local->keeper.table = to;
+    local->keeper.next = NULL;
+    local->keeper.swept = 0;
+    atomic_store_explicit(&local->moved_permille, 1000, memory_order_relaxed);
+    give_up(local, from);
 }
 
 static void change_to(struct near__local *local, uint64_t buckets)
@@ -421,19 +452,6 @@ static uint64_t wanted_buckets(const struct near__local *local)
 
 /* ---------------------------------------------------------------- limits that were lowered */
 
-/* A little below what there is, but not below what is wanted; what is wanted if that is `near`.  By a swap: whoever raises a limit
- * meanwhile has the last word. */
-static void follow(_Atomic(int64_t) *in_force, const _Atomic(int64_t) *wanted, int64_t there_is, int64_t step, int64_t near)
-{
-    int64_t limit = load(in_force), next;
-    do {
-        int64_t least = load(wanted), lower = (there_is < limit ? there_is : limit) - step;
-        next = lower > least + near ? lower : least;
-        /* relaxed, both: limits that are looked at anew each time */
-    } while (next != limit &&
-             !atomic_compare_exchange_weak_explicit(in_force, &limit, next, memory_order_relaxed, memory_order_relaxed));
-}
-
 /* The limits go first and the victims after them: room that was made below a limit would be filled again at once.  A step is as many
  * entries as one fill may evict for itself, so that it finds room after it.  The last part goes at once, so that the ceiling in force is that of
  * the wanted limit before `used` is below that: once within, always within.
@@ -447,8 +465,7 @@ static void lower_limits(struct near__local *local)
     while (is_over(local) && load(&budget->entries) > goal && !is_stopped(local)) {
         int64_t entries = load(&budget->entries), bytes = live_bytes(local);
         int64_t each = entries > 0 ? near__budget_live(local) / entries : bytes;
-        int64_t wanted = load(&budget->max_wanted), slack = near__budget_ceiling(wanted) - wanted;
-        follow(&budget->max, &budget->max_wanted, bytes, STEP_DOWN * each, 2 * slack);
+        follow(&budget->max, &budget->max_wanted, bytes, STEP_DOWN * each, last_step(budget));
         follow(&budget->entries_max, &budget->entries_wanted, entries, STEP_DOWN, 0);
         if (!evict_some(local, goal) && near__budget_excess(local) > 0)
             break; /* nothing can go */
