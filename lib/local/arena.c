@@ -78,7 +78,7 @@
 #define FINE_MIN 24
 #define FINE_MAX 256
 #define FEWEST 8                              /* blocks of the largest class */
-#define SIZE_MAX_SMALL (PAYLOAD / FEWEST & ~UINT64_C(7))
+_Static_assert(NEAR_SMALL_MAX == (PAYLOAD / FEWEST & ~UINT64_C(7)), "the largest class");
 #define BLOCKS_MAX (PAYLOAD / FINE_MIN + 1)
 #define WEIGHT ((int64_t)NEAR_SLAB_SIZE / 32)
 #define BATCH_WEIGHT (INT64_C(16) << 10)
@@ -101,8 +101,8 @@ struct slab {
 _Static_assert(sizeof(struct slab) <= HEADER, "in front of the blocks");
 
 struct depot {
-    _Alignas(64) uint32_t size; /* (i), all three; every fill reads them, so not in the line that batches write */
-    uint32_t blocks, cost;
+    _Alignas(64) uint32_t size; /* (i), both; every fill reads it, so not in the line that batches write */
+    uint32_t blocks;
     _Alignas(64) pthread_mutex_t mutex;
     struct slab *partial; /* blocks are taken from the first */
     struct slab *leaving; /* chosen, or full when it was; not taken from */
@@ -116,10 +116,10 @@ struct chunk {
 };
 
 struct near__arena {
+    struct near__classes class;
     const struct near__alloc *alloc;
     unsigned classes;
     int huge;                           /* wanted */
-    uint8_t class_of[SIZE_MAX_SMALL / 8 + 1];
     struct depot depot[NEAR_CLASSES_MAX];
     _Alignas(64) pthread_mutex_t mutex; /* the pool's: what follows */
     struct slab *empty;                 /* in memory */
@@ -132,6 +132,7 @@ struct near__arena {
     _Atomic(int64_t) wanted;            /* relaxed: tells the keeper, who is woken as well, what to look at */
     void *memory;
 };
+_Static_assert(offsetof(struct near__arena, class) == 0, "see near__arena_class");
 
 /* ---------------------------------------------------------------- classes */
 
@@ -140,9 +141,9 @@ static void add_class(struct near__arena *arena, unsigned from, unsigned size)
     struct depot *depot = &arena->depot[arena->classes];
     depot->size = size;
     depot->blocks = (uint32_t)(PAYLOAD / size);
-    depot->cost = ((uint32_t)NEAR_SLAB_SIZE + depot->blocks - 1) / depot->blocks;
+    arena->class.cost[arena->classes] = ((uint32_t)NEAR_SLAB_SIZE + depot->blocks - 1) / depot->blocks;
     for (unsigned s = from; s <= size; s += 8)
-        arena->class_of[s / 8] = (uint8_t)arena->classes;
+        arena->class.of[s / 8] = (uint8_t)arena->classes;
     arena->classes++;
 }
 
@@ -159,16 +160,6 @@ static void make_classes(struct near__arena *arena)
         add_class(arena, size + 8, next);
         size = next;
     }
-}
-
-unsigned near__arena_class(const struct near__arena *arena, size_t size)
-{
-    return size <= SIZE_MAX_SMALL ? arena->class_of[(size + 7) / 8] : NEAR_CLASS_NONE;
-}
-
-int64_t near__arena_cost(const struct near__arena *arena, unsigned class)
-{
-    return arena->depot[class].cost;
 }
 
 static void hold(struct near__arena *arena, int64_t bytes)

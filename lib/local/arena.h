@@ -12,6 +12,7 @@ struct near__arena;
 #define NEAR_CLASSES_MAX 64
 #define NEAR_CLASS_NONE NEAR_CLASSES_MAX /* too large for the arena */
 #define NEAR_SLAB_SIZE (UINT64_C(16) << 10)
+#define NEAR_SMALL_MAX 2040 /* bytes of the largest class */
 
 /* Free blocks that a thread has at hand, by class.  The owner's alone.  All zero: empty. */
 struct near__stock {
@@ -27,9 +28,20 @@ int near__arena_open(const struct near__alloc *alloc, int huge, _Atomic(int64_t)
 /* Every block is gone afterwards.  NULL is fine. */
 void near__arena_close(struct near__arena *arena);
 
-unsigned near__arena_class(const struct near__arena *arena, size_t size);
+/* What follows from a size.  An arena begins with it (i), since each fill asks several times. */
+struct near__classes {
+    uint8_t of[NEAR_SMALL_MAX / 8 + 1];
+    uint32_t cost[NEAR_CLASSES_MAX];
+};
+static inline unsigned near__arena_class(const struct near__arena *arena, size_t size)
+{
+    return size <= NEAR_SMALL_MAX ? ((const struct near__classes *)(const void *)arena)->of[(size + 7) / 8] : NEAR_CLASS_NONE;
+}
 /* Bytes that a block of that class really takes: itself and its share of what a slab cannot use. */
-int64_t near__arena_cost(const struct near__arena *arena, unsigned class);
+static inline int64_t near__arena_cost(const struct near__arena *arena, unsigned class)
+{
+    return ((const struct near__classes *)(const void *)arena)->cost[class];
+}
 /* Slabs that are in memory, and the administration. */
 int64_t near__arena_held(const struct near__arena *arena);
 

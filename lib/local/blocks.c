@@ -145,20 +145,25 @@ void *near__block_take(struct near__local *local, struct near__reader *reader, s
     return block ? block : take_batch(local, reader, class);
 }
 
-void near__block_free(struct near__local *local, struct near__reader *reader, struct near__entry *entry)
+/* Of a large one; its cost. */
+static int64_t free_large(struct near__local *local, struct near__entry *entry)
 {
-    size_t size = near__entry_size(entry);
-    unsigned class = class_of(local, size);
-    if (class != NEAR_CLASS_NONE) {
-        near__arena_give(local->arena, reader ? &reader->stock : NULL, class, near__entry_block(entry));
-        return;
-    }
+    int64_t cost = near__entry_cost(local->alloc, entry);
     if (local->arena) {
-        int64_t cost = near__entry_cost(local->alloc, entry);
         near__budget_hold(local, -cost);
         atomic_fetch_sub_explicit(&local->large_bytes, cost, memory_order_relaxed); /* relaxed: a count */
     }
     near__entry_free(local->alloc, entry);
+    return cost;
+}
+
+int64_t near__block_free(struct near__local *local, struct near__reader *reader, struct near__entry *entry)
+{
+    unsigned class = class_of(local, near__entry_size(entry));
+    if (class == NEAR_CLASS_NONE)
+        return free_large(local, entry);
+    near__arena_give(local->arena, reader ? &reader->stock : NULL, class, near__entry_block(entry));
+    return near__arena_cost(local->arena, class);
 }
 
 void near__block_drop(struct near__local *local, struct near__entry *entry)

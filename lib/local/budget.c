@@ -35,6 +35,7 @@
  *
  * A share is written by its owner alone, without locked instructions; statistics read it.  Threads without a reader, and the
  * keeper, go to the common counts. */
+#include "local/rcu.h"
 #include "local/tier.h"
 
 #define VICTIMS 16 /* evictions on behalf of one install, and one more for every VICTIM_BYTES of it */
@@ -159,10 +160,15 @@ int64_t near__budget_live(const struct near__local *local)
     return load(&local->budget.used) - load(&local->budget.retired) - load(&local->budget.fixed) - index;
 }
 
-int64_t near__budget_excess(const struct near__local *local)
+static inline int64_t excess(const struct near__local *local)
 {
     int64_t bytes = excess_of_bytes(&local->budget), entries = excess_of_entries(&local->budget);
     return bytes > entries ? bytes : entries;
+}
+
+int64_t near__budget_excess(const struct near__local *local)
+{
+    return excess(local);
 }
 
 /* ---------------------------------------------------------------- what shares hold */
@@ -192,8 +198,11 @@ int64_t near__budget_taken(const struct near__local *local)
 int near__local_has_no_room(struct near__local *local, size_t value_size)
 {
     struct near__reader *reader = near__local_reader_known(local);
-    if (reader)
+    if (reader) {
+        near__rcu_enter();
         near__recycle(local, reader, DRAIN); /* room of our own */
+        near__rcu_leave();
+    }
     int64_t max = load(&local->budget.max), taken = near__budget_taken(local); /* decides only whether to wait */
     return (int64_t)value_size < max / 2 && taken + (int64_t)value_size > near__budget_ceiling(max) - ROOM_MARGIN &&
            (near__budget_retired(local) > 0 || near__blocks_are_awaited(local) || near__blocks_total(local) > max);
@@ -223,7 +232,7 @@ static __attribute__((noinline)) void divide(struct near__part *part)
 }
 
 /* A thread's part of the limits.  Each fill and each eviction asks several times, so the divisions are made only when a limit has changed. */
-static const struct near__part *part_of(const struct near__local *local, struct near__share *share)
+static inline const struct near__part *part_of(const struct near__local *local, struct near__share *share)
 {
     struct near__part *part = &share->part;
     int64_t max = load(&local->budget.max), entries_max = load(&local->budget.entries_max);
@@ -292,7 +301,8 @@ void near__share_settle(struct near__local *local, struct near__share *share)
 static int take_bytes(struct near__local *local, struct near__share *share, int64_t bytes)
 {
     struct near__budget *budget = &local->budget;
-    if (!charge_below_ceiling(budget, bytes))
+    /* In vain, as a rule where a tier is full: then nobody's line is written. */
+    if (excess_of_bytes(budget) + bytes > 0 || !charge_below_ceiling(budget, bytes))
         return 0;
     if (excess_of_bytes(budget) > 0) {
         add(&budget->used, -bytes);
@@ -329,9 +339,9 @@ static int has_entry(struct near__local *local, struct near__share *share)
 /* While a limit is passed (it was lowered) shares go back first, but for what this entry takes. */
 static int has_room(struct near__local *local, struct near__share *share, int64_t bytes)
 {
-    if (near__budget_excess(local) > 0) {
+    if (excess(local) > 0) {
         keep_only(local, share, bytes);
-        if (near__budget_excess(local) > 0)
+        if (excess(local) > 0)
             return 0;
     }
     return has_bytes(local, share, bytes) && has_entry(local, share);
@@ -370,7 +380,7 @@ static int make_room(struct near__local *local, struct near__reader *reader, int
         if (is_at_ceiling(local, &reader->share, bytes) && !near__recycle(local, reader, DRAIN) &&
             will_have_room(&local->budget, &reader->share, bytes))
             return 0;
-        int evicted = near__evict_one(local, &reader->sampler, &moment);
+        int evicted = near__evict_inside(local, &reader->sampler, &moment);
         if (has_room(local, &reader->share, bytes))
             return 1;
         if (!evicted)
@@ -405,9 +415,8 @@ void near__budget_correct(struct near__local *local, struct near__reader *reader
 /* ---------------------------------------------------------------- giving back */
 
 /* Room and a reservation come (back) to a share; what is too much for it goes on. */
-static void give(struct near__local *local, struct near__share *share, int64_t bytes)
+static inline void give(struct near__local *local, struct near__share *share, const struct near__part *part, int64_t bytes)
 {
-    const struct near__part *part = part_of(local, share);
     int64_t most = HELD * part->quantum;
     grow(&share->idle[NEAR_IDLE_ROOM], bytes);
     grow(&share->idle[NEAR_IDLE_ENTRIES], 1);
@@ -418,15 +427,12 @@ static void give(struct near__local *local, struct near__share *share, int64_t b
 
 void near__budget_release_entry(struct near__local *local, struct near__reader *reader, int64_t bytes)
 {
-    give(local, &reader->share, bytes);
+    give(local, &reader->share, part_of(local, &reader->share), bytes);
 }
 
 /* Room for something retired, in used and retired.  0: the ceiling leaves none. */
-static int has_spare(struct near__local *local, struct near__share *share, int64_t bytes)
+static __attribute__((noinline)) int take_spare(struct near__local *local, struct near__share *share, int64_t missing)
 {
-    int64_t missing = bytes - load(&share->idle[NEAR_IDLE_SPARE]);
-    if (missing <= 0)
-        return 1;
     int64_t more = missing + part_of(local, share)->quantum;
     if (!charge_below_ceiling(&local->budget, more)) {
         if (!charge_below_ceiling(&local->budget, missing))
@@ -436,6 +442,12 @@ static int has_spare(struct near__local *local, struct near__share *share, int64
     add(&local->budget.retired, more); /* afterwards: as in trim_spare */
     grow(&share->idle[NEAR_IDLE_SPARE], more);
     return 1;
+}
+
+static inline int has_spare(struct near__local *local, struct near__share *share, int64_t bytes)
+{
+    int64_t missing = bytes - load(&share->idle[NEAR_IDLE_SPARE]);
+    return missing <= 0 || take_spare(local, share, missing);
 }
 
 void near__budget_retire(struct near__local *local, struct near__reader *reader, int64_t bytes)
@@ -449,10 +461,11 @@ void near__budget_retire(struct near__local *local, struct near__reader *reader,
             near__keeper_wake(local);
         return;
     }
+    const struct near__part *part = part_of(local, &reader->share);
     grow(&reader->share.idle[NEAR_IDLE_SPARE], -bytes);
-    give(local, &reader->share, bytes);
+    give(local, &reader->share, part, bytes);
     reader->share.pending += bytes;
-    if (reader->share.pending > part_of(local, &reader->share)->wake_at) {
+    if (reader->share.pending > part->wake_at) {
         reader->share.pending = 0;
         near__keeper_wake(local);
     }

@@ -45,6 +45,8 @@ struct near__candidates {
 
 static inline unsigned near__candidate_age(uint16_t base, uint16_t stamp) { return (uint16_t)(base - stamp); }
 
+#define NEAR_STAMPS 24 /* that are compared with the bar at a time */
+
 /* ---------------------------------------------------------------- comparing
  *
  * Places are bits: all that are meant.  Each question has an answer by vectors and one by a loop, which says the same. */
@@ -84,6 +86,18 @@ static inline uint32_t near__candidates_youngest(const struct near__candidates *
     NEAR_LANES_FOLD(least, _mm_min_epi16);
     return near__lanes_equal(ages.low, ages.high, least);
 }
+static inline uint32_t near__stamps_above(const uint16_t *stamp, __m128i base, __m128i bar)
+{
+    __m128i above = _mm_cmpgt_epi16(_mm_sub_epi16(base, _mm_load_si128((const __m128i *)(const void *)stamp)), bar);
+    return (uint32_t)_mm_movemask_epi8(_mm_packs_epi16(above, _mm_setzero_si128()));
+}
+/* Which of the stamps, aligned to 16 bytes, are older than the bar, 0 or more; a bit each. */
+static inline uint32_t near__stamps_older(const uint16_t stamp[NEAR_STAMPS], uint16_t base, int bar)
+{
+    __m128i b = _mm_set1_epi16((short)(base - 0x8000)), least = _mm_set1_epi16((short)(bar - 0x8000));
+    return near__stamps_above(stamp, b, least) | near__stamps_above(stamp + 8, b, least) << 8 |
+           near__stamps_above(stamp + 16, b, least) << 16;
+}
 /* A place that is free counts as the youngest of all. */
 static inline __m128i near__lanes_used(__m128i ages, uint32_t used)
 {
@@ -91,18 +105,29 @@ static inline __m128i near__lanes_used(__m128i ages, uint32_t used)
     __m128i is_used = _mm_cmpeq_epi16(_mm_and_si128(_mm_set1_epi16((short)used), bits), bits);
     return _mm_or_si128(_mm_and_si128(is_used, ages), _mm_andnot_si128(is_used, _mm_set1_epi16(INT16_MIN)));
 }
+static inline uint32_t near__lanes_most(struct near__ages ages)
+{
+    __m128i most = _mm_max_epi16(ages.low, ages.high);
+    NEAR_LANES_FOLD(most, _mm_max_epi16);
+    return near__lanes_equal(ages.low, ages.high, most);
+}
 static inline uint32_t near__candidates_oldest(const struct near__candidates *c, uint16_t base)
 {
     struct near__ages ages = near__candidates_ages(c, base);
-    if (c->used != NEAR_CANDIDATES_ALL) {
-        ages.low = near__lanes_used(ages.low, c->used);
-        ages.high = near__lanes_used(ages.high, c->used >> 8);
-    }
-    __m128i most = _mm_max_epi16(ages.low, ages.high);
-    NEAR_LANES_FOLD(most, _mm_max_epi16);
-    return c->used & near__lanes_equal(ages.low, ages.high, most);
+    uint32_t oldest = c->used & near__lanes_most(ages);
+    if (oldest)
+        return oldest;
+    /* What has gone from there was older.  It leaves a young stamp behind, so that this does not happen before there are few. */
+    return c->used & near__lanes_most((struct near__ages){near__lanes_used(ages.low, c->used), near__lanes_used(ages.high, c->used >> 8)});
 }
 #else
+static inline uint32_t near__stamps_older(const uint16_t stamp[NEAR_STAMPS], uint16_t base, int bar)
+{
+    uint32_t found = 0;
+    for (unsigned i = 0; i < NEAR_STAMPS; i++)
+        found |= (uint32_t)((int)near__candidate_age(base, stamp[i]) > bar) << i;
+    return found;
+}
 static inline uint32_t near__candidates_stamped(const struct near__candidates *c, uint16_t stamp)
 {
     uint32_t found = 0;
@@ -189,6 +214,7 @@ static inline int near__candidates_pick(struct near__candidates *c, uint16_t bas
     uint32_t oldest = near__candidates_oldest(c, base), others = oldest & ~(UINT32_C(1) << c->youngest);
     unsigned place = (unsigned)__builtin_ctz(others ? others : oldest); /* all of one age: then the youngest stays what it is */
     *ret = (struct near__candidate){.slot = c->slot[place], .word = c->word[place], .stamp = c->stamp[place]};
+    c->stamp[place] = c->stamp[c->youngest]; /* who compares all places need not leave it out */
     c->used &= ~(UINT32_C(1) << place);
     c->count--;
     return 1;

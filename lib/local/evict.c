@@ -8,15 +8,16 @@
  * helps this one, so a small sample does the work of a large one.
  *
  * Memory is far away, so a sample is made ready in three steps, each by another eviction: its place is drawn and the buckets
- * are fetched; the buckets are noted and the entries in them fetched; the entries that are then in the buckets are looked at.
+ * are fetched; the slots in use are noted and the entries in them fetched; the entries that are then in those slots are looked at.
  *
  * A candidate is a slot and the word that was in it.  It is looked at anew before it goes: if the slot holds another word it is gone, and
  * if it was used in the meantime it is young and leaves the pool (candidates.h).  Slots and buckets belong to a view of the tables, and
  * entries are followed only when a slot holds their word inside the present section, so nothing that was freed is touched.
  *
- * A look is the dearest part of a fill, so it is short: which slots are in use is one question for a bucket, what may speak against an
- * entry is two comparisons with numbers that stay in registers, and an entry that is younger than the youngest candidate is done with at
- * a third.
+ * A look is the dearest part of a fill, so it is short: which slots are in use is one question for a bucket, asked when they are noted.
+ * Under LRU, where nothing that was noted can have ended (no expiry, no idle limit, the present era), the stamps are read in a row and
+ * compared with the youngest candidate's all at once; most of the sample is done with then.  Otherwise entries are looked at one by one:
+ * what may speak against one is two comparisons with numbers that stay in registers.
  *
  * A table of at most WHOLE buckets is looked at as a whole, and again only when the pool has run dry: its order is exact, and
  * a look serves up to NEAR_CANDIDATES evictions.
@@ -32,16 +33,18 @@
 
 #include "base/random.h"
 
-/* Entries looked at for one eviction.  Over the traces of docs/policies.md 8 are as good as exact LRU on average (53.850 to 53.865 with
- * three seeds, exact LRU 53.844; 7 as well; 6 with 53.829 are not), and at worst 0.28 points below.  Of the small queue, an eighth of
+/* Entries looked at for one eviction, and the rest of the bucket in which that many are reached.  Over the traces of docs/policies.md that
+ * is as good as exact LRU on average (53.850 to 53.865 with three seeds, exact LRU 53.844), and at worst 0.28 points below; exactly 8 are not
+ * (53.839 to 53.842), exactly 11 are (53.851 to 53.853), but are no fewer.  Of the small queue, an eighth of
  * what is seen, that shows too little: 16 are worth half a point there.  So they are where entries may have expired, which go first. */
 #define SAMPLE 8
 #define SAMPLE_WIDE 16
 #define WHOLE 64   /* buckets */
 #define RUN 256    /* buckets looked at, when the index is sparse: few large values, 16 KiB read in a row */
-#define RUN_AHEAD NEAR_SAMPLE_BUCKETS /* likewise, for a sample that is made ready: the rest is left to the eviction that needs it */
+#define RUN_AHEAD 8 /* likewise, noted at a time: the rest is left to the eviction that needs it */
 #define AHEAD 3    /* buckets of the sample after the next that are fetched early: SAMPLE entries at 3 to 6 a bucket */
 #define ATTEMPTS 8 /* samples, when others take the victim or half of two tables is empty */
+_Static_assert(SAMPLE_WIDE - 1 + NEAR_BUCKET_SLOTS <= NEAR_SAMPLE_SLOTS && NEAR_SAMPLE_SLOTS <= NEAR_STAMPS, "a sample fits");
 #define TURNS 32   /* given to candidates on behalf of one eviction */
 
 /* ---------------------------------------------------------------- the pool */
@@ -114,18 +117,23 @@ static int evict(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word
     return near__index_unlink(&hunt->local->index, slot, word, why);
 }
 
-/* The next buckets, until so many entries are in them, which are being fetched; *run are left. */
-static void gather(struct near__sample *sample, const struct near__span *span, uint64_t *b, uint64_t *run, unsigned enough)
+/* The entries of the next buckets, until there are enough: they are being fetched; *run buckets are left. */
+static void gather(struct near__sample *sample, const struct near__span *span, uint64_t *ret_b, uint64_t *ret_run, unsigned enough)
 {
-    unsigned count = 0, entries = 0;
-    for (; *run && entries < enough && count < NEAR_SAMPLE_BUCKETS; --*run, *b = *b + 1 < span->count ? *b + 1 : 0) {
-        struct near__bucket *bucket = &span->bucket[*b];
-        sample->bucket[count++] = bucket;
-        for (size_t visible = near__bucket_visible(bucket); visible; visible &= visible - 1, entries++)
-            /* relaxed: only an address */
-            near__stamps_prefetch(atomic_load_explicit(slot_at(bucket, visible), memory_order_relaxed));
+    uint64_t b = *ret_b, run = *ret_run, last = run > RUN_AHEAD ? run - RUN_AHEAD : 0;
+    unsigned count = 0;
+    for (; run > last && count < enough; run--) {
+        struct near__bucket *bucket = &span->bucket[b];
+        for (size_t visible = near__bucket_visible(bucket); visible; visible &= visible - 1) {
+            _Atomic(uint64_t) *slot = slot_at(bucket, visible);
+            sample->slot[count++] = slot;
+            near__stamps_prefetch(atomic_load_explicit(slot, memory_order_relaxed)); /* relaxed: only an address */
+        }
+        b = b + 1 < span->count ? b + 1 : 0;
     }
     sample->count = count;
+    *ret_b = b;
+    *ret_run = run;
 }
 
 static int may_expire(const struct near__local *local)
@@ -145,7 +153,7 @@ static uint64_t place_of(uint64_t random, const struct near__span *span)
 
 /* Where the next sample begins.  The place of the one after it is drawn as well, and its buckets fetched: they come while the caller does
  * something else. */
-static uint64_t begin_sample(struct near__sampler *sampler, const struct near__span *span)
+static inline __attribute__((always_inline)) uint64_t begin_sample(struct near__sampler *sampler, const struct near__span *span)
 {
     uint64_t b = place_of(sampler->ahead, span);
     sampler->ahead = near__random_next(&sampler->random);
@@ -197,35 +205,78 @@ static inline __attribute__((always_inline)) int see_by(const struct hunt *hunt,
     const uint16_t base = hunt->base;
     int bar[] = {[SMALL] = near__candidates_bar(&pool[SMALL], base), [MAIN] = near__candidates_bar(&pool[MAIN], base)};
     uint32_t seen = sight->seen;
-    for (unsigned b = 0; b < sample->count; b++)
-        for (size_t visible = near__bucket_visible(sample->bucket[b]); visible; visible &= visible - 1) {
-            _Atomic(uint64_t) *slot = slot_at(sample->bucket[b], visible);
-            uint64_t word = near__step_look(slot);
-            if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0))
+    for (unsigned i = 0; i < sample->count; i++) {
+        _Atomic(uint64_t) *slot = sample->slot[i];
+        uint64_t word = near__step_look(slot);
+        if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0))
+            continue;
+        const struct near__entry *entry = near__word_entry(word);
+        if (__builtin_expect(!is_plainly_alive(entry, era, plain, now_ms), 0)) {
+            enum look look = look_closely(hunt, slot, word);
+            if (look == HAS_GONE)
+                return 1;
+            if (look == STAYS)
                 continue;
-            const struct near__entry *entry = near__word_entry(word);
-            if (__builtin_expect(!is_plainly_alive(entry, era, plain, now_ms), 0)) {
-                enum look look = look_closely(hunt, slot, word);
-                if (look == HAS_GONE)
-                    return 1;
-                if (look == STAYS)
-                    continue;
-            }
-            seen++;
-            uint16_t stamp;
-            enum queue queue = describe(pools == TWO_POOLS, entry, &stamp);
-            if (pools == NO_POOL && !near__random_below(&hunt->sampler->random, seen)) /* each with the same chance */
-                sight->chosen = (struct near__candidate){.slot = slot, .word = word};
-            if (pools != NO_POOL && (int)near__candidate_age(base, stamp) > bar[queue])
-                bar[queue] = take_in(&pool[queue], slot, word, stamp, base);
         }
+        seen++;
+        uint16_t stamp;
+        enum queue queue = describe(pools == TWO_POOLS, entry, &stamp);
+        if (pools == NO_POOL && !near__random_below(&hunt->sampler->random, seen)) /* each with the same chance */
+            sight->chosen = (struct near__candidate){.slot = slot, .word = word};
+        if (pools != NO_POOL && (int)near__candidate_age(base, stamp) > bar[queue])
+            bar[queue] = take_in(&pool[queue], slot, word, stamp, base);
+    }
     sight->seen = seen;
     return 0;
 }
 
-/* Looks at what is in the buckets that were noted.  1: something dead was there and has gone. */
+/* The stamps of all that were noted.  0: one of them has gone meanwhile, or needs a closer look. */
+static inline __attribute__((always_inline)) int read_stamps(const struct near__sample *sample, uint32_t era, uint16_t *stamp)
+{
+    for (unsigned i = 0; i < sample->count; i++) {
+        uint64_t word = near__step_look(sample->slot[i]);
+        if (!(word & NEAR_WORD_VISIBLE))
+            return 0;
+        const struct near__entry *entry = near__word_entry(word);
+        if ((entry->size_era ^ era) & (NEAR_ENTRY_EXPIRES | (NEAR_ENTRY_ERAS - 1)))
+            return 0;
+        stamp[i] = near__entry_stamp(entry);
+    }
+    return 1;
+}
+
+/* The entry in a slot, as a candidate, though another may have come there since its stamp was read. */
+static void take_in_slot(struct near__candidates *pool, _Atomic(uint64_t) *slot, uint16_t base)
+{
+    uint64_t word = near__step_look(slot);
+    if (!(word & NEAR_WORD_VISIBLE))
+        return;
+    uint16_t stamp = near__entry_stamp(near__word_entry(word));
+    if ((int)near__candidate_age(base, stamp) > near__candidates_bar(pool, base))
+        near__candidates_add(pool, slot, word, stamp, base);
+}
+
+/* As see where nothing but stamps tells entries apart, none of which expires.  0: this is not so, and nothing was done. */
+static int see_quickly(const struct hunt *hunt, const struct near__sample *sample, struct sight *sight)
+{
+    const struct near__moment *moment = hunt->moment;
+    struct near__candidates *pool = &hunt->sampler->pool[SMALL];
+    _Alignas(16) uint16_t stamp[NEAR_STAMPS] = {0};
+    if (moment->rule != NEAR_RULE_LRU || moment->idle || moment->forsaken || !read_stamps(sample, moment->era, stamp))
+        return 0;
+    int bar = near__candidates_bar(pool, hunt->base);
+    uint32_t all = (UINT32_C(1) << sample->count) - 1;
+    for (uint32_t older = all & (bar < 0 ? all : near__stamps_older(stamp, hunt->base, bar)); older; older &= older - 1)
+        take_in_slot(pool, sample->slot[__builtin_ctz(older)], hunt->base);
+    sight->seen += sample->count;
+    return 1;
+}
+
+/* Looks at what is in the slots that were noted.  1: something dead was there and has gone. */
 static int see(const struct hunt *hunt, const struct near__sample *sample, struct sight *sight)
 {
+    if (see_quickly(hunt, sample, sight))
+        return 0;
     if (!has_pool(hunt))
         return see_by(hunt, sample, sight, NO_POOL);
     return has_queues(hunt) ? see_by(hunt, sample, sight, TWO_POOLS) : see_by(hunt, sample, sight, ONE_POOL);
@@ -332,12 +383,11 @@ static int is_whole(const struct near__local *local, const struct near__tables *
     return tables->spans == 1 && tables->span[0].count <= WHOLE && !may_expire(local);
 }
 
-int near__evict_one(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment)
+int near__evict_inside(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment)
 {
     struct hunt hunt = {local, sampler, moment, (uint16_t)(moment->tick + 4 * NEAR_TICKS)}; /* ahead: as in near__stamp_age */
     int done = 0;
     unsigned turns = TURNS;
-    near__rcu_enter();
     const struct near__tables *tables = near__index_tables(&local->index);
     begin(&hunt, tables);
     if (is_whole(local, tables))
@@ -346,6 +396,13 @@ int near__evict_one(struct near__local *local, struct near__sampler *sampler, co
         uint64_t t = tables->spans > 1 ? (near__random_next(&sampler->random) ^ i) & 1 : 0;
         done = look(&hunt, &tables->span[t]) || take_any(&hunt, i > 0, &turns);
     }
+    return done;
+}
+
+int near__evict_one(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment)
+{
+    near__rcu_enter();
+    int done = near__evict_inside(local, sampler, moment);
     near__rcu_leave();
     return done;
 }

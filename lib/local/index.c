@@ -226,43 +226,55 @@ struct place {
     uint64_t word;
 };
 
-#define SLOTS (NEAR_PLACES * NEAR_BUCKET_SLOTS) /* of a key */
-
-static slot_word *slot_of_key(const struct near__bucket *home, unsigned i)
-{
-    return &near__bucket_place(home, i / NEAR_BUCKET_SLOTS)->slot[i % NEAR_BUCKET_SLOTS];
-}
-
 /* All at once, or each would be waited for. */
 static void fetch_entries(const struct near__bucket *home)
 {
-    for (unsigned i = 0; i < SLOTS; i++) {
-        uint64_t word = atomic_load_explicit(slot_of_key(home, i), memory_order_relaxed); /* relaxed: only an address */
-        __builtin_prefetch(near__word_entry(word));
-        near__stamps_prefetch(word);
-    }
+    for (unsigned p = 0; p < NEAR_PLACES; p++)
+        for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) /* relaxed: only an address */
+            near__stamps_prefetch(atomic_load_explicit(&near__bucket_place(home, p)->slot[i], memory_order_relaxed));
 }
 
-/* The slot to give up when none is empty: the highest rank in the places of a key.  slot NULL: nothing there may go. */
-static struct place oldest_in(struct near__bucket *home, const struct near__moment *moment, unsigned *ret_rank)
+/* What a look at the places of a key asks of the entries there. */
+static inline __attribute__((always_inline)) int rank_of(const struct near__entry *entry, const struct near__moment *moment, int is_plain)
 {
-    struct place oldest = {NULL, 0};
-    *ret_rank = 0;
-    fetch_entries(home);
-    for (unsigned i = 0; i < SLOTS; i++) {
-        slot_word *slot = slot_of_key(home, i);
-        uint64_t word = near__step_load(slot);
+    /* Under LRU, where nothing but the clock can have ended an entry, the age is the rank of all but those with an odd era or an expiry. */
+    if (is_plain && !((entry->size_era ^ moment->era) & (NEAR_ENTRY_EXPIRES | (NEAR_ENTRY_ERAS - 1))))
+        return (int)near__entry_age(entry, moment->tick);
+    if (near__entry_is_spared(entry, moment) && !near__entry_is_dead(entry, moment))
+        return -1;
+    return (int)near__entry_rank(entry, moment);
+}
+
+/* A slot to give up, and its rank; slot NULL, rank -1: there is none. */
+struct offering {
+    struct place place;
+    int rank;
+};
+
+/* Of one bucket, if anything there ranks higher than `best`. */
+static inline __attribute__((always_inline)) struct offering oldest_of(struct near__bucket *bucket, struct offering best,
+                                                                      const struct near__moment *moment, int is_plain)
+{
+    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
+        uint64_t word = near__step_load(&bucket->slot[i]);
         if (!word || near__word_is_tentative(word))
             continue;
-        if (near__entry_is_spared(near__word_entry(word), moment) && !near__entry_is_dead(near__word_entry(word), moment))
-            continue;
-        unsigned rank = near__entry_rank(near__word_entry(word), moment);
-        if (!oldest.slot || rank > *ret_rank) {
-            oldest = (struct place){slot, word};
-            *ret_rank = rank;
-        }
+        int rank = rank_of(near__word_entry(word), moment, is_plain);
+        if (rank > best.rank)
+            best = (struct offering){{&bucket->slot[i], word}, rank};
     }
-    return oldest;
+    return best;
+}
+
+/* The slot to give up when none is empty: the highest rank in the places of a key. */
+static struct offering oldest_in(struct near__bucket *home, const struct near__moment *moment)
+{
+    const int is_plain = moment->rule == NEAR_RULE_LRU && !moment->idle && !moment->forsaken;
+    struct offering best = {{NULL, 0}, -1};
+    fetch_entries(home);
+    for (unsigned p = 0; p < NEAR_PLACES; p++)
+        best = is_plain ? oldest_of(near__bucket_place(home, p), best, moment, 1) : oldest_of(near__bucket_place(home, p), best, moment, 0);
+    return best;
 }
 
 static int same_key(const struct near__entry *a, const struct near__entry *b)
@@ -325,12 +337,11 @@ static slot_word *stake(struct near__index *index, struct near__bucket *home, co
                         const struct near__moment *moment)
 {
     for (unsigned tries = 0; tries < TRIES; tries++) {
-        unsigned rank;
         struct place place = rival_in(home, entry, near__word_tag(mine));          /* 2 */
         if (!place.slot)
             place = empty_in(home);
         if (!place.slot)
-            place = oldest_in(home, moment, &rank);
+            place = oldest_in(home, moment).place;
         if (!place.slot || is_newer(place.word, entry))
             return NULL;
         if (near__step_swap(place.slot, place.word, mine)) {                       /* 4 */
@@ -499,16 +510,15 @@ void near__index_empty(struct near__index *index, const struct near__span *span,
 static struct place berth(struct near__bucket *home, const struct near__entry *entry, uint64_t tag,
                           const struct near__moment *moment)
 {
-    unsigned rank;
     if (rival_in(home, entry, tag).slot)
         return (struct place){NULL, 0};                                            /* m1 */
     struct place place = empty_in(home);                                           /* m2 */
     if (place.slot)
         return place;
-    place = oldest_in(home, moment, &rank);
-    if (place.slot && rank <= near__entry_rank(entry, moment))
-        place.slot = NULL;
-    return place;
+    struct offering oldest = oldest_in(home, moment);
+    if (oldest.rank <= (int)near__entry_rank(entry, moment))
+        oldest.place.slot = NULL;
+    return oldest.place;
 }
 
 #ifdef NEAR_STEP_HOOK

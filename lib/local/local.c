@@ -8,6 +8,7 @@
  * newer than his reply, and every fill that was begun before fails from now on.  Who fails may be older or newer than what is there:
  * then nothing stays (I5).  A reply that is not kept counts as one that fails.  What positions say still holds, too: messages and
  * acknowledged writes have them. */
+#include "local/hit.h"
 #include "local/rcu.h"
 #include "local/tap.h"
 #include "local/tier.h"
@@ -288,6 +289,12 @@ static int64_t value_limit(const struct near__local *local)
     return limit < NEAR_ENTRY_VALUE_MAX ? limit : NEAR_ENTRY_VALUE_MAX;
 }
 
+static inline __attribute__((always_inline)) void copy(void *to, const void *from, size_t size)
+{
+    if (size && !near__copy(to, from, size, 1))
+        memcpy(to, from, size);
+}
+
 /* What is the same whatever the order comes to; enough to free it by. */
 static void fill(struct near__entry *entry, const struct offer *offer)
 {
@@ -296,10 +303,8 @@ static void fill(struct near__entry *entry, const struct offer *offer)
     entry->size_era = (uint32_t)offer->value_size << NEAR_ENTRY_SIZE_SHIFT | (offer->expires ? NEAR_ENTRY_EXPIRES : 0);
     if (offer->expires)
         near__entry_set_expires(entry, offer->expires);
-    if (offer->key_size)
-        memcpy(entry->bytes, offer->key, offer->key_size);
-    if (offer->value_size)
-        memcpy(entry->bytes + offer->key_size, offer->value, offer->value_size);
+    copy(entry->bytes, offer->key, offer->key_size);
+    copy(entry->bytes + offer->key_size, offer->value, offer->value_size);
 }
 
 /* The rest: after the ticket was taken. */
@@ -364,18 +369,15 @@ static int install(struct near__local *local, struct near__entry *entry, const s
     return kept;
 }
 
-/* One section from the look at the era to the install: sweep_eras (keeper.c) waits for sections, and then nobody puts an entry of an earlier
- * era into a table that has been swept of them, to come to life when the number of the era is used again. */
+/* One section, the caller's, from the look at the era to the install: sweep_eras (keeper.c) waits for sections, and then nobody puts an entry
+ * of an earlier era into a table that has been swept of them, to come to life when the number of the era is used again. */
 static int stamp_and_install(struct near__local *local, struct near__entry *entry, const struct offer *offer, int64_t cost,
                              const struct near__moment *moment)
 {
-    near__rcu_enter();
     stamp(local, entry, offer, offer->renews ? offer->tick : moment->tick);
     if (local->queues)
         near__queue_enter(local, entry, offer->hash, cost, moment->tick);
-    int kept = install(local, entry, offer, moment);
-    near__rcu_leave();
-    return kept;
+    return install(local, entry, offer, moment);
 }
 
 static void tap(struct near__local *local, struct near__reader *reader, const struct offer *offer)
@@ -389,13 +391,11 @@ static void tap(struct near__local *local, struct near__reader *reader, const st
 /* Comes while memory is made ready; the address may be of a table that goes away then, which harms nobody. */
 static void prefetch_places(struct near__local *local, uint64_t hash)
 {
-    near__rcu_enter();
     const struct near__tables *tables = near__index_tables(&local->index);
     const struct near__bucket *home = near__span_bucket(&tables->span[tables->target], hash);
     near__prefetch_write(home);
     for (unsigned i = 1; i < NEAR_PLACES; i++)
         __builtin_prefetch(near__bucket_place(home, i));
-    near__rcu_leave();
 }
 
 /* NULL: no room.  The bucket is being fetched. */
@@ -513,8 +513,10 @@ static int keep(struct near__local *local, struct near__reader *reader, struct o
     if (offer->position >= NEAR_POSITION_MAX)
         offer->position = 0; /* unusable */
     int ordered = offer->position && (!local->foreign || NEAR_MUTANT(REPLIES_UNCLAIMED) || claim(local, offer));
+    near__rcu_enter(); /* one section for all that follows, down to the index */
     if (ordered && set_expiry(local, offer, ttl_ms, sent_ns) && !is_outrun(local, offer))
         outcome = try_install(local, reader, offer);
+    near__rcu_leave();
     near__reader_add(reader, outcome, 1);
     if (outcome == NEAR_COUNT_FILLS)
         return 1;

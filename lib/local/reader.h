@@ -15,7 +15,7 @@
 #include "local/wide.h"
 
 #define NEAR_PINS 64
-#define NEAR_SAMPLE_BUCKETS 8 /* noted at a time: see evict.c */
+#define NEAR_SAMPLE_SLOTS 24 /* noted at a time: see evict.c */
 #define NEAR_TIMED_HITS 512
 #define NEAR_TIMED_OF 256 /* one hit of so many is timed: it costs as much as five others */
 
@@ -24,7 +24,7 @@ struct near__hotring;
 
 /* What one thread knows about good victims: see evict.c. */
 struct near__sample {
-    struct near__bucket *bucket[NEAR_SAMPLE_BUCKETS];
+    _Atomic(uint64_t) *slot[NEAR_SAMPLE_SLOTS];
     unsigned count;
 };
 struct near__sampler {

@@ -139,13 +139,9 @@ int near__recycle(struct near__local *local, struct near__reader *reader, int mo
     int freed = 0;
     if (!head_of(share, 0) && !head_of(share, 1))
         return 0;
-    near__rcu_enter();
-    for (; freed < most && (entry = pop(current(share))) != NULL; freed++) {
-        near__budget_free(local, reader, cost_of(local, entry));
-        near__block_free(local, reader, entry);
-    }
+    for (; freed < most && (entry = pop(current(share))) != NULL; freed++)
+        near__budget_free(local, reader, near__block_free(local, reader, entry));
     fetch(atomic_load_explicit(current(share), memory_order_relaxed)); /* relaxed: only an address */
-    near__rcu_leave();
     return freed;
 }
 
@@ -187,8 +183,7 @@ static int64_t free_all(struct near__local *local, struct near__entry *list)
     while (list) {
         struct near__entry *entry = list;
         list = near__entry_next(entry);
-        freed += cost_of(local, entry);
-        near__block_free(local, NULL, entry);
+        freed += near__block_free(local, NULL, entry);
     }
     return freed;
 }

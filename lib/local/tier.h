@@ -187,7 +187,7 @@ int64_t near__budget_live(const struct near__local *local);
 int64_t near__budget_charge_some(struct near__local *local, int64_t bytes);
 /* Counts what is neither an entry nor a table, if it fits below the ceiling.  1: it does. */
 int near__budget_charge_fixed(struct near__local *local, int64_t bytes);
-/* Makes room for an entry of that size and reserves it; 0: there is none (nothing is reserved). */
+/* Makes room for an entry of that size and reserves it; 0: there is none (nothing is reserved).  Inside a read section. */
 int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);
 void near__budget_release_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);
 /* The entry takes so many bytes more than was reserved (or fewer). */
@@ -225,7 +225,8 @@ int64_t near__budget_taken(const struct near__local *local);
 int near__blocks_shrink(struct near__local *local, int64_t bytes);
 /* NULL: no memory.  reader: the calling thread's; of free, or NULL. */
 void *near__block_take(struct near__local *local, struct near__reader *reader, size_t size, int64_t *ret_cost);
-void near__block_free(struct near__local *local, struct near__reader *reader, struct near__entry *entry);
+/* What it did cost. */
+int64_t near__block_free(struct near__local *local, struct near__reader *reader, struct near__entry *entry);
 /* At close, when the arena goes as a whole.  NULL is fine. */
 void near__block_drop(struct near__local *local, struct near__entry *entry);
 /* Makes empty slabs where they are wanted, and gives back what is too much. */
@@ -235,8 +236,9 @@ int near__blocks_are_awaited(const struct near__local *local);
 
 /* ---------------------------------------------------------------- eviction (evict.c) */
 
-/* Evicts one entry, the best of a sample.  0: found none. */
+/* Evicts one entry, the best of a sample.  0: found none.  inside: the caller is in a read section. */
 int near__evict_one(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment);
+int near__evict_inside(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment);
 
 /* ---------------------------------------------------------------- queues (queues.c; all but the first two only if local->queues) */
 
@@ -294,7 +296,7 @@ int near__reclaim_is_pressing(const struct near__local *local);
 void near__reclaim_push(struct near__local *local, struct near__entry *entry);
 /* Something is retired, or was handed back and not used. */
 int near__reclaim_is_due(const struct near__local *local);
-/* Frees up to `most` entries that the keeper has handed back to the calling thread.  How many those were. */
+/* Frees up to `most` entries that the keeper has handed back to the calling thread.  How many those were.  Inside a read section. */
 int near__recycle(struct near__local *local, struct near__reader *reader, int most);
 /* One, if there are more than are needed. */
 int near__recycle_more(struct near__local *local, struct near__reader *reader);

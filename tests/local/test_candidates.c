@@ -120,9 +120,31 @@ static void test_the_oldest_goes_and_the_youngest_makes_room(void **state)
     }
 }
 
+/* Which of many stamps pass the bar, at every distance from it, around the wrap of the tick as well. */
+static void test_stamps_that_are_older_than_the_bar_are_told(void **state)
+{
+    (void)state;
+    uint64_t random = test_seed();
+    for (unsigned round = 0; round < 20000; round++) {
+        _Alignas(16) uint16_t stamp[NEAR_STAMPS];
+        uint64_t r = near__random_next(&random);
+        uint16_t base = (uint16_t)r;
+        int bar = (int)(r >> 16 & 1 ? r >> 20 & 0xffff : r >> 20 & 7);
+        uint32_t expected = 0;
+        for (unsigned i = 0; i < NEAR_STAMPS; i++) {
+            uint64_t one = near__random_next(&random);
+            unsigned back = (uint16_t)(one & 1 ? one >> 8 : (unsigned)bar + (one >> 8) % 5 - 2); /* far from it, or beside it */
+            stamp[i] = (uint16_t)(base - back);
+            expected |= (uint32_t)((int)back > bar) << i;
+        }
+        assert_int_equal(near__stamps_older(stamp, base, bar), expected);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_stamps_that_are_older_than_the_bar_are_told),
         cmocka_unit_test(test_the_oldest_goes_and_the_youngest_makes_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
