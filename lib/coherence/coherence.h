@@ -83,7 +83,7 @@ struct near__mark {
 };
 struct near__mark near__coherence_mark(const struct near__coherence *c);
 
-/* The position of a reply, in the local tier's terms (relative to the first one seen, so that 48 bits suffice); 0: it
+/* The position of a reply, in the local tier's terms (relative to the first one seen, so that 47 bits suffice); 0: it
  * has none that can be compared, because the server could not tell it, because another server answered than the one
  * subscribed to, or because the server's history broke meanwhile.  A reply below its mark is such a break: then
  * everything is suspect until the next proof.  Call it for every reply that carries a position, before its value is

@@ -12,7 +12,7 @@
  *   r2. Take a block of another slab and copy the entry.  What is copied never changes once it is published, but for the access stamp:
  *       a use that is noted in the old entry from now on is lost, and a hot entry looks a little older.
  *   r3. Take the queue word out of the old entry, where there are queues: nobody changes it from now on (order.h), and whoever retires
- *       the entry finds none.  What is even there is a link, or nothing: the entry has gone, leave it alone.
+ *       the entry finds none.  If there is none already the entry has gone: leave it alone.
  *   r4. Swap the slot from the old word to the new one, which is visible as the old one was (index.c, "Another copy").  Failed: the
  *       entry has been removed or replaced meanwhile; the copy was never visible and goes back, and so do the bytes of its queue.
  *   r5. Push the old entry into the common limbo.  It is retired as every entry is: sections that found it read it, and pins keep it.
@@ -177,17 +177,15 @@ void near__block_drop(struct near__local *local, struct near__entry *entry)
 static struct near__entry *copy_of(struct near__local *local, const struct near__entry *entry, unsigned class)
 {
     struct near__stock *stock = &local->keeper.stock;
-    char *block = near__arena_pop(local->arena, stock, class);
+    void *block = near__arena_pop(local->arena, stock, class);
     if (!block && !(block = near__arena_take(local->arena, stock, class, KEEPER_STOCK, ceiling(local))))
         return NULL;
-    struct near__entry *copy = (struct near__entry *)(void *)(block + near__entry_prefix(near__entry_has_expiry(entry)));
-    /* relaxed, all: published with the slot's word */
-    atomic_store_explicit(&copy->head, atomic_load_explicit(&entry->head, memory_order_relaxed), memory_order_relaxed);
-    copy->size_era = entry->size_era;
-    if (near__entry_has_expiry(entry))
-        near__entry_set_expires(copy, near__entry_expires(entry));
+    size_t key_size = near__entry_key_size(entry), value_size = near__entry_value_size(entry);
+    struct near__entry *copy = near__entry_make(block, key_size, value_size, near__entry_flags(entry), near__entry_expires(entry));
+    /* relaxed, all: published with the slot's word.  The head may be that of a retired entry: then r4 fails. */
+    atomic_store_explicit(&copy->head, (uint64_t)near__entry_head(entry), memory_order_relaxed);
     atomic_store_explicit(&copy->access, atomic_load_explicit(&entry->access, memory_order_relaxed), memory_order_relaxed);
-    memcpy(copy->bytes, entry->bytes, near__entry_key_size(entry) + near__entry_value_size(entry));
+    memcpy(copy->bytes, entry->bytes, key_size + value_size);
     return copy;
 }
 
@@ -211,8 +209,9 @@ static int move(struct near__local *local, _Atomic(uint64_t) *slot, uint64_t wor
         return 0;
     }
     int there = !local->queues || near__queue_detach(entry, &queued);              /* r3 */
-    /* relaxed: published with the slot's word */
-    atomic_store_explicit(&copy->link_low, queued, memory_order_relaxed);
+    if (local->queues)
+        /* relaxed: published with the slot's word */
+        atomic_store_explicit(near__entry_place(copy), queued, memory_order_relaxed);
     if (there && near__index_replace(slot, word, copy)) {                          /* r4 */
         near__reclaim_push(local, entry);                                          /* r5 */
         atomic_fetch_add_explicit(&local->keeper.moved, 1, memory_order_relaxed); /* relaxed: statistics */

@@ -1,25 +1,44 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * An entry: one key and one value in one block of memory, and the word that leads to it.
  *
- *      -8       -4         0              8             12       14            20
- *      +--------+----------+--------------+-------------+--------+-------------+-----------+-------------+
- *      | unused | expires  | position 48  | value size, | access | link        | key bytes | value bytes |
- *      |        |          | key size 16  | flag, era   | age    | 48          |           |             |
- *      +--------+----------+--------------+-------------+--------+-------------+-----------+-------------+
- *      '-- if the flag --' '-- what every entry costs
- *          is set
+ *      -16        -12          -8       -4        0                              8        10       12
+ *      +----------+------------+--------+---------+--------------------+---------+--------+--------+-----------+-------------+
+ *      | key size | value size | queue  | expires | position 48        | flags 8 | value  | access | key bytes | value bytes |
+ *      |          |            | place  |         | or, retired, link  | key     | size   | age    |           |             |
+ *      |          |            |        |         |                    | size 8  |        |        |           |             |
+ *      +----------+------------+--------+---------+--------------------+---------+--------+--------+-----------+-------------+
+ *      '- if LONG -------------'- if PREFIX ------'- what every entry costs: 12 bytes -------------'
  *
- *   head    (r) what the owner wrote before publishing; after a grace period the keeper marks retired entries in it
- *   size, flag, expires, key, value   (i) never change once published
+ *   head    (r) position, flags and size of the key.  What the owner wrote before publishing stays until the entry is retired; then
+ *               whoever swapped it out of its slot stores the link in the position's place, and after a grace period the keeper may mark
+ *               it.  Flags but CONDEMNED, and the size, never change.
+ *   sizes, flags, expires, key, value   (i) never change once published
  *   access  (a) any reader, relaxed: a lost or late store makes a hot entry look a little older, no more
- *   link    (k) whoever retired the entry, then the keeper.  It has its own bytes because a reader that began before may
- *               still store into access.  Until then its lower half holds the entry's place in the order of eviction, for
- *               the policies that need one: see "queues" in order.h.
+ *   place   (q) in the order of eviction, for the policies that need one: see "queues" in order.h
  *
- * The link is what makes retiring free of allocation, so an invalidation works when memory is exhausted.
+ * Twelve bytes, so that an entry of 16 + 100 bytes is 128: blocks of the arena's class of that size begin at multiples of 64, and such an
+ * entry lies in two cache lines, where 136 bytes lie in three.  What few entries need stands in front, so that the others do not pay
+ * for it and keys begin at the same place in all of them.
  *
- * The expiry stands in front, so that entries without one do not pay for it (with 16 + 100 bytes it is the difference between 144 and
- * 160 bytes of malloc's) and keys begin at the same place in all of them. */
+ * ---- A retired entry's position is negative
+ *
+ * The link is what makes retiring free of allocation, so an invalidation works when memory is exhausted.  It has no bytes of its own: it
+ * stands where the position stood, with the sign set, which no position has.  So a head that is loaded once tells either the position of an
+ * entry that has not been retired, or a number below every position, floor and watermark: *a retired entry is older than everything*.
+ *
+ * Who has an entry, found in its slot, that others may retire meanwhile, compares by near__entry_is_below or as signed numbers, and
+ * then it does not matter when it is retired:
+ *
+ *   a hit (hit.h)                   below the watermark: takes the long way, which looks for the key once more
+ *   is_newer, settle, invalidate    older, so it is to go: the swap from its word fails, as it is out of its slot, and the slot is looked
+ *     (index.c)                     at again
+ *   near__entry_is_dead (order.h)   dead: whoever then wants to evict, sweep or displace it fails in the same way; who shows suspects
+ *                                   to the repairer passes it over
+ *   renews (local.c)                an older entry that was there a moment ago, as before it was retired
+ *   the mover (blocks.c)            copies a head that is no use, and fails to put the copy in its slot
+ *
+ * Sizes and flags of a retired entry are what they were, so whoever reads key or value goes on.  The place in the queue is emptied
+ * before. */
 #ifndef NEAR_LOCAL_ENTRY_H
 #define NEAR_LOCAL_ENTRY_H
 #include <stdatomic.h>
@@ -28,62 +47,134 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "base/hash.h"
+#include "local/step.h"
 
 struct near__entry {
     _Atomic(uint64_t) head;
-    uint32_t size_era; /* value size << 3 | NEAR_ENTRY_EXPIRES | era */
+    uint16_t size; /* of the value, unless LONG */
     _Atomic(uint16_t) access;
-    _Atomic(uint16_t) link_high;
-    _Atomic(uint32_t) link_low;
     unsigned char bytes[];
 };
 #define NEAR_ENTRY_HEADER offsetof(struct near__entry, bytes) /* not the struct's size, which is rounded up */
-#define NEAR_ENTRY_PREFIX 8 /* with an expiry; entries stay aligned */
-_Static_assert(NEAR_ENTRY_HEADER == 20, "the header is what every entry costs");
-_Static_assert(NEAR_ENTRY_PREFIX % _Alignof(struct near__entry) == 0 && NEAR_ENTRY_PREFIX >= sizeof(uint32_t), "see above");
+_Static_assert(NEAR_ENTRY_HEADER == 12, "the header is what every entry costs");
 
 #define NEAR_ENTRY_VALUE_MAX ((UINT32_C(1) << 29) - 1)
-#define NEAR_ENTRY_ERAS 4
-#define NEAR_ENTRY_EXPIRES 4u
-#define NEAR_ENTRY_SIZE_SHIFT 3
 
-static inline uint64_t near__entry_position(const struct near__entry *e)
+/* The lower 16 bits of a head.  The era is at the top, so that a number of 16 bits that is counted up by NEAR_ENTRY_ERA_STEP wraps
+ * by itself and leaves the others alone. */
+#define NEAR_ENTRY_KEY_SIZE 0xffu    /* LONG: 0 */
+#define NEAR_ENTRY_EXPIRES 0x100u    /* with PREFIX */
+#define NEAR_ENTRY_PREFIX 0x200u     /* 8 bytes in front */
+#define NEAR_ENTRY_LONG 0x400u       /* with PREFIX: another 8, with sizes that have no room in the header */
+#define NEAR_ENTRY_CONDEMNED 0x800u  /* the keeper's, after a grace period: reclaim.c */
+#define NEAR_ENTRY_ERA 0xc000u
+#define NEAR_ENTRY_ERA_STEP 0x4000u
+#define NEAR_ENTRY_ERAS 4
+_Static_assert(NEAR_ENTRY_ERAS * NEAR_ENTRY_ERA_STEP == UINT16_MAX + 1, "see above");
+
+#define NEAR_HEAD_SHIFT 16 /* of the position, or the link */
+#define NEAR_HEAD_LOW UINT64_C(0xffff)
+#define NEAR_HEAD_RETIRED (UINT64_C(1) << 63)
+/* A link is a multiple of 8 of 48 bits (near__pointer_fits), so this moves it between the sign and the lower 16 bits. */
+#define NEAR_HEAD_LINK_SHIFT 13
+
+/* ---------------------------------------------------------------- the head */
+
+/* relaxed: (r) was published with the slot's word, or written by the caller itself; a link is as good whenever it is seen */
+static inline int64_t near__entry_head(const struct near__entry *e)
 {
-    /* relaxed: (r) was published with the slot's word, or written by the caller itself */
-    return atomic_load_explicit(&e->head, memory_order_relaxed) >> 16;
+    return (int64_t)atomic_load_explicit(&e->head, memory_order_relaxed);
 }
-static inline size_t near__entry_key_size(const struct near__entry *e)
+static inline unsigned near__entry_flags(const struct near__entry *e) { return (uint16_t)near__entry_head(e) & ~NEAR_ENTRY_KEY_SIZE; }
+/* Negative: retired. */
+static inline int64_t near__entry_position(const struct near__entry *e) { return near__entry_head(e) >> NEAR_HEAD_SHIFT; }
+/* What is retired is below everything but 0. */
+static inline int near__entry_is_below(const struct near__entry *e, uint64_t position)
 {
-    return atomic_load_explicit(&e->head, memory_order_relaxed) & 0xffff; /* relaxed: as above */
+    return near__entry_position(e) < (int64_t)position;
 }
-static inline size_t near__entry_value_size(const struct near__entry *e) { return e->size_era >> NEAR_ENTRY_SIZE_SHIFT; }
-static inline unsigned near__entry_era(const struct near__entry *e) { return e->size_era & (NEAR_ENTRY_ERAS - 1); }
+static inline int near__entry_is_retired(const struct near__entry *e)
+{
+    /* acquire: pairs with near__entry_link; whoever then looks into the slot does not find the entry any more */
+    return (int64_t)atomic_load_explicit(&e->head, memory_order_acquire) < 0;
+}
+
+/* ---------------------------------------------------------------- what is in front, and sizes */
+
+static inline __attribute__((always_inline)) uint32_t near__entry_before(const struct near__entry *e, unsigned words)
+{
+    return *((const uint32_t *)(const void *)e - words);
+}
+static inline __attribute__((always_inline)) size_t near__entry_key_size(const struct near__entry *e)
+{
+    unsigned low = (uint16_t)near__entry_head(e);
+    return __builtin_expect(low & NEAR_ENTRY_LONG, 0) ? near__entry_before(e, 4) : low & NEAR_ENTRY_KEY_SIZE;
+}
+static inline __attribute__((always_inline)) size_t near__entry_value_size(const struct near__entry *e)
+{
+    return __builtin_expect(near__entry_flags(e) & NEAR_ENTRY_LONG, 0) ? near__entry_before(e, 3) : e->size;
+}
 static inline const unsigned char *near__entry_value(const struct near__entry *e)
 {
     return e->bytes + near__entry_key_size(e);
 }
-static inline int near__entry_has_expiry(const struct near__entry *e) { return (e->size_era & NEAR_ENTRY_EXPIRES) != 0; }
+static inline int near__entry_has_expiry(const struct near__entry *e) { return (near__entry_flags(e) & NEAR_ENTRY_EXPIRES) != 0; }
 /* See near__expiry; 0: never. */
-static inline uint32_t near__entry_expires(const struct near__entry *e)
+static inline __attribute__((always_inline)) uint32_t near__entry_expires(const struct near__entry *e)
 {
-    return near__entry_has_expiry(e) ? ((const uint32_t *)(const void *)e)[-1] : 0;
+    return near__entry_has_expiry(e) ? near__entry_before(e, 1) : 0;
 }
-/* By whoever makes the entry, whose block has the prefix. */
-static inline void near__entry_set_expires(struct near__entry *e, uint32_t expires) { ((uint32_t *)(void *)e)[-1] = expires; }
-
-/* The block of memory that an entry is in, and its size. */
-static inline size_t near__entry_prefix(int has_expiry) { return has_expiry ? NEAR_ENTRY_PREFIX : 0; }
-static inline size_t near__entry_size_for(size_t key_size, size_t value_size, int has_expiry)
+/* Of an entry with PREFIX. */
+static inline _Atomic(uint32_t) *near__entry_place(const struct near__entry *e)
 {
-    return near__entry_prefix(has_expiry) + NEAR_ENTRY_HEADER + key_size + value_size;
+    return (_Atomic(uint32_t) *)(uintptr_t)e - 2;
+}
+
+static inline size_t near__entry_prefix(unsigned flags)
+{
+    return flags & NEAR_ENTRY_LONG ? 16 : flags & NEAR_ENTRY_PREFIX ? 8 : 0;
+}
+/* The flags that an entry must have, but for its era; queues: the tier has them. */
+static inline unsigned near__entry_flags_for(size_t key_size, size_t value_size, int has_expiry, int queues)
+{
+    unsigned flags = (has_expiry ? NEAR_ENTRY_EXPIRES | NEAR_ENTRY_PREFIX : 0) | (queues ? NEAR_ENTRY_PREFIX : 0);
+    return key_size > NEAR_ENTRY_KEY_SIZE || value_size > UINT16_MAX ? flags | NEAR_ENTRY_LONG | NEAR_ENTRY_PREFIX : flags;
+}
+/* The block of memory that an entry is in, and its size. */
+static inline size_t near__entry_size_for(size_t key_size, size_t value_size, unsigned flags)
+{
+    return near__entry_prefix(flags) + NEAR_ENTRY_HEADER + key_size + value_size;
 }
 static inline size_t near__entry_size(const struct near__entry *e)
 {
-    return near__entry_size_for(near__entry_key_size(e), near__entry_value_size(e), near__entry_has_expiry(e));
+    return near__entry_size_for(near__entry_key_size(e), near__entry_value_size(e), near__entry_flags(e));
 }
 static inline void *near__entry_block(struct near__entry *e)
 {
-    return (char *)e - near__entry_prefix(near__entry_has_expiry(e));
+    return (char *)e - near__entry_prefix(near__entry_flags(e));
+}
+
+/* Makes an entry in a block of near__entry_size_for, at position 0: sizes and flags, enough to free it by.  expires: if the flags say so. */
+static inline struct near__entry *near__entry_make(void *block, size_t key_size, size_t value_size, unsigned flags, uint32_t expires)
+{
+    struct near__entry *e = (struct near__entry *)(void *)((char *)block + near__entry_prefix(flags));
+    uint32_t *front = (uint32_t *)(void *)e;
+    if (flags & NEAR_ENTRY_EXPIRES)
+        front[-1] = expires;
+    if (flags & NEAR_ENTRY_LONG) {
+        front[-4] = (uint32_t)key_size;
+        front[-3] = (uint32_t)value_size;
+        key_size = value_size = 0;
+    }
+    e->size = (uint16_t)value_size;
+    atomic_store_explicit(&e->head, flags | key_size, memory_order_relaxed); /* relaxed: published with the slot's word */
+    return e;
+}
+/* By the owner, before publishing; flags: an era. */
+static inline void near__entry_set_position(struct near__entry *e, uint64_t position, unsigned flags)
+{
+    /* relaxed: as above */
+    atomic_store_explicit(&e->head, position << NEAR_HEAD_SHIFT | (uint16_t)near__entry_head(e) | flags, memory_order_relaxed);
 }
 static inline void near__entry_free(const struct near__alloc *alloc, struct near__entry *e)
 {
@@ -93,7 +184,7 @@ static inline void near__entry_free(const struct near__alloc *alloc, struct near
 /* As the allocator counts. */
 static inline int64_t near__entry_cost(const struct near__alloc *alloc, const struct near__entry *e)
 {
-    const void *block = (const char *)e - near__entry_prefix(near__entry_has_expiry(e));
+    const void *block = (const char *)e - near__entry_prefix(near__entry_flags(e));
     return (int64_t)near__alloc_cost(alloc, block, near__entry_size(e));
 }
 static inline uint64_t near__entry_hash(const struct near__entry *e, const struct near__secrets *secrets)
@@ -195,16 +286,24 @@ static inline int64_t near__expiry_left(uint32_t expires, int64_t now_ms)
 
 static inline struct near__entry *near__entry_next(const struct near__entry *e)
 {
-    /* relaxed: ordered by the exchange that took the list */
-    uint64_t high = atomic_load_explicit(&e->link_high, memory_order_relaxed);
-    return (struct near__entry *)(uintptr_t)(high << 32 | atomic_load_explicit(&e->link_low, memory_order_relaxed));
+    /* ordered by the exchange that took the list */
+    uint64_t head = (uint64_t)near__entry_head(e) & ~(NEAR_HEAD_RETIRED | NEAR_HEAD_LOW);
+    return (struct near__entry *)(uintptr_t)(head >> NEAR_HEAD_LINK_SHIFT);
 }
+/* By whoever swapped the entry out of its slot, then by the keeper. */
 static inline void near__entry_link(struct near__entry *e, const struct near__entry *next)
 {
-    uint64_t pointer = (uint64_t)(uintptr_t)next;
-    /* relaxed: published by the release swap of the list's head */
-    atomic_store_explicit(&e->link_high, (uint16_t)(pointer >> 32), memory_order_relaxed);
-    atomic_store_explicit(&e->link_low, (uint32_t)pointer, memory_order_relaxed);
+    uint64_t link = (uint64_t)(uintptr_t)next << NEAR_HEAD_LINK_SHIFT | (NEAR_MUTANT(RETIRED_LOOKS_ALIVE) ? 0 : NEAR_HEAD_RETIRED);
+    /* release: pairs with near__entry_is_retired; the slot holds another word.  (For the list it is published by the release swap of
+     * its head.) */
+    atomic_store_explicit(&e->head, link | (uint16_t)near__entry_head(e), memory_order_release);
+}
+/* By the keeper, after the grace period. */
+static inline int near__entry_is_condemned(const struct near__entry *e) { return (near__entry_flags(e) & NEAR_ENTRY_CONDEMNED) != 0; }
+static inline void near__entry_mark(struct near__entry *e, unsigned condemned)
+{
+    uint64_t head = (uint64_t)near__entry_head(e) & ~(uint64_t)NEAR_ENTRY_CONDEMNED;
+    atomic_store_explicit(&e->head, head | condemned, memory_order_relaxed); /* relaxed: nobody else stores any more */
 }
 
 #endif

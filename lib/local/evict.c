@@ -180,15 +180,15 @@ static __attribute__((noinline)) enum look look_closely(const struct hunt *hunt,
     return near__entry_is_spared(entry, hunt->moment) ? STAYS : MAY_GO;
 }
 
-/* Alive and may go, as nearly all are.  The head, which may lie in another line, is loaded only if there are positions that count. */
-static inline __attribute__((always_inline)) int is_plainly_alive(const struct near__entry *entry, uint32_t era, uint64_t plain,
+/* Alive and may go, as nearly all are.  plain: heads from here on. */
+static inline __attribute__((always_inline)) int is_plainly_alive(const struct near__entry *entry, unsigned era, int64_t plain,
                                                                   int64_t now_ms)
 {
-    uint32_t odd = (entry->size_era ^ era) & (NEAR_ENTRY_EXPIRES | (NEAR_ENTRY_ERAS - 1));
+    int64_t head = near__entry_head(entry);
+    unsigned odd = ((unsigned)head ^ era) & (NEAR_ENTRY_EXPIRES | NEAR_ENTRY_ERA);
     if (odd && (odd != NEAR_ENTRY_EXPIRES || near__expiry_left(near__entry_expires(entry), now_ms) <= 0))
         return 0;
-    /* relaxed: as near__entry_position */
-    return __builtin_expect(!plain, 1) || atomic_load_explicit(&entry->head, memory_order_relaxed) >= plain;
+    return head >= plain;
 }
 
 enum pools { NO_POOL, ONE_POOL, TWO_POOLS };
@@ -198,10 +198,10 @@ static inline __attribute__((always_inline)) int see_by(const struct hunt *hunt,
                                                         const enum pools pools)
 {
     struct near__candidates *pool = hunt->sampler->pool;
-    const uint32_t era = hunt->moment->era;
+    const unsigned era = hunt->moment->era;
     const int64_t now_ms = hunt->moment->now_ms;
     const int always = hunt->moment->idle || hunt->moment->rule >= NEAR_RULE_VOLATILE_LRU;
-    const uint64_t plain = always ? UINT64_MAX : hunt->moment->forsaken << 16; /* heads from here on: positions stand above sizes */
+    const int64_t plain = always ? INT64_MAX : (int64_t)(hunt->moment->forsaken << NEAR_HEAD_SHIFT);
     const uint16_t base = hunt->base;
     int bar[] = {[SMALL] = near__candidates_bar(&pool[SMALL], base), [MAIN] = near__candidates_bar(&pool[MAIN], base)};
     uint32_t seen = sight->seen;
@@ -238,7 +238,7 @@ static inline __attribute__((always_inline)) int read_stamps(const struct near__
         if (!(word & NEAR_WORD_VISIBLE))
             return 0;
         const struct near__entry *entry = near__word_entry(word);
-        if ((entry->size_era ^ era) & (NEAR_ENTRY_EXPIRES | (NEAR_ENTRY_ERAS - 1)))
+        if (near__entry_is_odd(entry, era))
             return 0;
         stamp[i] = near__entry_stamp(entry);
     }

@@ -13,6 +13,15 @@
  * message with the proof that came after it.  Were the watermark looked at before the entry, an entry that arrived
  * just before it rose would pass. Were the clock first, a pause after it would not count.
  *
+ * The entry may be retired between 2 and 3.  Then its position has gone, and nobody can say whether it is above the watermark: its head is
+ * negative, so it counts as below (entry.h).  The short way leaves it to the long one, and that looks for the key again,
+ * for the slot has been emptied or filled anew before the head changed: a key that was replaced is found in its new version, as if the
+ * read had come a little later.  So nobody misses who would have hit before, but for keys that are replaced between 2 and 3
+ * NEAR_HIT_LOOKS times in a row.
+ *
+ * The era may be looked at anywhere behind 1.  Who sees an old one began before the clearing had ended, and may return what was there
+ * before; an entry of a later era then is not plain, and found by the long way.
+ *
  * Clocks.  Two; the cheap one decides only what is clear by a wide margin, everything else is left to the exact one:
  *
  *   the processor's counter  near__hit_plain: may the entry be served without more ado?  gate.fresh_ticks is half of the bound after
@@ -31,7 +40,8 @@
  *
  * Cost.  Two dependent misses, the bucket's line and the entry's, are what a hit waits for; several hits overlap in a processor that
  * looks far enough ahead.  So the path has few instructions, no call, and no branch that depends on what those lines say
- * other than "found" (index.h). */
+ * other than "found" (index.h) and "nothing odd": near__hit_find_short makes three comparisons of an entry's first lines, flags and size
+ * of the key, the key, and position. */
 #include "local/hit.h"
 
 /* Keys whose lines are fetched together by near__local_get_many: more than a core's outstanding misses gains nothing. */
@@ -199,9 +209,15 @@ static void settle_entries(const struct near__local *local, struct batch *batch,
 struct terms {
     struct near__demand demand; /* 1 */
     int64_t fresh;              /* 1 */
-    struct near__limits limits; /* 3 */
+    uint64_t watermark;         /* 3 */
     int is_fresh;               /* 4 */
 };
+
+static inline __attribute__((always_inline)) int is_plain(const struct near__local *local, const struct near__entry *entry,
+                                                          const struct terms *terms, size_t *ret_size)
+{
+    return near__hit_is_plain(local, entry, terms->watermark, terms->fresh, NEAR_ENTRY_VALUE_MAX, ret_size);
+}
 
 /* Nearly every key of a batch: a hit with nothing particular about it, that is pinned without a call.  0: the other way. */
 static inline __attribute__((always_inline)) int take_plain(const struct near__local *local, struct near__reader *reader,
@@ -210,7 +226,7 @@ static inline __attribute__((always_inline)) int take_plain(const struct near__l
 {
     if (near__unlikely(!entry) || near__unlikely(!terms->is_fresh) || near__unlikely(!reader->pins_free) ||
         near__unlikely(near__entry_has_expiry(entry)) ||
-        near__unlikely(!near__hit_is_plain(local, entry, terms->limits, terms->fresh, NEAR_ENTRY_VALUE_MAX, &view->size)))
+        near__unlikely(!is_plain(local, entry, terms, &view->size)))
         return 0;
     near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
     near__hit_pin(reader, entry, &view->pin, &view->data);
@@ -218,18 +234,20 @@ static inline __attribute__((always_inline)) int take_plain(const struct near__l
     return 1;
 }
 
-static enum near__local_result take(struct near__local *local, struct near__reader *reader, struct near__entry *entry,
-                                    const struct terms *terms, struct near__view *view)
+static enum near__local_result take(struct near__local *local, struct near__reader *reader, const struct near__local_key *key,
+                                    struct near__entry **entry, const struct terms *terms, struct near__view *view)
 {
     enum near__local_result result = NEAR_LOCAL_ABSENT;
     size_t size;
-    if (entry && terms->is_fresh && near__hit_is_plain(local, entry, terms->limits, terms->fresh, NEAR_ENTRY_VALUE_MAX, &size)) {
-        near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: as above */
+    if (*entry && terms->is_fresh && is_plain(local, *entry, terms, &size)) {
+        near__entry_touch(*entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: as above */
         result = NEAR_LOCAL_HIT;
-    } else if (entry) {
-        result = near__hit_judge(local, entry, terms->demand);                                    /* 3, 4 again */
+    } else if (*entry) {
+        result = near__hit_judge(local, *entry, terms->demand);                                   /* 3, 4 again */
     }
-    result = hand_out(local, reader, entry, result, view);
+    if (result == NEAR_LOCAL_ABSENT && near__hit_is_to_look_again(*entry, 1))
+        result = near__hit_look(local, key->key, key->size, terms->demand.bound_ns, terms->demand.stale_ns, entry);
+    result = hand_out(local, reader, *entry, result, view);
     near__hit_count(reader, result);
     return result;
 }
@@ -248,11 +266,11 @@ static void get_batch(struct near__local *local, struct near__reader *reader, co
     terms.fresh = near__hit_fresh(local, bound_ns);                                               /* 1 */
     prefetch_entries(local, &batch);                                                              /* 2 */
     settle_entries(local, &batch, keys);                                                          /* 2 */
-    terms.limits = near__hit_limits(local);                                                       /* 3 */
+    terms.watermark = near__hit_watermark(local);                                                 /* 3 */
     terms.is_fresh = terms.fresh == NEAR_TICKS_ALWAYS || near__ticks() < terms.fresh;             /* 4 */
     for (size_t i = 0; i < count_; i++) {
         int plain = take_plain(local, reader, batch.entry[i], &terms, &views[i]);
-        results[i] = near__likely(plain) ? NEAR_LOCAL_HIT : take(local, reader, batch.entry[i], &terms, &views[i]);
+        results[i] = near__likely(plain) ? NEAR_LOCAL_HIT : take(local, reader, &keys[i], &batch.entry[i], &terms, &views[i]);
         hits += (uint64_t)plain;
         if (near__unlikely(local->taps)) { /* which of the hits are looked at goes by their count (hotkeys.c) */
             near__reader_add(reader, NEAR_COUNT_HITS, hits);

@@ -34,18 +34,17 @@ int64_t near__hit_ttl_ms(const struct near__local *local, const struct near__ent
 /* All pins are in use: a copy.  0: no memory for it. */
 int near__hit_hold_copy(struct near__local *local, const struct near__entry *entry, void **ret_pin, const void **ret_data);
 
-/* Steps 3 and 4 for an entry found in step 2. */
+/* Steps 3 and 4 for an entry found in step 2.  One that has been retired since is ABSENT. */
 static inline enum near__local_result near__hit_judge(const struct near__local *local, struct near__entry *entry,
                                                       struct near__demand demand)
 {
     /* acquire: see 3; pairs with near__local_raise_watermark */
     uint64_t watermark = near__step_look(&local->gate.watermark);
-    /* acquire: pairs with near__local_clear; whoever reads after it returned sees the new era */
-    uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire);
+    int64_t head = near__entry_head(entry);
 
-    if (near__unlikely((entry->size_era ^ era) & (NEAR_ENTRY_ERAS - 1)))
+    if (near__unlikely(head < 0) || near__unlikely(((unsigned)head ^ near__tier_ordinary(local)) & NEAR_ENTRY_ERA))
         return NEAR_LOCAL_ABSENT;
-    if (near__unlikely(near__entry_position(entry) < watermark))
+    if (near__unlikely(head >> NEAR_HEAD_SHIFT < (int64_t)watermark))
         return NEAR_LOCAL_SUSPECT;
     if (demand.proved_ns != NEAR_PROVED_ALWAYS || near__entry_has_expiry(entry) || local->idle_unit_ns)
         return near__hit_judge_by_clock(local, entry, demand);
@@ -76,15 +75,28 @@ static inline void near__hit_show(const struct near__local *local, struct near__
         near__tap_read(local, reader, key, key_size, near__hit_is_served(result) ? entry : NULL, result);
 }
 
+/* What was found has been retired before it was judged: the slot has what took its place, or nothing.  For a key that is replaced
+ * meanwhile each time there is an end to it, so that a read stays bounded. */
+#define NEAR_HIT_LOOKS 4
+static inline int near__hit_is_to_look_again(const struct near__entry *entry, unsigned looks)
+{
+    return entry && looks < NEAR_HIT_LOOKS && near__entry_is_retired(entry);
+}
+
 /* Steps 1 to 4; *ret_entry is set when one was found, served or not.  Counts nothing. */
 static inline enum near__local_result near__hit_look(struct near__local *local, const void *key, size_t key_size,
                                                      int64_t bound_ns, int64_t stale_ns, struct near__entry **ret_entry)
 {
     uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
     struct near__demand demand = near__hit_demand(local, bound_ns, stale_ns);                     /* 1 */
-    struct near__entry *entry = near__index_find(&local->index, hash, key, key_size);             /* 2 */
-    *ret_entry = entry;
-    return near__likely(entry != NULL) ? near__hit_judge(local, entry, demand) : NEAR_LOCAL_ABSENT; /* 3, 4 */
+    enum near__local_result result;
+    unsigned looks = 0;
+    do {
+        struct near__entry *entry = near__index_find(&local->index, hash, key, key_size);         /* 2 */
+        *ret_entry = entry;
+        result = near__likely(entry != NULL) ? near__hit_judge(local, entry, demand) : NEAR_LOCAL_ABSENT; /* 3, 4 */
+    } while (near__unlikely(result == NEAR_LOCAL_ABSENT) && near__hit_is_to_look_again(*ret_entry, ++looks));
+    return result;
 }
 
 /* Step 1 by the processor's counter; NEAR_TICKS_NEVER for a read with a bound of its own.  The bound is looked at before and after:
@@ -102,58 +114,76 @@ static inline int64_t near__hit_fresh(const struct near__local *local, int64_t b
 #define NEAR_COPY_MAX 1024 /* bytes that near__copy copies without a call */
 
 /* Step 3. */
-struct near__limits {
-    uint64_t watermark;
-    uint32_t era; /* number */
-};
-static inline __attribute__((always_inline)) struct near__limits near__hit_limits(const struct near__local *local)
+static inline __attribute__((always_inline)) uint64_t near__hit_watermark(const struct near__local *local)
 {
-    /* acquire, both: as in near__hit_judge */
-    uint64_t watermark = near__step_look(&local->gate.watermark);
-    return (struct near__limits){watermark, atomic_load_explicit(&local->era, memory_order_acquire) % NEAR_ENTRY_ERAS};
+    return near__step_look(&local->gate.watermark); /* acquire: as in near__hit_judge */
 }
 
-/* What else speaks against an entry, in a word that is the value's size if nothing does, and more than any size otherwise: the word
- * size_era, turned so that what stands below the size stands above it.  So one comparison tells era, expiry and whether the value fits.
- *
- *         31       30 29   28       0
- *      +---------+--------+----------+
- *      | has an  | era ^  | size     |
- *      | expiry  | limits |          |
- *      +---------+--------+----------+                                                                       */
-static inline __attribute__((always_inline)) uint32_t near__hit_verdict(const struct near__entry *entry, struct near__limits limits)
+/* What the flags of an entry, and of a short key its size, have that an ordinary entry's have not, or the other way round; 0: nothing, and an
+ * entry whose key has as many bytes as an ordinary one's needs no further look at its flags. */
+static inline __attribute__((always_inline)) unsigned near__hit_odd(const struct near__local *local, int64_t head, size_t key_size)
 {
-    uint32_t word = entry->size_era ^ limits.era;
-    return word >> NEAR_ENTRY_SIZE_SHIFT | word << (32 - NEAR_ENTRY_SIZE_SHIFT);
+    return (uint16_t)((unsigned)head ^ (near__tier_ordinary(local) | (unsigned)key_size));
 }
-_Static_assert(NEAR_COPY_MAX < NEAR_ENTRY_VALUE_MAX, "a verdict that is no size is not copied");
-_Static_assert(NEAR_ENTRY_ERAS == 4 && NEAR_ENTRY_EXPIRES == 4 && NEAR_ENTRY_SIZE_SHIFT == 3 &&
-                   NEAR_ENTRY_VALUE_MAX == (1u << 29) - 1,
-               "see the picture above");
-#define NEAR_VERDICT_EXPIRES (UINT32_C(1) << 31)
 
-/* May the entry be served, and has its value at most size_max bytes (at most NEAR_ENTRY_VALUE_MAX)?  Yes holds if fresh is ALWAYS or not
- * over yet (4): then the time is before fresh_ms. */
+/* May an entry of the key be served, and has its value at most size_max bytes?  Yes holds if fresh is ALWAYS or not over yet (4): then
+ * the time is before fresh_ms. */
 static inline __attribute__((always_inline)) int near__hit_is_plain(const struct near__local *local, const struct near__entry *entry,
-                                                                    struct near__limits limits, int64_t fresh, size_t size_max,
-                                                                    size_t *ret_size)
+                                                                    uint64_t watermark, int64_t fresh, size_t size_max, size_t *ret_size)
 {
-    if (near__unlikely(near__entry_position(entry) < limits.watermark))
+    int64_t head = near__entry_head(entry);
+    unsigned odd = near__hit_odd(local, head, 0) & ~NEAR_ENTRY_KEY_SIZE;
+    if (near__unlikely(head >> NEAR_HEAD_SHIFT < (int64_t)watermark)) /* or retired */
         return 0;
-    uint32_t verdict = near__hit_verdict(entry, limits);
-    *ret_size = verdict;
-    if (near__likely(verdict <= size_max))
-        return 1;
-    *ret_size = verdict & NEAR_ENTRY_VALUE_MAX;
+    *ret_size = entry->size;
+    if (near__likely(!odd))
+        return entry->size <= size_max;
+    if (odd & NEAR_ENTRY_ERA || (*ret_size = near__entry_value_size(entry)) > size_max)
+        return 0;
     /* relaxed: ordered by the load of fresh.  Without a proof (ALWAYS) there is no such time. */
-    return verdict - *ret_size == NEAR_VERDICT_EXPIRES && fresh != NEAR_TICKS_ALWAYS && *ret_size <= size_max &&
-           near__expiry_left(near__entry_expires(entry), atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) > 0;
+    return !near__entry_has_expiry(entry) ||
+           (fresh != NEAR_TICKS_ALWAYS &&
+            near__expiry_left(near__entry_expires(entry), atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) > 0);
+}
+
+/* Steps 2 and 3 for a short key.  What is not odd is decided by three comparisons: flags and size of the key, the key, the position. */
+static inline __attribute__((always_inline)) struct near__entry *near__hit_find_short(const struct near__local *local, uint64_t hash,
+                                                                                     const void *key, size_t key_size, int64_t fresh,
+                                                                                     size_t size_max, size_t *ret_size)
+{
+    struct near__entry *entry = near__index_guess(&local->index, hash, key, key_size);            /* 2 */
+    if (near__unlikely(!entry))
+        return NULL;
+    int64_t head = near__entry_head(entry);
+    if (near__unlikely(near__hit_odd(local, head, key_size))) {
+        if (near__entry_key_size(entry) != key_size || !near__entry_has_short(entry, key, key_size))
+            return NULL;
+        return near__hit_is_plain(local, entry, near__hit_watermark(local), fresh, size_max, ret_size) ? entry : NULL; /* 3 */
+    }
+    if (near__unlikely(!near__entry_has_short(entry, key, key_size)))
+        return NULL;
+    uint64_t watermark = near__hit_watermark(local);                                              /* 3 */
+    if (near__unlikely(head >> NEAR_HEAD_SHIFT < (int64_t)watermark)) /* or retired */
+        return NULL;
+    *ret_size = entry->size;
+    return near__likely(entry->size <= size_max) ? entry : NULL;
+}
+
+/* Likewise for any. */
+static inline __attribute__((always_inline)) struct near__entry *near__hit_find_any(const struct near__local *local, uint64_t hash,
+                                                                                   const void *key, size_t key_size, int64_t fresh,
+                                                                                   size_t size_max, size_t *ret_size)
+{
+    struct near__entry *entry = near__index_find(&local->index, hash, key, key_size);             /* 2 */
+    if (near__unlikely(!entry))
+        return NULL;
+    uint64_t watermark = near__hit_watermark(local);                                              /* 3 */
+    return near__likely(near__hit_is_plain(local, entry, watermark, fresh, size_max, ret_size)) ? entry : NULL;
 }
 
 /* A hit with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with the cache's own bound and values of
- * at most size_max bytes (if that is above NEAR_ENTRY_VALUE_MAX, so may *ret_size be; then the entry must not be served), makes no call
- * when is_short (a constant) is set, and counts nothing.  Its order is that of the essay, with fresh_ticks for the proof and the
- * processor's counter for the clock. */
+ * at most size_max bytes, makes no call when is_short (a constant) is set, and counts nothing.  Its order is that of the essay, with
+ * fresh_ticks for the proof and the processor's counter for the clock. */
 static inline __attribute__((always_inline)) struct near__entry *near__hit_plain(const struct near__local *local, const void *key,
                                                                                  size_t key_size, int is_short, size_t size_max,
                                                                                  size_t *ret_size)
@@ -165,12 +195,9 @@ static inline __attribute__((always_inline)) struct near__entry *near__hit_plain
     NEAR_STEP();
     /* acquire: the entry is looked at after it; pairs with near__local_prove */
     int64_t fresh = atomic_load_explicit(&local->gate.fresh_ticks, memory_order_acquire);         /* 1 */
-    struct near__entry *entry = is_short ? near__index_find_short(&local->index, hash, key, key_size)
-                                         : near__index_find(&local->index, hash, key, key_size);  /* 2 */
+    struct near__entry *entry = is_short ? near__hit_find_short(local, hash, key, key_size, fresh, size_max, ret_size)
+                                         : near__hit_find_any(local, hash, key, key_size, fresh, size_max, ret_size);
     if (near__unlikely(!entry))
-        return NULL;
-    struct near__limits limits = near__hit_limits(local);                                         /* 3 */
-    if (near__unlikely(!near__hit_is_plain(local, entry, limits, fresh, size_max, ret_size)))
         return NULL;
     if (near__unlikely(fresh != NEAR_TICKS_ALWAYS) && near__unlikely(near__ticks() >= fresh))     /* 4 */
         return NULL;

@@ -137,7 +137,7 @@
  *
  * ---- Cost
  *
- *   Per entry: a word and its share of empty slots (11 bytes in a full tier, up to 32 in one that is growing), 20 bytes of header,
+ *   Per entry: a word and its share of empty slots (11 bytes in a full tier, up to 32 in one that is growing), 12 bytes of header,
  *   the allocator's rounding. An install is three swaps here, an eviction one; counting adds as many again.
  *   A hit at home pays nothing for the other places.  One in place 1 takes some thirty instructions more, and what a mispredicted branch
  *   costs; one beyond takes the long way.  Installs, invalidations and misses look at four lines, of which the processor fetches pairs;
@@ -238,7 +238,7 @@ static void fetch_entries(const struct near__bucket *home)
 static inline __attribute__((always_inline)) int rank_of(const struct near__entry *entry, const struct near__moment *moment, int is_plain)
 {
     /* Under LRU, where nothing but the clock can have ended an entry, the age is the rank of all but those with an odd era or an expiry. */
-    if (is_plain && !((entry->size_era ^ moment->era) & (NEAR_ENTRY_EXPIRES | (NEAR_ENTRY_ERAS - 1))))
+    if (is_plain && !near__entry_is_odd(entry, moment->era))
         return (int)near__entry_age(entry, moment->tick);
     if (near__entry_is_spared(entry, moment) && !near__entry_is_dead(entry, moment))
         return -1;
@@ -320,7 +320,7 @@ static int is_newer(uint64_t word, const struct near__entry *entry)
 {
     const struct near__entry *there = near__word_entry(word);
     return word && !near__word_is_tentative(word) && near__entry_position(there) > near__entry_position(entry) &&
-           same_key(there, entry);
+           same_key(there, entry); /* retired meanwhile: not newer, and the swap from its word fails */
 }
 
 /* Retires what a swap to tentative has displaced, if that was visible. */
@@ -397,7 +397,7 @@ static int settle_all(struct near__index *index, const struct near__tables *tabl
 static int is_allowed(const struct near__index *index, const struct near__stripe *stripe, const struct near__entry *entry,
                       uint32_t generation)
 {
-    return (NEAR_MUTANT(FLOOR_UNCHECKED) || near__step_load(&stripe->floor) <= near__entry_position(entry)) &&
+    return (NEAR_MUTANT(FLOOR_UNCHECKED) || !near__entry_is_below(entry, near__step_load(&stripe->floor))) &&
            (NEAR_MUTANT(GENERATION_UNCHECKED) || near__index_generation(index, stripe) == generation);
 }
 
@@ -406,7 +406,7 @@ int near__index_install(struct near__index *index, struct near__entry *entry, ui
 {
     struct near__stripe *stripe = near__index_stripe(index, hash);
     if (!NEAR_MUTANT(FLOOR_NOT_FIRST))
-        near__step_raise(&stripe->floor, near__entry_position(entry));             /* 1 */
+        near__step_raise(&stripe->floor, (uint64_t)near__entry_position(entry));   /* 1 */
     const struct near__tables *tables = near__index_tables(index);
     struct near__bucket *home = near__span_bucket(&tables->span[tables->target], hash);
     uint64_t visible = near__word(entry, hash);
@@ -441,7 +441,7 @@ static int invalidate_slot(struct near__index *index, slot_word *slot, uint64_t 
         struct near__entry *entry = near__word_entry(word);
         if (!near__entry_is(entry, key, key_size))
             return 0;
-        if (position && near__entry_position(entry) >= position && !NEAR_MUTANT(AGE_OF_ENTRY_IGNORED))
+        if (position && !near__entry_is_below(entry, position) && !NEAR_MUTANT(AGE_OF_ENTRY_IGNORED))
             return -1;
         if (near__index_unlink(index, slot, word, why))
             return 1;

@@ -120,7 +120,7 @@ static inline unsigned near__bucket_match(const struct near__bucket *bucket, uin
 {
     unsigned match = 0;
     for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
-        match |= (unsigned)(near__word_tag(near__step_look(&bucket->slot[i])) == tag) << i;
+        match |= (unsigned)(near__word_tag(near__step_look(&bucket->slot[i])) == (uint16_t)tag) << i;
     return match;
 }
 #endif
@@ -183,7 +183,7 @@ static inline unsigned near__match_rest(unsigned match)
     return match & (match - 1) & NEAR_MATCH_FIRST;
 }
 
-/* The word of the first slot that matches; 0: none does. */
+/* The word of the first slot that matches; 0: none does.  Of tag the lower 16 bits count. */
 static inline __attribute__((always_inline)) uint64_t near__bucket_look(const struct near__bucket *bucket, uint64_t tag)
 {
 #ifdef NEAR_WIDE_LINES
@@ -217,14 +217,15 @@ static inline struct near__entry *near__word_visible(uint64_t word, uint64_t tag
 static inline void near__entry_prefetch(const struct near__entry *entry)
 {
     __builtin_prefetch((const char *)entry + 64);
-    __builtin_prefetch((const char *)entry + 128);
 }
 
-/* What eviction needs of an entry, its size_era and its stamps, in one line: every eighth entry begins with the last word of the line
- * before.  From the word, which may be 0 by now. */
+/* What eviction needs of an entry, its head and its stamp: of those whose size is no multiple of 64 every eighth begins with the last word of
+ * the line before.  From the word, which may be 0 by now. */
 static inline void near__stamps_prefetch(uint64_t word)
 {
-    __builtin_prefetch((const void *)((uintptr_t)near__word_entry(word) + offsetof(struct near__entry, size_era)));
+    uintptr_t entry = (uintptr_t)near__word_entry(word);
+    __builtin_prefetch((const void *)entry);
+    __builtin_prefetch((const void *)(entry + offsetof(struct near__entry, access)));
 }
 
 static inline __attribute__((always_inline)) struct near__entry *near__bucket_find(const struct near__bucket *bucket, uint64_t tag,
@@ -271,16 +272,16 @@ static inline __attribute__((always_inline)) uint64_t near__neighbour_look(const
 {
     __asm__ volatile("" : "+r"(key));
     uint64_t hash = near__hash_short(key, key_size, &index->secrets);
-    return near__bucket_look(near__bucket_place(near__span_bucket(&near__index_tables(index)->span[0], hash), 1), hash & 0xffff);
+    return near__bucket_look(near__bucket_place(near__span_bucket(&near__index_tables(index)->span[0], hash), 1), hash);
 }
 
-/* For short keys: the visible entry where it nearly always is, by the first word of the tag in the table that is scanned
- * first.  NULL: near__index_find knows. */
-static inline __attribute__((always_inline)) struct near__entry *near__index_find_short(const struct near__index *index, uint64_t hash,
-                                                                                       const void *key, size_t key_size)
+/* For short keys: the visible entry with the first word of the tag, where it nearly always is in the table that is scanned
+ * first.  The key is the caller's to compare.  NULL: near__index_find knows. */
+static inline __attribute__((always_inline)) struct near__entry *near__index_guess(const struct near__index *index, uint64_t hash,
+                                                                                  const void *key, size_t key_size)
 {
     const struct near__bucket *bucket = near__span_bucket(&near__index_tables(index)->span[0], hash);
-    uint64_t word = near__bucket_look(bucket, hash & 0xffff); /* 0 is nobody's tag: at most empty slots match */
+    uint64_t word = near__bucket_look(bucket, hash); /* 0 is nobody's tag: at most empty slots match */
     if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0)) {
         word = near__neighbour_look(index, key, key_size);
         if (!(word & NEAR_WORD_VISIBLE))
@@ -289,12 +290,18 @@ static inline __attribute__((always_inline)) struct near__entry *near__index_fin
     /* An entry that may be read, with or without the tag: the key tells. */
     struct near__entry *entry = near__word_entry(word);
     near__entry_prefetch(entry);
-    if (__builtin_expect((uint16_t)near__entry_key_size(entry) != (uint16_t)key_size, 0))
-        return NULL;
+    if (!entry)
+        __builtin_unreachable(); /* no visible word has none */
+    return entry;
+}
+
+/* A short key's bytes, the entry's having as many. */
+static inline __attribute__((always_inline)) int near__entry_has_short(const struct near__entry *entry, const void *key, size_t key_size)
+{
     const unsigned char *k = key, *end = (const unsigned char *)entry + key_size; /* end: of the key, but for the header */
     uint64_t differs = (near__load8(entry->bytes) ^ near__load8(k)) |
                        (near__load8(end + NEAR_ENTRY_HEADER - 8) ^ near__load8(k + key_size - 8));
-    return __builtin_expect(!differs, 1) ? entry : NULL;
+    return !differs;
 }
 
 /* Makes entry visible if its position and the ticket's generation allow.  1: it is; 0: it is not, and is the caller's again. */

@@ -107,7 +107,9 @@ static struct near__local *make(const struct near__local_config *config)
     local->value_max = config->value_max;
     local->policy = config->policy;
     local->queues = config->policy == NEAR_POLICY_S3FIFO || config->policy == NEAR_POLICY_ADAPTIVE;
-    /* relaxed: nobody else is here yet */
+    /* relaxed, all: nobody else is here yet */
+    atomic_store_explicit(&local->era, near__tier_first_era(local), memory_order_relaxed);
+    atomic_store_explicit(&local->era_swept, near__tier_first_era(local), memory_order_relaxed);
     atomic_store_explicit(&local->rule, rule_of((near_policy)config->policy), memory_order_relaxed);
     local->foreign = config->foreign;
     local->manual = config->manual;
@@ -295,27 +297,26 @@ static inline __attribute__((always_inline)) void copy(void *to, const void *fro
         memcpy(to, from, size);
 }
 
-/* What is the same whatever the order comes to; enough to free it by. */
-static void fill(struct near__entry *entry, const struct offer *offer)
+static unsigned flags_of(const struct near__local *local, const struct offer *offer)
 {
-    /* relaxed: published with the slot's word */
-    atomic_store_explicit(&entry->head, offer->key_size, memory_order_relaxed);
-    entry->size_era = (uint32_t)offer->value_size << NEAR_ENTRY_SIZE_SHIFT | (offer->expires ? NEAR_ENTRY_EXPIRES : 0);
-    if (offer->expires)
-        near__entry_set_expires(entry, offer->expires);
+    return near__entry_flags_for(offer->key_size, offer->value_size, offer->expires != 0, local->queues);
+}
+
+/* What is the same whatever the order comes to; enough to free it by. */
+static struct near__entry *fill(const struct near__local *local, void *block, const struct offer *offer)
+{
+    struct near__entry *entry = near__entry_make(block, offer->key_size, offer->value_size, flags_of(local, offer), offer->expires);
     copy(entry->bytes, offer->key, offer->key_size);
     copy(entry->bytes + offer->key_size, offer->value, offer->value_size);
+    return entry;
 }
 
 /* The rest: after the ticket was taken. */
 static void stamp(struct near__local *local, struct near__entry *entry, const struct offer *offer, uint16_t tick)
 {
-    /* acquire: pairs with near__local_clear.  Whoever has the new era has a generation that its ticket lacks, or a later ticket. */
-    uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire);
-    /* relaxed, all: published with the slot's word */
-    atomic_store_explicit(&entry->head, offer->position << 16 | offer->key_size, memory_order_relaxed);
-    atomic_store_explicit(&entry->access, tick, memory_order_relaxed);
-    entry->size_era |= era % NEAR_ENTRY_ERAS;
+    /* Whoever has the new era has a generation that its ticket lacks, or a later ticket. */
+    near__entry_set_position(entry, offer->position, near__tier_ordinary(local) & NEAR_ENTRY_ERA);
+    atomic_store_explicit(&entry->access, tick, memory_order_relaxed); /* relaxed: published with the slot's word */
 }
 
 /* The logical clock of the order of eviction: see order.h. */
@@ -331,22 +332,21 @@ static void advance_tick(struct near__local *local, struct near__reader *reader)
 }
 
 /* Memory for what is offered, charged; NULL: no room or no memory. */
-static struct near__entry *obtain(struct near__local *local, struct near__reader *reader, const struct offer *offer, int64_t *ret_cost)
+static void *obtain(struct near__local *local, struct near__reader *reader, const struct offer *offer, int64_t *ret_cost)
 {
-    size_t prefix = near__entry_prefix(offer->expires != 0);
-    size_t size = near__entry_size_for(offer->key_size, offer->value_size, offer->expires != 0);
+    size_t size = near__entry_size_for(offer->key_size, offer->value_size, flags_of(local, offer));
     int64_t cost = near__block_estimate(local, size); /* the difference is settled once it is known */
     near__recycle(local, reader, 1);
     if (!near__budget_reserve_entry(local, reader, cost))
         return NULL;
-    char *block = near__block_take(local, reader, size, ret_cost);
+    void *block = near__block_take(local, reader, size, ret_cost);
     if (!block) {
         near__budget_release_entry(local, reader, cost);
         near__keeper_wake(local);
         return NULL;
     }
     near__budget_correct(local, reader, *ret_cost - cost); /* as a rule the estimate was right */
-    return (struct near__entry *)(void *)(block + prefix);
+    return block;
 }
 
 /* Nothing newer than the offer is known of its key, and nothing that its ticket did not know. */
@@ -404,10 +404,8 @@ static struct near__entry *prepare(struct near__local *local, struct near__reade
     if ((int64_t)offer->value_size > value_limit(local) || offer->key_size > UINT16_MAX)
         return NULL;
     tap(local, reader, offer);
-    struct near__entry *entry = obtain(local, reader, offer, ret_cost);
-    if (entry)
-        fill(entry, offer);
-    return entry;
+    void *block = obtain(local, reader, offer, ret_cost);
+    return block ? fill(local, block, offer) : NULL;
 }
 
 /* Never visible, so nobody has it. */
@@ -573,7 +571,7 @@ static int renews(struct near__local *local, struct offer *offer)
 {
     near__rcu_enter_any();
     const struct near__entry *entry = near__index_find(&local->index, offer->hash, offer->key, offer->key_size);
-    offer->renews = entry && near__entry_position(entry) < offer->position;
+    offer->renews = entry && near__entry_is_below(entry, offer->position);
     if (offer->renews)
         offer->tick = atomic_load_explicit(&entry->access, memory_order_relaxed); /* relaxed: an approximate age */
     near__rcu_leave();
@@ -634,12 +632,13 @@ void near__local_clear(struct near__local *local)
     uint32_t era = atomic_load_explicit(&local->era, memory_order_relaxed); /* relaxed: the swap decides */
     do {
         /* acquire: pairs with the keeper's sweep; entries of the number to be used again are gone */
-        if (era - atomic_load_explicit(&local->era_swept, memory_order_acquire) >= NEAR_ENTRY_ERAS - 1) {
+        if (era - atomic_load_explicit(&local->era_swept, memory_order_acquire) >= (NEAR_ENTRY_ERAS - 1) * NEAR_ENTRY_ERA_STEP) {
             empty_now(local);
             break;
         }
-    /* release: pairs with the acquire in judge (hit.c) and fill */
-    } while (!atomic_compare_exchange_weak_explicit(&local->era, &era, era + 1, memory_order_acq_rel, memory_order_relaxed));
+    /* release: pairs with near__tier_ordinary */
+    } while (!atomic_compare_exchange_weak_explicit(&local->era, &era, era + NEAR_ENTRY_ERA_STEP, memory_order_acq_rel,
+                                                    memory_order_relaxed));
     near__keeper_wake(local);
 }
 

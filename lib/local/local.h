@@ -2,7 +2,7 @@
  * The local tier: the only room that knows liburcu.
  *
  * Positions.  The remote tier numbers its writes: every reply and every message carries the number reached, its
- * *position* (48 bits after near__local rebasing; 0: unknown).  An entry carries the position at which its value was
+ * *position* (47 bits after near__local rebasing; 0: unknown).  An entry carries the position at which its value was
  * known to be current.  Everything about order follows from comparing positions:
  *   - floor[stripe of key]: an entry may become visible only if its position is at or above it.  Raised by messages,
  *     by replies that are returned but not kept, and by every entry that leaves the tier (so forgetting an entry never
@@ -25,7 +25,7 @@
 struct near__local;
 struct near__reader; /* one thread's pins, counters and sampling state in one tier */
 
-#define NEAR_POSITION_MAX ((UINT64_C(1) << 48) - 1)
+#define NEAR_POSITION_MAX ((UINT64_C(1) << 47) - 1)
 #define NEAR_PROVED_NEVER INT64_MIN         /* gate: nothing is served */
 #define NEAR_PROVED_ALWAYS (INT64_MAX / 2)  /* gate: no remote tier, everything is served */
 

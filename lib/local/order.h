@@ -24,10 +24,10 @@ struct near__moment {
     int64_t now_ms; /* since the tier's opening */
     uint64_t forsaken;
     uint16_t tick;
-    uint8_t era;
-    uint8_t rule;  /* a near__rule */
+    uint16_t era;  /* its bits of a head */
     uint16_t idle; /* the idle limit in ticks; 0: none */
     uint16_t turnover; /* in ticks; 1: unknown, ticks are time */
+    uint8_t rule;  /* a near__rule */
 };
 
 /* Ticks since a stamp was taken. */
@@ -44,6 +44,11 @@ static inline unsigned near__entry_age(const struct near__entry *e, uint16_t tic
 {
     return near__stamp_age(near__entry_stamp(e), tick);
 }
+/* Of another era than that, or with an expiry. */
+static inline int near__entry_is_odd(const struct near__entry *e, unsigned era)
+{
+    return (((unsigned)near__entry_head(e) ^ era) & (NEAR_ENTRY_EXPIRES | NEAR_ENTRY_ERA)) != 0;
+}
 /* A store only when it changes something keeps the line of a hot entry shared between cores. */
 static inline void near__entry_touch(struct near__entry *e, uint16_t tick)
 {
@@ -53,8 +58,8 @@ static inline void near__entry_touch(struct near__entry *e, uint16_t tick)
 
 /* ---------------------------------------------------------------- queues
  *
- * NEAR_RULE_S3FIFO keeps two queues, and what it needs to know about an entry is in the bytes of the link, which are idle as
- * long as the entry is not retired:
+ * NEAR_RULE_S3FIFO keeps two queues, and what it needs to know about an entry is in front of it (entry.h), in all entries of a tier
+ * that may come to have them:
  *
  *      31 … 16             3 … 2    1       0
  *      +-------------------+--------+-------+------+
@@ -62,9 +67,9 @@ static inline void near__entry_touch(struct near__entry *e, uint16_t tick)
  *      | it was queued at  |        |       |      |
  *      +-------------------+--------+-------+------+
  *
- * It changes by compare-and-swap alone.  Whoever retires the entry takes the word out first (near__queue_leave), and a link
- * is even, so a swap that comes late fails and spoils nothing.  Readers neither read nor write it: that an entry was used while
- * it waited is told by its access stamp. */
+ * It changes by compare-and-swap alone.  Whoever retires the entry takes the word out first (near__queue_leave) and leaves 0, from
+ * which nobody swaps, so a swap that comes late fails and counts no bytes that have been taken back.  Readers neither read nor
+ * write it: that an entry was used while it waited is told by its access stamp. */
 #define NEAR_QUEUED 1u
 #define NEAR_QUEUE_MAIN 2u
 #define NEAR_WORTH_SHIFT 2
@@ -80,15 +85,15 @@ static inline unsigned near__queue_worth(uint32_t word) { return word >> NEAR_WO
 static inline uint32_t near__queue_of(const struct near__entry *e)
 {
     NEAR_STEP();
-    return atomic_load_explicit(&e->link_low, memory_order_relaxed); /* relaxed: the swap decides */
+    return atomic_load_explicit(near__entry_place(e), memory_order_relaxed); /* relaxed: the swap decides */
 }
 static inline int near__queue_change(struct near__entry *e, uint32_t from, uint32_t to)
 {
     NEAR_STEP();
-    /* What was read may have been a link already: swapping that would lead the keeper astray.
+    /* What was read may have been 0 already: then the entry has left the queues and does not come back.
      * relaxed, both: nothing else is published by it */
     return from & NEAR_QUEUED &&
-           atomic_compare_exchange_strong_explicit(&e->link_low, &from, to, memory_order_relaxed, memory_order_relaxed);
+           atomic_compare_exchange_strong_explicit(near__entry_place(e), &from, to, memory_order_relaxed, memory_order_relaxed);
 }
 
 /* Used since it was queued.  In the small queue the first half of its stay does not count: what is read twice in a hurry and
@@ -113,9 +118,11 @@ static inline int near__entry_is_expired(const struct near__entry *e, const stru
     return (near__entry_has_expiry(e) && near__expiry_left(near__entry_expires(e), m->now_ms) <= 0) ||
            (m->idle && near__entry_age(e, m->tick) >= m->idle);
 }
+/* What is retired may be: whoever evicts it fails. */
 static inline int near__entry_is_dead(const struct near__entry *e, const struct near__moment *m)
 {
-    return near__entry_era(e) != m->era || near__entry_position(e) < m->forsaken || near__entry_is_expired(e, m);
+    return (near__entry_flags(e) ^ m->era) & NEAR_ENTRY_ERA || near__entry_is_below(e, m->forsaken) ||
+           near__entry_is_expired(e, m);
 }
 /* Under the volatile rules what has no time to live makes room for nobody. */
 static inline int near__entry_is_spared(const struct near__entry *e, const struct near__moment *m)

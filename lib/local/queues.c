@@ -224,7 +224,7 @@ void near__queue_enter(struct near__local *local, struct near__entry *entry, uin
     uint32_t word = place_of(local, hash, entry->bytes, near__entry_key_size(entry), tick);
     near__rcu_leave();
     /* relaxed: published with the slot's word */
-    atomic_store_explicit(&entry->link_low, word, memory_order_relaxed);
+    atomic_store_explicit(near__entry_place(entry), word, memory_order_relaxed);
     add_bytes(local, word, bytes);
 }
 
@@ -236,7 +236,7 @@ void near__queue_cancel(struct near__local *local, const struct near__entry *ent
 void near__queue_leave(struct near__local *local, struct near__entry *entry, int64_t bytes, enum near__why why)
 {
     /* relaxed: the entry is out of its slot, and whoever still changes the word loses against this or comes before it */
-    uint32_t word = atomic_exchange_explicit(&entry->link_low, 0, memory_order_relaxed);
+    uint32_t word = atomic_exchange_explicit(near__entry_place(entry), 0, memory_order_relaxed);
     if (!(word & NEAR_QUEUED))
         return;
     add_bytes(local, word, -bytes);

@@ -6,7 +6,7 @@
  *                                                                                   '--yes--> kept, looked at again next round
  *
  * Each thread has a limbo of its own, threads without a reader have a common one.  One swap pushes and needs no memory (the link
- * is in the entry).  Nobody pops single entries there, so the swap has no ABA problem.  One thread, the keeper, does the rest.
+ * is in the entry, where its position was: entry.h tells why readers that still have the entry see at once that it is no position).  Nobody pops single entries there, so the swap has no ABA problem.  One thread, the keeper, does the rest.
  *
  * What a thread has retired is handed back to it after the grace period, if nothing at all is pinned: a list as it is, for one
  * store.  The thread frees one of them with each fill, and has its memory for the next one, so that memory stays on one processor
@@ -20,9 +20,9 @@
  * everything: what a thread has left lying goes through another grace period (the thread may just be looking at the head) and is
  * freed by the keeper.
  *
- * Which entries are pinned is found out without memory, too.  After the grace period nobody reads the heads of the
- * batch any more (a pinned reader has its pointers), so they can hold a mark: all of the batch are condemned
- * (position 0, which no live entry has), then every pin spares what it points to if that is condemned, then what
+ * Which entries are pinned is found out without memory, too.  After the grace period nobody stores into the heads of the
+ * batch any more, so the keeper can mark them without a swap: all of the batch are condemned
+ * (a flag that no live entry has), then every pin spares what it points to if that is condemned, then what
  * is still condemned is freed.  A pin's entry may be looked at safely, dead or alive: freeing is the keeper's
  * alone, and it frees nothing that it sees pinned.
  *
@@ -34,19 +34,10 @@
 
 #include "base/prefetch.h"
 
-#define CONDEMNED UINT64_C(0)
-#define SPARED NEAR_POSITION_MAX /* installs refuse it */
-
-static void mark(struct near__entry *entry, uint64_t position)
-{
-    /* relaxed: the keeper's alone, after the grace period */
-    atomic_store_explicit(&entry->head, position << 16 | near__entry_key_size(entry), memory_order_relaxed);
-}
-
 static void spare(struct near__entry *entry)
 {
-    if (near__entry_position(entry) == CONDEMNED)
-        mark(entry, SPARED);
+    if (near__entry_is_condemned(entry))
+        near__entry_mark(entry, 0);
 }
 
 /* In bytes. */
@@ -153,7 +144,7 @@ int near__recycle_more(struct near__local *local, struct near__reader *reader)
 static void condemn(struct near__entry *list)
 {
     for (struct near__entry *entry = list; entry; entry = near__entry_next(entry))
-        mark(entry, CONDEMNED);
+        near__entry_mark(entry, NEAR_ENTRY_CONDEMNED);
 }
 
 /* Frees what is still condemned; the others go to the front of *kept. */
@@ -164,7 +155,7 @@ static int64_t free_condemned(struct near__local *local, struct near__entry *lis
         struct near__entry *entry = list;
         int64_t cost = cost_of(local, entry);
         list = near__entry_next(entry);
-        if (near__entry_position(entry) == CONDEMNED) {
+        if (near__entry_is_condemned(entry)) {
             freed += cost;
             near__block_free(local, NULL, entry);
         } else {

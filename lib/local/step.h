@@ -30,6 +30,7 @@ enum near__mutant {
     NEAR_MUTANT_INVALIDATE_AT_HOME,   /* an invalidation looks into homes only, not into the other places of the key */
     NEAR_MUTANT_RIVALS_AT_HOME,       /* likewise step 5 */
     NEAR_MUTANT_READ_AT_HOME,         /* likewise a read */
+    NEAR_MUTANT_RETIRED_LOOKS_ALIVE,  /* the link of a retired entry passes for a position */
     NEAR_MUTANT_COUNT,
     /* of the library as a whole: tests/mutants */
     NEAR_MUTANT_FLOOR_UNRAISED, /* an invalidation does not raise the floor */

@@ -47,7 +47,7 @@ static void visit(void *arg, const struct near__entry *entry)
 {
     struct visit *v = arg;
     unsigned oldest = oldest_of[NEAR_MUTANT(COLDEST_FIRST) ? CLASSES - 1 : v->walk->class];
-    if (near__entry_position(entry) >= v->watermark || near__entry_is_dead(entry, &v->moment) ||
+    if (!near__entry_is_below(entry, v->watermark) || near__entry_is_dead(entry, &v->moment) ||
         near__entry_age(entry, v->walk->tick) > oldest)
         return;
     v->found++;

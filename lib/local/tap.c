@@ -95,7 +95,8 @@ static uint64_t unpack(uint64_t word)
 }
 static uint64_t bytes_of(const struct near__local *local, uint64_t word)
 {
-    return (uint64_t)near__block_estimate(local, NEAR_ENTRY_HEADER + unpack(word)) + INDEX_BYTES;
+    size_t prefix = near__entry_prefix(near__entry_flags_for(0, 0, 0, local->queues));
+    return (uint64_t)near__block_estimate(local, prefix + NEAR_ENTRY_HEADER + unpack(word)) + INDEX_BYTES;
 }
 
 static void learn(struct near__local *local, uint64_t word, struct near__curve_seen now)

@@ -85,7 +85,7 @@ struct near__local {
     uint16_t taps;        /* (i) readers have rings: see tap.c */
     uint64_t serial; /* never used twice in the process */
     _Alignas(64) _Atomic(uint32_t) tick; /* see order.h */
-    _Atomic(uint32_t) era;               /* raised by near__local_clear */
+    _Atomic(uint32_t) era;               /* see near__tier_ordinary */
     _Atomic(uint64_t) forsaken;          /* entries below are dead; never above the gate's watermark: see suspects.c */
     _Atomic(uint64_t) tap_below;         /* reads of keys with a lower hash are noted; 0: none */
     struct near__gate gate;
@@ -155,11 +155,26 @@ static inline struct near__moment near__tier_moment(struct near__local *local)
         .now_ms = near__tier_ms(local, now_ns),
         .forsaken = atomic_load_explicit(&local->forsaken, memory_order_relaxed), /* relaxed: only ranks */
         .tick = near__tier_tick(local, now_ns),
-        .era = (uint8_t)(atomic_load_explicit(&local->era, memory_order_relaxed) % NEAR_ENTRY_ERAS), /* relaxed: as above */
+        .era = (uint16_t)atomic_load_explicit(&local->era, memory_order_relaxed) & NEAR_ENTRY_ERA, /* relaxed: as above */
         .rule = (uint8_t)atomic_load_explicit(&local->rule, memory_order_relaxed), /* relaxed: either is good */
         .idle = local->idle_ticks,
         .turnover = (uint16_t)(local->idle_unit_ns ? 1 : entries < (int64_t)NEAR_TICKS ? entries : NEAR_TICKS),
     };
+}
+
+/* ---------------------------------------------------------------- eras
+ *
+ * local->era counts clearings in steps of NEAR_ENTRY_ERA_STEP, above the flag that all entries have if the tier has queues.  So its lower
+ * half is what the flags of an entry of the present era are if there is nothing particular about it, and a hit compares them, and the size
+ * of the key, in one. */
+static inline uint32_t near__tier_first_era(const struct near__local *local)
+{
+    return local->queues ? NEAR_ENTRY_PREFIX : 0;
+}
+static inline unsigned near__tier_ordinary(const struct near__local *local)
+{
+    /* acquire: pairs with near__local_clear; whoever reads after it returned sees the new era */
+    return (uint16_t)atomic_load_explicit(&local->era, memory_order_acquire);
 }
 
 /* Reads that looked here, so far (local.c). */

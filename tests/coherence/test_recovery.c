@@ -861,9 +861,10 @@ static void test_positions_are_relative_to_the_first_and_keep_their_order(void *
     assert_int_equal(near__coherence_relative(c, base + 1), near__coherence_relative(c, base) + 1);
     assert_int_equal(near__coherence_relative(c, base - 1), near__coherence_relative(c, base) - 1);
     assert_int_equal(near__coherence_relative(c, 1), 0); /* far below: unknown */
-    assert_int_equal(near__coherence_relative(c, base + (UINT64_C(1) << 48)), 0); /* far above: unknown */
+    assert_int_equal(near__coherence_relative(c, base + (UINT64_C(1) << 47)), 0); /* far above: unknown */
     assert_int_equal(near__coherence_relative(c, UINT64_MAX), 0);
-    assert_true(near__coherence_relative(c, base + (UINT64_C(1) << 47)) <= NEAR_POSITION_MAX);
+    assert_int_equal(near__coherence_relative(c, base + (UINT64_C(1) << 46)), near__coherence_relative(c, base) + (UINT64_C(1) << 46));
+    assert_true(near__coherence_relative(c, base + (UINT64_C(1) << 46)) < NEAR_POSITION_MAX);
 }
 
 static void test_longer_bound_does_not_bring_a_withdrawn_proof_back(void **state)

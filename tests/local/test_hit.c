@@ -44,6 +44,7 @@ static void start(void)
     fixture_open(&f);
     atomic_store(&f.gate->bound_ns, BOUND);
     prove();
+    assert_int_equal(put(&f, "another key", "any", 5), 1);
     assert_int_equal(put(&f, KEY, "old", 5), 1);
 }
 
@@ -98,7 +99,7 @@ static const char *get_any(const char *key) { return get_plain(key, 0); }
 static const char *get_many(const char *key)
 {
     static char text[16];
-    struct near__local_key keys[3] = {{"another key", 11}, {key, strlen(key)}, {"k", 1}};
+    struct near__local_key keys[3] = {{"one that is not there", 21}, {key, strlen(key)}, {"k", 1}};
     enum near__local_result results[3];
     struct near__view views[3];
     near__local_get_many(f.local, f.reader, keys, 3, BOUND, 0, results, views);
@@ -158,6 +159,78 @@ static void test_R47_the_bound_passes_during_the_read(void **state)
     is_never_served_after(only_time);
 }
 
+/* Behind another one in the list of what is retired, so that its link is a number like a position that is high enough. */
+static void retire(void)
+{
+    near__local_invalidate(f.local, "another key", strlen("another key"), 0, NEAR_CAUSE_DROP);
+    near__local_invalidate(f.local, KEY, strlen(KEY), 0, NEAR_CAUSE_DROP);
+}
+static void retired_and_loss(void)
+{
+    retire();
+    loss_and_quick_proof();
+}
+static void loss_and_retired(void)
+{
+    loss_and_quick_proof();
+    retire();
+}
+static void test_R47_a_loss_while_the_entry_is_retired(void **state)
+{
+    (void)state;
+    is_never_served_after(retired_and_loss);
+    is_never_served_after(loss_and_retired);
+}
+
+/* ---------------------------------------------------------------- replaced during the read */
+
+static uint64_t replaced;
+
+static void replace(void)
+{
+    assert_int_equal(put(&f, KEY, "new", 6 + replaced++), 1);
+}
+
+/* A key that is there all the time is found, whatever step of the read its entry is retired in; the short ways may leave it to the long one. */
+static void test_a_read_of_a_key_that_is_replaced_does_not_miss(void **state)
+{
+    static const char *(*const reads[])(const char *) = {get_long, get_many, get_short, get_any};
+    (void)state;
+    for (size_t r = 0; r < 4; r++)
+        for (unsigned n = 1; n < 40; n++) {
+            replaced = 0;
+            start();
+            happens = replace;
+            countdown = n;
+            const char *got = reads[r](KEY);
+            countdown = 0;
+            if (r >= 2 && strcmp(got, "-") == 0)
+                got = get_long(KEY);
+            assert_string_equal(got + (strcmp(got, "old") == 0 ? 3 : 0), replaced && strcmp(got, "old") ? "new" : "");
+            fixture_close(&f);
+        }
+}
+
+/* Each time before it is judged: the read ends. */
+static void replace_again(void)
+{
+    replace();
+    countdown = 1;
+}
+static void test_A_a_read_of_a_key_that_is_always_replaced_ends(void **state)
+{
+    (void)state;
+    replaced = 0;
+    start();
+    happens = replace_again;
+    countdown = 1;
+    const char *got = get_long(KEY);
+    countdown = 0;
+    assert_true(strcmp(got, "new") == 0 || strcmp(got, "(absent)") == 0);
+    assert_true(replaced < NEAR_HIT_LOOKS * (NEAR_PLACES * NEAR_BUCKET_SLOTS + 8));
+    fixture_close(&f);
+}
+
 /* Whatever is in the bucket, a read takes so many steps at most (promise A). */
 static void test_A_a_read_takes_a_bounded_number_of_steps(void **state)
 {
@@ -185,6 +258,9 @@ int main(void)
         cmocka_unit_test(test_R47_a_loss_and_a_proof_during_the_read),
         cmocka_unit_test(test_R47_a_loss_noticed_during_the_read),
         cmocka_unit_test(test_R47_the_bound_passes_during_the_read),
+        cmocka_unit_test(test_R47_a_loss_while_the_entry_is_retired),
+        cmocka_unit_test(test_a_read_of_a_key_that_is_replaced_does_not_miss),
+        cmocka_unit_test(test_A_a_read_of_a_key_that_is_always_replaced_ends),
         cmocka_unit_test(test_A_a_read_takes_a_bounded_number_of_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -115,7 +115,7 @@ void __wrap_near__queue_enter(struct near__local *local, struct near__entry *ent
     if (!is_clearing)
         return;
     is_clearing = 0;
-    atomic_fetch_add(&local->era, 1);
+    atomic_fetch_add(&local->era, NEAR_ENTRY_ERA_STEP);
     if (!urcu_bp_read_ongoing()) /* otherwise the keeper waits for us */
         near__local_keep(local);
 }

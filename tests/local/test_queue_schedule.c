@@ -7,7 +7,7 @@
  * entry is evicted and linked before its swap, a copy whose entry is invalidated between its steps.  Which, where and of what key is
  * drawn from a seed.  Memory is never used again within a schedule, as all is one read section.  Checked at the end:
  *   Q1  the bytes of each queue are those of the visible entries whose words say so
- *   Q2  what was retired is linked as it was linked, and every link is there: no swap that came late has spoilt one
+ *   Q2  what was retired is linked as it was linked, every link is there, and no swap that came late has brought a place back
  *   Q3  visible entries have a word, worth no more than there is
  *   Q4  a ghost for each entry that earned one when it left, and for no other
  *   Q5  every entry ends exactly once */
@@ -88,12 +88,13 @@ static unsigned below(unsigned bound)
 
 static struct near__entry *make_entry(const char *key, size_t key_size, uint64_t position, size_t value_size)
 {
-    struct near__entry *e = calloc(1, near__entry_size_for(key_size, value_size, 0));
-    assert_true(e && w.entries < ENTRIES);
+    unsigned flags = near__entry_flags_for(key_size, value_size, 0, 1);
+    void *block = calloc(1, near__entry_size_for(key_size, value_size, flags));
+    assert_true(block && w.entries < ENTRIES);
+    struct near__entry *e = near__entry_make(block, key_size, value_size, flags, 0);
     w.fate[w.entries] = OWNED;
     w.entry[w.entries++] = e;
-    atomic_store(&e->head, position << 16 | key_size);
-    e->size_era = (uint32_t)value_size << NEAR_ENTRY_SIZE_SHIFT;
+    near__entry_set_position(e, position, 0);
     atomic_store(&e->access, w.moment.tick);
     memcpy(e->bytes, key, key_size);
     return e;
@@ -126,7 +127,7 @@ static void push(struct near__entry *e)
 void near__retire(struct near__index *index, struct near__entry *e, enum near__why why)
 {
     meet();
-    uint32_t word = atomic_load(&e->link_low);
+    uint32_t word = atomic_load(near__entry_place(e));
     int is_main = (word & NEAR_QUEUE_MAIN) != 0;
     (void)index;
     w.ghosts += word & NEAR_QUEUED && (is_main ? why == NEAR_WHY_INVALIDATED : why == NEAR_WHY_EVICTED);
@@ -204,7 +205,7 @@ static void do_turn(void)
     struct near__entry *entry = near__word_entry(at);
     uint32_t word = near__queue_of(entry);
     int used = near__queue_is_used(entry, word, w.moment.turnover), is_main = (word & NEAR_QUEUE_MAIN) != 0;
-    uint32_t before = atomic_load(&entry->link_low);
+    uint32_t before = atomic_load(near__entry_place(entry));
     if (!is_main && used) {
         promoted++;
         near__queue_promote(local, entry, word, w.moment.tick);
@@ -225,11 +226,11 @@ static void do_copy(void)
     w.copies = 1;
     struct near__entry *entry = near__word_entry(word);
     uint32_t queued = 0;
-    struct near__entry *copy = make_entry((const char *)entry->bytes, near__entry_key_size(entry), near__entry_position(entry),
+    struct near__entry *copy = make_entry((const char *)entry->bytes, near__entry_key_size(entry), (uint64_t)near__entry_position(entry),
                                           near__entry_value_size(entry));
     atomic_store(&copy->access, atomic_load(&entry->access));
     int there = near__queue_detach(entry, &queued);
-    atomic_store(&copy->link_low, queued);
+    atomic_store(near__entry_place(copy), queued);
     if (there && near__index_replace(slot, word, copy)) {
         if (w.fate[number_of(copy)] == OWNED)
             w.fate[number_of(copy)] = INSTALLED;
@@ -292,7 +293,7 @@ static void check_at_rest(void)
         if (!at)
             continue;
         struct near__entry *entry = near__word_entry(at);
-        uint32_t word = atomic_load(&entry->link_low);
+        uint32_t word = atomic_load(near__entry_place(entry));
         assert_false(near__word_is_tentative(at));
         assert_int_equal(w.fate[number_of(entry)], INSTALLED);                     /* Q5 */
         assert_true(word & NEAR_QUEUED);                                           /* Q3 */
@@ -305,6 +306,7 @@ static void check_at_rest(void)
     for (struct near__entry *e = w.limbo; e; e = near__entry_next(e), linked++) {  /* Q2 */
         assert_true(linked < w.left);
         assert_int_equal(w.fate[number_of(e)], RETIRED);
+        assert_int_equal(atomic_load(near__entry_place(e)), 0);
     }
     assert_int_equal(linked, w.left);
     assert_int_equal(atomic_load(&atomic_load(&local->ghosts)->pushed), w.ghosts); /* Q4 */
@@ -327,7 +329,7 @@ static void schedule(uint64_t seed)
     near__step_hook = NULL;
     check_at_rest();
     for (unsigned i = 0; i < w.entries; i++)
-        free(w.entry[i]);
+        free(near__entry_block(w.entry[i]));
     near__queues_close(local);
     free(local);
 }

@@ -16,6 +16,7 @@
  *   table is empty
  *   V5  every entry ends exactly once: visible, retired or given back to its owner
  *   V6  at rest: what is visible is found by reads
+ *   V7  no read returns an entry that was below the watermark when it began
  *
  * Then each rule is broken on purpose (step.h, near__mutant), and the same checks must notice. */
 #define NEAR_STEP_HOOK 1
@@ -50,7 +51,7 @@
 /* ---------------------------------------------------------------- what an entry carries */
 
 struct content {
-    uint64_t version;
+    uint64_t version, position;
     uint64_t ticket_time;
     uint32_t number;
     uint32_t key;
@@ -71,12 +72,14 @@ static struct world {
     uint64_t position, version[KEYS + FILLERS];
     struct { unsigned key; uint64_t position; } message[MESSAGES];
     unsigned sent, applied;
+    _Atomic(uint64_t) watermark;
     /* what readers may rely on */
     uint64_t time, least[KEYS + FILLERS], dropped[KEYS + FILLERS];
     /* every entry ever made */
     struct near__entry *entry[ENTRIES];
     enum fate fate[ENTRIES];
     unsigned entries;
+    struct near__entry *limbo;
     const char *violation;
 } w;
 
@@ -275,13 +278,13 @@ static struct near__entry *make_entry(unsigned key, uint64_t position, uint64_t 
         }
     if (!e) {
         assert_true(w.entries < ENTRIES);
-        e = malloc(sizeof(*e) + key_size + sizeof(struct content));
+        void *block = malloc(near__entry_size_for(key_size, sizeof(struct content), 0));
+        e = near__entry_make(block, key_size, sizeof(struct content), 0, 0);
         w.entry[w.entries++] = e;
     }
     w.fate[n] = OWNED;
-    struct content c = {.version = version, .ticket_time = ticket_time, .number = n, .key = key};
-    atomic_store(&e->head, position << 16 | key_size);
-    e->size_era = sizeof(c) << NEAR_ENTRY_SIZE_SHIFT;
+    struct content c = {.version = version, .position = position, .ticket_time = ticket_time, .number = n, .key = key};
+    near__entry_set_position(e, position, 0);
     atomic_store(&e->access, (uint16_t)below(10));
     memcpy(e->bytes, key_text[key], key_size);
     memcpy(e->bytes + key_size, &c, sizeof(c));
@@ -303,6 +306,9 @@ void near__retire(struct near__index *index, struct near__entry *e, enum near__w
     if (w.fate[n] != INSTALLED && w.fate[n] != OWNED) /* owned: removed between its last swap and our noting it */
         violate("V5: an entry was retired twice, or after its owner had it back");
     w.fate[n] = RETIRED;
+    step(); /* those who have it may still see its position, or from now on the link */
+    near__entry_link(e, w.limbo);
+    w.limbo = e;
 }
 
 /* ---------------------------------------------------------------- operations */
@@ -432,15 +438,29 @@ static void do_evict(unsigned unused)
 static struct near__entry *find(unsigned key)
 {
     const char *text = key_text[key];
-    struct near__entry *e = below(2) ? near__index_find_short(&w.index, key_hash[key], text, strlen(text)) : NULL;
-    return e ? e : near__index_find(&w.index, key_hash[key], text, strlen(text));
+    struct near__entry *e = below(2) ? near__index_guess(&w.index, key_hash[key], text, strlen(text)) : NULL;
+    return e && near__entry_is(e, text, strlen(text)) ? e : near__index_find(&w.index, key_hash[key], text, strlen(text));
+}
+
+/* near__hit_look without clocks; NULL: not served. */
+static struct near__entry *look(unsigned key)
+{
+    struct near__entry *e;
+    unsigned looks = 0;
+    do {
+        e = find(key);
+        step();
+        if (e && !near__entry_is_below(e, near__step_load(&w.watermark)))
+            return e;
+    } while (e && ++looks < 4 && near__entry_is_retired(e));
+    return NULL;
 }
 
 static void do_read(unsigned key)
 {
-    uint64_t least = w.least[key], dropped = w.dropped[key];
+    uint64_t least = w.least[key], dropped = w.dropped[key], watermark = atomic_load(&w.watermark);
     section_enter();
-    struct near__entry *e = find(key);
+    struct near__entry *e = look(key);
     section_leave();
     if (!e)
         return;
@@ -452,7 +472,16 @@ static void do_read(unsigned key)
         violate("V1/V2: a read returned an older version than was known");
     if (c.ticket_time < dropped)
         violate("V3: a read returned what was fetched before a drop");
+    if (c.position < watermark)
+        violate("V7: a read returned what was below the watermark when it began");
     learnt(key, c.version);
+}
+
+/* Messages may have been missed up to now. */
+static void do_suspect(unsigned unused)
+{
+    (void)unused;
+    near__step_raise(&w.watermark, w.position);
 }
 
 /* ---------------------------------------------------------------- tasks */
@@ -465,7 +494,7 @@ static unsigned choose(void)
 static void task_operations(struct task *me)
 {
     static void (*const operation[])(unsigned) = {do_fill, do_fill, do_own_write, do_foreign_write, do_message,
-                                                  do_message, do_drop, do_evict, do_read, do_read};
+                                                  do_message, do_drop, do_evict, do_read, do_read, do_suspect};
     (void)me;
     for (unsigned n = 1 + below(3); n; n--) {
         operation[below(sizeof(operation) / sizeof(operation[0]))](choose());
@@ -514,7 +543,7 @@ static void copy_slot(_Atomic(uint64_t) *slot)
     struct near__entry *entry = near__word_entry(word);
     struct content c;
     memcpy(&c, content_of(entry), sizeof(c));
-    struct near__entry *copy = make_entry(c.key, near__entry_position(entry), c.version, c.ticket_time); /* r2 */
+    struct near__entry *copy = make_entry(c.key, (uint64_t)near__entry_position(entry), c.version, c.ticket_time); /* r2 */
     unsigned n = number_of(copy);
     if (!near__index_replace(slot, word, copy)) {                                  /* r4 */
         w.fate[n] = RETURNED;
@@ -675,6 +704,7 @@ MUTANT_TEST(that_a_copy_is_stored, COPY_STORED)
 MUTANT_TEST(that_an_invalidation_looks_at_homes_only, INVALIDATE_AT_HOME)
 MUTANT_TEST(that_an_install_looks_for_rivals_at_homes_only, RIVALS_AT_HOME)
 MUTANT_TEST(that_a_read_looks_at_homes_only, READ_AT_HOME)
+MUTANT_TEST(that_a_retired_entry_looks_alive, RETIRED_LOOKS_ALIVE)
 
 static void choose_key(unsigned k, char letter, unsigned i)
 {
@@ -724,6 +754,7 @@ int main(void)
         cmocka_unit_test(test_notices_that_an_invalidation_looks_at_homes_only),
         cmocka_unit_test(test_notices_that_an_install_looks_for_rivals_at_homes_only),
         cmocka_unit_test(test_notices_that_a_read_looks_at_homes_only),
+        cmocka_unit_test(test_notices_that_a_retired_entry_looks_alive),
     };
     if (!SCHEDULE_POSSIBLE) {
         print_message("1..0 # SKIP one thread only: nothing for ThreadSanitizer to see\n");

@@ -225,6 +225,25 @@ static void test_a_position_out_of_range_is_unknown(void **state)
     fixture_close(&f);
 }
 
+static void test_the_highest_positions_are_compared_like_others(void **state)
+{
+    struct fixture f;
+    const uint64_t highest = NEAR_POSITION_MAX - 1;
+    (void)state;
+    fixture_open(&f);
+    assert_int_equal(put(&f, "k", "older", highest - 1), 1);
+    assert_int_equal(put(&f, "k", "newest", highest), 1);
+    assert_int_equal(put(&f, "k", "older", highest - 1), 0);
+    assert_string_equal(get(&f, "k"), "newest");
+    assert_int_equal(near__local_invalidate(f.local, "k", 1, highest, NEAR_CAUSE_MESSAGE), -1);
+    near__local_raise_watermark(f.local, highest);
+    assert_string_equal(get(&f, "k"), "newest");
+    assert_int_equal(put(&f, "l", "older", highest - 1), 0);
+    assert_int_equal(near__local_invalidate(f.local, "k", 1, 0, NEAR_CAUSE_MESSAGE), 1);
+    assert_string_equal(get(&f, "k"), "(absent)");
+    fixture_close(&f);
+}
+
 /* ---------------------------------------------------------------- freshness */
 
 static void test_I7_entries_below_the_watermark_are_suspect(void **state)
@@ -548,6 +567,7 @@ int main(void)
         cmocka_unit_test(test_I4_a_refused_install_still_removes_what_is_older),
         cmocka_unit_test(test_R17_tickets_change_with_everything_that_is_learnt_about_a_key),
         cmocka_unit_test(test_a_position_out_of_range_is_unknown),
+        cmocka_unit_test(test_the_highest_positions_are_compared_like_others),
         cmocka_unit_test(test_I7_entries_below_the_watermark_are_suspect),
         cmocka_unit_test(test_R47_a_hit_needs_a_proof_younger_than_the_bound),
         cmocka_unit_test(test_a_lagging_clock_never_lengthens_bound_or_life),
