@@ -74,7 +74,7 @@ int64_t near__deadline(const struct near__impl *impl, const near_call *call)
 /* Two ways lead through a read.  The short one, in near_get and near_get_copy, is for a hit with nothing particular about it: no
  * terms of the call's own, no expiry close by, a fresh proof.  It makes no call at all, and whatever it does not want to decide it
  * leaves, having changed nothing, to the long one, which looks from the beginning.  Each is one section, in which the impl
- * is loaded and the entry is found. */
+ * is loaded and the entry is found.  Between them stands a short one for misses that end here. */
 
 /* A thread's first call makes its reader, outside any section: that may block and allocate. */
 struct near__reader *near__reader_for(near_cache *cache, int *ret_status)
@@ -260,12 +260,33 @@ static inline __attribute__((always_inline)) int hit(near_cache *cache, struct n
     return 1;
 }
 
+/* The short way of a miss where there is no remote tier, after the short way of a hit: the key is nowhere, which is counted, and that is all.
+ * reader NULL: the one that the thread used last.  0: the long way, nothing has changed. */
+static int misses_for_good(near_cache *cache, struct near__reader *reader, const void *key, size_t key_size)
+{
+    struct short_way way = {.reader = reader ? reader : near__reader_last.reader};
+    if ((!reader && near__reader_last.name != cache) || near__key_check(key, key_size) != NEAR_OK || !near__rcu_enter_quickly(&way.place, 0))
+        return 0;
+    struct near__impl *impl = near__impl_in_section(cache);
+    struct near__local *local = way.reader->local;
+    int misses = impl && !impl->remote && !local->taps &&
+                 !near__index_find(&local->index, near__key_hash(key, key_size, &local->index.secrets), key, key_size);
+    if (misses)
+        near__hit_count_miss(way.reader, NEAR_LOCAL_ABSENT);
+    near__rcu_leave_quickly(way.place, 0);
+    return misses;
+}
+
 static __attribute__((noinline)) int get_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
                                                     near_value *ret_value)
 {
     struct near__reader *reader = cache && key_size <= NEAR_KEY_MAX && !call ? recall_other(cache, key_size) : NULL;
     if (reader && hit(cache, reader, key, key_size, ret_value, 0))
         return NEAR_OK;
+    if (!call && ret_value && misses_for_good(cache, reader, key, key_size)) {
+        memset(ret_value, 0, sizeof(*ret_value));
+        return NEAR_MISS;
+    }
     return get_the_long_way(cache, key, key_size, call, ret_value);
 }
 
@@ -324,6 +345,8 @@ static __attribute__((noinline)) int copy_by_any_key(near_cache *cache, const vo
     struct near__reader *reader = may ? recall_other(cache, key_size) : NULL;
     if (reader && hit_copy(cache, reader, key, key_size, buffer, capacity, ret_size, 0))
         return NEAR_OK;
+    if (!call && ret_size && (buffer || !capacity) && misses_for_good(cache, reader, key, key_size))
+        return NEAR_MISS;
     return copy_the_long_way(cache, key, key_size, call, buffer, capacity, ret_size);
 }
 

@@ -223,9 +223,44 @@ static void test_R51_a_set_meets_the_close(void **state)
     }
 }
 
+/* Both ways of a miss: keys of the short way's sizes and others, with terms of the call's own and without.  Arguments that a miss does not
+ * need are looked at all the same. */
+static void test_a_miss_is_counted_and_leaves_nothing(void **state)
+{
+    static const char *const keys[] = {"", "short", "of-ten-chr", "a-key-of-more-than-sixteen-bytes"};
+    static const near_call terms = {.size = sizeof(terms)};
+    near_cache *cache = open_only();
+    char buffer[8];
+    (void)state;
+    assert_int_equal(set_number(cache, "present-key", 1), NEAR_OK);
+    assert_int_equal(number_of(cache, "present-key"), 1);
+    uint64_t misses = 0;
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+        for (int own = 0; own < 2; own++) {
+            near_value value;
+            size_t size = 77, key_size = strlen(keys[i]);
+            memset(&value, 0xff, sizeof(value));
+            assert_int_equal(near_get(cache, keys[i], key_size, own ? &terms : NULL, &value), NEAR_MISS);
+            assert_null(value.data);
+            assert_int_equal(value.size, 0);
+            near_release(&value);
+            assert_int_equal(near_get_copy(cache, keys[i], key_size, own ? &terms : NULL, buffer, sizeof(buffer), &size), NEAR_MISS);
+            assert_int_equal(near_get_copy(cache, keys[i], key_size, own ? &terms : NULL, NULL, sizeof(buffer), &size), NEAR_ERR_INVALID);
+            assert_int_equal(near_get_copy(cache, keys[i], key_size, own ? &terms : NULL, buffer, sizeof(buffer), NULL), NEAR_ERR_INVALID);
+            assert_int_equal(near_get(cache, keys[i], key_size, own ? &terms : NULL, NULL), NEAR_ERR_INVALID);
+            misses += 2;
+            near_stats stats = stats_of(cache);
+            assert_int_equal(stats.miss_absent, misses);
+            assert_int_equal(stats.local_misses, misses);
+            assert_int_equal(stats.gets, misses + 1);
+        }
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_miss_is_counted_and_leaves_nothing),
         cmocka_unit_test(test_no_increment_is_lost),
         cmocka_unit_test(test_a_plain_set_is_not_overtaken_by_an_increment_of_what_was_there),
         cmocka_unit_test(test_each_thread_reads_what_it_has_set),
