@@ -40,7 +40,7 @@ static int64_t entries_limit(uint64_t entries_max)
     return entries_max && entries_max < INT64_MAX ? (int64_t)entries_max : INT64_MAX;
 }
 
-/* Up at once; down as the keeper evicts. */
+/* Up at once; down by near__limits_lower, and as the keeper evicts. */
 static void set_limit(_Atomic(int64_t) *wanted, _Atomic(int64_t) *in_force, int64_t limit)
 {
     /* relaxed, all: limits that are looked at anew each time; the keeper brings them together in the end */
@@ -645,6 +645,7 @@ void near__local_clear(struct near__local *local)
 void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t entries_max)
 {
     set_limits(local, bytes_max, entries_max);
+    near__limits_lower(local);
     if (bytes_max != NEAR_LIMIT_KEPT)
         near__autosize_set_by_hand(&local->autosize, bytes_max);
     near__keeper_wake(local);

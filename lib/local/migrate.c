@@ -33,7 +33,7 @@
  * empty tier has.
  *
  * Limits.  One that is lowered far below what there is would leave no room for any fill until the keeper has evicted down to it.
- * So the limits in force stay where they are at first, and follow down after each few victims to what is left then, until
+ * So the limits in force come down to what there is at first, and follow after each few victims to what is left then, until
  * they are what is wanted: fills go on, each evicting for itself as ever.  What is left in the end may be an index for sixteen times as
  * many entries: then the limits rest, a second table on top, until the small one has taken over, and go down with the old one. */
 #ifndef _GNU_SOURCE
@@ -452,6 +452,15 @@ static uint64_t wanted_buckets(const struct near__local *local)
 
 /* ---------------------------------------------------------------- limits that were lowered */
 
+/* A limit that was lowered comes down to what there is at once, or to what is wanted if no more is there than may be above that: what has
+ * not been filled yet will not be.  Not further, so that fills find room.  By anybody. */
+void near__limits_lower(struct near__local *local)
+{
+    struct near__budget *budget = &local->budget;
+    follow(&budget->max, &budget->max_wanted, live_bytes(local), 0, last_step(budget) / 2);
+    follow(&budget->entries_max, &budget->entries_wanted, load(&budget->entries), 0, 0);
+}
+
 /* The limits go first and the victims after them: room that was made below a limit would be filled again at once.  A step is as many
  * entries as one fill may evict for itself, so that it finds room after it.  The last part goes at once, so that the ceiling in force is that of
  * the wanted limit before `used` is below that: once within, always within.
@@ -489,6 +498,7 @@ static void settle_limits(struct near__local *local)
 
 void near__tables_adapt(struct near__local *local)
 {
+    near__limits_lower(local);
     lower_limits(local);
     look_whether_calm(local);
     uint64_t wanted = wanted_buckets(local);

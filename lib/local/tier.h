@@ -32,8 +32,8 @@ struct near__local_config;
  * `retired` waits for a grace period only.  What is retired but pinned by the application counts as if it were
  * live, so that other entries make room for it.  Threads hold a little of used, retired and entries in advance: see budget.c.
  *
- * A limit that is raised counts at once.  One that is lowered is `wanted`; the limit in force follows as the keeper evicts (migrate.c),
- * so that fills find room all the time. */
+ * A limit that is raised counts at once.  One that is lowered is `wanted`; the limit in force comes down to what there is, and follows as the
+ * keeper evicts (migrate.c), so that fills find room all the time. */
 struct near__budget {
     _Alignas(64) _Atomic(int64_t) used; /* everything */
     _Atomic(int64_t) retired;           /* of it */
@@ -298,6 +298,8 @@ uint64_t near__tier_walk(struct near__local *local, uint64_t at, uint32_t bucket
 
 int near__tables_open(struct near__local *local);  /* NEAR_OK or NEAR_ERR_NOMEM */
 void near__tables_close(struct near__local *local); /* frees entries too */
+/* Brings limits that were lowered to what there is, at once; by any thread. */
+void near__limits_lower(struct near__local *local);
 /* Brings the limits to what is wanted and the index to the size that its entries ask for; may take many grace periods. */
 void near__tables_adapt(struct near__local *local);
 

@@ -328,6 +328,31 @@ static void test_F_fills_go_on_while_a_limit_is_lowered(void **state)
     assert_int_equal(allocfail_blocks(&counting), 0);
 }
 
+/* Whoever lowers a limit that is not reached need not wait for the keeper: it is not passed from then on. */
+static void test_F_a_limit_that_is_lowered_above_what_there_is_holds_at_once(void **state)
+{
+    struct fixture f;
+    (void)state;
+    open_counted(&f, 16 * MIB);
+    fixture_start(&f);
+    uint64_t n = 0;
+    while (n < 100)
+        fill_one(&f, f.reader, n++, 400);
+    near__local_resize(f.local, NEAR_LIMIT_KEPT, 150);
+    while (n < 400)
+        fill_one(&f, f.reader, n++, 400);
+    assert_in_range(stats_of(&f).local_entries, 100, 150);
+    near__local_resize(f.local, (uint64_t)(2 * MIB), 0);
+    while (n < 20000) {
+        fill_one(&f, f.reader, n++, 4000);
+        check(&f, limit_of(2 * MIB));
+    }
+    near__local_keep(f.local);
+    assert_true((int64_t)stats_of(&f).local_bytes <= 2 * MIB);
+    fixture_close(&f);
+    assert_int_equal(allocfail_blocks(&counting), 0);
+}
+
 /* ---------------------------------------------------------------- what threads hold in advance */
 
 #define HOLDERS 6
@@ -538,6 +563,7 @@ int main(void)
         cmocka_unit_test(test_F_a_full_tier_takes_values_that_are_larger_than_its_slack),
         cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),
         cmocka_unit_test(test_F_fills_go_on_while_a_limit_is_lowered),
+        cmocka_unit_test(test_F_a_limit_that_is_lowered_above_what_there_is_holds_at_once),
         cmocka_unit_test(test_F_a_fill_that_evicted_enough_does_not_wait_for_the_keeper),
         cmocka_unit_test(test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_with_them),
         cmocka_unit_test(test_small_entries_cost_what_the_manual_says),
