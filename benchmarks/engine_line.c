@@ -7,21 +7,16 @@
  * A bucket that is full goes on in the next one. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
-#include <emmintrin.h>
-#endif
 
 #include "base/hash.h"
 #include "bench_entry.h"
+#include "bench_tags.h"
 
-#define SLOTS 8
 #define LOAD 4 /* keys a bucket on average: 1 in 200 is in another than its own */
-#define HUGE ((size_t)2 << 20)
 
 struct bucket {
-    _Alignas(64) _Atomic(uint16_t) tag[SLOTS]; /* 0: empty, or on its way; written last */
-    _Atomic(uint32_t) place[SLOTS];            /* a key's number + 1; 0: empty */
+    _Alignas(64) _Atomic(uint16_t) tag[BENCH_TAGS]; /* 0: empty, or on its way; written last */
+    _Atomic(uint32_t) place[BENCH_TAGS];            /* a key's number + 1; 0: empty */
 };
 
 struct line {
@@ -30,16 +25,6 @@ struct line {
     struct bench_entries entries;
     struct near__secrets secrets;
 };
-
-static void *huge(size_t size)
-{
-    size = (size + HUGE - 1) & ~(HUGE - 1);
-    void *memory = aligned_alloc(HUGE, size);
-    if (!memory)
-        return NULL;
-    madvise(memory, size, MADV_HUGEPAGE); /* or not: then in small ones */
-    return memset(memory, 0, size);
-}
 
 static void close_line(void *store)
 {
@@ -55,9 +40,9 @@ static void *open_line(const struct bench_engine_config *config, char *error, si
     if (line) {
         line->secrets = near__secrets(config->keys);
         line->count = config->keys / LOAD + 1;
-        line->buckets = huge(line->count * sizeof(struct bucket));
+        line->buckets = bench_huge(line->count * sizeof(struct bucket));
         line->entries = bench_entries_for(config);
-        line->entries.memory = huge(line->entries.count * line->entries.stride);
+        line->entries.memory = bench_huge(line->entries.count * line->entries.stride);
     }
     if (!line || !line->buckets || !line->entries.memory) {
         snprintf(error, capacity, "out of memory");
@@ -68,37 +53,10 @@ static void *open_line(const struct bench_engine_config *config, char *error, si
     return line;
 }
 
-static inline uint64_t home(const struct line *line, uint64_t hash)
-{
-    return (uint64_t)((unsigned __int128)hash * line->count >> 64);
-}
-
-static inline uint16_t tag_of(uint64_t hash) { return (uint16_t)hash ? (uint16_t)hash : 1; }
-
-/* A bit a slot, or two. */
-#if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
-#define STEP 2
-static inline unsigned match(const struct bucket *bucket, uint16_t tag)
-{
-    /* Any other tag may be half written by nobody: each is stored at once, and x86 keeps the loads of places behind this one. */
-    __m128i tags = _mm_load_si128((const __m128i *)(const void *)bucket->tag);
-    return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16((short)tag)));
-}
-#else
-#define STEP 1
-static inline unsigned match(const struct bucket *bucket, uint16_t tag)
-{
-    unsigned bits = 0;
-    for (unsigned i = 0; i < SLOTS; i++) /* acquire: pairs with the store of the tag */
-        bits |= (unsigned)(atomic_load_explicit(&bucket->tag[i], memory_order_acquire) == tag) << i;
-    return bits;
-}
-#endif
-
 /* Nobody has come past a bucket whose last slot is empty. */
 static inline int is_full(const struct bucket *bucket)
 {
-    return atomic_load_explicit(&bucket->place[SLOTS - 1], memory_order_relaxed) != 0;
+    return atomic_load_explicit(&bucket->place[BENCH_TAGS - 1], memory_order_relaxed) != 0;
 }
 
 static int64_t get(void *store, unsigned thread, struct bench_key key, void *buffer, size_t capacity)
@@ -106,10 +64,10 @@ static int64_t get(void *store, unsigned thread, struct bench_key key, void *buf
     const struct line *line = store;
     uint64_t hash = near__key_hash(key.bytes, key.size, &line->secrets);
     (void)thread;
-    for (uint64_t b = home(line, hash);; b = b + 1 < line->count ? b + 1 : 0) {
+    for (uint64_t b = bench_home(hash, line->count);; b = b + 1 < line->count ? b + 1 : 0) {
         const struct bucket *bucket = &line->buckets[b];
-        for (unsigned bits = match(bucket, tag_of(hash)); bits; bits &= ~(((1u << STEP) - 1) << __builtin_ctz(bits))) {
-            uint32_t place = atomic_load_explicit(&bucket->place[(unsigned)__builtin_ctz(bits) / STEP], memory_order_relaxed);
+        for (unsigned bits = bench_match(bucket->tag, bench_tag_of(hash)); bits; bits = bench_match_rest(bits)) {
+            uint32_t place = atomic_load_explicit(&bucket->place[bench_match_place(bits)], memory_order_relaxed);
             int64_t size = bench_entry_read(bench_entry_at(&line->entries, place - 1), key, buffer, capacity);
             if (size != BENCH_ABSENT)
                 return size;
@@ -123,14 +81,14 @@ static int64_t get(void *store, unsigned thread, struct bench_key key, void *buf
 static void enter(struct line *line, struct bench_key key)
 {
     uint64_t hash = near__key_hash(key.bytes, key.size, &line->secrets);
-    for (uint64_t b = home(line, hash);; b = b + 1 < line->count ? b + 1 : 0)
-        for (unsigned i = 0; i < SLOTS; i++) {
+    for (uint64_t b = bench_home(hash, line->count);; b = b + 1 < line->count ? b + 1 : 0)
+        for (unsigned i = 0; i < BENCH_TAGS; i++) {
             struct bucket *bucket = &line->buckets[b];
             uint32_t place = 0;
             if (atomic_compare_exchange_strong_explicit(&bucket->place[i], &place, key.number + 1, memory_order_relaxed,
                                                         memory_order_relaxed)) {
-                /* release: pairs with match */
-                atomic_store_explicit(&bucket->tag[i], tag_of(hash), memory_order_release);
+                /* release: pairs with bench_match */
+                atomic_store_explicit(&bucket->tag[i], bench_tag_of(hash), memory_order_release);
                 return;
             }
             if (place == key.number + 1)

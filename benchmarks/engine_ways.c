@@ -11,22 +11,17 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
-#include <emmintrin.h>
-#endif
 
 #include "base/hash.h"
 #include "bench_entry.h"
+#include "bench_tags.h"
 
-#define WAYS 8u
 #define TICKS 1024 /* a turnover, as the library's (local/order.h) */
-#define HUGE ((size_t)2 << 20)
 #define SPINS 64
 
 struct bucket {
-    _Alignas(64) _Atomic(uint16_t) tag[WAYS]; /* 0: empty, or on its way; written last */
-    _Atomic(uint16_t) age[WAYS];              /* the tick of the last use; relaxed: a lost store makes an entry look older */
+    _Alignas(64) _Atomic(uint16_t) tag[BENCH_TAGS]; /* 0: empty, or on its way; written last */
+    _Atomic(uint16_t) age[BENCH_TAGS];              /* the tick of the last use; relaxed: a lost store makes an entry look older */
     _Atomic(uint32_t) lock;                   /* 1: somebody writes */
 };
 
@@ -44,16 +39,6 @@ struct ways {
     _Alignas(64) _Atomic(uint32_t) tick;
 };
 
-static void *huge(size_t size)
-{
-    size = (size + HUGE - 1) & ~(HUGE - 1);
-    void *memory = aligned_alloc(HUGE, size);
-    if (!memory)
-        return NULL;
-    madvise(memory, size, MADV_HUGEPAGE); /* or not: then in small ones */
-    return memset(memory, 0, size);
-}
-
 static void close_ways(void *store)
 {
     struct ways *ways = store;
@@ -66,7 +51,7 @@ static void close_ways(void *store)
 /* Without a limit twice as many as there are keys, so that few buckets overflow. */
 static uint64_t places(const struct bench_engine_config *config, size_t stride)
 {
-    uint64_t by_bytes = config->bytes ? config->bytes / (stride + sizeof(struct bucket) / WAYS) : UINT64_MAX;
+    uint64_t by_bytes = config->bytes ? config->bytes / (stride + sizeof(struct bucket) / BENCH_TAGS) : UINT64_MAX;
     uint64_t by_count = config->entries ? config->entries : 2 * config->keys;
     return by_bytes < by_count ? by_bytes : by_count;
 }
@@ -76,11 +61,11 @@ static void *open_ways(const struct bench_engine_config *config, char *error, si
     struct ways *ways = aligned_alloc(64, sizeof(*ways));
     if (ways) {
         *ways = (struct ways){.secrets = near__secrets(config->keys), .entries = bench_entries_for(config)};
-        ways->count = places(config, ways->entries.stride) / WAYS + 1;
-        ways->entries.count = ways->count * WAYS;
+        ways->count = places(config, ways->entries.stride) / BENCH_TAGS + 1;
+        ways->entries.count = ways->count * BENCH_TAGS;
         ways->fills_a_tick = ways->entries.count / TICKS / config->threads + 1;
-        ways->buckets = huge(ways->count * sizeof(struct bucket));
-        ways->entries.memory = huge(ways->entries.count * ways->entries.stride);
+        ways->buckets = bench_huge(ways->count * sizeof(struct bucket));
+        ways->entries.memory = bench_huge(ways->entries.count * ways->entries.stride);
         ways->seats = aligned_alloc(64, config->threads * sizeof(struct seat));
     }
     if (!ways || !ways->buckets || !ways->entries.memory || !ways->seats) {
@@ -93,36 +78,9 @@ static void *open_ways(const struct bench_engine_config *config, char *error, si
     return ways;
 }
 
-static inline uint64_t home(const struct ways *ways, uint64_t hash)
-{
-    return (uint64_t)((unsigned __int128)hash * ways->count >> 64);
-}
-
-static inline uint16_t tag_of(uint64_t hash) { return (uint16_t)hash ? (uint16_t)hash : 1; }
-
-/* A bit a slot, or two; as in engine_line.c. */
-#if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
-#define STEP 2
-static inline unsigned match(const struct bucket *bucket, uint16_t tag)
-{
-    __m128i tags = _mm_load_si128((const __m128i *)(const void *)bucket->tag);
-    return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16((short)tag)));
-}
-#else
-#define STEP 1
-static inline unsigned match(const struct bucket *bucket, uint16_t tag)
-{
-    unsigned bits = 0;
-    for (unsigned i = 0; i < WAYS; i++) /* acquire: pairs with the store of the tag */
-        bits |= (unsigned)(atomic_load_explicit(&bucket->tag[i], memory_order_acquire) == tag) << i;
-    return bits;
-}
-#endif
-static inline unsigned rest(unsigned bits) { return bits & ~(((1u << STEP) - 1) << __builtin_ctz(bits)); }
-
 static inline struct bench_entry *entry_at(const struct ways *ways, uint64_t b, unsigned way)
 {
-    return bench_entry_at(&ways->entries, b * WAYS + way);
+    return bench_entry_at(&ways->entries, b * BENCH_TAGS + way);
 }
 
 static inline uint16_t now(const struct ways *ways)
@@ -140,11 +98,11 @@ static inline void touch(struct bucket *bucket, unsigned way, uint16_t tick)
 static int64_t get(void *store, unsigned thread, struct bench_key key, void *buffer, size_t capacity)
 {
     struct ways *ways = store;
-    uint64_t hash = near__key_hash(key.bytes, key.size, &ways->secrets), b = home(ways, hash);
+    uint64_t hash = near__key_hash(key.bytes, key.size, &ways->secrets), b = bench_home(hash, ways->count);
     struct bucket *bucket = &ways->buckets[b];
     (void)thread;
-    for (unsigned bits = match(bucket, tag_of(hash)); bits; bits = rest(bits)) {
-        unsigned way = (unsigned)__builtin_ctz(bits) / STEP;
+    for (unsigned bits = bench_match(bucket->tag, bench_tag_of(hash)); bits; bits = bench_match_rest(bits)) {
+        unsigned way = bench_match_place(bits);
         int64_t size = bench_entry_read(entry_at(ways, b, way), key, buffer, capacity);
         if (size != BENCH_ABSENT) {
             touch(bucket, way, now(ways));
@@ -172,21 +130,21 @@ static void unlock(struct bucket *bucket)
 /* The key's way, or an empty one, or the oldest. */
 static unsigned way_locked(const struct ways *ways, const struct bucket *bucket, uint64_t b, uint16_t tag, struct bench_key key)
 {
-    for (unsigned bits = match(bucket, tag); bits; bits = rest(bits)) {
-        unsigned way = (unsigned)__builtin_ctz(bits) / STEP;
+    for (unsigned bits = bench_match(bucket->tag, tag); bits; bits = bench_match_rest(bits)) {
+        unsigned way = bench_match_place(bits);
         if (bench_entry_is(entry_at(ways, b, way), key))
             return way;
     }
-    unsigned empty = match(bucket, 0);
+    unsigned empty = bench_match(bucket->tag, 0);
     if (empty)
-        return (unsigned)__builtin_ctz(empty) / STEP;
+        return bench_match_place(empty);
     uint16_t tick = now(ways);
     uint32_t oldest = 0;
-    for (unsigned i = 0; i < WAYS; i++) { /* the way in the lowest bits: one comparison, no branch */
-        uint32_t age = (uint32_t)(uint16_t)(tick - atomic_load_explicit(&bucket->age[i], memory_order_relaxed)) * WAYS + i;
+    for (unsigned i = 0; i < BENCH_TAGS; i++) { /* the way in the lowest bits: one comparison, no branch */
+        uint32_t age = (uint32_t)(uint16_t)(tick - atomic_load_explicit(&bucket->age[i], memory_order_relaxed)) * BENCH_TAGS + i;
         oldest = age > oldest ? age : oldest;
     }
-    return oldest % WAYS;
+    return oldest % BENCH_TAGS;
 }
 
 static void put_locked(const struct ways *ways, struct bucket *bucket, uint64_t b, uint16_t tag, struct bench_key key,
@@ -198,19 +156,19 @@ static void put_locked(const struct ways *ways, struct bucket *bucket, uint64_t 
     atomic_store_explicit(&entry->sequence, odd, memory_order_relaxed);
     bench_entry_fill(entry, odd, key, value, size);
     touch(bucket, way, now(ways));
-    /* release: pairs with match */
+    /* release: pairs with bench_match */
     atomic_store_explicit(&bucket->tag[way], tag, memory_order_release);
 }
 
 static int set(void *store, unsigned thread, struct bench_key key, const void *value, size_t size)
 {
     struct ways *ways = store;
-    uint64_t hash = near__key_hash(key.bytes, key.size, &ways->secrets), b = home(ways, hash);
+    uint64_t hash = near__key_hash(key.bytes, key.size, &ways->secrets), b = bench_home(hash, ways->count);
     struct bucket *bucket = &ways->buckets[b];
     if (size > ways->entries.value_max)
         return -1;
     lock(bucket);
-    put_locked(ways, bucket, b, tag_of(hash), key, value, size);
+    put_locked(ways, bucket, b, bench_tag_of(hash), key, value, size);
     unlock(bucket);
     if (++ways->seats[thread].fills >= ways->fills_a_tick) {
         ways->seats[thread].fills = 0;
