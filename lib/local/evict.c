@@ -33,10 +33,10 @@
 
 #include "base/random.h"
 
-/* Entries looked at for one eviction, and the rest of the bucket in which that many are reached.  Over the traces of docs/policies.md that
- * is as good as exact LRU on average (53.850 to 53.865 with three seeds, exact LRU 53.844), and at worst 0.28 points below; exactly 8 are not
- * (53.839 to 53.842), exactly 11 are (53.851 to 53.853), but are no fewer.  Of the small queue, an eighth of
- * what is seen, that shows too little: 16 are worth half a point there.  So they are where entries may have expired, which go first. */
+/* Entries looked at for one eviction, and the rest of the bucket in which that many are reached.  Over the traces of docs/policies.md that is
+ * as good as exact LRU on average (53.849 to 53.865 with three seeds, exact LRU 53.844), and at worst 0.28 points below; exactly 8 are
+ * not (53.839 to 53.842), exactly 11 are (53.851 to 53.853), but are no fewer.  Of the small queue, an eighth of what is seen, that
+ * shows too little: 16 are worth half a point there.  So they are where entries may have expired, which go first. */
 #define SAMPLE 8
 #define SAMPLE_WIDE 16
 #define WHOLE 64   /* buckets */
