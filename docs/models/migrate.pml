@@ -3,7 +3,8 @@
  * The keeper's move of one entry from the old table to the new one (docs/design.md, growing and shrinking;
  * lib/local/migrate.c) against installs, an invalidation and a reader.  The key has one slot in the old table, two in the new one
  * (they may be in different places of it: nothing depends on that); every step is one load or one compare-and-swap. A view is taken at the beginning of an operation and kept
- * to its end; the keeper waits for those that hold the previous one.
+ * to its end; the keeper waits for those that hold the previous one.  What this has no room for, several slots in the old table too, entries
+ * of other keys that are displaced, memory that is used again at once, tests/local/test_schedule.c has, with the real code.
  *
  *      view       installs go to     scans cover
  *      STEADY     old                old

@@ -15,9 +15,9 @@
  *
  * The entry may be retired between 2 and 3.  Then its position has gone, and nobody can say whether it is above the watermark: its head is
  * negative, so it counts as below (entry.h).  The short way leaves it to the long one, and that looks for the key again,
- * for the slot has been emptied or filled anew before the head changed: a key that was replaced is found in its new version, as if the
- * read had come a little later.  So nobody misses who would have hit before, but for keys that are replaced between 2 and 3
- * NEAR_HIT_LOOKS times in a row.
+ * for the slot has been emptied or filled anew before the head changed: as if the read had come a little later.  So a key that has been
+ * replaced or moved is found in its new version or place; one that has been removed, or whose new version is still tentative, is missed, as
+ * it is by who begins at that moment, and so is one that is replaced between 2 and 3 NEAR_HIT_LOOKS times in a row.
  *
  * The era may be looked at anywhere behind 1.  Who sees an old one began before the clearing had ended, and may return what was there
  * before; an entry of a later era then is not plain, and found by the long way.
