@@ -297,15 +297,10 @@ static inline __attribute__((always_inline)) void copy(void *to, const void *fro
         memcpy(to, from, size);
 }
 
-static unsigned flags_of(const struct near__local *local, const struct offer *offer)
-{
-    return near__entry_flags_for(offer->key_size, offer->value_size, offer->expires != 0, local->queues);
-}
-
 /* What is the same whatever the order comes to; enough to free it by. */
-static struct near__entry *fill(const struct near__local *local, void *block, const struct offer *offer)
+static inline __attribute__((always_inline)) struct near__entry *fill(void *block, const struct offer *offer, unsigned flags)
 {
-    struct near__entry *entry = near__entry_make(block, offer->key_size, offer->value_size, flags_of(local, offer), offer->expires);
+    struct near__entry *entry = near__entry_make(block, offer->key_size, offer->value_size, flags, offer->expires);
     copy(entry->bytes, offer->key, offer->key_size);
     copy(entry->bytes + offer->key_size, offer->value, offer->value_size);
     return entry;
@@ -331,10 +326,9 @@ static void advance_tick(struct near__local *local, struct near__reader *reader)
         near__keeper_wake(local);
 }
 
-/* Memory for what is offered, charged; NULL: no room or no memory. */
-static void *obtain(struct near__local *local, struct near__reader *reader, const struct offer *offer, int64_t *ret_cost)
+/* Memory for an entry of that size, charged; NULL: no room or no memory. */
+static void *obtain(struct near__local *local, struct near__reader *reader, size_t size, int64_t *ret_cost)
 {
-    size_t size = near__entry_size_for(offer->key_size, offer->value_size, flags_of(local, offer));
     int64_t cost = near__block_estimate(local, size); /* the difference is settled once it is known */
     near__recycle(local, reader, 1);
     if (!near__budget_reserve_entry(local, reader, cost))
@@ -404,8 +398,9 @@ static struct near__entry *prepare(struct near__local *local, struct near__reade
     if ((int64_t)offer->value_size > value_limit(local) || offer->key_size > UINT16_MAX)
         return NULL;
     tap(local, reader, offer);
-    void *block = obtain(local, reader, offer, ret_cost);
-    return block ? fill(local, block, offer) : NULL;
+    unsigned flags = near__entry_flags_for(offer->key_size, offer->value_size, offer->expires != 0, local->queues);
+    void *block = obtain(local, reader, near__entry_size_for(offer->key_size, offer->value_size, flags), ret_cost);
+    return block ? fill(block, offer, flags) : NULL;
 }
 
 /* Never visible, so nobody has it. */
