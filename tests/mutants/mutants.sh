@@ -92,7 +92,7 @@ is_noticed() {
 
 # Those of index.c and hit.c that test_schedule.c breaks by itself have the prefix s: in the list.
 every_switch_is_in_the_list() {
-    grep -h -o 'NEAR_MUTANT([A-Z_]*)' "$top_srcdir"/lib/*/*.[ch] | sed 's/.*(\(.*\))/\1/' | sort -u > "$work/switches"
+    grep -h -v '^#define\|^ \*' "$top_srcdir"/lib/*/*.[ch] | grep -o 'NEAR_MUTANT([A-Z_]*)' | sed 's/.*(\(.*\))/\1/' | sort -u > "$work/switches"
     rows | cut -d'|' -f2 | sed 's/^s://; /^-$/d' | sort -u > "$work/listed"
     diff "$work/switches" "$work/listed"
 }
