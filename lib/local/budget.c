@@ -40,6 +40,7 @@
 
 #define VICTIMS 16 /* evictions on behalf of one install, and one more for every VICTIM_BYTES of it */
 #define VICTIM_BYTES 64
+#define PAUSE 64 /* evictions in one section */
 #define DRAIN 64 /* freed on behalf of one install that finds no room below the ceiling */
 
 #define SLACK_MIN (INT64_C(1) << 20)
@@ -380,6 +381,8 @@ static int make_room(struct near__local *local, struct near__reader *reader, int
         if (is_at_ceiling(local, &reader->share, bytes) && !near__recycle(local, reader, DRAIN) &&
             will_have_room(&local->budget, &reader->share, bytes))
             return 0;
+        if (reader->share.pauses && victims % PAUSE == 0)
+            near__rcu_pause();
         int evicted = near__evict_inside(local, &reader->sampler, &moment);
         if (has_room(local, &reader->share, bytes))
             return 1;

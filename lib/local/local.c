@@ -25,6 +25,8 @@
 /* One message meets an install once; more of them at the same position are rivals and doubles. */
 #define INSTALL_TRIES 4
 
+#define AT_EASE_FROM ((size_t)256 << 10) /* bytes of a value that is not copied inside a section */
+
 /* ---------------------------------------------------------------- open and close */
 
 static uint64_t stripes_for(uint64_t bytes_max)
@@ -306,6 +308,15 @@ static inline __attribute__((always_inline)) struct near__entry *fill(void *bloc
     return entry;
 }
 
+/* A large value takes its time to copy, most of it for pages that the kernel clears: not in the section, where that may end. */
+static __attribute__((noinline)) struct near__entry *fill_outside(void *block, const struct offer *offer, unsigned flags)
+{
+    near__rcu_leave();
+    struct near__entry *entry = fill(block, offer, flags);
+    near__rcu_enter();
+    return entry;
+}
+
 /* The rest: after the ticket was taken. */
 static void stamp(struct near__local *local, struct near__entry *entry, const struct offer *offer, uint16_t tick)
 {
@@ -400,7 +411,9 @@ static struct near__entry *prepare(struct near__local *local, struct near__reade
     tap(local, reader, offer);
     unsigned flags = near__entry_flags_for(offer->key_size, offer->value_size, offer->expires != 0, local->queues);
     void *block = obtain(local, reader, near__entry_size_for(offer->key_size, offer->value_size, flags), ret_cost);
-    return block ? fill(block, offer, flags) : NULL;
+    if (!block)
+        return NULL;
+    return offer->value_size >= AT_EASE_FROM && reader->share.pauses ? fill_outside(block, offer, flags) : fill(block, offer, flags);
 }
 
 /* Never visible, so nobody has it. */
@@ -506,9 +519,11 @@ static int keep(struct near__local *local, struct near__reader *reader, struct o
     if (offer->position >= NEAR_POSITION_MAX)
         offer->position = 0; /* unusable */
     int ordered = offer->position && (!local->foreign || NEAR_MUTANT(REPLIES_UNCLAIMED) || claim(local, offer));
-    near__rcu_enter(); /* one section for all that follows, down to the index */
+    near__rcu_enter(); /* one section for all that follows, down to the index, but for large values */
+    reader->share.pauses = 1;
     if (ordered && set_expiry(local, offer, ttl_ms, sent_ns) && !is_outrun(local, offer))
         outcome = try_install(local, reader, offer);
+    reader->share.pauses = 0;
     near__rcu_leave();
     near__reader_add(reader, outcome, 1);
     if (outcome == NEAR_COUNT_FILLS)
@@ -539,7 +554,7 @@ int near__local_draft(struct near__local *local, struct near__reader *reader, st
 {
     struct offer offer = {.key = draft->key, .value = value, .key_size = draft->key_size, .value_size = value_size, .hash = draft->hash};
     draft->value_size = value_size;
-    draft->entry = local->ttl_max_ms ? NULL : prepare(local, reader, &offer, &draft->cost);
+    draft->entry = local->ttl_max_ms || value_size >= AT_EASE_FROM ? NULL : prepare(local, reader, &offer, &draft->cost);
     return draft->entry != NULL;
 }
 

@@ -91,6 +91,12 @@ void near__rcu_enter_any(void)
     near__rcu_enter();
 }
 
+void near__rcu_pause(void)
+{
+    near__rcu_leave();
+    near__rcu_enter();
+}
+
 static int is_stopped_inside(const unsigned long *sections)
 {
     for (int looks = 0; looks < LOOKS; looks++) {

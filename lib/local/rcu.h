@@ -108,6 +108,9 @@ static inline __attribute__((always_inline)) void near__rcu_leave_quickly(struct
 void near__rcu_register(void);
 /* As near__rcu_enter, for threads that may have no reader. */
 void near__rcu_enter_any(void);
+/* In a section of the calling thread's own: ends it and begins another, so that long work holds up no grace period.  What was found in a
+ * table before counts no more. */
+void near__rcu_pause(void);
 /* Returns when all sections under way at the call have ended. */
 void near__rcu_synchronize(void);
 

@@ -49,6 +49,7 @@ struct near__share {
     int64_t wanted;                                    /* (o) bytes that a reservation under way needs; 0: none is */
     int64_t pending;                                   /* (o) bytes retired since the keeper was last woken */
     struct near__part part;                            /* (o) */
+    int pauses;                                        /* (o) a fill under way may end its section and begin another */
     unsigned turn;                                     /* (o) which of `returned` is being used up */
     _Atomic(uint64_t) ended[NEAR_WHY_MAX];             /* (w) relaxed: statistics */
     _Alignas(64) _Atomic(struct near__entry *) limbo;  /* retired; pushed by the owner, taken whole by the keeper */

@@ -9,9 +9,12 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include <urcu-bp.h>
 
 #include "local/tier.h"
 #include "support/allocfail.h"
@@ -169,7 +172,7 @@ static int64_t bytes_of_lowered(void)
 
 static void fills_beside(void)
 {
-    for (int i = 0; i < 10000; i++) {
+    for (int i = 0; i < SCALE(10000, 500); i++) {
         int64_t bytes = bytes_of_lowered();
         assert_true(!within || bytes <= within);
         fill_small(&lowered, next_number++);
@@ -186,7 +189,7 @@ static void test_F_a_lowered_limit_is_kept_once_it_was_reached(void **state)
     near__alloc_init(&lowered.alloc, &counting.hooks); /* no arena: its slabs are given back later than what was in them */
     lowered.config.bytes_max = 64u << 20;
     fixture_start(&lowered);
-    next_number = fill_up(&lowered, 600000);
+    next_number = fill_up(&lowered, SCALE(600000, 150000));
     near__local_resize(lowered.local, 2u << 20, 0);
     within = 0;
     meanwhile = fills_beside;
@@ -195,6 +198,61 @@ static void test_F_a_lowered_limit_is_kept_once_it_was_reached(void **state)
     meanwhile = NULL;
     assert_true(bytes_of_lowered() <= within);
     fixture_close(&lowered);
+}
+
+/* ---------------------------------------------------------------- large values */
+
+static unsigned evictions, in_a_row, most_in_a_row; /* in one section */
+static size_t large_copied, large_copied_inside;
+
+int __real_near__evict_inside(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment);
+int __wrap_near__evict_inside(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment);
+int __wrap_near__evict_inside(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment)
+{
+    evictions++;
+    if (++in_a_row > most_in_a_row)
+        most_in_a_row = in_a_row;
+    return __real_near__evict_inside(local, sampler, moment);
+}
+
+void __real_near__rcu_pause(void);
+void __wrap_near__rcu_pause(void);
+void __wrap_near__rcu_pause(void)
+{
+    in_a_row = 0;
+    __real_near__rcu_pause();
+}
+
+void *__real_memcpy(void *to, const void *from, size_t size);
+void *__wrap_memcpy(void *to, const void *from, size_t size);
+void *__wrap_memcpy(void *to, const void *from, size_t size)
+{
+    if (size >= 1 << 19) {
+        large_copied += size;
+        large_copied_inside += urcu_bp_read_ongoing() ? size : 0;
+    }
+    return __real_memcpy(to, from, size);
+}
+
+/* Thousands of victims, and a value that takes milliseconds to copy: a section that lasted as long would hold up every grace period, and
+ * with it the fills of all others. */
+static void test_a_large_value_holds_up_no_grace_period(void **state)
+{
+    enum { LARGE = 800000 };
+    struct fixture f;
+    char *value = calloc(1, LARGE);
+    (void)state;
+    fixture_open_sized(&f, 16u << 20);
+    uint64_t n = fill_up(&f, 150000);
+    evictions = in_a_row = most_in_a_row = 0;
+    large_copied = large_copied_inside = 0;
+    int kept = near__local_install(f.local, f.reader, near__local_ticket(f.local, &n, sizeof(n)), &n, sizeof(n), value, LARGE, n, -1, NEAR_NEVER);
+    assert_true(evictions > 1000);
+    assert_in_range(most_in_a_row, 1, 128);
+    assert_true(!kept || large_copied >= LARGE);
+    assert_int_equal(large_copied_inside, 0);
+    free(value);
+    fixture_close(&f);
 }
 
 /* Entries that are moved take their room above the limit, too: half of it is left to fills, whose victims need it until they are freed. */
@@ -246,6 +304,7 @@ int main(void)
         cmocka_unit_test(test_the_keeper_is_woken_to_stop_although_somebody_has_woken_it),
         cmocka_unit_test(test_a_lowered_limit_takes_a_grace_period_for_many_victims),
         cmocka_unit_test(test_F_a_lowered_limit_is_kept_once_it_was_reached),
+        cmocka_unit_test(test_a_large_value_holds_up_no_grace_period),
         cmocka_unit_test(test_half_of_what_is_above_the_limit_is_left_to_fills),
         cmocka_unit_test(test_a_lowered_limit_is_followed_in_steps_between_which_the_keeper_may_rest),
     };
