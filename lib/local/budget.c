@@ -31,7 +31,8 @@
  *
  * The price is what idle threads hold: at most HELD quanta of each, 1/512 of the budget for all of them together, and nothing at
  * all after a thread's exit.  Statistics leave it out: local_bytes is what is allocated.  Small budgets have no quanta, and nothing
- * is held.
+ * is held.  While a lowered limit is passed, what was held of the larger budget may be spent still; so it is `used` that stays below the
+ * ceiling once it is there, and local_bytes may come there a little earlier and rise again by that much.
  *
  * A share is written by its owner alone, without locked instructions; statistics read it.  Threads without a reader, and the
  * keeper, go to the common counts. */
@@ -69,9 +70,14 @@ static void grow(_Atomic(int64_t) *count, int64_t n)
     atomic_store_explicit(count, load(count) + n, memory_order_relaxed);
 }
 
+int64_t near__budget_slack(int64_t max)
+{
+    return max / 20 > SLACK_MIN ? max / 20 : SLACK_MIN;
+}
+
 int64_t near__budget_ceiling(int64_t max)
 {
-    int64_t slack = max / 20 > SLACK_MIN ? max / 20 : SLACK_MIN;
+    int64_t slack = near__budget_slack(max);
     return max + slack - slack / 16;
 }
 

@@ -310,19 +310,18 @@ static void follow(_Atomic(int64_t) *in_force, const _Atomic(int64_t) *wanted, i
 /* Limits in force above this much more than what is wanted go down in steps, and then at once. */
 static int64_t last_step(const struct near__budget *budget)
 {
-    int64_t wanted = load(&budget->max_wanted);
-    return 2 * (near__budget_ceiling(wanted) - wanted);
+    return 2 * near__budget_slack(load(&budget->max_wanted));
 }
 
-/* An old table goes, and what it has taken below a limit that is on its way down goes with it: fills must not come in its place.  What is
- * retired goes before, since there is less room for it then. */
+/* An old table goes, and what it has taken below a limit that is on its way down goes before it: fills must not come in its place.  What is
+ * retired goes first of all, since there is less room for it then. */
 static void give_up(struct near__local *local, struct near__table *table)
 {
     struct near__budget *budget = &local->budget;
     if (load(&budget->max) > load(&budget->max_wanted))
         near__reclaim(local, 1);
+    follow(&budget->max, &budget->max_wanted, live_bytes(local) - (int64_t)table->cost, 0, last_step(budget));
     drop_table(local, table);
-    follow(&budget->max, &budget->max_wanted, live_bytes(local), 0, last_step(budget));
 }
 
 /* Takes over `to`, whose bytes are charged already. */

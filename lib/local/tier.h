@@ -189,7 +189,8 @@ static inline struct near__local *near__local_of(struct near__index *index)
 
 /* ---------------------------------------------------------------- budget (budget.c) */
 
-/* Most that may be allocated at a budget of max bytes: promise F, a little inside. */
+/* What may be allocated above a budget of max bytes (promise F), and the most that is: a little inside. */
+int64_t near__budget_slack(int64_t max);
 int64_t near__budget_ceiling(int64_t max);
 /* Counts what is allocated in any case and is neither an entry nor a table. */
 void near__budget_charge(struct near__local *local, int64_t bytes);
