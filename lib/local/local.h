@@ -150,10 +150,10 @@ int near__local_install(struct near__local *local, struct near__reader *reader, 
                         int64_t ttl_ms, int64_t sent_ns);
 
 /* A value that is numbered here, by a cache that has no remote tier, in two steps: what takes long is done before the mutex that orders the
- * writes of a stripe is taken.  `aim` begins to fetch what the others need.  `draft` makes an entry without a time to live ready (not a large one), evicting
- * if need be; 0: it cannot, nothing has changed.  Then, under the mutex of the stripe, `publish` makes it visible one above the stripe's
- * floor (as near__local_install, the ticket taken now), or, where the mutex was not to be had, `discard` gives it back.  All of it inside one
- * read section of the caller's. */
+ * writes of a stripe is taken.  `aim` begins to fetch what the others need.  `draft` makes an entry without a time to live ready (not a
+ * large one), evicting if need be; 0: it cannot, nothing has changed.  Then, under the mutex of the stripe, `publish` makes it visible one
+ * above the stripe's floor (as near__local_install, the ticket taken now), or, where the mutex was not to be had, `discard` gives it back.
+ * All of it inside one read section of the caller's. */
 struct near__draft {
     uint64_t hash;
     uint32_t stripe;

@@ -6,7 +6,8 @@
  *                                                                                   '--yes--> kept, looked at again next round
  *
  * Each thread has a limbo of its own, threads without a reader have a common one.  One swap pushes and needs no memory (the link
- * is in the entry, where its position was: entry.h tells why readers that still have the entry see at once that it is no position).  Nobody pops single entries there, so the swap has no ABA problem.  One thread, the keeper, does the rest.
+ * is in the entry, where its position was: entry.h tells why readers that still have the entry see at once that it is no position).
+ * Nobody pops single entries there, so the swap has no ABA problem.  One thread, the keeper, does the rest.
  *
  * What a thread has retired is handed back to it after the grace period, if nothing at all is pinned: a list as it is, for one
  * store.  The thread frees one of them with each fill, and has its memory for the next one, so that memory stays on one processor
