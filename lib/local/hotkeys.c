@@ -9,7 +9,7 @@
  * key along: the key may be gone when it is asked for, and one that is hot because it is never kept is worth knowing, too.
  *
  * Which reads.  A hit goes the long way, where it is timed, when the thread's count of hits is a multiple of NEAR_TIMED_OF; that test is
- * there in any case, so hot keys cost a plain hit nothing.  But every 256th read of a loop over 64 keys is the same key.  So after
+ * there in any case, so hot keys cost a plain hit nothing.  But every 1024th read of a loop over 64 keys is the same key.  So after
  * each noted hit the count jumps ahead, by its *phase*, which the count itself holds in its upper bits so that statistics can
  * take it out again (near__reader_counted): the next one is 1 … 64 hits away, each equally likely, whatever the period of the reads.
  * Reads that are not hits, always on the long way, are counted down to likewise.

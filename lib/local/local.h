@@ -247,7 +247,7 @@ enum near__count {
 };
 void near__local_count(struct near__reader *reader, enum near__count what); /* get, copy and install count by themselves */
 
-/* The cache room times one hit in 256, with hot_keys about one in 32: kept in a ring of the thread's own (the last 512), merged when asked. */
+/* The cache room times one hit in 1024, with hot_keys about one in 32: kept in a ring of the thread's own (the last 512), merged when asked. */
 void near__local_time_hit(struct near__reader *reader, int64_t ns);
 void near__local_hit_times(struct near__local *local, struct near__histogram *into);
 

@@ -17,7 +17,7 @@
 #define NEAR_PINS 64
 #define NEAR_SAMPLE_SLOTS 24 /* noted at a time: see evict.c */
 #define NEAR_TIMED_HITS 512
-#define NEAR_TIMED_OF 256 /* one hit of so many is timed: it costs as much as five others */
+#define NEAR_TIMED_OF 1024 /* one hit of so many is timed: it takes as long as twenty others */
 
 struct near__tap;
 struct near__hotring;
@@ -136,7 +136,7 @@ static inline __attribute__((always_inline)) void near__reader_add_hit(struct ne
 
 /* The count of hits is ahead by its phase, which stands above it: one word, so that it is read and changed with the count.  The hit
  * path need not know: adding one leaves the phase alone, and so does the remainder by NEAR_TIMED_OF. */
-#define NEAR_PHASE_SHIFT 56
+#define NEAR_PHASE_SHIFT 54
 _Static_assert((UINT64_C(1) << NEAR_PHASE_SHIFT) % NEAR_TIMED_OF == 0 && NEAR_TIMED_OF <= 1 << (64 - NEAR_PHASE_SHIFT), "see above");
 
 static inline uint64_t near__reader_counted(const struct near__reader *reader, enum near__count what)

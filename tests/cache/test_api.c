@@ -772,12 +772,12 @@ static void test_statistics_add_up(void **state)
     near_value got;
     char text[32768];
     set(c, "k", "v");
-    for (int i = 0; i < 1100; i++)
+    for (int i = 0; i < 4100; i++)
         expect(c, "k", "v");
     near_get(c, "none", 4, NULL, &got);
     assert_int_equal(near_stats_get(c, &s), NEAR_OK);
-    assert_int_equal(s.local_hits, 1100);
-    assert_int_equal(s.gets, 1101);
+    assert_int_equal(s.local_hits, 4100);
+    assert_int_equal(s.gets, 4101);
     assert_int_equal(s.local_misses, 1);
     assert_int_equal(s.miss_absent, 1);
     assert_int_equal(s.writes, 1);
