@@ -1,25 +1,27 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Writes of a cache without a remote tier ("local:").  The process itself numbers them, so that the local tier orders them exactly
- * as it orders Redis's.  What reads, changes and writes (conditions, INCR, CAS, EXPIRE) does so under one of a few mutexes, chosen
- * by the key's stripe; a plain SET takes it too, or it could slip in between, and so that writes of one stripe are installed in the
- * order of their numbers.  Reads take nothing.
+ * as it orders Redis's.  Reads take nothing.
  *
- * Numbers.  A write's is one above its stripe's floor.  Every write raises the floor to its own before it lets go of the mutex,
- * whether it is kept or not, so no two of a stripe have the same, and nothing else is compared: writes of different keys share no
- * counter.  Only invalidations of tags do, because a tag's number is compared with when a load began.
+ * Numbers.  A write's is one above its stripe's floor.  Who takes it has the stripe: the floor is odd then, and nobody else gets a number
+ * of that stripe before it is even again (near__local_number).  So what reads, changes and writes (conditions, INCR, CAS, EXPIRE) has
+ * nobody between, no two writes of a stripe have the same number, and they are installed in the order of their numbers.  Nothing
+ * else is compared: writes of different keys share no counter.  Only invalidations of tags do, because a tag's number is compared with when a load
+ * began.
  *
- * A plain SET, which is nearly all of them, takes the short way: it runs inside the read section in which the cache was found open,
- * so near_close need not count it, and does nothing that waits.  Whoever holds the mutex may be waiting for room, and so for all
- * sections to end; so the mutex is tried, not waited for, and whatever is not as it should be is left to the long way. */
+ * A plain SET, which is nearly all of them, takes the short way: it runs inside the read section in which the cache was found open, so
+ * near_close need not count it, and does nothing that waits.  Its entry is ready before it takes the number, which is one swap, and it gives
+ * the stripe back with one store.  Whoever finds the stripe taken, and whatever else is not as it should be, is left to the long way.
+ *
+ * The long way may wait for room, and so for all sections to end; those who go it wait for each other at one of a few mutexes.  Who has
+ * the mutex has only short ones before it, and gives up the processor until the stripe is free. */
 #include "cache/cache.h"
 
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-
-#include "base/prefetch.h"
+#include <time.h>
 
 #define STRIPES 64u
 
@@ -51,21 +53,31 @@ void near__local_writes_destroy(struct near__impl *impl)
     near__free(&impl->alloc, impl->local_writes);
 }
 
-/* The key's value and remaining time as the conditions see them. */
-struct current {
-    int present;
+/* A write that has the stripe of its key. */
+struct writing {
+    struct near__impl *impl;
+    struct near__reader *reader;
+    struct near__request *request;
+    uint64_t number;
+    int used;               /* the number may be known: an entry has it, or the floor is to stay above what it removed */
+    int present;            /* the key's value and remaining time as the conditions see them */
     struct near__view view;
 };
-
-/* Under the key's mutex; the ticket was taken under it, too. */
-static uint64_t next_position(struct near__ticket ticket)
-{
-    return ticket.floor + 1;
-}
 
 static pthread_mutex_t *mutex_of(struct near__impl *impl, uint32_t stripe)
 {
     return &impl->local_writes->stripe[stripe % STRIPES].mutex;
+}
+
+#define SHORT_WAY_NS 20000 /* after which another look costs nothing: who has the stripe has been interrupted */
+
+/* Under the stripe's mutex. */
+static uint64_t number_of(struct near__impl *impl, uint32_t stripe)
+{
+    uint64_t number;
+    while (!(number = near__local_number(impl->local, stripe)))
+        nanosleep(&(struct timespec){.tv_nsec = SHORT_WAY_NS}, NULL);
+    return number;
 }
 
 static int64_t ttl_left_ms(const struct near__impl *impl, const struct near__view *view)
@@ -82,40 +94,42 @@ static int64_t ttl_left_ms(const struct near__impl *impl, const struct near__vie
 #define ROOM_PATIENCE_MS 12
 
 /* The local tier is all there is: what it cannot keep is not written, and the older value is gone.  A clearing, or an
- * invalidation without a number, of the same moment refuses ours: then it takes another number. */
-static int put(struct near__impl *impl, struct near__reader *reader, const struct near__request *request, const void *value,
-               size_t size, int64_t ttl_ms)
+ * invalidation without a number, of the same moment refuses ours: then it tries again. */
+static int put(struct writing *w, const void *value, size_t size, int64_t ttl_ms)
 {
+    struct near__local *local = w->impl->local;
+    const struct near__request *r = w->request;
+    w->used = 1;
     for (int tries = 0; tries < ROOM_TRIES; tries++) {
-        struct near__ticket ticket = near__local_ticket(impl->local, request->key, request->key_size);
-        if (near__local_install(impl->local, reader, ticket, request->key, request->key_size, value, size,
-                                next_position(ticket), ttl_ms, NEAR_NEVER))
+        struct near__ticket ticket = near__local_ticket(local, r->key, r->key_size);
+        if (near__local_install(local, w->reader, ticket, r->key, r->key_size, value, size, w->number, ttl_ms, NEAR_NEVER))
             return NEAR_OK;
-        if (near__local_has_no_room(impl->local, size))
-            near__local_await_room(impl->local, ROOM_PATIENCE_MS);
+        if (near__local_has_no_room(local, size))
+            near__local_await_room(local, ROOM_PATIENCE_MS);
     }
     return NEAR_ERR_FULL;
 }
 
-static int do_set(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)
+static int do_set(struct writing *w)
 {
-    if ((r->flags & NEAR_SET_IF_ABSENT && now->present) || (r->flags & NEAR_SET_IF_PRESENT && !now->present))
+    const struct near__request *r = w->request;
+    if ((r->flags & NEAR_SET_IF_ABSENT && w->present) || (r->flags & NEAR_SET_IF_PRESENT && !w->present))
         return NEAR_UNMET;
     int64_t ttl = r->ttl_ms ? r->ttl_ms : -1;
-    if (r->flags & NEAR_SET_KEEP_TTL && now->present)
-        ttl = ttl_left_ms(impl, &now->view);
-    return put(impl, reader, r, r->value, r->value_size, ttl);
+    if (r->flags & NEAR_SET_KEEP_TTL && w->present)
+        ttl = ttl_left_ms(w->impl, &w->view);
+    return put(w, r->value, r->value_size, ttl);
 }
 
-static int do_cas(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)
+static int do_cas(struct writing *w)
 {
-    if (!now->present)
+    const struct near__request *r = w->request;
+    if (!w->present)
         return NEAR_MISS;
-    if (now->view.size != r->expected_size ||
-        (r->expected_size && memcmp(now->view.data, r->expected, r->expected_size) != 0))
+    if (w->view.size != r->expected_size || (r->expected_size && memcmp(w->view.data, r->expected, r->expected_size) != 0))
         return NEAR_UNMET;
-    int64_t ttl = r->flags & NEAR_SET_KEEP_TTL ? ttl_left_ms(impl, &now->view) : r->ttl_ms ? r->ttl_ms : -1;
-    return put(impl, reader, r, r->value, r->value_size, ttl);
+    int64_t ttl = r->flags & NEAR_SET_KEEP_TTL ? ttl_left_ms(w->impl, &w->view) : r->ttl_ms ? r->ttl_ms : -1;
+    return put(w, r->value, r->value_size, ttl);
 }
 
 /* A decimal integer exactly as Redis accepts it: no blanks, no plus, no leading zeros. */
@@ -132,41 +146,42 @@ static int parse_integer(const void *data, size_t size, int64_t *ret)
     return strlen(again) == size && memcmp(text, again, size) == 0 ? 0 : -1;
 }
 
-static int do_incr(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)
+static int do_incr(struct writing *w)
 {
     int64_t number = 0;
     char text[24];
-    if (now->present && parse_integer(now->view.data, now->view.size, &number) != 0)
+    if (w->present && parse_integer(w->view.data, w->view.size, &number) != 0)
         return NEAR_ERR_OVERFLOW;
-    if (__builtin_add_overflow(number, r->number, &number))
+    if (__builtin_add_overflow(number, w->request->number, &number))
         return NEAR_ERR_OVERFLOW;
     int size = snprintf(text, sizeof(text), "%" PRId64, number);
-    r->result_number = number;
-    return put(impl, reader, r, text, (size_t)size, now->present ? ttl_left_ms(impl, &now->view) : -1);
+    w->request->result_number = number;
+    return put(w, text, (size_t)size, w->present ? ttl_left_ms(w->impl, &w->view) : -1);
 }
 
-static int do_expire(struct near__impl *impl, struct near__reader *reader, struct near__request *r,
-                     const struct current *now)
+static int do_expire(struct writing *w)
 {
-    if (!now->present)
+    if (!w->present)
         return NEAR_MISS;
-    return put(impl, reader, r, now->view.data, now->view.size, r->ttl_ms ? r->ttl_ms : -1);
+    return put(w, w->view.data, w->view.size, w->request->ttl_ms ? w->request->ttl_ms : -1);
 }
 
-static int do_del(struct near__impl *impl, struct near__request *r, const struct current *now)
+static int do_del(struct writing *w)
 {
-    r->position = next_position(near__local_ticket(impl->local, r->key, r->key_size));
-    near__local_invalidate(impl->local, r->key, r->key_size, r->position, NEAR_CAUSE_WRITE);
-    return now->present ? NEAR_OK : NEAR_MISS;
+    struct near__request *r = w->request;
+    w->used = 1;
+    r->position = w->number + 1; /* what the floor will be */
+    near__local_invalidate(w->impl->local, r->key, r->key_size, w->number, NEAR_CAUSE_WRITE);
+    return w->present ? NEAR_OK : NEAR_MISS;
 }
 
 /* The tag's value is the invalidation's number. */
-static int do_tag(struct near__impl *impl, struct near__reader *reader, struct near__request *r)
+static int do_tag(struct writing *w)
 {
     char text[24];
     /* seq_cst: see near__local_invalidations */
-    uint64_t number = 1 + atomic_fetch_add_explicit(&impl->local_writes->invalidations, 1, memory_order_seq_cst);
-    return put(impl, reader, r, text, (size_t)snprintf(text, sizeof(text), "%" PRIu64, number), -1);
+    uint64_t number = 1 + atomic_fetch_add_explicit(&w->impl->local_writes->invalidations, 1, memory_order_seq_cst);
+    return put(w, text, (size_t)snprintf(text, sizeof(text), "%" PRIu64, number), -1);
 }
 
 uint64_t near__local_invalidations(struct near__impl *impl)
@@ -175,15 +190,15 @@ uint64_t near__local_invalidations(struct near__impl *impl)
     return atomic_load_explicit(&impl->local_writes->invalidations, memory_order_seq_cst);
 }
 
-static int do_write(struct near__impl *impl, struct near__reader *reader, struct near__request *r, const struct current *now)
+static int do_write(struct writing *w)
 {
-    switch (r->operation) {
-    case NEAR_OP_SET: return do_set(impl, reader, r, now);
-    case NEAR_OP_CAS: return do_cas(impl, reader, r, now);
-    case NEAR_OP_INCR: return do_incr(impl, reader, r, now);
-    case NEAR_OP_EXPIRE: return do_expire(impl, reader, r, now);
-    case NEAR_OP_TAG: return do_tag(impl, reader, r);
-    default: return do_del(impl, r, now);
+    switch (w->request->operation) {
+    case NEAR_OP_SET: return do_set(w);
+    case NEAR_OP_CAS: return do_cas(w);
+    case NEAR_OP_INCR: return do_incr(w);
+    case NEAR_OP_EXPIRE: return do_expire(w);
+    case NEAR_OP_TAG: return do_tag(w);
+    default: return do_del(w);
     }
 }
 
@@ -193,24 +208,37 @@ static int depends_on_current(const struct near__request *r)
     return r->operation != NEAR_OP_TAG && (r->operation != NEAR_OP_SET || r->flags);
 }
 
-static int write_under(struct near__impl *impl, struct near__request *request, const struct near__ticket *unless_changed)
+/* Nothing was learnt about the stripe between that ticket and our number. */
+static int is_unchanged(const struct writing *w, struct near__ticket before)
 {
-    struct near__reader *reader = near__local_reader(impl->local);
-    if (!reader)
+    struct near__ticket now = near__local_ticket(w->impl->local, w->request->key, w->request->key_size);
+    now.floor = w->number - 1;
+    return near__ticket_equal(before, now);
+}
+
+static int write_with_number(struct writing *w, const struct near__ticket *unless_changed)
+{
+    const struct near__request *r = w->request;
+    if (unless_changed && !is_unchanged(w, *unless_changed))
+        return NEAR_UNMET;
+    w->present = depends_on_current(r) && near__local_look(w->impl->local, w->reader, r->key, r->key_size, &w->view) == NEAR_LOCAL_HIT;
+    int status = do_write(w);
+    if (w->present)
+        near__local_unpin(w->reader, &w->view);
+    return status;
+}
+
+static int write_the_long_way(struct near__impl *impl, struct near__request *request, const struct near__ticket *unless_changed)
+{
+    struct writing w = {.impl = impl, .reader = near__local_reader(impl->local), .request = request};
+    if (!w.reader)
         return NEAR_ERR_NOMEM;
-    struct near__ticket seen = near__local_ticket(impl->local, request->key, request->key_size);
-    pthread_mutex_t *mutex = mutex_of(impl, seen.stripe);
-    struct current now = {0};
-    int status = NEAR_UNMET;
+    uint32_t stripe = near__local_ticket(impl->local, request->key, request->key_size).stripe;
+    pthread_mutex_t *mutex = mutex_of(impl, stripe);
     pthread_mutex_lock(mutex);
-    if (!unless_changed ||
-        near__ticket_equal(*unless_changed, near__local_ticket(impl->local, request->key, request->key_size))) {
-        now.present = depends_on_current(request) && near__local_look(impl->local, reader, request->key, request->key_size,
-                                                                      &now.view) == NEAR_LOCAL_HIT;
-        status = do_write(impl, reader, request, &now);
-    }
-    if (now.present)
-        near__local_unpin(reader, &now.view);
+    w.number = number_of(impl, stripe);
+    int status = write_with_number(&w, unless_changed);
+    near__local_numbered(impl->local, stripe, w.number, w.used);
     pthread_mutex_unlock(mutex);
     return status;
 }
@@ -218,29 +246,20 @@ static int write_under(struct near__impl *impl, struct near__request *request, c
 int near__local_write(struct near__impl *impl, struct near__request *request)
 {
     if (request->operation != NEAR_OP_CLEAR)
-        return write_under(impl, request, NULL);
+        return write_the_long_way(impl, request, NULL);
     near__local_clear(impl->local);
     return NEAR_OK;
 }
 
 int near__local_write_if(struct near__impl *impl, struct near__request *request, struct near__ticket ticket)
 {
-    return write_under(impl, request, &ticket);
+    return write_the_long_way(impl, request, &ticket);
 }
 
 int near__local_set_quickly(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size, const void *value,
                             size_t value_size)
 {
     struct near__draft draft = near__local_aim(impl->local, key, key_size);
-    pthread_mutex_t *mutex = mutex_of(impl, draft.stripe);
-    near__prefetch_write(mutex);
-    if (value_size > impl->options.value_max || !near__local_draft(impl->local, reader, &draft, value, value_size))
-        return 0;
-    if (pthread_mutex_trylock(mutex) != 0) {
-        near__local_discard(impl->local, reader, &draft);
-        return 0;
-    }
-    int done = near__local_publish(impl->local, reader, &draft);
-    pthread_mutex_unlock(mutex);
-    return done;
+    return value_size <= impl->options.value_max && near__local_draft(impl->local, reader, &draft, value, value_size) &&
+           near__local_publish(impl->local, reader, &draft);
 }

@@ -558,22 +558,47 @@ int near__local_draft(struct near__local *local, struct near__reader *reader, st
     return draft->entry != NULL;
 }
 
-int near__local_publish(struct near__local *local, struct near__reader *reader, const struct near__draft *draft)
+/* acquire: pairs with near__local_numbered; whoever has the stripe sees what those before it have installed */
+uint64_t near__local_number(struct near__local *local, uint32_t stripe)
 {
-    struct near__ticket ticket = ticket_of(local, draft->hash);
-    struct offer offer = {.key = draft->key, .key_size = draft->key_size, .value_size = draft->value_size, .hash = draft->hash,
-                          .position = ticket.floor + 1, .generation = ticket.generation};
-    enum near__count outcome = publish(local, reader, &offer, draft->entry, draft->cost);
-    near__reader_add(reader, outcome, 1);
-    if (outcome == NEAR_COUNT_FILLS)
-        return 1;
-    learn(local, offer.hash, offer.key, offer.key_size, offer.position); /* I4 */
-    return 0;
+    _Atomic(uint64_t) *floor = &local->index.stripes[stripe].floor;
+    uint64_t now = atomic_load_explicit(floor, memory_order_relaxed), number = (now + 1) | 1; /* relaxed: the swap decides */
+    if (now & 1 && !NEAR_MUTANT(STRIPE_SHARED))
+        return 0;
+    return near__step_swap(floor, now, number) ? number : 0;
 }
 
-void near__local_discard(struct near__local *local, struct near__reader *reader, const struct near__draft *draft)
+void near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t number, int used)
 {
-    give_back(local, reader, draft->entry, draft->cost);
+    /* release: pairs with near__local_number.  No swap: who has the stripe is the only one who writes its floor.  Where nobody knows the
+     * number it is as if it had not been taken. */
+    if (!NEAR_MUTANT(STRIPE_SHARED))
+        atomic_store_explicit(&local->index.stripes[stripe].floor, used ? number + 1 : number - 1, memory_order_release);
+}
+
+static enum near__count publish_numbered(struct near__local *local, struct near__reader *reader, const struct near__draft *draft,
+                                         uint64_t number)
+{
+    const struct near__stripe *stripe = &local->index.stripes[draft->stripe];
+    struct offer offer = {.key = draft->key, .key_size = draft->key_size, .value_size = draft->value_size, .hash = draft->hash,
+                          .position = number, .generation = near__index_generation(&local->index, stripe)};
+    enum near__count outcome = publish(local, reader, &offer, draft->entry, draft->cost);
+    near__reader_add(reader, outcome, 1);
+    if (outcome != NEAR_COUNT_FILLS)
+        learn(local, offer.hash, offer.key, offer.key_size, number); /* I4 */
+    return outcome;
+}
+
+int near__local_publish(struct near__local *local, struct near__reader *reader, const struct near__draft *draft)
+{
+    uint64_t number = near__local_number(local, draft->stripe);
+    if (!number) {
+        give_back(local, reader, draft->entry, draft->cost);
+        return 0;
+    }
+    enum near__count outcome = publish_numbered(local, reader, draft, number);
+    near__local_numbered(local, draft->stripe, number, 1);
+    return outcome == NEAR_COUNT_FILLS;
 }
 
 /* Whether there is an older entry of the key, and where it stands in the order of eviction. */

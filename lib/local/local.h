@@ -149,10 +149,17 @@ int near__local_install(struct near__local *local, struct near__reader *reader, 
                         const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
                         int64_t ttl_ms, int64_t sent_ns);
 
-/* A value that is numbered here, by a cache that has no remote tier, in two steps: what takes long is done before the mutex that orders the
- * writes of a stripe is taken.  `aim` begins to fetch what the others need.  `draft` makes an entry without a time to live ready (not a
- * large one), evicting if need be; 0: it cannot, nothing has changed.  Then, under the mutex of the stripe, `publish` makes it visible one
- * above the stripe's floor (as near__local_install, the ticket taken now), or, where the mutex was not to be had, `discard` gives it back.
+/* A cache that has no remote tier numbers its writes itself.  The floor of a stripe is even, or odd while somebody has the stripe.
+ *
+ * Takes the stripe: the next number, which is odd, and nobody else gets one until near__local_numbered, by the same thread.  0: somebody
+ * has it.  Under the one number may be written and removed what there is to; used: the floor stays above it.  Otherwise nothing
+ * has been done, and tickets from before are good again. */
+uint64_t near__local_number(struct near__local *local, uint32_t stripe);
+void near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t number, int used);
+
+/* Such a value in two steps: what takes long is done before the stripe is taken.  `aim` begins to fetch what the others need.  `draft` makes an
+ * entry without a time to live ready (not a large one), evicting if need be; 0: it cannot, nothing has changed.  Then `publish` takes
+ * the stripe and makes it visible, as near__local_install; 0: the stripe was not to be had, nothing has changed, or it was refused.
  * All of it inside one read section of the caller's. */
 struct near__draft {
     uint64_t hash;
@@ -166,7 +173,6 @@ struct near__draft {
 struct near__draft near__local_aim(struct near__local *local, const void *key, size_t key_size);
 int near__local_draft(struct near__local *local, struct near__reader *reader, struct near__draft *draft, const void *value, size_t value_size);
 int near__local_publish(struct near__local *local, struct near__reader *reader, const struct near__draft *draft);
-void near__local_discard(struct near__local *local, struct near__reader *reader, const struct near__draft *draft);
 
 /* About: an entry with a value of that size would be refused now, but only because of what waits to be freed. */
 int near__local_has_no_room(struct near__local *local, size_t value_size);

@@ -92,15 +92,17 @@ static void test_no_increment_is_lost(void **state)
 
 struct contest {
     near_cache *cache;
-    atomic_int over, added;
+    atomic_int over, added, failed;
 };
 
 static void *add_until_over(void *arg)
 {
     struct contest *contest = arg;
     for (; !atomic_load(&contest->over); atomic_fetch_add(&contest->added, 1))
-        if (near_incr(contest->cache, "contested", 9, 1, NULL, NULL) != NEAR_OK)
+        if (near_incr(contest->cache, "contested", 9, 1, NULL, NULL) != NEAR_OK) {
+            atomic_store(&contest->failed, 1);
             return arg;
+        }
     return NULL;
 }
 
@@ -118,6 +120,7 @@ static void test_a_plain_set_is_not_overtaken_by_an_increment_of_what_was_there(
         int64_t number = 0; /* not read: while the other replaces it, a read may miss it */
         assert_int_equal(near_incr(contest.cache, "contested", 9, 1, NULL, &number), NEAR_OK);
         assert_int_equal(number / ERA, era);
+        assert_false(atomic_load(&contest.failed));
     }
     atomic_store(&contest.over, 1);
     pthread_join(adder, &failed);

@@ -190,6 +190,32 @@ static void test_I4_a_refused_install_still_removes_what_is_older(void **state)
     fixture_close(&f);
 }
 
+/* What a cache without a remote tier numbers its writes by. */
+static void test_a_stripe_has_one_number_at_a_time(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_open(&f);
+    struct near__ticket before = ticket(&f, "k"), now;
+    uint64_t first = near__local_number(f.local, before.stripe);
+    assert_int_equal(first, before.floor + 1);
+    assert_int_equal(near__local_number(f.local, before.stripe), 0);
+    now = ticket(&f, "k");
+    assert_false(near__ticket_equal(before, now)); /* what is loaded now may be from before the write */
+    near__local_numbered(f.local, before.stripe, first, 0);
+    assert_true(near__ticket_equal(before, ticket(&f, "k")));
+
+    uint64_t again = near__local_number(f.local, before.stripe);
+    assert_int_equal(again, first); /* nobody knows it */
+    assert_int_equal(put_ticket(&f, ticket(&f, "k"), "k", "v", again), 1);
+    near__local_numbered(f.local, before.stripe, again, 1);
+    assert_string_equal(get(&f, "k"), "v");
+    assert_false(near__ticket_equal(now, ticket(&f, "k")));
+    assert_int_equal(put_ticket(&f, now, "k", "loaded", again), 0);
+    assert_true(near__local_number(f.local, before.stripe) > again);
+    fixture_close(&f);
+}
+
 static void test_R17_tickets_change_with_everything_that_is_learnt_about_a_key(void **state)
 {
     struct fixture f;
@@ -566,6 +592,7 @@ int main(void)
         cmocka_unit_test(test_R54_what_was_observed_takes_older_entries_with_it),
         cmocka_unit_test(test_I4_a_refused_install_still_removes_what_is_older),
         cmocka_unit_test(test_R17_tickets_change_with_everything_that_is_learnt_about_a_key),
+        cmocka_unit_test(test_a_stripe_has_one_number_at_a_time),
         cmocka_unit_test(test_a_position_out_of_range_is_unknown),
         cmocka_unit_test(test_the_highest_positions_are_compared_like_others),
         cmocka_unit_test(test_I7_entries_below_the_watermark_are_suspect),
