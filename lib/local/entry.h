@@ -11,7 +11,7 @@
  *
  *   head    (r) position, flags and size of the key.  What the owner wrote before publishing stays until the entry is retired; then
  *               whoever swapped it out of its slot stores the link in the position's place, and after a grace period the keeper may mark
- *               it.  Flags but CONDEMNED, and the size, never change.
+ *               it.  Flags but CONDEMNED and KEPT, and the size, never change.
  *   sizes, flags, expires, key, value   (i) never change once published
  *   access  (a) any reader, relaxed: a lost or late store makes a hot entry look a little older, no more
  *   place   (q) in the order of eviction, for the policies that need one: see "queues" in order.h
@@ -67,6 +67,7 @@ _Static_assert(NEAR_ENTRY_HEADER == 12, "the header is what every entry costs");
 #define NEAR_ENTRY_PREFIX 0x200u     /* 8 bytes in front */
 #define NEAR_ENTRY_LONG 0x400u       /* with PREFIX: another 8, with sizes that have no room in the header */
 #define NEAR_ENTRY_CONDEMNED 0x800u  /* the keeper's, after a grace period: reclaim.c */
+#define NEAR_ENTRY_KEPT 0x1000u      /* likewise */
 #define NEAR_ENTRY_ERA 0xc000u
 #define NEAR_ENTRY_ERA_STEP 0x4000u
 #define NEAR_ENTRY_ERAS 4
@@ -303,12 +304,13 @@ static inline void near__entry_link(struct near__entry *e, const struct near__en
      * its head.) */
     atomic_store_explicit(&e->head, link | (uint16_t)near__entry_head(e), memory_order_release);
 }
-/* By the keeper, after the grace period. */
+/* By the keeper, after the grace period; mark: one of the two, in the other's place. */
 static inline int near__entry_is_condemned(const struct near__entry *e) { return (near__entry_flags(e) & NEAR_ENTRY_CONDEMNED) != 0; }
-static inline void near__entry_mark(struct near__entry *e, unsigned condemned)
+static inline int near__entry_is_kept(const struct near__entry *e) { return (near__entry_flags(e) & NEAR_ENTRY_KEPT) != 0; }
+static inline void near__entry_mark(struct near__entry *e, unsigned mark)
 {
-    uint64_t head = (uint64_t)near__entry_head(e) & ~(uint64_t)NEAR_ENTRY_CONDEMNED;
-    atomic_store_explicit(&e->head, head | condemned, memory_order_relaxed); /* relaxed: nobody else stores any more */
+    uint64_t head = (uint64_t)near__entry_head(e) & ~(uint64_t)(NEAR_ENTRY_CONDEMNED | NEAR_ENTRY_KEPT);
+    atomic_store_explicit(&e->head, head | mark, memory_order_relaxed); /* relaxed: nobody else stores any more */
 }
 
 #endif

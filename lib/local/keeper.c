@@ -161,6 +161,12 @@ static void give_back(struct near__local *local)
 
 /* ---------------------------------------------------------------- a round */
 
+/* The round itself has, as a rule: another grace period for what others have retired meanwhile is begun when they ask for it. */
+static int has_retired(const struct near__local *local)
+{
+    return local->manual || atomic_load_explicit(&local->limbo, memory_order_relaxed); /* relaxed: our own, or found the next time */
+}
+
 /* quiet: nobody has asked for this round. */
 static void tend(struct near__local *local, int quiet, int sweep, int whole)
 {
@@ -172,7 +178,8 @@ static void tend(struct near__local *local, int quiet, int sweep, int whole)
     near__queues_adapt(local);
     tend_size(local);
     near__tables_adapt(local);
-    near__reclaim(local, 0);
+    if (has_retired(local))
+        near__reclaim(local, 0);
     near__blocks_tend(local, quiet);
     give_back(local);
 }

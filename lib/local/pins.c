@@ -141,7 +141,7 @@ void near__local_disown(struct near__local *local, struct near__owned *owned)
 
 /* ---------------------------------------------------------------- looking at them */
 
-void near__pins_each(struct near__local *local, void (*mark)(struct near__entry *entry))
+void near__pins_each(struct near__local *local, void (*look)(void *arg, struct near__entry *entry), void *arg)
 {
     /* acquire, all four: the list heads pair with their pushes, the places with the stores above.  Readers first: see own. */
     struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
@@ -149,14 +149,14 @@ void near__pins_each(struct near__local *local, void (*mark)(struct near__entry 
         for (unsigned i = 0; i < NEAR_PINS; i++) {
             struct near__entry *entry = atomic_load_explicit(&reader->pin[i], memory_order_acquire);
             if (entry)
-                mark(entry);
+                look(arg, entry);
         }
     struct near__block *block = atomic_load_explicit(&local->blocks, memory_order_acquire);
     for (; block; block = block->next)
         for (unsigned i = 0; i < NEAR_PINS; i++) {
             struct near__entry *entry = atomic_load_explicit(&block->place[i], memory_order_acquire);
             if (entry)
-                mark(entry);
+                look(arg, entry);
         }
 }
 

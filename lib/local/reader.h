@@ -44,17 +44,22 @@ struct near__part { /* what follows from the limits, and the limits that it foll
     int64_t quantum, entries, wake_at;
 };
 enum near__idle { NEAR_IDLE_ROOM, NEAR_IDLE_ENTRIES, NEAR_IDLE_SPARE, NEAR_IDLE_MAX };
+/* What a thread has retired: see reclaim.c. */
+enum near__bags { NEAR_BAG_FRESH, NEAR_BAG_WAITING, NEAR_BAG_NEXT, NEAR_BAG_NOW, NEAR_BAG_MAX };
+struct near__bag {
+    _Atomic(struct near__entry *) first; /* NULL: empty, and `last` means nothing */
+    struct near__entry *last;
+};
 struct near__share {
     _Alignas(64) _Atomic(int64_t) idle[NEAR_IDLE_MAX]; /* (w) relaxed: counts */
     int64_t wanted;                                    /* (o) bytes that a reservation under way needs; 0: none is */
     int64_t pending;                                   /* (o) bytes retired since the keeper was last woken */
     struct near__part part;                            /* (o) */
     int pauses;                                        /* (o) a fill under way may end its section and begin another */
-    unsigned turn;                                     /* (o) which of `returned` is being used up */
     _Atomic(uint64_t) ended[NEAR_WHY_MAX];             /* (w) relaxed: statistics */
-    _Alignas(64) _Atomic(struct near__entry *) limbo;  /* retired; pushed by the owner, taken whole by the keeper */
-    _Atomic(struct near__entry *) returned[2];         /* nobody can see these; set by the keeper when empty, popped by the owner */
-    struct near__entry *grace;                         /* the keeper's: taken, a grace period is under way */
+    _Alignas(64) struct near__bag bag[NEAR_BAG_MAX];   /* (o), and the keeper's while the phase is recalled */
+    uint64_t phase;                                    /* (o) when the fresh ones were last added to: see reclaim.c */
+    uint64_t awaited;                                  /* (o) the phase that those that wait are waiting for */
 };
 
 /* Who may touch what:

@@ -2,56 +2,176 @@
  *
  * From unlinked to free.
  *
- *      slot --unlink--> limbo --keeper takes it whole--> batch --grace period--> pinned? --no--> freed, or handed back
- *                                                                                   '--yes--> kept, looked at again next round
+ *                       bags of the thread
+ *      slot --unlink--> fresh --> waiting --grace period--> next --> now --> freed by the thread, one with each fill
+ *               |         '----------'------ recalled -------'--------'
+ *               |                                |
+ *               '--> common limbo ------------> batch --grace period--> pinned? --no--> freed by the keeper
+ *                                                                          '--yes--> kept, looked at again next round
  *
- * Each thread has a limbo of its own, threads without a reader have a common one.  One swap pushes and needs no memory (the link
- * is in the entry, where its position was: entry.h tells why readers that still have the entry see at once that it is no position).
- * Nobody pops single entries there, so the swap has no ABA problem.  One thread, the keeper, does the rest.
+ * What a thread has retired comes back to it when nobody can have it any more: it frees one of it with each fill, and
+ * has its memory for that fill, so that memory stays on one processor, and the keeper, which would have to fetch every
+ * entry, looks at none.  A bag is a list, linked in the entries (where their positions were: entry.h tells why readers
+ * that still have one see at once that it is none), so retiring needs no memory and never fails.  Nobody but the thread
+ * touches its bags, so they take no locked instruction.  `next` is what has come back while `now` was not used up: then
+ * the thread is behind, and frees another one at the end of each fill (not all at once: each is fetched when the one
+ * before is gone).  So it neither runs out of memory of its own nor has more than it needs, which would go through the
+ * lists of the arena and come back cold.
  *
- * What a thread has retired is handed back to it after the grace period, if nothing at all is pinned: a list as it is, for one
- * store.  The thread frees one of them with each fill, and has its memory for the next one, so that memory stays on one processor
- * and the keeper, which would have to fetch every entry, is done with a list without looking at it.  There is room for two lists, so
- * that the next one may come before the last one is used up.  While there are two the thread is behind, and frees another one
- * at the end of each fill (not both at once: the second is fetched when the first is gone).  So it neither runs out of memory of
- * its own nor has more than it needs, which would go through the lists of the arena and come back cold.
+ * Threads without a reader, and those that find the bags recalled, push into the common limbo.  One swap does that;
+ * nobody pops single entries there, so it has no ABA problem.
  *
- * The thread pops inside a read section: an entry that it has seen at the head cannot go through a grace period and come back before the
- * section ends, so the swap has no ABA problem here either.  When nobody has woken the keeper for a while, or room is short, it takes
- * everything: what a thread has left lying goes through another grace period (the thread may just be looking at the head) and is
- * freed by the keeper.
+ * ---- Phases
  *
- * Which entries are pinned is found out without memory, too.  After the grace period nobody stores into the heads of the
- * batch any more, so the keeper can mark them without a swap: all of the batch are condemned
- * (a flag that no live entry has), then every pin spares what it points to if that is condemned, then what
- * is still condemned is freed.  A pin's entry may be looked at safely, dead or alive: freeing is the keeper's
- * alone, and it frees nothing that it sees pinned.
+ * One word of the tier, which one thread, the keeper, writes, tells everybody how far reclamation is:
  *
- * When there is no pin at all after the grace period, the batch is freed as it is, unmarked: a pin that is set from then on is of
- * an entry that a section found after the grace period had begun, so not of the batch.  Entries that wait here have left the
- * caches, and marking them would fetch each twice. */
+ *      2n                 n grace periods have ended, and none is under way
+ *      2n + 1             another one has begun
+ *      2n + 1, RECALLED   and bags are the keeper's from its end on
+ *
+ * [b1] A thread looks at the phase whenever it has taken an entry out of its slot, and before it takes one back.  What
+ * it retires when it sees phase p waits for awaited_from(p), the end of the first grace period that begins after that
+ * look: 2n + 2 for 2n, and 2n + 4 for 2n + 1, since the one under way may have begun before the entry was out.
+ *   The swap that took it out, the look, the keeper's store of the phase and what liburcu does first in a grace period
+ * are sequentially consistent: if the look did not see 2n + 1, the swap comes before the grace period whose number that
+ * is.  So whoever looks into the slot in a section that this does not wait for finds the entry gone.
+ *   The bag of fresh ones is for one awaited phase.  When the thread sees a phase for which another is awaited, the
+ * fresh ones become those that wait, and those that waited have waited long enough: fresh ones awaited f, those that
+ * wait w < f, both even, so w <= f - 2; another one than f is awaited from f - 1 on, which is the number of a grace
+ * period under way, so that all before have ended, the one that ends with w <= f - 2 too. Thus two bags suffice, and
+ * what is in them needs no number of its own.
+ *
+ * [b2] Recall.  When nobody has woken the keeper for a while, or room is short, it takes everything: threads that sleep
+ * or have gone take nothing back.  It says so in the phase, before it waits.  After the grace period every section that
+ * had not seen it has ended, and those that have begun since leave bags alone: retiring and recycling are done inside
+ * sections, each with a look of its own.  So the keeper has the bags to itself until it stores the next phase, without
+ * a handshake, and what it did there is seen by who sees that phase.
+ *
+ * ---- Pins
+ *
+ * [b3] After a grace period a pin that is set is of an entry that a section found after its beginning, so not of what
+ * waited for it.  Pins that were set before are seen: the section that found the entry has ended.  So the keeper looks
+ * at what is pinned, not at what has been retired: if none of it is retired, nothing that waited is pinned, and it goes
+ * back, or is freed, unseen.  What an application holds is alive as a rule.  (An entry that is retired while the keeper
+ * looks has not waited yet.  It does no harm to take it for one that has.)
+ *   If something is, the keeper recalls the bags and waits once more, before it says that the grace period has ended:
+ * nobody has taken any of it.  Then it marks the batch, for which it needs no memory either, since nobody stores into
+ * those heads any more: all are condemned (a flag that no live entry has), then every pin spares what it points to if
+ * that is condemned, and what still is condemned is freed.  What is spared is marked as kept, and is no reason for
+ * another recall.
+ *   A pin's entry may be looked at safely, dead or alive: the keeper frees nothing that it sees pinned, and hands
+ * nothing back while there is a retired entry that is pinned and not kept.
+ *
+ * ---- Who writes what
+ *
+ *      phase                the keeper
+ *      bags, share.phase    the owner inside a section; the keeper when it has recalled them, and at close
+ *      common limbo         anybody pushes, the keeper takes it whole
+ *      an entry's head      whoever has unlinked it, then who has its list; marks, the keeper
+ *
+ * ---- How often
+ *
+ * A grace period takes the processor from those who fill, where all of them do, and interrupts all processors.  So what
+ * has been retired is not waited for before it is worth it: see WAKE_MAX in budget.c.  A round begins one grace period
+ * for what others have retired, at its beginning. */
 #include "local/rcu.h"
 #include "local/tier.h"
 
 #include "base/prefetch.h"
 
-static void spare(struct near__entry *entry)
-{
-    if (near__entry_is_condemned(entry))
-        near__entry_mark(entry, 0);
-}
-
 /* In bytes. */
 struct freed {
     int64_t batch, before;           /* freed of what was retired since the last round, and of what was kept then */
     int64_t kept_batch, kept_before; /* kept of it, because it is pinned */
-    int handed;                      /* something went back to its thread */
 };
 
 static int64_t cost_of(const struct near__local *local, const struct near__entry *entry)
 {
     return near__block_cost(local, entry);
 }
+
+/* ---------------------------------------------------------------- bags */
+
+static struct near__entry *first_of(const struct near__share *share, enum near__bags which)
+{
+    /* relaxed: the owner's or, when it has recalled them, the keeper's; others only look whether there is anything */
+    return atomic_load_explicit(&share->bag[which].first, memory_order_relaxed);
+}
+
+static void set_first(struct near__share *share, enum near__bags which, struct near__entry *entry)
+{
+    atomic_store_explicit(&share->bag[which].first, entry, memory_order_relaxed); /* relaxed: as above */
+}
+
+static inline void put(struct near__share *share, struct near__entry *entry)
+{
+    struct near__entry *first = first_of(share, NEAR_BAG_FRESH);
+    if (!first)
+        share->bag[NEAR_BAG_FRESH].last = entry;
+    near__entry_link(entry, first);
+    set_first(share, NEAR_BAG_FRESH, entry);
+}
+
+/* All of `from` in front of what is in `into`. */
+static void pour(struct near__share *share, enum near__bags into, enum near__bags from)
+{
+    if (!first_of(share, from))
+        return;
+    if (first_of(share, into))
+        near__entry_link(share->bag[from].last, first_of(share, into));
+    else
+        share->bag[into].last = share->bag[from].last;
+    set_first(share, into, first_of(share, from));
+    set_first(share, from, NULL);
+}
+
+static inline struct near__entry *get(struct near__share *share)
+{
+    if (!first_of(share, NEAR_BAG_NOW))
+        pour(share, NEAR_BAG_NOW, NEAR_BAG_NEXT);
+    struct near__entry *entry = first_of(share, NEAR_BAG_NOW);
+    if (entry)
+        set_first(share, NEAR_BAG_NOW, near__entry_next(entry));
+    return entry;
+}
+
+/* ---------------------------------------------------------------- phases */
+
+#define RUNNING UINT64_C(1)          /* a grace period is under way; the bits above it: how many have ended */
+#define RECALLED (UINT64_C(1) << 63) /* bags are the keeper's */
+
+/* The phase in which a grace period will have ended that began after `phase` was seen. */
+static uint64_t awaited_from(uint64_t phase)
+{
+    return (phase + (NEAR_MUTANT(RUNNING_SUFFICES) ? 2 : 3)) & ~RUNNING;
+}
+
+/* The owner sees another phase than when it looked last.  0: recalled. */
+static __attribute__((noinline)) int advance(struct near__share *share, uint64_t phase)
+{
+    if (phase & RECALLED)
+        return NEAR_MUTANT(RECALL_UNHEARD);                                        /* [b2] */
+    if (awaited_from(phase) != awaited_from(share->phase)) {                       /* [b1] */
+        pour(share, NEAR_BAG_NEXT, NEAR_BAG_WAITING);
+        pour(share, NEAR_BAG_WAITING, NEAR_BAG_FRESH);
+        share->awaited = awaited_from(share->phase);
+    }
+    if (phase >= share->awaited)
+        pour(share, NEAR_BAG_NEXT, NEAR_BAG_WAITING);
+    share->phase = phase;
+    return 1;
+}
+
+/* Inside a read section, by the owner.  0: its bags are not its own now. */
+static inline int has_bags(const struct near__local *local, struct near__share *share)
+{
+    /* seq_cst: after the swap that took out of its slot what is put into a bag next [b1]; and acquire, pairs with
+     * set_phase: the keeper's look at the pins [b3], and what it did to the bags [b2], come before our taking */
+    uint64_t phase = atomic_load_explicit(&local->budget.phase, memory_order_seq_cst);
+    return __builtin_expect(phase == share->phase, 1) || advance(share, phase);
+}
+
+/* ---------------------------------------------------------------- retiring */
 
 static void push(_Atomic(struct near__entry *) *list, struct near__entry *entry)
 {
@@ -80,8 +200,12 @@ void near__retire(struct near__index *index, struct near__entry *entry, enum nea
     count_end(local, reader, why);
     if (local->queues)
         near__queue_leave(local, entry, cost, why);
-    near__budget_retire(local, reader, cost); /* before the push: the keeper never takes off what has not been put on */
-    push(reader ? &reader->share.limbo : &local->limbo, entry);
+    /* Before it is anywhere: the keeper never takes off what has not been put on. */
+    near__budget_retire(local, reader, cost);
+    if (reader && has_bags(local, &reader->share))
+        put(&reader->share, entry);
+    else
+        push(&local->limbo, entry);
 }
 
 void near__reclaim_push(struct near__local *local, struct near__entry *entry)
@@ -89,20 +213,9 @@ void near__reclaim_push(struct near__local *local, struct near__entry *entry)
     push(&local->limbo, entry);
 }
 
-/* ---------------------------------------------------------------- handed back */
+/* ---------------------------------------------------------------- recycling */
 
-/* Inside a read section, by the owner. */
-static struct near__entry *pop(_Atomic(struct near__entry *) *list)
-{
-    /* acquire, all: pairs with the keeper's store in hand_over; its look at the pins comes before our freeing */
-    struct near__entry *head = atomic_load_explicit(list, memory_order_acquire);
-    while (head && !atomic_compare_exchange_weak_explicit(list, &head, near__entry_next(head), memory_order_acquire,
-                                                          memory_order_acquire))
-        ;
-    return head;
-}
-
-/* Pops wait for the link in the entry, and its memory is what the next fill writes to. */
+/* Its link is what the next one waits for, and its memory is what the next fill writes to. */
 static void fetch(const struct near__entry *next)
 {
     near__prefetch_write(next);
@@ -110,37 +223,27 @@ static void fetch(const struct near__entry *next)
     near__prefetch_write((const char *)next + 128);
 }
 
-/* relaxed: empty as a rule while nothing is evicted; a list that is just coming is found next time */
-static struct near__entry *head_of(const struct near__share *share, unsigned i)
-{
-    return atomic_load_explicit(&share->returned[i], memory_order_relaxed);
-}
-
-/* The list that is being used up, or when it is empty the other one. */
-static _Atomic(struct near__entry *) *current(struct near__share *share)
-{
-    if (!head_of(share, share->turn))
-        share->turn ^= 1;
-    return &share->returned[share->turn];
-}
-
 int near__recycle(struct near__local *local, struct near__reader *reader, int most)
 {
     struct near__share *share = &reader->share;
     struct near__entry *entry;
     int freed = 0;
-    if (!head_of(share, 0) && !head_of(share, 1))
+    if (!has_bags(local, share))
         return 0;
-    for (; freed < most && (entry = pop(current(share))) != NULL; freed++)
+    for (; freed < most && (entry = get(share)) != NULL; freed++)
         near__budget_free(local, reader, near__block_free(local, reader, entry));
-    fetch(atomic_load_explicit(current(share), memory_order_relaxed)); /* relaxed: only an address */
+    if (freed)
+        fetch(first_of(share, NEAR_BAG_NOW));
     return freed;
 }
 
 int near__recycle_more(struct near__local *local, struct near__reader *reader)
 {
-    return head_of(&reader->share, 0) && head_of(&reader->share, 1) && near__recycle(local, reader, 1);
+    const struct near__share *share = &reader->share;
+    return first_of(share, NEAR_BAG_NOW) && first_of(share, NEAR_BAG_NEXT) && near__recycle(local, reader, 1);
 }
+
+/* ---------------------------------------------------------------- pins */
 
 static void condemn(struct near__entry *list)
 {
@@ -148,8 +251,27 @@ static void condemn(struct near__entry *list)
         near__entry_mark(entry, NEAR_ENTRY_CONDEMNED);
 }
 
+/* strangers, an int: retired ones that are pinned, and neither condemned nor kept already. */
+static void look(void *strangers, struct near__entry *entry)
+{
+    if (near__entry_is_condemned(entry))
+        near__entry_mark(entry, NEAR_ENTRY_KEPT);
+    else if (near__entry_is_retired(entry) && !near__entry_is_kept(entry))
+        *(int *)strangers = 1;
+}
+
+/* 1: there is a stranger. */
+static int look_at_pins(struct near__local *local)
+{
+    int strangers = 0;
+    if (!NEAR_MUTANT(PINS_IGNORED))
+        near__pins_each(local, look, &strangers);
+    return strangers;
+}
+
 /* Frees what is still condemned; the others go to the front of *kept. */
-static int64_t free_condemned(struct near__local *local, struct near__entry *list, struct near__entry **kept, int64_t *ret_kept)
+static int64_t free_condemned(struct near__local *local, struct near__entry *list, struct near__entry **kept,
+                              int64_t *ret_kept)
 {
     int64_t freed = 0;
     while (list) {
@@ -168,7 +290,7 @@ static int64_t free_condemned(struct near__local *local, struct near__entry *lis
     return freed;
 }
 
-/* When nothing at all is pinned. */
+/* When nothing of it is pinned. */
 static int64_t free_all(struct near__local *local, struct near__entry *list)
 {
     int64_t freed = 0;
@@ -190,108 +312,95 @@ static struct near__reader *readers_of(const struct near__local *local)
 
 static struct near__entry *take(_Atomic(struct near__entry *) *list)
 {
-    /* acquire: pairs with push */
-    return atomic_load_explicit(list, memory_order_relaxed) ? atomic_exchange_explicit(list, NULL, memory_order_acquire) : NULL;
+    if (!atomic_load_explicit(list, memory_order_relaxed)) /* relaxed: what comes later is found the next time */
+        return NULL;
+    return atomic_exchange_explicit(list, NULL, memory_order_acquire); /* acquire: pairs with push */
 }
 
-/* Moves all of `from` in front of *into. */
-static void join(struct near__entry **into, struct near__entry *from)
+/* Some thread has something in one of the bags from the first to the last of these. */
+static int is_any_in(const struct near__local *local, enum near__bags from, enum near__bags to)
 {
-    while (from) {
-        struct near__entry *entry = from;
-        from = near__entry_next(entry);
-        near__entry_link(entry, *into);
-        *into = entry;
-    }
+    for (const struct near__reader *reader = readers_of(local); reader; reader = reader->next)
+        for (enum near__bags which = from; which <= to; which++)
+            if (first_of(&reader->share, which))
+                return 1;
+    return 0;
 }
 
-static int has_room_for_a_list(const struct near__share *share)
+static uint64_t phase_of(const struct near__local *local)
 {
-    return !head_of(share, 0) || !head_of(share, 1); /* only the keeper, who asks, makes them anything but empty */
+    return atomic_load_explicit(&local->budget.phase, memory_order_relaxed); /* relaxed: only the keeper changes it */
 }
 
-/* Takes what waits.  1: there is something.  Common limbo and, with `all`, what threads have into the batch; otherwise of each thread
- * that has room for a list its own limbo. */
-static int collect(struct near__local *local, int all, struct near__entry **ret_batch)
+static void set_phase(struct near__local *local, uint64_t phase)
 {
-    int any = 0;
-    *ret_batch = take(&local->limbo);
-    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next) {
-        struct near__share *share = &reader->share;
-        if (all) {
-            join(ret_batch, take(&share->returned[0]));
-            join(ret_batch, take(&share->returned[1]));
-            join(ret_batch, take(&share->limbo));
-        } else if (has_room_for_a_list(share)) {
-            share->grace = take(&share->limbo);
-            any |= share->grace != NULL;
+    /* seq_cst: pairs with has_bags [b1]; and release: what was done in the phase that ends comes before */
+    atomic_store_explicit(&local->budget.phase, phase, memory_order_seq_cst);
+}
+
+static void await(struct near__local *local, int recalled)
+{
+    set_phase(local, (phase_of(local) & ~RECALLED) | RUNNING | (recalled ? RECALLED : 0));
+    if (!NEAR_MUTANT(GRACE_UNAWAITED))
+        near__rcu_synchronize();
+}
+
+/* Moves all that is in bags, which have been recalled, in front of *batch. */
+static void empty_bags(struct near__local *local, struct near__entry **batch)
+{
+    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next)
+        for (enum near__bags which = 0; which < NEAR_BAG_MAX; which++) {
+            struct near__bag *bag = &reader->share.bag[which];
+            if (!first_of(&reader->share, which))
+                continue;
+            near__entry_link(bag->last, *batch);
+            *batch = first_of(&reader->share, which);
+            set_first(&reader->share, which, NULL);
         }
-    }
-    return any || *ret_batch;
 }
 
-/* Nothing is pinned: lists go back as they are.  1: something was handed over. */
-static int hand_over(struct near__local *local)
-{
-    int handed = 0;
-    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next) {
-        struct near__share *share = &reader->share;
-        if (!share->grace)
-            continue;
-        /* release: pairs with pop; one was empty, and only we change that */
-        atomic_store_explicit(&share->returned[head_of(share, 0) != NULL], share->grace, memory_order_release);
-        share->grace = NULL;
-        handed = 1;
-    }
-    return handed;
-}
-
-static void join_all(struct near__local *local, struct near__entry **batch)
-{
-    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next) {
-        join(batch, reader->share.grace);
-        reader->share.grace = NULL;
-    }
-}
-
-/* After the grace period; what is pinned of both lists becomes keeper->kept. */
-static void free_unpinned(struct near__local *local, struct near__entry *batch, struct near__entry *before, struct freed *ret)
+/* After the grace period, and when nothing is pinned of what is in bags unless they have been recalled. */
+static void free_unpinned(struct near__local *local, struct near__entry *batch, struct near__entry *before, int pinned,
+                          struct freed *ret)
 {
     struct near__keeper *keeper = &local->keeper;
     keeper->kept = NULL;
-    if (!near__local_pinned(local)) { /* one walk over cold entries instead of two, or none */
-        ret->handed = hand_over(local);
-        ret->before = free_all(local, before);
+    if (pinned) {
+        condemn(batch);
+        look_at_pins(local);
+        ret->batch = free_condemned(local, batch, &keeper->kept, &ret->kept_batch);
+    } else { /* one walk over cold entries instead of two */
         ret->batch = free_all(local, batch);
-        return;
     }
-    join_all(local, &batch);
-    condemn(batch);
-    condemn(before);
-    if (!NEAR_MUTANT(PINS_IGNORED))
-        near__pins_each(local, spare);
     ret->before = free_condemned(local, before, &keeper->kept, &ret->kept_before);
-    ret->batch = free_condemned(local, batch, &keeper->kept, &ret->kept_batch);
 }
 
 int near__reclaim(struct near__local *local, int all)
 {
     struct near__keeper *keeper = &local->keeper;
     struct near__budget *budget = &local->budget;
-    struct near__entry *batch, *before = keeper->kept;
+    struct near__entry *before = keeper->kept, *batch = take(&local->limbo);
     struct freed freed = {0};
-    int any = collect(local, all || local->manual, &batch);
-
+    int recalled = all || local->manual;
+    int bags = is_any_in(local, NEAR_BAG_FRESH, recalled ? NEAR_BAG_NOW : NEAR_BAG_WAITING), any = bags || batch;
     if (!any && !before)
         return 0;
+    condemn(before);
     if (any)
-        near__rcu_synchronize();
-    free_unpinned(local, batch, before, &freed);
+        await(local, recalled);
+    int pinned = look_at_pins(local);
+    if (any && pinned && !recalled && !NEAR_MUTANT(PINNED_HANDED_BACK))
+        await(local, recalled = 1);                                                /* [b3] */
+    if (any && recalled)
+        empty_bags(local, &batch);
+    free_unpinned(local, batch, before, pinned, &freed);
+    if (any)
+        set_phase(local, (phase_of(local) & ~RECALLED) + RUNNING);
     /* relaxed: counts.  `used` last: for a moment too much seems live rather than too little */
     atomic_fetch_add_explicit(&budget->kept, freed.kept_batch - freed.before, memory_order_relaxed);
     atomic_fetch_sub_explicit(&budget->retired, freed.batch + freed.kept_batch, memory_order_relaxed);
     atomic_fetch_sub_explicit(&budget->used, freed.batch + freed.before, memory_order_relaxed);
-    int done = freed.handed || freed.batch + freed.before > 0;
+    int done = (bags && !recalled) || freed.batch + freed.before > 0;
     if (done)
         near__keeper_tell_freed(local);
     return done;
@@ -306,16 +415,12 @@ int near__reclaim_is_pressing(const struct near__local *local)
 
 int near__reclaim_is_due(const struct near__local *local)
 {
-    /* relaxed, all: a look; what comes later has its own wake-up */
-    if (atomic_load_explicit(&local->limbo, memory_order_relaxed))
-        return 1;
-    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next)
-        if (atomic_load_explicit(&reader->share.limbo, memory_order_relaxed) || head_of(&reader->share, 0) || head_of(&reader->share, 1))
-            return 1;
-    return 0;
+    /* relaxed: a look; what comes later has its own wake-up */
+    return atomic_load_explicit(&local->limbo, memory_order_relaxed) != NULL ||
+           is_any_in(local, NEAR_BAG_FRESH, NEAR_BAG_NOW);
 }
 
-static void free_list(struct near__local *local, struct near__entry *list)
+static void drop_list(struct near__local *local, struct near__entry *list)
 {
     while (list) {
         struct near__entry *entry = list;
@@ -327,11 +432,8 @@ static void free_list(struct near__local *local, struct near__entry *list)
 /* At close: nobody is left who could read or pin. */
 void near__reclaim_close(struct near__local *local)
 {
-    free_list(local, take(&local->limbo));
-    free_list(local, local->keeper.kept);
-    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next) {
-        free_list(local, take(&reader->share.limbo));
-        free_list(local, take(&reader->share.returned[0]));
-        free_list(local, take(&reader->share.returned[1]));
-    }
+    struct near__entry *batch = take(&local->limbo);
+    empty_bags(local, &batch);
+    drop_list(local, batch);
+    drop_list(local, local->keeper.kept);
 }

@@ -44,6 +44,7 @@ struct near__budget {
     _Alignas(64) _Atomic(int64_t) max;
     _Atomic(int64_t) entries_max; /* INT64_MAX: only bytes count */
     _Atomic(int64_t) max_wanted, entries_wanted;
+    _Atomic(uint64_t) phase; /* of reclamation (reclaim.c); here, where each fill looks anyway */
 };
 
 struct near__keeper {
@@ -330,8 +331,8 @@ void near__keeper_pace(struct near__local *local, int64_t *used_ns);
 /* Unlinks what is dead in the next buckets; all of it when whole is set. */
 void near__sweep(struct near__local *local, int whole);
 
-/* Calls mark for every pinned entry. */
-void near__pins_each(struct near__local *local, void (*mark)(struct near__entry *entry));
+/* Calls look for every pinned entry. */
+void near__pins_each(struct near__local *local, void (*look)(void *arg, struct near__entry *entry), void *arg);
 void near__pins_close(struct near__local *local);
 
 #endif

@@ -517,13 +517,13 @@ static int64_t freed_by_a_fill(struct fixture *f, uint64_t *n)
     return evicted - (near__budget_retired(f->local) - retired) / cost;
 }
 
-static struct near__entry *list_of(const struct fixture *f, unsigned i)
+static struct near__entry *first_of(const struct fixture *f, enum near__bags which)
 {
-    return atomic_load(&f->reader->share.returned[i]);
+    return atomic_load(&f->reader->share.bag[which].first);
 }
 
-/* What a thread has retired comes back to it as lists.  One for one is enough as long as there is one list; a second one, which
- * comes while the first is not used up, tells that more wait than are needed. */
+/* What a thread has retired comes back to it.  One for one is enough as long as it is used up when the next comes; otherwise more wait than
+ * are needed. */
 static void test_a_fill_frees_what_one_has_retired_and_more_when_it_is_behind(void **state)
 {
     (void)state;
@@ -538,16 +538,15 @@ static void test_a_fill_frees_what_one_has_retired_and_more_when_it_is_behind(vo
         assert_true(fill_one(&f, f.reader, ++n, 100));
     assert_int_equal(freed_by_a_fill(&f, &n), 0); /* nothing has come back yet */
     assert_true(near__reclaim(f.local, 0));
-    assert_true(list_of(&f, 0) || list_of(&f, 1));
     for (int i = 0; i < 10; i++)
         assert_int_equal(freed_by_a_fill(&f, &n), 1);
     assert_true(near__reclaim(f.local, 0));
-    assert_true(list_of(&f, 0) && list_of(&f, 1));
     for (int i = 0; i < 5; i++)
         assert_int_equal(freed_by_a_fill(&f, &n), 2);
-    assert_false(near__reclaim(f.local, 0)); /* there is no room for a third */
-    for (int i = 0; i < 100 && list_of(&f, 0) && list_of(&f, 1); i++)
+    assert_true(first_of(&f, NEAR_BAG_NOW) && first_of(&f, NEAR_BAG_NEXT));
+    for (int i = 0; i < 100 && first_of(&f, NEAR_BAG_NEXT); i++)
         freed_by_a_fill(&f, &n);
+    assert_non_null(first_of(&f, NEAR_BAG_NOW));
     for (int i = 0; i < 5; i++)
         assert_int_equal(freed_by_a_fill(&f, &n), 1);
     fixture_close(&f);

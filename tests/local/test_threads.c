@@ -118,7 +118,7 @@ static void *keeps_once(void *arg)
 
 static int is_taken(struct fixture *f)
 {
-    return atomic_load(&f->reader->share.limbo) == NULL;
+    return atomic_load(&f->local->budget.phase) & 1;
 }
 
 static void test_R48_nothing_is_freed_under_a_reader_in_its_section(void **state)

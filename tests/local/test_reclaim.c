@@ -1,0 +1,487 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ * The way from retired to free (reclaim.c).  The test is the keeper, so rounds happen when it says so, and it does in
+ * the middle of a grace period what others might do there.  Every entry that is freed is looked at: it was retired
+ * before a grace period began that has ended, and nobody has it pinned. */
+#include "local/local_fixture.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/random.h"
+#include "local/rcu.h"
+#include "local/tier.h"
+#include "support/allocfail.h"
+#include "support/seed.h"
+
+/* ---------------------------------------------------------------- what is looked at */
+
+enum { TRACED = 4096, HELD = 8, FIRST = 1000 };
+
+static struct traced {
+    struct near__entry *entry;
+    unsigned retired_in; /* so many grace periods had begun */
+} traced[TRACED];
+static unsigned traced_count;
+static unsigned begun, ended;                 /* grace periods */
+static const struct near__entry *held[HELD]; /* pinned by the test */
+static unsigned too_early, freed_while_held;
+static void (*meanwhile)(void); /* what others do in the middle of the next grace period; NULL: nothing */
+
+static void trace_anew(void)
+{
+    traced_count = begun = ended = too_early = freed_while_held = 0;
+    memset(held, 0, sizeof(held));
+    meanwhile = NULL;
+}
+
+void __real_near__retire(struct near__index *index, struct near__entry *entry, enum near__why why);
+void __wrap_near__retire(struct near__index *index, struct near__entry *entry, enum near__why why);
+void __wrap_near__retire(struct near__index *index, struct near__entry *entry, enum near__why why)
+{
+    assert_true(traced_count < TRACED);
+    traced[traced_count++] = (struct traced){entry, begun};
+    __real_near__retire(index, entry, why);
+}
+
+int64_t __real_near__block_free(struct near__local *local, struct near__reader *reader, struct near__entry *entry);
+int64_t __wrap_near__block_free(struct near__local *local, struct near__reader *reader, struct near__entry *entry);
+int64_t __wrap_near__block_free(struct near__local *local, struct near__reader *reader, struct near__entry *entry)
+{
+    for (unsigned i = 0; i < traced_count; i++)
+        if (traced[i].entry == entry) {
+            too_early += ended <= traced[i].retired_in;
+            traced[i] = traced[--traced_count];
+            break;
+        }
+    for (unsigned i = 0; i < HELD; i++)
+        freed_while_held += held[i] == entry;
+    return __real_near__block_free(local, reader, entry);
+}
+
+void __real_near__rcu_synchronize(void);
+void __wrap_near__rcu_synchronize(void);
+void __wrap_near__rcu_synchronize(void)
+{
+    void (*once)(void) = meanwhile;
+    begun++;
+    meanwhile = NULL;
+    if (once)
+        once();
+    __real_near__rcu_synchronize();
+    ended = begun;
+}
+
+/* ---------------------------------------------------------------- steps */
+
+static struct fixture f;
+static uint64_t newest, next_key;
+
+static void start(void)
+{
+    trace_anew();
+    newest = 0;
+    fixture_init(&f);
+}
+
+static void add_one(uint64_t key, size_t size)
+{
+    static const char value[1 << 16];
+    struct near__ticket ticket = near__local_ticket(f.local, &key, sizeof(key));
+    assert_int_equal(near__local_install(f.local, f.reader, ticket, &key, sizeof(key), value, size, ++newest, -1, NEAR_NEVER), 1);
+}
+
+static int retire_one(uint64_t key)
+{
+    return near__local_invalidate(f.local, &key, sizeof(key), ++newest, NEAR_CAUSE_MESSAGE) == 1;
+}
+
+static void open_tier(void)
+{
+    fixture_start(&f);
+    f.local->manual = 0; /* rounds are ours, and hand back as the keeper's do */
+    for (uint64_t key = FIRST; key < FIRST + 100; key++)
+        add_one(key, 50);
+    next_key = FIRST;
+}
+
+/* Of those that open_tier has filled in: filling would take back what has come back. */
+static void retire(uint64_t keys)
+{
+    for (; keys; keys--)
+        assert_true(retire_one(next_key++));
+}
+
+/* How many came back. */
+static int recycle(int most)
+{
+    near__rcu_enter();
+    int freed = near__recycle(f.local, f.reader, most);
+    near__rcu_leave();
+    return freed;
+}
+
+static int64_t retired_bytes(void)
+{
+    return (int64_t)stats_of(&f).local_retired_bytes;
+}
+
+static void hold(unsigned i, uint64_t key, struct near__view *view)
+{
+    assert_int_equal(near__local_get(f.local, f.reader, &key, sizeof(key), ANY_BOUND, 0, view), NEAR_LOCAL_HIT);
+    held[i] = atomic_load((_Atomic(struct near__entry *) *)view->pin);
+}
+
+static void let_go(unsigned i, struct near__view *view)
+{
+    held[i] = NULL;
+    near__local_unpin(f.reader, view);
+}
+
+static void close_tier(void)
+{
+    f.local->manual = 1;
+    fixture_close(&f);
+    assert_int_equal(too_early, 0);
+    assert_int_equal(freed_while_held, 0);
+}
+
+/* ---------------------------------------------------------------- bags */
+
+static void test_what_is_retired_comes_back_after_one_grace_period(void **state)
+{
+    (void)state;
+    start();
+    open_tier();
+    retire(3);
+    assert_int_equal(recycle(10), 0);
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(begun, 1);
+    assert_int_equal(recycle(10), 3);
+    assert_int_equal(retired_bytes(), 0);
+    assert_false(near__reclaim(f.local, 0)); /* nothing is left to wait for */
+    assert_int_equal(begun, 1);
+    close_tier();
+}
+
+static void retires_three(void)
+{
+    retire(3);
+}
+
+/* [b1] The one under way may have begun, for some reader, before they were taken out of their slots. */
+static void test_what_is_retired_in_a_grace_period_waits_for_the_next(void **state)
+{
+    (void)state;
+    start();
+    open_tier();
+    retire(2);
+    meanwhile = retires_three;
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(recycle(10), 2);
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(recycle(10), 3);
+    assert_int_equal(begun, 2);
+    close_tier();
+}
+
+static void looks(void)
+{
+    assert_int_equal(recycle(10), 0);
+}
+
+/* [b1] Whatever the thread has seen of the phases. */
+static void test_a_look_in_a_grace_period_or_none_for_long_changes_nothing(void **state)
+{
+    (void)state;
+    start();
+    open_tier();
+    retire(2);
+    meanwhile = looks;
+    assert_true(near__reclaim(f.local, 0));
+    retire(3);
+    assert_int_equal(recycle(10), 2);
+    meanwhile = retires_three;
+    assert_true(near__reclaim(f.local, 0));
+    retire(1); /* with those that were retired in the grace period */
+    assert_int_equal(recycle(10), 3);
+    for (int rounds = 0; rounds < 3; rounds++)
+        assert_true(near__reclaim(f.local, 0));
+    retire(2);
+    assert_int_equal(recycle(10), 4);
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(recycle(10), 2);
+    close_tier();
+}
+
+static void takes_in_vain(void)
+{
+    assert_int_equal(recycle(10), 0); /* what had come back already is recalled, too */
+    retire(2);
+}
+
+/* [b2] A round that takes everything. */
+static void test_what_is_recalled_is_freed_by_the_keeper_alone(void **state)
+{
+    (void)state;
+    start();
+    open_tier();
+    retire(4);
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(recycle(1), 1);
+    retire(5);
+    meanwhile = takes_in_vain;
+    assert_true(near__reclaim(f.local, 1));
+    assert_int_equal(recycle(10), 0);
+    assert_true(retired_bytes() > 0);   /* the last two */
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(retired_bytes(), 0);
+    retire(2);                           /* and all is as before */
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(recycle(10), 2);
+    close_tier();
+}
+
+static void *retires_and_goes(void *arg)
+{
+    f.reader = near__local_reader(f.local);
+    retire(*(uint64_t *)arg);
+    return NULL;
+}
+
+static void test_what_a_thread_has_left_behind_is_freed(void **state)
+{
+    (void)state;
+    struct near__reader *mine;
+    pthread_t thread;
+    uint64_t keys = 5;
+    start();
+    open_tier();
+    mine = f.reader;
+    assert_int_equal(pthread_create(&thread, NULL, retires_and_goes, &keys), 0);
+    pthread_join(thread, NULL);
+    assert_ptr_not_equal(f.reader, mine);
+    f.reader = mine;
+    assert_true(near__reclaim(f.local, 0)); /* is handed back to nobody */
+    assert_true(retired_bytes() > 0 && near__reclaim_is_due(f.local));
+    assert_true(near__reclaim(f.local, 1));
+    assert_int_equal(retired_bytes(), 0);
+    assert_false(near__reclaim_is_due(f.local));
+    close_tier();
+}
+
+/* ---------------------------------------------------------------- pins */
+
+static void test_only_what_is_pinned_is_kept(void **state)
+{
+    (void)state;
+    struct near__view view;
+    start();
+    open_tier();
+    add_one(7, 50);
+    hold(0, 7, &view);
+    assert_true(retire_one(7));
+    retire(3);
+    assert_true(near__reclaim(f.local, 0)); /* [b3] finds it pinned, and takes everything */
+    assert_int_equal(begun, 2);
+    assert_int_equal(recycle(10), 0);
+    retire(4);                           /* one that is known to be kept is no reason to do that again */
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(begun, 3);
+    assert_int_equal(recycle(10), 4);
+    assert_true(retired_bytes() > 0);
+    let_go(0, &view);
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(begun, 3);              /* its grace period was over */
+    assert_int_equal(retired_bytes(), 0);
+    close_tier();
+}
+
+/* What is pinned and alive costs nothing: as a rule an application holds something all the time. */
+static void test_pins_of_living_entries_change_nothing(void **state)
+{
+    (void)state;
+    struct near__view view;
+    start();
+    open_tier();
+    add_one(7, 50);
+    hold(0, 7, &view);
+    retire(3);
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(begun, 1);
+    assert_int_equal(recycle(10), 3);
+    let_go(0, &view);
+    close_tier();
+}
+
+/* ---------------------------------------------------------------- a thread that stands in a section */
+
+static _Atomic(int) inside, leave;
+
+static void wait_a_moment(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+static void *stands_in_a_section(void *unused)
+{
+    near__local_section_enter();
+    atomic_store(&inside, 1);
+    while (!atomic_load(&leave))
+        wait_a_moment();
+    near__local_section_leave();
+    return unused;
+}
+
+static void *makes_a_round(void *unused)
+{
+    near__rcu_register();
+    near__reclaim(f.local, 0);
+    return unused;
+}
+
+static void test_R48_nothing_comes_back_while_a_reader_is_in_its_section(void **state)
+{
+    (void)state;
+    pthread_t reader, keeper;
+    start();
+    open_tier();
+    retire(3);
+    atomic_store(&inside, 0);
+    atomic_store(&leave, 0);
+    assert_int_equal(pthread_create(&reader, NULL, stands_in_a_section, NULL), 0);
+    while (!atomic_load(&inside))
+        wait_a_moment();
+    assert_int_equal(pthread_create(&keeper, NULL, makes_a_round, NULL), 0);
+    while (atomic_load(&f.local->budget.phase) == 0)
+        wait_a_moment();
+    for (int i = 0; i < 30; i++) {
+        wait_a_moment();
+        assert_int_equal(recycle(10), 0);
+    }
+    atomic_store(&leave, 1);
+    pthread_join(reader, NULL);
+    pthread_join(keeper, NULL);
+    assert_int_equal(recycle(10), 3);
+    close_tier();
+}
+
+/* ---------------------------------------------------------------- everything in any order */
+
+enum { KEYS = 40 };
+static uint64_t random_state;
+static struct near__view views[HELD];
+
+static uint32_t below(uint32_t n)
+{
+    return near__random_below(&random_state, n);
+}
+
+static void do_anything(void);
+
+static void some_of_it(void)
+{
+    for (uint32_t n = below(6); n; n--)
+        do_anything();
+}
+
+static void do_anything(void)
+{
+    uint64_t key = below(KEYS);
+    unsigned i = below(HELD);
+    switch (below(5)) {
+    case 0: (void)retire_one(key); break;
+    case 1: (void)recycle((int)below(5) + 1); break;
+    case 2:
+        if (held[i])
+            let_go(i, &views[i]);
+        else if (retire_one(key) || below(2))
+            add_one(key, below(20) ? 50 : 5000), hold(i, key, &views[i]);
+        break;
+    default: add_one(key, below(20) ? 50 : 5000); break;
+    }
+}
+
+static void test_R48_nothing_is_freed_too_early_in_any_order(void **state)
+{
+    (void)state;
+    start();
+    random_state = test_seed();
+    open_tier();
+    for (int rounds = 0; rounds < SCALE(20000, 2000); rounds++) {
+        some_of_it();
+        if (below(2))
+            meanwhile = some_of_it;
+        (void)near__reclaim(f.local, below(4) == 0);
+        meanwhile = NULL;
+        assert_int_equal(too_early, 0);
+        assert_int_equal(freed_while_held, 0);
+    }
+    for (unsigned i = 0; i < HELD; i++)
+        if (held[i])
+            let_go(i, &views[i]);
+    near__reclaim(f.local, 1);
+    near__reclaim(f.local, 1);
+    assert_int_equal(retired_bytes(), 0);
+    assert_int_equal(traced_count, 0); /* nothing is lost */
+    close_tier();
+}
+
+/* ---------------------------------------------------------------- the end */
+
+static void *retires_without_a_reader(void *unused)
+{
+    retire(1);
+    return unused;
+}
+
+/* In every bag, among those that are kept and in the common limbo. */
+static void test_what_is_on_its_way_is_freed_when_a_tier_is_closed(void **state)
+{
+    (void)state;
+    struct allocfail counting;
+    struct near__view view;
+    pthread_t thread;
+    start();
+    allocfail_init(&counting);
+    near__alloc_init(&f.alloc, &counting.hooks);
+    open_tier();
+    add_one(7, 50);
+    hold(0, 7, &view);
+    assert_true(retire_one(7));
+    (void)near__reclaim(f.local, 0);
+    assert_true(retired_bytes() > 0);
+    retire(3);
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(recycle(1), 1);
+    retire(3);
+    assert_true(near__reclaim(f.local, 0));
+    retire(2);
+    meanwhile = retires_three;
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(pthread_create(&thread, NULL, retires_without_a_reader, NULL), 0);
+    pthread_join(thread, NULL);
+    assert_non_null(atomic_load(&f.local->limbo));
+    for (unsigned bag = 0; bag < NEAR_BAG_MAX; bag++)
+        assert_non_null(atomic_load(&f.reader->share.bag[bag].first));
+    let_go(0, &view);
+    close_tier();
+    assert_int_equal(allocfail_blocks(&counting), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_what_is_retired_comes_back_after_one_grace_period),
+        cmocka_unit_test(test_what_is_retired_in_a_grace_period_waits_for_the_next),
+        cmocka_unit_test(test_a_look_in_a_grace_period_or_none_for_long_changes_nothing),
+        cmocka_unit_test(test_what_is_recalled_is_freed_by_the_keeper_alone),
+        cmocka_unit_test(test_what_a_thread_has_left_behind_is_freed),
+        cmocka_unit_test(test_only_what_is_pinned_is_kept),
+        cmocka_unit_test(test_pins_of_living_entries_change_nothing),
+        cmocka_unit_test(test_R48_nothing_comes_back_while_a_reader_is_in_its_section),
+        cmocka_unit_test(test_R48_nothing_is_freed_too_early_in_any_order),
+        cmocka_unit_test(test_what_is_on_its_way_is_freed_when_a_tier_is_closed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
