@@ -170,7 +170,10 @@ static int has_retired(const struct near__local *local)
 /* quiet: nobody has asked for this round. */
 static void tend(struct near__local *local, int quiet, int sweep, int whole)
 {
-    near__reclaim(local, quiet || near__reclaim_is_pressing(local));
+    if (quiet)
+        near__reclaim(local, 1);
+    else
+        near__reclaim_some(local);
     sweep_eras(local);
     if (sweep && atomic_load_explicit(&local->perishable, memory_order_relaxed)) /* relaxed: seen soon enough */
         near__sweep(local, whole);
@@ -246,7 +249,7 @@ static void rest(struct near__local *local, int64_t ns)
     syscall(SYS_futex, &local->keeper.wake, FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0);
     /* acquire: as in doze; what else there is to do comes after what we are in the middle of */
     if (atomic_exchange_explicit(&local->keeper.wake, 0, memory_order_acquire))
-        near__reclaim(local, near__reclaim_is_pressing(local));
+        near__reclaim_some(local);
 }
 
 int64_t near__keeper_used_ns(void)

@@ -41,11 +41,11 @@
  * period under way, so that all before have ended, the one that ends with w <= f - 2 too. Thus two bags suffice, and
  * what is in them needs no number of its own.
  *
- * [b2] Recall.  When nobody has woken the keeper for a while, or room is short, it takes everything: threads that sleep
- * or have gone take nothing back.  It says so in the phase, before it waits.  After the grace period every section that
- * had not seen it has ended, and those that have begun since leave bags alone: retiring and recycling are done inside
- * sections, each with a look of its own.  So the keeper has the bags to itself until it stores the next phase, without
- * a handshake, and what it did there is seen by who sees that phase.
+ * [b2] Recall.  When nobody has woken the keeper for a while, or room is short and stays so, it takes everything:
+ * threads that sleep or have gone take nothing back.  It says so in the phase, before it waits.  After the grace period
+ * every section that had not seen it has ended, and those that have begun since leave bags alone: retiring and
+ * recycling are done inside sections, each with a look of its own.  So the keeper has the bags to itself until it
+ * stores the next phase, without a handshake, and what it did there is seen by who sees that phase.
  *
  * ---- Pins
  *
@@ -73,11 +73,17 @@
  *
  * A grace period takes the processor from those who fill, where all of them do, and interrupts all processors.  So what
  * has been retired is not waited for before it is worth it: see WAKE_MAX in budget.c.  A round begins one grace period
- * for what others have retired, at its beginning. */
+ * for what others have retired, at its beginning.
+ *   In a small tier room is always short while several threads fill: what is between budget and ceiling is what they
+ * have retired.  It comes back to them and is used again, with each fill and, where the ceiling is reached, by dozens.
+ * Taking it away would send all of it through the lists of the arena, which threads and keeper lock.  So that is done
+ * only when several rounds in a row have found it so: then somebody has more than it uses. */
 #include "local/rcu.h"
 #include "local/tier.h"
 
 #include "base/prefetch.h"
+
+#define PRESSING_ROUNDS 4 /* fewer than a write that waits for room tries (only.c) */
 
 /* In bytes. */
 struct freed {
@@ -406,11 +412,23 @@ int near__reclaim(struct near__local *local, int all)
     return done;
 }
 
-int near__reclaim_is_pressing(const struct near__local *local)
+/* So much is retired that fills are about to be refused. */
+static int is_pressing(const struct near__local *local)
 {
     /* relaxed, both: counts */
     int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed);
-    return atomic_load_explicit(&local->budget.retired, memory_order_relaxed) > (near__budget_ceiling(max) - max) / 4 * 3;
+    int64_t retired = atomic_load_explicit(&local->budget.retired, memory_order_relaxed);
+    return retired > (near__budget_ceiling(max) - max) / 4 * 3;
+}
+
+void near__reclaim_some(struct near__local *local)
+{
+    struct near__keeper *keeper = &local->keeper;
+    keeper->pressing = is_pressing(local) ? keeper->pressing + 1 : 0;
+    int all = keeper->pressing == PRESSING_ROUNDS;
+    if (all)
+        keeper->pressing = 0;
+    near__reclaim(local, all);
 }
 
 int near__reclaim_is_due(const struct near__local *local)

@@ -56,6 +56,7 @@ struct near__keeper {
     _Atomic(uint32_t) awaited;    /* who waits for the next */
     /* the keeper's alone */
     struct near__entry *kept;     /* retired, but pinned when last looked at */
+    uint32_t pressing;            /* rounds in a row that found room to be short */
     struct near__table *table;    /* what the index uses */
     struct near__table *next;     /* what it is moving to, or NULL */
     uint64_t swept;               /* next bucket to sweep */
@@ -309,8 +310,8 @@ void near__tables_adapt(struct near__local *local);
 
 /* Frees what was retired, after a grace period, or, without `all`, hands it back to who retired it.  1: there was something. */
 int near__reclaim(struct near__local *local, int all);
-/* So much is retired that fills are about to be refused. */
-int near__reclaim_is_pressing(const struct near__local *local);
+/* Hands it back, as a rule; frees it where room is short and stays so, or somebody waits for it. */
+void near__reclaim_some(struct near__local *local);
 /* Retires what has been counted as retired: the old copy of an entry that was moved. */
 void near__reclaim_push(struct near__local *local, struct near__entry *entry);
 /* Something is retired, or was handed back and not used. */

@@ -270,6 +270,56 @@ static void test_what_a_thread_has_left_behind_is_freed(void **state)
     close_tier();
 }
 
+/* ---------------------------------------------------------------- room that is short */
+
+enum { LARGE = 1000, MANY = 900 }; /* 3/4 of what is between budget and ceiling, and some more */
+
+static void open_full_of_large(void)
+{
+    start();
+    open_tier();
+    for (uint64_t key = FIRST + MANY; key < FIRST + 2 * MANY; key++)
+        add_one(key, LARGE);
+    next_key = FIRST + MANY;
+}
+
+/* Whoever fills has it back, and uses it. */
+static void test_short_room_is_handed_back_to_who_uses_it(void **state)
+{
+    (void)state;
+    open_full_of_large();
+    retire(MANY);
+    for (int rounds = 0; rounds < 3; rounds++) {
+        near__reclaim_some(f.local);
+        assert_int_equal(recycle(1), 1);
+    }
+    assert_int_equal(recycle(MANY / 2), MANY / 2); /* enough */
+    for (int rounds = 0; rounds < 10; rounds++)
+        near__reclaim_some(f.local);
+    assert_int_equal(recycle(MANY), MANY - MANY / 2 - 3);
+    close_tier();
+}
+
+static void test_room_that_stays_short_is_taken_from_who_does_not_use_it(void **state)
+{
+    (void)state;
+    struct near__reader *mine;
+    pthread_t thread;
+    uint64_t keys = MANY;
+    open_full_of_large();
+    mine = f.reader;
+    assert_int_equal(pthread_create(&thread, NULL, retires_and_goes, &keys), 0);
+    pthread_join(thread, NULL);
+    f.reader = mine;
+    for (int rounds = 0; rounds < 3; rounds++) {
+        near__reclaim_some(f.local);
+        assert_true(retired_bytes() > MANY * LARGE);
+    }
+    near__reclaim_some(f.local);
+    assert_int_equal(retired_bytes(), 0);
+    close_tier();
+}
+
 /* ---------------------------------------------------------------- pins */
 
 static void test_only_what_is_pinned_is_kept(void **state)
@@ -477,6 +527,8 @@ int main(void)
         cmocka_unit_test(test_a_look_in_a_grace_period_or_none_for_long_changes_nothing),
         cmocka_unit_test(test_what_is_recalled_is_freed_by_the_keeper_alone),
         cmocka_unit_test(test_what_a_thread_has_left_behind_is_freed),
+        cmocka_unit_test(test_short_room_is_handed_back_to_who_uses_it),
+        cmocka_unit_test(test_room_that_stays_short_is_taken_from_who_does_not_use_it),
         cmocka_unit_test(test_only_what_is_pinned_is_kept),
         cmocka_unit_test(test_pins_of_living_entries_change_nothing),
         cmocka_unit_test(test_R48_nothing_comes_back_while_a_reader_is_in_its_section),
