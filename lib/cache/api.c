@@ -71,10 +71,11 @@ int64_t near__deadline(const struct near__impl *impl, const near_call *call)
 
 /* ---------------------------------------------------------------- reading */
 
-/* Two ways lead through a read.  The short one, in near_get and near_get_copy, is for a hit with nothing particular about it: no
- * terms of the call's own, no expiry close by, a fresh proof.  It makes no call at all, and whatever it does not want to decide it
- * leaves, having changed nothing, to the long one, which looks from the beginning.  Each is one section, in which the impl
- * is loaded and the entry is found.  Between them stands a short one for misses that end here. */
+/* Three ways lead through a read.  The short one, in near_get and near_get_copy, is for a hit of a short key with nothing particular about
+ * it, where it nearly always is: no terms of the call's own, no expiry close by, a fresh proof.  It makes no call at all, and whatever it
+ * does not want to decide it leaves, having changed nothing, to the middle one.  That looks into all places of any key, times one hit in so
+ * many, knows a miss that ends here, and leaves everything else to the long one.  Each looks from the beginning, and is one section in which
+ * the impl is loaded and the entry is found. */
 
 /* A thread's first call makes its reader, outside any section: that may block and allocate. */
 struct near__reader *near__reader_for(near_cache *cache, int *ret_status)
@@ -193,32 +194,38 @@ static __attribute__((noinline)) int get_the_long_way(near_cache *cache, const v
     return get_checked(cache, key, key_size, &mine, ret_value);
 }
 
-/* The short way: the thread's reader in a section in which the cache is open.  is_quick, a constant: for a short key, and by the reader that
- * the thread used last, which is remembered only where a section needs no barriers of its own. */
+/* A thread's reader in a section in which the cache is open. */
 struct short_way {
     struct near__reader *reader;
     struct near__rcu_place place;
 };
 
-/* 0: it ends here, outside.  Hits of a thread are timed one in so many, on the long way: two clocks on every hit would cost more than
- * the hit.  way->reader is set already unless it is quick. */
-static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, struct short_way *way, int is_quick)
+static inline __attribute__((always_inline)) void leave_short_way(const struct short_way *way)
 {
-    if (is_quick) {
-        way->reader = near__reader_last.reader;
-        if (near__unlikely(near__reader_last.name != cache))
-            return 0;
-    }
-    if (near__unlikely(!near__rcu_enter_quickly(&way->place, is_quick)))
+    near__rcu_leave_quickly(way->place, 1);
+}
+
+/* The short way, by the reader that the thread used last, which is remembered only where a section needs no barriers of its own.  0: it ends
+ * here, outside.  Hits of a thread are timed one in so many, on the middle way: two clocks on every hit would cost more than the hit. */
+static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, struct short_way *way)
+{
+    way->reader = near__reader_last.reader;
+    if (near__unlikely(!near__rcu_enter_quickly(&way->place, 1)))
         return 0;
-    if (near__likely(near__impl_in_section(cache) != NULL) && near__likely(!near__reader_is_due(way->reader)))
+    if (near__likely(near__is_open_in_section(cache)) && near__likely(!near__reader_is_due(way->reader)))
         return 1;
-    near__rcu_leave_quickly(way->place, is_quick);
+    leave_short_way(way);
     return 0;
 }
 
+static inline __attribute__((always_inline)) void end_hit(const struct short_way *way)
+{
+    near__reader_add_hit(way->reader);
+    leave_short_way(way);
+}
+
 /* The thread's reader of the cache, which is now the one that it used last; NULL: it has never used it. */
-static struct near__reader *recall(near_cache *cache)
+static struct near__reader *recall_another(near_cache *cache)
 {
     struct near__reader *reader;
     if (!near__reader_known(cache->serial, &reader))
@@ -228,74 +235,119 @@ static struct near__reader *recall(near_cache *cache)
     return reader;
 }
 
-/* The same after the short way, which has been taken already if it is of that cache and the key is short: then NULL. */
-static struct near__reader *recall_other(near_cache *cache, size_t key_size)
+static inline struct near__reader *recall(near_cache *cache)
 {
-    return near__reader_last.name != cache || !near__hash_is_short(key_size) ? recall(cache) : NULL;
+    return near__likely(near__reader_last.name == cache) ? near__reader_last.reader : recall_another(cache);
 }
 
-static inline __attribute__((always_inline)) void end_hit(struct short_way *way, int is_quick)
-{
-    near__reader_add_hit(way->reader);
-    near__rcu_leave_quickly(way->place, is_quick);
-}
+/* The middle way. */
+struct middle_way {
+    struct short_way at;
+    struct near__impl *impl;
+    int64_t started_ns; /* 0: it is not timed */
+};
+enum middle { MIDDLE_HIT, MIDDLE_MISS, MIDDLE_UNDECIDED };
 
-/* call is NULL; the others are looked at where they are used, which costs less than in a row.  0: the long way, nothing has changed. */
-static inline __attribute__((always_inline)) int hit(near_cache *cache, struct near__reader *reader, const void *key,
-                                                     size_t key_size, near_value *ret_value, int is_quick)
+/* 0: it ends here, outside. */
+static int begin_middle_way(near_cache *cache, const void *key, size_t key_size, const near_call *call, struct middle_way *way)
 {
-    struct short_way way = {.reader = reader};
-    size_t size;
-    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way, is_quick)))
+    if (!cache || call || near__key_check(key, key_size) != NEAR_OK || !(way->at.reader = recall(cache)) ||
+        !near__rcu_enter_quickly(&way->at.place, 0))
         return 0;
-    struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, is_quick, NEAR_ENTRY_VALUE_MAX, &size);
-    if (near__unlikely(!entry) || near__unlikely(!way.reader->pins_free) || near__unlikely(near__entry_has_expiry(entry)) ||
-        near__unlikely(!ret_value)) {
-        near__rcu_leave_quickly(way.place, is_quick);
+    way->impl = near__impl_in_section(cache);
+    int is_due = way->impl && near__reader_is_due(way->at.reader);
+    if (!way->impl || (is_due && way->at.reader->local->taps)) { /* the long way shows it */
+        near__rcu_leave_quickly(way->at.place, 0);
         return 0;
     }
-    near__hit_pin(way.reader, entry, &ret_value->private_[0], &ret_value->data);
-    give(ret_value, way.reader, entry, -1);
-    end_hit(&way, is_quick);
+    way->started_ns = is_due ? near__now(&way->impl->clock) : 0;
     return 1;
 }
 
-/* The short way of a miss where there is no remote tier, after the short way of a hit: the key is nowhere, which is counted, and that is all.
- * reader NULL: the one that the thread used last.  0: the long way, nothing has changed. */
-static int misses_for_good(near_cache *cache, struct near__reader *reader, const void *key, size_t key_size)
+static enum middle end_middle_way(const struct middle_way *way, enum middle result)
 {
-    struct short_way way = {.reader = reader ? reader : near__reader_last.reader};
-    if ((!reader && near__reader_last.name != cache) || near__key_check(key, key_size) != NEAR_OK || !near__rcu_enter_quickly(&way.place, 0))
-        return 0;
-    struct near__impl *impl = near__impl_in_section(cache);
-    struct near__local *local = way.reader->local;
-    int misses = impl && !impl->remote && !local->taps &&
-                 !near__index_find(&local->index, near__key_hash(key, key_size, &local->index.secrets), key, key_size);
-    if (misses)
-        near__hit_count_miss(way.reader, NEAR_LOCAL_ABSENT);
-    near__rcu_leave_quickly(way.place, 0);
-    return misses;
+    if (result == MIDDLE_HIT)
+        near__reader_add_hit(way->at.reader);
+    else if (result == MIDDLE_MISS)
+        near__hit_count_miss(way->at.reader, NEAR_LOCAL_ABSENT);
+    if (result == MIDDLE_HIT && way->started_ns)
+        near__local_time_hit(way->at.reader, near__now(&way->impl->clock) - way->started_ns);
+    near__rcu_leave_quickly(way->at.place, 0);
+    return result;
+}
+
+/* A plain hit, or NULL with what it is instead: without a remote tier the miss of a key that is nowhere ends here. */
+static struct near__entry *look_on_middle_way(const struct middle_way *way, const void *key, size_t key_size, size_t size_max,
+                                              size_t *ret_size, enum middle *ret_instead)
+{
+    struct near__local *local = way->at.reader->local;
+    int is_absent;
+    struct near__entry *entry = near__hit_plain_anywhere(local, key, key_size, size_max, ret_size, &is_absent);
+    *ret_instead = is_absent && !way->impl->remote && !local->taps ? MIDDLE_MISS : MIDDLE_UNDECIDED;
+    return entry;
+}
+
+static enum middle get_the_middle_way(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value)
+{
+    struct middle_way way;
+    enum middle instead;
+    size_t size;
+    if (!ret_value || !begin_middle_way(cache, key, key_size, call, &way))
+        return MIDDLE_UNDECIDED;
+    struct near__entry *entry = look_on_middle_way(&way, key, key_size, NEAR_ENTRY_VALUE_MAX, &size, &instead);
+    if (!entry)
+        return end_middle_way(&way, instead);
+    if (!way.at.reader->pins_free || near__entry_has_expiry(entry))
+        return end_middle_way(&way, MIDDLE_UNDECIDED);
+    near__hit_pin(way.at.reader, entry, &ret_value->private_[0], &ret_value->data);
+    give(ret_value, way.at.reader, entry, -1);
+    return end_middle_way(&way, MIDDLE_HIT);
 }
 
 static __attribute__((noinline)) int get_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
                                                     near_value *ret_value)
 {
-    struct near__reader *reader = cache && key_size <= NEAR_KEY_MAX && !call ? recall_other(cache, key_size) : NULL;
-    if (reader && hit(cache, reader, key, key_size, ret_value, 0))
+    enum middle result = get_the_middle_way(cache, key, key_size, call, ret_value);
+    if (near__likely(result == MIDDLE_HIT))
         return NEAR_OK;
-    if (!call && ret_value && misses_for_good(cache, reader, key, key_size)) {
-        memset(ret_value, 0, sizeof(*ret_value));
-        return NEAR_MISS;
+    if (result == MIDDLE_UNDECIDED)
+        return get_the_long_way(cache, key, key_size, call, ret_value);
+    memset(ret_value, 0, sizeof(*ret_value));
+    return NEAR_MISS;
+}
+
+/* The short way; has_lines, a constant.  The arguments are looked at where they are used, which costs less than in a row.  0: nothing has
+ * changed. */
+static inline __attribute__((always_inline)) int hit(near_cache *cache, const void *key, size_t key_size, near_value *ret_value,
+                                                     int has_lines)
+{
+    struct short_way way;
+    size_t size;
+    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
+        return 0;
+    struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, has_lines, NEAR_ENTRY_VALUE_MAX, &size);
+    if (near__unlikely(!entry) || near__unlikely(!way.reader->pins_free) || near__unlikely(near__entry_has_expiry(entry)) ||
+        near__unlikely(!ret_value)) {
+        leave_short_way(&way);
+        return 0;
     }
-    return get_the_long_way(cache, key, key_size, call, ret_value);
+    near__hit_pin(way.reader, entry, &ret_value->private_[0], &ret_value->data);
+    give(ret_value, way.reader, entry, -1);
+    end_hit(&way);
+    return 1;
 }
 
 int near_get(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value)
 {
     if (near__unlikely(call != NULL) || near__unlikely(!near__hash_is_short(key_size)))
         return get_by_any_key(cache, key, key_size, call, ret_value);
-    if (near__likely(hit(cache, NULL, key, key_size, ret_value, 1)))
-        return NEAR_OK;
+    if (near__likely(near__reader_last.name_with_lines == cache)) {
+        if (near__likely(hit(cache, key, key_size, ret_value, 1)))
+            return NEAR_OK;
+    } else if (near__likely(near__reader_last.name == cache)) {
+        if (near__likely(hit(cache, key, key_size, ret_value, 0)))
+            return NEAR_OK;
+    }
     return get_by_any_key(cache, key, key_size, NULL, ret_value);
 }
 
@@ -317,37 +369,50 @@ static __attribute__((noinline)) int copy_the_long_way(near_cache *cache, const 
     return status;
 }
 
-/* As hit, into a buffer that is large enough.  With a short key, capacity may be anything: what near__hit_plain then lets pass is larger
- * than near__copy copies. */
-static inline __attribute__((always_inline)) int hit_copy(near_cache *cache, struct near__reader *reader, const void *key,
-                                                          size_t key_size, void *buffer, size_t capacity, size_t *ret_size,
-                                                          int is_quick)
+static enum middle copy_the_middle_way(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer,
+                                       size_t capacity, size_t *ret_size)
 {
-    struct short_way way = {.reader = reader};
+    struct middle_way way;
+    enum middle instead;
     size_t size;
-    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way, is_quick)))
-        return 0;
-    const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, is_quick, capacity, &size);
-    if (near__unlikely(!entry) || near__unlikely(!buffer) || near__unlikely(!ret_size) ||
-        near__unlikely(!near__copy(buffer, (const unsigned char *)entry + key_size + NEAR_ENTRY_HEADER, size, is_quick))) {
-        near__rcu_leave_quickly(way.place, is_quick);
-        return 0;
-    }
+    if (!ret_size || (!buffer && capacity) || !begin_middle_way(cache, key, key_size, call, &way))
+        return MIDDLE_UNDECIDED;
+    const struct near__entry *entry = look_on_middle_way(&way, key, key_size, capacity, &size, &instead);
+    if (!entry)
+        return end_middle_way(&way, instead);
+    if (size)
+        memcpy(buffer, entry->bytes + key_size, size);
     *ret_size = size;
-    end_hit(&way, is_quick);
-    return 1;
+    return end_middle_way(&way, MIDDLE_HIT);
 }
 
 static __attribute__((noinline)) int copy_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
                                                      void *buffer, size_t capacity, size_t *ret_size)
 {
-    int may = cache && key_size <= NEAR_KEY_MAX && !call && capacity <= NEAR_ENTRY_VALUE_MAX;
-    struct near__reader *reader = may ? recall_other(cache, key_size) : NULL;
-    if (reader && hit_copy(cache, reader, key, key_size, buffer, capacity, ret_size, 0))
+    enum middle result = copy_the_middle_way(cache, key, key_size, call, buffer, capacity, ret_size);
+    if (near__likely(result == MIDDLE_HIT))
         return NEAR_OK;
-    if (!call && ret_size && (buffer || !capacity) && misses_for_good(cache, reader, key, key_size))
-        return NEAR_MISS;
-    return copy_the_long_way(cache, key, key_size, call, buffer, capacity, ret_size);
+    return result == MIDDLE_MISS ? NEAR_MISS : copy_the_long_way(cache, key, key_size, call, buffer, capacity, ret_size);
+}
+
+/* As hit, into a buffer that is large enough.  capacity may be anything: what near__hit_plain then lets pass is larger than near__copy
+ * copies. */
+static inline __attribute__((always_inline)) int hit_copy(near_cache *cache, const void *key, size_t key_size, void *buffer,
+                                                          size_t capacity, size_t *ret_size, int has_lines)
+{
+    struct short_way way;
+    size_t size;
+    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
+        return 0;
+    const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, has_lines, capacity, &size);
+    if (near__unlikely(!entry) || near__unlikely(!buffer) || near__unlikely(!ret_size) ||
+        near__unlikely(!near__copy(buffer, (const unsigned char *)entry + key_size + NEAR_ENTRY_HEADER, size, has_lines))) {
+        leave_short_way(&way);
+        return 0;
+    }
+    *ret_size = size;
+    end_hit(&way);
+    return 1;
 }
 
 int near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer, size_t capacity,
@@ -355,8 +420,13 @@ int near_get_copy(near_cache *cache, const void *key, size_t key_size, const nea
 {
     if (near__unlikely(call != NULL) || near__unlikely(!near__hash_is_short(key_size)))
         return copy_by_any_key(cache, key, key_size, call, buffer, capacity, ret_size);
-    if (near__likely(hit_copy(cache, NULL, key, key_size, buffer, capacity, ret_size, 1)))
-        return NEAR_OK;
+    if (near__likely(near__reader_last.name_with_lines == cache)) {
+        if (near__likely(hit_copy(cache, key, key_size, buffer, capacity, ret_size, 1)))
+            return NEAR_OK;
+    } else if (near__likely(near__reader_last.name == cache)) {
+        if (near__likely(hit_copy(cache, key, key_size, buffer, capacity, ret_size, 0)))
+            return NEAR_OK;
+    }
     return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
 }
 
@@ -424,10 +494,8 @@ static int run_write(near_cache *cache, struct near__request *request, const nea
  * been written, or it is to be tried again. */
 static int set_quickly(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size)
 {
-    struct short_way way = {.reader = near__reader_last.reader};
-    if (near__unlikely(near__reader_last.name != cache) && (!cache || !(way.reader = recall(cache))))
-        return 0;
-    if (!near__rcu_enter_quickly(&way.place, 0))
+    struct short_way way = {.reader = cache ? recall(cache) : NULL};
+    if (near__unlikely(!way.reader) || !near__rcu_enter_quickly(&way.place, 0))
         return 0;
     struct near__impl *impl = near__impl_in_section(cache);
     int done = impl && !impl->remote && way.reader->quick_writes++ % NEAR_TIMED_OF &&

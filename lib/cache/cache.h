@@ -18,6 +18,7 @@
 #include "coherence/coherence.h"
 #include "load/behind.h"
 #include "load/flight.h"
+#include "local/brief.h"
 #include "local/local.h"
 #include "nearcache.h"
 #include "remote/remote.h"
@@ -83,6 +84,11 @@ static inline struct near__impl *near__impl_in_section(near_cache *cache)
 {
     /* acquire: pairs with the release in near_open */
     return atomic_load_explicit(&cache->impl, memory_order_acquire);
+}
+/* Likewise: is there one? */
+static inline __attribute__((always_inline)) int near__is_open_in_section(near_cache *cache)
+{
+    return !near__brief_is_null(&cache->impl); /* acquire: as above */
 }
 /* Counts a blocking call; only inside the section in which impl was loaded. */
 static inline void near__count_call(struct near__impl *impl)

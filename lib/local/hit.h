@@ -4,6 +4,7 @@
  * Everything here runs inside a read section of the caller's, by a thread that has a reader. */
 #ifndef NEAR_LOCAL_HIT_H
 #define NEAR_LOCAL_HIT_H
+#include "local/brief.h"
 #include "local/rcu.h"
 #include "local/tap.h"
 #include "local/tier.h"
@@ -44,7 +45,7 @@ static inline enum near__local_result near__hit_judge(const struct near__local *
 
     if (near__unlikely(head < 0) || near__unlikely(((unsigned)head ^ near__tier_ordinary(local)) & NEAR_ENTRY_ERA))
         return NEAR_LOCAL_ABSENT;
-    if (near__unlikely(head >> NEAR_HEAD_SHIFT < (int64_t)watermark))
+    if (near__unlikely(head < (int64_t)watermark))
         return NEAR_LOCAL_SUSPECT;
     if (demand.proved_ns != NEAR_PROVED_ALWAYS || near__entry_has_expiry(entry) || local->idle_unit_ns)
         return near__hit_judge_by_clock(local, entry, demand);
@@ -133,7 +134,7 @@ static inline __attribute__((always_inline)) int near__hit_is_plain(const struct
 {
     int64_t head = near__entry_head(entry);
     unsigned odd = near__hit_odd(local, head, 0) & ~NEAR_ENTRY_KEY_SIZE;
-    if (near__unlikely(head >> NEAR_HEAD_SHIFT < (int64_t)watermark)) /* or retired */
+    if (near__unlikely(head < (int64_t)watermark)) /* or retired */
         return 0;
     *ret_size = entry->size;
     if (near__likely(!odd))
@@ -148,10 +149,10 @@ static inline __attribute__((always_inline)) int near__hit_is_plain(const struct
 
 /* Steps 2 and 3 for a short key.  What is not odd is decided by three comparisons: flags and size of the key, the key, the position. */
 static inline __attribute__((always_inline)) struct near__entry *near__hit_find_short(const struct near__local *local, uint64_t hash,
-                                                                                     const void *key, size_t key_size, int64_t fresh,
-                                                                                     size_t size_max, size_t *ret_size)
+                                                                                     const void *key, size_t key_size, int has_lines,
+                                                                                     int64_t fresh, size_t size_max, size_t *ret_size)
 {
-    struct near__entry *entry = near__index_guess(&local->index, hash, key, key_size);            /* 2 */
+    struct near__entry *entry = near__index_guess(&local->index, hash, key, key_size, has_lines); /* 2 */
     if (near__unlikely(!entry))
         return NULL;
     int64_t head = near__entry_head(entry);
@@ -162,47 +163,57 @@ static inline __attribute__((always_inline)) struct near__entry *near__hit_find_
     }
     if (near__unlikely(!near__entry_has_short(entry, key, key_size)))
         return NULL;
-    uint64_t watermark = near__hit_watermark(local);                                              /* 3 */
-    if (near__unlikely(head >> NEAR_HEAD_SHIFT < (int64_t)watermark)) /* or retired */
+    if (near__unlikely(near__brief_is_less(head, &local->gate.watermark)))                        /* 3, or retired */
         return NULL;
     *ret_size = entry->size;
     return near__likely(entry->size <= size_max) ? entry : NULL;
 }
 
-/* Likewise for any. */
-static inline __attribute__((always_inline)) struct near__entry *near__hit_find_any(const struct near__local *local, uint64_t hash,
-                                                                                   const void *key, size_t key_size, int64_t fresh,
-                                                                                   size_t size_max, size_t *ret_size)
+/* 4, and the stamp. */
+static inline __attribute__((always_inline)) int near__hit_is_fresh(const struct near__local *local, struct near__entry *entry, int64_t fresh)
 {
-    struct near__entry *entry = near__index_find(&local->index, hash, key, key_size);             /* 2 */
-    if (near__unlikely(!entry))
-        return NULL;
-    uint64_t watermark = near__hit_watermark(local);                                              /* 3 */
-    return near__likely(near__hit_is_plain(local, entry, watermark, fresh, size_max, ret_size)) ? entry : NULL;
+    if (near__unlikely(fresh != NEAR_TICKS_ALWAYS) && near__unlikely(near__ticks() >= fresh))
+        return 0;
+    if (near__unlikely(!near__brief_is_half(near__entry_access(entry), &local->tick)))
+        near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
+    return 1;
 }
 
-/* A hit with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with the cache's own bound and values of
- * at most size_max bytes, makes no call when is_short (a constant) is set, and counts nothing.  Its order is that of the essay, with
- * fresh_ticks for the proof and the processor's counter for the clock. */
+/* A hit of a short key with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with the cache's own bound
+ * and values of at most size_max bytes, makes no call, and counts nothing.  Its order is that of the essay, with fresh_ticks for the proof
+ * and the processor's counter for the clock. */
 static inline __attribute__((always_inline)) struct near__entry *near__hit_plain(const struct near__local *local, const void *key,
-                                                                                 size_t key_size, int is_short, size_t size_max,
+                                                                                 size_t key_size, int has_lines, size_t size_max,
                                                                                  size_t *ret_size)
 {
-    uint64_t hash = is_short ? near__hash_short(key, key_size, &local->index.secrets)
-                             : near__key_hash(key, key_size, &local->index.secrets);
+    uint64_t hash = near__hash_short(key, key_size, &local->index.secrets);
     if (near__unlikely(near__tap_wants(local, hash))) /* the long way shows it */
         return NULL;
     NEAR_STEP();
     /* acquire: the entry is looked at after it; pairs with near__local_prove */
     int64_t fresh = atomic_load_explicit(&local->gate.fresh_ticks, memory_order_acquire);         /* 1 */
-    struct near__entry *entry = is_short ? near__hit_find_short(local, hash, key, key_size, fresh, size_max, ret_size)
-                                         : near__hit_find_any(local, hash, key, key_size, fresh, size_max, ret_size);
-    if (near__unlikely(!entry))
+    struct near__entry *entry = near__hit_find_short(local, hash, key, key_size, has_lines, fresh, size_max, ret_size); /* 2, 3 */
+    return near__likely(entry != NULL) && near__likely(near__hit_is_fresh(local, entry, fresh)) ? entry : NULL; /* 4 */
+}
+
+/* The same for any key, wherever it is.  *ret_absent, if NULL is returned: it is nowhere. */
+static inline struct near__entry *near__hit_plain_anywhere(const struct near__local *local, const void *key, size_t key_size,
+                                                           size_t size_max, size_t *ret_size, int *ret_absent)
+{
+    uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
+    *ret_absent = 0;
+    if (near__unlikely(near__tap_wants(local, hash)))
         return NULL;
-    if (near__unlikely(fresh != NEAR_TICKS_ALWAYS) && near__unlikely(near__ticks() >= fresh))     /* 4 */
+    NEAR_STEP();
+    int64_t fresh = atomic_load_explicit(&local->gate.fresh_ticks, memory_order_acquire);         /* 1, acquire: as above */
+    struct near__entry *entry = near__index_find(&local->index, hash, key, key_size);             /* 2 */
+    if (!entry) {
+        *ret_absent = 1;
         return NULL;
-    near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
-    return entry;
+    }
+    if (near__unlikely(!near__hit_is_plain(local, entry, near__hit_watermark(local), fresh, size_max, ret_size))) /* 3 */
+        return NULL;
+    return near__likely(near__hit_is_fresh(local, entry, fresh)) ? entry : NULL;                  /* 4 */
 }
 
 /* Pins the entry; a pin is free. */
@@ -245,10 +256,10 @@ static inline int near__pin_is_copy(const void *pin)
 
 /* 65 to 128 bytes by moves of 64 or 32, at most half as many as gcc may use for any x86-64; 0: this processor has none, nothing
  * was copied. */
-static inline __attribute__((always_inline)) int near__copy_widely(void *to, const void *from, size_t size)
+static inline __attribute__((always_inline)) int near__copy_widely(void *to, const void *from, size_t size, int has_lines)
 {
 #ifdef NEAR_WIDE_MOVES
-    if (near__likely(near__has_wide_lines)) { /* moves of 64 */
+    if (has_lines) { /* moves of 64 */
         __asm__ volatile("vmovdqu64 (%1), %%zmm16\n\tvmovdqu64 -64(%1,%2), %%zmm17\n\t"
                          "vmovdqu64 %%zmm16, (%0)\n\tvmovdqu64 %%zmm17, -64(%0,%2)"
                          :
@@ -268,7 +279,7 @@ static inline __attribute__((always_inline)) int near__copy_widely(void *to, con
                      : "xmm0", "xmm1", "xmm2", "xmm3", "memory");
     return 1;
 #else
-    (void)to, (void)from, (void)size;
+    (void)to, (void)from, (void)size, (void)has_lines;
     return 0;
 #endif
 }
@@ -283,15 +294,29 @@ static inline __attribute__((always_inline)) void near__copy_blocks(unsigned cha
     __builtin_memcpy(to_last, last, 64);
 }
 
-/* memcpy by moves that may overlap; with is_short, a constant, without a call, then at most NEAR_COPY_MAX bytes (0: not copied). */
-static inline __attribute__((always_inline)) int near__copy(void *to, const void *from, size_t size, int is_short)
+/* Up to 15 bytes; without a loop, for which gcc would keep a register on the way of those that are larger. */
+static inline __attribute__((always_inline)) void near__copy_few(unsigned char *to, const unsigned char *from, size_t size)
+{
+    if (size >= 8) {
+        __builtin_memcpy(to, from, 8);
+        __builtin_memcpy(to + size - 8, from + size - 8, 8);
+    } else if (size >= 4) {
+        __builtin_memcpy(to, from, 4);
+        __builtin_memcpy(to + size - 4, from + size - 4, 4);
+    } else if (size) {
+        to[0] = from[0];
+        to[size / 2] = from[size / 2];
+        to[size - 1] = from[size - 1];
+    }
+}
+
+/* memcpy by moves that may overlap, without a call, of at most NEAR_COPY_MAX bytes (0: not copied).  has_lines: near__wide_lines(). */
+static inline __attribute__((always_inline)) int near__copy(void *to, const void *from, size_t size, int has_lines)
 {
     unsigned char *t = to;
     const unsigned char *f = from;
-    if (!is_short) {
-        memcpy(t, f, size);
-    } else if (size > 64) {
-        if (near__unlikely(size > 128) || near__unlikely(!near__copy_widely(to, from, size))) {
+    if (size > 64) {
+        if (near__unlikely(size > 128) || near__unlikely(!near__copy_widely(to, from, size, has_lines))) {
             if (size > NEAR_COPY_MAX)
                 return 0;
             near__copy_blocks(to, from, size);
@@ -302,12 +327,8 @@ static inline __attribute__((always_inline)) int near__copy(void *to, const void
     } else if (size > 16) {
         __builtin_memcpy(t, f, 16);
         __builtin_memcpy(t + size - 16, f + size - 16, 16);
-    } else if (size >= 8) {
-        __builtin_memcpy(t, f, 8);
-        __builtin_memcpy(t + size - 8, f + size - 8, 8);
     } else {
-        for (; size; size--)
-            *t++ = *f++;
+        near__copy_few(t, f, size);
     }
     return 1;
 }

@@ -140,7 +140,7 @@
  *   Per entry: a word and its share of empty slots (11 bytes in a full tier, up to 32 in one that is growing), 12 bytes of header,
  *   the allocator's rounding. An install is three swaps here, an eviction one; counting adds as many again.
  *   A hit at home pays nothing for the other places.  One in place 1 takes some thirty instructions more, and what a mispredicted branch
- *   costs; one beyond takes the long way.  Installs, invalidations and misses look at four lines, of which the processor fetches pairs;
+ *   costs; one beyond takes the middle way (api.c).  Installs, invalidations and misses look at four lines, of which the processor fetches pairs;
  *   fills have all of them fetched beforehand.
  *
  * ---- Left out

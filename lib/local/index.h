@@ -183,11 +183,11 @@ static inline unsigned near__match_rest(unsigned match)
     return match & (match - 1) & NEAR_MATCH_FIRST;
 }
 
-/* The word of the first slot that matches; 0: none does.  Of tag the lower 16 bits count. */
-static inline __attribute__((always_inline)) uint64_t near__bucket_look(const struct near__bucket *bucket, uint64_t tag)
+/* The word of the first slot that matches; 0: none does.  Of tag the lower 16 bits count.  has_lines: near__has_wide_lines. */
+static inline __attribute__((always_inline)) uint64_t near__bucket_look(const struct near__bucket *bucket, uint64_t tag, int has_lines)
 {
 #ifdef NEAR_WIDE_LINES
-    if (__builtin_expect(near__has_wide_lines, 1)) {
+    if (has_lines) {
         size_t match;
         /* The line as 32 words of 16 bits, a bit for each.  What is said of the assembler above goes for this, too: a tag is in
          * one of them. */
@@ -202,6 +202,7 @@ static inline __attribute__((always_inline)) uint64_t near__bucket_look(const st
                    : 0;
     }
 #endif
+    (void)has_lines;
     unsigned match = near__bucket_match(bucket, tag);
     return __builtin_expect(match, 1) ? near__step_look(near__match_slot(bucket, match)) : 0;
 }
@@ -257,39 +258,39 @@ static inline __attribute__((always_inline)) struct near__entry *near__index_fin
 }
 
 /* The word of the first slot that matches in the places of a key but its home; 0: none does. */
-static inline __attribute__((always_inline)) uint64_t near__places_look(const struct near__bucket *home, uint64_t tag)
+static inline __attribute__((always_inline)) uint64_t near__places_look(const struct near__bucket *home, uint64_t tag, int has_lines)
 {
     uint64_t word = 0;
     for (unsigned i = 1; i < NEAR_PLACES && !word; i++)
-        word = near__bucket_look(near__bucket_place(home, i), tag);
+        word = near__bucket_look(near__bucket_place(home, i), tag, has_lines);
     return word;
 }
 
 /* In place 1, where most are that are not at home.  The hash is computed once more, behind the compiler's back: were it kept for this, every
  * hit at home would have less registers, and an instruction or more to save others. */
 static inline __attribute__((always_inline)) uint64_t near__neighbour_look(const struct near__index *index, const void *key,
-                                                                           size_t key_size)
+                                                                           size_t key_size, int has_lines)
 {
     __asm__ volatile("" : "+r"(key));
     uint64_t hash = near__hash_short(key, key_size, &index->secrets);
-    return near__bucket_look(near__bucket_place(near__span_bucket(&near__index_tables(index)->span[0], hash), 1), hash);
+    return near__bucket_look(near__bucket_place(near__span_bucket(&near__index_tables(index)->span[0], hash), 1), hash, has_lines);
 }
 
 /* For short keys: the visible entry with the first word of the tag, where it nearly always is in the table that is scanned
  * first.  The key is the caller's to compare.  NULL: near__index_find knows. */
 static inline __attribute__((always_inline)) struct near__entry *near__index_guess(const struct near__index *index, uint64_t hash,
-                                                                                  const void *key, size_t key_size)
+                                                                                  const void *key, size_t key_size, int has_lines)
 {
     const struct near__bucket *bucket = near__span_bucket(&near__index_tables(index)->span[0], hash);
-    uint64_t word = near__bucket_look(bucket, hash); /* 0 is nobody's tag: at most empty slots match */
+    uint64_t word = near__bucket_look(bucket, hash, has_lines); /* 0 is nobody's tag: at most empty slots match */
     if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0)) {
-        word = near__neighbour_look(index, key, key_size);
+        word = near__neighbour_look(index, key, key_size, has_lines);
         if (!(word & NEAR_WORD_VISIBLE))
             return NULL;
     }
-    /* An entry that may be read, with or without the tag: the key tells. */
+    /* An entry that may be read, with or without the tag: the key tells.  Not prefetched: whoever copies its value loads from its second line
+     * at once, without waiting for the first (measured: an instruction of prefetching is four cycles of a hit in the first-level cache). */
     struct near__entry *entry = near__word_entry(word);
-    near__entry_prefetch(entry);
     if (!entry)
         __builtin_unreachable(); /* no visible word has none */
     return entry;

@@ -262,7 +262,7 @@ static struct near__ticket ticket_of(struct near__local *local, uint64_t hash)
     return (struct near__ticket){
         .floor = near__step_load(&stripe->floor),
         /* seq_cst: one order with near__local_raise_watermark, as the floor */
-        .watermark = atomic_load_explicit(&local->gate.watermark, memory_order_seq_cst),
+        .watermark = near__tier_watermark(local),
         .generation = near__index_generation(&local->index, stripe),
         .hash = hash,
         .stripe = (uint32_t)(stripe - local->index.stripes)};
@@ -295,7 +295,7 @@ static int64_t value_limit(const struct near__local *local)
 
 static inline __attribute__((always_inline)) void copy(void *to, const void *from, size_t size)
 {
-    if (size && !near__copy(to, from, size, 1))
+    if (size && !near__copy(to, from, size, near__wide_lines()))
         memcpy(to, from, size);
 }
 
@@ -480,7 +480,7 @@ static int is_outrun(struct near__local *local, const struct offer *offer)
     /* Only saves work: what passes here is decided by the index, and what is below the watermark would not be served. */
     return (near__step_load(&near__index_stripe(&local->index, offer->hash)->floor) > offer->position &&
             !NEAR_MUTANT(FLOOR_UNCHECKED)) ||
-           atomic_load_explicit(&local->gate.watermark, memory_order_relaxed) > offer->position;
+           near__tier_watermark(local) > offer->position;
 }
 
 static int invalidate(struct near__local *local, uint64_t hash, const void *key, size_t key_size, uint64_t position,
@@ -645,7 +645,7 @@ int near__local_invalidate(struct near__local *local, const void *key, size_t ke
 
 void near__local_raise_watermark(struct near__local *local, uint64_t position)
 {
-    near__step_raise(&local->gate.watermark, position);
+    near__tier_raise_watermark(local, position);
     near__local_forsake(local);
 }
 

@@ -33,7 +33,7 @@ struct near__reader; /* one thread's pins, counters and sampling state in one ti
  * Order on a hit (R47): proved_ns or fresh_ticks, then the entry, then watermark, then the clock. */
 struct near__gate {
     _Alignas(64) _Atomic(int64_t) proved_ns;
-    _Atomic(uint64_t) watermark; /* position */
+    _Atomic(uint64_t) watermark; /* a position, as heads of entries have it: see tier.h */
     _Atomic(int64_t) bound_ns;   /* the cache's bound */
     /* What follows from proved_ns and bound_ns, so that a hit is cheap: until when, in ticks of the processor's counter, reads
      * with the cache's bound may be served without a look at the kernel's clock; and a time, in milliseconds since the

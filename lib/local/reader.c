@@ -41,7 +41,7 @@ static struct {
 int near__has_wide_moves, near__has_wide_lines; /* under threads.mutex, by the first reader; whoever looks at them has a reader */
 #endif
 __thread struct near__reader_known near__readers_known[NEAR_READERS_KNOWN];
-__thread struct near__reader_last near__reader_last = {NOBODY, NULL};
+__thread struct near__reader_last near__reader_last = {NOBODY, NULL, NOBODY};
 static __thread struct near__reader *mine; /* under threads.mutex */
 
 /* ---------------------------------------------------------------- the thread's list */
@@ -74,7 +74,7 @@ static void drop_pins(struct near__reader *reader)
 static void forget_all(void)
 {
     memset(near__readers_known, 0, sizeof(near__readers_known));
-    near__reader_last = (struct near__reader_last){NOBODY, NULL};
+    near__reader_last = (struct near__reader_last){NOBODY, NULL, NOBODY};
 }
 
 /* At the exit of a thread.  Other destructors may still use a cache after this one: then it all begins again. */

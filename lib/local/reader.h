@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include "local/arena.h"
+#include "local/brief.h"
 #include "local/candidates.h"
 #include "local/entry.h"
 #include "local/index.h"
@@ -106,11 +107,12 @@ static inline int near__reader_known(uint64_t serial, struct near__reader **ret)
 struct near__reader_last {
     const void *name; /* never NULL */
     struct near__reader *reader;
+    const void *name_with_lines; /* the same where the processor has wide lines, otherwise nobody's: one question for both */
 };
 extern __thread struct near__reader_last near__reader_last;
 static inline void near__reader_remember(const void *name, struct near__reader *reader)
 {
-    near__reader_last = (struct near__reader_last){name, reader};
+    near__reader_last = (struct near__reader_last){name, reader, near__wide_lines() ? name : reader};
 }
 
 /* Frees the readers of a tier that is being closed. */
@@ -154,8 +156,7 @@ static inline uint64_t near__reader_counted(const struct near__reader *reader, e
 /* The next hit goes the long way. */
 static inline int near__reader_is_due(const struct near__reader *reader)
 {
-    /* relaxed: our own */
-    return atomic_load_explicit(&reader->count[NEAR_COUNT_HITS], memory_order_relaxed) % NEAR_TIMED_OF == 0;
+    return near__brief_divides(&reader->count[NEAR_COUNT_HITS], NEAR_TIMED_OF);
 }
 /* The hit just counted was one of those. */
 static inline int near__reader_was_due(const struct near__reader *reader)

@@ -22,7 +22,7 @@ static const unsigned oldest_of[] = {0, 7, 31, 127, 511, UINT16_MAX};
 
 void near__local_suspect(struct near__local *local, uint64_t position)
 {
-    near__step_raise(&local->gate.watermark, position);
+    near__tier_raise_watermark(local, position);
     if (NEAR_MUTANT(SUSPECTS_FORSAKEN))
         near__local_forsake(local);
 }
@@ -30,7 +30,7 @@ void near__local_suspect(struct near__local *local, uint64_t position)
 /* The watermark first: nothing is dead that may still be served. */
 void near__local_forsake(struct near__local *local)
 {
-    near__step_raise(&local->forsaken, near__step_load(&local->gate.watermark));
+    near__step_raise(&local->forsaken, near__tier_watermark(local));
     near__keeper_wake(local); /* what is below will never be served again */
 }
 
@@ -63,7 +63,7 @@ size_t near__local_suspects(struct near__local *local, struct near__suspects *wa
                             void *arg)
 {
     struct visit v = {.walk = walk, .moment = near__tier_moment(local), .fn = fn, .arg = arg};
-    v.watermark = near__step_load(&local->gate.watermark);
+    v.watermark = near__tier_watermark(local);
     for (unsigned steps = 0; steps < STEPS_MAX && v.found < enough && !walk->over; steps++) {
         walk->at = near__tier_walk(local, walk->at, STEP_BUCKETS, visit, &v);
         if (walk->at)

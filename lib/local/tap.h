@@ -17,8 +17,8 @@ void near__tap_read(const struct near__local *local, struct near__reader *reader
 /* The whole cost when nothing learns from this key: one comparison. */
 static inline int near__tap_wants(const struct near__local *local, uint64_t hash)
 {
-    /* relaxed: either threshold is good for a key that lies between them */
-    return hash < atomic_load_explicit(&local->tap_below, memory_order_relaxed);
+    /* either threshold is good for a key that lies between them */
+    return near__brief_is_below(hash, &local->tap_below);
 }
 
 #endif

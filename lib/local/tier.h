@@ -135,6 +135,18 @@ struct near__local {
     void *memory;
 };
 
+/* ---------------------------------------------------------------- the watermark
+ *
+ * The gate has it above NEAR_HEAD_SHIFT bits that are 0, so that a hit compares a whole head with it. */
+static inline void near__tier_raise_watermark(struct near__local *local, uint64_t position)
+{
+    near__step_raise(&local->gate.watermark, (position < NEAR_POSITION_MAX ? position : NEAR_POSITION_MAX) << NEAR_HEAD_SHIFT);
+}
+static inline uint64_t near__tier_watermark(struct near__local *local)
+{
+    return near__step_load(&local->gate.watermark) >> NEAR_HEAD_SHIFT;
+}
+
 /* ---------------------------------------------------------------- time */
 
 static inline int64_t near__tier_ms(const struct near__local *local, int64_t ns)

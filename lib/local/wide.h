@@ -25,4 +25,14 @@ extern __attribute__((visibility("hidden"))) int near__has_wide_lines;
 #endif
 #endif
 
+/* near__has_wide_lines, where there may be such. */
+static inline int near__wide_lines(void)
+{
+#ifdef NEAR_WIDE_LINES
+    return near__has_wide_lines;
+#else
+    return 0;
+#endif
+}
+
 #endif

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "local/reader.h"
 #include "local/wide.h"
 #include "nearcache.h"
 #include "support/allocfail.h"
@@ -690,16 +691,20 @@ static void test_hits_are_the_same_on_every_processor(void **state)
     for (size_t i = 0; i < sizeof(value); i++)
         value[i] = (unsigned char)(i * 131 >> 3);
     assert_int_equal(near_open("local:?local_bytes=64m", NULL, &c, NULL), NEAR_OK);
-    assert_int_equal(near_set(c, "first", 5, "v", 1, NULL, NULL), NEAR_OK); /* a reader: it is known now */
+    assert_int_equal(near_set(c, "first", 5, "v", 1, NULL, NULL), NEAR_OK); /* a reader: it is known now, */
+    expect(c, "first", "v");                                               /* and remembered as the last */
+    assert_ptr_equal(near__reader_last.name, c);
     has_lines = near__has_wide_lines, has_moves = near__has_wide_moves;
     for (int lines = 0; lines <= has_lines; lines++)
         for (int moves = lines; moves <= has_moves; moves++) {
             near__has_wide_lines = lines;
             near__has_wide_moves = moves;
+            near__reader_remember(c, near__reader_last.reader);
             read_all_sizes(c, value);
         }
     near__has_wide_lines = has_lines;
     near__has_wide_moves = has_moves;
+    near__reader_remember(c, near__reader_last.reader);
     assert_int_equal(near_close(c), NEAR_OK);
 }
 #endif

@@ -207,7 +207,7 @@ static void test_an_entry_without_an_expiry_is_ordinary(void **state)
 static const unsigned char *get_plain(struct fixture *f, const char *key, size_t *ret_size)
 {
     near__rcu_enter();
-    const struct near__entry *e = near__hit_plain(f->local, key, strlen(key), 1, NEAR_ENTRY_VALUE_MAX, ret_size);
+    const struct near__entry *e = near__hit_plain(f->local, key, strlen(key), near__wide_lines(), NEAR_ENTRY_VALUE_MAX, ret_size);
     near__rcu_leave();
     return e ? near__entry_value(e) : NULL;
 }

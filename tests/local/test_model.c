@@ -130,7 +130,7 @@ static void do_rare(void)
     case 1:
         run.watermark = run.position - below(50);
         near__local_raise_watermark(run.f.local, run.watermark);
-        run.watermark = atomic_load(&run.f.gate->watermark);
+        run.watermark = atomic_load(&run.f.gate->watermark) >> NEAR_HEAD_SHIFT;
         break;
     case 2: near__local_resize(run.f.local, (uint64_t)(1 + below(8)) << 20, below(2) ? 0 : 20 + below(KEYS)); break;
     case 3: near__clock_advance(&run.f.now_ns, (int64_t)below(500) * NEAR_NS_PER_MS); break;

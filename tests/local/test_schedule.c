@@ -438,7 +438,7 @@ static void do_evict(unsigned unused)
 static struct near__entry *find(unsigned key)
 {
     const char *text = key_text[key];
-    struct near__entry *e = below(2) ? near__index_guess(&w.index, key_hash[key], text, strlen(text)) : NULL;
+    struct near__entry *e = below(2) ? near__index_guess(&w.index, key_hash[key], text, strlen(text), 0) : NULL;
     return e && near__entry_is(e, text, strlen(text)) ? e : near__index_find(&w.index, key_hash[key], text, strlen(text));
 }
 

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "local/reader.h"
 #include "nearcache.h"
 #include "promises/hit_trace.h"
 
@@ -89,6 +90,9 @@ static void open_filled(void)
 
 /* ---------------------------------------------------------------- what a hit executes */
 
+/* In a row; one that is timed is among them: see prepare. */
+#define HITS 256
+#define HITS_BEFORE (NEAR_TIMED_OF - HITS / 2)
 /* Values of 100 bytes under a key of 16, as the benchmark has them. */
 static void prepare(void *arg)
 {
@@ -101,7 +105,8 @@ static void prepare(void *arg)
     if (near_open("local:", &options, &w->cache, NULL) != NEAR_OK)
         _exit(1);
     near_set(w->cache, "0123456789abcdef", 16, value, sizeof(value), NULL, NULL);
-    for (int i = 0; i < 130; i++) { /* the thread's first call makes its reader, lazy symbols are bound */
+    near_set(w->cache, "0123456789abcdefghij", 20, value, sizeof(value), NULL, NULL);
+    for (int i = 0; i < HITS_BEFORE; i++) { /* the thread's first call makes its reader, lazy symbols are bound */
         near_get(w->cache, "0123456789abcdef", 16, NULL, &w->got);
         near_release(&w->got);
     }
@@ -116,8 +121,6 @@ static void one_hit(void *arg)
         abort();
 }
 
-/* As many in a row that one that is timed is among them. */
-#define HITS 256
 static void hits_in_a_row(void *arg)
 {
     for (int i = 0; i < HITS; i++)
@@ -136,10 +139,37 @@ static void copies_in_a_row(void *arg)
     }
 }
 
+/* The middle way: a key of another size, and one that is nowhere, whose miss ends here. */
+static void long_keys_in_a_row(void *arg)
+{
+    struct world *w = arg;
+    for (int i = 0; i < HITS; i++) {
+        char value[100];
+        size_t size;
+        w->status = near_get_copy(w->cache, "0123456789abcdefghij", 20, NULL, value, sizeof(value), &size);
+        if (w->status != NEAR_OK)
+            abort();
+    }
+}
+
+static void misses_in_a_row(void *arg)
+{
+    struct world *w = arg;
+    for (int i = 0; i < HITS; i++) {
+        char value[100];
+        size_t size;
+        w->status = near_get_copy(w->cache, "0123456789abcdeX", 16, NULL, value, sizeof(value), &size);
+        if (w->status != NEAR_MISS)
+            abort();
+    }
+}
+
 /* Most instructions of one hit, in the mean over HITS.  What is measured here (gcc 12, -O2, x86-64) and a twentieth more; the
  * library's own objects are linked statically, so nothing goes through the PLT. */
-#define GET_AND_RELEASE_MAX 207
-#define GET_COPY_MAX 174
+#define GET_AND_RELEASE_MAX 180
+#define GET_COPY_MAX 150
+#define LONG_KEY_MAX 390
+#define MISS_MAX 480
 
 static void is_lock_free_and_short(const char *what, void (*hits)(void *), uint64_t most)
 {
@@ -176,6 +206,15 @@ static void test_A_copied_hit_executes_no_locked_instruction_and_no_system_call(
     if (INSTRUMENTED)
         skip();
     is_lock_free_and_short("near_get_copy of 100 bytes", copies_in_a_row, GET_COPY_MAX);
+}
+
+static void test_A_long_keys_and_misses_take_the_middle_way(void **state)
+{
+    (void)state;
+    if (INSTRUMENTED)
+        skip();
+    is_lock_free_and_short("near_get_copy with a key of 20 bytes", long_keys_in_a_row, LONG_KEY_MAX);
+    is_lock_free_and_short("near_get_copy, a miss", misses_in_a_row, MISS_MAX);
 }
 
 /* As many entries as the test says, and HITS of their keys, drawn evenly. */
@@ -472,6 +511,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_A_hit_executes_no_locked_instruction_and_no_system_call),
         cmocka_unit_test(test_A_copied_hit_executes_no_locked_instruction_and_no_system_call),
+        cmocka_unit_test(test_A_long_keys_and_misses_take_the_middle_way),
         cmocka_unit_test(test_A_a_hit_takes_as_many_instructions_among_many_entries),
         cmocka_unit_test(test_A_so_does_a_hit_that_is_learnt_from),
         cmocka_unit_test(test_A_the_tracer_sees_locked_instructions),
