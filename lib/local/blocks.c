@@ -326,7 +326,7 @@ static int evict_a_slab(struct near__local *local)
     struct near__moment moment = near__tier_moment(local);
     int64_t entries = load(&local->budget.entries), bytes = near__budget_live(local);
     int64_t victims = bytes > 0 && entries > 0 ? entries * (int64_t)NEAR_SLAB_SIZE / bytes + 1 : 1, evicted = 0;
-    while (evicted < victims && near__evict_one(local, &local->keeper.sampler, &moment))
+    while (evicted < victims && near__evict_one(local, &local->keeper.hands, &moment))
         evicted++;
     near__reclaim(local, 1);
     return evicted > 0;

@@ -391,7 +391,7 @@ static int make_room(struct near__local *local, struct near__reader *reader, int
             return 0;
         if (reader->share.pauses && victims % PAUSE == 0)
             near__rcu_pause();
-        int evicted = near__evict_inside(local, &reader->sampler, &moment);
+        int evicted = near__evict_inside(local, &reader->hands, &moment);
         if (has_room(local, &reader->share, bytes))
             return 1;
         if (!evicted)

@@ -2,61 +2,67 @@
  *
  * Eviction: which entry makes room.  How many have to is in budget.c.
  *
- * Every eviction looks at a sample: a run of neighbouring buckets at a random place, until SAMPLE entries have been seen.
- * Neighbours are one DRAM page and their keys have nothing to do with each other.  The best of it join a pool of the calling
- * thread's own, and the best of the pool goes (Redis's pool, made safe for threads): what was seen by the last dozen evictions
- * helps this one, so a small sample does the work of a large one.
+ * A working-set clock (Carr and Hennessy, WSClock, SOSP 1981).  Each thread has a hand that goes over the tables, bucket after bucket, in
+ * stretches that nobody else goes over in that round (hand.h).  The first entry that it meets whose last use is at least as long ago as the
+ * hand's threshold goes, and the next eviction begins at the slot after it.  The threshold is kept where one entry in ONE_IN is old enough.
  *
- * Memory is far away, so a sample is made ready in three steps, each by another eviction: its place is drawn and the buckets
- * are fetched; the slots in use are noted and the entries in them fetched; the entries that are then in those slots are looked at.
+ *      ages    3   40   12   97   5 | 61   8   88   20 | …        threshold 80
+ *              ------------> goes   ------------> goes
+ *              eviction 1           eviction 2
  *
- * A candidate is a slot and the word that was in it.  It is looked at anew before it goes: if the slot holds another word it is gone, and
- * if it was used in the meantime it is young and leaves the pool (candidates.h).  Slots and buckets belong to a view of the tables, and
- * entries are followed only when a slot holds their word inside the present section, so nothing that was freed is touched.
+ * Why that is as good as the order of last use: what goes is older than the threshold, and what is older goes when the hand comes to it,
+ * after a round at the latest, which is one eviction for each ONE_IN entries.  So an entry lives unread as long as the threshold says, and up to a
+ * ONE_IN-th of a turnover longer, by where it happens to be.  No list, no pool of candidates, no drawing of places; memory is read in
+ * the order in which it lies.  A round needs no end: what is filled in behind the hand is young.
  *
- * A look is the dearest part of a fill, so it is short: which slots are in use is one question for a bucket, asked when they are noted.
- * Under LRU, where nothing that was noted can have ended (no expiry, no idle limit, the present era), the stamps are read in a row and
- * compared with the youngest candidate's all at once; most of the sample is done with then.  Otherwise entries are looked at one by one:
- * what may speak against one is two comparisons with numbers that stay in registers.
+ * Memory is far away, so as a hand comes to a bucket it fetches the entries of the one after the next, and the line two further on.  An
+ * eviction goes on by one bucket as a rule, so an eviction or two lie between fetching and looking.
  *
- * A table of at most WHOLE buckets is looked at as a whole, and again only when the pool has run dry: its order is exact, and
- * a look serves up to NEAR_CANDIDATES evictions.
+ * Slots and buckets belong to a view of the tables, and entries are followed only when a slot holds their word inside the present section, so
+ * nothing that was freed is touched.  A view that is new places the hands anew.  While there are two tables, both are gone over.
  *
- * Under NEAR_RULE_S3FIFO there are two pools, one a queue, and a candidate that has earned another turn gets it instead
- * of going (queues.c).  The random rules need no pool.  Under the volatile ones entries without a time to live are passed over, and
- * when there are no others nothing goes: then the fill is refused, as Redis refuses it.  The keeper alone, when a limit was
- * lowered, goes on without them.
+ * Dead entries go wherever a hand meets them, old enough or not.  They count for the steering, so while more than one in ONE_IN is dead the
+ * threshold rises until no other goes.  Where entries may have expired, more are looked at for that (ONE_IN_WIDE).
  *
- * Work for one eviction: at most ATTEMPTS samples of RUN buckets, TURNS turns; for one fill: the victims of budget.c. */
+ * When nobody is old enough among LIMIT times as many as there should be, the oldest of them goes: a threshold is too high after a
+ * change of the load, and comes down by that.  Of WHOLE entries all are looked at each time, so the order of a tier so small is exact, but
+ * for ties of a tick.
+ *
+ * Under NEAR_RULE_S3FIFO there are two hands, one a queue, with rounds and thresholds of their own, and ages are those in the queue.  Who is
+ * old enough and has earned another turn gets it instead of going (queues.c).  Under the random rules an age is a number made of address and tick.
+ * Under the volatile ones entries without a time to live are passed over, and when there are no others nothing goes: then the fill is refused, as
+ * Redis refuses it.  The keeper alone, when a limit was lowered, goes on without them.
+ *
+ * Work for one eviction: at most ATTEMPTS + TURNS searches, each of LIMIT times as many entries, the rest of a bucket, and RUN buckets; for one
+ * fill: the victims of budget.c. */
+#include <limits.h>
+
 #include "local/rcu.h"
 #include "local/tier.h"
 
-#include "base/random.h"
+/* One entry in so many is old enough.  Over the traces of docs/policies.md the mean of all rows is 53.867, 53.866 and 53.880 with three seeds (exact
+ * LRU 53.844), at worst 0.17 points below; with eight 53.864 to 53.879 and 0.12, with four 53.861 to 53.871 and 0.26. */
+#define ONE_IN 6
+/* Where entries may have expired; and in the small queue, which has an eighth of the entries that are looked at: there twelve, 16 and 24 are
+ * the same to a fiftieth of a point.  More in the main queue cost s3fifo half a point where popularity drifts (tests/local/test_evict.c). */
+#define ONE_IN_WIDE 16
+#define LIMIT 4    /* times as many are looked at, if need be: an entry in fifty goes for being the oldest of them */
+#define WHOLE 64   /* entries */
+#define RUN 256    /* buckets looked at, when the index is sparse: few large values, 16 KiB read in stretches */
+#define ATTEMPTS 8 /* searches that show nobody, when others take the victim or half of two tables is empty */
+#define TURNS 32   /* given on behalf of one eviction */
 
-/* Entries looked at for one eviction, and the rest of the bucket in which that many are reached.  Over the traces of docs/policies.md that is
- * as good as exact LRU on average (53.849 to 53.865 with three seeds, exact LRU 53.844), and at worst 0.28 points below; exactly 8 are
- * not (53.839 to 53.842), exactly 11 are (53.851 to 53.853), but are no fewer.  Of the small queue, an eighth of what is seen, that
- * shows too little: 16 are worth half a point there.  So they are where entries may have expired, which go first. */
-#define SAMPLE 8
-#define SAMPLE_WIDE 16
-#define WHOLE 64   /* buckets */
-#define RUN 256    /* buckets looked at, when the index is sparse: few large values, 16 KiB read in a row */
-#define RUN_AHEAD 8 /* likewise, noted at a time: the rest is left to the eviction that needs it */
-#define AHEAD 3    /* buckets of the sample after the next that are fetched early: SAMPLE entries at 3 to 6 a bucket */
-#define ATTEMPTS 8 /* samples, when others take the victim or half of two tables is empty */
-_Static_assert(SAMPLE_WIDE - 1 + NEAR_BUCKET_SLOTS <= NEAR_SAMPLE_SLOTS && NEAR_SAMPLE_SLOTS <= NEAR_STAMPS, "a sample fits");
-#define TURNS 32   /* given to candidates on behalf of one eviction */
-
-/* ---------------------------------------------------------------- the pool */
+/* ---------------------------------------------------------------- a hunt */
 
 enum queue { SMALL, MAIN }; /* without queues everything is SMALL */
 
 /* One search for a victim. */
 struct hunt {
     struct near__local *local;
-    struct near__sampler *sampler;
+    const struct near__tables *tables;
+    struct near__hands *hands;
     const struct near__moment *moment;
-    uint16_t base; /* ages are compared by: candidates.h */
+    uint16_t base; /* ages are counted from here */
 };
 
 static int has_queues(const struct hunt *hunt)
@@ -64,76 +70,9 @@ static int has_queues(const struct hunt *hunt)
     return hunt->moment->rule == NEAR_RULE_S3FIFO;
 }
 
-static int has_pool(const struct hunt *hunt)
+static int is_by_chance(const struct hunt *hunt)
 {
-    return hunt->moment->rule != NEAR_RULE_RANDOM && hunt->moment->rule != NEAR_RULE_VOLATILE_RANDOM;
-}
-
-/* What a candidate of that entry is: its queue is returned. */
-static inline __attribute__((always_inline)) enum queue describe(int queues, const struct near__entry *entry, uint16_t *ret_stamp)
-{
-    uint32_t word = queues ? near__queue_of(entry) : 0;
-    *ret_stamp = queues ? near__queue_stamp(word) : near__entry_stamp(entry);
-    return word & NEAR_QUEUE_MAIN ? MAIN : SMALL;
-}
-
-/* It passes the bar; the new one is returned. */
-static __attribute__((noinline)) int take_in(struct near__candidates *pool, _Atomic(uint64_t) *slot, uint64_t word, uint16_t stamp,
-                                             uint16_t base)
-{
-    near__candidates_add(pool, slot, word, stamp, base);
-    return near__candidates_bar(pool, base);
-}
-
-static void forget(struct near__sampler *sampler)
-{
-    near__candidates_clear(&sampler->pool[SMALL]);
-    near__candidates_clear(&sampler->pool[MAIN]);
-    sampler->sample.count = 0;
-}
-
-/* Candidates of another view or rule say nothing, and slots of another view may be gone. */
-static void begin(const struct hunt *hunt, const struct near__tables *tables)
-{
-    struct near__sampler *sampler = hunt->sampler;
-    if (sampler->view != tables->serial || sampler->rule != hunt->moment->rule)
-        forget(sampler);
-    sampler->view = tables->serial;
-    sampler->rule = hunt->moment->rule;
-}
-
-/* ---------------------------------------------------------------- victims */
-
-/* The first slot of a set of bits. */
-static inline _Atomic(uint64_t) *slot_at(struct near__bucket *bucket, size_t slots)
-{
-    return &bucket->slot[near__lowest(slots)];
-}
-
-static int evict(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word)
-{
-    const struct near__entry *entry = near__word_entry(word);
-    enum near__why why = near__entry_is_expired(entry, hunt->moment) ? NEAR_WHY_EXPIRED : NEAR_WHY_EVICTED;
-    return near__index_unlink(&hunt->local->index, slot, word, why);
-}
-
-/* The entries of the next buckets, until there are enough: they are being fetched; *run buckets are left. */
-static void gather(struct near__sample *sample, const struct near__span *span, uint64_t *ret_b, uint64_t *ret_run, unsigned enough)
-{
-    uint64_t b = *ret_b, run = *ret_run, last = run > RUN_AHEAD ? run - RUN_AHEAD : 0;
-    unsigned count = 0;
-    for (; run > last && count < enough; run--) {
-        struct near__bucket *bucket = &span->bucket[b];
-        for (size_t visible = near__bucket_visible(bucket); visible; visible &= visible - 1) {
-            _Atomic(uint64_t) *slot = slot_at(bucket, visible);
-            sample->slot[count++] = slot;
-            near__stamps_prefetch(atomic_load_explicit(slot, memory_order_relaxed)); /* relaxed: only an address */
-        }
-        b = b + 1 < span->count ? b + 1 : 0;
-    }
-    sample->count = count;
-    *ret_b = b;
-    *ret_run = run;
+    return hunt->moment->rule == NEAR_RULE_RANDOM || hunt->moment->rule == NEAR_RULE_VOLATILE_RANDOM;
 }
 
 static int may_expire(const struct near__local *local)
@@ -141,33 +80,89 @@ static int may_expire(const struct near__local *local)
     return atomic_load_explicit(&local->perishable, memory_order_relaxed) != 0; /* relaxed: only which of two good victims goes */
 }
 
-static unsigned sample_size(const struct hunt *hunt)
+static unsigned one_in(const struct hunt *hunt, enum queue queue)
 {
-    return has_queues(hunt) || may_expire(hunt->local) ? SAMPLE_WIDE : SAMPLE;
+    return (has_queues(hunt) && queue == SMALL) || may_expire(hunt->local) ? ONE_IN_WIDE : ONE_IN;
 }
 
-static uint64_t place_of(uint64_t random, const struct near__span *span)
+/* ---------------------------------------------------------------- hands */
+
+/* The stretch after this one. */
+static void claim(const struct hunt *hunt, struct near__hand *hand)
 {
-    return ((random >> 32) * span->count) >> 32;
+    /* relaxed: only that nobody else has got the number */
+    uint64_t claim = atomic_fetch_add_explicit(&hunt->local->claims[hand - hunt->hands->hand], 1, memory_order_relaxed);
+    hand->next = near__course_claim(&hunt->hands->course, hunt->tables, claim, &hand->next_end);
 }
 
-/* Where the next sample begins.  The place of the one after it is drawn as well, and its buckets fetched: they come while the caller does
- * something else. */
-static inline __attribute__((always_inline)) uint64_t begin_sample(struct near__sampler *sampler, const struct near__span *span)
+static void step_over(const struct hunt *hunt, struct near__hand *hand)
 {
-    uint64_t b = place_of(sampler->ahead, span);
-    sampler->ahead = near__random_next(&sampler->random);
-    const struct near__bucket *next = &span->bucket[place_of(sampler->ahead, span)], *end = span->bucket + span->count;
-    for (unsigned i = 0; i < AHEAD && next + i < end; i++)
-        __builtin_prefetch(next + i);
-    return b;
+    hand->bucket = hand->next;
+    hand->end = hand->next_end;
+    claim(hunt, hand);
 }
 
-/* One look. */
-struct sight {
-    uint32_t seen;                 /* live entries that may go */
-    struct near__candidate chosen; /* without a pool: one of them */
-};
+/* Of an entry the line with the stamp: its head is there, too, but in one of sixteen.  All slots are taken for words, empty ones as well: nothing is
+ * there to be fetched, and nothing happens. */
+static inline __attribute__((always_inline)) void fetch_ahead(const struct near__hand *hand)
+{
+    __builtin_prefetch(near__hand_ahead(hand, NEAR_HAND_LINE));
+    const struct near__bucket *bucket = near__hand_ahead(hand, NEAR_HAND_ENTRIES);
+#pragma GCC unroll 8
+    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) /* relaxed: only an address */
+        __builtin_prefetch((const char *)near__word_entry(atomic_load_explicit(&bucket->slot[i], memory_order_relaxed)) +
+                           offsetof(struct near__entry, access));
+}
+
+/* To the next bucket. */
+static inline __attribute__((always_inline)) void advance(const struct hunt *hunt, struct near__hand *hand)
+{
+    if (__builtin_expect(++hand->bucket == hand->end, 0))
+        step_over(hunt, hand);
+    fetch_ahead(hand);
+    hand->slots = near__bucket_visible(hand->bucket);
+}
+
+/* At the beginning of a stretch. */
+static void place(const struct hunt *hunt, struct near__hand *hand)
+{
+    claim(hunt, hand);
+    step_over(hunt, hand);
+    hand->slots = near__bucket_visible(hand->bucket);
+}
+
+/* A threshold to begin with: as old as the oldest may be, since one that is too high comes down soon. */
+static uint32_t first_threshold(const struct hunt *hunt)
+{
+    if (is_by_chance(hunt))
+        return NEAR_THRESHOLD_MAX;
+    uint16_t turnover = hunt->moment->turnover;
+    return (uint32_t)(turnover > 1 ? turnover : NEAR_TICKS) << NEAR_THRESHOLD_SHIFT;
+}
+
+/* Places of another view may be gone, and thresholds of another rule say nothing. */
+static void begin(const struct hunt *hunt)
+{
+    struct near__hands *hands = hunt->hands;
+    int is_new = hands->rule != hunt->moment->rule || !hands->view;
+    hands->course = near__course_of(hunt->tables);
+    for (enum queue queue = SMALL; queue <= MAIN; queue++) {
+        place(hunt, &hands->hand[queue]);
+        if (is_new)
+            hands->hand[queue].threshold = first_threshold(hunt);
+    }
+    hands->view = hunt->tables->serial;
+    hands->rule = hunt->moment->rule;
+}
+
+/* ---------------------------------------------------------------- looking */
+
+static int evict(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word)
+{
+    const struct near__entry *entry = near__word_entry(word);
+    enum near__why why = near__entry_is_expired(entry, hunt->moment) ? NEAR_WHY_EXPIRED : NEAR_WHY_EVICTED;
+    return near__index_unlink(&hunt->local->index, slot, word, why);
+}
 
 enum look { STAYS, MAY_GO, HAS_GONE };
 
@@ -191,142 +186,104 @@ static inline __attribute__((always_inline)) int is_plainly_alive(const struct n
     return head >= plain;
 }
 
-enum pools { NO_POOL, ONE_POOL, TWO_POOLS };
+/* What a search has come to, or would if it ended now. */
+struct sight {
+    unsigned looked;         /* entries that were alive and might go, of either queue, and one that was dead */
+    int has_gone;            /* that one has */
+    int oldest;              /* age of the oldest of the hand's queue; -1: there was none */
+    _Atomic(uint64_t) *slot; /* its */
+    uint64_t word;
+};
 
-/* As see; pools is a constant, and what is the same for all entries stays in registers. */
-static inline __attribute__((always_inline)) int see_by(const struct hunt *hunt, const struct near__sample *sample, struct sight *sight,
-                                                        const enum pools pools)
+enum by { USE, QUEUE, CHANCE }; /* what ages are by */
+
+static inline __attribute__((always_inline)) unsigned age_of(const struct hunt *hunt, const struct near__entry *entry, uint32_t queued,
+                                                             uint16_t base, const enum by by)
 {
-    struct near__candidates *pool = hunt->sampler->pool;
+    if (by == CHANCE)
+        return near__entry_rank(entry, hunt->moment);
+    return (uint16_t)(base - (by == QUEUE ? near__queue_stamp(queued) : near__entry_stamp(entry)));
+}
+
+/* Looks until one is as old as bar, `limit` were looked at or `run` buckets.  by is a constant, and what is the same for all entries stays in
+ * registers. */
+static inline __attribute__((always_inline)) struct sight search_by(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
+                                                                    uint64_t run, const enum by by)
+{
     const unsigned era = hunt->moment->era;
+    const uint16_t base = hunt->base;
     const int64_t now_ms = hunt->moment->now_ms;
     const int always = hunt->moment->idle || hunt->moment->rule >= NEAR_RULE_VOLATILE_LRU;
     const int64_t plain = always ? INT64_MAX : (int64_t)(hunt->moment->forsaken << NEAR_HEAD_SHIFT);
-    const uint16_t base = hunt->base;
-    int bar[] = {[SMALL] = near__candidates_bar(&pool[SMALL], base), [MAIN] = near__candidates_bar(&pool[MAIN], base)};
-    uint32_t seen = sight->seen;
-    for (unsigned i = 0; i < sample->count; i++) {
-        _Atomic(uint64_t) *slot = sample->slot[i];
-        uint64_t word = near__step_look(slot);
-        if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0))
-            continue;
-        const struct near__entry *entry = near__word_entry(word);
-        if (__builtin_expect(!is_plainly_alive(entry, era, plain, now_ms), 0)) {
-            enum look look = look_closely(hunt, slot, word);
-            if (look == HAS_GONE)
-                return 1;
-            if (look == STAYS)
+    const unsigned main = hand == &hunt->hands->hand[MAIN] ? NEAR_QUEUE_MAIN : 0;
+    struct sight sight = {.oldest = -1};
+    for (;; advance(hunt, hand)) {
+        struct near__bucket *bucket = hand->bucket;
+        for (size_t slots = hand->slots; slots;) {
+            _Atomic(uint64_t) *slot = &bucket->slot[near__lowest(slots)];
+            slots &= slots - 1;
+            uint64_t word = near__step_look(slot);
+            if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0))
                 continue;
+            const struct near__entry *entry = near__word_entry(word);
+            if (__builtin_expect(!is_plainly_alive(entry, era, plain, now_ms), 0)) {
+                enum look look = look_closely(hunt, slot, word);
+                if (look == STAYS)
+                    continue;
+                if (look == HAS_GONE) {
+                    hand->slots = (unsigned)slots;
+                    sight.has_gone = 1;
+                    sight.looked++;
+                    return sight;
+                }
+            }
+            sight.looked++;
+            uint32_t queued = by == QUEUE ? near__queue_of(entry) : 0;
+            if (by == QUEUE && (queued & NEAR_QUEUE_MAIN) != main)
+                continue;
+            int age = (int)age_of(hunt, entry, queued, base, by);
+            if (__builtin_expect(age <= sight.oldest, 1))
+                continue;
+            sight.oldest = age;
+            sight.slot = slot;
+            sight.word = word;
+            if (age >= bar) {
+                hand->slots = (unsigned)slots;
+                return sight;
+            }
         }
-        seen++;
-        uint16_t stamp;
-        enum queue queue = describe(pools == TWO_POOLS, entry, &stamp);
-        if (pools == NO_POOL && !near__random_below(&hunt->sampler->random, seen)) /* each with the same chance */
-            sight->chosen = (struct near__candidate){.slot = slot, .word = word};
-        if (pools != NO_POOL && (int)near__candidate_age(base, stamp) > bar[queue])
-            bar[queue] = take_in(&pool[queue], slot, word, stamp, base);
+        if (sight.looked >= limit || !--run)
+            break;
     }
-    sight->seen = seen;
-    return 0;
+    hand->slots = 0;
+    return sight;
 }
 
-/* The stamps of all that were noted.  0: one of them has gone meanwhile, or needs a closer look. */
-static inline __attribute__((always_inline)) int read_stamps(const struct near__sample *sample, uint32_t era, uint16_t *stamp)
+static __attribute__((noinline)) struct sight search_queue(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
+                                                           uint64_t run)
 {
-    for (unsigned i = 0; i < sample->count; i++) {
-        uint64_t word = near__step_look(sample->slot[i]);
-        if (!(word & NEAR_WORD_VISIBLE))
-            return 0;
-        const struct near__entry *entry = near__word_entry(word);
-        if (near__entry_is_odd(entry, era))
-            return 0;
-        stamp[i] = near__entry_stamp(entry);
-    }
-    return 1;
+    return search_by(hunt, hand, bar, limit, run, QUEUE);
 }
 
-/* The entry in a slot, as a candidate, though another may have come there since its stamp was read. */
-static void take_in_slot(struct near__candidates *pool, _Atomic(uint64_t) *slot, uint16_t base)
+static __attribute__((noinline)) struct sight search_by_chance(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
+                                                               uint64_t run)
 {
-    uint64_t word = near__step_look(slot);
-    if (!(word & NEAR_WORD_VISIBLE))
-        return;
-    uint16_t stamp = near__entry_stamp(near__word_entry(word));
-    if ((int)near__candidate_age(base, stamp) > near__candidates_bar(pool, base))
-        near__candidates_add(pool, slot, word, stamp, base);
+    return search_by(hunt, hand, bar, limit, run, CHANCE);
 }
 
-/* As see where nothing but stamps tells entries apart, none of which expires.  0: this is not so, and nothing was done. */
-static int see_quickly(const struct hunt *hunt, const struct near__sample *sample, struct sight *sight)
+static inline __attribute__((always_inline)) struct sight search(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
+                                                                 uint64_t run)
 {
-    const struct near__moment *moment = hunt->moment;
-    struct near__candidates *pool = &hunt->sampler->pool[SMALL];
-    _Alignas(16) uint16_t stamp[NEAR_STAMPS] = {0};
-    if (moment->rule != NEAR_RULE_LRU || moment->idle || moment->forsaken || !read_stamps(sample, moment->era, stamp))
-        return 0;
-    int bar = near__candidates_bar(pool, hunt->base);
-    uint32_t all = (UINT32_C(1) << sample->count) - 1;
-    for (uint32_t older = all & (bar < 0 ? all : near__stamps_older(stamp, hunt->base, bar)); older; older &= older - 1)
-        take_in_slot(pool, sample->slot[__builtin_ctz(older)], hunt->base);
-    sight->seen += sample->count;
-    return 1;
+    if (has_queues(hunt))
+        return search_queue(hunt, hand, bar, limit, run);
+    if (is_by_chance(hunt))
+        return search_by_chance(hunt, hand, bar, limit, run);
+    return search_by(hunt, hand, bar, limit, run, USE);
 }
 
-/* Looks at what is in the slots that were noted.  1: something dead was there and has gone. */
-static int see(const struct hunt *hunt, const struct near__sample *sample, struct sight *sight)
-{
-    if (see_quickly(hunt, sample, sight))
-        return 0;
-    if (!has_pool(hunt))
-        return see_by(hunt, sample, sight, NO_POOL);
-    return has_queues(hunt) ? see_by(hunt, sample, sight, TWO_POOLS) : see_by(hunt, sample, sight, ONE_POOL);
-}
+/* ---------------------------------------------------------------- evicting */
 
-static int evict_chosen(const struct hunt *hunt, const struct sight *sight)
-{
-    return sight->chosen.slot && evict(hunt, sight->chosen.slot, sight->chosen.word);
-}
-
-/* A small table.  1: as see. */
-static int look_at_all(const struct hunt *hunt, const struct near__span *span)
-{
-    struct sight sight = {.seen = 0};
-    uint64_t b = begin_sample(hunt->sampler, span), run = span->count;
-    while (run) {
-        struct near__sample sample;
-        gather(&sample, span, &b, &run, SAMPLE_WIDE);
-        if (see(hunt, &sample, &sight)) {
-            forget(hunt->sampler); /* the pool has not seen all */
-            return 1;
-        }
-    }
-    return evict_chosen(hunt, &sight);
-}
-
-/* The sample that was made ready, and more where the index is sparse; then makes the next one ready.  1: as see. */
-static int look_around(const struct hunt *hunt, const struct near__span *span)
-{
-    struct near__sampler *sampler = hunt->sampler;
-    struct sight sight = {.seen = 0};
-    uint32_t size = sample_size(hunt);
-    uint64_t b = begin_sample(sampler, span), run = span->count < RUN ? span->count : RUN;
-    int gone = see(hunt, &sampler->sample, &sight);
-    while (!gone && sight.seen < size && run) {
-        gather(&sampler->sample, span, &b, &run, size);
-        gone = see(hunt, &sampler->sample, &sight);
-    }
-    gone = gone || evict_chosen(hunt, &sight);
-    run = RUN_AHEAD;
-    gather(&sampler->sample, span, &b, &run, size);
-    return gone;
-}
-
-static int look(const struct hunt *hunt, const struct near__span *span)
-{
-    return span->count <= WHOLE ? look_at_all(hunt, span) : look_around(hunt, span);
-}
-
-/* 1: the candidate has earned another turn in the main queue, or somebody else is at it. */
+/* 1: the entry has earned another turn in the main queue, or somebody else is at it. */
 static int has_turn(const struct hunt *hunt, struct near__entry *entry, enum queue queue)
 {
     uint32_t word = near__queue_of(entry);
@@ -340,69 +297,82 @@ static int has_turn(const struct hunt *hunt, struct near__entry *entry, enum que
     return 1;
 }
 
-/* Takes candidates out of one queue's pool until one has gone.  0: none is left. */
-static int take(const struct hunt *hunt, enum queue queue, unsigned *turns)
+/* So few entries that all can be looked at each time. */
+static int is_small(const struct hunt *hunt)
 {
-    struct near__candidate candidate;
-    while (near__candidates_pick(&hunt->sampler->pool[queue], hunt->base, &candidate)) {
-        uint16_t stamp;
-        if (near__step_load(candidate.slot) != candidate.word)
-            continue;
-        struct near__entry *entry = near__word_entry(candidate.word);
-        if (!near__entry_is_dead(entry, hunt->moment)) {
-            if (describe(has_queues(hunt), entry, &stamp) != queue || stamp != candidate.stamp)
-                continue;
-            if (has_queues(hunt) && *turns && has_turn(hunt, entry, queue)) {
-                --*turns;
-                if (queue == SMALL && !near__queue_small_is_due(hunt->local))
-                    return 0;
-                continue;
-            }
-        }
-        if (evict(hunt, candidate.slot, candidate.word))
+    return hunt->tables->spans == 1 && hunt->tables->span[0].count <= NEAR_STRETCH &&
+           atomic_load_explicit(&hunt->local->budget.entries, memory_order_relaxed) <= WHOLE; /* relaxed: either way will do */
+}
+
+static __attribute__((noinline)) struct sight look_at_all(const struct hunt *hunt, enum queue queue)
+{
+    const struct near__span *span = &hunt->tables->span[0];
+    struct near__hand *hand = &hunt->hands->hand[queue];
+    hand->bucket = span->bucket;
+    hand->end = hand->bucket + span->count;
+    hand->slots = near__bucket_visible(hand->bucket);
+    return search(hunt, hand, INT_MAX, UINT_MAX, span->count);
+}
+
+static struct sight look_on(const struct hunt *hunt, enum queue queue)
+{
+    struct near__hand *hand = &hunt->hands->hand[queue];
+    int bar = (int)(hand->threshold >> NEAR_THRESHOLD_SHIFT) + 4 * (int)NEAR_TICKS;
+    unsigned enough = one_in(hunt, queue);
+    struct sight sight = search(hunt, hand, bar, LIMIT * enough, RUN);
+    near__hand_steer(hand, sight.looked, sight.has_gone || sight.oldest >= bar, enough);
+    return sight;
+}
+
+enum outcome { EVICTED, TURNED, NOBODY };
+
+static enum outcome attempt(const struct hunt *hunt, enum queue queue, int may_turn)
+{
+    struct sight sight = is_small(hunt) ? look_at_all(hunt, queue) : look_on(hunt, queue);
+    if (sight.has_gone)
+        return EVICTED;
+    if (!sight.slot)
+        return NOBODY;
+    if (has_queues(hunt) && may_turn && has_turn(hunt, near__word_entry(sight.word), queue))
+        return TURNED;
+    return evict(hunt, sight.slot, sight.word) ? EVICTED : NOBODY;
+}
+
+/* Whose turn it is, or the other one when that has shown nobody. */
+static enum queue queue_for(const struct hunt *hunt, int other)
+{
+    if (!has_queues(hunt))
+        return SMALL;
+    return near__queue_small_is_due(hunt->local) != other ? SMALL : MAIN;
+}
+
+int near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment)
+{
+    struct hunt hunt = {local, near__index_tables(&local->index), hands, moment, (uint16_t)(moment->tick + 4 * NEAR_TICKS)};
+    if (hands->view != hunt.tables->serial || hands->rule != moment->rule)
+        begin(&hunt);
+    unsigned turns = TURNS, attempts = ATTEMPTS;
+    int other = 0;
+    while (attempts) {
+        switch (attempt(&hunt, queue_for(&hunt, other), turns > 0)) {
+        case EVICTED:
             return 1;
+        case TURNED:
+            turns--;
+            other = 0;
+            break;
+        case NOBODY:
+            attempts--;
+            other = !other;
+        }
     }
     return 0;
 }
 
-/* From the queue whose turn it is, or from the other one when this has shown nobody. */
-static int take_any(const struct hunt *hunt, int last, unsigned *turns)
-{
-    if (!has_queues(hunt))
-        return take(hunt, SMALL, turns);
-    enum queue queue = near__queue_small_is_due(hunt->local) ? SMALL : MAIN;
-    if (take(hunt, queue, turns))
-        return 1;
-    enum queue next = near__queue_small_is_due(hunt->local) ? SMALL : MAIN; /* promotions may have changed it */
-    return (next != queue || last) && take(hunt, next != queue ? next : queue == SMALL ? MAIN : SMALL, turns);
-}
-
-/* The pool is what a look at everything has left, and nothing can have expired since. */
-static int is_whole(const struct near__local *local, const struct near__tables *tables)
-{
-    return tables->spans == 1 && tables->span[0].count <= WHOLE && !may_expire(local);
-}
-
-int near__evict_inside(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment)
-{
-    struct hunt hunt = {local, sampler, moment, (uint16_t)(moment->tick + 4 * NEAR_TICKS)}; /* ahead: as in near__stamp_age */
-    int done = 0;
-    unsigned turns = TURNS;
-    const struct near__tables *tables = near__index_tables(&local->index);
-    begin(&hunt, tables);
-    if (is_whole(local, tables))
-        done = take_any(&hunt, 0, &turns);
-    for (unsigned i = 0; i < ATTEMPTS && !done; i++) {
-        uint64_t t = tables->spans > 1 ? (near__random_next(&sampler->random) ^ i) & 1 : 0;
-        done = look(&hunt, &tables->span[t]) || take_any(&hunt, i > 0, &turns);
-    }
-    return done;
-}
-
-int near__evict_one(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment)
+int near__evict_one(struct near__local *local, struct near__hands *hands, const struct near__moment *moment)
 {
     near__rcu_enter();
-    int done = near__evict_inside(local, sampler, moment);
+    int done = near__evict_inside(local, hands, moment);
     near__rcu_leave();
     return done;
 }

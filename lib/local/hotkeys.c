@@ -90,7 +90,7 @@ static int is_due(struct near__reader *reader, enum near__local_result result)
         reader->hotring->until -= result != NEAR_LOCAL_HIT;
         return 0;
     }
-    uint32_t others = near__random_below(&reader->sampler.random, NOTED_OF);
+    uint32_t others = near__random_below(&reader->random, NOTED_OF);
     if (result == NEAR_LOCAL_HIT)
         near__reader_put_off(reader, others);
     else

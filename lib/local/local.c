@@ -147,7 +147,6 @@ static int make_seed(struct near__local *local, uint64_t seed)
     if (!seed && near__random_seed(&seed, sizeof(seed)) != 0)
         return NEAR_ERR_SYSTEM;
     local->index.secrets = near__secrets(seed);
-    local->keeper.sampler.random = ~seed;
     return NEAR_OK;
 }
 

@@ -23,7 +23,7 @@
 #include "base/log.h"
 
 struct near__local;
-struct near__reader; /* one thread's pins, counters and sampling state in one tier */
+struct near__reader; /* one thread's pins, counters and hands in one tier */
 
 #define NEAR_POSITION_MAX ((UINT64_C(1) << 47) - 1)
 #define NEAR_PROVED_NEVER INT64_MIN         /* gate: nothing is served */

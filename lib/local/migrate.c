@@ -13,7 +13,7 @@
  * room for the second table it waits for a higher load and adds half.
  *
  * How dense.  Each byte of the index is missed by entries, so it is as dense as hits and fills hardly notice.  A key that comes to full
- * places displaces the oldest entry there instead of the oldest of a sample, which matters when everything would fit otherwise; one that
+ * places displaces the oldest entry there instead of one that is old among all, which matters when everything would fit otherwise; one that
  * is not in its home costs a hit another line or two.  Shares in a tier that was filled once, and in one that has evicted and filled ever
  * since, each entry with the same chance (a simulation of eight slots a bucket, four places, 40,000 buckets):
  *
@@ -253,7 +253,7 @@ static int evict_some(struct near__local *local, int64_t entries_goal)
     struct near__moment moment = near__tier_moment(local);
     int evicted = 0;
     while (evicted < STEP_VICTIMS && near__budget_excess(local) > 0 && load(&local->budget.entries) > entries_goal) {
-        if (near__evict_one(local, &local->keeper.sampler, &moment))
+        if (near__evict_one(local, &local->keeper.hands, &moment))
             evicted++;
         else if (moment.rule >= NEAR_RULE_VOLATILE_LRU)
             moment.rule = NEAR_RULE_LRU; /* nothing volatile is left, and a limit is a limit */

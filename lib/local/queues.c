@@ -11,8 +11,8 @@
  *
  * The algorithm is S3-FIFO's (SOSP 2023): most keys are read once, and a small queue shows which.  Three things differ.
  *
- *   - There are no queues.  Every entry carries the tick at which it was queued, and "the oldest" is the oldest of a sample
- *     (evict.c), as for least recently used.  So a hit stays what it is: a stamp, stored when it changed.
+ *   - There are no queues.  Every entry carries the tick at which it was queued, and "the oldest" is who a hand
+ *     meets that is old enough (evict.c), as for least recently used.  So a hit stays what it is: a stamp, stored when it changed.
  *   - A hit counts nothing, either.  Whether an entry was used since it was queued follows from its two stamps.  In the main queue
  *     the one who looks for a victim counts instead: a turn in which the entry was used is worth one more turn, up to
  *     two.  In the small queue uses in the first half of the stay do not count (2Q's correlated references).  On the traces and

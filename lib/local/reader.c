@@ -109,7 +109,7 @@ static struct near__reader *make(struct near__local *local)
     reader->tap = tap ? (struct near__tap *)(void *)(reader + 1) : NULL; /* on lines of its own, too */
     reader->hotring = hotring ? (struct near__hotring *)(void *)((char *)(reader + 1) + tap) : NULL; /* likewise */
     reader->pins_free = UINT64_MAX;
-    reader->sampler.random = local->index.secrets.seed ^ (uint64_t)(uintptr_t)reader;
+    reader->random = local->index.secrets.seed ^ (uint64_t)(uintptr_t)reader;
     near__budget_charge(local, (int64_t)near__alloc_cost(local->alloc, memory, size));
     return reader;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Readers: one record a thread and tier, with pins, counters and what sampling needs.
+ * Readers: one record a thread and tier, with pins, counters and the hands of eviction.
  *
  * The record belongs to the tier and is found through the thread.  A thread that exits drops its pins and leaves
  * its records to the next thread; so there are never more than threads that lived at once. */
@@ -9,33 +9,18 @@
 #include <stdint.h>
 #include "local/arena.h"
 #include "local/brief.h"
-#include "local/candidates.h"
 #include "local/entry.h"
+#include "local/hand.h"
 #include "local/index.h"
 #include "local/local.h"
 #include "local/wide.h"
 
 #define NEAR_PINS 64
-#define NEAR_SAMPLE_SLOTS 24 /* noted at a time: see evict.c */
 #define NEAR_TIMED_HITS 512
 #define NEAR_TIMED_OF 1024 /* one hit of so many is timed: it takes as long as twenty others */
 
 struct near__tap;
 struct near__hotring;
-
-/* What one thread knows about good victims: see evict.c. */
-struct near__sample {
-    _Atomic(uint64_t) *slot[NEAR_SAMPLE_SLOTS];
-    unsigned count;
-};
-struct near__sampler {
-    uint64_t random;
-    uint64_t ahead;    /* drawn already: where the sample after the next is */
-    uint64_t view;     /* that the slots are of; other views: pool and sample are void */
-    unsigned rule;     /* likewise */
-    struct near__candidates pool[2]; /* [1]: of the main queue */
-    struct near__sample sample; /* for the next eviction, its entries being fetched */
-};
 
 /* What a thread has of the counts that all threads share (budget.c), and what it has retired (reclaim.c).  Its own lines: hits do not
  * come here. */
@@ -72,7 +57,8 @@ struct near__reader {
     uint32_t fills;                               /* (o) since the tick was last advanced from here */
     uint32_t hit_times;                           /* (o) next place in the ring */
     uint32_t quick_writes;                        /* (o) since one was timed */
-    struct near__sampler sampler;                 /* (o) */
+    uint64_t random;                              /* (o) its state */
+    struct near__hands hands;                     /* (o) */
     _Atomic(uint64_t) count[NEAR_COUNT_MAX];      /* (w) relaxed: statistics */
     _Atomic(struct near__entry *) pin[NEAR_PINS]; /* (w) */
     struct near__reader *next;                    /* (p) all of the tier */

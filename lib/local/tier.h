@@ -74,7 +74,7 @@ struct near__keeper {
     int64_t max_seen;             /* budget.max_wanted at the last round */
     int lowered;                  /* it has fallen, and what was given up has not been given back to the system yet, */
     int64_t give_back_due_ns;     /* which is done at this time or later, by the kernel's clock */
-    struct near__sampler sampler;
+    struct near__hands hands;
 };
 
 struct near__local {
@@ -103,6 +103,7 @@ struct near__local {
 
     _Alignas(64) _Atomic(struct near__entry *) limbo; /* retired entries, linked; pushed by anybody, taken whole by the keeper */
     _Atomic(uint64_t) ended[NEAR_WHY_MAX];            /* relaxed: statistics */
+    _Atomic(uint64_t) claims[2];                      /* stretches that hands have claimed, by queue: hand.h */
     _Atomic(uint64_t) absent, older;                  /* invalidations that found nothing, or something newer */
     _Atomic(uint32_t) perishable;                     /* something may expire: the keeper sweeps */
     _Atomic(uint32_t) era_swept;                      /* no entry of an earlier era than this is left */
@@ -266,9 +267,9 @@ int near__blocks_are_awaited(const struct near__local *local);
 
 /* ---------------------------------------------------------------- eviction (evict.c) */
 
-/* Evicts one entry, the best of a sample.  0: found none.  inside: the caller is in a read section. */
-int near__evict_one(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment);
-int near__evict_inside(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment);
+/* Evicts one entry.  0: found none.  inside: the caller is in a read section. */
+int near__evict_one(struct near__local *local, struct near__hands *hands, const struct near__moment *moment);
+int near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment);
 
 /* ---------------------------------------------------------------- queues (queues.c; all but the first two only if local->queues) */
 

@@ -205,14 +205,14 @@ static void test_F_a_lowered_limit_is_kept_once_it_was_reached(void **state)
 static unsigned evictions, in_a_row, most_in_a_row; /* in one section */
 static size_t large_copied, large_copied_inside;
 
-int __real_near__evict_inside(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment);
-int __wrap_near__evict_inside(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment);
-int __wrap_near__evict_inside(struct near__local *local, struct near__sampler *sampler, const struct near__moment *moment)
+int __real_near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment);
+int __wrap_near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment);
+int __wrap_near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment)
 {
     evictions++;
     if (++in_a_row > most_in_a_row)
         most_in_a_row = in_a_row;
-    return __real_near__evict_inside(local, sampler, moment);
+    return __real_near__evict_inside(local, hands, moment);
 }
 
 void __real_near__rcu_pause(void);
