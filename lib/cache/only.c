@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Writes of a cache without a remote tier ("local:").  The process itself numbers them, so that the local tier orders them exactly
- * as it orders Redis's.  Reads take nothing.
+ * Writes of a cache without a remote tier ("local:").  The process itself numbers them, so that the local tier orders
+ * them exactly as it orders Redis's.  Reads take nothing.
  *
- * Numbers.  A write's is one above its stripe's floor.  Who takes it has the stripe: the floor is odd then, and nobody else gets a number
- * of that stripe before it is even again (near__local_number).  So what reads, changes and writes (conditions, INCR, CAS, EXPIRE) has
- * nobody between, no two writes of a stripe have the same number, and they are installed in the order of their numbers.  Nothing
- * else is compared: writes of different keys share no counter.  Only invalidations of tags do, because a tag's number is compared with when a load
- * began.
+ * Numbers.  A write's is one above its stripe's floor.  Who takes it has the stripe: the floor is odd then, and nobody
+ * else gets a number of that stripe before it is even again (near__local_number).  So what reads, changes and writes
+ * (conditions, INCR, CAS, EXPIRE) has nobody between, no two writes of a stripe have the same number, and they are
+ * installed in the order of their numbers.  Nothing else is compared: writes of different keys share no counter.  Only
+ * invalidations of tags do, because a tag's number is compared with when a load began.
  *
- * A plain SET, which is nearly all of them, takes the short way: it runs inside the read section in which the cache was found open, so
- * near_close need not count it, and does nothing that waits.  Its entry is ready before it takes the number, which is one swap, and it gives
- * the stripe back with one store.  Whoever finds the stripe taken, and whatever else is not as it should be, is left to the long way.
+ * A plain SET, which is nearly all of them, takes the short way: it runs inside the read section in which the cache was
+ * found open, so near_close need not count it, and does nothing that waits.  Its entry is ready before it takes the
+ * number, which is one swap, and it gives the stripe back with one store.  Whoever finds the stripe taken, and whatever
+ * else is not as it should be, is left to the long way.
  *
- * The long way may wait for room, and so for all sections to end; those who go it wait for each other at one of a few mutexes.  Who has
- * the mutex has only short ones before it, and gives up the processor until the stripe is free. */
+ * The long way may wait for room, and so for all sections to end; those who go it wait for each other at one of a few
+ * mutexes.  Who has the mutex has only short ones before it, and gives up the processor until the stripe is free. */
 #include "cache/cache.h"
 
 #include <inttypes.h>
@@ -88,8 +89,8 @@ static int64_t ttl_left_ms(const struct near__impl *impl, const struct near__vie
     return left > 0 ? left : 0;
 }
 
-/* A write that finds no room because memory waits for the keeper waits for it too, so many times so long.  A keeper that was given no
- * processor gets one that way; one that is stopped costs a tenth of a second and the write. */
+/* A write that finds no room because memory waits for the keeper waits for it too, so many times so long.  A keeper
+ * that was given no processor gets one that way; one that is stopped costs a tenth of a second and the write. */
 #define ROOM_TRIES 8
 #define ROOM_PATIENCE_MS 12
 

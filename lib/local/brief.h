@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Looks at words that are only compared, for the hit path: one instruction each, where gcc 12 makes two of an atomic load and what is
- * asked of it, and takes a register.
+ * Looks at words that are only compared, for the hit path: one instruction each, where gcc 12 makes two of an atomic
+ * load and what is asked of it, and takes a register.
  *
- * Each is a load with acquire semantics: x86 keeps loads in order, and volatile and "memory" keep them where they stand.  Where the assembler
- * is not used (wide.h) they are what they say. */
+ * Each is a load with acquire semantics: x86 keeps loads in order, and volatile and "memory" keep them where they
+ * stand.  Where the assembler is not used (wide.h) they are what they say. */
 #ifndef NEAR_LOCAL_BRIEF_H
 #define NEAR_LOCAL_BRIEF_H
 #include <stdatomic.h>

@@ -2,49 +2,56 @@
  *
  * Eviction: which entry makes room.  How many have to is in budget.c.
  *
- * A working-set clock (Carr and Hennessy, WSClock, SOSP 1981).  Each thread has a hand that goes over the tables, bucket after bucket, in
- * stretches that nobody else goes over in that round (hand.h).  The first entry that it meets whose last use is at least as long ago as the
- * hand's threshold goes, and the next eviction begins at the slot after it.  The threshold is kept where one entry in ONE_IN is old enough.
+ * A working-set clock (Carr and Hennessy, WSClock, SOSP 1981).  Each thread has a hand that goes over the tables,
+ * bucket after bucket, in stretches that nobody else goes over in that round (hand.h).  The first entry that it meets
+ * whose last use is at least as long ago as the hand's threshold goes, and the next eviction begins at the slot after
+ * it.  The threshold is kept where one entry in ONE_IN is old enough.
  *
  *      ages    3   40   12   97   5 | 61   8   88   20 | …        threshold 80
  *              ------------> goes   ------------> goes
  *              eviction 1           eviction 2
  *
- * Why that is as good as the order of last use: what goes is older than the threshold, and what is older goes when the hand comes to it,
- * after a round at the latest, which is one eviction for each ONE_IN entries.  So an entry lives unread as long as the threshold says, and up to a
- * ONE_IN-th of a turnover longer, by where it happens to be.  No list, no pool of candidates, no drawing of places; memory is read in
- * the order in which it lies.  A round needs no end: what is filled in behind the hand is young.
+ * Why that is as good as the order of last use: what goes is older than the threshold, and what is older goes when the
+ * hand comes to it, after a round at the latest, which is one eviction for each ONE_IN entries.  So an entry lives
+ * unread as long as the threshold says, and up to a ONE_IN-th of a turnover longer, by where it happens to be.  No
+ * list, no pool of candidates, no drawing of places; memory is read in the order in which it lies.  A round needs no
+ * end: what is filled in behind the hand is young.
  *
- * Memory is far away, so as a hand comes to a bucket it fetches the entries of the one after the next, and the line two further on.  An
- * eviction goes on by one bucket as a rule, so an eviction or two lie between fetching and looking.
+ * Memory is far away, so as a hand comes to a bucket it fetches the entries of the one after the next, and the line two
+ * further on.  An eviction goes on by one bucket as a rule, so an eviction or two lie between fetching and looking.
  *
- * Slots and buckets belong to a view of the tables, and entries are followed only when a slot holds their word inside the present section, so
- * nothing that was freed is touched.  A view that is new places the hands anew.  While there are two tables, both are gone over.
+ * Slots and buckets belong to a view of the tables, and entries are followed only when a slot holds their word inside
+ * the present section, so nothing that was freed is touched.  A view that is new places the hands anew.  While there
+ * are two tables, both are gone over.
  *
- * Dead entries go wherever a hand meets them, old enough or not.  They count for the steering, so while more than one in ONE_IN is dead the
- * threshold rises until no other goes.  Where entries may have expired, more are looked at for that (ONE_IN_WIDE).
+ * Dead entries go wherever a hand meets them, old enough or not.  They count for the steering, so while more than one
+ * in ONE_IN is dead the threshold rises until no other goes.  Where entries may have expired, more are looked at for
+ * that (ONE_IN_WIDE).
  *
- * When nobody is old enough among LIMIT times as many as there should be, the oldest of them goes: a threshold is too high after a
- * change of the load, and comes down by that.  Of WHOLE entries all are looked at each time, so the order of a tier so small is exact, but
- * for ties of a tick.
+ * When nobody is old enough among LIMIT times as many as there should be, the oldest of them goes: a threshold is too
+ * high after a change of the load, and comes down by that.  Of WHOLE entries all are looked at each time, so the order
+ * of a tier so small is exact, but for ties of a tick.
  *
- * Under NEAR_RULE_S3FIFO there are two hands, one a queue, with rounds and thresholds of their own, and ages are those in the queue.  Who is
- * old enough and has earned another turn gets it instead of going (queues.c).  Under the random rules an age is a number made of address and tick.
- * Under the volatile ones entries without a time to live are passed over, and when there are no others nothing goes: then the fill is refused, as
- * Redis refuses it.  The keeper alone, when a limit was lowered, goes on without them.
+ * Under NEAR_RULE_S3FIFO there are two hands, one a queue, with rounds and thresholds of their own, and ages are those
+ * in the queue.  Who is old enough and has earned another turn gets it instead of going (queues.c).  Under the random
+ * rules an age is a number made of address and tick.  Under the volatile ones entries without a time to live are passed
+ * over, and when there are no others nothing goes: then the fill is refused, as Redis refuses it.  The keeper alone,
+ * when a limit was lowered, goes on without them.
  *
- * Work for one eviction: at most ATTEMPTS + TURNS searches, each of LIMIT times as many entries, the rest of a bucket, and RUN buckets; for one
- * fill: the victims of budget.c. */
+ * Work for one eviction: at most ATTEMPTS + TURNS searches, each of LIMIT times as many entries, the rest of a bucket,
+ * and RUN buckets; for one fill: the victims of budget.c. */
 #include <limits.h>
 
 #include "local/rcu.h"
 #include "local/tier.h"
 
-/* One entry in so many is old enough.  Over the traces of docs/policies.md the mean of all rows is 53.867, 53.866 and 53.880 with three seeds (exact
- * LRU 53.844), at worst 0.17 points below; with eight 53.864 to 53.879 and 0.12, with four 53.861 to 53.871 and 0.26. */
+/* One entry in so many is old enough.  Over the traces of docs/policies.md the mean of all rows is 53.867, 53.866 and
+ * 53.880 with three seeds (exact LRU 53.844), at worst 0.17 points below; with eight 53.864 to 53.879 and 0.12, with
+ * four 53.861 to 53.871 and 0.26. */
 #define ONE_IN 6
-/* Where entries may have expired; and in the small queue, which has an eighth of the entries that are looked at: there twelve, 16 and 24 are
- * the same to a fiftieth of a point.  More in the main queue cost s3fifo half a point where popularity drifts (tests/local/test_evict.c). */
+/* Where entries may have expired; and in the small queue, which has an eighth of the entries that are looked at: there
+ * twelve, 16 and 24 are the same to a fiftieth of a point.  More in the main queue cost s3fifo half a point where
+ * popularity drifts (tests/local/test_evict.c). */
 #define ONE_IN_WIDE 16
 #define LIMIT 4    /* times as many are looked at, if need be: an entry in fifty goes for being the oldest of them */
 #define WHOLE 64   /* entries */
@@ -102,8 +109,8 @@ static void step_over(const struct hunt *hunt, struct near__hand *hand)
     claim(hunt, hand);
 }
 
-/* Of an entry the line with the stamp: its head is there, too, but in one of sixteen.  All slots are taken for words, empty ones as well: nothing is
- * there to be fetched, and nothing happens. */
+/* Of an entry the line with the stamp: its head is there, too, but in one of sixteen.  All slots are taken for words,
+ * empty ones as well: nothing is there to be fetched, and nothing happens. */
 static inline __attribute__((always_inline)) void fetch_ahead(const struct near__hand *hand)
 {
     __builtin_prefetch(near__hand_ahead(hand, NEAR_HAND_LINE));
@@ -205,8 +212,8 @@ static inline __attribute__((always_inline)) unsigned age_of(const struct hunt *
     return (uint16_t)(base - (by == QUEUE ? near__queue_stamp(queued) : near__entry_stamp(entry)));
 }
 
-/* Looks until one is as old as bar, `limit` were looked at or `run` buckets.  by is a constant, and what is the same for all entries stays in
- * registers. */
+/* Looks until one is as old as bar, `limit` were looked at or `run` buckets.  by is a constant, and what is the same
+ * for all entries stays in registers. */
 static inline __attribute__((always_inline)) struct sight search_by(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
                                                                     uint64_t run, const enum by by)
 {

@@ -9,12 +9,14 @@
  *                     slots   entries   line
  *                             fetched   fetched
  *
- * A thread claims a stretch after the other from a count that all share, so two are at the same place only when there are fewer stretches than
- * threads.  Stretches are claimed at nearly golden distances: one after the other would take a thread through all of a half that a
- * migration has emptied.  The next stretch is claimed when one is begun, so that what is ahead is known across its end.
+ * A thread claims a stretch after the other from a count that all share, so two are at the same place only when there
+ * are fewer stretches than threads.  Stretches are claimed at nearly golden distances: one after the other would take a
+ * thread through all of a half that a migration has emptied.  The next stretch is claimed when one is begun, so that
+ * what is ahead is known across its end.
  *
- * The threshold is an age, in 256ths of a tick, that about one entry in so many has that a hand looks at.  Each entry that is not old enough
- * lowers it a little, each one that is raises it so many times as much: it stays where the two are equal (Robbins and Monro). */
+ * The threshold is an age, in 256ths of a tick, that about one entry in so many has that a hand looks at.  Each entry
+ * that is not old enough lowers it a little, each one that is raises it so many times as much: it stays where the two
+ * are equal (Robbins and Monro). */
 #ifndef NEAR_LOCAL_HAND_H
 #define NEAR_LOCAL_HAND_H
 #include <stdatomic.h>
