@@ -339,7 +339,7 @@ void near__keeper_stop(struct near__local *local);
 void near__keeper_wake(struct near__local *local);
 void near__keeper_tell_freed(struct near__local *local);
 /* The keeper's, in the middle of long work: when it has used the processor for a while since *used_ns, which is its time at the beginning,
- * it rests for longer, or until somebody wants memory to be freed, which is done.  Then *used_ns is that of now. */
+ * it rests for as long, or until somebody wants memory to be freed, which is done.  Then *used_ns is that of now. */
 int64_t near__keeper_used_ns(void);
 void near__keeper_pace(struct near__local *local, int64_t *used_ns);
 /* Unlinks what is dead in the next buckets; all of it when whole is set. */
