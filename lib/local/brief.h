@@ -13,6 +13,11 @@
 
 #define near__brief static inline __attribute__((always_inline))
 
+#ifdef NEAR_WIDE_LINES
+#define NEAR_BRIEF_COMPARE(is, condition, number, word) /* condition: of number, then *word, as the processor names it */ \
+    __asm__ volatile("cmpq %1, %2" : "=@cc" condition(is) : "m"(*(word)), "r"(number) : "memory")
+#endif
+
 /* *word == NULL, for an atomic pointer. */
 #ifdef NEAR_WIDE_LINES
 near__brief int near__brief_is_zero(const void *word)
@@ -43,7 +48,7 @@ near__brief int near__brief_is_below(uint64_t number, const _Atomic(uint64_t) *w
 {
 #ifdef NEAR_WIDE_LINES
     int is;
-    __asm__ volatile("cmpq %1, %2" : "=@ccb"(is) : "m"(*word), "r"(number) : "memory");
+    NEAR_BRIEF_COMPARE(is, "b", number, word);
     return is;
 #else
     return number < atomic_load_explicit(word, memory_order_acquire);
@@ -55,7 +60,7 @@ near__brief int near__brief_is_less(int64_t number, const _Atomic(uint64_t) *wor
 {
 #ifdef NEAR_WIDE_LINES
     int is;
-    __asm__ volatile("cmpq %1, %2" : "=@ccl"(is) : "m"(*word), "r"(number) : "memory");
+    NEAR_BRIEF_COMPARE(is, "l", number, word);
     return is;
 #else
     return number < (int64_t)near__step_look(word);

@@ -322,14 +322,19 @@ static void test_room_that_stays_short_is_taken_from_who_does_not_use_it(void **
 
 /* ---------------------------------------------------------------- pins */
 
+static void open_and_hold(uint64_t key, struct near__view *view)
+{
+    start();
+    open_tier();
+    add_one(key, 50);
+    hold(0, key, view);
+}
+
 static void test_only_what_is_pinned_is_kept(void **state)
 {
     (void)state;
     struct near__view view;
-    start();
-    open_tier();
-    add_one(7, 50);
-    hold(0, 7, &view);
+    open_and_hold(7, &view);
     assert_true(retire_one(7));
     retire(3);
     assert_true(near__reclaim(f.local, 0)); /* [b3] finds it pinned, and takes everything */
@@ -352,10 +357,7 @@ static void test_pins_of_living_entries_change_nothing(void **state)
 {
     (void)state;
     struct near__view view;
-    start();
-    open_tier();
-    add_one(7, 50);
-    hold(0, 7, &view);
+    open_and_hold(7, &view);
     retire(3);
     assert_true(near__reclaim(f.local, 0));
     assert_int_equal(begun, 1);
