@@ -464,7 +464,7 @@ int near_drop(near_cache *cache, const void *key, size_t key_size)
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
         return status;
-    near__local_invalidate(impl->local, key, key_size, 0, NEAR_CAUSE_DROP);
+    near__local_remove(impl, key, key_size, NEAR_CAUSE_DROP);
     near__add(&impl->counters.drops);
     near__leave(impl);
     return NEAR_OK;

@@ -208,6 +208,8 @@ void near__snapshot_destroy(struct near__impl *impl);
 int near__local_writes_create(struct near__impl *impl);
 void near__local_writes_destroy(struct near__impl *impl);
 int near__local_write(struct near__impl *impl, struct near__request *request);
+/* Removes a key from the local tier without a number, whether there is a remote tier or not. */
+void near__local_remove(struct near__impl *impl, const void *key, size_t key_size, enum near__local_cause cause);
 /* A plain SET without a time to live; inside a read section, by a thread that has a reader.  0: it takes the long way. */
 int near__local_set_quickly(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size, const void *value,
                             size_t value_size);

@@ -281,15 +281,18 @@ static int fill_only(struct near__load *load, struct near__request *q, const cha
     q->key = load->key;
     q->key_size = load->key_size;
     if (text_size && near__tags_parse(text, text_size, &tags) == 0) {
-        while (near__tags_next(&tags, &tag, &size)) { /* a tag that nobody has had starts at 0 */
+        /* A tag that is not there begins where invalidations are: it may have been invalidated since we asked, and evicted. */
+        char number[24];
+        int number_size = snprintf(number, sizeof(number), "%" PRIu64, near__local_invalidations(impl));
+        while (near__tags_next(&tags, &tag, &size)) {
             char name[NEAR_TAG_MAX + sizeof(NEAR_TAG_PREFIX)];
             memcpy(name, NEAR_TAG_PREFIX, sizeof(NEAR_TAG_PREFIX) - 1);
             memcpy(name + sizeof(NEAR_TAG_PREFIX) - 1, tag, size);
             struct near__request first = {.operation = NEAR_OP_SET,
                                           .key = name,
                                           .key_size = sizeof(NEAR_TAG_PREFIX) - 1 + size,
-                                          .value = "0",
-                                          .value_size = 1,
+                                          .value = number,
+                                          .value_size = (size_t)number_size,
                                           .flags = NEAR_SET_IF_ABSENT};
             near__local_write(impl, &first);
         }
@@ -310,9 +313,9 @@ static void mark_absent_only(struct near__load *load, int64_t ttl_ms)
     struct near__request q = {.operation = NEAR_OP_DEL, .key = load->key, .key_size = load->key_size};
     if (near__local_write_if(impl, &q, load->ticket) == NEAR_UNMET || !ttl_ms)
         return;
-    struct near__ticket ticket = near__local_ticket(impl->local, load->key, load->key_size);
-    /* a write that came between has raised the floor above this position, or will */
-    near__notes_put(load->loading->notes, load->key, load->key_size, NEAR_NOTE_ABSENT, ticket, q.position,
+    /* A write that came between has raised the floor above this position, or will; a drop or a clearing since the load began voids the
+     * ticket. */
+    near__notes_put(load->loading->notes, load->key, load->key_size, NEAR_NOTE_ABSENT, load->ticket, q.position,
                     near__now(&impl->clock) + ttl_ms * NEAR_NS_PER_MS);
 }
 

@@ -14,15 +14,24 @@
  * number, which is one swap, and it gives the stripe back with one store.  Whoever finds the stripe taken, and whatever
  * else is not as it should be, is left to the long way.
  *
+ * Removals without a number, of one key (near_drop) or of all (near_clear), wait for nobody and take no stripe.  A
+ * write that depends on what it has looked at must not bring that back: it takes its ticket, sees that no removal is
+ * under way, and then looks.  One that had begun before has ended then, and is seen; one that begins later changes what
+ * the ticket is compared with, and the write begins anew.  (One of another key of the stripe does, too, and may have
+ * cost the older value by then: as if it had been evicted.)
+ *
  * The long way may wait for room, and so for all sections to end; those who go it wait for each other at one of a few
  * mutexes.  Who has the mutex has only short ones before it, and gives up the processor until the stripe is free. */
 #include "cache/cache.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+
+#include "base/mutant.h"
 
 #define STRIPES 64u
 
@@ -32,6 +41,7 @@ struct near__local_writes {
         char apart[64 - sizeof(pthread_mutex_t) % 64]; /* threads that write other keys do not share a line */
     } stripe[STRIPES];
     _Atomic(uint64_t) invalidations; /* of tags: the number of the last one */
+    _Atomic(uint32_t) removals;      /* without a number, under way */
 };
 
 int near__local_writes_create(struct near__impl *impl)
@@ -60,8 +70,10 @@ struct writing {
     struct near__reader *reader;
     struct near__request *request;
     uint64_t number;
-    int used;               /* the number may be known: an entry has it, or the floor is to stay above what it removed */
-    int present;            /* the key's value and remaining time as the conditions see them */
+    struct near__ticket ticket; /* from before we looked: what is dropped or cleared since then refuses us */
+    unsigned tries;             /* of installs */
+    int used;                   /* the number may be known: an entry has it, or the floor stays above what it removed */
+    int present;                /* the key's value and remaining time as the conditions see them */
     struct near__view view;
 };
 
@@ -70,14 +82,18 @@ static pthread_mutex_t *mutex_of(struct near__impl *impl, uint32_t stripe)
     return &impl->local_writes->stripe[stripe % STRIPES].mutex;
 }
 
-#define SHORT_WAY_NS 20000 /* after which another look costs nothing: who has the stripe has been interrupted */
+/* For somebody who waits for nobody: where he takes so long, he has been interrupted. */
+static void wait_for_a_short_one(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+}
 
 /* Under the stripe's mutex. */
 static uint64_t number_of(struct near__impl *impl, uint32_t stripe)
 {
     uint64_t number;
     while (!(number = near__local_number(impl->local, stripe)))
-        nanosleep(&(struct timespec){.tv_nsec = SHORT_WAY_NS}, NULL);
+        wait_for_a_short_one();
     return number;
 }
 
@@ -94,17 +110,22 @@ static int64_t ttl_left_ms(const struct near__impl *impl, const struct near__vie
 #define ROOM_TRIES 8
 #define ROOM_PATIENCE_MS 12
 
+#define AGAIN INT_MIN /* from the look on */
+
 /* The local tier is all there is: what it cannot keep is not written, and the older value is gone.  A clearing, or an
- * invalidation without a number, of the same moment refuses ours: then it tries again. */
+ * invalidation without a number, of the same moment refuses ours: what we looked at may be gone. */
 static int put(struct writing *w, const void *value, size_t size, int64_t ttl_ms)
 {
     struct near__local *local = w->impl->local;
     const struct near__request *r = w->request;
     w->used = 1;
-    for (int tries = 0; tries < ROOM_TRIES; tries++) {
-        struct near__ticket ticket = near__local_ticket(local, r->key, r->key_size);
-        if (near__local_install(local, w->reader, ticket, r->key, r->key_size, value, size, w->number, ttl_ms, NEAR_NEVER))
+    while (w->tries++ < ROOM_TRIES) {
+        if (NEAR_MUTANT(LOOKED_BEFORE_THE_TICKET))
+            w->ticket = near__local_ticket(local, r->key, r->key_size);
+        if (near__local_install(local, w->reader, w->ticket, r->key, r->key_size, value, size, w->number, ttl_ms, NEAR_NEVER))
             return NEAR_OK;
+        if (near__local_ticket(local, r->key, r->key_size).generation != w->ticket.generation)
+            return AGAIN;
         if (near__local_has_no_room(local, size))
             near__local_await_room(local, ROOM_PATIENCE_MS);
     }
@@ -212,20 +233,46 @@ static int depends_on_current(const struct near__request *r)
 /* Nothing was learnt about the stripe between that ticket and our number. */
 static int is_unchanged(const struct writing *w, struct near__ticket before)
 {
-    struct near__ticket now = near__local_ticket(w->impl->local, w->request->key, w->request->key_size);
+    struct near__ticket now = w->ticket;
     now.floor = w->number - 1;
     return near__ticket_equal(before, now);
 }
 
-static int write_with_number(struct writing *w, const struct near__ticket *unless_changed)
+/* seq_cst: after the ticket; pairs with begin_removal, which comes before what changes tickets */
+static int is_being_removed(struct near__impl *impl)
+{
+    return atomic_load_explicit(&impl->local_writes->removals, memory_order_seq_cst) != 0;
+}
+
+static void take_ticket(struct writing *w)
 {
     const struct near__request *r = w->request;
+    w->ticket = near__local_ticket(w->impl->local, r->key, r->key_size);
+    while (is_being_removed(w->impl)) {
+        wait_for_a_short_one();
+        w->ticket = near__local_ticket(w->impl->local, r->key, r->key_size);
+    }
+}
+
+static int look_and_write(struct writing *w, const struct near__ticket *unless_changed)
+{
+    const struct near__request *r = w->request;
+    take_ticket(w);
     if (unless_changed && !is_unchanged(w, *unless_changed))
         return NEAR_UNMET;
     w->present = depends_on_current(r) && near__local_look(w->impl->local, w->reader, r->key, r->key_size, &w->view) == NEAR_LOCAL_HIT;
     int status = do_write(w);
     if (w->present)
         near__local_unpin(w->reader, &w->view);
+    return status;
+}
+
+static int write_with_number(struct writing *w, const struct near__ticket *unless_changed)
+{
+    int status;
+    do
+        status = look_and_write(w, unless_changed);
+    while (status == AGAIN);
     return status;
 }
 
@@ -244,11 +291,34 @@ static int write_the_long_way(struct near__impl *impl, struct near__request *req
     return status;
 }
 
+static void begin_removal(struct near__impl *impl)
+{
+    atomic_fetch_add_explicit(&impl->local_writes->removals, 1, memory_order_seq_cst);
+}
+
+static void end_removal(struct near__impl *impl)
+{
+    atomic_fetch_sub_explicit(&impl->local_writes->removals, 1, memory_order_seq_cst);
+}
+
+void near__local_remove(struct near__impl *impl, const void *key, size_t key_size, enum near__local_cause cause)
+{
+    if (impl->remote) {
+        near__local_invalidate(impl->local, key, key_size, 0, cause);
+        return;
+    }
+    begin_removal(impl);
+    near__local_invalidate(impl->local, key, key_size, 0, cause);
+    end_removal(impl);
+}
+
 int near__local_write(struct near__impl *impl, struct near__request *request)
 {
     if (request->operation != NEAR_OP_CLEAR)
         return write_the_long_way(impl, request, NULL);
+    begin_removal(impl);
     near__local_clear(impl->local);
+    end_removal(impl);
     return NEAR_OK;
 }
 

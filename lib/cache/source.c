@@ -199,7 +199,7 @@ static int store_now(struct near_source *source, const struct write *w)
 /* Step 3 failed, or nobody knows what the source has: nobody may go on with the old value. */
 static void forget(struct near_source *source, const struct write *w)
 {
-    near__local_invalidate(source->impl->local, w->request.key, w->request.key_size, 0, NEAR_CAUSE_WRITE);
+    near__local_remove(source->impl, w->request.key, w->request.key_size, NEAR_CAUSE_WRITE);
     near__behind_forget(source->behind, w->request.key, w->request.key_size);
 }
 

@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,6 +127,73 @@ static void test_a_plain_set_is_not_overtaken_by_an_increment_of_what_was_there(
     pthread_join(adder, &failed);
     assert_null(failed);
     assert_int_equal(near_close(contest.cache), NEAR_OK);
+}
+
+enum { REMOVALS = 20000 };
+
+struct removal {
+    near_cache *cache;
+    int all;            /* near_clear, not near_drop */
+    atomic_int begun, ended;
+};
+
+/* Both go on at the same moment, where there are two processors. */
+static void wait_for(atomic_int *round, int value)
+{
+    for (int looks = 0; atomic_load(round) < value; looks++)
+        if (looks > 2000)
+            sched_yield();
+}
+
+static void *removes(void *arg)
+{
+    struct removal *removal = arg;
+    for (int round = 1; round <= REMOVALS; round++) {
+        wait_for(&removal->begun, round);
+        for (volatile int i = 0; i < round % 400; i++) /* any moment of the write beside it */
+            ;
+        int status = removal->all ? near_clear(removal->cache, 0, NULL, NULL) : near_drop(removal->cache, "k", 1);
+        atomic_store(&removal->ended, round);
+        if (status != NEAR_OK)
+            return arg;
+    }
+    return NULL;
+}
+
+/* Whichever comes first, there is nothing afterwards: a write that has seen the value does not bring it back. */
+static void what_is_removed_does_not_come_back(int all)
+{
+    struct removal removal = {.cache = open_only(), .all = all};
+    pthread_t thread;
+    void *failed = NULL;
+    int came_back = 0;
+    assert_int_equal(pthread_create(&thread, NULL, removes, &removal), 0);
+    for (int round = 1; round <= REMOVALS; round++) {
+        char byte;
+        size_t size;
+        assert_int_equal(set_number(removal.cache, "k", 5), NEAR_OK);
+        atomic_store(&removal.begun, round);
+        int status = near_expire(removal.cache, "k", 1, 60000, NULL);
+        assert_true(status == NEAR_OK || status == NEAR_MISS);
+        wait_for(&removal.ended, round);
+        came_back += near_get_copy(removal.cache, "k", 1, NULL, &byte, 1, &size) != NEAR_MISS;
+    }
+    pthread_join(thread, &failed);
+    assert_null(failed);
+    assert_int_equal(came_back, 0);
+    assert_int_equal(near_close(removal.cache), NEAR_OK);
+}
+
+static void test_what_is_dropped_does_not_come_back_by_a_write_that_has_seen_it(void **state)
+{
+    (void)state;
+    what_is_removed_does_not_come_back(0);
+}
+
+static void test_what_is_cleared_does_not_come_back_by_a_write_that_has_seen_it(void **state)
+{
+    (void)state;
+    what_is_removed_does_not_come_back(1);
 }
 
 /* ---------------------------------------------------------------- order */
@@ -266,6 +334,8 @@ int main(void)
         cmocka_unit_test(test_a_miss_is_counted_and_leaves_nothing),
         cmocka_unit_test(test_no_increment_is_lost),
         cmocka_unit_test(test_a_plain_set_is_not_overtaken_by_an_increment_of_what_was_there),
+        cmocka_unit_test(test_what_is_dropped_does_not_come_back_by_a_write_that_has_seen_it),
+        cmocka_unit_test(test_what_is_cleared_does_not_come_back_by_a_write_that_has_seen_it),
         cmocka_unit_test(test_each_thread_reads_what_it_has_set),
         cmocka_unit_test(test_sets_deletes_and_sets_again),
         cmocka_unit_test(test_every_write_is_counted_and_some_are_timed),

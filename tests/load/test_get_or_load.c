@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "cache/loading.h"
 #include "load/fresh.h"
 #include "load/load_pair.h"
 #include "load/load_source.h"
@@ -426,6 +427,47 @@ static void test_a_loader_may_load(void **state)
     assert_int_equal(near_close(nested_cache), NEAR_OK);
 }
 
+/* ---------------------------------------------------------------- what comes between an absence and its note */
+
+static void (*before_note)(near_cache *c);
+static near_cache *noted;
+
+int __real_near__local_write_if(struct near__impl *impl, struct near__request *request, struct near__ticket ticket);
+int __wrap_near__local_write_if(struct near__impl *impl, struct near__request *request, struct near__ticket ticket);
+int __wrap_near__local_write_if(struct near__impl *impl, struct near__request *request, struct near__ticket ticket)
+{
+    int status = __real_near__local_write_if(impl, request, ticket);
+    if (before_note)
+        before_note(noted);
+    return status;
+}
+
+static void drops(near_cache *c) { assert_int_equal(near_drop(c, "k", 1), NEAR_OK); }
+static void clears(near_cache *c) { assert_int_equal(near_clear(c, 0, NULL, NULL), NEAR_OK); }
+
+static void test_R19_absence_does_not_outlive_what_was_dropped_or_cleared_before_it_was_noted(void **state)
+{
+    struct pair *p = pair_of(state);
+    void (*const what[])(near_cache *) = {drops, clears};
+    noted = p->a;
+    for (int i = 0; i < 2; i++) {
+        struct source s;
+        near_load options;
+        source_init(&s, "");
+        s.answer = NEAR_MISS;
+        near_load_init(&options);
+        options.absent_ms = 1000 * LONG_MS;
+        before_note = what[i];
+        assert_string_equal(load_with(p->a, "k", &s, &options), "(NEAR_MISS)");
+        before_note = NULL;
+        assert_string_equal(load_with(p->a, "k", &s, &options), "(NEAR_MISS)");
+        assert_int_equal(source_loads(&s), 2);
+        assert_string_equal(load_with(p->a, "k", &s, &options), "(NEAR_MISS)");
+        assert_int_equal(source_loads(&s), 2); /* now it is remembered */
+        assert_true(near_del(p->a, "k", 1, NULL) >= 0);
+    }
+}
+
 /* ---------------------------------------------------------------- tags */
 
 struct tagged {
@@ -555,6 +597,24 @@ static void test_R01_tag_invalidated_during_the_load_counts(void **state)
         assert_string_equal(load_tags(p->a, "k", &t), "new");
         assert_true(near_del(p->a, "k", 1, NULL) >= 0);
     }
+}
+
+/* The same though the tag's number has gone meanwhile, as if it had been evicted. */
+static void test_R01_tag_invalidated_during_the_load_counts_without_its_number(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct tagged t = {.tags = {"red"}};
+    struct reader r = {.cache = p->a, .source = (struct source *)&t};
+    source_init(&t.source, "old");
+    source_hold(&t.source, 1);
+    assert_int_equal(pthread_create(&r.thread, NULL, tagged_reader, &r), 0);
+    source_wait_inside(&t.source, 1);
+    says(&t, "new");
+    assert_int_equal(near_invalidate_tag(p->a, "red", 3, NULL), NEAR_OK);
+    assert_int_equal(near_drop(p->a, NEAR_TAG_PREFIX "red", strlen(NEAR_TAG_PREFIX "red")), NEAR_OK);
+    source_hold(&t.source, 0);
+    reader_end(&r);
+    assert_string_equal(load_tags(p->a, "k", &t), "new");
 }
 
 /* The key's own ticket is the same before and after. */
@@ -893,11 +953,14 @@ int main(void)
         ON_ALL(test_invalidated_tag_makes_its_values_old_and_no_others),
         ON_ALL(test_a_thousand_values_become_old_by_one_message),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts),
+        ON_ALL(test_R01_tag_invalidated_during_the_load_counts_without_its_number),
         ON_ALL(test_R17_get_after_a_tag_s_invalidation_does_not_join_an_older_load),
         ON_ALL(test_an_unchanged_value_keeps_its_tags),
         ON_ALL(test_another_time_to_live_keeps_the_tags),
         ON_ALL(test_a_plain_write_has_no_tags),
         ON_ALL(test_bad_tags_are_told_and_change_nothing),
+        {"test_R19_absence_does_not_outlive_what_was_dropped_or_cleared_before_it_was_noted local",
+         test_R19_absence_does_not_outlive_what_was_dropped_or_cleared_before_it_was_noted, pair_setup_local, pair_teardown, NULL},
         cmocka_unit_test(test_a_loader_may_load),
         cmocka_unit_test(test_a_loader_does_what_it_would_wait_for),
         cmocka_unit_test(test_a_child_forked_during_another_s_first_load_can_load),
