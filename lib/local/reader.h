@@ -46,6 +46,7 @@ struct near__share {
     _Alignas(64) struct near__bag bag[NEAR_BAG_MAX];   /* (o), and the keeper's while the phase is recalled */
     uint64_t phase;                                    /* (o) when the fresh ones were last added to: see reclaim.c */
     uint64_t awaited;                                  /* (o) the phase that those that wait are waiting for */
+    uint32_t behind;                                   /* (o) fills that found more handed back than they need */
 };
 
 /* Who may touch what:

@@ -14,9 +14,9 @@
  * entry, looks at none.  A bag is a list, linked in the entries (where their positions were: entry.h tells why readers
  * that still have one see at once that it is none), so retiring needs no memory and never fails.  Nobody but the thread
  * touches its bags, so they take no locked instruction.  `next` is what has come back while `now` was not used up: then
- * the thread is behind, and frees another one at the end of each fill (not all at once: each is fetched when the one
- * before is gone).  So it neither runs out of memory of its own nor has more than it needs, which would go through the
- * lists of the arena and come back cold.
+ * the thread has more than it needs, and frees another one with every BEHIND-th fill.  Not all at once, since the next
+ * grace period may be a long one: what is given to the lists of the arena now is missed then, and comes back cold, and
+ * the threads that fill wait for each other's locks.
  *
  * Threads without a reader, and those that find the bags recalled, push into the common limbo.  One swap does that;
  * nobody pops single entries there, so it has no ABA problem.
@@ -74,6 +74,10 @@
  * A grace period takes the processor from those who fill, where all of them do, and interrupts all processors.  So what
  * has been retired is not waited for before it is worth it: see WAKE_MAX in budget.c.  A round begins one grace period
  * for what others have retired, at its beginning.
+ *   The keeper's walk over what it frees itself is the long way: each entry is far away, and as long as it walks no grace
+ * period ends, so that what others retire becomes more and is the next walk.  So only room that is short is a reason for
+ * it, not how much has been retired (a tier with a limit on entries filled on miss with half of its speed, now and then,
+ * when that was the reason), and bags are the threads' again before it begins.
  *   In a small tier room is always short while several threads fill: what is between budget and ceiling is what they
  * have retired.  It comes back to them and is used again, with each fill and, where the ceiling is reached, by dozens.
  * Taking it away would send all of it through the lists of the arena, which threads and keeper lock.  So that is done
@@ -83,6 +87,10 @@
 
 #include "base/prefetch.h"
 
+/* Fills of a thread that is behind, until it frees one more.  Grace periods take as long as they like, and what is missing after a long
+ * one is taken from the arena: with one more at each fill 65,000 times a second in batches, of two threads, with this 12,000 times, and
+ * filling on miss was 1.18 times as quick. */
+#define BEHIND 16
 #define PRESSING_ROUNDS 4 /* fewer than a write that waits for room tries (only.c) */
 
 /* In bytes. */
@@ -243,10 +251,11 @@ int near__recycle(struct near__local *local, struct near__reader *reader, int mo
     return freed;
 }
 
-int near__recycle_more(struct near__local *local, struct near__reader *reader)
+void near__recycle_more(struct near__local *local, struct near__reader *reader)
 {
-    const struct near__share *share = &reader->share;
-    return first_of(share, NEAR_BAG_NOW) && first_of(share, NEAR_BAG_NEXT) && near__recycle(local, reader, 1);
+    struct near__share *share = &reader->share;
+    if (first_of(share, NEAR_BAG_NOW) && first_of(share, NEAR_BAG_NEXT) && ++share->behind % BEHIND == 0)
+        near__recycle(local, reader, 1);
 }
 
 /* ---------------------------------------------------------------- pins */
@@ -399,9 +408,9 @@ int near__reclaim(struct near__local *local, int all)
         await(local, recalled = 1);                                                /* [b3] */
     if (any && recalled)
         empty_bags(local, &batch);
-    free_unpinned(local, batch, before, pinned, &freed);
-    if (any)
+    if (any) /* before a long walk: what is retired meanwhile goes into bags */
         set_phase(local, (phase_of(local) & ~RECALLED) + RUNNING);
+    free_unpinned(local, batch, before, pinned, &freed);
     /* relaxed: counts.  `used` last: for a moment too much seems live rather than too little */
     atomic_fetch_add_explicit(&budget->kept, freed.kept_batch - freed.before, memory_order_relaxed);
     atomic_fetch_sub_explicit(&budget->retired, freed.batch + freed.kept_batch, memory_order_relaxed);
@@ -412,13 +421,14 @@ int near__reclaim(struct near__local *local, int all)
     return done;
 }
 
-/* So much is retired that fills are about to be refused. */
+/* So little is left below the ceiling that fills are about to be refused.  What is retired while there is room below the
+ * budget (a limit on entries is the one that counts) stands in nobody's way. */
 static int is_pressing(const struct near__local *local)
 {
     /* relaxed, both: counts */
     int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed);
-    int64_t retired = atomic_load_explicit(&local->budget.retired, memory_order_relaxed);
-    return retired > (near__budget_ceiling(max) - max) / 4 * 3;
+    int64_t used = atomic_load_explicit(&local->budget.used, memory_order_relaxed);
+    return used > max + (near__budget_ceiling(max) - max) / 4 * 3;
 }
 
 void near__reclaim_some(struct near__local *local)

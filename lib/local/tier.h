@@ -331,8 +331,8 @@ void near__reclaim_push(struct near__local *local, struct near__entry *entry);
 int near__reclaim_is_due(const struct near__local *local);
 /* Frees up to `most` entries that the keeper has handed back to the calling thread.  How many those were.  Inside a read section. */
 int near__recycle(struct near__local *local, struct near__reader *reader, int most);
-/* One, if there are more than are needed. */
-int near__recycle_more(struct near__local *local, struct near__reader *reader);
+/* One, now and then, if there are more than are needed; with each fill. */
+void near__recycle_more(struct near__local *local, struct near__reader *reader);
 void near__reclaim_close(struct near__local *local);
 int near__keeper_start(struct near__local *local);
 void near__keeper_stop(struct near__local *local);

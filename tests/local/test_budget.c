@@ -541,8 +541,10 @@ static void test_a_fill_frees_what_one_has_retired_and_more_when_it_is_behind(vo
     for (int i = 0; i < 10; i++)
         assert_int_equal(freed_by_a_fill(&f, &n), 1);
     assert_true(near__reclaim(f.local, 0));
-    for (int i = 0; i < 5; i++)
-        assert_int_equal(freed_by_a_fill(&f, &n), 2);
+    int64_t more = 0;
+    for (int i = 0; i < 48; i++)
+        more += freed_by_a_fill(&f, &n) - 1;
+    assert_int_equal(more, 48 / 16); /* another one now and then */
     assert_true(first_of(&f, NEAR_BAG_NOW) && first_of(&f, NEAR_BAG_NEXT));
     for (int i = 0; i < 100 && first_of(&f, NEAR_BAG_NEXT); i++)
         freed_by_a_fill(&f, &n);

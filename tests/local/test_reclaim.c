@@ -25,12 +25,12 @@ static struct traced {
 static unsigned traced_count;
 static unsigned begun, ended;                 /* grace periods */
 static const struct near__entry *held[HELD]; /* pinned by the test */
-static unsigned too_early, freed_while_held;
+static unsigned too_early, freed_while_held, freed_while_recalled;
 static void (*meanwhile)(void); /* what others do in the middle of the next grace period; NULL: nothing */
 
 static void trace_anew(void)
 {
-    traced_count = begun = ended = too_early = freed_while_held = 0;
+    traced_count = begun = ended = too_early = freed_while_held = freed_while_recalled = 0;
     memset(held, 0, sizeof(held));
     meanwhile = NULL;
 }
@@ -56,6 +56,7 @@ int64_t __wrap_near__block_free(struct near__local *local, struct near__reader *
         }
     for (unsigned i = 0; i < HELD; i++)
         freed_while_held += held[i] == entry;
+    freed_while_recalled += !reader && (int64_t)atomic_load(&local->budget.phase) < 0; /* the highest bit says so */
     return __real_near__block_free(local, reader, entry);
 }
 
@@ -144,6 +145,7 @@ static void close_tier(void)
     fixture_close(&f);
     assert_int_equal(too_early, 0);
     assert_int_equal(freed_while_held, 0);
+    assert_int_equal(freed_while_recalled, 0); /* a long walk: bags are the threads' again before it */
 }
 
 /* ---------------------------------------------------------------- bags */
@@ -274,7 +276,8 @@ static void test_what_a_thread_has_left_behind_is_freed(void **state)
 
 enum { LARGE = 1000, MANY = 900 }; /* 3/4 of what is between budget and ceiling, and some more */
 
-static void open_full_of_large(void)
+/* And no more than that yet. */
+static void open_with_large(void)
 {
     start();
     open_tier();
@@ -283,12 +286,23 @@ static void open_full_of_large(void)
     next_key = FIRST + MANY;
 }
 
+/* Until so little is left below the ceiling; nothing has to go for it. */
+static void fill_up(void)
+{
+    int64_t max = atomic_load(&f.local->budget.max);
+    uint64_t evicted = stats_of(&f).evictions;
+    for (uint64_t key = FIRST + 10 * MANY; atomic_load(&f.local->budget.used) <= max + (near__budget_ceiling(max) - max) / 4 * 3; key++)
+        add_one(key, LARGE);
+    assert_int_equal(stats_of(&f).evictions, evicted);
+}
+
 /* Whoever fills has it back, and uses it. */
 static void test_short_room_is_handed_back_to_who_uses_it(void **state)
 {
     (void)state;
-    open_full_of_large();
+    open_with_large();
     retire(MANY);
+    fill_up();
     for (int rounds = 0; rounds < 3; rounds++) {
         near__reclaim_some(f.local);
         assert_int_equal(recycle(1), 1);
@@ -306,11 +320,16 @@ static void test_room_that_stays_short_is_taken_from_who_does_not_use_it(void **
     struct near__reader *mine;
     pthread_t thread;
     uint64_t keys = MANY;
-    open_full_of_large();
+    open_with_large();
     mine = f.reader;
     assert_int_equal(pthread_create(&thread, NULL, retires_and_goes, &keys), 0);
     pthread_join(thread, NULL);
     f.reader = mine;
+    for (int rounds = 0; rounds < 10; rounds++) { /* there is room below the budget: it stands in nobody's way */
+        near__reclaim_some(f.local);
+        assert_true(retired_bytes() > MANY * LARGE);
+    }
+    fill_up();
     for (int rounds = 0; rounds < 3; rounds++) {
         near__reclaim_some(f.local);
         assert_true(retired_bytes() > MANY * LARGE);
