@@ -42,6 +42,7 @@
  * and RUN buckets; for one fill: the victims of budget.c. */
 #include <limits.h>
 
+#include "base/prefetch.h"
 #include "local/rcu.h"
 #include "local/tier.h"
 
@@ -113,7 +114,7 @@ static void step_over(const struct hunt *hunt, struct near__hand *hand)
  * empty ones as well: nothing is there to be fetched, and nothing happens. */
 static inline __attribute__((always_inline)) void fetch_ahead(const struct near__hand *hand)
 {
-    __builtin_prefetch(near__hand_ahead(hand, NEAR_HAND_LINE));
+    near__prefetch_write(near__hand_ahead(hand, NEAR_HAND_LINE)); /* as a rule one of it goes */
     const struct near__bucket *bucket = near__hand_ahead(hand, NEAR_HAND_ENTRIES);
 #pragma GCC unroll 8
     for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) /* relaxed: only an address */

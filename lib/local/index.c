@@ -157,6 +157,8 @@
  *   2008), without its moves. */
 #include "local/index.h"
 
+#include "base/prefetch.h"
+
 /* Each failed attempt means that somebody else has changed a slot under us: more in a row than this is a storm on one
  * group, where refusing is as good as winning. */
 #define TRIES 8
@@ -207,6 +209,7 @@ int near__index_replace(slot_word *slot, uint64_t word, struct near__entry *copy
 
 int near__index_unlink(struct near__index *index, slot_word *slot, uint64_t word, enum near__why why)
 {
+    near__prefetch_write(near__word_entry(word)); /* comes while the bucket does */
     if (!near__step_swap(slot, word, 0))
         return 0;
     near__retire(index, near__word_entry(word), why);
