@@ -20,7 +20,7 @@
  *   The word of a key is in its home, the bucket that the hash says, or in one of the other three of its group: place i is the bucket whose
  *   number is that of the home but for an exclusive or with i.  Place 1 is the other half of 128 bytes, which processors
  *   fetch together; 2 and 3 are in the same page of memory.  An install takes the first place that has an empty slot, so in a tier that was
- *   filled once one entry in twenty is away from home at 5.9 a bucket, and one in eighty beyond place 1 (migrate.c has the table).  Were there
+ *   filled once one entry in forty is away from home at 4.8 a bucket, and one in 250 beyond place 1 (migrate.c has the table).  Were there
  *   the home alone, as many entries as now would displace ten times as many.
  *
  *   For all that is argued below the places of a key in one table are one bucket of 32 slots: every scan looks at all of them, and nothing
@@ -28,7 +28,7 @@
  *    - an entry never moves from one place to another in the same table, so a reader that looks at each slot once does not overlook one
  *      that stays;
  *    - two installs of one key may stake in different places: each publishes (4) before it looks at all of them (5);
- *    - a tag says little among 32 slots: at 5.9 a bucket one key in 3,000 meets its own with another one.  So visible entries are told
+ *    - a tag says little among 32 slots: at 4.8 a bucket one key in 3,400 meets its own with another one.  So visible entries are told
  *      apart by their keys, and both stay; a hit that meets the other one first takes the long way.  Of a tentative word nobody knows
  *      the key: it is a rival to all of its tag.
  *
@@ -137,7 +137,7 @@
  *
  * ---- Cost
  *
- *   Per entry: a word and its share of empty slots (11 bytes in a full tier, up to 32 in one that is growing), 12 bytes of header,
+ *   Per entry: a word and its share of empty slots (13 bytes in a full tier, up to 32 in one that is growing), 12 bytes of header,
  *   the allocator's rounding. An install is three swaps here, an eviction one; counting adds as many again.
  *   A hit at home pays nothing for the other places.  One in place 1 takes some thirty instructions more, and what a mispredicted branch
  *   costs; one beyond takes the middle way (api.c).  Installs, invalidations and misses look at four lines, of which the processor fetches pairs;
@@ -148,8 +148,8 @@
  *   Chains, and moving words between the two buckets of a key as in a cuckoo table (full places evict their least recently used
  *   entry: below 0.5 % of what is filled once; a word that moves within a table would need readers that look twice).  A second bucket
  *   anywhere in the table balances better than a neighbour (Azar, Broder, Karlin, Upfal: Balanced Allocations, STOC 1994), but a look at it is
- *   one more miss of cache and TLB.  In a tier that evicts and fills for long, slots at home become empty while their keys are away, so that at 5.9 a
- *   bucket 21 % of them are; they come home when they are filled again.  A bit that says "nobody is away" would
+ *   one more miss of cache and TLB.  In a tier that evicts and fills for long, slots at home become empty while their keys are away, so that at 4.8 a
+ *   bucket 8 % of them are (at 5.9 21 %); they come home when they are filled again.  A bit that says "nobody is away" would
  *   save misses three lines, and be one more word to keep in order.
  *   In-place update of values (readers hold them without a lock), a counter in the bucket (the floor does it
  *   better: it is shared by fewer keys and carries an order). Sources: tentative entries are FASTER's (SIGMOD
