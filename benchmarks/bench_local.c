@@ -41,7 +41,7 @@ struct local {
     const struct bench_engine *engine[ENGINES_MAX];
     unsigned engines;
     struct bench_counts threads;
-    uint64_t keys_count, key_size, value_size, entries, bytes, batch;
+    uint64_t keys_count, key_size, value_size, entries, bytes, batch, churn;
     int fill, verify;
     double writes; /* share */
     struct bench_dist dist;
@@ -354,6 +354,26 @@ static uint64_t fill(const struct bout *bout, uint64_t count, int only_absent, u
     return set;
 }
 
+/* Other keys, several times as many as there is room for: what a table is like after it has evicted for long. */
+static void churn(const struct bout *bout, uint64_t *errors)
+{
+    const struct local *local = bout->local;
+    size_t key_size = local->keys.size;
+    char *value = bench_alloc(local->value_size), *bytes = bench_alloc(key_size);
+    bench_value_write(value, local->value_size, 0, 0);
+    for (uint64_t i = 0; i < local->churn * local->entries; i++) {
+        struct bench_key key = key_of(local, (uint32_t)(i % local->keys.count));
+        uint64_t round = 1 + i / local->keys.count;
+        memcpy(bytes, key.bytes, key_size);
+        for (size_t b = 0; b < key_size && b < sizeof(round); b++)
+            bytes[b] ^= (char)(round >> (8 * b));
+        key.bytes = bytes;
+        *errors += set_patiently(bout, key, value, local->value_size) <= 0;
+    }
+    free(bytes);
+    free(value);
+}
+
 /* What an engine does in the background after it has been filled is not measured: until its memory stays the same for so many looks. */
 static uint64_t settle(const struct bout *bout, int still, uint64_t *ret_entries)
 {
@@ -372,9 +392,11 @@ static uint64_t settle(const struct bout *bout, int still, uint64_t *ret_entries
 static void fill_all(const struct bout *bout, struct outcome *ret)
 {
     uint64_t entries, count = keys_that_fit(bout);
+    if (bout->engine->evicts)
+        churn(bout, &ret->errors);
     (void)fill(bout, count, 0, &ret->errors);
     (void)settle(bout, 1, &entries);
-    ret->kept = (double)entries / (double)count;
+    ret->kept = entries < count ? (double)entries / (double)count : 1; /* after churning others are there, too */
     for (int round = 0; round < FILL_ROUNDS && count == bout->local->keys.count && entries < count; round++) {
         if (!fill(bout, count, 1, &ret->errors))
             break;
@@ -559,6 +581,7 @@ static void describe(struct bench_row *setting, const struct local *local)
     bench_row_text(setting, "dist", NULL, local->dist_text);
     bench_row_text(setting, "mix", NULL, local->mix_text);
     bench_row_count(setting, "batch", NULL, local->batch);
+    bench_row_count(setting, "churn", NULL, local->churn);
     bench_row_count(setting, "fill_on_miss", NULL, (uint64_t)local->fill);
     bench_row_count(setting, "verify", NULL, (uint64_t)local->verify);
 }
@@ -634,6 +657,7 @@ static int parse(struct local *local)
         {"mix", "MIX", BENCH_TEXT, &local->mix_text, 0, 0, "shares of reads and writes [get:100,set:0]"},
         {"batch", "N", BENCH_COUNT, &local->batch, 1, BATCH_MAX, "keys of one mget; 1: get [1]"},
         {"fill-on-miss", NULL, BENCH_FLAG, &local->fill, 0, 0, "set a key that was not found"},
+        {"churn", "N", BENCH_COUNT, &local->churn, 0, 1000, "other keys set before, in multiples of --entries, by engines that evict [0]"},
         {"verify", NULL, BENCH_FLAG, &local->verify, 0, 0, "check every value (slower; figures are not comparable)"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
@@ -642,6 +666,8 @@ static int parse(struct local *local)
         return status;
     if (!parse_engines(local))
         return refuse_engines(local);
+    if (local->churn && !local->entries)
+        return bench_options_refuse("churn", "without a limit", "--entries as well");
     if (!bench_dist_parse(local->dist_text, &local->dist))
         return bench_options_refuse("dist", local->dist_text, "uniform, zipf:THETA (0 to 10) or hotspot:SET,OPS (0 to 1)");
     if (!parse_mix(local->mix_text, &local->writes))

@@ -44,6 +44,14 @@ smaller_caches_miss() {
             $(value results.$i.entries) <= 512" || return 1
     done
 }
+churned_caches_have_evicted() {
+    # shellcheck disable=SC2086
+    run 0 local $quick --engine nearcache,sharded-lru --threads 1 --entries 2200 --churn 3 --json - && is_json || return 1
+    for i in 0 1; do # what is left of the other keys is there as well
+        holds "$(value results.$i.entries) > 2010 && $(value results.$i.entries) <= 2300 && $(value results.$i.hit_ratio) > 0.9" || return 1
+    done
+    run 2 local $quick --engine nearcache --churn 3 > /dev/null && grep -q 'churn.*--entries' "$work/err"
+}
 writes_csv_and_plots() {
     # shellcheck disable=SC2086
     run 0 local $quick --engine floor --threads 1 --csv "$work/out.csv" --plot "$work/plots" || return 1
@@ -74,6 +82,7 @@ done
 check "near_mget returns what was set" mget_returns_what_was_set nearcache
 check "results have their fields, engine by engine" results_have_their_fields
 check "caches smaller than the keys miss, and keep to their limits" smaller_caches_miss
+check "caches churned before have evicted, and serve what came last" churned_caches_have_evicted
 check "CSV and plots are written" writes_csv_and_plots
 check "an invalidation of thousands is one message, and removes nothing" invalidation_is_one_message
 check "any command line is told in JSON" odd_words_stay_json
