@@ -5,7 +5,8 @@
  *      large  --near_set_local_bytes-->  shrink  ->  small  --near_set_local_bytes-->  grow  ->  large again
  *
  * `shrink` lasts from the call until the tier is within its new limit and its index has come to rest, `grow` until nine tenths of
- * what it had are there again (only with --fill-on-miss, otherwise until the index rests); the others last --seconds each.
+ * what it had and players ask for are there again (only with --fill-on-miss, otherwise until the index rests); the others last
+ * --seconds each.
  * The players know nothing of it.  A change of size changes the hit ratio, and with --fill-on-miss a miss costs ten hits, so
  * each of the two is compared with the steady phases beside it: with the slower one, with the faster one, and with what lies between them at
  * the hit ratio that it had.  The time of a read is linear in the hit ratio, so that is a straight line through both.
@@ -209,7 +210,23 @@ static void share_out(struct bout *bout, enum phase phase, const struct look *fr
     bout->ret->phase[phase].blocked = blocked > 0 ? blocked / all : 0;
 }
 
-/* What the tier has to have done for the phase to end; entries: as many as there were when it was large. */
+/* Different keys that the players read, again and again. */
+static uint64_t keys_asked_for(const struct bout *bout)
+{
+    const struct resize *resize = bout->resize;
+    unsigned char *asked = bench_alloc(resize->keys.count);
+    uint64_t keys = 0;
+    memset(asked, 0, resize->keys.count);
+    for (unsigned t = 0; t < bout->threads && t < resize->tapes; t++)
+        for (uint32_t i = 0; i < resize->tape[t].count; i++) {
+            keys += !asked[resize->tape[t].word[i]];
+            asked[resize->tape[t].word[i]] = 1;
+        }
+    free(asked);
+    return keys;
+}
+
+/* What the tier has to have done for the phase to end; entries: as many as there were when it was large, of those that are asked for. */
 static int is_done(const struct bout *bout, enum phase phase, const struct look *now, uint64_t entries)
 {
     if (phase == SHRINK)
@@ -266,7 +283,9 @@ static void *conduct(void *arg)
     double seconds = resize->common->seconds;
     bench_sleep(resize->common->warmup);
     watch(bout, LARGE, seconds, 0);
-    uint64_t entries = bout->ret->phase[LARGE].entries;
+    uint64_t entries = bout->ret->phase[LARGE].entries, asked_for = keys_asked_for(bout);
+    if (asked_for < entries)
+        entries = asked_for;
     (void)near_set_local_bytes(bout->cache, resize->bytes / resize->factor); /* within its range: parse() */
     watch(bout, SHRINK, 0, entries);
     watch(bout, SMALL, seconds, 0);
