@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "local/local.h"
 #include "nearcache.h"
 
 enum { THREADS = 4, ROUNDS = 4000, KEYS = 3, ERA = 1000000 };
@@ -160,6 +161,39 @@ static void *removes(void *arg)
     return NULL;
 }
 
+/* What happens when a write has looked, and has not written yet; once. */
+static near_cache *removed_after_the_look;
+static int all_is;
+
+enum near__local_result __real_near__local_look(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
+                                                struct near__view *view);
+enum near__local_result __wrap_near__local_look(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
+                                                struct near__view *view);
+enum near__local_result __wrap_near__local_look(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
+                                                struct near__view *view)
+{
+    enum near__local_result result = __real_near__local_look(local, reader, key, key_size, view);
+    near_cache *cache = removed_after_the_look;
+    removed_after_the_look = NULL;
+    if (cache)
+        assert_int_equal(all_is ? near_clear(cache, 0, NULL, NULL) : near_drop(cache, "k", 1), NEAR_OK);
+    return result;
+}
+
+static void what_is_removed_after_the_look_does_not_come_back(int all)
+{
+    near_cache *cache = open_only();
+    char byte;
+    size_t size;
+    assert_int_equal(set_number(cache, "k", 5), NEAR_OK);
+    removed_after_the_look = cache;
+    all_is = all;
+    assert_int_equal(near_expire(cache, "k", 1, 60000, NULL), NEAR_MISS);
+    assert_null(removed_after_the_look);
+    assert_int_equal(near_get_copy(cache, "k", 1, NULL, &byte, 1, &size), NEAR_MISS);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
 /* Whichever comes first, there is nothing afterwards: a write that has seen the value does not bring it back. */
 static void what_is_removed_does_not_come_back(int all)
 {
@@ -187,12 +221,14 @@ static void what_is_removed_does_not_come_back(int all)
 static void test_what_is_dropped_does_not_come_back_by_a_write_that_has_seen_it(void **state)
 {
     (void)state;
+    what_is_removed_after_the_look_does_not_come_back(0);
     what_is_removed_does_not_come_back(0);
 }
 
 static void test_what_is_cleared_does_not_come_back_by_a_write_that_has_seen_it(void **state)
 {
     (void)state;
+    what_is_removed_after_the_look_does_not_come_back(1);
     what_is_removed_does_not_come_back(1);
 }
 
