@@ -161,9 +161,9 @@ static void *removes(void *arg)
     return NULL;
 }
 
-/* What happens when a write has looked, and has not written yet; once. */
-static near_cache *removed_after_the_look;
-static int all_is;
+/* What happens when this thread's write has looked, and has not written yet; once. */
+static __thread near_cache *removed_after_the_look;
+static __thread int all_is;
 
 enum near__local_result __real_near__local_look(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
                                                 struct near__view *view);
