@@ -421,14 +421,15 @@ int near__reclaim(struct near__local *local, int all)
     return done;
 }
 
-/* So little is left below the ceiling that fills are about to be refused.  What is retired while there is room below the
- * budget (a limit on entries is the one that counts) stands in nobody's way. */
+/* So much is retired that fills are about to be refused: all of them, or large ones, which nobody sees in `used`.  Where an
+ * eighth of the budget is free (a limit on entries is the one that counts) it stands in nobody's way. */
 static int is_pressing(const struct near__local *local)
 {
-    /* relaxed, both: counts */
+    /* relaxed, all: counts */
     int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed);
     int64_t used = atomic_load_explicit(&local->budget.used, memory_order_relaxed);
-    return used > max + (near__budget_ceiling(max) - max) / 4 * 3;
+    int64_t retired = atomic_load_explicit(&local->budget.retired, memory_order_relaxed);
+    return used > max - max / 8 && retired > (near__budget_ceiling(max) - max) / 4 * 3;
 }
 
 void near__reclaim_some(struct near__local *local)
