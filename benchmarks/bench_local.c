@@ -365,7 +365,7 @@ static void churn(const struct bout *bout, uint64_t *errors)
         struct bench_key key = key_of(local, (uint32_t)(i % local->keys.count));
         uint64_t round = 1 + i / local->keys.count;
         memcpy(bytes, key.bytes, key_size);
-        for (size_t b = 0; b < key_size && b < sizeof(round); b++)
+        for (size_t b = 0; b < sizeof(round); b++) /* no key is shorter: BENCH_KEY_SIZE_MIN */
             bytes[b] ^= (char)(round >> (8 * b));
         key.bytes = bytes;
         *errors += set_patiently(bout, key, value, local->value_size) <= 0;

@@ -12,8 +12,8 @@
  * beside what is live, or adds less when the limits leave no more entries than LAST a bucket; when entries would have to make
  * room for the second table it waits for a higher load and adds half.
  *
- * How dense.  Each byte of the index is missed by entries, so a tier that is full has as few as hits and fills hardly notice.  A key that comes to full
- * places displaces the oldest entry there instead of one that is old among all, which matters when everything would fit otherwise; one that
+ * How dense.  Each byte of the index is missed by entries, so a tier that is full has as few as hits and fills hardly
+ * notice.  A key that comes to full places displaces the oldest entry there instead of one that is old among all, which matters when everything would fit otherwise; one that
  * is not in its home costs a hit another line or two.  Shares in a tier that was filled once, and in one that has evicted and filled ever
  * since, each entry with the same chance (a simulation of eight slots a bucket, four places, 40,000 buckets):
  *

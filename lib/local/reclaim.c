@@ -62,6 +62,11 @@
  *   A pin's entry may be looked at safely, dead or alive: the keeper frees nothing that it sees pinned, and hands
  * nothing back while there is a retired entry that is pinned and not kept.
  *
+ * [b4] The phase ends when the keeper has what it is going to free to itself, before it frees that, which may take long.
+ * What others retire from then on waits for a grace period that the keeper has yet to begin, and after a recall their bags
+ * are empty: so nobody takes anything back while it walks.  If nothing was pinned it looks at no pin any more.  If
+ * something was, all had been recalled, and what a pin points to then is alive, or waits, or is the keeper's.
+ *
  * ---- Who writes what
  *
  *      phase                the keeper
@@ -408,7 +413,7 @@ int near__reclaim(struct near__local *local, int all)
         await(local, recalled = 1);                                                /* [b3] */
     if (any && recalled)
         empty_bags(local, &batch);
-    if (any) /* before a long walk: what is retired meanwhile goes into bags */
+    if (any) /* [b4] */
         set_phase(local, (phase_of(local) & ~RECALLED) + RUNNING);
     free_unpinned(local, batch, before, pinned, &freed);
     /* relaxed: counts.  `used` last: for a moment too much seems live rather than too little */

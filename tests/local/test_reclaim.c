@@ -26,13 +26,14 @@ static unsigned traced_count;
 static unsigned begun, ended;                 /* grace periods */
 static const struct near__entry *held[HELD]; /* pinned by the test */
 static unsigned too_early, freed_while_held, freed_while_recalled;
-static void (*meanwhile)(void); /* what others do in the middle of the next grace period; NULL: nothing */
+static void (*meanwhile)(void);    /* what others do in the middle of the next grace period; NULL: nothing */
+static void (*at_the_walk)(void);  /* likewise, each time that the keeper is about to free an entry */
 
 static void trace_anew(void)
 {
     traced_count = begun = ended = too_early = freed_while_held = freed_while_recalled = 0;
     memset(held, 0, sizeof(held));
-    meanwhile = NULL;
+    meanwhile = at_the_walk = NULL;
 }
 
 void __real_near__retire(struct near__index *index, struct near__entry *entry, enum near__why why);
@@ -57,6 +58,8 @@ int64_t __wrap_near__block_free(struct near__local *local, struct near__reader *
     for (unsigned i = 0; i < HELD; i++)
         freed_while_held += held[i] == entry;
     freed_while_recalled += !reader && (int64_t)atomic_load(&local->budget.phase) < 0; /* the highest bit says so */
+    if (!reader && at_the_walk)
+        at_the_walk();
     return __real_near__block_free(local, reader, entry);
 }
 
@@ -483,8 +486,10 @@ static void test_R48_nothing_is_freed_too_early_in_any_order(void **state)
         some_of_it();
         if (below(2))
             meanwhile = some_of_it;
+        if (below(2))
+            at_the_walk = some_of_it;
         (void)near__reclaim(f.local, below(4) == 0);
-        meanwhile = NULL;
+        meanwhile = at_the_walk = NULL;
         assert_int_equal(too_early, 0);
         assert_int_equal(freed_while_held, 0);
     }
