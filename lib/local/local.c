@@ -285,13 +285,6 @@ struct offer {
     uint16_t tick;
 };
 
-static int64_t value_limit(const struct near__local *local)
-{
-    int64_t max = atomic_load_explicit(&local->budget.max_wanted, memory_order_relaxed); /* relaxed: a limit */
-    int64_t limit = local->value_max ? (int64_t)local->value_max : max / 8;
-    return limit < NEAR_ENTRY_VALUE_MAX ? limit : NEAR_ENTRY_VALUE_MAX;
-}
-
 static inline __attribute__((always_inline)) void copy(void *to, const void *from, size_t size)
 {
     if (size && !near__copy(to, from, size, near__wide_lines()))
@@ -405,7 +398,7 @@ static void prefetch_places(struct near__local *local, uint64_t hash)
 /* NULL: no room.  The bucket is being fetched. */
 static struct near__entry *prepare(struct near__local *local, struct near__reader *reader, const struct offer *offer, int64_t *ret_cost)
 {
-    if ((int64_t)offer->value_size > value_limit(local) || offer->key_size > UINT16_MAX)
+    if ((int64_t)offer->value_size > near__tier_value_limit(local) || offer->key_size > UINT16_MAX)
         return NULL;
     tap(local, reader, offer);
     unsigned flags = near__entry_flags_for(offer->key_size, offer->value_size, offer->expires != 0, local->queues);

@@ -64,8 +64,9 @@
  *
  * [b4] The phase ends when the keeper has what it is going to free to itself, before it frees that, which may take long.
  * What others retire from then on waits for a grace period that the keeper has yet to begin, and after a recall their bags
- * are empty: so nobody takes anything back while it walks.  If nothing was pinned it looks at no pin any more.  If
- * something was, all had been recalled, and what a pin points to then is alive, or waits, or is the keeper's.
+ * are empty.  Without a recall what has waited is taken back while the keeper walks: nothing of it was pinned, and it looks
+ * at no pin any more.  If something was, all had been recalled, and what a pin points to then is alive, or waits, or is
+ * the keeper's.
  *
  * ---- Who writes what
  *
@@ -426,15 +427,15 @@ int near__reclaim(struct near__local *local, int all)
     return done;
 }
 
-/* So much is retired that fills are about to be refused: all of them, or large ones, which nobody sees in `used`.  Where an
- * eighth of the budget is free (a limit on entries is the one that counts) it stands in nobody's way. */
+/* So much is retired that fills are about to be refused: all of them, or the largest.  Where those find room below the
+ * budget (a limit on entries is the one that counts) it stands in nobody's way. */
 static int is_pressing(const struct near__local *local)
 {
     /* relaxed, all: counts */
     int64_t max = atomic_load_explicit(&local->budget.max, memory_order_relaxed);
     int64_t used = atomic_load_explicit(&local->budget.used, memory_order_relaxed);
     int64_t retired = atomic_load_explicit(&local->budget.retired, memory_order_relaxed);
-    return used > max - max / 8 && retired > (near__budget_ceiling(max) - max) / 4 * 3;
+    return used > max - near__tier_value_limit(local) && retired > (near__budget_ceiling(max) - max) / 4 * 3;
 }
 
 void near__reclaim_some(struct near__local *local)

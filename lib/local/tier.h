@@ -148,6 +148,15 @@ static inline uint64_t near__tier_watermark(struct near__local *local)
     return near__step_load(&local->gate.watermark) >> NEAR_HEAD_SHIFT;
 }
 
+/* ---------------------------------------------------------------- the largest value */
+
+static inline int64_t near__tier_value_limit(const struct near__local *local)
+{
+    int64_t max = atomic_load_explicit(&local->budget.max_wanted, memory_order_relaxed); /* relaxed: a limit */
+    int64_t limit = local->value_max ? (int64_t)local->value_max : max / 8;
+    return limit < NEAR_ENTRY_VALUE_MAX ? limit : NEAR_ENTRY_VALUE_MAX;
+}
+
 /* ---------------------------------------------------------------- time */
 
 static inline int64_t near__tier_ms(const struct near__local *local, int64_t ns)

@@ -342,6 +342,27 @@ static void test_room_that_stays_short_is_taken_from_who_does_not_use_it(void **
     close_tier();
 }
 
+/* A value that may come is as much as a large part of the budget. */
+static void test_room_is_short_for_the_largest_value(void **state)
+{
+    (void)state;
+    struct near__reader *mine;
+    pthread_t thread;
+    uint64_t keys = MANY;
+    open_with_large();
+    mine = f.reader;
+    assert_int_equal(pthread_create(&thread, NULL, retires_and_goes, &keys), 0);
+    pthread_join(thread, NULL);
+    f.reader = mine;
+    f.local->value_max = (uint64_t)(atomic_load(&f.local->budget.max) - atomic_load(&f.local->budget.used)) + 1;
+    for (int rounds = 0; rounds < 4; rounds++) {
+        assert_true(retired_bytes() > MANY * LARGE);
+        near__reclaim_some(f.local);
+    }
+    assert_int_equal(retired_bytes(), 0);
+    close_tier();
+}
+
 /* ---------------------------------------------------------------- pins */
 
 static void open_and_hold(uint64_t key, struct near__view *view)
@@ -555,6 +576,7 @@ int main(void)
         cmocka_unit_test(test_what_a_thread_has_left_behind_is_freed),
         cmocka_unit_test(test_short_room_is_handed_back_to_who_uses_it),
         cmocka_unit_test(test_room_that_stays_short_is_taken_from_who_does_not_use_it),
+        cmocka_unit_test(test_room_is_short_for_the_largest_value),
         cmocka_unit_test(test_only_what_is_pinned_is_kept),
         cmocka_unit_test(test_pins_of_living_entries_change_nothing),
         cmocka_unit_test(test_R48_nothing_comes_back_while_a_reader_is_in_its_section),
