@@ -257,6 +257,18 @@ static inline __attribute__((always_inline)) struct near__entry *near__index_fin
     return __builtin_expect(entry != NULL, 1) ? entry : near__index_find_away(tables, hash, key, key_size);
 }
 
+/* No slot has the tag of a short key in any of its places, so it is not there; 0: near__index_find knows. */
+static inline int near__index_is_nowhere(const struct near__index *index, const void *key, size_t key_size)
+{
+    const struct near__tables *tables = near__index_tables(index);
+    uint64_t hash = near__hash_short(key, key_size, &index->secrets);
+    const struct near__bucket *home = near__span_bucket(&tables->span[0], hash);
+    unsigned match = 0;
+    for (unsigned p = 0; p < NEAR_PLACES; p++)
+        match |= near__bucket_match(near__bucket_place(home, p), near__hash_tag(hash));
+    return !match && tables->spans == 1;
+}
+
 /* The word of the first slot that matches in the places of a key but its home; 0: none does. */
 static inline __attribute__((always_inline)) uint64_t near__places_look(const struct near__bucket *home, uint64_t tag, int has_lines)
 {
