@@ -24,13 +24,17 @@
  * the present section, so nothing that was freed is touched.  A view that is new places the hands anew.  While there
  * are two tables, both are gone over.
  *
+ * Where nothing but age counts, as under LRU while nothing may expire, a hand looks at whole buckets at a glance
+ * (glance.h).  Those that were old enough go one with each eviction, the next one first if it still is.  Where a glance
+ * shows something else, or nobody, it is as under the other rules: one entry after the other.
+ *
  * Dead entries go wherever a hand meets them, old enough or not.  They count for the steering, so while more than one
  * in ONE_IN is dead the threshold rises until no other goes.  Where entries may have expired, more are looked at for
  * that (ONE_IN_WIDE).
  *
- * When nobody is old enough among LIMIT times as many as there should be, the oldest of them goes: a threshold is too
- * high after a change of the load, and comes down by that.  Of WHOLE entries all are looked at each time, so the order
- * of a tier so small is exact, but for ties of a tick.
+ * When nobody is old enough among LIMIT times as many as there should be, the oldest of them goes, or of as many again
+ * after glances: a threshold is too high after a change of the load, and comes down by that.  Of WHOLE entries all are
+ * looked at each time, so the order of a tier so small is exact, but for ties of a tick.
  *
  * Under NEAR_RULE_S3FIFO there are two hands, one a queue, with rounds and thresholds of their own, and ages are those
  * in the queue.  Who is old enough and has earned another turn gets it instead of going (queues.c).  Under the random
@@ -39,10 +43,11 @@
  * when a limit was lowered, goes on without them.
  *
  * Work for one eviction: at most ATTEMPTS + TURNS searches, each of LIMIT times as many entries, the rest of a bucket,
- * and RUN buckets; for one fill: the victims of budget.c. */
+ * and RUN buckets, and of as many again at a glance; for one fill: the victims of budget.c. */
 #include <limits.h>
 
 #include "base/prefetch.h"
+#include "local/glance.h"
 #include "local/rcu.h"
 #include "local/tier.h"
 
@@ -129,6 +134,7 @@ static inline __attribute__((always_inline)) void advance(const struct hunt *hun
         step_over(hunt, hand);
     fetch_ahead(hand);
     hand->slots = near__bucket_visible(hand->bucket);
+    hand->old = 0;
 }
 
 /* At the beginning of a stretch. */
@@ -137,6 +143,7 @@ static void place(const struct hunt *hunt, struct near__hand *hand)
     claim(hunt, hand);
     step_over(hunt, hand);
     hand->slots = near__bucket_visible(hand->bucket);
+    hand->old = 0;
 }
 
 /* A threshold to begin with: as old as the oldest may be, since one that is too high comes down soon. */
@@ -319,7 +326,62 @@ static __attribute__((noinline)) struct sight look_at_all(const struct hunt *hun
     hand->bucket = span->bucket;
     hand->end = hand->bucket + span->count;
     hand->slots = near__bucket_visible(hand->bucket);
+    hand->old = 0;
     return search(hunt, hand, INT_MAX, UINT_MAX, span->count);
+}
+
+/* ---------------------------------------------------------------- at a glance
+ *
+ * Three mispredictions an eviction become one: filling on miss in a tier that the second-level cache holds was 1.08 times as quick. */
+
+/* The order is that of last use, and nothing else counts, unless a glance shows otherwise. */
+static inline int only_age_counts(const struct hunt *hunt)
+{
+    return hunt->moment->rule == NEAR_RULE_LRU && !hunt->moment->idle && !may_expire(hunt->local);
+}
+
+static __attribute__((noinline)) unsigned glance(const struct hunt *hunt, const struct near__bucket *bucket, int bar)
+{
+    return near__glance(bucket, hunt->moment->era, hunt->moment->forsaken << NEAR_HEAD_SHIFT, hunt->base,
+                        (uint16_t)(bar < UINT16_MAX ? bar : UINT16_MAX));
+}
+
+/* The next one that was old enough, if it still is.  0: there is none. */
+static inline __attribute__((always_inline)) int take_old(const struct hunt *hunt, struct near__hand *hand, int bar, struct sight *ret)
+{
+    while (hand->old) {
+        _Atomic(uint64_t) *slot = &hand->bucket->slot[near__lowest(hand->old)];
+        hand->old &= hand->old - 1;
+        uint64_t word = near__step_look(slot);
+        int age = word & NEAR_WORD_VISIBLE ? (uint16_t)(hunt->base - near__entry_stamp(near__word_entry(word))) : -1;
+        if (__builtin_expect(age >= bar, 1)) {
+            *ret = (struct sight){.oldest = age, .slot = slot, .word = word};
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Goes on from bucket to bucket.  0: nobody was found among as many as should do, or one must be looked at closely, which is in the hand's
+ * bucket then. */
+static inline __attribute__((always_inline)) int search_at_a_glance(const struct hunt *hunt, struct near__hand *hand, int bar, struct sight *ret)
+{
+    unsigned looked = 0;
+    for (unsigned run = RUN; !take_old(hunt, hand, bar, ret); run--) {
+        if (looked >= LIMIT * ONE_IN || !run)
+            return 0;
+        if (!hand->slots)
+            advance(hunt, hand);
+        unsigned seen = glance(hunt, hand->bucket, bar);
+        if (__builtin_expect(seen & NEAR_GLANCE_ODD, 0))
+            return 0;
+        hand->old = seen & hand->slots;
+        unsigned counts = near__count_bits(hand->old << 8 | hand->slots);
+        hand->slots = 0;
+        looked += counts & 0xff;
+        near__hand_steer(hand, counts & 0xff, counts >> 8, ONE_IN);
+    }
+    return 1;
 }
 
 static struct sight look_on(const struct hunt *hunt, enum queue queue)
@@ -327,7 +389,10 @@ static struct sight look_on(const struct hunt *hunt, enum queue queue)
     struct near__hand *hand = &hunt->hands->hand[queue];
     int bar = (int)(hand->threshold >> NEAR_THRESHOLD_SHIFT) + 4 * (int)NEAR_TICKS;
     unsigned enough = one_in(hunt, queue);
-    struct sight sight = search(hunt, hand, bar, LIMIT * enough, RUN);
+    struct sight sight;
+    if (only_age_counts(hunt) && search_at_a_glance(hunt, hand, bar, &sight))
+        return sight;
+    sight = search(hunt, hand, bar, LIMIT * enough, RUN);
     near__hand_steer(hand, sight.looked, sight.has_gone || sight.oldest >= bar, enough);
     return sight;
 }

@@ -32,6 +32,7 @@ struct near__hand {
     struct near__bucket *bucket, *end;    /* it is at; the end of the stretch */
     struct near__bucket *next, *next_end; /* the stretch after that */
     unsigned slots;                       /* of the bucket, that have not been looked at: a bit each */
+    unsigned old;                         /* of the bucket, that were old enough at a glance: likewise */
     uint32_t threshold;
 };
 
@@ -105,11 +106,11 @@ static inline struct near__bucket *near__hand_ahead(const struct near__hand *han
 #define NEAR_THRESHOLD_MAX ((uint32_t)UINT16_MAX << NEAR_THRESHOLD_SHIFT)
 #define NEAR_STEER_SHIFT 9 /* a 512th for each entry; from a 3000th to a 300th all are the same on the traces of docs/policies.md */
 
-/* So many entries were looked at, and the last of them was old enough or not. */
-static inline void near__hand_steer(struct near__hand *hand, unsigned looked, int was_old, unsigned one_in)
+/* So many entries were looked at, and so many of them were old enough. */
+static inline void near__hand_steer(struct near__hand *hand, unsigned looked, unsigned old, unsigned one_in)
 {
     int64_t step = (int64_t)(hand->threshold >> NEAR_STEER_SHIFT) + 1;
-    int64_t threshold = hand->threshold + step * ((was_old ? (int64_t)one_in : 0) - (int64_t)looked);
+    int64_t threshold = hand->threshold + step * ((int64_t)old * one_in - (int64_t)looked);
     hand->threshold = (uint32_t)(threshold < 0 ? 0 : threshold > (int64_t)NEAR_THRESHOLD_MAX ? (int64_t)NEAR_THRESHOLD_MAX : threshold);
 }
 

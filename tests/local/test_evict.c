@@ -501,6 +501,46 @@ static void fill_some(struct fixture *f, uint32_t from, uint32_t to)
     }
 }
 
+/* Fills until a glance has shown more than one that is old enough; the key of the next of them, and how many fills it took. */
+static uint32_t next_in_turn(struct fixture *f, uint32_t *n)
+{
+    const struct near__hand *hand = &f->reader->hands.hand[0];
+    uint32_t key, begun = *n;
+    for (; !hand->old; (*n)++) {
+        assert_true(*n < begun + 1000);
+        fill(f, *n);
+    }
+    const struct near__entry *entry = near__word_entry(atomic_load(&hand->bucket->slot[near__lowest(hand->old)]));
+    assert_non_null(entry);
+    memcpy(&key, entry->bytes, sizeof(key));
+    return key;
+}
+
+/* Of what a glance showed one goes with each eviction.  What is read before its turn comes stays. */
+static void test_what_has_been_read_since_a_glance_stays(void **state)
+{
+    (void)state;
+    const uint32_t room = 2000;
+    struct fixture f;
+    fixture_init(&f);
+    f.config.entries_max = room;
+    f.config.bytes_max = 64u << 20;
+    fixture_start(&f);
+    uint32_t n = 0, gone = 0;
+    for (; n < 5 * room; n++)
+        fill(&f, n);
+    for (int i = 0; i < 200; i++) {
+        uint32_t key = next_in_turn(&f, &n);
+        int is_read = i % 2;
+        assert_true(!is_read || has(&f, key));
+        fill(&f, n++);
+        gone += !has(&f, key);
+        assert_true(!is_read || has(&f, key));
+    }
+    assert_in_range(gone, 80, 100); /* the threshold may have risen */
+    fixture_close(&f);
+}
+
 /* Likewise: who has lived for much less than a turnover is there, who has for more than a turnover and a round of the hand is not.  The tier
  * was small before, and the threshold of that time is wrong. */
 static void test_an_entry_that_nobody_reads_goes_when_its_time_has_come(void **state)
@@ -589,6 +629,7 @@ int main(void)
         cmocka_unit_test(test_volatile_policies_spare_what_has_no_time_to_live),
         cmocka_unit_test(test_expired_entries_go_before_live_ones),
         cmocka_unit_test(test_a_tier_of_tens_of_entries_evicts_in_order),
+        cmocka_unit_test(test_what_has_been_read_since_a_glance_stays),
         cmocka_unit_test(test_an_entry_that_nobody_reads_goes_when_its_time_has_come),
         cmocka_unit_test(test_one_entry_of_room_holds_the_last_one),
     };
