@@ -385,7 +385,9 @@ static void tap(struct near__local *local, struct near__reader *reader, const st
         near__tap_learn(local, reader);
 }
 
-/* Comes while memory is made ready; the address may be of a table that goes away then, which harms nobody. */
+/* Comes while memory is made ready; an address may be of a table that goes away then, which harms nobody.  Of an older version of the key,
+ * if it is at home, as nearly all are, the key will be compared and the head written: the processor goes on while it waits for the bucket
+ * that tells where it is. */
 static void prefetch_places(struct near__local *local, uint64_t hash)
 {
     const struct near__tables *tables = near__index_tables(&local->index);
@@ -393,6 +395,9 @@ static void prefetch_places(struct near__local *local, uint64_t hash)
     near__prefetch_write(home);
     for (unsigned i = 1; i < NEAR_PLACES; i++)
         __builtin_prefetch(near__bucket_place(home, i));
+    unsigned match = near__bucket_match(home, near__hash_tag(hash));
+    if (match)
+        near__prefetch_write(near__word_entry(near__step_look(near__match_slot(home, match))));
 }
 
 /* NULL: no room.  The bucket is being fetched. */
