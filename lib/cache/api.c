@@ -338,7 +338,7 @@ static __attribute__((noinline)) int get_by_any_key(near_cache *cache, const voi
 
 /* The short way; has_lines, a constant.  The arguments are looked at where they are used, which costs less than in a row. */
 static inline __attribute__((always_inline)) enum short_end hit(near_cache *cache, const void *key, size_t key_size, near_value *ret_value,
-                                                     int has_lines)
+                                                                int has_lines)
 {
     struct short_way way;
     size_t size;

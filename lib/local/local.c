@@ -385,9 +385,9 @@ static void tap(struct near__local *local, struct near__reader *reader, const st
         near__tap_learn(local, reader);
 }
 
-/* Comes while memory is made ready; an address may be of a table that goes away then, which harms nobody.  Of an older version of the key,
- * if it is at home, as nearly all are, the key will be compared and the head written: the processor goes on while it waits for the bucket
- * that tells where it is. */
+/* Comes while memory is made ready.  Of an older version of the key, if it is at home, as nearly all are, the key will be compared and the head
+ * written; where it is is read from the bucket, so this is for read sections, and the processor goes on while it waits for that.  The section
+ * may end and another begin before the install (fill_outside), which looks anew. */
 static void prefetch_places(struct near__local *local, uint64_t hash)
 {
     const struct near__tables *tables = near__index_tables(&local->index);

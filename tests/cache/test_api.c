@@ -871,6 +871,37 @@ static void test_automatic_size_is_asked_for_and_told(void **state)
     assert_int_equal(near_set_auto_size(sized, 0, 1 << 20, 0), NEAR_ERR_CLOSED);
 }
 
+/* Reads that find nothing are requests like the others, on the way that hits take, too. */
+static void test_misses_are_learnt_from(void **state)
+{
+    near_cache *learning;
+    near_options options;
+    near_hot_key top[4];
+    double ratio = -1;
+    size_t count = 0;
+    (void)state;
+    near_options_init(&options);
+    options.curve = 1;
+    options.hot_keys = 4;
+    assert_int_equal(near_open("local:", &options, &learning, NULL), NEAR_OK);
+    assert_int_equal(near_set(learning, "a-key-that-is", 13, "v", 1, NULL, NULL), NEAR_OK);
+    expect(learning, "a-key-that-is", "v");
+    for (int i = 0; i < 2000; i++) {
+        char key[24];
+        near_value value;
+        int size = snprintf(key, sizeof(key), "absent-%d", i);
+        assert_int_equal(near_get(learning, key, (size_t)size, NULL, &value), NEAR_MISS);
+        assert_int_equal(near_get(learning, "never-there", 11, NULL, &value), NEAR_MISS);
+        if (i % 100 == 0)
+            assert_int_equal(near_hot_keys(learning, 4, top, &count), NEAR_OK);
+    }
+    assert_int_equal(near_hot_keys(learning, 4, top, &count), NEAR_OK);
+    assert_true(count > 0 && top[0].key_size == 11 && memcmp(top[0].key, "never-there", 11) == 0);
+    assert_int_equal(near_advise(learning, 16 << 20, 0, &ratio), NEAR_OK);
+    assert_true(ratio < 0.6); /* at any size those keys are missed the first time */
+    assert_int_equal(near_close(learning), NEAR_OK);
+}
+
 static void test_hot_keys_are_told(void **state)
 {
     near_cache *c = cache_of(state), *learning;
@@ -1115,6 +1146,7 @@ int main(void)
         EVERYWHERE(test_advice_needs_the_curve_and_a_size),
         EVERYWHERE(test_automatic_size_is_asked_for_and_told),
         EVERYWHERE(test_hot_keys_are_told),
+        cmocka_unit_test(test_misses_are_learnt_from),
         EVERYWHERE(test_R51_calls_after_close_are_refused),
         EVERYWHERE(test_close_is_refused_while_values_are_held),
         WITH_A_REMOTE_TIER(test_close_logs_no_warning),
