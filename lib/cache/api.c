@@ -73,10 +73,10 @@ int64_t near__deadline(const struct near__impl *impl, const near_call *call)
 
 /* Three ways lead through a read.  The short one, in near_get and near_get_copy, is for a hit of a short key with nothing particular about
  * it, where it nearly always is: no terms of the call's own, no expiry close by, a fresh proof.  It makes no call at all, and whatever it
- * does not want to decide it leaves, having changed nothing, to the middle one, but for the miss of a key of which there is no trace, where there
- * is no remote tier to ask.  The middle one looks into all places of any key, times one hit in so many, knows a miss that ends here, too, and
- * leaves everything else to the long one.  Each looks from the beginning, and is one section in which
- * the impl is loaded and the entry is found. */
+ * does not want to decide it leaves, having changed nothing, to the middle one.  That looks into all places of any key, times one hit in so
+ * many, knows a miss that ends here, and leaves everything else to the long one.  Between them stands the miss of a key of which there is no
+ * trace, where there is no remote tier to ask.  Each looks from the beginning, and is one section in which the impl is loaded and the entry
+ * is found. */
 
 /* A thread's first call makes its reader, outside any section: that may block and allocate. */
 struct near__reader *near__reader_for(near_cache *cache, int *ret_status)
@@ -219,26 +219,26 @@ static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, st
     return 0;
 }
 
-/* How it ended.  MISS: counted; nothing else has changed unless HIT. */
-enum short_end { SHORT_UNDECIDED, SHORT_HIT, SHORT_MISS };
-
-static inline __attribute__((always_inline)) enum short_end end_hit(const struct short_way *way)
+static inline __attribute__((always_inline)) void end_hit(const struct short_way *way)
 {
     near__reader_add_hit(way->reader);
     leave_short_way(way);
-    return SHORT_HIT;
 }
 
-/* Nothing plain was found.  Without a remote tier the miss of a key that is nowhere ends here, too. */
-static __attribute__((noinline)) enum short_end end_without_hit(near_cache *cache, struct short_way way, const void *key, size_t key_size)
+/* When the short way has found nothing, in a section of its own, so that hits keep no register for it.  1: without a remote tier the miss of a key of which there is no
+ * trace ends here; it is counted. */
+static int is_missed_at_once(near_cache *cache, const void *key, size_t key_size)
 {
+    struct short_way way;
+    if (!begin_hit(cache, &way))
+        return 0;
     const struct near__local *local = way.reader->local;
     const struct near__impl *impl = near__impl_in_section(cache);
     int is_miss = impl && !impl->remote && !local->taps && near__index_is_nowhere(&local->index, key, key_size);
     if (is_miss)
         near__reader_add(way.reader, NEAR_COUNT_ABSENT, 1);
     leave_short_way(&way);
-    return is_miss ? SHORT_MISS : SHORT_UNDECIDED;
+    return is_miss;
 }
 
 /* The thread's reader of the cache, which is now the one that it used last; NULL: it has never used it. */
@@ -336,38 +336,46 @@ static __attribute__((noinline)) int get_by_any_key(near_cache *cache, const voi
     return result == MIDDLE_MISS ? missed(ret_value) : get_the_long_way(cache, key, key_size, call, ret_value);
 }
 
-/* The short way; has_lines, a constant.  The arguments are looked at where they are used, which costs less than in a row. */
-static inline __attribute__((always_inline)) enum short_end hit(near_cache *cache, const void *key, size_t key_size, near_value *ret_value,
-                                                                int has_lines)
+static __attribute__((noinline)) int get_nothing(near_cache *cache, const void *key, size_t key_size, near_value *ret_value)
+{
+    if (ret_value && is_missed_at_once(cache, key, key_size))
+        return missed(ret_value);
+    return get_by_any_key(cache, key, key_size, NULL, ret_value);
+}
+
+/* The short way; has_lines, a constant.  The arguments are looked at where they are used, which costs less than in a row, and the other ways
+ * begin where this one ends. */
+static inline __attribute__((always_inline)) int get_shortly(near_cache *cache, const void *key, size_t key_size, near_value *ret_value,
+                                                             int has_lines)
 {
     struct short_way way;
     size_t size;
     if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
-        return SHORT_UNDECIDED;
+        return get_by_any_key(cache, key, key_size, NULL, ret_value);
     struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, has_lines, NEAR_ENTRY_VALUE_MAX, &size);
-    if (near__unlikely(!entry) && near__likely(ret_value != NULL))
-        return end_without_hit(cache, way, key, key_size);
-    if (near__unlikely(!ret_value) || near__unlikely(!way.reader->pins_free) || near__unlikely(near__entry_has_expiry(entry))) {
+    if (near__unlikely(!entry)) {
         leave_short_way(&way);
-        return SHORT_UNDECIDED;
+        return get_nothing(cache, key, key_size, ret_value);
+    }
+    if (near__unlikely(!way.reader->pins_free) || near__unlikely(near__entry_has_expiry(entry)) || near__unlikely(!ret_value)) {
+        leave_short_way(&way);
+        return get_by_any_key(cache, key, key_size, NULL, ret_value);
     }
     near__hit_pin(way.reader, entry, &ret_value->private_[0], &ret_value->data);
     give(ret_value, way.reader, entry, -1);
-    return end_hit(&way);
+    end_hit(&way);
+    return NEAR_OK;
 }
 
 int near_get(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value)
 {
-    enum short_end end = SHORT_UNDECIDED;
     if (near__unlikely(call != NULL) || near__unlikely(!near__hash_is_short(key_size)))
         return get_by_any_key(cache, key, key_size, call, ret_value);
     if (near__likely(near__reader_last.name_with_lines == cache))
-        end = hit(cache, key, key_size, ret_value, 1);
-    else if (near__likely(near__reader_last.name == cache))
-        end = hit(cache, key, key_size, ret_value, 0);
-    if (near__likely(end == SHORT_HIT))
-        return NEAR_OK;
-    return end == SHORT_MISS ? missed(ret_value) : get_by_any_key(cache, key, key_size, NULL, ret_value);
+        return get_shortly(cache, key, key_size, ret_value, 1);
+    if (near__likely(near__reader_last.name == cache))
+        return get_shortly(cache, key, key_size, ret_value, 0);
+    return get_by_any_key(cache, key, key_size, NULL, ret_value);
 }
 
 static __attribute__((noinline)) int copy_the_long_way(near_cache *cache, const void *key, size_t key_size,
@@ -414,40 +422,48 @@ static __attribute__((noinline)) int copy_by_any_key(near_cache *cache, const vo
     return result == MIDDLE_MISS ? NEAR_MISS : copy_the_long_way(cache, key, key_size, call, buffer, capacity, ret_size);
 }
 
-/* As hit, into a buffer that is large enough.  capacity may be anything: what near__hit_plain then lets pass is larger than near__copy
+static __attribute__((noinline)) int copy_nothing(near_cache *cache, const void *key, size_t key_size, void *buffer, size_t capacity,
+                                                  size_t *ret_size)
+{
+    if (buffer && ret_size && is_missed_at_once(cache, key, key_size))
+        return NEAR_MISS;
+    return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
+}
+
+/* As get_shortly, into a buffer that is large enough.  capacity may be anything: what near__hit_plain then lets pass is larger than near__copy
  * copies. */
-static inline __attribute__((always_inline)) enum short_end hit_copy(near_cache *cache, const void *key, size_t key_size, void *buffer,
-                                                                     size_t capacity, size_t *ret_size, int has_lines)
+static inline __attribute__((always_inline)) int copy_shortly(near_cache *cache, const void *key, size_t key_size, void *buffer,
+                                                              size_t capacity, size_t *ret_size, int has_lines)
 {
     struct short_way way;
     size_t size;
     if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
-        return SHORT_UNDECIDED;
+        return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
     const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, has_lines, capacity, &size);
-    if (near__unlikely(!entry) && near__likely(buffer != NULL) && near__likely(ret_size != NULL))
-        return end_without_hit(cache, way, key, key_size);
+    if (near__unlikely(!entry)) {
+        leave_short_way(&way);
+        return copy_nothing(cache, key, key_size, buffer, capacity, ret_size);
+    }
     if (near__unlikely(!buffer) || near__unlikely(!ret_size) ||
         near__unlikely(!near__copy(buffer, (const unsigned char *)entry + key_size + NEAR_ENTRY_HEADER, size, has_lines))) {
         leave_short_way(&way);
-        return SHORT_UNDECIDED;
+        return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
     }
     *ret_size = size;
-    return end_hit(&way);
+    end_hit(&way);
+    return NEAR_OK;
 }
 
 int near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer, size_t capacity,
                   size_t *ret_size)
 {
-    enum short_end end = SHORT_UNDECIDED;
     if (near__unlikely(call != NULL) || near__unlikely(!near__hash_is_short(key_size)))
         return copy_by_any_key(cache, key, key_size, call, buffer, capacity, ret_size);
     if (near__likely(near__reader_last.name_with_lines == cache))
-        end = hit_copy(cache, key, key_size, buffer, capacity, ret_size, 1);
-    else if (near__likely(near__reader_last.name == cache))
-        end = hit_copy(cache, key, key_size, buffer, capacity, ret_size, 0);
-    if (near__likely(end == SHORT_HIT))
-        return NEAR_OK;
-    return end == SHORT_MISS ? NEAR_MISS : copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
+        return copy_shortly(cache, key, key_size, buffer, capacity, ret_size, 1);
+    if (near__likely(near__reader_last.name == cache))
+        return copy_shortly(cache, key, key_size, buffer, capacity, ret_size, 0);
+    return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
 }
 
 int near_peek(near_cache *cache, const void *key, size_t key_size, near_value *ret_value)
