@@ -27,6 +27,11 @@
  * changes nothing where threads fill: they wake it for the memory that they have retired.) */
 #define WORK_NS (2 * NEAR_NS_PER_MS)
 
+static int64_t load(const _Atomic(int64_t) *count)
+{
+    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: counts */
+}
+
 /* ---------------------------------------------------------------- sweeping */
 
 static void sweep_slot(struct near__local *local, _Atomic(uint64_t) *slot, const struct near__moment *moment)
@@ -96,14 +101,31 @@ static void sweep_eras(struct near__local *local)
         atomic_store_explicit(&local->era_swept, era, memory_order_release);
 }
 
+/* A stamp that is 60 turnovers old is taken for a young one, so none may become so old.  Where all that there is might have been evicted since
+ * the last look nothing is older than that: hands have been everywhere six times.  Otherwise all entries are looked at, as in migrations with
+ * rests, and what is older than 32 turnovers becomes 32; so another 20 turnovers are left for the keeper to come to it. */
+static void sweep_ages(struct near__local *local)
+{
+    struct near__keeper *keeper = &local->keeper;
+    uint32_t tick = atomic_load_explicit(&local->tick, memory_order_relaxed); /* relaxed: an approximate age */
+    if (local->idle_unit_ns || tick - keeper->ages_swept < NEAR_TICKS_TO_SWEEP)
+        return; /* with an idle limit what is old goes */
+    int64_t used_ns = near__keeper_used_ns();
+    uint64_t evicted = near__tier_ended(local, NEAR_WHY_EVICTED);
+    keeper->ages_swept = tick;
+    uint64_t left = evicted - keeper->ages_evicted < (uint64_t)load(&local->budget.entries) ? table_of(local)->count : 0;
+    keeper->ages_evicted = evicted;
+    while (left && !atomic_load_explicit(&keeper->stop, memory_order_relaxed)) { /* relaxed: seen soon enough */
+        uint64_t step = left < SWEEP_STEP ? left : SWEEP_STEP;
+        sweep_buckets(local, step);
+        near__keeper_pace(local, &used_ns);
+        left -= step;
+    }
+}
+
 /* ---------------------------------------------------------------- the size */
 
 #define SIZE_NS NEAR_NS_PER_S /* between two looks */
-
-static int64_t load(const _Atomic(int64_t) *count)
-{
-    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: counts */
-}
 
 /* The budget that was looked at is replaced by a swap, so that one that was set by hand meanwhile stays.
  * near__tables_adapt follows. */
@@ -181,6 +203,7 @@ static void tend(struct near__local *local, int quiet, int sweep, int whole)
     sweep_eras(local);
     if (sweep && atomic_load_explicit(&local->perishable, memory_order_relaxed)) /* relaxed: seen soon enough */
         near__sweep(local, whole);
+    sweep_ages(local);
     near__tap_learn_all(local);
     near__queues_adapt(local);
     tend_size(local);

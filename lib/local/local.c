@@ -323,7 +323,8 @@ static void advance_tick(struct near__local *local, struct near__reader *reader)
     int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed, both: approximate */
     if (++reader->fills >= entries / NEAR_TICKS) {
         reader->fills = 0;
-        atomic_fetch_add_explicit(&local->tick, 1, memory_order_relaxed);
+        if (atomic_fetch_add_explicit(&local->tick, 1, memory_order_relaxed) % NEAR_TICKS_TO_SWEEP == 0)
+            near__keeper_wake(local);
     }
     if ((uint64_t)entries > atomic_load_explicit(&local->index_entries_max, memory_order_relaxed))
         near__keeper_wake(local);
@@ -742,7 +743,7 @@ static void stats_of_reads(struct near__local *local, near_stats *stats)
     stats->writes = sum_of(local, NEAR_COUNT_WRITES);
 }
 
-static uint64_t ended_for(const struct near__local *local, enum near__why why)
+uint64_t near__tier_ended(const struct near__local *local, enum near__why why)
 {
     /* relaxed, both: statistics */
     uint64_t sum = atomic_load_explicit(&local->ended[why], memory_order_relaxed);
@@ -803,10 +804,10 @@ void near__local_stats(struct near__local *local, near_stats *stats)
     stats->local_index_bytes = count_of(&local->index_bytes);
     stats->local_retired_bytes = (uint64_t)near__budget_retired(local) + gauge_of(&local->budget.kept);
     stats->local_resize_permille = atomic_load_explicit(&local->moved_permille, memory_order_relaxed);
-    stats->evictions = ended_for(local, NEAR_WHY_EVICTED);
-    stats->expirations = ended_for(local, NEAR_WHY_EXPIRED);
-    stats->invalidations = ended_for(local, NEAR_WHY_INVALIDATED);
-    stats->drops = ended_for(local, NEAR_WHY_DROPPED);
+    stats->evictions = near__tier_ended(local, NEAR_WHY_EVICTED);
+    stats->expirations = near__tier_ended(local, NEAR_WHY_EXPIRED);
+    stats->invalidations = near__tier_ended(local, NEAR_WHY_INVALIDATED);
+    stats->drops = near__tier_ended(local, NEAR_WHY_DROPPED);
     stats->invalidations_absent = count_of(&local->absent);
     stats->invalidations_older = count_of(&local->older);
     stats->policy = local->policy;

@@ -5,8 +5,9 @@
  *
  * The age of an entry is the distance between its access stamp and the *tick*, both modulo 2^16.  The tick
  * advances once in 1/1024 of a turnover (as many fills as there are entries), so that 16 bits cover sixty-four
- * turnovers, far more than any entry survives unread in a full tier; the keeper pulls older stamps along.  With an
- * idle limit the tick is 1/1024 of that limit, at least a millisecond. */
+ * turnovers, far more than any entry survives unread while others are evicted.  Where they are not, because the same
+ * keys are written again and again, the keeper pulls older stamps along (keeper.c, sweep_ages).  With an idle limit the tick
+ * is 1/1024 of that limit, at least a millisecond. */
 #ifndef NEAR_LOCAL_ORDER_H
 #define NEAR_LOCAL_ORDER_H
 #include <stdint.h>
@@ -14,6 +15,7 @@
 #include "local/step.h"
 
 #define NEAR_TICKS 1024u       /* a turnover, or the idle limit */
+#define NEAR_TICKS_TO_SWEEP 8192u /* stamps are looked after that often */
 #define NEAR_RANK_DEAD (1u << 16)
 
 /* What decides between live entries.  A policy is one of them for good, or (NEAR_POLICY_ADAPTIVE) one of two at a time. */

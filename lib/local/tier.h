@@ -61,6 +61,8 @@ struct near__keeper {
     struct near__table *next;     /* what it is moving to, or NULL */
     uint64_t swept;               /* next bucket to sweep */
     uint64_t forsaken_swept;      /* nothing below it is left */
+    uint32_t ages_swept;          /* the tick when no stamp was too old, */
+    uint64_t ages_evicted;        /* and how many had been evicted by then */
     uint64_t views;               /* made so far */
     uint64_t calm_entries;        /* so many there were when they last had become an eighth more; */
     int64_t calm_due_ns;          /* calm if that does not happen again until then: see migrate.c */
@@ -201,6 +203,8 @@ static inline unsigned near__tier_ordinary(const struct near__local *local)
     return (uint16_t)atomic_load_explicit(&local->era, memory_order_acquire);
 }
 
+/* Entries that ended for that reason, so far (local.c). */
+uint64_t near__tier_ended(const struct near__local *local, enum near__why why);
 /* Reads that looked here, so far (local.c). */
 uint64_t near__tier_reads(struct near__local *local);
 /* The same, of one thread. */

@@ -492,6 +492,46 @@ static void test_a_tier_of_tens_of_entries_evicts_in_order(void **state)
         }
 }
 
+/* Half of the entries are written again and again, and nothing is evicted, until the others have been unread for so many ticks.  Then
+ * there is room for half of them. */
+static uint32_t cold_that_stay(uint32_t ticks)
+{
+    enum { HALF = 2048 };
+    struct fixture f;
+    fixture_init(&f);
+    f.config.bytes_max = 16u << 20;
+    fixture_start(&f);
+    uint32_t n = 0, cold = 0, begun = 0, position = 1;
+    for (uint32_t key = 0; key < 2 * HALF; key++)
+        fill(&f, key);
+    for (begun = f.local->tick; f.local->tick - begun < ticks; n++) {
+        uint32_t key = HALF + n % HALF;
+        struct near__ticket t = near__local_ticket(f.local, &key, sizeof(key));
+        near__local_install(f.local, f.reader, t, &key, sizeof(key), "v", 1, 2 * HALF + position++, -1, near__now(&f.clock));
+        if (n % 1024 == 0)
+            near__local_keep(f.local);
+    }
+    near__local_resize(f.local, f.config.bytes_max, HALF);
+    for (int i = 0; i < 20; i++)
+        near__local_keep(f.local);
+    for (uint32_t key = 0; key < HALF; key++)
+        cold += (uint32_t)has(&f, key);
+    fixture_close(&f);
+    return cold;
+}
+
+/* Stamps of 16 bits go round; whoever has not been read for that long is old all the same. */
+static void test_what_is_unread_for_sixty_turnovers_is_old(void **state)
+{
+    (void)state;
+    const uint32_t ticks[] = {40000, 62000, 64500, 65536 + 1000, 2 * 65536 - 3000};
+    for (unsigned i = 0; i < sizeof(ticks) / sizeof(ticks[0]); i++) {
+        uint32_t cold = cold_that_stay(ticks[i]);
+        print_message("# unread for %u ticks: %u of 2048 stay\n", ticks[i], cold);
+        assert_true(cold < 400);
+    }
+}
+
 static void fill_some(struct fixture *f, uint32_t from, uint32_t to)
 {
     for (uint32_t i = from; i < to; i++) {
@@ -629,6 +669,7 @@ int main(void)
         cmocka_unit_test(test_volatile_policies_spare_what_has_no_time_to_live),
         cmocka_unit_test(test_expired_entries_go_before_live_ones),
         cmocka_unit_test(test_a_tier_of_tens_of_entries_evicts_in_order),
+        cmocka_unit_test(test_what_is_unread_for_sixty_turnovers_is_old),
         cmocka_unit_test(test_what_has_been_read_since_a_glance_stays),
         cmocka_unit_test(test_an_entry_that_nobody_reads_goes_when_its_time_has_come),
         cmocka_unit_test(test_one_entry_of_room_holds_the_last_one),
