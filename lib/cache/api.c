@@ -549,8 +549,8 @@ static int set_quickly(near_cache *cache, const void *key, size_t key_size, cons
     if (near__unlikely(!way.reader) || !near__rcu_enter_quickly(&way.place, 0))
         return 0;
     struct near__impl *impl = near__impl_in_section(cache);
-    int done = impl && !impl->remote && way.reader->quick_writes++ % NEAR_TIMED_OF &&
-               near__local_set_quickly(impl, way.reader, key, key_size, value, value_size);
+    int done = impl && !impl->remote && value_size <= impl->options.value_max && way.reader->quick_writes++ % NEAR_TIMED_OF &&
+               near__local_put(impl->local, way.reader, key, key_size, value, value_size);
     if (done)
         near__reader_add(way.reader, NEAR_COUNT_WRITES, 1);
     near__rcu_leave_quickly(way.place, 0);

@@ -210,9 +210,6 @@ void near__local_writes_destroy(struct near__impl *impl);
 int near__local_write(struct near__impl *impl, struct near__request *request);
 /* Removes a key from the local tier without a number, whether there is a remote tier or not. */
 void near__local_remove(struct near__impl *impl, const void *key, size_t key_size, enum near__local_cause cause);
-/* A plain SET without a time to live; inside a read section, by a thread that has a reader.  0: it takes the long way. */
-int near__local_set_quickly(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size, const void *value,
-                            size_t value_size);
 uint64_t near__local_invalidations(struct near__impl *impl); /* of tags: the number of the last one */
 /* The same, unless something was learnt of the key since the ticket: then NEAR_UNMET. */
 int near__local_write_if(struct near__impl *impl, struct near__request *request, struct near__ticket ticket);

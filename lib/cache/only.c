@@ -326,11 +326,3 @@ int near__local_write_if(struct near__impl *impl, struct near__request *request,
 {
     return write_the_long_way(impl, request, &ticket);
 }
-
-int near__local_set_quickly(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size, const void *value,
-                            size_t value_size)
-{
-    struct near__draft draft = near__local_aim(impl->local, key, key_size);
-    return value_size <= impl->options.value_max && near__local_draft(impl->local, reader, &draft, value, value_size) &&
-           near__local_publish(impl->local, reader, &draft);
-}

@@ -380,18 +380,17 @@ static int will_have_room(const struct near__budget *budget, const struct near__
  *
  * An entry that is larger than what is between budget and ceiling finds none of its room before that is free again.  It evicts what it
  * needs all the same, and is refused; when it comes the next time its room is there. */
-static int make_room(struct near__local *local, struct near__reader *reader, int64_t bytes)
+static int make_room(struct near__local *local, struct near__reader *reader, int64_t bytes, const struct near__moment *moment)
 {
     if (has_room(local, &reader->share, bytes))
         return 1;
-    struct near__moment moment = near__tier_moment(local);
     for (int64_t victims = VICTIMS + bytes / VICTIM_BYTES; victims > 0; victims--) {
         if (is_at_ceiling(local, &reader->share, bytes) && !near__recycle(local, reader, DRAIN) &&
             will_have_room(&local->budget, &reader->share, bytes))
             return 0;
         if (reader->share.pauses && victims % PAUSE == 0)
             near__rcu_pause();
-        int evicted = near__evict_inside(local, &reader->hands, &moment);
+        int evicted = near__evict_inside(local, &reader->hands, moment);
         if (has_room(local, &reader->share, bytes))
             return 1;
         if (!evicted)
@@ -400,11 +399,11 @@ static int make_room(struct near__local *local, struct near__reader *reader, int
     return has_own_room(&reader->share, bytes);
 }
 
-int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes)
+int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes, const struct near__moment *moment)
 {
     struct near__share *share = &reader->share;
     share->wanted = bytes;
-    int made = bytes <= load(&local->budget.max) && make_room(local, reader, bytes);
+    int made = bytes <= load(&local->budget.max) && make_room(local, reader, bytes, moment);
     share->wanted = 0;
     if (!made) {
         trim_room(local, share, HELD * part_of(local, share)->quantum);

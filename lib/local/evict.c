@@ -78,6 +78,11 @@ struct hunt {
     uint16_t base; /* ages are counted from here */
 };
 
+static inline uint16_t base_of(const struct near__moment *moment)
+{
+    return (uint16_t)(moment->tick + 4 * NEAR_TICKS);
+}
+
 static int has_queues(const struct hunt *hunt)
 {
     return hunt->moment->rule == NEAR_RULE_S3FIFO;
@@ -335,9 +340,9 @@ static __attribute__((noinline)) struct sight look_at_all(const struct hunt *hun
  * Three mispredictions an eviction become one: filling on miss in a tier that the second-level cache holds was 1.08 times as quick. */
 
 /* The order is that of last use, and nothing else counts, unless a glance shows otherwise. */
-static inline int only_age_counts(const struct hunt *hunt)
+static inline int only_age_counts(const struct near__local *local, const struct near__moment *moment)
 {
-    return hunt->moment->rule == NEAR_RULE_LRU && !hunt->moment->idle && !may_expire(hunt->local);
+    return moment->rule == NEAR_RULE_LRU && !moment->idle && !may_expire(local);
 }
 
 static __attribute__((noinline)) unsigned glance(const struct hunt *hunt, const struct near__bucket *bucket, int bar)
@@ -346,28 +351,32 @@ static __attribute__((noinline)) unsigned glance(const struct hunt *hunt, const 
                         (uint16_t)(bar < UINT16_MAX ? bar : UINT16_MAX));
 }
 
-/* The next one that was old enough, if it still is.  0: there is none. */
-static inline __attribute__((always_inline)) int take_old(const struct hunt *hunt, struct near__hand *hand, int bar, struct sight *ret)
+static inline int bar_of(const struct near__hand *hand)
+{
+    return (int)(hand->threshold >> NEAR_THRESHOLD_SHIFT) + 4 * (int)NEAR_TICKS;
+}
+
+/* The next one that was old enough goes, if it still is.  0: there is none. */
+static inline __attribute__((always_inline)) int evict_old(struct near__local *local, struct near__hand *hand, uint16_t base)
 {
     while (hand->old) {
         _Atomic(uint64_t) *slot = &hand->bucket->slot[near__lowest(hand->old)];
         hand->old &= hand->old - 1;
         uint64_t word = near__step_look(slot);
-        int age = word & NEAR_WORD_VISIBLE ? (uint16_t)(hunt->base - near__entry_stamp(near__word_entry(word))) : -1;
-        if (__builtin_expect(age >= bar, 1)) {
-            *ret = (struct sight){.oldest = age, .slot = slot, .word = word};
+        int age = word & NEAR_WORD_VISIBLE ? (uint16_t)(base - near__entry_stamp(near__word_entry(word))) : -1;
+        if (__builtin_expect(age >= hand->bar, 1) && near__index_unlink(&local->index, slot, word, NEAR_WHY_EVICTED))
             return 1;
-        }
     }
     return 0;
 }
 
 /* Goes on from bucket to bucket.  0: nobody was found among as many as should do, or one must be looked at closely, which is in the hand's
  * bucket then. */
-static inline __attribute__((always_inline)) int search_at_a_glance(const struct hunt *hunt, struct near__hand *hand, int bar, struct sight *ret)
+static int evict_at_a_glance(const struct hunt *hunt, struct near__hand *hand)
 {
     unsigned looked = 0;
-    for (unsigned run = RUN; !take_old(hunt, hand, bar, ret); run--) {
+    int bar = hand->bar = bar_of(hand);
+    for (unsigned run = RUN; !evict_old(hunt->local, hand, hunt->base); run--) {
         if (looked >= LIMIT * ONE_IN || !run)
             return 0;
         if (!hand->slots)
@@ -387,12 +396,9 @@ static inline __attribute__((always_inline)) int search_at_a_glance(const struct
 static struct sight look_on(const struct hunt *hunt, enum queue queue)
 {
     struct near__hand *hand = &hunt->hands->hand[queue];
-    int bar = (int)(hand->threshold >> NEAR_THRESHOLD_SHIFT) + 4 * (int)NEAR_TICKS;
+    int bar = bar_of(hand);
     unsigned enough = one_in(hunt, queue);
-    struct sight sight;
-    if (only_age_counts(hunt) && search_at_a_glance(hunt, hand, bar, &sight))
-        return sight;
-    sight = search(hunt, hand, bar, LIMIT * enough, RUN);
+    struct sight sight = search(hunt, hand, bar, LIMIT * enough, RUN);
     near__hand_steer(hand, sight.looked, sight.has_gone || sight.oldest >= bar, enough);
     return sight;
 }
@@ -419,11 +425,13 @@ static enum queue queue_for(const struct hunt *hunt, int other)
     return near__queue_small_is_due(hunt->local) != other ? SMALL : MAIN;
 }
 
-int near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment)
+static __attribute__((noinline)) int hunt_down(struct near__local *local, struct near__hands *hands, const struct near__moment *moment)
 {
-    struct hunt hunt = {local, near__index_tables(&local->index), hands, moment, (uint16_t)(moment->tick + 4 * NEAR_TICKS)};
+    struct hunt hunt = {local, near__index_tables(&local->index), hands, moment, base_of(moment)};
     if (hands->view != hunt.tables->serial || hands->rule != moment->rule)
         begin(&hunt);
+    if (only_age_counts(local, moment) && !is_small(&hunt) && evict_at_a_glance(&hunt, &hands->hand[SMALL]))
+        return 1;
     unsigned turns = TURNS, attempts = ATTEMPTS;
     int other = 0;
     while (attempts) {
@@ -440,6 +448,15 @@ int near__evict_inside(struct near__local *local, struct near__hands *hands, con
         }
     }
     return 0;
+}
+
+int near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment)
+{
+    struct near__hand *hand = &hands->hand[SMALL];
+    if (hand->old && only_age_counts(local, moment) && hands->rule == moment->rule &&
+        hands->view == near__index_tables(&local->index)->serial && evict_old(local, hand, base_of(moment)))
+        return 1;
+    return hunt_down(local, hands, moment);
 }
 
 int near__evict_one(struct near__local *local, struct near__hands *hands, const struct near__moment *moment)

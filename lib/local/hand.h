@@ -33,6 +33,7 @@ struct near__hand {
     struct near__bucket *next, *next_end; /* the stretch after that */
     unsigned slots;                       /* of the bucket, that have not been looked at: a bit each */
     unsigned old;                         /* of the bucket, that were old enough at a glance: likewise */
+    int bar;                              /* how old that was */
     uint32_t threshold;
 };
 

@@ -51,6 +51,7 @@
  *   move, in old slot    -                -> 0                    -> 0 (m4)                        -
  *   move, in new places  -> T (m3)        same tag: drop          drop                             least recently used: -> T (m3)
  *   move, own slot       retire           retire                  T -> V (m5), T -> 0              -
+ *   put (q2)             -> V             stays                   -> V                             least recently used: -> V
  *   another copy (r4)    -                -                       V -> V'                          -
  *
  * ---- Install of entry E at position r, with a ticket's generation g
@@ -118,6 +119,22 @@
  *   neither floor nor generation: an invalidation that came too late for the old slot finds the tentative word and
  *   kills it.
  *
+ * ---- Put: an install by whoever has the stripe (only.c), while there is one table
+ *
+ *   A cache without a remote tier gives a stripe to one write at a time: nobody else installs a key of it, or invalidates one at a
+ *   position, and the floor is the write's own position already.  So there is no order to be found out, and one swap is the whole install:
+ *
+ *   q1. Scan the places for a visible version of the key: that slot.  Otherwise as in 2.
+ *   q2. Swap the slot to visible.  Failed: from q1 again, a bounded number of times.
+ *
+ *   A reader finds the old version or the new one, and never neither.  At most one entry of the key is visible: one that q1 does not find can
+ *   have come since then neither by an install of the key, which would need the stripe, nor by a move: there is none while somebody is in a
+ *   section with a view of one table (a mover starts after two grace periods, and the view behind it is published when it has ended).  Another copy
+ *   takes the very slot, and then q2 fails.  Evictions and removals only empty slots.  Removals without a position (i1, i2) take no stripe and may
+ *   meet a put anywhere: before its q2, then it was the later one of two that nobody ordered; or afterwards, then their scan finds it.  A write that depends
+ *   on what it has looked at may not be the later one unawares, so it compares generations, by an install, as every write does while there
+ *   are two tables.  Tentative words are of other keys, since the stripe is ours and nothing moves: a put leaves them alone.
+ *
  * ---- Another copy (blocks.c, r1 to r5)
  *
  *   The keeper may put a copy of a visible entry in its place: same slot, key, position, era and tag, another address.  For all that is
@@ -138,7 +155,7 @@
  * ---- Cost
  *
  *   Per entry: a word and its share of empty slots (13 bytes in a full tier, up to 32 in one that is growing), 12 bytes of header,
- *   the allocator's rounding. An install is three swaps here, an eviction one; counting adds as many again.
+ *   the allocator's rounding.  An install is three swaps here, a put one, an eviction one.
  *   A hit at home pays nothing for the other places.  One in place 1 takes some thirty instructions more, and what a mispredicted branch
  *   costs; one beyond takes the middle way (api.c).  Installs, invalidations and misses look at four lines, of which the processor fetches pairs;
  *   fills have all of them fetched beforehand.
@@ -285,10 +302,16 @@ static int same_key(const struct near__entry *a, const struct near__entry *b)
     return near__entry_is(a, b->bytes, near__entry_key_size(b));
 }
 
-/* A word with the tag of entry that stands in its way: an install or a move under way, whose key nobody knows, or a version of the key. */
-static int is_rival(uint64_t word, const struct near__entry *entry)
+/* Whose tentative words stand in somebody's way who has the stripe of his key, or has not. */
+enum manner { PUT, INSTALL };
+
+/* A word with the tag of entry that stands in its way: a version of the key, or an install or a move under way, whose key nobody knows, but
+ * a put that it is another one. */
+static inline __attribute__((always_inline)) int is_rival(uint64_t word, const struct near__entry *entry, const enum manner manner)
 {
-    return near__word_is_tentative(word) || same_key(near__word_entry(word), entry);
+    if (near__word_is_tentative(word))
+        return manner == INSTALL || NEAR_MUTANT(PUT_OVER_TENTATIVE);
+    return same_key(near__word_entry(word), entry);
 }
 
 /* The first empty slot in the places of a key; slot NULL: there is none. */
@@ -304,14 +327,15 @@ static struct place empty_in(struct near__bucket *home)
 }
 
 /* The first rival of entry in its places; slot NULL: there is none. */
-static struct place rival_in(struct near__bucket *home, const struct near__entry *entry, uint64_t tag)
+static inline __attribute__((always_inline)) struct place rival_in(struct near__bucket *home, const struct near__entry *entry, uint64_t tag,
+                                                                  const enum manner manner)
 {
     for (unsigned p = 0; p < NEAR_PLACES; p++) {
         struct near__bucket *bucket = near__bucket_place(home, p);
         for (unsigned match = near__bucket_scan(bucket, tag); match; match = near__match_rest(match)) {
             struct place place = {near__match_slot(bucket, match), 0};
             place.word = near__step_load(place.slot);
-            if (near__word_tag(place.word) == tag && is_rival(place.word, entry))
+            if (near__word_tag(place.word) == tag && is_rival(place.word, entry, manner))
                 return place;
         }
     }
@@ -335,12 +359,13 @@ static void displaced(struct near__index *index, uint64_t word, const struct nea
     near__retire(index, entry, same_key(entry, by) ? NEAR_WHY_REPLACED : why_of(entry, moment));
 }
 
-/* Steps 2 to 4.  The slot that is now tentative, or NULL. */
-static slot_word *stake(struct near__index *index, struct near__bucket *home, const struct near__entry *entry, uint64_t mine,
-                        const struct near__moment *moment)
+/* Steps 2 to 4, or q1 and q2.  The slot that now holds `mine`, or NULL. */
+static inline __attribute__((always_inline)) slot_word *stake(struct near__index *index, struct near__bucket *home,
+                                                             const struct near__entry *entry, uint64_t mine,
+                                                             const struct near__moment *moment, const enum manner manner)
 {
     for (unsigned tries = 0; tries < TRIES; tries++) {
-        struct place place = rival_in(home, entry, near__word_tag(mine));          /* 2 */
+        struct place place = rival_in(home, entry, near__word_tag(mine), manner);  /* 2 */
         if (!place.slot)
             place = empty_in(home);
         if (!place.slot)
@@ -360,7 +385,7 @@ static int settle(struct near__index *index, slot_word *slot, const struct near_
 {
     for (;;) {
         uint64_t word = near__step_load(slot);
-        if (near__word_tag(word) != tag || !is_rival(word, entry))
+        if (near__word_tag(word) != tag || !is_rival(word, entry, INSTALL))
             return 1;
         if (is_newer(word, entry))
             return 0;
@@ -415,7 +440,7 @@ int near__index_install(struct near__index *index, struct near__entry *entry, ui
     uint64_t visible = near__word(entry, hash);
     uint64_t tentative = NEAR_MUTANT(VISIBLE_AT_ONCE) ? visible : near__word_tentative(visible);
 
-    slot_word *slot = stake(index, home, entry, tentative, moment);                /* 2, 3, 4 */
+    slot_word *slot = stake(index, home, entry, tentative, moment, INSTALL);       /* 2, 3, 4 */
     if (!slot)
         return 0;
     if (!settle_all(index, tables, slot, entry, hash) ||                           /* 5 */
@@ -424,6 +449,15 @@ int near__index_install(struct near__index *index, struct near__entry *entry, ui
         return 0;
     }
     return near__step_swap(slot, tentative, visible);                              /* 7 */
+}
+
+int near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment)
+{
+    const struct near__tables *tables = near__index_tables(index);
+    if (tables->spans != 1 && !NEAR_MUTANT(PUT_WHILE_MOVING))
+        return near__index_install(index, entry, hash, near__index_generation(index, near__index_stripe(index, hash)), moment);
+    struct near__bucket *home = near__span_bucket(&tables->span[tables->target], hash);
+    return stake(index, home, entry, near__word(entry, hash), moment, PUT) != NULL; /* q1, q2 */
 }
 
 /* ---------------------------------------------------------------- invalidate */
@@ -513,7 +547,7 @@ void near__index_empty(struct near__index *index, const struct near__span *span,
 static struct place berth(struct near__bucket *home, const struct near__entry *entry, uint64_t tag,
                           const struct near__moment *moment)
 {
-    if (rival_in(home, entry, tag).slot)
+    if (rival_in(home, entry, tag, INSTALL).slot)
         return (struct place){NULL, 0};                                            /* m1 */
     struct place place = empty_in(home);                                           /* m2 */
     if (place.slot)

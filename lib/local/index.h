@@ -320,6 +320,9 @@ static inline __attribute__((always_inline)) int near__entry_has_short(const str
 /* Makes entry visible if its position and the ticket's generation allow.  1: it is; 0: it is not, and is the caller's again. */
 int near__index_install(struct near__index *index, struct near__entry *entry, uint64_t hash, uint32_t generation,
                         const struct near__moment *moment);
+/* The same by whoever has the stripe of the key, for a write that does not depend on what was there: entry has the position that the
+ * floor has. */
+int near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment);
 /* 1 an entry went, 0 none was there, -1 the one there is not below position.  position 0: below everything. */
 int near__index_invalidate(struct near__index *index, uint64_t hash, const void *key, size_t key_size, uint64_t position,
                            enum near__why why);

@@ -309,11 +309,13 @@ static __attribute__((noinline)) struct near__entry *fill_outside(void *block, c
     return entry;
 }
 
-/* The rest: after the ticket was taken. */
-static void stamp(struct near__local *local, struct near__entry *entry, const struct offer *offer, uint16_t tick)
+/* The rest: after the ticket was taken.  One section, the caller's, from the look at the era to the install: sweep_eras (keeper.c) waits for
+ * sections, and then nobody puts an entry of an earlier era into a table that has been swept of them, to come to life when the number of the
+ * era is used again. */
+static inline void stamp(struct near__local *local, struct near__entry *entry, uint64_t position, uint16_t tick)
 {
     /* Whoever has the new era has a generation that its ticket lacks, or a later ticket. */
-    near__entry_set_position(entry, offer->position, near__tier_ordinary(local) & NEAR_ENTRY_ERA);
+    near__entry_set_position(entry, position, near__tier_ordinary(local) & NEAR_ENTRY_ERA);
     atomic_store_explicit(&entry->access, tick, memory_order_relaxed); /* relaxed: published with the slot's word */
 }
 
@@ -331,11 +333,12 @@ static void advance_tick(struct near__local *local, struct near__reader *reader)
 }
 
 /* Memory for an entry of that size, charged; NULL: no room or no memory. */
-static void *obtain(struct near__local *local, struct near__reader *reader, size_t size, int64_t *ret_cost)
+static void *obtain(struct near__local *local, struct near__reader *reader, size_t size, const struct near__moment *moment,
+                    int64_t *ret_cost)
 {
     int64_t cost = near__block_estimate(local, size); /* the difference is settled once it is known */
     near__recycle(local, reader, 1);
-    if (!near__budget_reserve_entry(local, reader, cost))
+    if (!near__budget_reserve_entry(local, reader, cost, moment))
         return NULL;
     void *block = near__block_take(local, reader, size, ret_cost);
     if (!block) {
@@ -367,17 +370,6 @@ static int install(struct near__local *local, struct near__entry *entry, const s
     return kept;
 }
 
-/* One section, the caller's, from the look at the era to the install: sweep_eras (keeper.c) waits for sections, and then nobody puts an entry
- * of an earlier era into a table that has been swept of them, to come to life when the number of the era is used again. */
-static int stamp_and_install(struct near__local *local, struct near__entry *entry, const struct offer *offer, int64_t cost,
-                             const struct near__moment *moment)
-{
-    stamp(local, entry, offer, offer->renews ? offer->tick : moment->tick);
-    if (local->queues)
-        near__queue_enter(local, entry, offer->hash, cost, moment->tick);
-    return install(local, entry, offer, moment);
-}
-
 static void tap(struct near__local *local, struct near__reader *reader, const struct offer *offer)
 {
     if (near__tap_wants(local, offer->hash))
@@ -402,13 +394,14 @@ static void prefetch_places(struct near__local *local, uint64_t hash)
 }
 
 /* NULL: no room.  The bucket is being fetched. */
-static struct near__entry *prepare(struct near__local *local, struct near__reader *reader, const struct offer *offer, int64_t *ret_cost)
+static struct near__entry *prepare(struct near__local *local, struct near__reader *reader, const struct offer *offer,
+                                   const struct near__moment *moment, int64_t *ret_cost)
 {
     if ((int64_t)offer->value_size > near__tier_value_limit(local) || offer->key_size > UINT16_MAX)
         return NULL;
     tap(local, reader, offer);
     unsigned flags = near__entry_flags_for(offer->key_size, offer->value_size, offer->expires != 0, local->queues);
-    void *block = obtain(local, reader, near__entry_size_for(offer->key_size, offer->value_size, flags), ret_cost);
+    void *block = obtain(local, reader, near__entry_size_for(offer->key_size, offer->value_size, flags), moment, ret_cost);
     if (!block)
         return NULL;
     return offer->value_size >= AT_EASE_FROM && reader->share.pauses ? fill_outside(block, offer, flags) : fill(block, offer, flags);
@@ -421,12 +414,10 @@ static void give_back(struct near__local *local, struct near__reader *reader, st
     near__budget_release_entry(local, reader, cost);
 }
 
-/* NEAR_COUNT_FILLS, or how it was refused: then the entry has gone. */
-static enum near__count publish(struct near__local *local, struct near__reader *reader, const struct offer *offer, struct near__entry *entry,
-                                int64_t cost)
+/* After the install: NEAR_COUNT_FILLS, or how it was refused; then the entry has gone. */
+static inline enum near__count conclude(struct near__local *local, struct near__reader *reader, struct near__entry *entry, int64_t cost, int kept)
 {
-    struct near__moment moment = near__tier_moment(local);
-    if (!stamp_and_install(local, entry, offer, cost, &moment)) {
+    if (near__unlikely(!kept)) {
         if (local->queues)
             near__queue_cancel(local, entry, cost);
         give_back(local, reader, entry, cost);
@@ -441,9 +432,15 @@ static enum near__count publish(struct near__local *local, struct near__reader *
 static enum near__count try_install(struct near__local *local, struct near__reader *reader, const struct offer *offer)
 {
     int64_t cost;
+    struct near__moment moment = near__tier_moment(local);
     prefetch_places(local, offer->hash);
-    struct near__entry *entry = prepare(local, reader, offer, &cost);
-    return entry ? publish(local, reader, offer, entry, cost) : NEAR_COUNT_REFUSED_SPACE;
+    struct near__entry *entry = prepare(local, reader, offer, &moment, &cost);
+    if (!entry)
+        return NEAR_COUNT_REFUSED_SPACE;
+    stamp(local, entry, offer->position, offer->renews ? offer->tick : moment.tick);
+    if (local->queues)
+        near__queue_enter(local, entry, offer->hash, cost, moment.tick);
+    return conclude(local, reader, entry, cost, install(local, entry, offer, &moment));
 }
 
 /* When the copy's life ends; 0: it is over already. */
@@ -539,23 +536,6 @@ int near__local_install(struct near__local *local, struct near__reader *reader, 
     return keep(local, reader, &offer, ttl_ms, sent_ns);
 }
 
-struct near__draft near__local_aim(struct near__local *local, const void *key, size_t key_size)
-{
-    uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
-    struct near__stripe *stripe = near__index_stripe(&local->index, hash);
-    near__prefetch_write(stripe);
-    prefetch_places(local, hash);
-    return (struct near__draft){.hash = hash, .stripe = (uint32_t)(stripe - local->index.stripes), .key = key, .key_size = key_size};
-}
-
-int near__local_draft(struct near__local *local, struct near__reader *reader, struct near__draft *draft, const void *value, size_t value_size)
-{
-    struct offer offer = {.key = draft->key, .value = value, .key_size = draft->key_size, .value_size = value_size, .hash = draft->hash};
-    draft->value_size = value_size;
-    draft->entry = local->ttl_max_ms || value_size >= AT_EASE_FROM ? NULL : prepare(local, reader, &offer, &draft->cost);
-    return draft->entry != NULL;
-}
-
 /* acquire: pairs with near__local_numbered; whoever has the stripe sees what those before it have installed */
 uint64_t near__local_number(struct near__local *local, uint32_t stripe)
 {
@@ -574,28 +554,44 @@ void near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t n
         atomic_store_explicit(&local->index.stripes[stripe].floor, used ? number + 1 : number - 1, memory_order_release);
 }
 
-static enum near__count publish_numbered(struct near__local *local, struct near__reader *reader, const struct near__draft *draft,
-                                         uint64_t number)
+/* A removal that meets a put while there are two tables refuses it, and so does a storm on the places of the key. */
+static int put(struct near__local *local, struct near__entry *entry, uint64_t hash, uint64_t number, int64_t cost,
+               const struct near__moment *moment)
 {
-    const struct near__stripe *stripe = &local->index.stripes[draft->stripe];
-    struct offer offer = {.key = draft->key, .key_size = draft->key_size, .value_size = draft->value_size, .hash = draft->hash,
-                          .position = number, .generation = near__index_generation(&local->index, stripe)};
-    enum near__count outcome = publish(local, reader, &offer, draft->entry, draft->cost);
-    near__reader_add(reader, outcome, 1);
-    if (outcome != NEAR_COUNT_FILLS)
-        learn(local, offer.hash, offer.key, offer.key_size, number); /* I4 */
-    return outcome;
+    int kept = 0;
+    stamp(local, entry, number, moment->tick);
+    if (local->queues)
+        near__queue_enter(local, entry, hash, cost, moment->tick);
+    for (int tries = 0; !kept && tries < INSTALL_TRIES; tries++)
+        kept = near__index_put(&local->index, entry, hash, moment);
+    return kept;
 }
 
-int near__local_publish(struct near__local *local, struct near__reader *reader, const struct near__draft *draft)
+int near__local_put(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size, const void *value,
+                    size_t value_size)
 {
-    uint64_t number = near__local_number(local, draft->stripe);
+    struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
+                          .hash = near__key_hash(key, key_size, &local->index.secrets)};
+    struct near__stripe *stripe = near__index_stripe(&local->index, offer.hash);
+    int64_t cost;
+    if (local->ttl_max_ms || value_size >= AT_EASE_FROM)
+        return 0;
+    near__prefetch_write(stripe);
+    prefetch_places(local, offer.hash);
+    struct near__moment moment = near__tier_moment(local);
+    struct near__entry *entry = prepare(local, reader, &offer, &moment, &cost);
+    if (!entry)
+        return 0;
+    uint64_t number = near__local_number(local, (uint32_t)(stripe - local->index.stripes));
     if (!number) {
-        give_back(local, reader, draft->entry, draft->cost);
+        give_back(local, reader, entry, cost);
         return 0;
     }
-    enum near__count outcome = publish_numbered(local, reader, draft, number);
-    near__local_numbered(local, draft->stripe, number, 1);
+    enum near__count outcome = conclude(local, reader, entry, cost, put(local, entry, offer.hash, number, cost, &moment));
+    near__reader_add(reader, outcome, 1);
+    if (near__unlikely(outcome != NEAR_COUNT_FILLS))
+        learn(local, offer.hash, key, key_size, number); /* I4 */
+    near__local_numbered(local, (uint32_t)(stripe - local->index.stripes), number, 1);
     return outcome == NEAR_COUNT_FILLS;
 }
 

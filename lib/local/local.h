@@ -157,22 +157,11 @@ int near__local_install(struct near__local *local, struct near__reader *reader, 
 uint64_t near__local_number(struct near__local *local, uint32_t stripe);
 void near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t number, int used);
 
-/* Such a value in two steps: what takes long is done before the stripe is taken.  `aim` begins to fetch what the others need.  `draft` makes an
- * entry without a time to live ready (not a large one), evicting if need be; 0: it cannot, nothing has changed.  Then `publish` takes
- * the stripe and makes it visible, as near__local_install; 0: the stripe was not to be had, nothing has changed, or it was refused.
- * All of it inside one read section of the caller's. */
-struct near__draft {
-    uint64_t hash;
-    uint32_t stripe;
-    const void *key;
-    size_t key_size;
-    size_t value_size;
-    struct near__entry *entry;
-    int64_t cost; /* in bytes, of the entry */
-};
-struct near__draft near__local_aim(struct near__local *local, const void *key, size_t key_size);
-int near__local_draft(struct near__local *local, struct near__reader *reader, struct near__draft *draft, const void *value, size_t value_size);
-int near__local_publish(struct near__local *local, struct near__reader *reader, const struct near__draft *draft);
+/* Writes a value without a time to live (not a large one), evicting if need be, as near__local_install with the stripe's next number.  The entry is
+ * made ready before the stripe is taken.  0: somebody has the stripe, or it was refused; then nothing has changed, or the older value has gone.
+ * Inside one read section of the caller's. */
+int near__local_put(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size, const void *value,
+                    size_t value_size);
 
 /* About: an entry with a value of that size would be refused now, but only because of what waits to be freed. */
 int near__local_has_no_room(struct near__local *local, size_t value_size);

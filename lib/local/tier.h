@@ -231,8 +231,9 @@ int64_t near__budget_live(const struct near__local *local);
 int64_t near__budget_charge_some(struct near__local *local, int64_t bytes);
 /* Counts what is neither an entry nor a table, if it fits below the ceiling.  1: it does. */
 int near__budget_charge_fixed(struct near__local *local, int64_t bytes);
-/* Makes room for an entry of that size and reserves it; 0: there is none (nothing is reserved).  Inside a read section. */
-int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);
+/* Makes room for an entry of that size and reserves it; 0: there is none (nothing is reserved).  Inside a read section that began before the
+ * moment. */
+int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes, const struct near__moment *moment);
 void near__budget_release_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);
 /* The entry takes so many bytes more than was reserved (or fewer). */
 void near__budget_correct(struct near__local *local, struct near__reader *reader, int64_t bytes);
