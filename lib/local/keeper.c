@@ -34,6 +34,17 @@ static int64_t load(const _Atomic(int64_t) *count)
 
 /* ---------------------------------------------------------------- sweeping */
 
+/* Stamps that are old enough to be mistaken for young ones one day.  That of the queue comes along earlier: then the use of what nobody has used
+ * still seems to lie before it, and that of what somebody has, behind it. */
+static void pull_along(const struct near__local *local, struct near__entry *entry, uint16_t tick)
+{
+    uint32_t queued = local->queues ? near__queue_of(entry) : 0;
+    if (queued & NEAR_QUEUED && near__stamp_age(near__queue_stamp(queued), tick) > UINT16_MAX / 4)
+        near__queue_change(entry, queued, near__queue_restamped(queued, (uint16_t)(tick - UINT16_MAX / 4)));
+    if (near__entry_age(entry, tick) > UINT16_MAX / 2) /* relaxed: see entry.h (a) */
+        atomic_store_explicit(&entry->access, (uint16_t)(tick - UINT16_MAX / 2), memory_order_relaxed);
+}
+
 static void sweep_slot(struct near__local *local, _Atomic(uint64_t) *slot, const struct near__moment *moment)
 {
     uint64_t word = near__step_load(slot);
@@ -43,9 +54,8 @@ static void sweep_slot(struct near__local *local, _Atomic(uint64_t) *slot, const
     if (near__entry_is_dead(entry, moment)) {
         enum near__why why = near__entry_is_expired(entry, moment) ? NEAR_WHY_EXPIRED : NEAR_WHY_INVALIDATED;
         near__index_unlink(&local->index, slot, word, why);
-    } else if (near__entry_age(entry, moment->tick) > UINT16_MAX / 2) {
-        /* old enough to be mistaken for young one day; relaxed: see entry.h (a) */
-        atomic_store_explicit(&entry->access, (uint16_t)(moment->tick - UINT16_MAX / 2), memory_order_relaxed);
+    } else {
+        pull_along(local, entry, moment->tick);
     }
 }
 
@@ -70,17 +80,22 @@ static void sweep_buckets(struct near__local *local, uint64_t count)
     near__rcu_leave();
 }
 
+static void sweep_some(struct near__local *local, uint64_t left)
+{
+    while (left && !atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) { /* relaxed: seen soon enough */
+        uint64_t step = left < SWEEP_STEP ? left : SWEEP_STEP;
+        sweep_buckets(local, step);
+        left -= step;
+    }
+}
+
 void near__sweep(struct near__local *local, int whole)
 {
     uint64_t buckets = table_of(local)->count, left = buckets / SWEEP_ROUNDS;
     left = left < SWEEP_MIN ? SWEEP_MIN : left > SWEEP_MAX ? SWEEP_MAX : left;
     if (whole || left > buckets)
         left = buckets;
-    while (left && !atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) { /* relaxed: seen soon enough */
-        uint64_t step = left < SWEEP_STEP ? left : SWEEP_STEP;
-        sweep_buckets(local, step);
-        left -= step;
-    }
+    sweep_some(local, left);
 }
 
 /* After near__local_clear and near__local_forsake: what is of an earlier era goes, so that the era's number can be used
@@ -102,25 +117,28 @@ static void sweep_eras(struct near__local *local)
 }
 
 /* A stamp that is 60 turnovers old is taken for a young one, so none may become so old.  Where all that there is might have been evicted since
- * the last look nothing is older than that: hands have been everywhere six times.  Otherwise all entries are looked at, as in migrations with
- * rests, and what is older than 32 turnovers becomes 32; so another 20 turnovers are left for the keeper to come to it. */
-static void sweep_ages(struct near__local *local)
+ * the last look nothing is older than that: hands have been everywhere six times.  Otherwise all entries are looked at, and what is older than
+ * 32 turnovers becomes 32; so another 20 turnovers are left for the keeper to come to it.  A stretch a round, so that nothing else waits for
+ * long, one round after the other. */
+static void sweep_ages(struct near__local *local, int whole)
 {
     struct near__keeper *keeper = &local->keeper;
     uint32_t tick = atomic_load_explicit(&local->tick, memory_order_relaxed); /* relaxed: an approximate age */
-    if (local->idle_unit_ns || tick - keeper->ages_swept < NEAR_TICKS_TO_SWEEP)
-        return; /* with an idle limit what is old goes */
-    int64_t used_ns = near__keeper_used_ns();
-    uint64_t evicted = near__tier_ended(local, NEAR_WHY_EVICTED);
-    keeper->ages_swept = tick;
-    uint64_t left = evicted - keeper->ages_evicted < (uint64_t)load(&local->budget.entries) ? table_of(local)->count : 0;
-    keeper->ages_evicted = evicted;
-    while (left && !atomic_load_explicit(&keeper->stop, memory_order_relaxed)) { /* relaxed: seen soon enough */
-        uint64_t step = left < SWEEP_STEP ? left : SWEEP_STEP;
-        sweep_buckets(local, step);
-        near__keeper_pace(local, &used_ns);
-        left -= step;
+    if (!local->idle_unit_ns && tick - keeper->ages_swept >= NEAR_TICKS_TO_SWEEP) { /* with an idle limit what is old goes */
+        uint64_t evicted = near__tier_ended(local, NEAR_WHY_EVICTED);
+        keeper->ages_left = evicted - keeper->ages_evicted < (uint64_t)load(&local->budget.entries) ? table_of(local)->count : 0;
+        keeper->ages_swept = tick;
+        keeper->ages_evicted = evicted;
     }
+    uint64_t stretch = whole || keeper->ages_left < SWEEP_MAX ? keeper->ages_left : SWEEP_MAX;
+    if (!stretch)
+        return;
+    int64_t used_ns = near__keeper_used_ns();
+    sweep_some(local, stretch);
+    near__keeper_pace(local, &used_ns);
+    keeper->ages_left -= stretch;
+    if (keeper->ages_left)
+        near__keeper_wake(local);
 }
 
 /* ---------------------------------------------------------------- the size */
@@ -203,7 +221,7 @@ static void tend(struct near__local *local, int quiet, int sweep, int whole)
     sweep_eras(local);
     if (sweep && atomic_load_explicit(&local->perishable, memory_order_relaxed)) /* relaxed: seen soon enough */
         near__sweep(local, whole);
-    sweep_ages(local);
+    sweep_ages(local, whole);
     near__tap_learn_all(local);
     near__queues_adapt(local);
     tend_size(local);

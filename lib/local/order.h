@@ -85,6 +85,10 @@ static inline uint32_t near__queue_word(uint16_t tick, unsigned is_main, unsigne
     return (uint32_t)tick << NEAR_STAMP_SHIFT | worth << NEAR_WORTH_SHIFT | (is_main ? NEAR_QUEUE_MAIN : 0) | NEAR_QUEUED;
 }
 static inline uint16_t near__queue_stamp(uint32_t word) { return (uint16_t)(word >> NEAR_STAMP_SHIFT); }
+static inline uint32_t near__queue_restamped(uint32_t word, uint16_t tick)
+{
+    return (word & ((UINT32_C(1) << NEAR_STAMP_SHIFT) - 1)) | (uint32_t)tick << NEAR_STAMP_SHIFT;
+}
 static inline unsigned near__queue_worth(uint32_t word) { return word >> NEAR_WORTH_SHIFT & 3; }
 static inline uint32_t near__queue_of(const struct near__entry *e)
 {

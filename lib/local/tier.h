@@ -61,8 +61,9 @@ struct near__keeper {
     struct near__table *next;     /* what it is moving to, or NULL */
     uint64_t swept;               /* next bucket to sweep */
     uint64_t forsaken_swept;      /* nothing below it is left */
-    uint32_t ages_swept;          /* the tick when no stamp was too old, */
-    uint64_t ages_evicted;        /* and how many had been evicted by then */
+    uint32_t ages_swept;          /* the tick when stamps were last asked for, */
+    uint64_t ages_evicted;        /* how many had been evicted by then, */
+    uint64_t ages_left;           /* and buckets that are still to be looked at */
     uint64_t views;               /* made so far */
     uint64_t calm_entries;        /* so many there were when they last had become an eighth more; */
     int64_t calm_due_ns;          /* calm if that does not happen again until then: see migrate.c */

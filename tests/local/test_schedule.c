@@ -12,7 +12,8 @@
  *   V1  once an invalidation, an install or a fill that knew version v has returned, no read that begins later
  *   returns an older one
  *   V2  once a read has returned version v, no read that begins later returns an older one
- *   V3  once a drop has returned, no read that begins later returns what was fetched with a ticket from before the drop, or was put before it
+ *   V3  once a drop has returned, no read that begins later returns what was fetched with a ticket from before the drop, or was put before it,
+ *   and it is not there at rest
  *   V4  at rest: no tentative word, at most one visible entry a key, none older than the server's version; an old
  *   table is empty
  *   V5  every entry ends exactly once: visible, retired or given back to its owner
@@ -536,6 +537,12 @@ static struct near__entry *look(unsigned key, unsigned *ret_looks)
     return NULL;
 }
 
+static void check_dropped(const struct content *c, uint64_t dropped)
+{
+    if (c->ticket_time < dropped || (w.put_time[c->number] && w.put_time[c->number] < dropped))
+        violate("V3: what was fetched or put before a drop is there");
+}
+
 static void do_read(unsigned key)
 {
     uint64_t least = w.least[key], dropped = w.dropped[key], watermark = atomic_load(&w.watermark);
@@ -554,8 +561,7 @@ static void do_read(unsigned key)
         violate("the value of another key");
     if (c.version < least)
         violate("V1/V2: a read returned an older version than was known");
-    if (c.ticket_time < dropped || (w.put_time[c.number] && w.put_time[c.number] < dropped))
-        violate("V3: a read returned what was fetched or put before a drop");
+    check_dropped(&c, dropped);
     if (c.position < watermark)
         violate("V7: a read returned what was below the watermark when it began");
     learnt(key, c.version);
@@ -634,6 +640,7 @@ static void copy_slot(_Atomic(uint64_t) *slot)
     memcpy(&c, content_of(entry), sizeof(c));
     struct near__entry *copy = make_entry(c.key, (uint64_t)near__entry_position(entry), c.version, c.ticket_time); /* r2 */
     unsigned n = number_of(copy);
+    w.put_time[n] = w.put_time[c.number];
     if (!near__index_replace(slot, word, copy)) {                                  /* r4 */
         w.fate[n] = RETURNED;
         return;
@@ -705,6 +712,7 @@ static void check_visible(uint64_t word, unsigned *count)
         violate("V4: two entries of one key");
     if (c.version < w.version[c.key])
         violate("V4: stale at rest");
+    check_dropped(&c, w.dropped[c.key]);
 }
 
 static void check_at_rest(void)
