@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/options.h"
+#include "base/random.h"
 #include "cache/cache.h"
 #include "local/hit.h"
 
@@ -207,24 +208,13 @@ static inline __attribute__((always_inline)) void leave_short_way(const struct s
 }
 
 /* The short way, by the reader that the thread used last, which is remembered only where a section needs no barriers of its own.  0: it ends
- * here, outside. */
-static inline __attribute__((always_inline)) int begin_short_way(near_cache *cache, struct short_way *way)
+ * here, outside.  Hits of a thread are timed one in so many, on the middle way: two clocks on every hit would cost more than the hit. */
+static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, struct short_way *way)
 {
     way->reader = near__reader_last.reader;
     if (near__unlikely(!near__rcu_enter_quickly(&way->place, 1)))
         return 0;
-    if (near__likely(near__is_open_in_section(cache)))
-        return 1;
-    leave_short_way(way);
-    return 0;
-}
-
-/* Hits of a thread are timed one in so many, on the middle way: two clocks on every hit would cost more than the hit. */
-static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, struct short_way *way)
-{
-    if (near__unlikely(!begin_short_way(cache, way)))
-        return 0;
-    if (near__likely(!near__reader_is_due(way->reader)))
+    if (near__likely(near__is_open_in_section(cache)) && near__likely(!near__reader_is_due(way->reader)))
         return 1;
     leave_short_way(way);
     return 0;
@@ -236,12 +226,12 @@ static inline __attribute__((always_inline)) void end_hit(const struct short_way
     leave_short_way(way);
 }
 
-/* When the short way has found nothing, or did not look because the next hit is to be timed, in a section of its own, so that hits keep no
- * register for it.  1: without a remote tier the miss of a key of which there is no trace ends here; it is counted. */
+/* When the short way has found nothing, in a section of its own, so that hits keep no register for it.  1: without a remote tier the miss of a
+ * key of which there is no trace ends here; it is counted. */
 static int is_missed_at_once(near_cache *cache, const void *key, size_t key_size)
 {
     struct short_way way;
-    if (!begin_short_way(cache, &way))
+    if (!begin_hit(cache, &way))
         return 0;
     const struct near__local *local = way.reader->local;
     const struct near__impl *impl = near__impl_in_section(cache);
@@ -276,6 +266,10 @@ struct middle_way {
 };
 enum middle { MIDDLE_HIT, MIDDLE_MISS, MIDDLE_UNDECIDED };
 
+/* A read that was to be timed and is a miss: the one after so many hits at most is timed in its stead.  Otherwise each miss before the next hit
+ * would go the middle way, and look at the clock for nothing. */
+#define TIMED_LATER 32
+
 /* 0: it ends here, outside. */
 static int begin_middle_way(near_cache *cache, const void *key, size_t key_size, const near_call *call, struct middle_way *way)
 {
@@ -298,6 +292,8 @@ static enum middle end_middle_way(const struct middle_way *way, enum middle resu
         near__reader_add_hit(way->at.reader);
     else if (result == MIDDLE_MISS)
         near__hit_count_miss(way->at.reader, NEAR_LOCAL_ABSENT);
+    if (result == MIDDLE_MISS && way->started_ns)
+        near__reader_put_off(way->at.reader, 1 + near__random_below(&way->at.reader->random, TIMED_LATER));
     if (result == MIDDLE_HIT && way->started_ns)
         near__local_time_hit(way->at.reader, near__now(&way->impl->clock) - way->started_ns);
     near__rcu_leave_quickly(way->at.place, 0);
@@ -361,10 +357,8 @@ static inline __attribute__((always_inline)) int get_shortly(near_cache *cache, 
 {
     struct short_way way;
     size_t size;
-    if (near__unlikely(!key))
+    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
         return get_by_any_key(cache, key, key_size, NULL, ret_value);
-    if (near__unlikely(!begin_hit(cache, &way)))
-        return get_nothing(cache, key, key_size, ret_value);
     struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, has_lines, NEAR_ENTRY_VALUE_MAX, &size);
     if (near__unlikely(!entry)) {
         leave_short_way(&way);
@@ -450,10 +444,8 @@ static inline __attribute__((always_inline)) int copy_shortly(near_cache *cache,
 {
     struct short_way way;
     size_t size;
-    if (near__unlikely(!key))
+    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
         return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
-    if (near__unlikely(!begin_hit(cache, &way)))
-        return copy_nothing(cache, key, key_size, buffer, capacity, ret_size);
     const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, has_lines, capacity, &size);
     if (near__unlikely(!entry)) {
         leave_short_way(&way);

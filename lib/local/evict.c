@@ -128,8 +128,8 @@ static inline __attribute__((always_inline)) void fetch_ahead(const struct near_
     const struct near__bucket *bucket = near__hand_ahead(hand, NEAR_HAND_ENTRIES);
 #pragma GCC unroll 8
     for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) /* relaxed: only an address */
-        __builtin_prefetch((const char *)near__word_entry(atomic_load_explicit(&bucket->slot[i], memory_order_relaxed)) +
-                           offsetof(struct near__entry, access));
+        __builtin_prefetch((const void *)((uintptr_t)near__word_entry(atomic_load_explicit(&bucket->slot[i], memory_order_relaxed)) +
+                                          offsetof(struct near__entry, access)));
 }
 
 /* To the next bucket. */

@@ -238,9 +238,10 @@ void near__reclaim_push(struct near__local *local, struct near__entry *entry)
 /* Its link is what the next one waits for, and its memory is what the next fill writes to. */
 static void fetch(const struct near__entry *next)
 {
+    uintptr_t entry = (uintptr_t)next; /* or nothing */
     near__prefetch_write(next);
-    near__prefetch_write((const char *)next + 64);
-    near__prefetch_write((const char *)next + 128);
+    near__prefetch_write((const void *)(entry + 64));
+    near__prefetch_write((const void *)(entry + 128));
 }
 
 int near__recycle(struct near__local *local, struct near__reader *reader, int most)
