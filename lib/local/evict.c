@@ -42,8 +42,8 @@
  * over, and when there are no others nothing goes: then the fill is refused, as Redis refuses it.  The keeper alone,
  * when a limit was lowered, goes on without them.
  *
- * Work for one eviction: at most ATTEMPTS + TURNS searches, each of LIMIT times as many entries, the rest of a bucket,
- * and RUN buckets, and of as many again at a glance; for one fill: the victims of budget.c. */
+ * Work for one eviction: once at a glance, then at most ATTEMPTS + TURNS searches, each of LIMIT times as many entries, the
+ * rest of a bucket, and RUN buckets; for one fill: the victims of budget.c. */
 #include <limits.h>
 
 #include "base/prefetch.h"

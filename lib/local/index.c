@@ -302,11 +302,10 @@ static int same_key(const struct near__entry *a, const struct near__entry *b)
     return near__entry_is(a, b->bytes, near__entry_key_size(b));
 }
 
-/* Whose tentative words stand in somebody's way who has the stripe of his key, or has not. */
 enum manner { PUT, INSTALL };
 
-/* A word with the tag of entry that stands in its way: a version of the key, or an install or a move under way, whose key nobody knows, but
- * a put that it is another one. */
+/* A word with the tag of entry that stands in its way: a version of the key, or an install or a move under way.  Of that nobody knows the key; a
+ * put knows that it is another one. */
 static inline __attribute__((always_inline)) int is_rival(uint64_t word, const struct near__entry *entry, const enum manner manner)
 {
     if (near__word_is_tentative(word))

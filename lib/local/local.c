@@ -314,11 +314,14 @@ static __attribute__((noinline)) struct near__entry *fill_outside(void *block, c
 /* The rest: after the ticket was taken.  One section, the caller's, from the look at the era to the install: sweep_eras (keeper.c) waits for
  * sections, and then nobody puts an entry of an earlier era into a table that has been swept of them, to come to life when the number of the
  * era is used again. */
-static inline void stamp(struct near__local *local, struct near__entry *entry, uint64_t position, uint16_t tick)
+static inline void stamp(struct near__local *local, struct near__entry *entry, uint64_t hash, uint64_t position, int64_t cost,
+                         uint16_t access, uint16_t tick)
 {
     /* Whoever has the new era has a generation that its ticket lacks, or a later ticket. */
     near__entry_set_position(entry, position, near__tier_ordinary(local) & NEAR_ENTRY_ERA);
-    atomic_store_explicit(&entry->access, tick, memory_order_relaxed); /* relaxed: published with the slot's word */
+    atomic_store_explicit(&entry->access, access, memory_order_relaxed); /* relaxed: published with the slot's word */
+    if (local->queues)
+        near__queue_enter(local, entry, hash, cost, tick);
 }
 
 /* The logical clock of the order of eviction: see order.h. */
@@ -439,9 +442,7 @@ static enum near__count try_install(struct near__local *local, struct near__read
     struct near__entry *entry = prepare(local, reader, offer, &moment, &cost);
     if (!entry)
         return NEAR_COUNT_REFUSED_SPACE;
-    stamp(local, entry, offer->position, offer->renews ? offer->tick : moment.tick);
-    if (local->queues)
-        near__queue_enter(local, entry, offer->hash, cost, moment.tick);
+    stamp(local, entry, offer->hash, offer->position, cost, offer->renews ? offer->tick : moment.tick, moment.tick);
     return conclude(local, reader, entry, cost, install(local, entry, offer, &moment));
 }
 
@@ -557,13 +558,9 @@ void near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t n
 }
 
 /* A removal that meets a put while there are two tables refuses it, and so does a storm on the places of the key. */
-static int put(struct near__local *local, struct near__entry *entry, uint64_t hash, uint64_t number, int64_t cost,
-               const struct near__moment *moment)
+static int put(struct near__local *local, struct near__entry *entry, uint64_t hash, const struct near__moment *moment)
 {
     int kept = 0;
-    stamp(local, entry, number, moment->tick);
-    if (local->queues)
-        near__queue_enter(local, entry, hash, cost, moment->tick);
     for (int tries = 0; !kept && tries < INSTALL_TRIES; tries++)
         kept = near__index_put(&local->index, entry, hash, moment);
     return kept;
@@ -574,26 +571,27 @@ int near__local_put(struct near__local *local, struct near__reader *reader, cons
 {
     struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
                           .hash = near__key_hash(key, key_size, &local->index.secrets)};
-    struct near__stripe *stripe = near__index_stripe(&local->index, offer.hash);
+    uint32_t stripe = (uint32_t)(near__index_stripe(&local->index, offer.hash) - local->index.stripes);
     int64_t cost;
     if (local->ttl_max_ms || value_size >= AT_EASE_FROM)
         return 0;
-    near__prefetch_write(stripe);
+    near__prefetch_write(&local->index.stripes[stripe]);
     prefetch_places(local, offer.hash);
     struct near__moment moment = near__tier_moment(local);
     struct near__entry *entry = prepare(local, reader, &offer, &moment, &cost);
     if (!entry)
         return 0;
-    uint64_t number = near__local_number(local, (uint32_t)(stripe - local->index.stripes));
+    uint64_t number = near__local_number(local, stripe);
     if (!number) {
         give_back(local, reader, entry, cost);
         return 0;
     }
-    enum near__count outcome = conclude(local, reader, entry, cost, put(local, entry, offer.hash, number, cost, &moment));
+    stamp(local, entry, offer.hash, number, cost, moment.tick, moment.tick);
+    enum near__count outcome = conclude(local, reader, entry, cost, put(local, entry, offer.hash, &moment));
     near__reader_add(reader, outcome, 1);
     if (near__unlikely(outcome != NEAR_COUNT_FILLS))
         learn(local, offer.hash, key, key_size, number); /* I4 */
-    near__local_numbered(local, (uint32_t)(stripe - local->index.stripes), number, 1);
+    near__local_numbered(local, stripe, number, 1);
     return outcome == NEAR_COUNT_FILLS;
 }
 

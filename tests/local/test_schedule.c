@@ -337,6 +337,26 @@ static void learnt(unsigned key, uint64_t version)
         w.least[key] = version;
 }
 
+static void invalidate(unsigned key, uint64_t position, enum near__why why)
+{
+    section_enter();
+    near__index_invalidate(&w.index, key_hash[key], key_text[key], strlen(key_text[key]), position, why);
+    section_leave();
+}
+
+/* After an install or a put of entry number n. */
+static void conclude(unsigned key, uint64_t position, unsigned n, int kept)
+{
+    if (kept && w.fate[n] == OWNED)
+        w.fate[n] = INSTALLED;
+    if (kept)
+        return;
+    if (w.fate[n] != OWNED)
+        violate("V5: a refused entry was retired by somebody else");
+    w.fate[n] = RETURNED;
+    invalidate(key, position, NEAR_WHY_REPLACED);
+}
+
 /* near__local_install without its budget. */
 static void install(unsigned key, uint64_t position, uint64_t version, uint32_t generation, uint64_t ticket_time)
 {
@@ -345,17 +365,7 @@ static void install(unsigned key, uint64_t position, uint64_t version, uint32_t 
     section_enter();
     int kept = near__index_install(&w.index, e, key_hash[key], generation, &w.moment);
     section_leave();
-    if (kept) {
-        if (w.fate[n] == OWNED)
-            w.fate[n] = INSTALLED;
-        return;
-    }
-    if (w.fate[n] != OWNED)
-        violate("V5: a refused entry was retired by somebody else");
-    w.fate[n] = RETURNED;
-    section_enter();
-    near__index_invalidate(&w.index, key_hash[key], key_text[key], strlen(key_text[key]), position, NEAR_WHY_REPLACED);
-    section_leave();
+    conclude(key, position, n, kept);
 }
 
 static uint32_t take_ticket(unsigned key, uint64_t *ret_time)
@@ -408,18 +418,14 @@ static void do_message(unsigned unused)
         return;
     unsigned key = w.message[w.applied].key;
     uint64_t position = w.message[w.applied++].position;
-    section_enter();
-    near__index_invalidate(&w.index, key_hash[key], key_text[key], strlen(key_text[key]), position, NEAR_WHY_INVALIDATED);
-    section_leave();
+    invalidate(key, position, NEAR_WHY_INVALIDATED);
     learnt(key, position);
 }
 
 static void do_drop(unsigned key)
 {
     uint64_t began = ++w.time;
-    section_enter();
-    near__index_invalidate(&w.index, key_hash[key], key_text[key], strlen(key_text[key]), 0, NEAR_WHY_DROPPED);
-    section_leave();
+    invalidate(key, 0, NEAR_WHY_DROPPED);
     if (began > w.dropped[key])
         w.dropped[key] = began;
 }
@@ -456,17 +462,8 @@ static void do_put(unsigned key)
     section_enter();
     int kept = near__index_put(&w.index, e, key_hash[key], &w.moment);
     section_leave();
-    if (kept && w.fate[n] == OWNED)
-        w.fate[n] = INSTALLED;
     w.put_time[n] = kept ? ++w.time : 0;
-    if (!kept) {
-        if (w.fate[n] != OWNED)
-            violate("V5: a refused entry was retired by somebody else");
-        w.fate[n] = RETURNED;
-        section_enter();
-        near__index_invalidate(&w.index, key_hash[key], key_text[key], strlen(key_text[key]), number, NEAR_WHY_REPLACED);
-        section_leave();
-    }
+    conclude(key, number, n, kept);
     learnt(key, number);
     leave_stripe(key, number);
 }
@@ -487,9 +484,7 @@ static void do_delete(unsigned key)
 {
     uint64_t number = take_stripe(key, 1);
     w.version[key] = number;
-    section_enter();
-    near__index_invalidate(&w.index, key_hash[key], key_text[key], strlen(key_text[key]), number, NEAR_WHY_REPLACED);
-    section_leave();
+    invalidate(key, number, NEAR_WHY_REPLACED);
     learnt(key, number);
     leave_stripe(key, number);
 }
