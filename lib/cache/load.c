@@ -573,8 +573,11 @@ static uint32_t refresh_flags(const struct near__load *load)
 static int may_refresh(struct near__load *load, const struct near__request *q, int64_t now_ns)
 {
     struct near__impl *impl = load->impl;
-    if (load->leased)
+    if (load->leased) {
+        if (load->old) /* for who finds no copy here: it may have been evicted, or be on its way */
+            near__flight_offer(load->loading->flights, load->flight, load->old);
         return 1;
+    }
     int64_t pause_ms = q->status < 0 ? load->options.retry_ms : q->lease == NEAR_LEASE_HELD ? q->lease_left_ms : 0;
     struct near__ticket now = near__local_ticket(impl->local, load->key, load->key_size);
     if (pause_ms)

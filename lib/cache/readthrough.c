@@ -10,6 +10,9 @@
  *   old           <= fail_ms    waits for the load, at most soft_timeout_ms; then, or if it fails: served, NEAR_STALE
  *   none                        waits for the load until the deadline
  *
+ * Who finds none and joins a refresh that another reader has begun (his copy may have been evicted meanwhile, or its successor be on
+ * its way into the index) has what the server had when the refresh asked it, by the same rules.
+ *
  * Flights of loads are those of flight.c: keyed by key and ticket, so nobody joins a load that began before something was learnt
  * of the key (R17); and not older than the staleness bound, for a write elsewhere whose message was lost.  A second flight beside
  * a slow load does not load again: the server's lease is held.
@@ -49,6 +52,19 @@ int near__wanted_drop(struct near__wanted *w)
     return 1;
 }
 
+/* The server's value is fresh yet: the load is one that another reader wanted early. */
+static int still_fresh(const struct near__wanted *w, const struct near__shared *old, int64_t now_ns)
+{
+    return old && !(w->options.flags & NEAR_LOAD_REFRESH) && old->expires_ns - now_ns > oldest_ns(w);
+}
+
+static void serve_shared(struct near__impl *impl, struct near__wanted *w, struct near__shared *shared, uint32_t source)
+{
+    near__wanted_drop(w);
+    near__shared_ref(shared);
+    near__value_from_shared(w->value, impl, shared, source);
+}
+
 /* Puts an old value that may be served into *value: the local copy, or the one that the server had. */
 static int serve_old(struct near__impl *impl, struct near__wanted *w, struct near__shared *old)
 {
@@ -59,9 +75,7 @@ static int serve_old(struct near__impl *impl, struct near__wanted *w, struct nea
         return 1;
     if (!old || (old->expires_ns != NEAR_NEVER && old->expires_ns <= now_ns))
         return 0;
-    near__wanted_drop(w);
-    near__shared_ref(old);
-    near__value_from_shared(w->value, impl, old, NEAR_FROM_REMOTE);
+    serve_shared(impl, w, old, NEAR_FROM_REMOTE);
     return 1;
 }
 
@@ -93,7 +107,7 @@ struct near__load *near__wanted_load(struct near__impl *impl, const struct near_
     load->early = w->has_local && w->freshness != NEAR_FRESH_OLD;
     if (w->has_local && !impl->remote) { /* otherwise the server gives it */
         void *copy = near__memdup(&impl->alloc, w->value->data, w->value->size);
-        load->old = copy ? near__shared_create(&impl->values, copy, w->value->size, NEAR_NEVER) : NULL;
+        load->old = copy ? near__shared_create(&impl->values, copy, w->value->size, w->expires_ns) : NULL;
         if (!load->old)
             near__free(&impl->alloc, copy);
         else if (w->options.flags & NEAR_LOAD_TAGS)
@@ -230,10 +244,16 @@ void near__wanted_land(struct near__loading *l, struct near__load *load, const s
     near__flight_land(l->flights, load->flight, status, status == NEAR_OK ? load->old : NULL);
 }
 
+/* So much of its life a value must have left to be served at once, though a load is under way. */
+static int64_t at_once_ns(const struct near__wanted *w)
+{
+    return w->options.flags & NEAR_LOAD_REFRESH ? NEAR_NEVER : oldest_ns(w) - ns(w->options.stale_ms);
+}
+
 /* An old value that the server gave and that may be served at once: then the other may go on by himself. */
 int near__wanted_at_once(const struct near__wanted *w, const struct near__shared *old, int64_t now_ns)
 {
-    return old && w->options.stale_ms && old->expires_ns - now_ns > oldest_ns(w) - ns(w->options.stale_ms);
+    return old && at_once_ns(w) != NEAR_NEVER && old->expires_ns - now_ns > at_once_ns(w);
 }
 
 /* Asks until the load is ours (1), or the flight has landed (0). */
@@ -297,13 +317,14 @@ int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct
     if (status == NEAR_OK && source == NEAR_FROM_FLIGHT && near__shared_was_over(landing->shared, w->began_ns))
         return 0; /* what is led or joined next began after us */
     if (status == NEAR_OK) {
-        near__wanted_drop(w);
-        near__shared_ref(landing->shared);
-        near__value_from_shared(w->value, impl, landing->shared, source);
+        serve_shared(impl, w, landing->shared, source);
     } else if (leaders_timeout(landing) && now_ns < w->deadline_ns &&
                (now_ns < w->soft_ns || !(w->has_local || landing->old)) &&
                !near__wanted_at_once(w, landing->old, now_ns)) {
         return 0; /* the leader's time was over, ours is not */
+    } else if (status < 0 && still_fresh(w, landing->old, now_ns)) {
+        serve_shared(impl, w, landing->old, NEAR_FROM_REMOTE);
+        status = NEAR_OK;
     } else if (status < 0 && serve_old(impl, w, landing->old)) {
         status = served_old(l);
     } else if (status < 0 && serve_unproven(impl, reader, w)) {
@@ -321,8 +342,7 @@ struct near__patience near__wanted_patience(const struct near__wanted *w)
         .deadline_ns = w->deadline_ns,
         .soft_ns = w->soft_ns,
         .has_old = w->has_local && w->age_ns <= oldest_ns(w),
-        /* an old value that the server had is served at once as if it had been here */
-        .at_once_ns = w->options.stale_ms ? oldest_ns(w) - ns(w->options.stale_ms) : NEAR_NEVER,
+        .at_once_ns = at_once_ns(w), /* what the server had is served at once as if it had been here */
     };
 }
 
@@ -436,6 +456,7 @@ int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struc
         return 0;
     }
     w->has_local = 1;
+    w->expires_ns = view.expires_ns;
     w->freshness = NEAR_FRESH;
     *ret_status = result == NEAR_LOCAL_HIT ? NEAR_OK : NEAR_STALE;
     if (result == NEAR_LOCAL_STALE_HIT)

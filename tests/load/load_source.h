@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include "nearcache.h"
@@ -108,11 +109,13 @@ struct reader {
     const near_load *options;
     const char *key;
     char got[160];
+    _Atomic int is_done;
 };
 static inline void *reader_main(void *arg)
 {
     struct reader *r = arg;
     snprintf(r->got, sizeof(r->got), "%s", load_with(r->cache, r->key ? r->key : "k", r->source, r->options));
+    r->is_done = 1;
     return NULL;
 }
 static inline void reader_start(struct reader *r, near_cache *c, struct source *s, const near_load *options)

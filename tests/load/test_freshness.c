@@ -3,6 +3,7 @@
 
 #include "load/load_source.h"
 #include "support/wait.h"
+#include "cache/cache.h"
 #include "system/stack.h"
 
 static void source_says(struct source *s, const char *value, int answer)
@@ -59,6 +60,58 @@ static void test_old_value_at_once_and_one_refresh_behind(void **state)
     assert_true(s.old_version == near_version_of("one", 3));
 }
 
+/* Takes A's copy of "k" away and teaches nothing of it: other entries displace it.  Their values are older than its own. */
+enum { CROWD = 200 };
+static void crowd_comes(struct stack *t)
+{
+    char key[16];
+    for (int i = 0; i < CROWD; i++) {
+        snprintf(key, sizeof(key), "crowd %d", i);
+        assert_int_equal(put(t->b, key, "some"), NEAR_OK);
+    }
+    stack_fence(t, t->a);
+}
+static void crowd_out(struct stack *t)
+{
+    char key[16];
+    assert_int_equal(near_set_local_entries(t->a, 8), NEAR_OK);
+    for (int i = 0; i < CROWD; i++) {
+        snprintf(key, sizeof(key), "crowd %d", i);
+        assert_string_equal(look(t->a, key), "some");
+    }
+    assert_string_equal(peek(t->a, "k"), MISS);
+}
+
+/* A reader of A's who joins the load that is held, which then goes on whether or not he was content without. */
+static const char *joins(struct stack *t, struct source *s, const near_load *o)
+{
+    static struct reader reader;
+    uint64_t joined = stats_of(t->a).flights_joined;
+    reader_start(&reader, t->a, s, o);
+    wait_until(reader.is_done, PATIENCE_MS);
+    assert_int_equal(stats_of(t->a).flights_joined, joined + 1);
+    source_hold(s, 0);
+    return reader_end(&reader);
+}
+
+/* The same when the reader's copy goes while a refresh is under way, and he joins that. */
+static void test_old_value_at_once_though_the_copy_is_evicted_during_its_refresh(void **state)
+{
+    struct stack *t = *state;
+    static struct source s; /* a load that fails the test may outlive it */
+    near_load o = options_of(1000);
+    o.stale_ms = 5000;
+    crowd_comes(t);
+    loaded_long_ago(t, &s, &o, 1100, "two", NEAR_OK);
+    source_hold(&s, 1);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "stale one");
+    source_wait_inside(&s, 1);
+    crowd_out(t);
+    assert_string_equal(joins(t, &s, &o), "stale one");
+    assert_true(wait_until(strcmp(load_with(t->a, "k", &s, &o), "two") == 0, PATIENCE_MS));
+    assert_int_equal(source_loads(&s), 2);
+}
+
 static void test_old_value_ends_with_the_stale_time(void **state)
 {
     struct stack *t = *state;
@@ -67,6 +120,38 @@ static void test_old_value_ends_with_the_stale_time(void **state)
     o.stale_ms = 500;
     loaded_long_ago(t, &s, &o, 1600, "two", NEAR_OK);
     assert_string_equal(load_with(t->a, "k", &s, &o), "two");
+}
+
+static void test_who_wants_a_refresh_waits_for_it(void **state)
+{
+    struct stack *t = *state;
+    static struct source s; /* a load that fails the test may outlive it */
+    near_load o = options_of(1000);
+    o.stale_ms = 5000;
+    o.flags = NEAR_LOAD_REFRESH;
+    loaded_long_ago(t, &s, &o, 900, "two", NEAR_OK);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "two");
+    stack_pass(t, 1100);
+    source_says(&s, "three", NEAR_OK);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "three");
+}
+
+/* Without a remote tier the loader's old value is the local copy. */
+static void test_old_value_ends_with_the_stale_time_without_a_remote_tier(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_cache *c;
+    near_load o = options_of(1000);
+    o.stale_ms = 500;
+    o.fail_ms = 5000;
+    source_init(&s, "one");
+    assert_int_equal(near__cache_open("local:", NULL, &t->now_ns, &c, NULL), NEAR_OK);
+    assert_string_equal(load_with(c, "k", &s, &o), "one");
+    stack_skip(t, 1600);
+    source_says(&s, "two", NEAR_OK);
+    assert_string_equal(load_with(c, "k", &s, &o), "two");
+    assert_int_equal(near_close(c), NEAR_OK);
 }
 
 static void test_an_unchanged_value_lives_on(void **state)
@@ -362,6 +447,33 @@ static void test_a_batch_is_refreshed_early_by_one_call(void **state)
     assert_int_equal(calls_of_load_each, 2);
 }
 
+/* Who joins an early refresh because his copy is gone has the server's, which is fresh. */
+static void test_fresh_value_at_once_though_the_copy_is_evicted_during_its_early_refresh(void **state)
+{
+    struct stack *t = *state;
+    static struct source s; /* a load that fails the test may outlive it */
+    struct reader slow;
+    near_load o = options_of(1000);
+    o.early_permille = 1000000;
+    crowd_comes(t);
+    source_init(&s, "one");
+    source_hold(&s, 1);
+    reader_start(&slow, t->a, &s, &o);
+    source_wait_inside(&s, 1);
+    stack_skip(t, 300000);
+    stack_recover(t, t->a);
+    source_hold(&s, 0);
+    assert_string_equal(reader_end(&slow), "one");
+    source_says(&s, "two", NEAR_OK);
+    source_hold(&s, 1);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    source_wait_inside(&s, 1);
+    crowd_out(t);
+    assert_string_equal(joins(t, &s, &o), "one");
+    assert_true(wait_until(strcmp(look(t->a, "k"), "two") == 0, PATIENCE_MS));
+    assert_int_equal(source_loads(&s), 2);
+}
+
 static void test_R16_a_batch_takes_over_at_the_end_of_the_leases(void **state)
 {
     struct stack *t = *state;
@@ -394,7 +506,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_old_value_at_once_and_one_refresh_behind),
+        TEST(test_old_value_at_once_though_the_copy_is_evicted_during_its_refresh),
         TEST(test_old_value_ends_with_the_stale_time),
+        TEST(test_fresh_value_at_once_though_the_copy_is_evicted_during_its_early_refresh),
+        TEST(test_old_value_ends_with_the_stale_time_without_a_remote_tier),
+        TEST(test_who_wants_a_refresh_waits_for_it),
         TEST(test_an_unchanged_value_lives_on),
         TEST(test_failing_source_is_covered_by_old_values),
         TEST(test_soft_timeout_serves_the_old_value_and_lets_the_load_finish),
