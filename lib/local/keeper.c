@@ -141,6 +141,25 @@ static void sweep_ages(struct near__local *local, int whole)
         near__keeper_wake(local);
 }
 
+/* The clock of last use goes on while there are reads and no fills.  So seldom that in all that is told of such a tier nothing else is
+ * seen of it: an entry that is read pays a store each time, and the order of what was read within 18 hours is told. */
+#define QUIET_NS (2 * NEAR_NS_PER_S)
+
+static void pass_time(struct near__local *local)
+{
+    struct near__keeper *keeper = &local->keeper;
+    int64_t now_ns = near__now(local->clock);
+    uint32_t tick = atomic_load_explicit(&local->tick, memory_order_relaxed); /* relaxed, both: an approximate age */
+    if (local->idle_unit_ns || (tick == keeper->quiet_tick && now_ns - keeper->quiet_since_ns < QUIET_NS))
+        return;
+    uint64_t reads = near__tier_reads(local);
+    if (tick == keeper->quiet_tick && reads != keeper->quiet_reads)
+        tick = 1 + atomic_fetch_add_explicit(&local->tick, 1, memory_order_relaxed);
+    keeper->quiet_tick = tick;
+    keeper->quiet_reads = reads;
+    keeper->quiet_since_ns = now_ns;
+}
+
 /* ---------------------------------------------------------------- the size */
 
 #define SIZE_NS NEAR_NS_PER_S /* between two looks */
@@ -221,6 +240,7 @@ static void tend(struct near__local *local, int quiet, int sweep, int whole)
     sweep_eras(local);
     if (sweep && atomic_load_explicit(&local->perishable, memory_order_relaxed)) /* relaxed: seen soon enough */
         near__sweep(local, whole);
+    pass_time(local);
     sweep_ages(local, whole);
     near__tap_learn_all(local);
     near__queues_adapt(local);

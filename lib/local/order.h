@@ -7,7 +7,11 @@
  * advances once in 1/1024 of a turnover (as many fills as there are entries), so that 16 bits cover sixty-four
  * turnovers, far more than any entry survives unread while others are evicted.  Where they are not, because the same
  * keys are written again and again, the keeper pulls older stamps along (keeper.c, sweep_ages).  With an idle limit the tick
- * is 1/1024 of that limit, at least a millisecond. */
+ * is 1/1024 of that limit, at least a millisecond.
+ *
+ * Where nobody fills, all that is read would look as if it had been read at the same time, and a limit that is lowered then would cost hot
+ * entries as well as cold ones.  So what the keeper evicts on behalf of such a limit is turnover, too (migrate.c, count_victim), and
+ * in a tier that is only read the tick advances by time (keeper.c, pass_time). */
 #ifndef NEAR_LOCAL_ORDER_H
 #define NEAR_LOCAL_ORDER_H
 #include <stdint.h>

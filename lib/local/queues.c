@@ -156,22 +156,28 @@ static uint64_t entries_of(const struct near__local *local)
     return entries > 0 ? (uint64_t)entries : 0;
 }
 
-static int is_sized(struct near__ghosts *ghosts, uint64_t entries)
+/* entries: that there are, or that a lowered limit will leave. */
+static int is_sized(struct near__ghosts *ghosts, uint64_t entries, int is_lowered)
 {
     uint64_t held = ghosts->lines * LINE_LOAD;
     if (entries > held)
         return 0;
-    /* Until it has evicted much the tier may yet grow. */
+    /* Until it has evicted much the tier may yet grow, as far as its limits go. */
     return ghosts->lines == LINES_MIN || entries >= held / 4 ||
-           atomic_load_explicit(&ghosts->pushed, memory_order_relaxed) < held / 4;
+           (!is_lowered && atomic_load_explicit(&ghosts->pushed, memory_order_relaxed) < held / 4);
 }
 
-/* The keeper's.  A new array forgets the ghosts that there were, so it is made with room to spare. */
+/* The keeper's.  A new array forgets the ghosts that there were, so it is made with room to spare.  Where a limit was lowered it comes before
+ * the evictions: what ghosts of a large tier take would be entries of the small one. */
 void near__queues_adapt(struct near__local *local)
 {
-    uint64_t entries = entries_of(local);
     struct near__ghosts *old = atomic_load_explicit(&local->ghosts, memory_order_relaxed); /* relaxed: written here alone */
-    if (!old || is_sized(old, entries))
+    if (!old)
+        return;
+    uint64_t entries = entries_of(local), fit = (uint64_t)near__tables_entries_that_fit(local, (int64_t)old->cost);
+    int is_lowered = fit < entries;
+    entries = is_lowered ? fit : entries;
+    if (is_sized(old, entries, is_lowered))
         return;
     uint64_t wanted = entries + entries / 2 + 1;
     int64_t estimate = (int64_t)(wanted / LINE_LOAD + 1) * LINE_GHOSTS * 4 + 4096;
@@ -197,12 +203,19 @@ static void add_bytes(struct near__local *local, uint32_t word, int64_t bytes)
     atomic_fetch_add_explicit(&local->queue_bytes[(word & NEAR_QUEUE_MAIN) != 0], bytes, memory_order_relaxed);
 }
 
+static int64_t bytes_in(const struct near__local *local, unsigned is_main)
+{
+    return atomic_load_explicit(&local->queue_bytes[is_main], memory_order_relaxed); /* relaxed: a count */
+}
+
 int near__queue_small_is_due(const struct near__local *local)
 {
-    /* relaxed, both: counts */
-    int64_t small = atomic_load_explicit(&local->queue_bytes[0], memory_order_relaxed);
-    int64_t main = atomic_load_explicit(&local->queue_bytes[1], memory_order_relaxed);
-    return small * (SHARES - 1) >= main;
+    return bytes_in(local, 0) * (SHARES - 1) >= bytes_in(local, 1);
+}
+
+int near__queue_most_are_new(const struct near__local *local)
+{
+    return bytes_in(local, 0) > bytes_in(local, 1);
 }
 
 /* Where a fill goes: a key that is there stays where it is, one that was there not long ago has earned the main queue. */

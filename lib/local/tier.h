@@ -78,6 +78,10 @@ struct near__keeper {
     int lowered;                  /* it has fallen, and what was given up has not been given back to the system yet, */
     int64_t give_back_due_ns;     /* which is done at this time or later, by the kernel's clock */
     struct near__hands hands;
+    uint64_t victims;             /* since it last advanced the tick for them */
+    int64_t quiet_since_ns;       /* neither the tick was another one */
+    uint32_t quiet_tick;          /* than this, */
+    uint64_t quiet_reads;         /* nor did it look whether there are more reads than these */
 };
 
 struct near__local {
@@ -294,6 +298,8 @@ void near__queues_close(struct near__local *local);
 void near__queues_adapt(struct near__local *local);
 /* The small queue has its share, so the victim should come from there. */
 int near__queue_small_is_due(const struct near__local *local);
+/* More has not been sorted by the queues than has: a tier that has evicted little so far. */
+int near__queue_most_are_new(const struct near__local *local);
 /* An entry that is going to be published, its bytes as the allocator counts; cancel: it was not. */
 void near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes, uint16_t tick);
 void near__queue_cancel(struct near__local *local, const struct near__entry *entry, int64_t bytes);
@@ -333,6 +339,8 @@ void near__tables_close(struct near__local *local); /* frees entries too */
 void near__limits_lower(struct near__local *local);
 /* Brings the limits to what is wanted and the index to the size that its entries ask for; may take many grace periods. */
 void near__tables_adapt(struct near__local *local);
+/* By both limits, once so many bytes less of what is fixed are taken; 0 also when there are no entries. */
+int64_t near__tables_entries_that_fit(const struct near__local *local, int64_t spared);
 
 /* ---------------------------------------------------------------- reclamation, keeper */
 

@@ -543,6 +543,103 @@ static void fill_some(struct fixture *f, uint32_t from, uint32_t to)
     }
 }
 
+/* What the policy remembers of a large tier is not in the way of entries when it is made small. */
+static void test_a_tier_made_much_smaller_is_as_full_as_one_filled_at_that_size(void **state)
+{
+    (void)state;
+    const uint32_t policies[] = {NEAR_POLICY_LRU, NEAR_POLICY_S3FIFO, NEAR_POLICY_ADAPTIVE};
+    for (unsigned p = 0; p < 3; p++) {
+        struct fixture f;
+        fixture_init(&f);
+        f.config.bytes_max = 32u << 20;
+        f.config.policy = policies[p];
+        fixture_start(&f);
+        fill_some(&f, 0, 200000);
+        near__local_resize(f.local, 2u << 20, 0);
+        for (int i = 0; i < 5; i++)
+            near__local_keep(f.local);
+        uint64_t kept = stats_of(&f).local_entries;
+        fill_some(&f, 200000, 300000);
+        print_message("# policy %u: %" PRIu64 " were left, %" PRIu64 " have room\n", policies[p], kept, stats_of(&f).local_entries);
+        assert_true(kept >= stats_of(&f).local_entries * 9 / 10);
+        fixture_close(&f);
+    }
+}
+
+/* A tier in which all entries were filled at one tick or so, and which nobody has filled since. */
+enum { FILLED = 8192 };
+static void filled_at_once(struct fixture *f, uint32_t policy)
+{
+    fixture_init(f);
+    f->config.bytes_max = 16u << 20;
+    f->config.policy = policy;
+    fixture_start(f);
+    for (uint32_t key = 0; key < FILLED; key++)
+        fill(f, key);
+    for (int i = 0; i < 3; i++)
+        near__local_keep(f->local);
+    for (uint32_t key = 0; key < FILLED; key++)
+        assert_true(has(f, key)); /* all at the same tick now */
+}
+static uint32_t of_hot(struct fixture *f)
+{
+    uint32_t hot = 0;
+    for (uint32_t key = 0; key < FILLED; key += 8)
+        hot += (uint32_t)has(f, key);
+    return hot;
+}
+static void room_for(struct fixture *f, uint32_t entries)
+{
+    near__local_resize(f->local, f->config.bytes_max, entries);
+    near__local_keep(f->local);
+}
+
+/* What is read between two steps of a resize, or while it lasts, stays. */
+static void test_what_is_read_while_the_tier_is_made_smaller_stays(void **state)
+{
+    (void)state;
+    const uint32_t policies[] = {NEAR_POLICY_LRU, NEAR_POLICY_S3FIFO, NEAR_POLICY_ADAPTIVE};
+    for (unsigned p = 0; p < 3; p++) {
+        struct fixture f;
+        filled_at_once(&f, policies[p]);
+        room_for(&f, FILLED - FILLED / 8);
+        uint32_t hot = of_hot(&f);
+        room_for(&f, FILLED / 4);
+        print_message("# policy %u: of %u that were read %u stay\n", policies[p], hot, of_hot(&f));
+        assert_true(of_hot(&f) >= hot - hot / 20);
+        fixture_close(&f);
+    }
+}
+
+/* In a tier that is only read it counts who was read last, too, in steps of seconds. */
+static void test_what_was_read_last_stays_though_nobody_has_filled(void **state)
+{
+    (void)state;
+    const uint32_t policies[] = {NEAR_POLICY_LRU, NEAR_POLICY_VOLATILE_LRU};
+    for (unsigned p = 0; p < 2; p++) {
+        struct fixture f;
+        filled_at_once(&f, policies[p]);
+        uint32_t tick = f.local->tick;
+        for (int i = 0; i < 60; i++) {
+            atomic_fetch_add(&f.now_ns, SEC);
+            near__local_keep(f.local);
+            assert_int_equal(of_hot(&f), FILLED / 8);
+        }
+        assert_in_range(f.local->tick - tick, 29, 31);
+        room_for(&f, FILLED / 4);
+        print_message("# policy %u: of %u that were read last %u stay\n", policies[p], FILLED / 8, of_hot(&f));
+        assert_true(of_hot(&f) >= FILLED / 8 - FILLED / 400);
+        atomic_fetch_add(&f.now_ns, 3 * SEC);
+        near__local_keep(f.local);
+        tick = f.local->tick;
+        atomic_fetch_add(&f.now_ns, 3600 * SEC);
+        near__local_keep(f.local); /* nobody has read */
+        assert_int_equal(f.local->tick, tick);
+        fixture_close(&f);
+    }
+}
+
+
 /* Fills until a glance has shown more than one that is old enough; the key of the next of them, and how many fills it took. */
 static uint32_t next_in_turn(struct fixture *f, uint32_t *n)
 {
@@ -672,6 +769,9 @@ int main(void)
         cmocka_unit_test(test_expired_entries_go_before_live_ones),
         cmocka_unit_test(test_a_tier_of_tens_of_entries_evicts_in_order),
         cmocka_unit_test(test_what_is_unread_for_sixty_turnovers_is_old),
+        cmocka_unit_test(test_a_tier_made_much_smaller_is_as_full_as_one_filled_at_that_size),
+        cmocka_unit_test(test_what_is_read_while_the_tier_is_made_smaller_stays),
+        cmocka_unit_test(test_what_was_read_last_stays_though_nobody_has_filled),
         cmocka_unit_test(test_what_has_been_read_since_a_glance_stays),
         cmocka_unit_test(test_an_entry_that_nobody_reads_goes_when_its_time_has_come),
         cmocka_unit_test(test_one_entry_of_room_holds_the_last_one),
