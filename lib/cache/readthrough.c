@@ -66,7 +66,7 @@ static void serve_shared(struct near__impl *impl, struct near__wanted *w, struct
 }
 
 /* Puts an old value that may be served into *value: the local copy, or the one that the server had. */
-static int serve_old(struct near__impl *impl, struct near__wanted *w, struct near__shared *old)
+static int serve_old(struct near__impl *impl, struct near__wanted *w, struct near__shared *old, uint32_t source)
 {
     int64_t grace_ns = oldest_ns(w), now_ns = near__now(&impl->clock);
     if (!grace_ns)
@@ -75,7 +75,7 @@ static int serve_old(struct near__impl *impl, struct near__wanted *w, struct nea
         return 1;
     if (!old || (old->expires_ns != NEAR_NEVER && old->expires_ns <= now_ns))
         return 0;
-    serve_shared(impl, w, old, NEAR_FROM_REMOTE);
+    serve_shared(impl, w, old, source);
     return 1;
 }
 
@@ -314,6 +314,7 @@ int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct
 {
     int status = landing->landed ? landing->status : NEAR_ERR_TIMEOUT;
     int64_t now_ns = near__now(&impl->clock);
+    uint32_t old_source = source == NEAR_FROM_FLIGHT ? NEAR_FROM_FLIGHT : NEAR_FROM_REMOTE; /* who joins was not the one who asked */
     if (status == NEAR_OK && source == NEAR_FROM_FLIGHT && near__shared_was_over(landing->shared, w->began_ns))
         return 0; /* what is led or joined next began after us */
     if (status == NEAR_OK) {
@@ -323,9 +324,9 @@ int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct
                !near__wanted_at_once(w, landing->old, now_ns)) {
         return 0; /* the leader's time was over, ours is not */
     } else if (status < 0 && still_fresh(w, landing->old, now_ns)) {
-        serve_shared(impl, w, landing->old, NEAR_FROM_REMOTE);
+        serve_shared(impl, w, landing->old, old_source);
         status = NEAR_OK;
-    } else if (status < 0 && serve_old(impl, w, landing->old)) {
+    } else if (status < 0 && serve_old(impl, w, landing->old, old_source)) {
         status = served_old(l);
     } else if (status < 0 && serve_unproven(impl, reader, w)) {
         status = served_old(l);

@@ -523,6 +523,7 @@ static int keep(struct near__local *local, struct near__reader *reader, struct o
         outcome = try_install(local, reader, offer);
     reader->share.pauses = 0;
     near__rcu_leave();
+    near__rcu_filled();
     near__reader_add(reader, outcome, 1);
     if (outcome == NEAR_COUNT_FILLS)
         return 1;

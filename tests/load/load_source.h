@@ -84,6 +84,8 @@ static inline int load_from(void *arg, const near_load_request *request, near_lo
     return answer;
 }
 
+static __thread uint32_t loaded_from; /* NEAR_FROM_…, of this thread's last load_with that gave a value */
+
 /* What get_or_load gives: the value, or "(STATUS)"; a stale value begins with "stale ". */
 static inline const char *load_with(near_cache *c, const char *key, struct source *s, const near_load *options)
 {
@@ -96,6 +98,7 @@ static inline const char *load_with(near_cache *c, const char *key, struct sourc
         snprintf(at, 160, "%s%.*s", status == NEAR_STALE ? "stale " : "", (int)value.size, (const char *)value.data);
     else
         snprintf(at, 160, "(%s)", near_status_name(status));
+    loaded_from = value.source;
     near_release(&value);
     return at;
 }
@@ -109,12 +112,14 @@ struct reader {
     const near_load *options;
     const char *key;
     char got[160];
+    uint32_t from; /* NEAR_FROM_… */
     _Atomic int is_done;
 };
 static inline void *reader_main(void *arg)
 {
     struct reader *r = arg;
     snprintf(r->got, sizeof(r->got), "%s", load_with(r->cache, r->key ? r->key : "k", r->source, r->options));
+    r->from = loaded_from;
     r->is_done = 1;
     return NULL;
 }

@@ -91,7 +91,9 @@ static const char *joins(struct stack *t, struct source *s, const near_load *o)
     wait_until(reader.is_done, PATIENCE_MS);
     assert_int_equal(stats_of(t->a).flights_joined, joined + 1);
     source_hold(s, 0);
-    return reader_end(&reader);
+    const char *got = reader_end(&reader);
+    assert_int_equal(reader.from, NEAR_FROM_FLIGHT); /* the server was asked before he came */
+    return got;
 }
 
 /* The same when the reader's copy goes while a refresh is under way, and he joins that. */
