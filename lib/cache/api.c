@@ -546,7 +546,6 @@ static int set_quickly(near_cache *cache, const void *key, size_t key_size, cons
     if (done)
         near__reader_add(way.reader, NEAR_COUNT_WRITES, 1);
     near__rcu_leave_quickly(way.place, 0);
-    near__rcu_filled();
     return done;
 }
 

@@ -562,6 +562,13 @@ static void run_alone(struct near__load *load)
     run_loader(&answer, &request, &loaded, &end, 1);
 }
 
+/* Of a refresh, for who finds no copy here: it may have been evicted, or be on its way. */
+static void offer_old(struct near__load *load)
+{
+    if (load->old)
+        near__flight_offer(load->loading->flights, load->flight, load->old);
+}
+
 /* A refresh asks for its lease itself. */
 static uint32_t refresh_flags(const struct near__load *load)
 {
@@ -574,8 +581,7 @@ static int may_refresh(struct near__load *load, const struct near__request *q, i
 {
     struct near__impl *impl = load->impl;
     if (load->leased) {
-        if (load->old) /* for who finds no copy here: it may have been evicted, or be on its way */
-            near__flight_offer(load->loading->flights, load->flight, load->old);
+        offer_old(load);
         return 1;
     }
     int64_t pause_ms = q->status < 0 ? load->options.retry_ms : q->lease == NEAR_LEASE_HELD ? q->lease_left_ms : 0;
@@ -609,6 +615,8 @@ static void run(struct near__job *job)
 {
     struct near__load *load = (struct near__load *)job;
     struct near__impl *impl = load->impl;
+    if (load->behind && !impl->remote)
+        offer_old(load);
     if (!load->behind || !impl->remote || got_its_lease(load))
         run_alone(load);
     if (load->behind)
@@ -732,6 +740,9 @@ static void bulk_run(struct near__job *job)
     struct near__bulk *bulk = (struct near__bulk *)job;
     if (bulk->refreshes && bulk->impl->remote)
         bulk_ask(bulk);
+    else if (bulk->refreshes)
+        for (size_t i = 0; i < bulk->count; i++)
+            offer_old(bulk->answers[i].load);
     if (bulk->count)
         run_loader(bulk->answers, bulk->requests, bulk->loaded, bulk->ends, bulk->count);
     bulk_end(bulk);

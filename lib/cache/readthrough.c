@@ -71,9 +71,10 @@ static int serve_old(struct near__impl *impl, struct near__wanted *w, struct nea
     int64_t grace_ns = oldest_ns(w), now_ns = near__now(&impl->clock);
     if (!grace_ns)
         return 0;
-    if (w->has_local && w->age_ns <= grace_ns)
+    int lasts = near__shared_lasts(old, now_ns, now_ns);
+    if (w->has_local && w->age_ns <= grace_ns && !(lasts && old->expires_ns > w->expires_ns))
         return 1;
-    if (!old || (old->expires_ns != NEAR_NEVER && old->expires_ns <= now_ns))
+    if (!lasts)
         return 0;
     serve_shared(impl, w, old, source);
     return 1;
@@ -93,7 +94,32 @@ static int serve_unproven(struct near__impl *impl, struct near__reader *reader, 
     return 1;
 }
 
+/* There is something to be served at the soft end, or now if that is over. */
+static int has_old(const struct near__wanted *w, const struct near__shared *old, int64_t now_ns)
+{
+    return oldest_ns(w) > 0 && ((w->has_local && w->age_ns <= oldest_ns(w)) || near__shared_lasts(old, w->soft_ns, now_ns));
+}
+
 /* ---------------------------------------------------------------- behind */
+
+/* Without a remote tier the local copy is what the loader is given, and who joins meanwhile.  Looked for anew, since the flight's ticket has
+ * been taken: what was found before may have been removed before that, and then whoever removed it may join (R17). */
+static void give_old(struct near__impl *impl, const struct near__wanted *w, struct near__load *load)
+{
+    struct near__reader *reader = near__local_reader(impl->local);
+    struct near__view view;
+    if (!reader || near__local_look(impl->local, reader, w->key, w->key_size, &view) != NEAR_LOCAL_HIT)
+        return;
+    if (!(w->options.flags & NEAR_LOAD_TAGS) || near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
+        void *copy = near__memdup(&impl->alloc, view.data, view.size);
+        load->old = copy ? near__shared_create(&impl->values, copy, view.size, view.expires_ns) : NULL;
+        if (!load->old)
+            near__free(&impl->alloc, copy);
+        else if (w->options.flags & NEAR_LOAD_TAGS)
+            load->tags = near__tags_copy(impl, w->key, w->key_size, &load->tags_size);
+    }
+    near__local_unpin(reader, &view);
+}
 
 struct near__load *near__wanted_load(struct near__impl *impl, const struct near__wanted *w, struct near__flight *flight)
 {
@@ -105,14 +131,8 @@ struct near__load *near__wanted_load(struct near__impl *impl, const struct near_
     load->arg = w->arg;
     load->options = w->options;
     load->early = w->has_local && w->freshness != NEAR_FRESH_OLD;
-    if (w->has_local && !impl->remote) { /* otherwise the server gives it */
-        void *copy = near__memdup(&impl->alloc, w->value->data, w->value->size);
-        load->old = copy ? near__shared_create(&impl->values, copy, w->value->size, w->expires_ns) : NULL;
-        if (!load->old)
-            near__free(&impl->alloc, copy);
-        else if (w->options.flags & NEAR_LOAD_TAGS)
-            load->tags = near__tags_copy(impl, w->key, w->key_size, &load->tags_size);
-    }
+    if (w->has_local && !impl->remote) /* otherwise the server gives it */
+        give_old(impl, w, load);
     return load;
 }
 
@@ -130,12 +150,13 @@ static enum near__note note_of(struct near__impl *impl, struct near__loading *l,
 }
 
 /* The key's own ticket does not change when a tag of it is invalidated, and which tags it has is known only after the load.  So a load
- * that looks at tags is joined by nobody who begins after any such invalidation has returned here (R17). */
+ * that looks at tags is joined by nobody who begins after any such invalidation has returned here (R17), nor one that does not look by anybody
+ * who does. */
 struct near__ticket near__load_ticket(struct near__impl *impl, const struct near__wanted *w)
 {
     struct near__ticket ticket = near__local_ticket(impl->local, w->key, w->key_size);
     if (w->options.flags & NEAR_LOAD_TAGS && !NEAR_MUTANT(TAGS_UNTICKETED))
-        ticket.tags = atomic_load_explicit(&impl->tags_ended, memory_order_acquire); /* acquire: see near_invalidate_tag */
+        ticket.tags = 1 + atomic_load_explicit(&impl->tags_ended, memory_order_acquire); /* acquire: see near_invalidate_tag */
     return ticket;
 }
 
@@ -202,8 +223,7 @@ int near__wanted_is_final(int status)
 
 int64_t near__wanted_own_end(const struct near__wanted *w, const struct near__load *load)
 {
-    int has_old = load->old || w->has_local;
-    return has_old && w->soft_ns < w->deadline_ns ? w->soft_ns : w->deadline_ns;
+    return has_old(w, load->old, w->began_ns) && w->soft_ns < w->deadline_ns ? w->soft_ns : w->deadline_ns;
 }
 
 int64_t near__wanted_other_end(struct near__impl *impl, int64_t lease_left_ms)
@@ -320,7 +340,7 @@ int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct
     if (status == NEAR_OK) {
         serve_shared(impl, w, landing->shared, source);
     } else if (leaders_timeout(landing) && now_ns < w->deadline_ns &&
-               (now_ns < w->soft_ns || !(w->has_local || landing->old)) &&
+               (now_ns < w->soft_ns || !has_old(w, landing->old, now_ns)) &&
                !near__wanted_at_once(w, landing->old, now_ns)) {
         return 0; /* the leader's time was over, ours is not */
     } else if (status < 0 && still_fresh(w, landing->old, now_ns)) {
@@ -328,6 +348,8 @@ int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct
         status = NEAR_OK;
     } else if (status < 0 && serve_old(impl, w, landing->old, old_source)) {
         status = served_old(l);
+    } else if (!landing->landed && now_ns < w->deadline_ns) {
+        return 0; /* what ended the wait has come to its own end meanwhile */
     } else if (status < 0 && serve_unproven(impl, reader, w)) {
         status = served_old(l);
     } else {
@@ -341,7 +363,7 @@ struct near__patience near__wanted_patience(const struct near__wanted *w)
 {
     return (struct near__patience){
         .deadline_ns = w->deadline_ns,
-        .soft_ns = w->soft_ns,
+        .soft_ns = oldest_ns(w) ? w->soft_ns : w->deadline_ns, /* nothing may be served then */
         .has_old = w->has_local && w->age_ns <= oldest_ns(w),
         .at_once_ns = at_once_ns(w), /* what the server had is served at once as if it had been here */
     };

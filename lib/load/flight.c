@@ -91,6 +91,11 @@ int near__shared_was_over(const struct near__shared *shared, int64_t began_ns)
     return shared->expires_ns != NEAR_NEVER && shared->expires_ns <= began_ns && !NEAR_MUTANT(DEAD_VALUE_SHARED);
 }
 
+int near__shared_lasts(const struct near__shared *shared, int64_t until_ns, int64_t now_ns)
+{
+    return shared && shared->expires_ns > until_ns && shared->expires_ns > now_ns;
+}
+
 /* ---------------------------------------------------------------- the table */
 
 int near__flights_create(const struct near__alloc *alloc, const struct near__clock *clock, struct near__flights **ret)
@@ -261,7 +266,7 @@ static int64_t wait_until_locked(const struct near__flight *flight, const struct
     const struct near__shared *old = flight->old;
     if (old && p->at_once_ns != NEAR_NEVER && old->expires_ns - now_ns > p->at_once_ns)
         return now_ns;
-    return (p->has_old || old) && p->soft_ns < p->deadline_ns ? p->soft_ns : p->deadline_ns;
+    return (p->has_old || near__shared_lasts(old, p->soft_ns, now_ns)) && p->soft_ns < p->deadline_ns ? p->soft_ns : p->deadline_ns;
 }
 
 struct near__landing near__flight_wait_load(struct near__flights *flights, struct near__flight *flight,

@@ -37,6 +37,8 @@ void near__shared_unref(struct near__shared *shared); /* NULL is fine; any threa
 /* The value's life was over when a reader began: a flight may be joined that has its value already, and whose leader is held up.  Then
  * it is not this reader's to have (R20). */
 int near__shared_was_over(const struct near__shared *shared, int64_t began_ns);
+/* There is a value, and it can still be had at until_ns, or now if that is later. */
+int near__shared_lasts(const struct near__shared *shared, int64_t until_ns, int64_t now_ns);
 
 int near__flights_create(const struct near__alloc *alloc, const struct near__clock *clock, struct near__flights **ret);
 void near__flights_destroy(struct near__flights *flights); /* none may be under way */

@@ -149,13 +149,12 @@ static void pass_time(struct near__local *local)
 {
     struct near__keeper *keeper = &local->keeper;
     int64_t now_ns = near__now(local->clock);
-    uint32_t tick = atomic_load_explicit(&local->tick, memory_order_relaxed); /* relaxed, both: an approximate age */
-    if (local->idle_unit_ns || (tick == keeper->quiet_tick && now_ns - keeper->quiet_since_ns < QUIET_NS))
+    if (local->idle_unit_ns || now_ns - keeper->quiet_since_ns < QUIET_NS)
         return;
-    uint64_t reads = near__tier_reads(local);
-    if (tick == keeper->quiet_tick && reads != keeper->quiet_reads)
-        tick = 1 + atomic_fetch_add_explicit(&local->tick, 1, memory_order_relaxed);
-    keeper->quiet_tick = tick;
+    uint64_t reads = near__tier_reads(local), fills = near__tier_fills(local);
+    if (fills == keeper->quiet_fills && reads != keeper->quiet_reads)
+        atomic_fetch_add_explicit(&local->tick, 1, memory_order_relaxed); /* relaxed: an approximate age */
+    keeper->quiet_fills = fills;
     keeper->quiet_reads = reads;
     keeper->quiet_since_ns = now_ns;
 }
@@ -243,8 +242,8 @@ static void tend(struct near__local *local, int quiet, int sweep, int whole)
     pass_time(local);
     sweep_ages(local, whole);
     near__tap_learn_all(local);
-    near__queues_adapt(local);
     tend_size(local);
+    near__queues_adapt(local);
     near__tables_adapt(local);
     if (has_retired(local))
         near__reclaim(local, 0);

@@ -523,7 +523,6 @@ static int keep(struct near__local *local, struct near__reader *reader, struct o
         outcome = try_install(local, reader, offer);
     reader->share.pauses = 0;
     near__rcu_leave();
-    near__rcu_filled();
     near__reader_add(reader, outcome, 1);
     if (outcome == NEAR_COUNT_FILLS)
         return 1;
@@ -720,6 +719,11 @@ uint64_t near__tier_reads(struct near__local *local)
     for (; reader; reader = reader->next)
         sum += near__tier_reads_of(reader);
     return sum;
+}
+
+uint64_t near__tier_fills(struct near__local *local)
+{
+    return sum_of(local, NEAR_COUNT_FILLS);
 }
 
 static void stats_of_reads(struct near__local *local, near_stats *stats)

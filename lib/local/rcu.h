@@ -15,8 +15,6 @@
 #endif
 #endif
 
-#include <stdatomic.h>
-#include <stdint.h>
 #include <urcu-bp.h>
 #ifndef NEAR_RCU_CALLS
 #include <urcu/static/urcu-bp.h>
@@ -115,13 +113,5 @@ void near__rcu_enter_any(void);
 void near__rcu_pause(void);
 /* Returns when all sections under way at the call have ended. */
 void near__rcu_synchronize(void);
-/* By a thread that has filled, outside sections: somebody may wait for this moment, on its processor ("The moment" in rcu.c). */
-extern __attribute__((visibility("hidden"))) _Atomic(uint32_t) near__rcu_moment; /* the processor and 1; 0: nobody */
-void near__rcu_give_moment(void);
-static inline void near__rcu_filled(void)
-{
-    if (__builtin_expect(atomic_load_explicit(&near__rcu_moment, memory_order_relaxed) != 0, 0))
-        near__rcu_give_moment();
-}
 
 #endif

@@ -79,9 +79,9 @@ struct near__keeper {
     int64_t give_back_due_ns;     /* which is done at this time or later, by the kernel's clock */
     struct near__hands hands;
     uint64_t victims;             /* since it last advanced the tick for them */
-    int64_t quiet_since_ns;       /* neither the tick was another one */
-    uint32_t quiet_tick;          /* than this, */
-    uint64_t quiet_reads;         /* nor did it look whether there are more reads than these */
+    int64_t quiet_since_ns;       /* when it last looked whether there are */
+    uint64_t quiet_fills;         /* more fills than these, */
+    uint64_t quiet_reads;         /* and more reads */
 };
 
 struct near__local {
@@ -212,6 +212,7 @@ static inline unsigned near__tier_ordinary(const struct near__local *local)
 uint64_t near__tier_ended(const struct near__local *local, enum near__why why);
 /* Reads that looked here, so far (local.c). */
 uint64_t near__tier_reads(struct near__local *local);
+uint64_t near__tier_fills(struct near__local *local); /* likewise, that were kept */
 /* The same, of one thread. */
 uint64_t near__tier_reads_of(const struct near__reader *reader);
 

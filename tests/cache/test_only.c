@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Writes of a cache without a remote tier by many threads: the short way of a plain near_set and the long way of everything else. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -18,7 +15,6 @@
 #include <string.h>
 
 #include "local/local.h"
-#include "local/rcu.h"
 #include "nearcache.h"
 
 enum { THREADS = 4, ROUNDS = 4000, KEYS = 3, ERA = 1000000 };
@@ -336,27 +332,6 @@ static void test_R51_a_set_meets_the_close(void **state)
 
 /* Both ways of a miss: keys of the short way's sizes and others, with terms of the call's own and without.  Arguments that a miss does not
  * need are looked at all the same. */
-/* Whoever waits for a grace period is woken on its processor by who has filled, the short way or the long (rcu.c, "The moment"). */
-static void test_a_set_gives_the_keeper_its_moment(void **state)
-{
-    (void)state;
-    near_cache *cache = open_only();
-    cpu_set_t before, here;
-    assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
-    CPU_ZERO(&here);
-    CPU_SET((size_t)sched_getcpu(), &here);
-    assert_int_equal(sched_setaffinity(0, sizeof(here), &here), 0);
-    int given = 0;
-    for (int i = 0; i < 100; i++) {
-        near__rcu_moment = (uint32_t)sched_getcpu() + 1;
-        assert_int_equal(near_set(cache, "k", 1, "v", 1, NULL, NULL), NEAR_OK);
-        given += near__rcu_moment == 0;
-    }
-    assert_true(given > 90); /* the keeper may begin to wait in between */
-    assert_int_equal(sched_setaffinity(0, sizeof(before), &before), 0);
-    assert_int_equal(near_close(cache), NEAR_OK);
-}
-
 static void test_a_miss_is_counted_and_leaves_nothing(void **state)
 {
     static const char *const keys[] = {"", "short", "of-ten-chr", "a-key-of-more-than-sixteen-bytes"};
@@ -392,7 +367,6 @@ static void test_a_miss_is_counted_and_leaves_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_set_gives_the_keeper_its_moment),
         cmocka_unit_test(test_a_miss_is_counted_and_leaves_nothing),
         cmocka_unit_test(test_no_increment_is_lost),
         cmocka_unit_test(test_a_plain_set_is_not_overtaken_by_an_increment_of_what_was_there),

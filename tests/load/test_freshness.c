@@ -156,6 +156,72 @@ static void test_old_value_ends_with_the_stale_time_without_a_remote_tier(void *
     assert_int_equal(near_close(c), NEAR_OK);
 }
 
+/* What is done between a reader's look at the local tier and his ticket (linked with --wrap); once. */
+static __thread void (*before_ticket)(near_cache *cache);
+static __thread near_cache *of_ticket;
+struct near__ticket __real_near__local_ticket(struct near__local *local, const void *key, size_t key_size);
+struct near__ticket __wrap_near__local_ticket(struct near__local *local, const void *key, size_t key_size);
+struct near__ticket __wrap_near__local_ticket(struct near__local *local, const void *key, size_t key_size)
+{
+    void (*hook)(near_cache *) = before_ticket;
+    before_ticket = NULL;
+    if (hook)
+        hook(of_ticket);
+    return __real_near__local_ticket(local, key, key_size);
+}
+
+static void remove_k(near_cache *cache) { assert_int_equal(near_del(cache, "k", 1, NULL), NEAR_OK); }
+static void *refresh_removed(void *arg)
+{
+    struct reader *r = arg;
+    before_ticket = remove_k;
+    of_ticket = r->cache;
+    return reader_main(r);
+}
+
+/* A refresh whose reader has found a copy that was removed before it began: nobody has that copy from it. */
+static void test_R17_a_read_after_a_removal_has_no_copy_from_before_it(void **state)
+{
+    struct stack *t = *state;
+    static struct source s;
+    static struct reader refresher, other;
+    near_cache *c;
+    near_load o = options_of(1000), refresh = o;
+    refresh.flags = NEAR_LOAD_REFRESH;
+    source_init(&s, "one");
+    assert_int_equal(near__cache_open("local:", NULL, &t->now_ns, &c, NULL), NEAR_OK);
+    assert_string_equal(load_with(c, "k", &s, &o), "one");
+    source_says(&s, "two", NEAR_OK);
+    source_hold(&s, 1);
+    refresher = (struct reader){.cache = c, .source = &s, .options = &refresh};
+    assert_int_equal(pthread_create(&refresher.thread, NULL, refresh_removed, &refresher), 0);
+    source_wait_inside(&s, 1);
+    reader_start(&other, c, &s, &o);
+    assert_true(wait_until(stats_of(c).flights_joined == 1, PATIENCE_MS));
+    source_hold(&s, 0);
+    assert_string_equal(reader_end(&other), "two");
+    assert_string_equal(reader_end(&refresher), "two");
+    assert_int_equal(near_close(c), NEAR_OK);
+}
+
+/* What cannot be served is no reason to stop waiting at the soft end. */
+static void test_soft_timeout_is_for_who_has_something_to_be_served(void **state)
+{
+    struct stack *t = *state;
+    static struct source s;
+    static struct reader reader;
+    near_load o = options_of(1000);
+    o.soft_timeout_ms = 50;
+    o.flags = NEAR_LOAD_REFRESH;
+    loaded_long_ago(t, &s, &o, 100, "two", NEAR_OK);
+    source_hold(&s, 1);
+    reader_start(&reader, t->a, &s, &o);
+    source_wait_inside(&s, 1);
+    stack_pass(t, 1500);
+    source_hold(&s, 0);
+    assert_string_equal(reader_end(&reader), "two");
+}
+
 static void test_an_unchanged_value_lives_on(void **state)
 {
     struct stack *t = *state;
@@ -513,6 +579,8 @@ int main(void)
         TEST(test_fresh_value_at_once_though_the_copy_is_evicted_during_its_early_refresh),
         TEST(test_old_value_ends_with_the_stale_time_without_a_remote_tier),
         TEST(test_who_wants_a_refresh_waits_for_it),
+        TEST(test_R17_a_read_after_a_removal_has_no_copy_from_before_it),
+        TEST(test_soft_timeout_is_for_who_has_something_to_be_served),
         TEST(test_an_unchanged_value_lives_on),
         TEST(test_failing_source_is_covered_by_old_values),
         TEST(test_soft_timeout_serves_the_old_value_and_lets_the_load_finish),
