@@ -472,7 +472,7 @@ NEAR_API int near_loaded_tag(near_loaded *loaded, const void *tag, size_t size);
 #define NEAR_TAGS_MAX 16u
 
 enum {
-    NEAR_LOAD_REFRESH = 1u << 0, /* load even if the value is fresh */
+    NEAR_LOAD_REFRESH = 1u << 0, /* load even if the value is fresh, and wait for that whatever stale_ms says */
     NEAR_LOAD_TAGS = 1u << 1     /* the loader may give tags; a value one of whose tags was invalidated is loaded again.  Every
                                     call for such a key says so: near_get and calls without it look at the value alone */
 };
@@ -491,7 +491,7 @@ typedef struct near_load {
     uint32_t absent_ms;        /* how long the source's "no such key" is remembered; 0: not at all */
     uint32_t early_permille;   /* probabilistic early refresh (XFetch): 1000 is its beta 1, 0 none */
     uint32_t jitter_permille;  /* a time to live is shortened by a random part, up to this; at most 1000 */
-    uint32_t soft_timeout_ms;  /* with an old value at hand a call waits no longer for a load; 0: until its deadline */
+    uint32_t soft_timeout_ms;  /* with an old value at hand that may be served a call waits no longer for a load; 0: until its deadline */
     uint32_t hard_timeout_ms;  /* after so long a load has failed, whatever the loader does; 0: 10000 */
     uint32_t lease_ms;         /* how long the fleet waits for a process that loads and has perhaps died; a load that takes
                                   longer is not kept; 0: 10000 */

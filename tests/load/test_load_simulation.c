@@ -697,8 +697,8 @@ static void close_place(struct place *p)
 static void choose_options(void)
 {
     near_load_init(&now->options);
-    now->options.ttl_ms = pick(2) ? 3000 : 0;
-    now->options.stale_ms = pick(2) ? 2000 : 0;
+    now->options.ttl_ms = pick(4) ? 600 + 1200 * pick(3) : 0;
+    now->options.stale_ms = pick(4) ? 2000 : 0;
     now->options.fail_ms = pick(2) ? 6000 : 0;
     now->options.retry_ms = 200;
     now->options.absent_ms = pick(2) ? 2000 : 0;
