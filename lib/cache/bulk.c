@@ -124,8 +124,6 @@ static void hear(struct batch *b, struct wish *wish, const struct near__request 
     struct near__load *load = wish->load;
     struct near__flights *flights = b->l->flights;
     int held = q->status == NEAR_OK && q->lease == NEAR_LEASE_HELD;
-    if (load->old)
-        near__flight_offer(flights, wish->flight, load->old);
     if (held && !near__wanted_at_once(&wish->w, load->old, near__now(&impl->clock))) {
         near__add(&b->l->counters.waits);
         near__flight_land(flights, wish->flight, NEAR_ERR_TIMEOUT, NULL);

@@ -140,12 +140,21 @@ struct near__asked near__load_ask_before(struct near__load *load, uint32_t flags
     return asked;
 }
 
+/* Told to the flight where it is learnt: a reader who finds no copy (evicted during a refresh, or on its way into the index) is there already,
+ * or comes while it is loaded. */
+void near__load_take_old(struct near__load *load, struct near__shared *old)
+{
+    near__shared_unref(load->old);
+    load->old = old;
+    if (old)
+        near__flight_offer(load->loading->flights, load->flight, old);
+}
+
 void near__load_ask_after(struct near__load *load, struct near__request *q, const struct near__asked *asked)
 {
     struct near__impl *impl = load->impl;
     learn_asked(load, q, &asked->sent, asked->tags_ticket);
-    near__shared_unref(load->old);
-    load->old = q->value_out ? near__fetch_share(impl, q) : NULL;
+    near__load_take_old(load, q->value_out ? near__fetch_share(impl, q) : NULL);
     near__free(&impl->alloc, load->tags);
     load->tags = q->extra_out;
     load->tags_size = q->extra_out_size;
@@ -562,13 +571,6 @@ static void run_alone(struct near__load *load)
     run_loader(&answer, &request, &loaded, &end, 1);
 }
 
-/* Of a refresh, for who finds no copy here: it may have been evicted, or be on its way. */
-static void offer_old(struct near__load *load)
-{
-    if (load->old)
-        near__flight_offer(load->loading->flights, load->flight, load->old);
-}
-
 /* A refresh asks for its lease itself. */
 static uint32_t refresh_flags(const struct near__load *load)
 {
@@ -580,10 +582,8 @@ static uint32_t refresh_flags(const struct near__load *load)
 static int may_refresh(struct near__load *load, const struct near__request *q, int64_t now_ns)
 {
     struct near__impl *impl = load->impl;
-    if (load->leased) {
-        offer_old(load);
+    if (load->leased)
         return 1;
-    }
     int64_t pause_ms = q->status < 0 ? load->options.retry_ms : q->lease == NEAR_LEASE_HELD ? q->lease_left_ms : 0;
     struct near__ticket now = near__local_ticket(impl->local, load->key, load->key_size);
     if (pause_ms)
@@ -615,8 +615,6 @@ static void run(struct near__job *job)
 {
     struct near__load *load = (struct near__load *)job;
     struct near__impl *impl = load->impl;
-    if (load->behind && !impl->remote)
-        offer_old(load);
     if (!load->behind || !impl->remote || got_its_lease(load))
         run_alone(load);
     if (load->behind)
@@ -740,9 +738,6 @@ static void bulk_run(struct near__job *job)
     struct near__bulk *bulk = (struct near__bulk *)job;
     if (bulk->refreshes && bulk->impl->remote)
         bulk_ask(bulk);
-    else if (bulk->refreshes)
-        for (size_t i = 0; i < bulk->count; i++)
-            offer_old(bulk->answers[i].load);
     if (bulk->count)
         run_loader(bulk->answers, bulk->requests, bulk->loaded, bulk->ends, bulk->count);
     bulk_end(bulk);

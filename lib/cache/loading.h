@@ -132,6 +132,8 @@ struct near__asked {
     struct near__ticket tags_ticket;
 };
 struct near__asked near__load_ask_before(struct near__load *load, uint32_t flags, struct near__request *ret);
+/* An old value (the reference is taken over) or NULL in place of what it had; who waits for the load may be served it. */
+void near__load_take_old(struct near__load *load, struct near__shared *old);
 void near__load_ask_after(struct near__load *load, struct near__request *q, const struct near__asked *asked);
 /* Loads that one call of their bulk loader shall do.  Room for `room` of them; NULL without memory. */
 struct near__bulk *near__bulk_create(struct near__impl *impl, size_t room);

@@ -52,10 +52,16 @@ int near__wanted_drop(struct near__wanted *w)
     return 1;
 }
 
+/* More than so much of its life is left, and this reader does not want another one. */
+static int has_left(const struct near__wanted *w, const struct near__shared *old, int64_t now_ns, int64_t left_ns)
+{
+    return old && !(w->options.flags & NEAR_LOAD_REFRESH) && old->expires_ns - now_ns > left_ns;
+}
+
 /* The server's value is fresh yet: the load is one that another reader wanted early. */
 static int still_fresh(const struct near__wanted *w, const struct near__shared *old, int64_t now_ns)
 {
-    return old && !(w->options.flags & NEAR_LOAD_REFRESH) && old->expires_ns - now_ns > oldest_ns(w);
+    return has_left(w, old, now_ns, oldest_ns(w));
 }
 
 static void serve_shared(struct near__impl *impl, struct near__wanted *w, struct near__shared *shared, uint32_t source)
@@ -65,18 +71,15 @@ static void serve_shared(struct near__impl *impl, struct near__wanted *w, struct
     near__value_from_shared(w->value, impl, shared, source);
 }
 
-/* Puts an old value that may be served into *value: the local copy, or the one that the server had. */
+/* Puts an old value that may be served into *value: the one that the server had, or the local copy. */
 static int serve_old(struct near__impl *impl, struct near__wanted *w, struct near__shared *old, uint32_t source)
 {
-    int64_t grace_ns = oldest_ns(w), now_ns = near__now(&impl->clock);
-    if (!grace_ns)
+    int64_t now_ns = near__now(&impl->clock);
+    if (!oldest_ns(w))
         return 0;
-    int lasts = near__shared_lasts(old, now_ns, now_ns);
-    if (w->has_local && w->age_ns <= grace_ns && !(lasts && old->expires_ns > w->expires_ns))
-        return 1;
-    if (!lasts)
-        return 0;
-    serve_shared(impl, w, old, source);
+    if (!near__shared_lasts(old, now_ns, now_ns))
+        return w->has_local && w->age_ns <= oldest_ns(w);
+    serve_shared(impl, w, old, source); /* at least as young as the local copy */
     return 1;
 }
 
@@ -112,11 +115,12 @@ static void give_old(struct near__impl *impl, const struct near__wanted *w, stru
         return;
     if (!(w->options.flags & NEAR_LOAD_TAGS) || near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
         void *copy = near__memdup(&impl->alloc, view.data, view.size);
-        load->old = copy ? near__shared_create(&impl->values, copy, view.size, view.expires_ns) : NULL;
-        if (!load->old)
+        struct near__shared *old = copy ? near__shared_create(&impl->values, copy, view.size, view.expires_ns) : NULL;
+        if (!old)
             near__free(&impl->alloc, copy);
         else if (w->options.flags & NEAR_LOAD_TAGS)
             load->tags = near__tags_copy(impl, w->key, w->key_size, &load->tags_size);
+        near__load_take_old(load, old);
     }
     near__local_unpin(reader, &view);
 }
@@ -245,8 +249,6 @@ static int wait_for_other(struct near__impl *impl, struct near__loading *l, cons
                           struct near__load *load, struct near__watch *watch, int64_t lease_left_ms)
 {
     near__add(&l->counters.waits);
-    if (load->old)
-        near__flight_offer(l->flights, load->flight, load->old);
     return near__wanted_wait_other(impl, l, watch, near__wanted_other_end(impl, lease_left_ms),
                                    near__wanted_own_end(w, load));
 }
@@ -267,13 +269,13 @@ void near__wanted_land(struct near__loading *l, struct near__load *load, const s
 /* So much of its life a value must have left to be served at once, though a load is under way. */
 static int64_t at_once_ns(const struct near__wanted *w)
 {
-    return w->options.flags & NEAR_LOAD_REFRESH ? NEAR_NEVER : oldest_ns(w) - ns(w->options.stale_ms);
+    return oldest_ns(w) - ns(w->options.stale_ms);
 }
 
 /* An old value that the server gave and that may be served at once: then the other may go on by himself. */
 int near__wanted_at_once(const struct near__wanted *w, const struct near__shared *old, int64_t now_ns)
 {
-    return old && at_once_ns(w) != NEAR_NEVER && old->expires_ns - now_ns > at_once_ns(w);
+    return has_left(w, old, now_ns, at_once_ns(w));
 }
 
 /* Asks until the load is ours (1), or the flight has landed (0). */
@@ -297,8 +299,6 @@ static int ask(struct near__impl *impl, struct near__loading *l, const struct ne
             continue;
         if (q.status == NEAR_OK ? q.lease == NEAR_LEASE_GOT : !near__wanted_is_final(q.status))
             return 1; /* an error: without a lease */
-        if (q.status == NEAR_OK && q.lease == NEAR_LEASE_HELD && load->old)
-            near__flight_offer(l->flights, load->flight, load->old);
         near__wanted_land(l, load, &q);
         return 0;
     }
@@ -317,8 +317,6 @@ static uint32_t lead(struct near__impl *impl, struct near__loading *l, struct ne
         near__load_free(load);
         return NEAR_FROM_REMOTE;
     }
-    if (load->old)
-        near__flight_offer(l->flights, flight, load->old);
     near__load_start(load);
     return NEAR_FROM_LOADER;
 }
@@ -334,7 +332,8 @@ int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct
 {
     int status = landing->landed ? landing->status : NEAR_ERR_TIMEOUT;
     int64_t now_ns = near__now(&impl->clock);
-    uint32_t old_source = source == NEAR_FROM_FLIGHT ? NEAR_FROM_FLIGHT : NEAR_FROM_REMOTE; /* who joins was not the one who asked */
+    /* who joins was not the one who asked */
+    uint32_t old_source = source == NEAR_FROM_FLIGHT ? NEAR_FROM_FLIGHT : impl->remote ? NEAR_FROM_REMOTE : NEAR_FROM_LOCAL;
     if (status == NEAR_OK && source == NEAR_FROM_FLIGHT && near__shared_was_over(landing->shared, w->began_ns))
         return 0; /* what is led or joined next began after us */
     if (status == NEAR_OK) {
@@ -365,7 +364,8 @@ struct near__patience near__wanted_patience(const struct near__wanted *w)
         .deadline_ns = w->deadline_ns,
         .soft_ns = oldest_ns(w) ? w->soft_ns : w->deadline_ns, /* nothing may be served then */
         .has_old = w->has_local && w->age_ns <= oldest_ns(w),
-        .at_once_ns = at_once_ns(w), /* what the server had is served at once as if it had been here */
+        /* what the server had is served at once as if it had been here */
+        .at_once_ns = w->options.flags & NEAR_LOAD_REFRESH ? NEAR_NEVER : at_once_ns(w),
     };
 }
 
@@ -479,7 +479,6 @@ int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struc
         return 0;
     }
     w->has_local = 1;
-    w->expires_ns = view.expires_ns;
     w->freshness = NEAR_FRESH;
     *ret_status = result == NEAR_LOCAL_HIT ? NEAR_OK : NEAR_STALE;
     if (result == NEAR_LOCAL_STALE_HIT)

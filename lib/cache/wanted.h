@@ -14,7 +14,7 @@ struct near__wanted {
     near_value *value;
     int has_local; /* *value is a pinned local copy */
     enum near__freshness freshness;
-    int64_t expires_ns, age_ns; /* of the local copy; of an old one */
+    int64_t age_ns; /* of an old one */
     int64_t began_ns, deadline_ns, soft_ns;
 };
 

@@ -141,8 +141,8 @@ static void sweep_ages(struct near__local *local, int whole)
         near__keeper_wake(local);
 }
 
-/* The clock of last use goes on while there are reads and no fills.  So seldom that in all that is told of such a tier nothing else is
- * seen of it: an entry that is read pays a store each time, and the order of what was read within 18 hours is told. */
+/* The clock of last use goes on while there are reads and no fills.  Each tick costs a store in every entry
+ * that is read; and of what was last read within 18 hours the order is known (sweep_ages makes all that is older the same). */
 #define QUIET_NS (2 * NEAR_NS_PER_S)
 
 static void pass_time(struct near__local *local)

@@ -69,7 +69,7 @@
 #define STEP_VICTIMS 256 /* evicted between two looks at what can be freed */
 #define STEP_DOWN 16     /* entries by which a limit is lowered at a time */
 /* Ticks while as many entries go as there are.  To a sixteenth of the size, a million entries that are read by Zipf 0.99 and not filled: of
- * the reads 8 to 18 in a hundred are hits afterwards if the tick stands still, 83 to 87 with this.  More ticks, or larger ones, are no better, and
+ * the reads 8 to 18 in a hundred are hits afterwards if the tick stands still, 79 to 88 with this.  More ticks, or larger ones, are no better, and
  * each costs a store in every entry that is read. */
 #define STEPS_DOWN 32
 

@@ -82,14 +82,14 @@ static void crowd_out(struct stack *t)
     assert_string_equal(peek(t->a, "k"), MISS);
 }
 
-/* A reader of A's who joins the load that is held, which then goes on whether or not he was content without. */
-static const char *joins(struct stack *t, struct source *s, const near_load *o)
+/* A reader who joins the load that is held, which then goes on whether or not he was content without. */
+static const char *joins(near_cache *cache, struct source *s, const near_load *o)
 {
     static struct reader reader;
-    uint64_t joined = stats_of(t->a).flights_joined;
-    reader_start(&reader, t->a, s, o);
+    uint64_t joined = stats_of(cache).flights_joined;
+    reader_start(&reader, cache, s, o);
     wait_until(reader.is_done, PATIENCE_MS);
-    assert_int_equal(stats_of(t->a).flights_joined, joined + 1);
+    assert_int_equal(stats_of(cache).flights_joined, joined + 1);
     source_hold(s, 0);
     const char *got = reader_end(&reader);
     assert_int_equal(reader.from, NEAR_FROM_FLIGHT); /* the server was asked before he came */
@@ -109,7 +109,7 @@ static void test_old_value_at_once_though_the_copy_is_evicted_during_its_refresh
     assert_string_equal(load_with(t->a, "k", &s, &o), "stale one");
     source_wait_inside(&s, 1);
     crowd_out(t);
-    assert_string_equal(joins(t, &s, &o), "stale one");
+    assert_string_equal(joins(t->a, &s, &o), "stale one");
     assert_true(wait_until(strcmp(load_with(t->a, "k", &s, &o), "two") == 0, PATIENCE_MS));
     assert_int_equal(source_loads(&s), 2);
 }
@@ -122,6 +122,52 @@ static void test_old_value_ends_with_the_stale_time(void **state)
     o.stale_ms = 500;
     loaded_long_ago(t, &s, &o, 1600, "two", NEAR_OK);
     assert_string_equal(load_with(t->a, "k", &s, &o), "two");
+}
+
+static void test_old_value_at_once_though_the_copy_is_evicted_without_a_remote_tier(void **state)
+{
+    struct stack *t = *state;
+    static struct source s;
+    near_cache *c;
+    near_load o = options_of(1000);
+    o.stale_ms = 5000;
+    source_init(&s, "one");
+    assert_int_equal(near__cache_open("local:", NULL, &t->now_ns, &c, NULL), NEAR_OK);
+    assert_string_equal(load_with(c, "k", &s, &o), "one");
+    assert_int_equal(put(c, "other", "some"), NEAR_OK);
+    stack_skip(t, 1100);
+    source_says(&s, "two", NEAR_OK);
+    source_hold(&s, 1);
+    assert_string_equal(load_with(c, "k", &s, &o), "stale one");
+    source_wait_inside(&s, 1);
+    assert_string_equal(look(c, "other"), "some");
+    assert_int_equal(near_set_local_entries(c, 1), NEAR_OK);
+    assert_true(wait_until(stats_of(c).local_entries <= 1, PATIENCE_MS));
+    assert_string_equal(peek(c, "k"), MISS);
+    assert_string_equal(joins(c, &s, &o), "stale one");
+    assert_true(wait_until(stats_of(c).loads == 2, PATIENCE_MS));
+    assert_int_equal(near_close(c), NEAR_OK);
+}
+
+/* Who looks at tags has nothing from who does not. */
+static void test_a_load_that_looks_at_tags_joins_none_that_does_not(void **state)
+{
+    struct stack *t = *state;
+    static struct source s;
+    static struct reader plain, tagged;
+    near_load o = options_of(1000), tags = o;
+    tags.flags = NEAR_LOAD_TAGS;
+    source_init(&s, "one");
+    source_hold(&s, 1);
+    reader_start(&plain, t->a, &s, &o);
+    source_wait_inside(&s, 1);
+    reader_start(&tagged, t->a, &s, &tags);
+    assert_true(wait_until(stats_of(t->a).load_waits + stats_of(t->a).flights_joined > 0, PATIENCE_MS));
+    uint64_t joined = stats_of(t->a).flights_joined;
+    source_hold(&s, 0);
+    assert_string_equal(reader_end(&plain), "one");
+    assert_string_equal(reader_end(&tagged), "one");
+    assert_int_equal(joined, 0);
 }
 
 static void test_who_wants_a_refresh_waits_for_it(void **state)
@@ -537,7 +583,7 @@ static void test_fresh_value_at_once_though_the_copy_is_evicted_during_its_early
     assert_string_equal(load_with(t->a, "k", &s, &o), "one");
     source_wait_inside(&s, 1);
     crowd_out(t);
-    assert_string_equal(joins(t, &s, &o), "one");
+    assert_string_equal(joins(t->a, &s, &o), "one");
     assert_true(wait_until(strcmp(look(t->a, "k"), "two") == 0, PATIENCE_MS));
     assert_int_equal(source_loads(&s), 2);
 }
@@ -578,6 +624,8 @@ int main(void)
         TEST(test_old_value_ends_with_the_stale_time),
         TEST(test_fresh_value_at_once_though_the_copy_is_evicted_during_its_early_refresh),
         TEST(test_old_value_ends_with_the_stale_time_without_a_remote_tier),
+        TEST(test_old_value_at_once_though_the_copy_is_evicted_without_a_remote_tier),
+        TEST(test_a_load_that_looks_at_tags_joins_none_that_does_not),
         TEST(test_who_wants_a_refresh_waits_for_it),
         TEST(test_R17_a_read_after_a_removal_has_no_copy_from_before_it),
         TEST(test_soft_timeout_is_for_who_has_something_to_be_served),
