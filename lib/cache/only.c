@@ -239,7 +239,7 @@ static int is_unchanged(const struct writing *w, struct near__ticket before)
 }
 
 /* seq_cst: after the ticket; pairs with begin_removal, which comes before what changes tickets */
-static int is_being_removed(struct near__impl *impl)
+int near__local_is_being_removed(struct near__impl *impl)
 {
     return atomic_load_explicit(&impl->local_writes->removals, memory_order_seq_cst) != 0;
 }
@@ -248,7 +248,7 @@ static void take_ticket(struct writing *w)
 {
     const struct near__request *r = w->request;
     w->ticket = near__local_ticket(w->impl->local, r->key, r->key_size);
-    while (is_being_removed(w->impl)) {
+    while (near__local_is_being_removed(w->impl)) {
         wait_for_a_short_one();
         w->ticket = near__local_ticket(w->impl->local, r->key, r->key_size);
     }

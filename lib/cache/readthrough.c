@@ -72,9 +72,8 @@ static void serve_shared(struct near__impl *impl, struct near__wanted *w, struct
 }
 
 /* Puts an old value that may be served into *value: the one that the server had, or the local copy. */
-static int serve_old(struct near__impl *impl, struct near__wanted *w, struct near__shared *old, uint32_t source)
+static int serve_old(struct near__impl *impl, struct near__wanted *w, struct near__shared *old, uint32_t source, int64_t now_ns)
 {
-    int64_t now_ns = near__now(&impl->clock);
     if (!oldest_ns(w))
         return 0;
     if (!near__shared_lasts(old, now_ns, now_ns))
@@ -106,12 +105,14 @@ static int has_old(const struct near__wanted *w, const struct near__shared *old,
 /* ---------------------------------------------------------------- behind */
 
 /* Without a remote tier the local copy is what the loader is given, and who joins meanwhile.  Looked for anew, since the flight's ticket has
- * been taken: what was found before may have been removed before that, and then whoever removed it may join (R17). */
+ * been taken: what was found before may have been removed before that, and then whoever removed it may join (R17).  A removal changes the
+ * ticket before it removes, and a write has the stripe (its floor is odd) from before its value is visible until after: what is found
+ * in between may be the older one, and is given to nobody. */
 static void give_old(struct near__impl *impl, const struct near__wanted *w, struct near__load *load)
 {
     struct near__reader *reader = near__local_reader(impl->local);
     struct near__view view;
-    if (!reader || near__local_look(impl->local, reader, w->key, w->key_size, &view) != NEAR_LOCAL_HIT)
+    if (!reader || load->ticket.floor & 1 || near__local_is_being_removed(impl) || near__local_look(impl->local, reader, w->key, w->key_size, &view) != NEAR_LOCAL_HIT)
         return;
     if (!(w->options.flags & NEAR_LOAD_TAGS) || near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
         void *copy = near__memdup(&impl->alloc, view.data, view.size);
@@ -345,7 +346,7 @@ int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct
     } else if (status < 0 && still_fresh(w, landing->old, now_ns)) {
         serve_shared(impl, w, landing->old, old_source);
         status = NEAR_OK;
-    } else if (status < 0 && serve_old(impl, w, landing->old, old_source)) {
+    } else if (status < 0 && serve_old(impl, w, landing->old, old_source, now_ns)) {
         status = served_old(l);
     } else if (!landing->landed && now_ns < w->deadline_ns) {
         return 0; /* what ended the wait has come to its own end meanwhile */

@@ -250,6 +250,70 @@ static void test_R17_a_read_after_a_removal_has_no_copy_from_before_it(void **st
     assert_int_equal(near_close(c), NEAR_OK);
 }
 
+/* What is done while a removal, or a write that has a number, is under way (linked with --wrap); once. */
+static __thread void (*while_removing)(void), (*while_writing)(void);
+int __real_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position, enum near__local_cause cause);
+int __wrap_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position, enum near__local_cause cause);
+int __wrap_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position, enum near__local_cause cause)
+{
+    void (*hook)(void) = while_removing;
+    while_removing = NULL;
+    if (hook)
+        hook();
+    return __real_near__local_invalidate(local, key, key_size, position, cause);
+}
+void __real_near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t number, int used);
+void __wrap_near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t number, int used);
+void __wrap_near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t number, int used)
+{
+    void (*hook)(void) = while_writing;
+    while_writing = NULL;
+    if (hook)
+        hook();
+    __real_near__local_numbered(local, stripe, number, used);
+}
+
+static struct {
+    struct source source;
+    struct reader reader;
+    near_load options;
+    near_cache *cache;
+} meanwhile;
+static void refresh_meanwhile(void)
+{
+    source_hold(&meanwhile.source, 1);
+    reader_start(&meanwhile.reader, meanwhile.cache, &meanwhile.source, &meanwhile.options);
+    source_wait_inside(&meanwhile.source, 1);
+}
+static void loads_without_an_old_value(void)
+{
+    assert_string_equal(meanwhile.source.old, "");
+    source_hold(&meanwhile.source, 0);
+    assert_string_equal(reader_end(&meanwhile.reader), "two");
+}
+
+static void test_R17_no_copy_is_given_to_a_load_that_may_be_older_than_what_others_know(void **state)
+{
+    struct stack *t = *state;
+    near_write with_ttl;
+    near_write_init(&with_ttl);
+    with_ttl.ttl_ms = 1000; /* the long way */
+    meanwhile.options = options_of(1000);
+    meanwhile.options.flags = NEAR_LOAD_REFRESH;
+    source_init(&meanwhile.source, "one");
+    assert_int_equal(near__cache_open("local:", NULL, &t->now_ns, &meanwhile.cache, NULL), NEAR_OK);
+    assert_string_equal(load_with(meanwhile.cache, "k", &meanwhile.source, &meanwhile.options), "one");
+    source_says(&meanwhile.source, "two", NEAR_OK);
+    while_removing = refresh_meanwhile;
+    assert_int_equal(near_drop(meanwhile.cache, "k", 1), NEAR_OK);
+    loads_without_an_old_value();
+    assert_int_equal(near_set(meanwhile.cache, "k", 1, "one", 3, NULL, NULL), NEAR_OK);
+    while_writing = refresh_meanwhile;
+    assert_int_equal(near_set(meanwhile.cache, "k", 1, "new", 3, &with_ttl, NULL), NEAR_OK);
+    loads_without_an_old_value();
+    assert_int_equal(near_close(meanwhile.cache), NEAR_OK);
+}
+
 /* What cannot be served is no reason to stop waiting at the soft end. */
 static void test_soft_timeout_is_for_who_has_something_to_be_served(void **state)
 {
@@ -628,6 +692,7 @@ int main(void)
         TEST(test_a_load_that_looks_at_tags_joins_none_that_does_not),
         TEST(test_who_wants_a_refresh_waits_for_it),
         TEST(test_R17_a_read_after_a_removal_has_no_copy_from_before_it),
+        TEST(test_R17_no_copy_is_given_to_a_load_that_may_be_older_than_what_others_know),
         TEST(test_soft_timeout_is_for_who_has_something_to_be_served),
         TEST(test_an_unchanged_value_lives_on),
         TEST(test_failing_source_is_covered_by_old_values),
