@@ -50,7 +50,7 @@ void *near__arena_pop(const struct near__arena *arena, struct near__stock *stock
 /* The same when there was none, from a batch.  NULL: no memory, or there would be more than `most` bytes of it; then near__arena_wanted
  * tells it, once.  keep: weight that the stock may have from now on, and half as much again after a batch. */
 void *near__arena_take(struct near__arena *arena, struct near__stock *stock, unsigned class, int64_t keep, int64_t most);
-/* stock NULL: straight to the depot. */
+/* Half of the class's blocks go to the depot when the stock weighs more than it may. */
 void near__arena_give(struct near__arena *arena, struct near__stock *stock, unsigned class, void *block);
 /* Gives back all of a stock, whose owner calls. */
 void near__arena_settle(struct near__arena *arena, struct near__stock *stock);

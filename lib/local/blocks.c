@@ -61,6 +61,7 @@ int near__blocks_open(struct near__local *local)
 {
     if (!local->alloc->is_malloc || load(&local->budget.max) < ARENA_MIN)
         return NEAR_OK;
+    local->keeper.stock.keep = KEEPER_STOCK;
     return near__arena_open(local->alloc, load(&local->budget.max) >= HUGE_MIN, &local->budget.memory, &local->arena);
 }
 
@@ -162,8 +163,14 @@ int64_t near__block_free(struct near__local *local, struct near__reader *reader,
     unsigned class = class_of(local, near__entry_size(entry));
     if (class == NEAR_CLASS_NONE)
         return free_large(local, entry);
-    near__arena_give(local->arena, reader ? &reader->stock : NULL, class, near__entry_block(entry));
+    near__arena_give(local->arena, reader ? &reader->stock : &local->keeper.stock, class, near__entry_block(entry));
     return near__arena_cost(local->arena, class);
+}
+
+void near__blocks_settle(struct near__local *local)
+{
+    if (local->arena)
+        near__arena_settle(local->arena, &local->keeper.stock);
 }
 
 void near__block_drop(struct near__local *local, struct near__entry *entry)

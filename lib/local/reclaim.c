@@ -395,6 +395,7 @@ static void free_unpinned(struct near__local *local, struct near__entry *batch, 
         ret->batch = free_all(local, batch);
     }
     ret->before = free_condemned(local, before, &keeper->kept, &ret->kept_before);
+    near__blocks_settle(local);
 }
 
 int near__reclaim(struct near__local *local, int all)

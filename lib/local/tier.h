@@ -71,7 +71,7 @@ struct near__keeper {
     int64_t large_seen;           /* bytes of large entries: the most since memory was last given back */
     int64_t compact_due_ns;       /* entries are moved at this time or later, by the kernel's clock, if nobody waits for that */
     _Atomic(uint64_t) moved;      /* entries, to other slabs; anybody may look */
-    struct near__stock stock;     /* for moving entries */
+    struct near__stock stock;     /* for moving entries, and of those that it frees */
     int64_t size_due_ns;          /* when the automatic size is looked at again */
     struct near__pressure pressure;
     int64_t max_seen;             /* budget.max_wanted at the last round */
@@ -274,10 +274,12 @@ int64_t near__blocks_total(const struct near__local *local);
 int64_t near__budget_taken(const struct near__local *local);
 /* Makes slabs empty and gives them back until so many bytes fit below the ceiling.  1: some went.  The keeper's, in one table. */
 int near__blocks_shrink(struct near__local *local, int64_t bytes);
-/* NULL: no memory.  reader: the calling thread's; of free, or NULL. */
+/* NULL: no memory.  reader: the calling thread's; of free, or NULL: the keeper calls, and will settle. */
 void *near__block_take(struct near__local *local, struct near__reader *reader, size_t size, int64_t *ret_cost);
 /* What it did cost. */
 int64_t near__block_free(struct near__local *local, struct near__reader *reader, struct near__entry *entry);
+/* What the keeper has freed is for all threads. */
+void near__blocks_settle(struct near__local *local);
 /* At close, when the arena goes as a whole.  NULL is fine. */
 void near__block_drop(struct near__local *local, struct near__entry *entry);
 /* Makes empty slabs where they are wanted, and gives back what is too much. */

@@ -19,6 +19,13 @@
 #define MIB (INT64_C(1) << 20)
 #define KEEP (16 << 10)
 
+/* Straight to the depot: a stock that may keep nothing. */
+static void give_back(struct near__arena *arena, unsigned class, void *block)
+{
+    struct near__stock none = {.keep = 0};
+    near__arena_give(arena, &none, class, block);
+}
+
 /* ---------------------------------------------------------------- the kernel's answers (linked with --wrap) */
 
 void *__real_mmap(void *address, size_t size, int protection, int flags, int file, off_t offset);
@@ -149,7 +156,11 @@ static void take_and_give(int huge)
         unsigned i = near__random_below(&random, BLOCKS), s = near__random_below(&random, 3);
         if (block[i].memory) {
             check_block(i);
-            near__arena_give(arena, s < 2 ? &stock[s] : NULL, near__arena_class(arena, block[i].size), block[i].memory);
+            unsigned class = near__arena_class(arena, block[i].size);
+            if (s < 2)
+                near__arena_give(arena, &stock[s], class, block[i].memory);
+            else
+                give_back(arena, class, block[i].memory);
             block[i].memory = NULL;
             continue;
         }
@@ -164,7 +175,7 @@ static void take_and_give(int huge)
     for (unsigned i = 0; i < BLOCKS; i++)
         if (block[i].memory) {
             check_block(i);
-            near__arena_give(arena, NULL, near__arena_class(arena, block[i].size), block[i].memory);
+            give_back(arena, near__arena_class(arena, block[i].size), block[i].memory);
         }
     near__arena_settle(arena, &stock[0]);
     near__arena_settle(arena, &stock[1]);
@@ -605,7 +616,7 @@ static void sit(struct near__arena *where, unsigned class, unsigned slabs, void 
         if (i % each == 0)
             ret_taken[i / each] = taken[i];
         else
-            near__arena_give(where, NULL, class, taken[i]);
+            give_back(where, class, taken[i]);
     near__arena_settle(where, &stock);
     free(taken);
 }
@@ -631,7 +642,7 @@ static void test_R49_holes_do_not_refuse_fills_for_good(void **state)
         assert_true((int64_t)stats_of(&f).local_bytes <= 9 * MIB);
     }
     for (unsigned i = 0; i < SLABS; i++)
-        near__arena_give(f.local->arena, NULL, near__arena_class(f.local->arena, 24), taken[i]);
+        give_back(f.local->arena, near__arena_class(f.local->arena, 24), taken[i]);
     check_queues(f.local);
     fixture_close(&f);
 }
@@ -746,12 +757,12 @@ static void test_R49_a_slab_that_was_to_go_stays_for_who_finds_no_other(void **s
     assert_non_null(got);
     assert_false(near__arena_is_leaving(got));
     assert_false(near__arena_is_starved(arena));
-    near__arena_give(arena, NULL, class, got);
+    give_back(arena, class, got);
     while (n)
-        near__arena_give(arena, NULL, class, more[--n]);
+        give_back(arena, class, more[--n]);
     near__arena_unchoose(arena, 1);
     for (unsigned i = 0; i < SLABS; i++)
-        near__arena_give(arena, NULL, class, taken[i]);
+        give_back(arena, class, taken[i]);
     near__arena_settle(arena, &stock);
     near__arena_trim(arena, 0, 0);
     assert_true(near__arena_held(arena) < (int64_t)NEAR_SLAB_SIZE + 8192);
@@ -788,7 +799,7 @@ static void test_R49_nobody_waits_while_the_kernel_takes_memory_back(void **stat
     unsigned class = near__arena_class(arena, 128);
     sit(arena, class, 3, taken);
     for (unsigned i = 0; i < 3; i++)
-        near__arena_give(arena, NULL, class, taken[i]);
+        give_back(arena, class, taken[i]);
     gives = 0;
     at_give = ask_meanwhile;
     near__arena_trim(arena, 0, 0);

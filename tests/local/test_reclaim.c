@@ -25,13 +25,13 @@ static struct traced {
 static unsigned traced_count;
 static unsigned begun, ended;                 /* grace periods */
 static const struct near__entry *held[HELD]; /* pinned by the test */
-static unsigned too_early, freed_while_held, freed_while_recalled;
+static unsigned too_early, freed_while_held, freed_while_recalled, freed_by_keeper;
 static void (*meanwhile)(void);    /* what others do in the middle of the next grace period; NULL: nothing */
 static void (*at_the_walk)(void);  /* likewise, each time that the keeper is about to free an entry */
 
 static void trace_anew(void)
 {
-    traced_count = begun = ended = too_early = freed_while_held = freed_while_recalled = 0;
+    traced_count = begun = ended = too_early = freed_while_held = freed_while_recalled = freed_by_keeper = 0;
     memset(held, 0, sizeof(held));
     meanwhile = at_the_walk = NULL;
 }
@@ -58,6 +58,7 @@ int64_t __wrap_near__block_free(struct near__local *local, struct near__reader *
     for (unsigned i = 0; i < HELD; i++)
         freed_while_held += held[i] == entry;
     freed_while_recalled += !reader && (int64_t)atomic_load(&local->budget.phase) < 0; /* the highest bit says so */
+    freed_by_keeper += !reader;
     if (!reader && at_the_walk)
         at_the_walk();
     return __real_near__block_free(local, reader, entry);
@@ -238,6 +239,7 @@ static void test_what_is_recalled_is_freed_by_the_keeper_alone(void **state)
     meanwhile = takes_in_vain;
     assert_true(near__reclaim(f.local, 1));
     assert_int_equal(recycle(10), 0);
+    assert_int_equal(f.local->keeper.stock.weight, 0); /* what it has freed is for everybody */
     assert_true(retired_bytes() > 0);   /* the last two */
     assert_true(near__reclaim(f.local, 0));
     assert_int_equal(retired_bytes(), 0);
@@ -566,6 +568,37 @@ static void test_what_is_on_its_way_is_freed_when_a_tier_is_closed(void **state)
     assert_int_equal(allocfail_blocks(&counting), 0);
 }
 
+static int gone;
+static void retires_300(void)
+{
+    for (unsigned i = 0; i < 300; i++)
+        gone += retire_one(next_key++); /* a full bucket may have displaced one or two */
+}
+
+/* While the index grows a thread that fills has most of its room from what it retires: buckets are full.  It would find nothing in its
+ * bags, and the keeper would walk over all of it, as long as the index is too small. */
+static void test_what_is_retired_while_the_index_grows_is_handed_back(void **state)
+{
+    (void)state;
+    start();
+    fixture_start(&f);
+    f.local->manual = 0;
+    for (uint64_t key = FIRST; key < FIRST + 300; key++)
+        add_one(key, 1000);
+    next_key = FIRST;
+    gone = 0;
+    uint64_t before = stats_of(&f).local_index_bytes;
+    for (uint64_t key = FIRST + 300; stats_of(&f).local_entries <= atomic_load(&f.local->index_entries_max); key++)
+        add_one(key, 1);
+    meanwhile = retires_300;
+    near__tables_adapt(f.local);
+    assert_true(stats_of(&f).local_index_bytes > before);
+    assert_true(gone > 290);
+    assert_int_equal(freed_by_keeper, 0);
+    assert_true(recycle(TRACED) >= gone);
+    close_tier();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -581,6 +614,7 @@ int main(void)
         cmocka_unit_test(test_pins_of_living_entries_change_nothing),
         cmocka_unit_test(test_R48_nothing_comes_back_while_a_reader_is_in_its_section),
         cmocka_unit_test(test_R48_nothing_is_freed_too_early_in_any_order),
+        cmocka_unit_test(test_what_is_retired_while_the_index_grows_is_handed_back),
         cmocka_unit_test(test_what_is_on_its_way_is_freed_when_a_tier_is_closed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
