@@ -7,36 +7,30 @@
  *
  *      order   a place for every request, in order; a key occupies that of its last one
  *      tree    Fenwick trees over the places: how many keys, and how many bytes, lie between two of them
- *      reads   by distance, in log-linear steps of 1/32: one array by entries, one by bytes
+ *      reads   by distance, in log-linear steps of 1/32: by entries and by bytes, soon ones and late ones
  *
  * When the places are used up the keys move together.
  *
- * The sample may have a few hot keys more or less than its share.  How many reads it should have is known, since all reads are counted
- * elsewhere; what has to be found is at which distances the missing ones were.  SHARDS_adj takes them all for distance 0.  Here they
- * are taken for what makes samples differ: in a sum over keys of which each is in the sample or not, a key that was read c times
- * contributes c squared to the variance of the reads, and c times its hits up to a distance to their covariance with the hits there.
- * So of each missing read cross(distance) / all the crosses are hits (a control variate): `met` adds for each read how often
- * its key had been read before, which is half of c times, by distance; `met_all` the same for all reads, misses included.  Where a few hot keys
- * have most of the reads, that is where their distances are.
+ * The sample may have a few hot keys more or less than its share, and those have many of the reads.  But their reads come soon after each other, less than
+ * NEAR_SOON reads of any keys.  So reads are told apart by that.  The sample tells how many of all reads, which are counted elsewhere, are late ones, and
+ * their distances.  The rest are soon ones (SHARDS_adj takes that for the hits of a cache of one entry), and of those bursts tell, in which all keys
+ * are seen (bursts.c).  A sample of all keys tells everything by itself.
  *
- * Cost of a request: two walks of the tree, log2(places) steps each.  At 4096 keys 310 KB, at 16384 one MiB. */
+ * Cost of a request: two walks of the tree, log2(places) steps each.  At 1024 keys 170 KB, at 4096 330, at 16384 just under one MiB. */
 #include "local/curve.h"
 
 #include <string.h>
 
-#define STEPS_BITS 5
-#define STEPS (1u << STEPS_BITS)
-#define BUCKETS (STEPS * (64 - STEPS_BITS + 1))
 #define READS_MAX (1u << 20) /* of the sample, if nobody says otherwise: near__curve_forget_after */
-#define SIZE_LIMIT (UINT64_C(1) << 60) /* room enough for everything */
-#define NIL UINT32_MAX
+#define NIL UINT16_MAX /* no key: there are fewer, and fewer places */
 
 struct key {
     uint64_t hash;
     uint32_t bytes;
-    uint32_t place; /* 1 … places */
-    uint32_t chain;
-    uint32_t reads; /* halved as the counts are */
+    uint32_t at;    /* its last request, in reads of all keys */
+    uint32_t late;  /* reads of it that were, halved as the counts are */
+    uint16_t place; /* 1 … places */
+    uint16_t chain;
 };
 struct sum {
     uint64_t bytes;
@@ -49,16 +43,16 @@ struct near__curve {
     uint32_t reads_max;   /* counted: then all is halved */
     uint64_t samples;     /* reads of the sample, ever */
     unsigned halvings;    /* the sample is 2^-halvings of the keys */
-    double counted;       /* reads of the sample, halved as the arrays are */
-    double expected;      /* how many they should be, up to then */
-    struct near__curve_seen then;
-    double met_all;
-    double by_entries[BUCKETS], by_bytes[BUCKETS];
-    float met_entries[BUCKETS], met_bytes[BUCKETS];
+    double counted;       /* reads of the sample, halved as the arrays are, */
+    double expected;      /* how many they should be, */
+    double late;          /* and how many came late */
+    double late_squares;  /* of how many of each key did */
+    struct near__distances of_soon, of_late, of_squares;
+    struct near__bursts bursts;
     struct key *key;
     struct sum *tree;    /* [1 … places] */
-    uint32_t *first;     /* of the chains */
-    uint32_t *at;        /* the key at a place, or NIL */
+    uint16_t *first;     /* of the chains */
+    uint16_t *at;        /* the key at a place, or NIL */
 };
 
 /* ---------------------------------------------------------------- memory */
@@ -70,7 +64,7 @@ struct near__curve *near__curve_create(const struct near__alloc *alloc, uint32_t
         chains *= 2;
     size_t head = (sizeof(struct near__curve) + 63) & ~(size_t)63;
     size_t keys = keys_max * sizeof(struct key), tree = (places + 1) * sizeof(struct sum);
-    size_t size = head + keys + tree + (chains + places + 1) * sizeof(uint32_t);
+    size_t size = head + keys + tree + (chains + places + 1) * sizeof(uint16_t);
     char *memory = near__alloc_zero(alloc, size);
     struct near__curve *c = (struct near__curve *)(void *)memory;
     if (!c)
@@ -82,9 +76,9 @@ struct near__curve *near__curve_create(const struct near__alloc *alloc, uint32_t
     c->mask = chains - 1;
     c->key = (struct key *)(void *)(memory + head);
     c->tree = (struct sum *)(void *)(memory + head + keys);
-    c->first = (uint32_t *)(void *)(memory + head + keys + tree);
+    c->first = (uint16_t *)(void *)(memory + head + keys + tree);
     c->at = c->first + chains;
-    memset(c->first, 0xff, (chains + places + 1) * sizeof(uint32_t));
+    memset(c->first, 0xff, (chains + places + 1) * sizeof(uint16_t));
     return c;
 }
 
@@ -116,8 +110,8 @@ static struct sum tree_sum(const struct near__curve *c, uint32_t place)
 
 static void occupy(struct near__curve *c, uint32_t k, uint32_t place)
 {
-    c->key[k].place = place;
-    c->at[place] = k;
+    c->key[k].place = (uint16_t)place;
+    c->at[place] = (uint16_t)k;
     tree_add(c, place, 1, (int64_t)c->key[k].bytes);
 }
 
@@ -142,7 +136,7 @@ static void close_ranks(struct near__curve *c)
 
 /* ---------------------------------------------------------------- keys */
 
-static uint32_t *chain_of(struct near__curve *c, uint64_t hash)
+static uint16_t *chain_of(struct near__curve *c, uint64_t hash)
 {
     return &c->first[(hash >> 16) & c->mask];
 }
@@ -157,7 +151,7 @@ static uint32_t find(struct near__curve *c, uint64_t hash)
 
 static uint32_t add(struct near__curve *c, uint64_t hash)
 {
-    uint32_t k = c->count++, *first = chain_of(c, hash);
+    uint16_t k = (uint16_t)c->count++, *first = chain_of(c, hash);
     c->key[k] = (struct key){.hash = hash, .chain = *first};
     *first = k;
     return k;
@@ -175,10 +169,10 @@ static void purge(struct near__curve *c)
             continue;
         }
         c->key[kept] = c->key[k];
-        c->at[c->key[kept].place] = kept;
-        uint32_t *first = chain_of(c, c->key[kept].hash);
+        c->at[c->key[kept].place] = (uint16_t)kept;
+        uint16_t *first = chain_of(c, c->key[kept].hash);
         c->key[kept].chain = *first;
-        *first = kept++;
+        *first = (uint16_t)kept++;
     }
     c->count = kept;
     close_ranks(c);
@@ -186,37 +180,27 @@ static void purge(struct near__curve *c)
 
 /* ---------------------------------------------------------------- what was counted */
 
-static double share(const struct near__curve *c)
-{
-    return 1.0 / (double)(UINT64_C(1) << c->halvings);
-}
-
 static void halve_counts(struct near__curve *c)
 {
-    for (uint32_t i = 0; i < BUCKETS; i++) {
-        c->by_entries[i] /= 2;
-        c->by_bytes[i] /= 2;
-        c->met_entries[i] /= 4;
-        c->met_bytes[i] /= 4;
-    }
-    c->met_all /= 4;
-    for (uint32_t k = 0; k < c->count; k++)
-        c->key[k].reads /= 2;
+    near__distances_divide(&c->of_soon, 2);
+    near__distances_divide(&c->of_late, 2);
+    near__distances_divide(&c->of_squares, 4);
     c->counted /= 2;
     c->expected /= 2;
+    c->late /= 2;
+    c->late_squares /= 4;
+    for (uint32_t k = 0; k < c->count; k++)
+        c->key[k].late /= 2;
 }
 
-/* A request that met a full ring is as if it had not been. */
-static double expected_now(const struct near__curve *c, struct near__curve_seen now)
+void near__curve_expect(struct near__curve *c, double reads)
 {
-    double more = (double)(now.reads - c->then.reads) * share(c) - (double)(now.lost - c->then.lost);
-    return c->expected + (now.reads > c->then.reads && more > 0 ? more : 0);
+    c->expected += reads;
 }
 
-static void expect(struct near__curve *c, struct near__curve_seen now)
+double near__curve_share(const struct near__curve *c)
 {
-    c->expected = expected_now(c, now);
-    c->then = now.reads > c->then.reads ? now : c->then;
+    return 1.0 / (double)(UINT64_C(1) << c->halvings);
 }
 
 uint64_t near__curve_below(const struct near__curve *c)
@@ -236,111 +220,119 @@ void near__curve_forget_after(struct near__curve *c, uint32_t reads)
     c->reads_max = reads;
 }
 
-void near__curve_thin(struct near__curve *c, struct near__curve_seen now)
+struct near__bursts *near__curve_bursts(struct near__curve *c)
+{
+    return &c->bursts;
+}
+
+void near__curve_thin(struct near__curve *c)
 {
     if (c->halvings >= 40)
         return;
-    expect(c, now);
     halve_counts(c);
     c->halvings++;
     purge(c);
 }
 
-static unsigned bucket_of(uint64_t distance)
+/* A distance in the sample stands for that many times 2^halvings; the read itself is in the middle of its own step, which is `step` long. */
+static uint64_t scaled(const struct near__curve *c, uint64_t between, uint64_t step, uint64_t own)
 {
-    if (distance < STEPS)
-        return (unsigned)distance;
-    unsigned shift = 63 - STEPS_BITS - (unsigned)__builtin_clzll(distance);
-    return (shift << STEPS_BITS) + (unsigned)(distance >> shift);
-}
-static double bucket_start(unsigned bucket)
-{
-    if (bucket < 2 * STEPS)
-        return bucket;
-    unsigned shift = (bucket >> STEPS_BITS) - 1;
-    return (double)((uint64_t)(STEPS + (bucket & (STEPS - 1))) << shift);
+    return (between << c->halvings) + (((step << c->halvings) - step) >> 1) + own;
 }
 
-/* A distance in the sample stands for that many times 2^halvings; the read itself is in the middle of its own step. */
-static uint64_t scaled(const struct near__curve *c, uint64_t between, uint64_t own)
-{
-    return (between << c->halvings) + ((own << c->halvings) + own) / 2;
-}
-
-/* A read of a key of the sample that is known: what came in between, itself included. */
-static void count_distance(struct near__curve *c, uint32_t k)
+/* A read of a key of the sample that is known: what came in between, itself included.  square: by how much that of its key's late reads grows. */
+static void count_distance(struct near__curve *c, uint32_t k, float square)
 {
     struct sum all = tree_sum(c, c->last), before = tree_sum(c, c->key[k].place - 1);
-    uint64_t bytes = c->key[k].bytes;
-    unsigned by_entries = bucket_of(scaled(c, (uint64_t)(all.keys - before.keys) - 1, 1));
-    unsigned by_bytes = bucket_of(scaled(c, all.bytes - before.bytes - bytes, bytes));
-    float met = (float)c->key[k].reads + 0.5f;
-    c->by_entries[by_entries]++;
-    c->by_bytes[by_bytes]++;
-    c->met_entries[by_entries] += met;
-    c->met_bytes[by_bytes] += met;
+    uint64_t between = (uint64_t)(all.keys - before.keys) - 1, entries = scaled(c, between, 1, 1);
+    uint64_t own = c->key[k].bytes, bytes = scaled(c, all.bytes - before.bytes - own, all.bytes / all.keys, own);
+    near__distances_count(square > 0 ? &c->of_late : &c->of_soon, entries, bytes, 1);
+    if (square > 0)
+        near__distances_count(&c->of_squares, entries, bytes, square);
 }
 
-void near__curve_see(struct near__curve *c, uint64_t hash, enum near__seen seen, uint64_t bytes,
-                     struct near__curve_seen now)
+static void count_read(struct near__curve *c, uint32_t k, uint32_t at)
+{
+    int is_soon = k != NIL && at - c->key[k].at <= NEAR_SOON;
+    float square = is_soon ? 0 : k != NIL ? 2 * (float)c->key[k].late++ + 1 : 1;
+    c->counted++;
+    c->samples++;
+    c->late += !is_soon;
+    c->late_squares += (double)square;
+    if (k != NIL)
+        count_distance(c, k, square);
+    if (c->counted >= c->reads_max)
+        halve_counts(c);
+}
+
+void near__curve_see(struct near__curve *c, uint64_t hash, enum near__seen seen, uint64_t bytes, uint64_t at)
 {
     uint32_t k = find(c, hash);
-    if (seen != NEAR_SEEN_FILL) {
-        c->counted++;
-        c->samples++;
-        c->met_all += k != NIL ? c->key[k].reads + 0.5 : 0.5;
-        if (k != NIL)
-            count_distance(c, k);
-        if (c->counted >= c->reads_max) {
-            expect(c, now);
-            halve_counts(c);
-        }
-    }
+    if (seen != NEAR_SEEN_FILL)
+        count_read(c, k, (uint32_t)at);
     if (k == NIL && seen == NEAR_SEEN_MISS)
         return; /* it may not exist; if it does, a fill follows */
     if (k == NIL && c->count == c->keys_max) {
-        near__curve_thin(c, now);
+        near__curve_thin(c);
         if (hash >= near__curve_below(c) || c->count == c->keys_max)
             return;
     }
     if (c->last == c->places)
         close_ranks(c);
-    if (k == NIL)
+    if (k == NIL) {
         k = add(c, hash);
-    else
+        c->key[k].late = seen != NEAR_SEEN_FILL;
+    } else {
         vacate(c, k);
+    }
     if (bytes)
         c->key[k].bytes = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
-    c->key[k].reads += seen != NEAR_SEEN_FILL;
+    c->key[k].at = (uint32_t)at;
     occupy(c, k, ++c->last);
+}
+
+void near__curve_see_burst(struct near__curve *c, uint64_t hash, enum near__seen seen, uint64_t bytes, uint64_t at)
+{
+    if (hash < near__curve_below(c))
+        near__curve_see(c, hash, seen, bytes, at);
+    near__bursts_see(&c->bursts, hash, seen, bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX);
 }
 
 /* ---------------------------------------------------------------- the answer */
 
-/* Reads with a distance of at most size; within a step they are spread evenly.  missing: reads that the sample should have in addition. */
-static double within(const struct near__curve *c, const double *reads, const float *met, uint64_t size, double missing)
+/* Late reads that are further apart than some size, as a share of all reads.  What may be wrong by chance has two parts.  The sample was there all the time but has
+ * only some of the keys (Horvitz and Thompson, 1952); bursts have all keys but were there some of the time, and tell only how many are late.  The less one may
+ * be wrong, the more it counts. */
+static double further(const struct near__curve *c, double nearer, double nearer_squares)
 {
-    size = size < SIZE_LIMIT ? size : SIZE_LIMIT;
-    unsigned last = bucket_of(size);
-    double start = bucket_start(last), part = ((double)size - start + 1) / (bucket_start(last + 1) - start);
-    double sum = 0, each = missing / c->met_all; /* below 0: the sample has too many */
-    for (unsigned i = 0; i <= last; i++) {
-        double here = reads[i] + each * (double)met[i];
-        if (here > 0)
-            sum += i < last ? here : part * here;
-    }
-    return sum;
+    double all = c->late, far = all - nearer, far_squares = c->late_squares - nearer_squares, others = 1 - near__curve_share(c);
+    double sampled = far / c->expected, by_keys = others * far_squares / (c->expected * c->expected), by_time;
+    double late = 1 - near__bursts_share(&c->bursts, &by_time), part = far / all;
+    by_time = by_time * part * part + others * late * late * (far * far * nearer_squares + nearer * nearer * far_squares) / (all * all * all * all);
+    return by_keys + by_time > 0 ? sampled + (late * part - sampled) * by_keys / (by_keys + by_time) : sampled;
 }
 
-double near__curve_hit_ratio(const struct near__curve *c, uint64_t entries, uint64_t bytes,
-                             struct near__curve_seen now)
+/* The same by entries or by bytes. */
+struct view {
+    const float *of_soon, *of_late, *of_squares, *of_bursts;
+};
+
+static double ratio(const struct near__curve *c, const struct view *view, uint64_t size)
 {
-    double expected = expected_now(c, now);
-    if (c->counted < 1 || expected < 1)
+    double soon = near__distances_within(view->of_soon, size), late = near__distances_within(view->of_late, size);
+    if (!c->halvings || c->bursts.soon < 1 || c->late < 1 || c->expected < 1)
+        return (soon + late) / c->counted;
+    double missed = 1 - near__distances_within(view->of_bursts, size) / c->bursts.soon;
+    return 1 - further(c, late, near__distances_within(view->of_squares, size)) - missed * (1 - further(c, 0, 0));
+}
+
+double near__curve_hit_ratio(const struct near__curve *c, uint64_t entries, uint64_t bytes)
+{
+    if (c->counted < 1)
         return -1;
-    double missing = expected - c->counted;
-    double hits = within(c, c->by_entries, c->met_entries, entries, missing);
-    double hits_by_bytes = within(c, c->by_bytes, c->met_bytes, bytes, missing);
-    double ratio = (hits < hits_by_bytes ? hits : hits_by_bytes) / expected;
-    return ratio < 0 ? 0 : ratio > 1 ? 1 : ratio;
+    const struct view of_entries = {c->of_soon.by_entries, c->of_late.by_entries, c->of_squares.by_entries, c->bursts.of_soon.by_entries};
+    const struct view of_bytes = {c->of_soon.by_bytes, c->of_late.by_bytes, c->of_squares.by_bytes, c->bursts.of_soon.by_bytes};
+    double by_entries = ratio(c, &of_entries, entries), by_bytes = ratio(c, &of_bytes, bytes);
+    double least = by_entries < by_bytes ? by_entries : by_bytes;
+    return least < 0 ? 0 : least > 1 ? 1 : least;
 }

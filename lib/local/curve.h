@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/alloc.h"
+#include "local/bursts.h"
 #include "local/shadow.h"
 
 struct near__curve;
@@ -18,20 +19,22 @@ void near__curve_destroy(const struct near__alloc *alloc, struct near__curve *cu
 
 /* Only keys whose hash is below this concern it. */
 uint64_t near__curve_below(const struct near__curve *curve);
-/* Reads of all keys so far, and requests for keys of the sample that were not shown. */
-struct near__curve_seen {
-    uint64_t reads, lost;
-};
-/* A request for such a key; bytes: what its entry takes, 0: not known. */
-void near__curve_see(struct near__curve *curve, uint64_t hash, enum near__seen seen, uint64_t bytes,
-                     struct near__curve_seen now);
+/* A request for such a key; bytes: what its entry takes, 0: not known.  at: reads of all keys so far. */
+void near__curve_see(struct near__curve *curve, uint64_t hash, enum near__seen seen, uint64_t bytes, uint64_t at);
+/* So many reads of the sample should have been shown, if it had its share of them. */
+void near__curve_expect(struct near__curve *curve, double reads);
+/* The sample's share of the keys. */
+double near__curve_share(const struct near__curve *curve);
+/* A request of a burst, whatever its hash; there must be room for it. */
+void near__curve_see_burst(struct near__curve *curve, uint64_t hash, enum near__seen seen, uint64_t bytes, uint64_t at);
 /* Takes half of the keys from now on. */
-void near__curve_thin(struct near__curve *curve, struct near__curve_seen now);
+void near__curve_thin(struct near__curve *curve);
+/* For beginning and ending bursts. */
+struct near__bursts *near__curve_bursts(struct near__curve *curve);
 uint32_t near__curve_keys(const struct near__curve *curve);
 /* Reads of the sample, ever. */
 uint64_t near__curve_samples(const struct near__curve *curve);
 /* The share of all reads that a cache of so many entries, and of so many bytes, answers.  -1: no read was seen. */
-double near__curve_hit_ratio(const struct near__curve *curve, uint64_t entries, uint64_t bytes,
-                             struct near__curve_seen now);
+double near__curve_hit_ratio(const struct near__curve *curve, uint64_t entries, uint64_t bytes);
 
 #endif

@@ -6,8 +6,8 @@
  *                                                |                                '-> curve.c --> near_advise
  *      of its reads one in 32 --> a ring of keys-'                                '-> hotkeys.c --> near_hot_keys
  *
- * In the first ring only keys whose hash is below a threshold are noted, so it is all or nothing for a key; the other one is
- * hotkeys.c's.  A hit writes to its thread's own rings and no further (promise A); when a ring is full the request is not noted.
+ * In the first ring only keys whose hash is below a threshold are noted, so it is all or nothing for a key; now and then, for a burst
+ * (bursts.c), all keys are.  The other one is hotkeys.c's.  A hit writes to its thread's own rings and no further (promise A); when a ring is full the request is not noted.
  * Learning is done by whoever fills, or the keeper, one at a time: `tap_busy` is taken by an exchange that is never waited for.
  * What cannot be learnt now stays in its ring.
  *
@@ -17,6 +17,8 @@
 #include "local/tap.h"
 
 #include <sched.h>
+
+#include "base/random.h"
 
 #define RING 2048u
 #define CURVE_KEYS_MIN 1024
@@ -28,10 +30,16 @@
 #define SIZE_MASK 0x3fffu
 #define MANTISSA_BITS 9
 
+/* Of so many reads one is in a burst; more at first, so that a short load has some. */
+#define BURST_ONE_IN 32
+#define BURST_FIRST 4
+#define BURST_READS (BURST_ONE_IN * NEAR_BURST) /* of all threads: then the one that it is of does not read */
+
 struct near__tap {
     _Alignas(64) _Atomic(uint32_t) written;
     _Atomic(uint64_t) lost; /* requests that met a full ring */
     _Alignas(64) _Atomic(uint32_t) read;
+    uint64_t drained_at, drained; /* under tap_busy: reads of all threads when that was last done, and of this one */
     _Alignas(64) _Atomic(uint64_t) word[RING];
 };
 
@@ -85,6 +93,11 @@ void near__tap_read(const struct near__local *local, struct near__reader *reader
 
 /* ---------------------------------------------------------------- learning */
 
+static uint64_t clamp(uint64_t number, uint64_t least, uint64_t most)
+{
+    return number < least ? least : number > most ? most : number;
+}
+
 /* What an entry with that much key and value takes, its share of the index included: what a word takes in a full tier (migrate.c). */
 #define INDEX_BYTES 11
 static uint64_t unpack(uint64_t word)
@@ -99,14 +112,12 @@ static uint64_t bytes_of(const struct near__local *local, uint64_t word)
     return (uint64_t)near__block_estimate(local, prefix + NEAR_ENTRY_HEADER + unpack(word)) + INDEX_BYTES;
 }
 
-static void learn(struct near__local *local, uint64_t word, struct near__curve_seen now)
+static enum near__seen seen_in(uint64_t word) { return (enum near__seen)(word >> WHAT_SHIFT & 3); }
+static uint64_t hash_in(uint64_t word) { return word & ~UINT64_C(0xffff); }
+
+static uint64_t size_in(const struct near__local *local, uint64_t word)
 {
-    uint64_t hash = word & ~UINT64_C(0xffff);
-    enum near__seen seen = (enum near__seen)(word >> WHAT_SHIFT & 3);
-    if (local->shadow && hash < near__shadow_below(local->shadow))
-        near__shadow_see(local->shadow, hash, seen);
-    if (local->curve && hash < near__curve_below(local->curve))
-        near__curve_see(local->curve, hash, seen, seen == NEAR_SEEN_MISS ? 0 : bytes_of(local, word), now);
+    return seen_in(word) == NEAR_SEEN_MISS ? 0 : bytes_of(local, word);
 }
 
 static uint64_t lost_of(const struct near__local *local)
@@ -119,21 +130,92 @@ static uint64_t lost_of(const struct near__local *local)
     return lost;
 }
 
-static struct near__curve_seen seen_of(struct near__local *local)
+/* Below which hash requests are noted without a burst. */
+static uint64_t sample_below(const struct near__local *local)
 {
-    struct near__curve_seen none = {0, 0};
-    return local->curve ? (struct near__curve_seen){near__tier_reads(local), lost_of(local)} : none;
+    uint64_t shadow = local->shadow ? near__shadow_below(local->shadow) : 0, curve = local->curve ? near__curve_below(local->curve) : 0;
+    return shadow > curve ? shadow : curve;
+}
+
+/* A burst begins with the first request that nothing else notes. */
+static int is_in_burst(const struct near__local *local, const struct near__reader *reader, uint64_t hash)
+{
+    if (local->burst_of != reader)
+        return 0;
+    const struct near__bursts *bursts = near__curve_bursts(local->curve);
+    return !near__bursts_is_full(bursts) && (bursts->count || hash >= sample_below(local));
+}
+
+/* at: reads of all threads so far. */
+static void learn(struct near__local *local, const struct near__reader *reader, uint64_t word, uint64_t at)
+{
+    uint64_t hash = hash_in(word);
+    enum near__seen seen = seen_in(word);
+    if (local->shadow && hash < near__shadow_below(local->shadow))
+        near__shadow_see(local->shadow, hash, seen);
+    if (is_in_burst(local, reader, hash))
+        near__curve_see_burst(local->curve, hash, seen, size_in(local, word), at);
+    else if (local->curve && hash < near__curve_below(local->curve))
+        near__curve_see(local->curve, hash, seen, size_in(local, word), at);
+}
+
+static void begin_burst(struct near__local *local, const struct near__reader *reader, uint64_t at)
+{
+    near__bursts_drop(near__curve_bursts(local->curve));
+    local->burst_of = reader;
+    local->burst_from = at;
+}
+
+/* The next one comes by chance, so that it does not always meet the same phase of the load.  What others have lost meanwhile is no sign that the sample is too large. */
+static void end_burst(struct near__local *local, uint64_t at)
+{
+    uint64_t reads = at - local->burst_from, one_in = clamp(at / BURST_READS * 2, BURST_FIRST, BURST_ONE_IN);
+    uint64_t gap = one_in * (reads > NEAR_BURST ? reads : NEAR_BURST);
+    local->burst_of = NULL;
+    local->burst_due = at + gap / 2 + near__random_below(&local->burst_random, (uint32_t)clamp(gap, 0, UINT32_MAX));
+    local->tap_lost = lost_of(local);
+}
+
+/* After a reader's ring, with so many words in it, has been drained.  A ring that was full has lost requests behind its last word. */
+static void tend_burst(struct near__local *local, const struct near__reader *reader, uint32_t words, uint64_t at)
+{
+    struct near__bursts *bursts = near__curve_bursts(local->curve);
+    if (!local->burst_of && words && at >= local->burst_due && sample_below(local) < UINT64_MAX) {
+        begin_burst(local, reader, at);
+    } else if (local->burst_of == reader && (near__bursts_is_full(bursts) || words == RING)) {
+        near__bursts_learn(bursts);
+        end_burst(local, at);
+    } else if (local->burst_of && at - local->burst_from > BURST_READS) {
+        end_burst(local, at);
+    }
+}
+
+/* Nothing can be said of what a ring that was full has lost behind its last word.  sampled: reads of the sample in it. */
+static void expect(struct near__local *local, const struct near__reader *reader, uint32_t words, uint64_t sampled)
+{
+    uint64_t reads = near__tier_reads_of(reader);
+    near__curve_expect(local->curve, words == RING ? (double)sampled : (double)(reads - reader->tap->drained) * near__curve_share(local->curve));
+    reader->tap->drained = reads;
 }
 
 static void drain(struct near__local *local, struct near__reader *reader)
 {
     struct near__tap *tap = reader->tap;
-    struct near__curve_seen now = seen_of(local);
+    uint64_t at = local->curve ? near__tier_reads(local) : 0, from = tap->drained_at ? tap->drained_at : at;
     uint32_t read = atomic_load_explicit(&tap->read, memory_order_relaxed); /* relaxed: ours, by tap_busy */
     uint32_t written = atomic_load_explicit(&tap->written, memory_order_acquire); /* acquire: as above */
-    for (; read != written; read++)
-        learn(local, atomic_load_explicit(&tap->word[read % RING], memory_order_relaxed), now); /* relaxed: ordered by written */
-    atomic_store_explicit(&tap->read, read, memory_order_release); /* release: as above */
+    uint32_t words = written - read;
+    uint64_t sampled = local->curve ? near__curve_samples(local->curve) : 0;
+    for (uint32_t i = 0; i < words; i++) {
+        uint64_t word = atomic_load_explicit(&tap->word[(read + i) % RING], memory_order_relaxed); /* relaxed: ordered by written */
+        learn(local, reader, word, from + (at - from) * (i + 1) / words);
+    }
+    tap->drained_at = at;
+    atomic_store_explicit(&tap->read, written, memory_order_release); /* release: as above */
+    if (local->curve) {
+        expect(local, reader, words, near__curve_samples(local->curve) - sampled);
+        tend_burst(local, reader, words, at);
+    }
     if (local->hotkeys)
         near__hotkeys_drain(local->hotkeys, reader->hotring, near__tier_reads_of(reader));
 }
@@ -141,31 +223,30 @@ static void drain(struct near__local *local, struct near__reader *reader)
 /* More than the rings take is noted between two drains: the curve, which wants every request of a key, takes fewer keys. */
 static void relieve(struct near__local *local)
 {
-    struct near__curve_seen now = seen_of(local);
-    if (now.lost - local->tap_lost < RING)
+    uint64_t lost = lost_of(local);
+    if (local->burst_of || lost - local->tap_lost < RING)
         return;
-    local->tap_lost = now.lost;
+    local->tap_lost = lost;
     if (near__curve_keys(local->curve) >= CURVE_KEYS_MIN)
-        near__curve_thin(local->curve, now);
+        near__curve_thin(local->curve);
 }
 
-/* The rule, and below which hash its shadows want keys. */
-static uint64_t follow(struct near__local *local)
+/* The rule, and how many entries it is for. */
+static void follow(struct near__local *local)
 {
     int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed: a count */
     int verdict = near__shadow_verdict(local->shadow);
     near__shadow_scale(local->shadow, entries > 0 ? (uint64_t)entries : 1);
     if (verdict) /* relaxed: see near__tier_moment */
         atomic_store_explicit(&local->rule, verdict > 0 ? NEAR_RULE_S3FIFO : NEAR_RULE_LRU, memory_order_relaxed);
-    return near__shadow_below(local->shadow);
 }
 
 /* What was learnt takes effect. */
 static void apply(struct near__local *local)
 {
-    uint64_t below = local->shadow ? follow(local) : 0;
-    if (local->curve && near__curve_below(local->curve) > below)
-        below = near__curve_below(local->curve);
+    if (local->shadow)
+        follow(local);
+    uint64_t below = local->burst_of ? UINT64_MAX : sample_below(local);
     atomic_store_explicit(&local->tap_below, below, memory_order_relaxed); /* relaxed: see near__tap_wants */
 }
 
@@ -229,7 +310,7 @@ int near__local_advise(struct near__local *local, uint64_t entries, uint64_t byt
         return NEAR_ERR_TIMEOUT;
     drain_all(local);
     bytes = bytes > (uint64_t)fixed ? bytes - (uint64_t)fixed : 0;
-    double ratio = near__curve_hit_ratio(local->curve, entries, bytes, seen_of(local));
+    double ratio = near__curve_hit_ratio(local->curve, entries, bytes);
     end(local);
     if (ratio < 0)
         return NEAR_MISS;
@@ -239,14 +320,13 @@ int near__local_advise(struct near__local *local, uint64_t entries, uint64_t byt
 
 struct sizes {
     const struct near__local *local;
-    struct near__curve_seen now;
     uint64_t entries, fixed;
 };
 
 static double ratio_at(const struct sizes *sizes, uint64_t bytes)
 {
     bytes = bytes > sizes->fixed ? bytes - sizes->fixed : 0;
-    return near__curve_hit_ratio(sizes->local->curve, sizes->entries, bytes, sizes->now);
+    return near__curve_hit_ratio(sizes->local->curve, sizes->entries, bytes);
 }
 
 /* The least size from min to max with that ratio, to a 256th; 0: none has it. */
@@ -273,7 +353,7 @@ int near__tap_advise_size(struct near__local *local, uint64_t min, uint64_t max,
     double reaching, ample;
     if (!begin(local))
         return 0;
-    struct sizes sizes = {local, seen_of(local), (uint64_t)entries, (uint64_t)fixed};
+    struct sizes sizes = {local, (uint64_t)entries, (uint64_t)fixed};
     near__curve_forget_after(local->curve, AUTO_READS);
     near__autosize_ratios(&local->autosize, &reaching, &ample);
     *ret = (struct near__advice){near__curve_samples(local->curve), ratio_at(&sizes, (uint64_t)size),
@@ -299,11 +379,6 @@ int near__local_hot_keys(struct near__local *local, size_t most, near_hot_key *r
 #define SHADOW_ENTRIES_MAX 1024
 #define SHADOW_ENTRIES_MIN 128
 #define SHADOW_PART 8192 /* an entry for so many bytes of budget: at 110 bytes each 1.3 % of it */
-
-static uint64_t clamp(uint64_t number, uint64_t least, uint64_t most)
-{
-    return number < least ? least : number > most ? most : number;
-}
 
 static int open_shadow(struct near__local *local, uint64_t bytes_max)
 {

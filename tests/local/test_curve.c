@@ -3,10 +3,12 @@
 #include "local/local_fixture.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "base/random.h"
 #include "local/curve.h"
+#include "local/tier.h"
 #include "support/seed.h"
 
 #define SAMPLE 16384 /* keys: what a tier of 64 MiB has */
@@ -20,7 +22,8 @@ static uint64_t hash_of(uint32_t key)
     uint64_t state = key ^ hash_seed;
     return near__random_next(&state) & ~UINT64_C(0xffff);
 }
-static uint64_t bytes_of(uint32_t key) { return 50 + key % 7 * 100; }
+static uint64_t large; /* one key in 64 takes so much, on top; 350 bytes is the mean of the others */
+static uint64_t bytes_of(uint32_t key) { return 50 + key % 7 * 100 + (key % 64 == 63 ? large : 0); }
 
 /* ---------------------------------------------------------------- exact LRU: the distance of every request */
 
@@ -86,24 +89,42 @@ static void finish(struct exact *e)
 
 /* ---------------------------------------------------------------- the curve on the same requests */
 
-static void compare(const char *what, const uint32_t *trace, uint32_t keys, double most)
+/* One of 32 requests is in a burst, and more at first, as in a tier. */
+static int is_in_burst(uint32_t i)
+{
+    uint32_t one_in = i >> 15;
+    return i / NEAR_BURST % (one_in < 4 ? 4 : one_in < 32 ? one_in : 32) == 1;
+}
+
+static void show(struct near__curve *curve, uint32_t i, uint64_t hash, uint64_t bytes)
+{
+    if (!is_in_burst(i)) {
+        if (hash < near__curve_below(curve))
+            near__curve_see(curve, hash, NEAR_SEEN_HIT, bytes, i + 1);
+        return;
+    }
+    near__curve_see_burst(curve, hash, NEAR_SEEN_HIT, bytes, i + 1);
+    if (near__bursts_is_full(near__curve_bursts(curve)))
+        near__bursts_learn(near__curve_bursts(curve));
+}
+
+static void compare_sampled(const char *what, const uint32_t *trace, uint32_t keys, uint32_t sample, double most)
 {
     struct exact exact;
     size_t cost;
     double error = 0, error_bytes = 0;
     int sizes = 0;
-    struct near__curve *curve = near__curve_create(&alloc, SAMPLE, &cost);
-    assert_true(cost < 1 << 20);
+    struct near__curve *curve = near__curve_create(&alloc, sample, &cost);
+assert_true(cost < 1 << 20);
     measure(&exact, trace, keys);
     for (uint32_t i = 0; i < REQUESTS; i++) {
-        uint64_t hash = hash_of(trace[i]);
-        if (hash < near__curve_below(curve))
-            near__curve_see(curve, hash, NEAR_SEEN_HIT, bytes_of(trace[i]), (struct near__curve_seen){i, 0});
+        show(curve, i, hash_of(trace[i]), bytes_of(trace[i]));
+        near__curve_expect(curve, near__curve_share(curve));
     }
     for (double size = keys / 1000.0; size < keys * 1.5; size *= 1.5, sizes++) {
-        uint64_t entries = (uint64_t)size + 1, bytes = entries * 350;
-        double by_entries = near__curve_hit_ratio(curve, entries, UINT64_MAX, (struct near__curve_seen){REQUESTS, 0});
-        double by_bytes = near__curve_hit_ratio(curve, UINT64_MAX, bytes, (struct near__curve_seen){REQUESTS, 0});
+        uint64_t entries = (uint64_t)size + 1, bytes = entries * (350 + large / 64);
+        double by_entries = near__curve_hit_ratio(curve, entries, UINT64_MAX);
+        double by_bytes = near__curve_hit_ratio(curve, UINT64_MAX, bytes);
         error += fabs(by_entries - ratio(exact.by_keys, entries));
         error_bytes += fabs(by_bytes - ratio(exact.by_bytes, bytes));
     }
@@ -113,6 +134,11 @@ static void compare(const char *what, const uint32_t *trace, uint32_t keys, doub
     assert_true(error_bytes / sizes <= most);
     finish(&exact);
     near__curve_destroy(&alloc, curve);
+}
+
+static void compare(const char *what, const uint32_t *trace, uint32_t keys, double most)
+{
+    compare_sampled(what, trace, keys, SAMPLE, most);
 }
 
 static uint32_t *make_zipf(uint32_t keys, double skew, uint64_t seed)
@@ -184,6 +210,71 @@ static void test_also_when_few_keys_have_half_of_the_reads(void **state)
     free(trace);
 }
 
+/* Of Zipf 1.0 one key has a twelfth of the reads, and the first hundred nearly half. */
+static void test_whichever_hot_keys_are_in_the_sample(void **state)
+{
+    static const struct {
+        uint32_t keys;
+        double skew;
+    } loads[] = {{300000, 0.8}, {100000, 1.0}, {1000000, 0.99}};
+    (void)state;
+    for (size_t i = 0; i < sizeof(loads) / sizeof(loads[0]); i++) {
+        uint32_t *trace = make_zipf(loads[i].keys, loads[i].skew, 80 + i);
+        for (uint64_t seed = 1; seed <= 6; seed++) {
+            hash_seed = seed << 32;
+            compare("zipf", trace, loads[i].keys, SCALE(0.013, 0.03));
+            compare_sampled("zipf", trace, loads[i].keys, 1024, SCALE(0.025, 0.06)); /* one in some hundred */
+        }
+        free(trace);
+    }
+}
+
+/* The first bursts are all in the half of the time in which hot keys are read. */
+static void test_also_when_bursts_meet_one_phase_of_the_load(void **state)
+{
+    uint32_t *trace = make_zipf(20000, 0.9, 74);
+    (void)state;
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        if (i / (2 * NEAR_BURST) % 2)
+            trace[i] = i % 30000;
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        hash_seed = seed << 32;
+        compare("phases", trace, 30000, 0.02);
+    }
+    free(trace);
+}
+
+static void test_a_few_bursts_that_are_alike_prove_little(void **state)
+{
+    static struct near__bursts bursts;
+    uint64_t random = 76;
+    double variance;
+    (void)state;
+    for (unsigned n = 1; n <= 60; n++) {
+        while (!near__bursts_is_full(&bursts))
+            near__bursts_see(&bursts, hash_of(near__random_below(&random, 1000)), NEAR_SEEN_HIT, 100);
+        near__bursts_learn(&bursts);
+        double share = near__bursts_share(&bursts, &variance);
+        assert_true(share > 0.35 && share < 0.45); /* 1 - exp(-512/1000) */
+        if (n <= 3)
+            assert_true(variance > 0.005);
+    }
+    assert_true(variance < 0.0001);
+}
+
+static void test_also_where_a_few_values_have_most_of_the_bytes(void **state)
+{
+    uint32_t *trace = make_zipf(100000, 0.9, 75);
+    (void)state;
+    large = 60000;
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        hash_seed = seed << 32;
+        compare_sampled("large values", trace, 100000, 4096, 0.05);
+    }
+    large = 0;
+    free(trace);
+}
+
 /* ---------------------------------------------------------------- in a tier */
 
 static void replay_tier(struct fixture *f, const uint32_t *trace)
@@ -245,14 +336,96 @@ static void test_what_does_not_exist_is_a_miss_at_any_size(void **state)
     fixture_close(&f);
 }
 
+/* Few keys in the sample, and all there. */
+enum { KEYS = 12000 };
+static void tier_with_a_sample(struct fixture *f)
+{
+    fixture_init(f);
+    f->config.curve = 1;
+    f->config.bytes_max = 16u << 20;
+    fixture_start(f);
+    for (uint32_t key = 0; key < KEYS; key++) {
+        struct near__ticket t = near__local_ticket(f->local, &key, 4);
+        assert_int_equal(near__local_install(f->local, f->reader, t, &key, 4, "value", 5, key + 1, -1, near__now(&f->clock)), 1);
+        if (key % 256 == 0)
+            near__local_keep(f->local); /* the index grows */
+    }
+    assert_true(near__curve_share(f->local->curve) < 0.5);
+}
+static void read_on(struct fixture *f, struct near__reader *reader, uint32_t reads)
+{
+    struct near__view view;
+    static uint32_t key;
+    for (; reads; reads--, key = (key + 7919) % KEYS)
+        (void)near__local_copy(f->local, reader, &key, 4, ANY_BOUND, 0, NULL, 0, &view);
+}
+
+/* Where nobody fills, rings are looked at by the keeper alone, and are full then, of a burst that goes on. */
+static void test_a_burst_ends_and_costs_the_sample_nothing(void **state)
+{
+    struct fixture f;
+    (void)state;
+    tier_with_a_sample(&f);
+    double share = near__curve_share(f.local->curve);
+    unsigned in_bursts = 0, was_in_burst = 0;
+    for (int round = 0; round < 200; round++) {
+        read_on(&f, f.reader, 6000);
+        near__local_keep(f.local);
+        assert_false(was_in_burst && f.local->burst_of);
+        was_in_burst = f.local->burst_of != NULL;
+        in_bursts += was_in_burst;
+        assert_true((f.local->tap_below == UINT64_MAX) == (f.local->burst_of != NULL));
+    }
+    print_message("# %u of 200 rounds were in bursts, which had %.0f reads\n", in_bursts, near__curve_bursts(f.local->curve)->reads);
+    assert_true(near__curve_bursts(f.local->curve)->reads > 1000);
+    assert_true(in_bursts < 50);
+    assert_true(near__curve_share(f.local->curve) == share);
+    fixture_close(&f);
+}
+
+static void *read_in_a_burst(void *arg)
+{
+    struct fixture *f = arg;
+    struct near__reader *reader = near__local_reader(f->local);
+    for (int round = 0; round < 100 && f->local->burst_of != reader; round++) {
+        read_on(f, reader, 1000);
+        near__local_keep(f->local);
+    }
+    assert_ptr_equal(f->local->burst_of, reader);
+    return NULL;
+}
+
+static void test_a_burst_ends_though_its_thread_has_gone(void **state)
+{
+    struct fixture f;
+    pthread_t thread;
+    (void)state;
+    tier_with_a_sample(&f);
+    assert_int_equal(pthread_create(&thread, NULL, read_in_a_burst, &f), 0);
+    pthread_join(thread, NULL);
+    const struct near__reader *gone = f.local->burst_of;
+    for (int round = 0; round < 100 && f.local->burst_of == gone; round++) {
+        read_on(&f, f.reader, 1000);
+        near__local_keep(f.local);
+    }
+    assert_ptr_not_equal(f.local->burst_of, gone);
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_curve_is_that_of_exact_LRU),
         cmocka_unit_test(test_also_with_scans_loops_and_a_shifting_hot_set),
         cmocka_unit_test(test_also_when_few_keys_have_half_of_the_reads),
+        cmocka_unit_test(test_whichever_hot_keys_are_in_the_sample),
+        cmocka_unit_test(test_also_when_bursts_meet_one_phase_of_the_load),
+        cmocka_unit_test(test_a_few_bursts_that_are_alike_prove_little),
+        cmocka_unit_test(test_also_where_a_few_values_have_most_of_the_bytes),
         cmocka_unit_test(test_a_tier_advises),
         cmocka_unit_test(test_what_does_not_exist_is_a_miss_at_any_size),
+        cmocka_unit_test(test_a_burst_ends_and_costs_the_sample_nothing),
+        cmocka_unit_test(test_a_burst_ends_though_its_thread_has_gone),
     };
     near__alloc_init(&alloc, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
