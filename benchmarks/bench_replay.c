@@ -9,6 +9,7 @@
  * ever make room.
  *
  * With several threads each takes every n-th request, in the trace's order among its own; exact LRU always runs in one. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -365,7 +366,7 @@ int bench_replay(struct bench_common *common)
 {
     struct replay replay = {.common = common, .format_text = "auto", .policy_text = "lru,exact-lru",
                             .threads = {.count = 1, .number = {1}}};
-    char error[512];
+    char error[PATH_MAX + 256];
     int status = parse(&replay);
     if (status < 0 && bench_trace_read(replay.path, replay.format, &replay.trace, error, sizeof(error)) != 0) {
         bench_say("%s", error);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A trace comes from outside: every record is checked, and what is wrong is said with its number. */
+ * A trace comes from outside: every record is checked, and what is wrong is said with the file and its number. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* pipe2 */
 #endif
@@ -24,6 +24,7 @@
 #define PEEK 512u /* bytes by which the format is told */
 
 struct source {
+    const char *path;
     FILE *file;
     pid_t child; /* that unpacks; 0: none */
     char *error;
@@ -104,13 +105,27 @@ static void add_request(struct keys *keys, const char *key, size_t key_size, uin
     trace->request[trace->requests++] = (struct bench_request){.key = number_of(keys, key, key_size), .size = size};
 }
 
-/* ---------------------------------------------------------------- the two formats; 0, or -1 with a text */
+/* ---------------------------------------------------------------- what is wrong, after the file's name; -1 */
+
+static int fail(struct source *source, const char *why)
+{
+    snprintf(source->error, source->capacity, "%s: %s", source->path, why);
+    return -1;
+}
 
 static int wrong(struct source *source, const char *what, size_t number, const char *why)
 {
-    snprintf(source->error, source->capacity, "%s %zu: %s", what, number, why);
+    snprintf(source->error, source->capacity, "%s: %s %zu: %s", source->path, what, number, why);
     return -1;
 }
+
+static int unpacking_failed(struct source *source, const char *why)
+{
+    snprintf(source->error, source->capacity, "%s: unpacking: %s", source->path, why);
+    return -1;
+}
+
+/* ---------------------------------------------------------------- the two formats; 0, or -1 with a text */
 
 /* One line; *ret_size 0 when it names none. */
 static int split_line(const char *line, size_t length, size_t *ret_key, uint32_t *ret_size)
@@ -186,18 +201,12 @@ static const char *unpacker(const unsigned char *head, size_t size)
     return NULL;
 }
 
-static int fail(struct source *source, const char *what)
-{
-    snprintf(source->error, source->capacity, "%s: %s", what, strerror(errno));
-    return -1;
-}
-
 /* Replaces source->file by what the program makes of it. */
 static int unpack(struct source *source, const char *program)
 {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0)
-        return fail(source, program);
+        return unpacking_failed(source, strerror(errno));
     if ((source->child = bench_child_fork()) == 0) {
         if (dup2(fileno(source->file), STDIN_FILENO) < 0 || dup2(ends[1], STDOUT_FILENO) < 0)
             _exit(126);
@@ -207,19 +216,19 @@ static int unpack(struct source *source, const char *program)
     close(ends[1]);
     fclose(source->file);
     source->file = fdopen(ends[0], "r");
-    return source->child > 0 && source->file ? 0 : fail(source, program);
+    return source->child > 0 && source->file ? 0 : unpacking_failed(source, strerror(errno));
 }
 
-static int open_source(struct source *source, const char *path)
+static int open_source(struct source *source)
 {
     unsigned char head[8];
-    source->file = fopen(path, "re");
+    source->file = fopen(source->path, "re");
     if (!source->file)
-        return fail(source, path);
+        return fail(source, strerror(errno));
     const char *program = unpacker(head, fread(head, 1, sizeof(head), source->file));
     /* the program reads the descriptor, not our buffer */
     if (fseek(source->file, 0, SEEK_SET) != 0 || lseek(fileno(source->file), 0, SEEK_SET) != 0)
-        return fail(source, path);
+        return fail(source, strerror(errno));
     return program ? unpack(source, program) : 0;
 }
 
@@ -228,16 +237,12 @@ static int close_source(struct source *source, int status)
     char error[128] = "";
     if (source->file) {
         if (status == 0 && ferror(source->file))
-            status = fail(source, "reading");
+            status = fail(source, strerror(errno));
         fclose(source->file);
     }
     if (source->child > 0)
         bench_child_wait(source->child, error, sizeof(error));
-    if (status == 0 && *error) {
-        snprintf(source->error, source->capacity, "unpacking: %s", error);
-        status = -1;
-    }
-    return status;
+    return status == 0 && *error ? unpacking_failed(source, error) : status;
 }
 
 /* Text has no bytes below blank but tabs and ends of lines. */
@@ -260,10 +265,10 @@ static enum bench_format guess(struct source *source)
 
 int bench_trace_read(const char *path, enum bench_format format, struct bench_trace *ret, char *error, size_t capacity)
 {
-    struct source source = {.error = error, .capacity = capacity};
+    struct source source = {.path = path, .error = error, .capacity = capacity};
     struct keys keys = {.trace = ret};
     memset(ret, 0, sizeof(*ret));
-    int status = open_source(&source, path);
+    int status = open_source(&source);
     if (status == 0) {
         if (format == BENCH_FORMAT_AUTO)
             format = guess(&source);
@@ -271,10 +276,8 @@ int bench_trace_read(const char *path, enum bench_format format, struct bench_tr
     }
     status = close_source(&source, status);
     free(keys.slot);
-    if (status == 0 && !ret->requests) {
-        snprintf(error, capacity, "%s: no requests", path);
-        status = -1;
-    }
+    if (status == 0 && !ret->requests)
+        status = fail(&source, "no requests");
     if (status != 0)
         bench_trace_free(ret);
     return status;

@@ -23,7 +23,7 @@ struct bench_trace {
     uint32_t distinct;
 };
 
-/* 0, or -1 with a text in error, which tells the line or record. */
+/* 0, or -1 with a text in error, which tells the file and, of one that is wrong, the line or record. */
 int bench_trace_read(const char *path, enum bench_format format, struct bench_trace *ret, char *error, size_t capacity);
 void bench_trace_free(struct bench_trace *trace);
 

@@ -68,17 +68,21 @@ reads_records() {
     run 0 replay --trace "$work/records" --entries 2 --policy exact-lru --json - && is_json && has results.0.requests 6 &&
         has results.0.distinct 3 && holds "$(value results.0.hit_ratio) > 0.332 && $(value results.0.hit_ratio) < 0.334" || return 1
     head -c 140 "$work/records" > "$work/cut"
-    run 1 replay --trace "$work/cut" --entries 2 && grep -q 'record 6: incomplete' "$work/err"
+    wrong "$work/cut" 'record 6: incomplete'
+}
+# wrong FILE TEXT: the file is named, and what is wrong about it
+wrong() {
+    run 1 replay --trace "$1" --entries 2 && grep -q "^nearcache-bench: $1: .*$2" "$work/err"
 }
 says_what_is_wrong() {
     printf 'a 1\nb x\n' > "$work/bad"
-    run 1 replay --trace "$work/bad" --entries 2 && grep -q 'line 2' "$work/err" || return 1
+    wrong "$work/bad" 'line 2' || return 1
     printf 'a 1 2\n' > "$work/bad"
-    run 1 replay --trace "$work/bad" --entries 2 && grep -q 'line 1' "$work/err" || return 1
+    wrong "$work/bad" 'line 1' || return 1
     : > "$work/bad"
-    run 1 replay --trace "$work/bad" --entries 2 && grep -q 'no requests' "$work/err" || return 1
+    wrong "$work/bad" 'no requests' || return 1
     gzip -c < "$work/trace" | head -c 2000 > "$work/bad.gz"
-    run 1 replay --trace "$work/bad.gz" --entries 2 && grep -q 'unpacking' "$work/err"
+    wrong "$work/bad.gz" 'unpacking' && wrong "$work" 'Is a directory' && wrong "$work/nothing" 'No such file'
 }
 
 check "exact LRU is what a slow model says" same_as_awk
@@ -94,5 +98,5 @@ for packer in gzip xz zstd; do
     fi
 done
 check "oracleGeneral is read" reads_records
-check "a wrong trace is said, with its line" says_what_is_wrong
+check "a wrong trace is said, with its file and line" says_what_is_wrong
 plan
