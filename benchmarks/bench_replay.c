@@ -8,7 +8,8 @@
  * Policies are the choices of the option of that name; under the volatile ones every key has a time to live, since nothing else would
  * ever make room.
  *
- * With several threads each takes every n-th request, in the trace's order among its own; exact LRU always runs in one. */
+ * Several threads take the requests in the trace's order, a few at a time, from a place that they share: whoever falls behind has a
+ * few old ones left and no more, so all of them are where one thread would be.  Exact LRU always runs in one. */
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 #include "nearcache.h"
 
 #define SMALL_VALUE 8u
+#define CLAIM 16u /* requests taken at once: many enough that the shared place is no bottleneck */
 #define PATIENCE 10000 /* attempts, 0.1 ms apart */
 #define VALUE_MAX (64u << 20)
 #define TTL_MS INT64_C(86400000)
@@ -50,6 +52,7 @@ struct play {
     near_cache *cache;
     double advised; /* by near_advise for the size played; below 0: not asked */
     _Atomic(uint64_t) hit_bytes;
+    _Alignas(128) _Atomic(size_t) next; /* request that nobody has taken; threads that only read the rest do not share its line */
 };
 
 struct score {
@@ -87,27 +90,36 @@ static int fill(const struct play *play, const char *key, size_t key_size, size_
     return status;
 }
 
+static void replay_request(struct play *play, const struct bench_request *request, struct bench_seat *seat, uint64_t *hit_bytes)
+{
+    const struct bench_trace *trace = &play->replay->trace;
+    const char *key = trace->bytes + trace->begin[request->key];
+    size_t key_size = trace->begin[request->key + 1] - trace->begin[request->key];
+    near_value value;
+    int status = near_get(play->cache, key, key_size, NULL, &value);
+    if (status == NEAR_OK) {
+        near_release(&value);
+        seat->hits++;
+        *hit_bytes += request->size;
+        return;
+    }
+    if (status == NEAR_MISS)
+        status = fill(play, key, key_size, value_size(play, request), seat);
+    seat->errors += status != NEAR_OK;
+}
+
 static void replay_share(struct bench_seat *seat)
 {
     struct play *play = seat->team->arg;
     const struct bench_trace *trace = &play->replay->trace;
     uint64_t hit_bytes = 0;
-    for (size_t i = seat->number; i < trace->requests; i += play->threads) {
-        const struct bench_request *request = &trace->request[i];
-        const char *key = trace->bytes + trace->begin[request->key];
-        size_t key_size = trace->begin[request->key + 1] - trace->begin[request->key];
-        near_value value;
-        int status = near_get(play->cache, key, key_size, NULL, &value);
-        if (status == NEAR_OK) {
-            near_release(&value);
-            seat->hits++;
-            hit_bytes += request->size;
-        } else {
-            if (status == NEAR_MISS)
-                status = fill(play, key, key_size, value_size(play, request), seat);
-            seat->errors += status != NEAR_OK;
-        }
-        seat->ops++;
+    size_t at;
+    /* relaxed: only who takes what; the trace was there before the threads */
+    while ((at = atomic_fetch_add_explicit(&play->next, CLAIM, memory_order_relaxed)) < trace->requests) {
+        size_t end = trace->requests - at < CLAIM ? trace->requests : at + CLAIM;
+        seat->ops += end - at;
+        for (; at < end; at++)
+            replay_request(play, &trace->request[at], seat, &hit_bytes);
     }
     atomic_fetch_add_explicit(&play->hit_bytes, hit_bytes, memory_order_relaxed); /* relaxed: read after the join */
 }
@@ -271,7 +283,7 @@ static int parse(struct replay *replay)
         {"policy", "NAME[,NAME…]", BENCH_TEXT, &replay->policy_text, 0, 0,
          "lru, s3fifo and the option's other choices, exact-lru for reference [lru,exact-lru]"},
         {"curve", NULL, BENCH_FLAG, &replay->curve, 0, 0, "also what near_advise says for each size (advised_hit_ratio)"},
-        {"threads", "N[,N…]", BENCH_COUNTS, &replay->threads, 1, BENCH_THREADS_MAX, "threads that share the requests [1]"},
+        {"threads", "N[,N…]", BENCH_COUNTS, &replay->threads, 1, BENCH_THREADS_MAX, "threads that take the requests in the trace's order [1]"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
     int status = bench_options_parse(replay->common, rows, "Hit ratio on an access trace.");

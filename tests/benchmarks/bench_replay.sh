@@ -47,6 +47,13 @@ counts_bytes() {
     run 0 replay --trace "$work/trace" --bytes 1500000,3m --threads 1,2 --json - && is_json && has results.length 8 &&
         has results.2.threads 2 && has results.0.unit bytes
 }
+# Each key is wanted for a while and then never again: threads that are not at the same place of the trace find nothing of each other's.
+keeps_threads_together() {
+    "$AWK" 'BEGIN { srand(7); for (i = 0; i < 200000; i++) print int(i / 6) + int(log(1 - rand()) * 500) }' > "$work/passing"
+    run 0 replay --trace "$work/passing" --entries 2000 --policy lru --threads 1,2,4 --json - && is_json &&
+        holds "$(value results.0.hit_ratio) > 0.8 && $(value results.0.hit_ratio) - $(value results.1.hit_ratio) < 0.02 &&
+            $(value results.0.hit_ratio) - $(value results.2.hit_ratio) < 0.02"
+}
 unpacks() {
     "$1" -c < "$work/trace" > "$work/trace.$1" &&
         run 0 replay --trace "$work/trace.$1" --entries 400 --policy exact-lru --json - && is_json && has results.0.requests 20000
@@ -90,6 +97,7 @@ check "the local tier comes near exact LRU" comes_near
 check "every policy of the option is played" plays_every_policy
 check "near_advise tells what exact LRU would do" advises
 check "limits in bytes, several threads" counts_bytes
+check "several threads are at the same place of the trace" keeps_threads_together
 for packer in gzip xz zstd; do
     if command -v $packer > /dev/null; then
         check "$packer is unpacked" unpacks $packer
