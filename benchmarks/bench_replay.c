@@ -5,6 +5,8 @@
  *      --entries N   the limit counts entries; sizes of the trace are left aside and values are small
  *      --bytes SIZE  the limit counts bytes: of the local tier everything (local_bytes), of exact LRU keys and values alone
  *
+ * A value above an eighth of the bytes is kept by neither, so that what they differ by is what they evict; such requests are counted.
+ *
  * Policies are the choices of the option of that name; under the volatile ones every key has a time to live, since nothing else would
  * ever make room.
  *
@@ -24,8 +26,7 @@
 
 #define SMALL_VALUE 8u
 #define CLAIM 16u /* requests taken at once: many enough that the shared place is no bottleneck */
-#define PATIENCE 10000 /* attempts, 0.1 ms apart */
-#define VALUE_MAX (64u << 20)
+#define KEPT_PART 8u /* of the bytes is the largest value that is kept: the default of the option local_value_max */
 #define TTL_MS INT64_C(86400000)
 
 struct policy;
@@ -46,6 +47,7 @@ struct replay {
 struct play {
     const struct replay *replay;
     uint64_t entries, bytes; /* limit; the other is 0 */
+    uint64_t value_max;      /* of those that are kept */
     unsigned threads;
     const char *policy;
     const near_write *write;
@@ -58,7 +60,7 @@ struct play {
 struct score {
     uint64_t hits, errors, hit_bytes;
     uint64_t evictions, entries; /* ended for space; there at the end */
-    uint64_t waits;              /* for memory */
+    uint64_t not_kept;           /* requests whose value was too large, or found no room */
     double seconds;
 };
 
@@ -69,25 +71,36 @@ struct policy {
 
 static size_t value_size(const struct play *play, const struct bench_request *request)
 {
-    if (play->entries)
+    return play->entries ? SMALL_VALUE : request->size;
+}
+
+static int is_too_large(const struct play *play, const struct bench_request *request)
+{
+    return value_size(play, request) > play->value_max;
+}
+
+/* With a limit of so many bytes; 0: sizes are left aside. */
+static uint64_t value_max(uint64_t bytes)
+{
+    near_options options;
+    near_options_init(&options);
+    if (!bytes)
         return SMALL_VALUE;
-    return request->size < VALUE_MAX ? request->size : VALUE_MAX;
+    return bytes / KEPT_PART < options.value_max ? bytes / KEPT_PART : options.value_max;
 }
 
 /* ---------------------------------------------------------------- nearcache */
 
-/* A replay asks for more in a second than any server does, and memory that was replaced waits for readers: give it the time that a
- * fetch from Redis would have taken. */
-static int fill(const struct play *play, const char *key, size_t key_size, size_t size, struct bench_seat *seat)
+/* What finds no room is a miss and no failure.  near_set has waited for room by itself then. */
+static int fill(const struct play *play, const char *key, size_t key_size, const struct bench_request *request, struct bench_seat *seat)
 {
-    int status, attempts = 0;
-    while ((status = near_set(play->cache, key, key_size, play->replay->value, size, play->write, NULL)) ==
-               NEAR_ERR_FULL &&
-           attempts++ < PATIENCE) {
-        seat->refused++;
-        bench_sleep(0.0001);
-    }
-    return status;
+    int status = NEAR_ERR_FULL;
+    if (!is_too_large(play, request))
+        status = near_set(play->cache, key, key_size, play->replay->value, value_size(play, request), play->write, NULL);
+    if (status != NEAR_ERR_FULL)
+        return status;
+    seat->refused++;
+    return NEAR_OK;
 }
 
 static void replay_request(struct play *play, const struct bench_request *request, struct bench_seat *seat, uint64_t *hit_bytes)
@@ -104,7 +117,7 @@ static void replay_request(struct play *play, const struct bench_request *reques
         return;
     }
     if (status == NEAR_MISS)
-        status = fill(play, key, key_size, value_size(play, request), seat);
+        status = fill(play, key, key_size, request, seat);
     seat->errors += status != NEAR_OK;
 }
 
@@ -131,6 +144,7 @@ static int open_tier(struct play *play)
     const struct bench_trace *trace = &play->replay->trace;
     near_options_init(&options);
     options.local_entries = play->entries;
+    options.local_value_max = play->value_max;
     options.curve = (uint32_t)play->replay->curve;
     options.local_bytes = play->bytes ? play->bytes
                                       : (UINT64_C(64) << 20) + 256 * (uint64_t)trace->distinct + trace->begin[trace->distinct];
@@ -166,7 +180,7 @@ static int run_nearcache(struct play *play, struct score *ret)
     ret->errors = sum->errors;
     ret->hit_bytes = play->hit_bytes;
     ret->evictions = stats.evictions;
-    ret->waits = sum->refused;
+    ret->not_kept = sum->refused;
     ret->entries = stats.local_entries;
     int failed = !seats;
     free(seats);
@@ -189,11 +203,13 @@ static int run_exact(struct play *play, struct score *ret)
         if (bench_lru_get(&lru, request->key)) {
             ret->hits++;
             ret->hit_bytes += request->size;
-            continue;
+        } else if (is_too_large(play, request)) {
+            ret->not_kept++;
+        } else {
+            bench_lru_put(&lru, request->key,
+                          trace->begin[request->key + 1] - trace->begin[request->key] + value_size(play, request));
+            sets++;
         }
-        bench_lru_put(&lru, request->key,
-                      trace->begin[request->key + 1] - trace->begin[request->key] + value_size(play, request));
-        sets++;
     }
     ret->seconds = (double)(bench_now() - began) * 1e-9;
     ret->evictions = sets - lru.entries;
@@ -279,7 +295,7 @@ static int parse(struct replay *replay)
         {"trace", "FILE", BENCH_TEXT, &replay->path, 0, 0, "the trace; may be packed by gzip, xz or zstd"},
         {"format", "FORMAT", BENCH_TEXT, &replay->format_text, 0, 0, "text (key [size] a line), oracleGeneral or auto [auto]"},
         {"entries", "N[,N…]", BENCH_COUNTS, &replay->entries, 1, 1u << 30, "sizes of the cache in entries"},
-        {"bytes", "SIZE[,SIZE…]", BENCH_COUNTS, &replay->bytes, 1 << 20, 1e12, "or in bytes (k, m, g may follow)"},
+        {"bytes", "SIZE[,SIZE…]", BENCH_COUNTS, &replay->bytes, 1 << 20, 1e12, "or in bytes (k, m, g may follow); no value above an eighth is kept"},
         {"policy", "NAME[,NAME…]", BENCH_TEXT, &replay->policy_text, 0, 0,
          "lru, s3fifo and the option's other choices, exact-lru for reference [lru,exact-lru]"},
         {"curve", NULL, BENCH_FLAG, &replay->curve, 0, 0, "also what near_advise says for each size (advised_hit_ratio)"},
@@ -319,15 +335,15 @@ static void add_row(struct bench_report *report, const struct play *play, const 
     bench_row_real(row, "requests_per_second", "Mreq/s", 1e-6, 2, requests / score->seconds);
     bench_row_count(row, "evictions", NULL, score->evictions);
     bench_row_count(row, "entries", NULL, score->entries);
-    bench_row_count(row, "waits", NULL, score->waits);
+    bench_row_count(row, "not_kept", "not kept", score->not_kept);
     bench_row_count(row, "errors", NULL, score->errors);
 }
 
 static int play_size(struct replay *replay, struct bench_report *report, uint64_t entries, uint64_t bytes, unsigned threads)
 {
     for (const struct policy *policy = replay->policies; policy->run; policy++) {
-        struct play play = {.replay = replay, .entries = entries, .bytes = bytes, .threads = threads, .policy = policy->name,
-                            .advised = -1};
+        struct play play = {.replay = replay, .entries = entries, .bytes = bytes, .value_max = value_max(bytes), .threads = threads,
+                            .policy = policy->name, .advised = -1};
         struct score score = {0};
         if (policy->run == run_exact)
             play.threads = 1;
@@ -365,13 +381,17 @@ static int play_all(struct replay *replay)
 
 static void measure_sizes(struct replay *replay)
 {
-    uint32_t largest = SMALL_VALUE;
+    uint64_t largest = SMALL_VALUE, kept = SMALL_VALUE;
     for (size_t i = 0; i < replay->trace.requests; i++) {
         uint32_t size = replay->trace.request[i].size;
         replay->bytes_requested += size;
         largest = size > largest ? size : largest;
     }
-    replay->value = bench_alloc(largest < VALUE_MAX ? largest : VALUE_MAX);
+    for (unsigned s = 0; s < replay->bytes.count; s++) {
+        uint64_t max = value_max(replay->bytes.number[s]);
+        kept = max > kept ? max : kept;
+    }
+    replay->value = bench_alloc(largest < kept ? largest : kept);
 }
 
 int bench_replay(struct bench_common *common)
