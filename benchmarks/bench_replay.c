@@ -10,6 +10,8 @@
  * Policies are the choices of the option of that name; under the volatile ones every key has a time to live, since nothing else would
  * ever make room.
  *
+ * Every run has a tier of its own, in a process of its own, and what is compared runs in turn.
+ *
  * Several threads take the requests in the trace's order, a few at a time, from a place that they share: whoever falls behind has a
  * few old ones left and no more, so all of them are where one thread would be.  Exact LRU always runs in one. */
 #include <limits.h>
@@ -17,9 +19,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_child.h"
 #include "bench_lru.h"
 #include "bench_options.h"
 #include "bench_report.h"
+#include "bench_spread.h"
 #include "bench_team.h"
 #include "bench_trace.h"
 #include "nearcache.h"
@@ -30,6 +34,7 @@
 #define TTL_MS INT64_C(86400000)
 
 struct policy;
+struct cell;
 
 struct replay {
     struct bench_common *common;
@@ -41,27 +46,37 @@ struct replay {
     uint64_t bytes_requested; /* sizes of all requests together */
     int curve;
     char *value; /* as large as the largest that is set; its content does not matter */
+    struct cell *cell; /* one a row of the result */
+    unsigned cells;
 };
 
-/* One policy at one size. */
-struct play {
-    const struct replay *replay;
+/* One policy at one size, with so many threads. */
+struct cell {
     uint64_t entries, bytes; /* limit; the other is 0 */
     uint64_t value_max;      /* of those that are kept */
     unsigned threads;
-    const char *policy;
+    const struct policy *policy;
+    struct score *score; /* one a run */
+};
+
+/* One run of it. */
+struct play {
+    const struct replay *replay;
+    const struct cell *cell;
     const near_write *write;
     near_cache *cache;
-    double advised; /* by near_advise for the size played; below 0: not asked */
     _Atomic(uint64_t) hit_bytes;
     _Alignas(128) _Atomic(size_t) next; /* request that nobody has taken; threads that only read the rest do not share its line */
 };
 
+/* What a run comes to; goes through a pipe. */
 struct score {
-    uint64_t hits, errors, hit_bytes;
-    uint64_t evictions, entries; /* ended for space; there at the end */
-    uint64_t not_kept;           /* requests whose value was too large, or found no room */
-    double seconds;
+    double hits, errors, hit_bytes;
+    double evictions, entries; /* ended for space; there at the end */
+    double not_kept;           /* requests whose value was too large, or found no room */
+    double advised;            /* by near_advise for the size played; below 0: not asked */
+    double rate;               /* requests a second */
+    int failed;                /* which has been said */
 };
 
 struct policy {
@@ -69,14 +84,14 @@ struct policy {
     int (*run)(struct play *play, struct score *ret);
 };
 
-static size_t value_size(const struct play *play, const struct bench_request *request)
+static size_t value_size(const struct cell *cell, const struct bench_request *request)
 {
-    return play->entries ? SMALL_VALUE : request->size;
+    return cell->entries ? SMALL_VALUE : request->size;
 }
 
-static int is_too_large(const struct play *play, const struct bench_request *request)
+static int is_too_large(const struct cell *cell, const struct bench_request *request)
 {
-    return value_size(play, request) > play->value_max;
+    return value_size(cell, request) > cell->value_max;
 }
 
 /* With a limit of so many bytes; 0: sizes are left aside. */
@@ -95,8 +110,8 @@ static uint64_t value_max(uint64_t bytes)
 static int fill(const struct play *play, const char *key, size_t key_size, const struct bench_request *request, struct bench_seat *seat)
 {
     int status = NEAR_ERR_FULL;
-    if (!is_too_large(play, request))
-        status = near_set(play->cache, key, key_size, play->replay->value, value_size(play, request), play->write, NULL);
+    if (!is_too_large(play->cell, request))
+        status = near_set(play->cache, key, key_size, play->replay->value, value_size(play->cell, request), play->write, NULL);
     if (status != NEAR_ERR_FULL)
         return status;
     seat->refused++;
@@ -142,46 +157,56 @@ static int open_tier(struct play *play)
     near_options options;
     near_error error = {0};
     const struct bench_trace *trace = &play->replay->trace;
+    const struct cell *cell = play->cell;
     near_options_init(&options);
-    options.local_entries = play->entries;
-    options.local_value_max = play->value_max;
+    options.local_entries = cell->entries;
+    options.local_value_max = cell->value_max;
     options.curve = (uint32_t)play->replay->curve;
-    options.local_bytes = play->bytes ? play->bytes
+    options.local_bytes = cell->bytes ? cell->bytes
                                       : (UINT64_C(64) << 20) + 256 * (uint64_t)trace->distinct + trace->begin[trace->distinct];
-    if (near_option_set(&options, "policy", play->policy, &error) == NEAR_OK &&
+    if (near_option_set(&options, "policy", cell->policy->name, &error) == NEAR_OK &&
         near_open("local:", &options, &play->cache, &error) == NEAR_OK)
         return 1;
     bench_say("%s", error.text);
     return 0;
 }
 
+static void look_at_tier(const struct play *play, struct score *ret)
+{
+    near_stats stats = {.size = sizeof(stats)};
+    (void)near_stats_get(play->cache, &stats);
+    ret->evictions = (double)stats.evictions;
+    ret->entries = (double)stats.local_entries;
+    if (near_advise(play->cache, play->cell->bytes, play->cell->entries, &ret->advised) != NEAR_OK)
+        ret->advised = -1;
+}
+
+static double rate_since(const struct play *play, int64_t began_ns)
+{
+    return (double)play->replay->trace.requests * 1e9 / (double)(bench_now() - began_ns);
+}
+
 static int run_nearcache(struct play *play, struct score *ret)
 {
-    struct bench_team team = {.threads = play->threads, .arg = play};
-    struct bench_seat *sum = bench_alloc(sizeof(*sum)), *seats;
+    unsigned threads = play->cell->threads;
+    struct bench_team team = {.threads = threads, .arg = play};
     near_write write;
     near_write_init(&write);
-    write.ttl_ms = strncmp(play->policy, "volatile", strlen("volatile")) == 0 ? TTL_MS : 0;
+    write.ttl_ms = strncmp(play->cell->policy->name, "volatile", strlen("volatile")) == 0 ? TTL_MS : 0;
     play->write = &write;
-    near_stats stats = {.size = sizeof(stats)};
-    if (!open_tier(play)) {
-        free(sum);
+    if (!open_tier(play))
         return -1;
-    }
-    int64_t began = bench_now();
-    seats = bench_team_run(&team, 0, 0, replay_share);
-    ret->seconds = (double)(bench_now() - began) * 1e-9;
+    struct bench_seat *sum = bench_alloc(sizeof(*sum));
+    int64_t began_ns = bench_now();
+    struct bench_seat *seats = bench_team_run(&team, 0, 0, replay_share);
+    ret->rate = rate_since(play, began_ns);
     if (seats)
-        (void)bench_team_sum(seats, play->threads, sum);
-    (void)near_stats_get(play->cache, &stats);
-    if (near_advise(play->cache, play->bytes, play->entries, &play->advised) != NEAR_OK)
-        play->advised = -1;
-    ret->hits = sum->hits;
-    ret->errors = sum->errors;
-    ret->hit_bytes = play->hit_bytes;
-    ret->evictions = stats.evictions;
-    ret->not_kept = sum->refused;
-    ret->entries = stats.local_entries;
+        (void)bench_team_sum(seats, threads, sum);
+    look_at_tier(play, ret);
+    ret->hits = (double)sum->hits;
+    ret->errors = (double)sum->errors;
+    ret->hit_bytes = (double)play->hit_bytes;
+    ret->not_kept = (double)sum->refused;
     int failed = !seats;
     free(seats);
     free(sum);
@@ -194,26 +219,28 @@ static int run_nearcache(struct play *play, struct score *ret)
 static int run_exact(struct play *play, struct score *ret)
 {
     const struct bench_trace *trace = &play->replay->trace;
+    const struct cell *cell = play->cell;
     struct bench_lru lru;
     uint64_t sets = 0;
-    bench_lru_init(&lru, trace->distinct, play->entries, play->bytes);
-    int64_t began = bench_now();
+    bench_lru_init(&lru, trace->distinct, cell->entries, cell->bytes);
+    int64_t began_ns = bench_now();
     for (size_t i = 0; i < trace->requests; i++) {
         const struct bench_request *request = &trace->request[i];
         if (bench_lru_get(&lru, request->key)) {
             ret->hits++;
             ret->hit_bytes += request->size;
-        } else if (is_too_large(play, request)) {
+        } else if (is_too_large(cell, request)) {
             ret->not_kept++;
         } else {
             bench_lru_put(&lru, request->key,
-                          trace->begin[request->key + 1] - trace->begin[request->key] + value_size(play, request));
+                          trace->begin[request->key + 1] - trace->begin[request->key] + value_size(cell, request));
             sets++;
         }
     }
-    ret->seconds = (double)(bench_now() - began) * 1e-9;
-    ret->evictions = sets - lru.entries;
-    ret->entries = lru.entries;
+    ret->rate = rate_since(play, began_ns);
+    ret->evictions = (double)(sets - lru.entries);
+    ret->entries = (double)lru.entries;
+    ret->advised = -1;
     bench_lru_fini(&lru);
     return 0;
 }
@@ -302,7 +329,7 @@ static int parse(struct replay *replay)
         {"threads", "N[,N…]", BENCH_COUNTS, &replay->threads, 1, BENCH_THREADS_MAX, "threads that take the requests in the trace's order [1]"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
-    int status = bench_options_parse(replay->common, rows, "Hit ratio on an access trace.");
+    int status = bench_options_parse(replay->common, rows, "Hit ratio on an access trace, which every run plays once from an empty cache.");
     if (status >= 0)
         return status;
     if (!replay->path || !!replay->entries.count == !!replay->bytes.count) {
@@ -314,68 +341,152 @@ static int parse(struct replay *replay)
     return parse_policies(replay);
 }
 
-/* ---------------------------------------------------------------- runs and results */
+/* ---------------------------------------------------------------- runs */
 
-static void add_row(struct bench_report *report, const struct play *play, const struct policy *policy, const struct score *score)
+static void body(const void *arg, void *result)
 {
-    const struct replay *replay = play->replay;
-    double requests = (double)replay->trace.requests;
+    struct play play = *(const struct play *)arg;
+    struct score *score = result;
+    score->failed = play.cell->policy->run(&play, score) != 0;
+}
+
+/* The run's score; an exit status. */
+static int run_cell(struct replay *replay, const struct cell *cell, unsigned run)
+{
+    const struct play play = {.replay = replay, .cell = cell};
+    const char *policy = cell->policy->name;
+    struct score *score = &cell->score[run];
+    char error[128];
+    bench_child_run(body, &play, score, sizeof(*score), error, sizeof(error));
+    if (*error)
+        bench_say("%s: %s", policy, error);
+    if (score->errors > 0)
+        bench_say("%s: %.0f failed calls", policy, score->errors);
+    bench_progress(replay->common, "run %u of %u  %s: %.0f hits", run + 1, (unsigned)replay->common->runs, policy, score->hits);
+    return *error || score->failed || score->errors > 0 ? BENCH_FAILED : BENCH_OK;
+}
+
+static int run_all(struct replay *replay)
+{
+    int status = BENCH_OK;
+    for (unsigned run = 0; run < replay->common->runs; run++) {
+        for (unsigned cell = 0; cell < replay->cells && status == BENCH_OK; cell++)
+            status = run_cell(replay, &replay->cell[cell], run);
+    }
+    return status;
+}
+
+/* ---------------------------------------------------------------- results */
+
+/* One column of the scores, factor times. */
+static double *column_of(const struct score *score, size_t runs, size_t offset, double factor)
+{
+    double *numbers = bench_alloc(runs * sizeof(*numbers));
+    for (size_t run = 0; run < runs; run++) {
+        memcpy(&numbers[run], (const char *)&score[run] + offset, sizeof(*numbers));
+        numbers[run] *= factor;
+    }
+    return numbers;
+}
+
+static double median_of(const struct score *score, size_t runs, size_t offset)
+{
+    double *numbers = column_of(score, runs, offset, 1);
+    double median = bench_median(numbers, runs);
+    free(numbers);
+    return median;
+}
+#define MEDIAN(score, runs, field) median_of(score, runs, offsetof(struct score, field))
+
+/* The spread is in points, not in per cent of the ratio. */
+static void add_hits(struct bench_row *row, const struct score *score, size_t runs, double requests)
+{
+    double *ratios = column_of(score, runs, offsetof(struct score, hits), 1 / requests);
+    bench_row_list(row, "hit_ratio_runs", ratios, runs);
+    bench_row_real(row, "hit_ratio", "hits %", 100, 2, bench_median(ratios, runs));
+    bench_row_real(row, "hit_ratio_min", NULL, 1, 0, ratios[0]);
+    bench_row_real(row, "hit_ratio_max", NULL, 1, 0, ratios[runs - 1]);
+    bench_row_real(row, "hit_ratio_spread", "spread", 100, 2, ratios[runs - 1] - ratios[0]);
+    free(ratios);
+}
+
+static void add_speed(struct bench_row *row, const struct score *score, size_t runs)
+{
+    double *rates = column_of(score, runs, offsetof(struct score, rate), 1);
+    bench_row_rates(row, rates, runs, "Mreq/s", 1e-6, 2);
+    free(rates);
+}
+
+static void add_row(struct bench_report *report, const struct replay *replay, const struct cell *cell)
+{
+    const struct score *score = cell->score;
+    size_t runs = replay->common->runs;
+    double bytes = (double)replay->bytes_requested, advised = MEDIAN(score, runs, advised);
     struct bench_row *row = bench_report_row(report);
-    bench_row_text(row, "policy", "policy", policy->name);
-    bench_row_text(row, "unit", NULL, play->entries ? "entries" : "bytes");
-    bench_row_count(row, "limit", play->entries ? "entries" : "bytes", play->entries ? play->entries : play->bytes);
-    bench_row_count(row, "threads", "threads", play->threads);
+    bench_row_text(row, "policy", "policy", cell->policy->name);
+    bench_row_text(row, "unit", NULL, cell->entries ? "entries" : "bytes");
+    bench_row_count(row, "limit", cell->entries ? "entries" : "bytes", cell->entries ? cell->entries : cell->bytes);
+    bench_row_count(row, "threads", "threads", cell->threads);
     bench_row_count(row, "requests", "requests", replay->trace.requests);
     bench_row_count(row, "distinct", "distinct", replay->trace.distinct);
-    bench_row_real(row, "hit_ratio", "hits %", 100, 2, (double)score->hits / requests);
-    bench_row_real(row, "byte_hit_ratio", "of bytes %", 100, 2,
-                   replay->bytes_requested ? (double)score->hit_bytes / (double)replay->bytes_requested : 0);
-    if (play->advised >= 0)
-        bench_row_real(row, "advised_hit_ratio", "advised %", 100, 2, play->advised);
-    bench_row_real(row, "requests_per_second", "Mreq/s", 1e-6, 2, requests / score->seconds);
-    bench_row_count(row, "evictions", NULL, score->evictions);
-    bench_row_count(row, "entries", NULL, score->entries);
-    bench_row_count(row, "not_kept", "not kept", score->not_kept);
-    bench_row_count(row, "errors", NULL, score->errors);
+    add_hits(row, score, runs, (double)replay->trace.requests);
+    bench_row_real(row, "byte_hit_ratio", "of bytes %", 100, 2, bytes > 0 ? MEDIAN(score, runs, hit_bytes) / bytes : 0);
+    if (advised >= 0)
+        bench_row_real(row, "advised_hit_ratio", "advised %", 100, 2, advised);
+    add_speed(row, score, runs);
+    bench_row_real(row, "evictions", NULL, 1, 0, MEDIAN(score, runs, evictions));
+    bench_row_real(row, "entries", NULL, 1, 0, MEDIAN(score, runs, entries));
+    bench_row_real(row, "not_kept", "not kept", 1, 0, MEDIAN(score, runs, not_kept));
+    bench_row_real(row, "errors", NULL, 1, 0, MEDIAN(score, runs, errors));
 }
 
-static int play_size(struct replay *replay, struct bench_report *report, uint64_t entries, uint64_t bytes, unsigned threads)
-{
-    for (const struct policy *policy = replay->policies; policy->run; policy++) {
-        struct play play = {.replay = replay, .entries = entries, .bytes = bytes, .value_max = value_max(bytes), .threads = threads,
-                            .policy = policy->name, .advised = -1};
-        struct score score = {0};
-        if (policy->run == run_exact)
-            play.threads = 1;
-        if (policy->run(&play, &score) != 0)
-            return BENCH_FAILED;
-        add_row(report, &play, policy, &score);
-        bench_progress(replay->common, "%s: %llu hits", policy->name, (unsigned long long)score.hits);
-        if (score.errors) {
-            bench_say("%s: %llu failed calls", policy->name, (unsigned long long)score.errors);
-            return BENCH_FAILED;
-        }
-    }
-    return BENCH_OK;
-}
-
-static int play_all(struct replay *replay)
+static int report_all(const struct replay *replay)
 {
     struct bench_report report;
-    const struct bench_counts *sizes = replay->entries.count ? &replay->entries : &replay->bytes;
-    int status = BENCH_OK;
     bench_report_init(&report, replay->common);
     bench_row_text(&report.setting, "trace", NULL, replay->path);
     bench_row_count(&report.setting, "requests", NULL, replay->trace.requests);
     bench_row_count(&report.setting, "distinct", NULL, replay->trace.distinct);
-    for (unsigned s = 0; s < sizes->count; s++) {
-        for (unsigned t = 0; t < replay->threads.count && status == BENCH_OK; t++)
-            status = play_size(replay, &report, sizes == &replay->entries ? sizes->number[s] : 0,
-                               sizes == &replay->bytes ? sizes->number[s] : 0, (unsigned)replay->threads.number[t]);
-    }
-    if (status == BENCH_OK)
-        status = bench_report_write(&report);
+    for (unsigned cell = 0; cell < replay->cells; cell++)
+        add_row(&report, replay, &replay->cell[cell]);
+    int status = bench_report_write(&report);
     bench_report_fini(&report);
+    return status;
+}
+
+/* ---------------------------------------------------------------- */
+
+static void add_cells(struct replay *replay, uint64_t entries, uint64_t bytes, unsigned threads)
+{
+    for (const struct policy *policy = replay->policies; policy->run; policy++)
+        replay->cell[replay->cells++] = (struct cell){
+            .entries = entries, .bytes = bytes, .value_max = value_max(bytes), .policy = policy,
+            .threads = policy->run == run_exact ? 1 : threads, .score = bench_alloc(replay->common->runs * sizeof(struct score))};
+}
+
+static void lay_out(struct replay *replay)
+{
+    const struct bench_counts *sizes = replay->entries.count ? &replay->entries : &replay->bytes;
+    unsigned policies = 0;
+    while (replay->policies[policies].run)
+        policies++;
+    replay->cell = bench_alloc(sizes->count * replay->threads.count * policies * sizeof(*replay->cell));
+    for (unsigned s = 0; s < sizes->count; s++) {
+        for (unsigned t = 0; t < replay->threads.count; t++)
+            add_cells(replay, sizes == &replay->entries ? sizes->number[s] : 0, sizes == &replay->bytes ? sizes->number[s] : 0,
+                      (unsigned)replay->threads.number[t]);
+    }
+}
+
+static int play_all(struct replay *replay)
+{
+    lay_out(replay);
+    int status = run_all(replay);
+    if (status == BENCH_OK)
+        status = report_all(replay);
+    for (unsigned cell = 0; cell < replay->cells; cell++)
+        free(replay->cell[cell].score);
+    free(replay->cell);
     return status;
 }
 

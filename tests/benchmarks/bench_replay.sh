@@ -43,6 +43,19 @@ advises() {
         holds "$advised - $exact < 0.03 && $exact - $advised < 0.03" || return 1
     done
 }
+# Exact LRU has the same hits each time, the tier about so many: each run begins with nothing.
+repeats() {
+    run 0 replay --trace "$work/trace" --entries 400 --runs 2 --threads 1,2 --json - && is_json && has results.length 4 &&
+        has results.1.hit_ratio_spread 0 || return 1
+    for i in 0 1 2 3; do
+        for figure in hit_ratio ops_per_second; do
+            has results.$i.${figure}_runs.length 2 &&
+                holds "$(value results.$i.${figure}_min) <= $(value results.$i.$figure) &&
+                    $(value results.$i.$figure) <= $(value results.$i.${figure}_max) && $(value results.$i.${figure}_min) > 0" || return 1
+        done
+        holds "$(value results.$i.hit_ratio_spread) < 0.02" || return 1
+    done
+}
 counts_bytes() {
     run 0 replay --trace "$work/trace" --bytes 1500000,3m --threads 1,2 --json - && is_json && has results.length 8 &&
         has results.2.threads 2 && has results.0.unit bytes
@@ -108,6 +121,7 @@ check "exact LRU is what a slow model says" same_as_awk
 check "the local tier comes near exact LRU" comes_near
 check "every policy of the option is played" plays_every_policy
 check "near_advise tells what exact LRU would do" advises
+check "it is run as often as wanted, with medians and spread" repeats
 check "limits in bytes, several threads" counts_bytes
 check "what is too large is not kept, and counted" leaves_out_what_is_too_large
 check "several threads are at the same place of the trace" keeps_threads_together
