@@ -22,9 +22,13 @@ enum { BENCH_OK = 0, BENCH_FAILED = 1, BENCH_USAGE = 2 }; /* exit statuses */
 
 #define BENCH_THREADS_MAX 256u
 
+/* Common options that do not mean something to every subcommand. */
+enum { BENCH_HAS_RUNS = 1, BENCH_HAS_SECONDS = 2, BENCH_HAS_WARMUP = 4, BENCH_HAS_SEED = 8, BENCH_HAS_ALL = 15 };
+
 /* What the command line says to every subcommand. */
 struct bench_common {
     const char *subcommand;
+    unsigned takes; /* which of those this one has; the others are unknown to it */
     const char *json, *csv, *plot; /* NULL: not wanted */
     uint64_t runs;
     double seconds, warmup;

@@ -98,6 +98,19 @@ static void write_command(struct bench_json *json, const struct bench_common *co
     bench_json_close(json);
 }
 
+/* Those that mean something to the subcommand. */
+static void write_options(struct bench_json *json, const struct bench_common *common)
+{
+    if (common->takes & BENCH_HAS_SEED)
+        bench_json_count(json, "seed", common->seed);
+    if (common->takes & BENCH_HAS_RUNS)
+        bench_json_count(json, "runs", common->runs);
+    if (common->takes & BENCH_HAS_SECONDS)
+        bench_json_real(json, "seconds", common->seconds);
+    if (common->takes & BENCH_HAS_WARMUP)
+        bench_json_real(json, "warmup", common->warmup);
+}
+
 void bench_environment_write(struct bench_json *json, const struct bench_common *common)
 {
     char when[64];
@@ -108,10 +121,7 @@ void bench_environment_write(struct bench_json *json, const struct bench_common 
     write_versions(json);
     strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
     bench_json_text(json, "finished", when);
-    bench_json_count(json, "seed", common->seed);
-    bench_json_count(json, "runs", common->runs);
-    bench_json_real(json, "seconds", common->seconds);
-    bench_json_real(json, "warmup", common->warmup);
+    write_options(json, common);
     write_command(json, common);
     bench_json_close(json);
 }

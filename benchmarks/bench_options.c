@@ -10,23 +10,29 @@
 
 #include "nearcache.h"
 
-#define COMMON_ROWS 10
+#define COMMON_ROWS 10 /* at most */
 
 static void common_rows(struct bench_common *common, struct bench_option *rows)
 {
-    const struct bench_option all[COMMON_ROWS] = {
-        {"runs", "N", BENCH_COUNT, &common->runs, 1, 1000, "repeats; figures are medians, with their spread"},
-        {"seconds", "S", BENCH_REAL, &common->seconds, 0.001, 86400, "measured time of each run"},
-        {"warmup", "S", BENCH_REAL, &common->warmup, 0, 86400, "time before it, left out of the figures"},
-        {"seed", "N", BENCH_COUNT, &common->seed, 0, 18e18, "of everything random"},
-        {"json", "FILE", BENCH_TEXT, &common->json, 0, 0, "write results and environment as JSON; -: on stdout"},
-        {"csv", "FILE", BENCH_TEXT, &common->csv, 0, 0, "write results as CSV; -: on stdout"},
-        {"plot", "DIR", BENCH_TEXT, &common->plot, 0, 0, "write plots there, and draw them where gnuplot is installed"},
-        {"progress", NULL, BENCH_FLAG, &common->progress, 0, 0, "tell what is going on (as on a terminal)"},
-        {"no-huge-pages", NULL, BENCH_FLAG, &common->no_huge_pages, 0, 0, "as where the kernel gives none"},
-        {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
+    const struct {
+        unsigned part; /* of common->takes; 0: every subcommand has it */
+        struct bench_option row;
+    } all[COMMON_ROWS] = {
+        {BENCH_HAS_RUNS, {"runs", "N", BENCH_COUNT, &common->runs, 1, 1000, "repeats; figures are medians, with their spread"}},
+        {BENCH_HAS_SECONDS, {"seconds", "S", BENCH_REAL, &common->seconds, 0.001, 86400, "measured time of each run"}},
+        {BENCH_HAS_WARMUP, {"warmup", "S", BENCH_REAL, &common->warmup, 0, 86400, "time before it, left out of the figures"}},
+        {BENCH_HAS_SEED, {"seed", "N", BENCH_COUNT, &common->seed, 0, 18e18, "of everything random"}},
+        {0, {"json", "FILE", BENCH_TEXT, &common->json, 0, 0, "write results and environment as JSON; -: on stdout"}},
+        {0, {"csv", "FILE", BENCH_TEXT, &common->csv, 0, 0, "write results as CSV; -: on stdout"}},
+        {0, {"plot", "DIR", BENCH_TEXT, &common->plot, 0, 0, "write plots there, and draw them where gnuplot is installed"}},
+        {0, {"progress", NULL, BENCH_FLAG, &common->progress, 0, 0, "tell what is going on (as on a terminal)"}},
+        {0, {"no-huge-pages", NULL, BENCH_FLAG, &common->no_huge_pages, 0, 0, "as where the kernel gives none"}},
+        {0, {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL}},
     };
-    memcpy(rows, all, sizeof(all));
+    for (size_t i = 0; i < COMMON_ROWS; i++) {
+        if (!all[i].part || common->takes & all[i].part)
+            *rows++ = all[i].row;
+    }
 }
 
 /* ---------------------------------------------------------------- help */

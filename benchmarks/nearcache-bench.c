@@ -25,17 +25,18 @@
 static const struct {
     const char *name;
     int (*run)(struct bench_common *common);
+    unsigned takes;
     const char *sentence;
 } subcommands[] = {
-    {"local", bench_local, "the local tier beside other tables and caches, one machine, no network"},
-    {"remote", bench_remote, "misses, hits and writes over a real Redis beside plain hiredis"},
-    {"staleness", bench_staleness, "delay from a write to its effect in other processes beside a bare PUBLISH"},
-    {"outage", bench_outage, "requests that reach Redis after an outage: repair beside a plain flush"},
-    {"invalidate", bench_invalidate, "very many values made old at once: messages, and the longest hit meanwhile"},
-    {"storm", bench_storm, "very many writes at once: messages, bytes and processor time"},
-    {"values", bench_values, "values that travel with messages: bytes received, and reads that had to be fetched"},
-    {"replay", bench_replay, "hit ratio on an access trace beside exact LRU"},
-    {"resize", bench_resize, "reads while the local tier is made smaller and larger again"},
+    {"local", bench_local, BENCH_HAS_ALL, "the local tier beside other tables and caches, one machine, no network"},
+    {"remote", bench_remote, BENCH_HAS_ALL, "misses, hits and writes over a real Redis beside plain hiredis"},
+    {"staleness", bench_staleness, BENCH_HAS_ALL, "delay from a write to its effect in other processes beside a bare PUBLISH"},
+    {"outage", bench_outage, BENCH_HAS_RUNS | BENCH_HAS_WARMUP | BENCH_HAS_SEED, "requests that reach Redis after an outage: repair beside a plain flush"},
+    {"invalidate", bench_invalidate, 0, "very many values made old at once: messages, and the longest hit meanwhile"},
+    {"storm", bench_storm, BENCH_HAS_RUNS, "very many writes at once: messages, bytes and processor time"},
+    {"values", bench_values, BENCH_HAS_RUNS | BENCH_HAS_SECONDS | BENCH_HAS_WARMUP, "values that travel with messages: bytes received, and reads that had to be fetched"},
+    {"replay", bench_replay, BENCH_HAS_RUNS, "hit ratio on an access trace beside exact LRU"},
+    {"resize", bench_resize, BENCH_HAS_ALL, "reads while the local tier is made smaller and larger again"},
 };
 #define SUBCOMMANDS (sizeof(subcommands) / sizeof(*subcommands))
 
@@ -62,8 +63,10 @@ int main(int argc, char **argv)
         common.argv++;
     }
     for (size_t i = 0; i < SUBCOMMANDS; i++) {
-        if (strcmp(subcommands[i].name, common.subcommand) == 0)
-            return subcommands[i].run(&common);
+        if (strcmp(subcommands[i].name, common.subcommand) != 0)
+            continue;
+        common.takes = subcommands[i].takes;
+        return subcommands[i].run(&common);
     }
     bench_say("%s: there is no such subcommand", common.subcommand);
     return usage(stderr);

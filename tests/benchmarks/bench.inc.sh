@@ -56,7 +56,7 @@ every_result() {
 }
 
 has_environment() {
-    for field in cpu_model cores kernel governor versions.nearcache versions.liburcu versions.hiredis command.length seed; do
+    for field in cpu_model cores kernel governor versions.nearcache versions.liburcu versions.hiredis command.length; do
         has "environment.$field" || return 1
     done
 }

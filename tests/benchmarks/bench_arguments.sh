@@ -43,6 +43,26 @@ refuses_replays() {
         refuses '--policy' replay --trace "$work/empty" --entries 1 --policy fifo &&
         refuses '--format' replay --trace "$work/empty" --entries 1 --format xml
 }
+# An option that would do nothing is not there: neither in the help, nor on the command line, nor in the results.
+knows_no_idle_options() {
+    while read -r subcommand options; do
+        run 0 "$subcommand" --help || return 1
+        for option in $options; do
+            ! grep -q -e "--$option " "$work/out" || { echo "$subcommand has --$option"; return 1; }
+        done
+        for option in $options; do
+            refuses "--$option: unknown option; see nearcache-bench $subcommand --help" "$subcommand" "--$option" 1 || return 1
+        done
+    done << 'EOF'
+replay seed seconds warmup
+outage seconds
+invalidate runs seed seconds warmup
+storm seed seconds warmup
+values seed
+EOF
+    printf 'a\nb\n' > "$work/two"
+    run 0 replay --trace "$work/two" --entries 1 --runs 1 --json - && is_json && has environment.runs 1 && ! has environment.seed
+}
 fails_on_files() {
     run 1 local --engine floor --keys 100 --runs 1 --seconds 0.01 --warmup 0 --threads 1 --json "$work/nowhere/x" &&
         grep -q 'No such file' "$work/err" && run 1 replay --trace "$work/nothing" --entries 1 && grep -q 'No such file' "$work/err"
@@ -56,5 +76,6 @@ check "it tells its version" run 0 local --version
 check "numbers outside their range end with status 2" refuses_numbers
 check "words that it does not know end with status 2" refuses_words
 check "a replay needs a trace, a size and known policies" refuses_replays
+check "options that mean nothing to a subcommand are unknown to it" knows_no_idle_options
 check "files that cannot be opened end with status 1" fails_on_files
 plan

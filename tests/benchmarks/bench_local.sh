@@ -32,7 +32,7 @@ mget_returns_what_was_set() {
 results_have_their_fields() {
     # shellcheck disable=SC2086
     run 0 local $quick --runs 2 --engine nearcache,floor,sharded-lru --threads 1,2 --json - && is_json && has results.length 6 &&
-        has_environment && every_result $fields && has results.0.ops_per_second_runs.length 2 &&
+        has_environment && has environment.seed 1 && has environment.runs 2 && every_result $fields && has results.0.ops_per_second_runs.length 2 &&
         has results.3.engine nearcache && has results.3.threads 2
 }
 smaller_caches_miss() {
