@@ -122,13 +122,14 @@ static int put(struct writing *w, const void *value, size_t size, int64_t ttl_ms
     while (w->tries++ < ROOM_TRIES) {
         if (NEAR_MUTANT(LOOKED_BEFORE_THE_TICKET))
             w->ticket = near__local_ticket(local, r->key, r->key_size);
-        if (near__local_install(local, w->reader, w->ticket, r->key, r->key_size, value, size, w->number, ttl_ms, NEAR_NEVER))
+        if (near__local_try(local, w->reader, w->ticket, r->key, r->key_size, value, size, w->number, ttl_ms))
             return NEAR_OK;
         if (near__local_ticket(local, r->key, r->key_size).generation != w->ticket.generation)
             return AGAIN;
         if (near__local_has_no_room(local, size))
             near__local_await_room(local, ROOM_PATIENCE_MS);
     }
+    near__local_given_up(w->reader);
     return NEAR_ERR_FULL;
 }
 

@@ -206,14 +206,17 @@ int64_t near__budget_taken(const struct near__local *local)
 
 int near__local_has_no_room(struct near__local *local, size_t value_size)
 {
+    int64_t size = (int64_t)value_size, max = load(&local->budget.max);
+    if (size > near__tier_value_limit(local) || size >= max / 2)
+        return 0; /* and there never will be */
     struct near__reader *reader = near__local_reader_known(local);
     if (reader) {
         near__rcu_enter();
         near__recycle(local, reader, DRAIN); /* room of our own */
         near__rcu_leave();
     }
-    int64_t max = load(&local->budget.max), taken = near__budget_taken(local); /* decides only whether to wait */
-    return (int64_t)value_size < max / 2 && taken + (int64_t)value_size > near__budget_ceiling(max) - ROOM_MARGIN &&
+    int64_t taken = near__budget_taken(local); /* decides only whether to wait */
+    return taken + size > near__budget_ceiling(max) - ROOM_MARGIN &&
            (near__budget_retired(local) > 0 || near__blocks_are_awaited(local) || near__blocks_total(local) > max);
 }
 

@@ -511,7 +511,8 @@ static void learn(struct near__local *local, uint64_t hash, const void *key, siz
         invalidate(local, hash, key, key_size, 0, NEAR_WHY_REPLACED);
 }
 
-static int keep(struct near__local *local, struct near__reader *reader, struct offer *offer, int64_t ttl_ms, int64_t sent_ns)
+static enum near__count keep(struct near__local *local, struct near__reader *reader, struct offer *offer, int64_t ttl_ms,
+                             int64_t sent_ns)
 {
     enum near__count outcome = NEAR_COUNT_REFUSED_ORDER;
     if (offer->position >= NEAR_POSITION_MAX)
@@ -523,11 +524,16 @@ static int keep(struct near__local *local, struct near__reader *reader, struct o
         outcome = try_install(local, reader, offer);
     reader->share.pauses = 0;
     near__rcu_leave();
+    if (outcome != NEAR_COUNT_FILLS)
+        learn(local, offer->hash, offer->key, offer->key_size, offer->position); /* I4, or I5 without a position */
+    return outcome;
+}
+
+/* 1: kept. */
+static int count(struct near__reader *reader, enum near__count outcome)
+{
     near__reader_add(reader, outcome, 1);
-    if (outcome == NEAR_COUNT_FILLS)
-        return 1;
-    learn(local, offer->hash, offer->key, offer->key_size, offer->position); /* I4, or I5 without a position */
-    return 0;
+    return outcome == NEAR_COUNT_FILLS;
 }
 
 int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
@@ -536,7 +542,21 @@ int near__local_install(struct near__local *local, struct near__reader *reader, 
 {
     struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
                           .hash = ticket.hash, .position = position, .generation = ticket.generation};
-    return keep(local, reader, &offer, ttl_ms, sent_ns);
+    return count(reader, keep(local, reader, &offer, ttl_ms, sent_ns));
+}
+
+int near__local_try(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
+                    size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms)
+{
+    struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
+                          .hash = ticket.hash, .position = position, .generation = ticket.generation};
+    enum near__count outcome = keep(local, reader, &offer, ttl_ms, NEAR_NEVER);
+    return outcome == NEAR_COUNT_FILLS && count(reader, outcome);
+}
+
+void near__local_given_up(struct near__reader *reader)
+{
+    count(reader, NEAR_COUNT_REFUSED_SPACE);
 }
 
 /* acquire: pairs with near__local_numbered; whoever has the stripe sees what those before it have installed */
@@ -587,12 +607,13 @@ int near__local_put(struct near__local *local, struct near__reader *reader, cons
         return 0;
     }
     stamp(local, entry, offer.hash, number, cost, moment.tick, moment.tick);
-    enum near__count outcome = conclude(local, reader, entry, cost, put(local, entry, offer.hash, &moment));
-    near__reader_add(reader, outcome, 1);
-    if (near__unlikely(outcome != NEAR_COUNT_FILLS))
+    int kept = conclude(local, reader, entry, cost, put(local, entry, offer.hash, &moment)) == NEAR_COUNT_FILLS;
+    if (near__likely(kept))
+        near__reader_add(reader, NEAR_COUNT_FILLS, 1);
+    else
         learn(local, offer.hash, key, key_size, number); /* I4 */
     near__local_numbered(local, stripe, number, 1);
-    return outcome == NEAR_COUNT_FILLS;
+    return kept;
 }
 
 /* Whether there is an older entry of the key, and where it stands in the order of eviction. */
@@ -612,7 +633,7 @@ int near__local_renew(struct near__local *local, struct near__reader *reader, st
 {
     struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
                           .hash = ticket.hash, .position = position, .generation = ticket.generation};
-    return renews(local, &offer) && keep(local, reader, &offer, ttl_ms, sent_ns);
+    return renews(local, &offer) && count(reader, keep(local, reader, &offer, ttl_ms, sent_ns));
 }
 
 /* ---------------------------------------------------------------- invalidate */

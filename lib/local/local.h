@@ -157,8 +157,15 @@ int near__local_install(struct near__local *local, struct near__reader *reader, 
 uint64_t near__local_number(struct near__local *local, uint32_t stripe);
 void near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t number, int used);
 
+/* As near__local_install, for who has numbered the write and tries again when it is refused: that is not counted.  Who gives up says so,
+ * and it counts as one value for which there was no room. */
+int near__local_try(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
+                    size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms);
+void near__local_given_up(struct near__reader *reader);
+
 /* Writes a value without a time to live (not a large one), evicting if need be, as near__local_install with the stripe's next number.  The entry is
- * made ready before the stripe is taken.  0: somebody has the stripe, or it was refused; then nothing has changed, or the older value has gone.
+ * made ready before the stripe is taken.  0: somebody has the stripe, or it was refused, which is not counted; then nothing has changed, or the
+ * older value has gone.
  * Inside one read section of the caller's. */
 int near__local_put(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size, const void *value,
                     size_t value_size);

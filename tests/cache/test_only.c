@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "local/index.h"
 #include "local/local.h"
 #include "nearcache.h"
 
@@ -303,6 +304,99 @@ static void test_the_short_way_knows_the_limits(void **state)
     assert_int_equal(near_close(cache), NEAR_OK);
 }
 
+/* ---------------------------------------------------------------- room that has to be waited for */
+
+enum { FITS = 100000, SETS = 64, PATIENCE_MS = 60000 };
+
+static char big[2 * FITS]; /* as a whole it is more than an eighth of 1 MiB */
+static unsigned waits;
+static int keeper_may; /* free what was replaced, once somebody waits for it */
+
+void __real_near__local_await_room(struct near__local *local, int patience_ms);
+void __wrap_near__local_await_room(struct near__local *local, int patience_ms);
+void __wrap_near__local_await_room(struct near__local *local, int patience_ms)
+{
+    (void)patience_ms;
+    if (!waits++ && keeper_may)
+        near__local_section_leave();
+    if (keeper_may)
+        __real_near__local_await_room(local, PATIENCE_MS);
+}
+
+/* A small cache whose memory waits for a section of ours; *ret_status is that of the first write that had to wait. */
+static near_cache *fill_until_one_waits(int may, int *ret_status)
+{
+    near_options options;
+    near_cache *cache = NULL;
+    near_options_init(&options);
+    options.local_bytes = 1u << 20;
+    assert_int_equal(near_open("local:", &options, &cache, NULL), NEAR_OK);
+    keeper_may = may;
+    waits = 0;
+    near__local_section_enter();
+    for (int i = 0; i < SETS && !waits; i++)
+        *ret_status = near_set(cache, "k", 1, big, FITS, NULL, NULL);
+    assert_true(waits > 0);
+    return cache;
+}
+
+static void test_a_value_that_is_kept_in_the_end_is_not_counted_as_refused(void **state)
+{
+    int status;
+    near_cache *cache = fill_until_one_waits(1, &status);
+    (void)state;
+    assert_int_equal(status, NEAR_OK);
+    near_stats stats = stats_of(cache);
+    assert_int_equal(stats.fills, stats.writes);
+    assert_int_equal(stats.fills_refused_space + stats.fills_refused_order, 0);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+static int refuses; /* the short way, which alone puts */
+static unsigned refusals;
+
+int __real_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment);
+int __wrap_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment);
+int __wrap_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment)
+{
+    refusals += refuses != 0;
+    return !refuses && __real_near__index_put(index, entry, hash, moment);
+}
+
+static void test_what_the_short_way_leaves_to_the_long_one_is_not_counted_as_refused(void **state)
+{
+    near_cache *cache = open_only();
+    (void)state;
+    refuses = 1;
+    for (int number = 1; number <= 3; number++) /* the first makes the thread known, the second is timed: both go the long way */
+        assert_int_equal(set_number(cache, "k", number), NEAR_OK);
+    refuses = 0;
+    near_stats stats = stats_of(cache);
+    assert_true(refusals > 0);
+    assert_int_equal(stats.fills, 3);
+    assert_int_equal(stats.fills_refused_space + stats.fills_refused_order, 0);
+    assert_int_equal(number_of(cache, "k"), 3);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+static void test_a_value_that_is_not_kept_counts_once(void **state)
+{
+    int found_no_room;
+    near_cache *cache = fill_until_one_waits(0, &found_no_room);
+    (void)state;
+    near_stats before = stats_of(cache);
+    waits = 0;
+    int is_too_large = near_set(cache, "k", 1, big, sizeof(big), NULL, NULL);
+    near__local_section_leave();
+    assert_int_equal(found_no_room, NEAR_ERR_FULL);
+    assert_int_equal(before.fills_refused_space, 1);
+    assert_int_equal(is_too_large, NEAR_ERR_FULL);
+    assert_int_equal(waits, 0); /* there will never be room for it */
+    assert_int_equal(stats_of(cache).fills_refused_space, 2);
+    assert_int_equal(stats_of(cache).fills_refused_order, 0);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
 static void *set_until_closed(void *arg)
 {
     int status;
@@ -376,6 +470,9 @@ int main(void)
         cmocka_unit_test(test_sets_deletes_and_sets_again),
         cmocka_unit_test(test_every_write_is_counted_and_some_are_timed),
         cmocka_unit_test(test_the_short_way_knows_the_limits),
+        cmocka_unit_test(test_a_value_that_is_kept_in_the_end_is_not_counted_as_refused),
+        cmocka_unit_test(test_what_the_short_way_leaves_to_the_long_one_is_not_counted_as_refused),
+        cmocka_unit_test(test_a_value_that_is_not_kept_counts_once),
         cmocka_unit_test(test_R51_a_set_meets_the_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
