@@ -433,6 +433,8 @@ static void add_row(struct bench_report *report, const struct replay *replay, co
     bench_row_real(row, "byte_hit_ratio", "of bytes %", 100, 2, bytes > 0 ? MEDIAN(score, runs, hit_bytes) / bytes : 0);
     if (advised >= 0)
         bench_row_real(row, "advised_hit_ratio", "advised %", 100, 2, advised);
+    else if (replay->curve)
+        bench_row_none(row, "advised_hit_ratio", "advised %");
     add_speed(row, score, runs);
     bench_row_real(row, "evictions", NULL, 1, 0, MEDIAN(score, runs, evictions));
     bench_row_real(row, "entries", NULL, 1, 0, MEDIAN(score, runs, entries));

@@ -71,6 +71,11 @@ void bench_row_real(struct bench_row *row, const char *name, const char *heading
     field->decimals = decimals;
 }
 
+void bench_row_none(struct bench_row *row, const char *name, const char *heading)
+{
+    add(row, name, heading, BENCH_FIELD_NONE);
+}
+
 void bench_row_list(struct bench_row *row, const char *name, const double *list, size_t items)
 {
     struct bench_field *field = add(row, name, NULL, BENCH_FIELD_LIST);
@@ -116,7 +121,7 @@ static void json_row(struct bench_json *json, const char *name, const struct ben
             bench_json_count(json, field->name, field->count);
         else if (field->kind == BENCH_FIELD_REAL)
             bench_json_real(json, field->name, field->real);
-        else {
+        else if (field->kind == BENCH_FIELD_LIST) {
             bench_json_open(json, field->name, '[');
             for (size_t k = 0; k < field->items; k++)
                 bench_json_real(json, NULL, field->list[k]);
@@ -168,7 +173,7 @@ static void csv_row(FILE *out, const struct bench_row *row, int heading)
             csv_text(out, field->text);
         else if (field->kind == BENCH_FIELD_COUNT)
             fprintf(out, "%" PRIu64, field->count);
-        else
+        else if (field->kind == BENCH_FIELD_REAL)
             fprintf(out, "%.9g", field->real);
     }
     fputc('\n', out);
@@ -186,6 +191,8 @@ static void write_csv(struct bench_report *report, FILE *out)
 
 static int cell(char *text, size_t capacity, const struct bench_field *field)
 {
+    if (field->kind == BENCH_FIELD_NONE)
+        return snprintf(text, capacity, "-");
     if (field->kind == BENCH_FIELD_TEXT)
         return snprintf(text, capacity, "%s", field->text);
     if (field->kind == BENCH_FIELD_COUNT)

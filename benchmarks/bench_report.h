@@ -10,7 +10,7 @@
 
 #define BENCH_FIELDS_MAX 32
 
-enum bench_field_kind { BENCH_FIELD_TEXT, BENCH_FIELD_COUNT, BENCH_FIELD_REAL, BENCH_FIELD_LIST };
+enum bench_field_kind { BENCH_FIELD_NONE, BENCH_FIELD_TEXT, BENCH_FIELD_COUNT, BENCH_FIELD_REAL, BENCH_FIELD_LIST };
 
 struct bench_field {
     const char *name;
@@ -45,6 +45,8 @@ struct bench_row *bench_report_row(struct bench_report *report);
 void bench_row_text(struct bench_row *row, const char *name, const char *heading, const char *text);
 void bench_row_count(struct bench_row *row, const char *name, const char *heading, uint64_t count);
 void bench_row_real(struct bench_row *row, const char *name, const char *heading, double factor, int decimals, double real);
+/* What other rows have and this one has not: a column without a figure, not in JSON. */
+void bench_row_none(struct bench_row *row, const char *name, const char *heading);
 /* Only in JSON; copies the list. */
 void bench_row_list(struct bench_row *row, const char *name, const double *list, size_t items);
 /* NULL when the row has no such field. */
