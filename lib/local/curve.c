@@ -253,7 +253,8 @@ static void count_distance(struct near__curve *c, uint32_t k, float square)
 
 static void count_read(struct near__curve *c, uint32_t k, uint32_t at)
 {
-    int is_soon = k != NIL && at - c->key[k].at <= NEAR_SOON;
+    /* rings are shown one after the other, so it may have been read later by another thread */
+    int is_soon = k != NIL && (int32_t)(at - c->key[k].at) <= (int32_t)NEAR_SOON;
     float square = is_soon ? 0 : k != NIL ? 2 * (float)c->key[k].late++ + 1 : 1;
     c->counted++;
     c->samples++;
@@ -300,14 +301,28 @@ void near__curve_see_burst(struct near__curve *c, uint64_t hash, enum near__seen
 
 /* ---------------------------------------------------------------- the answer */
 
+/* More than chance makes of a sample that has some thousand reads: then the two are not about the same, since threads have keys of their own (what one of them
+ * reads again soon is not soon among the reads of all), and the sample is right. */
+#define ODD 0.25
+
+/* The share of late reads that bursts tell, and its variance. */
+static double late_in_bursts(const struct near__curve *c, double *ret_variance)
+{
+    double late = 1 - near__bursts_share(&c->bursts, ret_variance), difference = late - c->late / c->expected;
+    if (difference > ODD || difference < -ODD)
+        *ret_variance += difference * difference;
+    return late;
+}
+
 /* Late reads that are further apart than some size, as a share of all reads.  What may be wrong by chance has two parts.  The sample was there all the time but has
  * only some of the keys (Horvitz and Thompson, 1952); bursts have all keys but were there some of the time, and tell only how many are late.  The less one may
  * be wrong, the more it counts. */
 static double further(const struct near__curve *c, double nearer, double nearer_squares)
 {
-    double all = c->late, far = all - nearer, far_squares = c->late_squares - nearer_squares, others = 1 - near__curve_share(c);
+    double all = c->late, far = all - nearer, others = 1 - near__curve_share(c);
+    double far_squares = c->late_squares > nearer_squares ? c->late_squares - nearer_squares : 0;
     double sampled = far / c->expected, by_keys = others * far_squares / (c->expected * c->expected), by_time;
-    double late = 1 - near__bursts_share(&c->bursts, &by_time), part = far / all;
+    double late = late_in_bursts(c, &by_time), part = far / all;
     by_time = by_time * part * part + others * late * late * (far * far * nearer_squares + nearer * nearer * far_squares) / (all * all * all * all);
     return by_keys + by_time > 0 ? sampled + (late * part - sampled) * by_keys / (by_keys + by_time) : sampled;
 }
@@ -320,8 +335,10 @@ struct view {
 static double ratio(const struct near__curve *c, const struct view *view, uint64_t size)
 {
     double soon = near__distances_within(view->of_soon, size), late = near__distances_within(view->of_late, size);
-    if (!c->halvings || c->bursts.soon < 1 || c->late < 1 || c->expected < 1)
+    if (!c->halvings || c->expected < 1)
         return (soon + late) / c->counted;
+    if (c->bursts.soon < 1 || c->late < 1) /* what is missing came soon (SHARDS_adj) */
+        return 1 - (c->counted - soon - late) / c->expected;
     double missed = 1 - near__distances_within(view->of_bursts, size) / c->bursts.soon;
     return 1 - further(c, late, near__distances_within(view->of_squares, size)) - missed * (1 - further(c, 0, 0));
 }

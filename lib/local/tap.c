@@ -33,13 +33,15 @@
 /* Of so many reads one is in a burst; more at first, so that a short load has some. */
 #define BURST_ONE_IN 32
 #define BURST_FIRST 4
-#define BURST_READS (BURST_ONE_IN * NEAR_BURST) /* of all threads: then the one that it is of does not read */
+#define BURST_SETTLED (BURST_ONE_IN / 2 * NEAR_BURST) /* reads for each step from the first to the other */
+#define BURST_READS (256 * NEAR_BURST) /* of all threads: then the one that it is of does not read, or has three hundred beside it */
 
 struct near__tap {
     _Alignas(64) _Atomic(uint32_t) written;
     _Atomic(uint64_t) lost; /* requests that met a full ring */
     _Alignas(64) _Atomic(uint32_t) read;
-    uint64_t drained_at, drained; /* under tap_busy: reads of all threads when that was last done, and of this one */
+    /* under tap_busy, when that was last done: reads of all threads, and of this one, and what it had lost */
+    uint64_t drained_at, drained, drained_lost;
     _Alignas(64) _Atomic(uint64_t) word[RING];
 };
 
@@ -137,13 +139,14 @@ static uint64_t sample_below(const struct near__local *local)
     return shadow > curve ? shadow : curve;
 }
 
-/* A burst begins with the first request that nothing else notes. */
+/* A burst begins with the first request that nothing else notes, if there is one. */
 static int is_in_burst(const struct near__local *local, const struct near__reader *reader, uint64_t hash)
 {
     if (local->burst_of != reader)
         return 0;
     const struct near__bursts *bursts = near__curve_bursts(local->curve);
-    return !near__bursts_is_full(bursts) && (bursts->count || hash >= sample_below(local));
+    uint64_t below = sample_below(local);
+    return !near__bursts_is_full(bursts) && (bursts->count || hash >= below || below == UINT64_MAX);
 }
 
 /* at: reads of all threads so far. */
@@ -169,55 +172,63 @@ static void begin_burst(struct near__local *local, const struct near__reader *re
 /* The next one comes by chance, so that it does not always meet the same phase of the load.  What others have lost meanwhile is no sign that the sample is too large. */
 static void end_burst(struct near__local *local, uint64_t at)
 {
-    uint64_t reads = at - local->burst_from, one_in = clamp(at / BURST_READS * 2, BURST_FIRST, BURST_ONE_IN);
+    uint64_t reads = at - local->burst_from, one_in = clamp(at / BURST_SETTLED, BURST_FIRST, BURST_ONE_IN);
     uint64_t gap = one_in * (reads > NEAR_BURST ? reads : NEAR_BURST);
     local->burst_of = NULL;
     local->burst_due = at + gap / 2 + near__random_below(&local->burst_random, (uint32_t)clamp(gap, 0, UINT32_MAX));
     local->tap_lost = lost_of(local);
 }
 
-/* After a reader's ring, with so many words in it, has been drained.  A ring that was full has lost requests behind its last word. */
-static void tend_burst(struct near__local *local, const struct near__reader *reader, uint32_t words, uint64_t at)
+/* After a reader's ring has been drained.  complete: nothing has been lost behind its last word. */
+static void tend_burst(struct near__local *local, const struct near__reader *reader, int complete, uint64_t at)
 {
     struct near__bursts *bursts = near__curve_bursts(local->curve);
-    if (!local->burst_of && words && at >= local->burst_due && sample_below(local) < UINT64_MAX) {
-        begin_burst(local, reader, at);
-    } else if (local->burst_of == reader && (near__bursts_is_full(bursts) || words == RING)) {
+    if (!local->burst_of) {
+        if (at >= local->burst_due && near__curve_below(local->curve) < UINT64_MAX)
+            begin_burst(local, reader, at);
+    } else if ((local->burst_of == reader && (near__bursts_is_full(bursts) || !complete)) || at - local->burst_from > BURST_READS) {
         near__bursts_learn(bursts);
-        end_burst(local, at);
-    } else if (local->burst_of && at - local->burst_from > BURST_READS) {
         end_burst(local, at);
     }
 }
 
-/* Nothing can be said of what a ring that was full has lost behind its last word.  sampled: reads of the sample in it. */
-static void expect(struct near__local *local, const struct near__reader *reader, uint32_t words, uint64_t sampled)
+/* Nothing has been lost since the last look. */
+static int is_complete(struct near__tap *tap)
 {
-    uint64_t reads = near__tier_reads_of(reader);
-    near__curve_expect(local->curve, words == RING ? (double)sampled : (double)(reads - reader->tap->drained) * near__curve_share(local->curve));
-    reader->tap->drained = reads;
+    uint64_t before = tap->drained_lost;
+    tap->drained_lost = atomic_load_explicit(&tap->lost, memory_order_relaxed); /* relaxed: statistics */
+    return tap->drained_lost == before;
+}
+
+/* Of what a ring has lost nothing can be said.  sampled: reads of the sample in it. */
+static double expected(const struct near__curve *curve, uint64_t reads, int complete, uint64_t sampled)
+{
+    return complete ? (double)reads * near__curve_share(curve) : (double)sampled;
 }
 
 static void drain(struct near__local *local, struct near__reader *reader)
 {
     struct near__tap *tap = reader->tap;
-    uint64_t at = local->curve ? near__tier_reads(local) : 0, from = tap->drained_at ? tap->drained_at : at;
     uint32_t read = atomic_load_explicit(&tap->read, memory_order_relaxed); /* relaxed: ours, by tap_busy */
     uint32_t written = atomic_load_explicit(&tap->written, memory_order_acquire); /* acquire: as above */
-    uint32_t words = written - read;
+    uint64_t at = local->curve ? near__tier_reads(local) : 0, own = near__tier_reads_of(reader), words = written - read;
+    uint64_t from = tap->drained_at ? tap->drained_at : at > own ? at - own : 0;
     uint64_t sampled = local->curve ? near__curve_samples(local->curve) : 0;
     for (uint32_t i = 0; i < words; i++) {
         uint64_t word = atomic_load_explicit(&tap->word[(read + i) % RING], memory_order_relaxed); /* relaxed: ordered by written */
         learn(local, reader, word, from + (at - from) * (i + 1) / words);
     }
-    tap->drained_at = at;
     atomic_store_explicit(&tap->read, written, memory_order_release); /* release: as above */
     if (local->curve) {
-        expect(local, reader, words, near__curve_samples(local->curve) - sampled);
-        tend_burst(local, reader, words, at);
+        int complete = is_complete(tap);
+        near__curve_expect(local->curve, expected(local->curve, own - tap->drained, complete, near__curve_samples(local->curve) - sampled));
+        if (words)
+            tend_burst(local, reader, complete, at);
     }
+    tap->drained_at = at;
+    tap->drained = own;
     if (local->hotkeys)
-        near__hotkeys_drain(local->hotkeys, reader->hotring, near__tier_reads_of(reader));
+        near__hotkeys_drain(local->hotkeys, reader->hotring, own);
 }
 
 /* More than the rings take is noted between two drains: the curve, which wants every request of a key, takes fewer keys. */

@@ -262,6 +262,47 @@ static void test_a_few_bursts_that_are_alike_prove_little(void **state)
     assert_true(variance < 0.0001);
 }
 
+/* A hot key outside the sample, and no burst yet. */
+static void test_reads_that_the_sample_misses_came_soon(void **state)
+{
+    size_t cost;
+    uint64_t random = 77;
+    struct near__curve *curve = near__curve_create(&alloc, 1024, &cost);
+    (void)state;
+    for (uint32_t i = 0; i < 100000; i++) {
+        uint64_t hash = hash_of(near__random_below(&random, 20000));
+        if (hash < near__curve_below(curve))
+            near__curve_see(curve, hash, NEAR_SEEN_HIT, 100, 2 * i);
+        near__curve_expect(curve, 2 * near__curve_share(curve)); /* the other one is the hot key's */
+    }
+    double ratio = near__curve_hit_ratio(curve, 100, UINT64_MAX);
+    assert_true(ratio > 0.47 && ratio < 0.53);
+    near__curve_destroy(&alloc, curve);
+}
+
+/* Eight threads loop, each over 400 keys of its own: in a burst of one of them all reads are soon ones, among the reads of all none is. */
+static void test_bursts_of_keys_that_one_thread_has_for_itself_are_odd(void **state)
+{
+    size_t cost;
+    struct near__curve *curve = near__curve_create(&alloc, 1024, &cost);
+    (void)state;
+    for (uint32_t i = 0; i < 200000; i++) {
+        uint32_t thread = i % 8;
+        uint64_t hash = hash_of(thread * 400 + i / 8 % 400);
+        if (thread == 0 && near__curve_share(curve) < 1)
+            near__curve_see_burst(curve, hash, NEAR_SEEN_HIT, 100, i);
+        else if (hash < near__curve_below(curve))
+            near__curve_see(curve, hash, NEAR_SEEN_HIT, 100, i);
+        near__curve_expect(curve, near__curve_share(curve));
+        if (near__bursts_is_full(near__curve_bursts(curve)))
+            near__bursts_learn(near__curve_bursts(curve));
+    }
+    double ratio = near__curve_hit_ratio(curve, 1000, UINT64_MAX);
+    print_message("# odd: %.3f\n", ratio);
+    assert_true(ratio < 0.1);
+    near__curve_destroy(&alloc, curve);
+}
+
 static void test_also_where_a_few_values_have_most_of_the_bytes(void **state)
 {
     uint32_t *trace = make_zipf(100000, 0.9, 75);
@@ -392,6 +433,7 @@ static void *read_in_a_burst(void *arg)
         near__local_keep(f->local);
     }
     assert_ptr_equal(f->local->burst_of, reader);
+    read_on(f, reader, 1500);
     return NULL;
 }
 
@@ -404,11 +446,37 @@ static void test_a_burst_ends_though_its_thread_has_gone(void **state)
     assert_int_equal(pthread_create(&thread, NULL, read_in_a_burst, &f), 0);
     pthread_join(thread, NULL);
     const struct near__reader *gone = f.local->burst_of;
-    for (int round = 0; round < 100 && f.local->burst_of == gone; round++) {
+    double before = near__curve_bursts(f.local->curve)->reads;
+    for (int round = 0; round < 600 && f.local->burst_of == gone; round++) {
         read_on(&f, f.reader, 1000);
         near__local_keep(f.local);
     }
     assert_ptr_not_equal(f.local->burst_of, gone);
+    assert_true(near__curve_bursts(f.local->curve)->reads > before); /* what it had read is learnt */
+    fixture_close(&f);
+}
+
+/* Few large entries: the shadow of `adaptive` sees all keys, so no request is a burst's alone. */
+static void test_bursts_begin_also_where_the_shadow_sees_all_keys(void **state)
+{
+    static const char value[8000];
+    struct fixture f;
+    uint64_t random = 78;
+    (void)state;
+    fixture_init(&f);
+    f.config.curve = 1;
+    f.config.policy = NEAR_POLICY_ADAPTIVE;
+    fixture_start(&f);
+    for (uint32_t i = 0; i < 60000; i++) {
+        struct near__view view;
+        uint32_t key = near__random_below(&random, 20000);
+        struct near__ticket t = near__local_ticket(f.local, &key, 4);
+        if (near__local_copy(f.local, f.reader, &key, 4, ANY_BOUND, 0, NULL, 0, &view) != NEAR_LOCAL_HIT)
+            near__local_install(f.local, f.reader, t, &key, 4, value, sizeof(value), i + 1, -1, near__now(&f.clock));
+    }
+    assert_true(near__shadow_below(f.local->shadow) == UINT64_MAX);
+    assert_true(near__curve_share(f.local->curve) < 1);
+    assert_true(near__curve_bursts(f.local->curve)->reads > 0);
     fixture_close(&f);
 }
 
@@ -421,11 +489,14 @@ int main(void)
         cmocka_unit_test(test_whichever_hot_keys_are_in_the_sample),
         cmocka_unit_test(test_also_when_bursts_meet_one_phase_of_the_load),
         cmocka_unit_test(test_a_few_bursts_that_are_alike_prove_little),
+        cmocka_unit_test(test_reads_that_the_sample_misses_came_soon),
+        cmocka_unit_test(test_bursts_of_keys_that_one_thread_has_for_itself_are_odd),
         cmocka_unit_test(test_also_where_a_few_values_have_most_of_the_bytes),
         cmocka_unit_test(test_a_tier_advises),
         cmocka_unit_test(test_what_does_not_exist_is_a_miss_at_any_size),
         cmocka_unit_test(test_a_burst_ends_and_costs_the_sample_nothing),
         cmocka_unit_test(test_a_burst_ends_though_its_thread_has_gone),
+        cmocka_unit_test(test_bursts_begin_also_where_the_shadow_sees_all_keys),
     };
     near__alloc_init(&alloc, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -599,6 +599,36 @@ static void test_what_is_retired_while_the_index_grows_is_handed_back(void **sta
     close_tier();
 }
 
+static unsigned begun_in_walk;
+static void retires_2000(void)
+{
+    for (unsigned i = 0; i < 2000; i++)
+        gone += retire_one(next_key++);
+    begun_in_walk = begun;
+}
+
+/* Its thread does not come back for it: a grace period at each step would free nothing. */
+static void test_what_nobody_comes_for_is_taken_away_while_the_index_grows(void **state)
+{
+    (void)state;
+    start();
+    f.config.bytes_max = 32u << 20;
+    fixture_start(&f);
+    f.local->manual = 0;
+    for (uint64_t key = FIRST; key < FIRST + 2000; key++)
+        add_one(key, 1000);
+    next_key = FIRST;
+    gone = 0;
+    for (uint64_t key = FIRST + 2000; stats_of(&f).local_entries <= atomic_load(&f.local->index_entries_max); key++)
+        add_one(key, 1);
+    meanwhile = retires_2000;
+    near__tables_adapt(f.local);
+    print_message("# %u grace periods\n", begun - begun_in_walk);
+    assert_true(begun - begun_in_walk < 20);
+    assert_true(freed_by_keeper >= (unsigned)gone);
+    close_tier();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -615,6 +645,7 @@ int main(void)
         cmocka_unit_test(test_R48_nothing_comes_back_while_a_reader_is_in_its_section),
         cmocka_unit_test(test_R48_nothing_is_freed_too_early_in_any_order),
         cmocka_unit_test(test_what_is_retired_while_the_index_grows_is_handed_back),
+        cmocka_unit_test(test_what_nobody_comes_for_is_taken_away_while_the_index_grows),
         cmocka_unit_test(test_what_is_on_its_way_is_freed_when_a_tier_is_closed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
