@@ -352,8 +352,8 @@ static void test_a_value_that_is_kept_in_the_end_is_not_counted_as_refused(void 
     assert_int_equal(near_close(cache), NEAR_OK);
 }
 
-static int refuses; /* the short way, which alone puts */
-static unsigned refusals;
+static _Atomic(int) refuses; /* the short way, which alone puts */
+static _Atomic(unsigned) refusals;
 
 int __real_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment);
 int __wrap_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment);
