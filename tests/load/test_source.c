@@ -94,8 +94,9 @@ static int store(void *arg, near_update *updates, size_t count, uint32_t timeout
         wait_a_moment();
     atomic_fetch_sub(&t->holding, 1);
     atomic_fetch_add(&t->calls, 1);
-    if (atomic_load(&t->away))
-        return atomic_load(&t->away);
+    int away = atomic_load(&t->away); /* once: it may come back in between */
+    if (away)
+        return away;
     pthread_mutex_lock(&t->lock);
     for (size_t i = 0; i < count; i++)
         store_row(t, &updates[i]);
