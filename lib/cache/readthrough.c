@@ -112,7 +112,9 @@ static void give_old(struct near__impl *impl, const struct near__wanted *w, stru
 {
     struct near__reader *reader = near__local_reader(impl->local);
     struct near__view view;
-    if (!reader || load->ticket.floor & 1 || near__local_is_being_removed(impl) || near__local_look(impl->local, reader, w->key, w->key_size, &view) != NEAR_LOCAL_HIT)
+    if (!reader || load->ticket.floor & 1 || near__local_is_being_removed(impl))
+        return;
+    if (near__local_look(impl->local, reader, w->key, w->key_size, &view) != NEAR_LOCAL_HIT)
         return;
     if (!(w->options.flags & NEAR_LOAD_TAGS) || near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
         void *copy = near__memdup(&impl->alloc, view.data, view.size);

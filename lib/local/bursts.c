@@ -41,37 +41,13 @@ static struct near__met *meet(struct near__bursts *b, uint32_t request)
     return &b->work.met[first[at] - 1];
 }
 
-static void add(struct near__burst *work, uint32_t place, int keys, int64_t bytes)
-{
-    for (; place <= NEAR_BURST; place += place & -place) {
-        work->keys[place] = (uint16_t)(work->keys[place] + keys);
-        work->bytes[place] += (uint64_t)bytes;
-    }
-}
-
-/* Keys that were used in requests from up to to, and what they take. */
-static uint32_t between(const struct near__burst *work, uint32_t from, uint32_t to, uint64_t *ret_bytes)
-{
-    uint32_t keys = 0;
-    *ret_bytes = 0;
-    for (; to; to -= to & -to) {
-        keys += work->keys[to];
-        *ret_bytes += work->bytes[to];
-    }
-    for (from--; from; from -= from & -from) {
-        keys -= work->keys[from];
-        *ret_bytes -= work->bytes[from];
-    }
-    return keys;
-}
-
 /* The key's last use is in request place - 1 from now on. */
 static void use(struct near__burst *work, struct near__met *met, uint32_t place, uint32_t read, uint32_t bytes)
 {
     if (met->place)
-        add(work, met->place, -1, -(int64_t)met->bytes);
+        near__between_add(work->tree, NEAR_BURST, met->place, -1, -(int64_t)met->bytes);
     *met = (struct near__met){bytes ? bytes : met->bytes, (uint16_t)place, (uint16_t)read};
-    add(work, place, 1, (int64_t)met->bytes);
+    near__between_add(work->tree, NEAR_BURST, place, 1, (int64_t)met->bytes);
 }
 
 /* Returns how many reads there were, and how many of those that tell were soon ones. */
@@ -83,9 +59,8 @@ static uint32_t learn_all(struct near__bursts *b, uint32_t *ret_soon)
         int is_read = b->seen[r] != NEAR_SEEN_FILL;
         read += (uint32_t)is_read;
         if (is_read && met->place && read > NEAR_SOON && read - met->read <= NEAR_SOON) {
-            uint64_t bytes;
-            uint32_t keys = between(&b->work, met->place, r, &bytes);
-            near__distances_count(&b->of_soon, keys, bytes, 1);
+            struct near__between used = near__between_of(b->work.tree, met->place - 1u, r); /* the key itself included */
+            near__distances_count(&b->of_soon, used.keys, used.bytes, 1);
             ++*ret_soon;
         }
         if (b->seen[r] != NEAR_SEEN_MISS || met->place)

@@ -3,6 +3,7 @@
 #ifndef NEAR_LOCAL_BURSTS_H
 #define NEAR_LOCAL_BURSTS_H
 #include <stdint.h>
+#include "local/between.h"
 #include "local/distances.h"
 #include "local/shadow.h"
 
@@ -20,8 +21,7 @@ struct near__met {
 struct near__burst {
     uint16_t first[2 * NEAR_BURST]; /* by hash: the first request of a key, and 1; 0: none */
     struct near__met met[NEAR_BURST];
-    uint16_t keys[NEAR_BURST + 1]; /* Fenwick trees over the requests, as in curve.c */
-    uint64_t bytes[NEAR_BURST + 1];
+    struct near__between tree[NEAR_BURST + 1]; /* over the requests: each key at its last one */
 };
 
 struct near__bursts {

@@ -21,6 +21,8 @@
 
 #include <string.h>
 
+#include "local/between.h"
+
 #define READS_MAX (1u << 20) /* of the sample, if nobody says otherwise: near__curve_forget_after */
 #define NIL UINT16_MAX /* no key: there are fewer, and fewer places */
 
@@ -32,11 +34,6 @@ struct key {
     uint16_t place; /* 1 … places */
     uint16_t chain;
 };
-struct sum {
-    uint64_t bytes;
-    uint32_t keys;
-};
-
 struct near__curve {
     uint32_t keys_max, places, mask;
     uint32_t count, last; /* keys; the place used last */
@@ -50,7 +47,7 @@ struct near__curve {
     struct near__distances of_soon, of_late, of_squares;
     struct near__bursts bursts;
     struct key *key;
-    struct sum *tree;    /* [1 … places] */
+    struct near__between *tree; /* [1 … places] */
     uint16_t *first;     /* of the chains */
     uint16_t *at;        /* the key at a place, or NIL */
 };
@@ -63,7 +60,7 @@ struct near__curve *near__curve_create(const struct near__alloc *alloc, uint32_t
     while (2 * chains < keys_max)
         chains *= 2;
     size_t head = (sizeof(struct near__curve) + 63) & ~(size_t)63;
-    size_t keys = keys_max * sizeof(struct key), tree = (places + 1) * sizeof(struct sum);
+    size_t keys = keys_max * sizeof(struct key), tree = (places + 1) * sizeof(struct near__between);
     size_t size = head + keys + tree + (chains + places + 1) * sizeof(uint16_t);
     char *memory = near__alloc_zero(alloc, size);
     struct near__curve *c = (struct near__curve *)(void *)memory;
@@ -75,7 +72,7 @@ struct near__curve *near__curve_create(const struct near__alloc *alloc, uint32_t
     c->reads_max = READS_MAX;
     c->mask = chains - 1;
     c->key = (struct key *)(void *)(memory + head);
-    c->tree = (struct sum *)(void *)(memory + head + keys);
+    c->tree = (struct near__between *)(void *)(memory + head + keys);
     c->first = (uint16_t *)(void *)(memory + head + keys + tree);
     c->at = c->first + chains;
     memset(c->first, 0xff, (chains + places + 1) * sizeof(uint16_t));
@@ -89,35 +86,16 @@ void near__curve_destroy(const struct near__alloc *alloc, struct near__curve *cu
 
 /* ---------------------------------------------------------------- places */
 
-static void tree_add(struct near__curve *c, uint32_t place, int32_t keys, int64_t bytes)
-{
-    for (; place <= c->places; place += place & -place) {
-        c->tree[place].keys += (uint32_t)keys;
-        c->tree[place].bytes += (uint64_t)bytes;
-    }
-}
-
-/* Up to and including place. */
-static struct sum tree_sum(const struct near__curve *c, uint32_t place)
-{
-    struct sum sum = {0, 0};
-    for (; place; place -= place & -place) {
-        sum.keys += c->tree[place].keys;
-        sum.bytes += c->tree[place].bytes;
-    }
-    return sum;
-}
-
 static void occupy(struct near__curve *c, uint32_t k, uint32_t place)
 {
     c->key[k].place = (uint16_t)place;
     c->at[place] = (uint16_t)k;
-    tree_add(c, place, 1, (int64_t)c->key[k].bytes);
+    near__between_add(c->tree, c->places, place, 1, (int64_t)c->key[k].bytes);
 }
 
 static void vacate(struct near__curve *c, uint32_t k)
 {
-    tree_add(c, c->key[k].place, -1, -(int64_t)c->key[k].bytes);
+    near__between_add(c->tree, c->places, c->key[k].place, -1, -(int64_t)c->key[k].bytes);
     c->at[c->key[k].place] = NIL;
 }
 
@@ -243,9 +221,8 @@ static uint64_t scaled(const struct near__curve *c, uint64_t between, uint64_t s
 /* A read of a key of the sample that is known: what came in between, itself included.  square: by how much that of its key's late reads grows. */
 static void count_distance(struct near__curve *c, uint32_t k, float square)
 {
-    struct sum all = tree_sum(c, c->last), before = tree_sum(c, c->key[k].place - 1);
-    uint64_t between = (uint64_t)(all.keys - before.keys) - 1, entries = scaled(c, between, 1, 1);
-    uint64_t own = c->key[k].bytes, bytes = scaled(c, all.bytes - before.bytes - own, all.bytes / all.keys, own);
+    struct near__between all = near__between_of(c->tree, 0, c->last), others = near__between_of(c->tree, c->key[k].place, c->last);
+    uint64_t entries = scaled(c, others.keys, 1, 1), bytes = scaled(c, others.bytes, all.bytes / all.keys, c->key[k].bytes);
     near__distances_count(square > 0 ? &c->of_late : &c->of_soon, entries, bytes, 1);
     if (square > 0)
         near__distances_count(&c->of_squares, entries, bytes, square);

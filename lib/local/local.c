@@ -536,20 +536,25 @@ static int count(struct near__reader *reader, enum near__count outcome)
     return outcome == NEAR_COUNT_FILLS;
 }
 
+static struct offer offer_of(struct near__ticket ticket, const void *key, size_t key_size, const void *value, size_t value_size,
+                             uint64_t position)
+{
+    return (struct offer){.key = key, .value = value, .key_size = key_size, .value_size = value_size,
+                          .hash = ticket.hash, .position = position, .generation = ticket.generation};
+}
+
 int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
                         size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms,
                         int64_t sent_ns)
 {
-    struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
-                          .hash = ticket.hash, .position = position, .generation = ticket.generation};
+    struct offer offer = offer_of(ticket, key, key_size, value, value_size, position);
     return count(reader, keep(local, reader, &offer, ttl_ms, sent_ns));
 }
 
 int near__local_try(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
                     size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms)
 {
-    struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
-                          .hash = ticket.hash, .position = position, .generation = ticket.generation};
+    struct offer offer = offer_of(ticket, key, key_size, value, value_size, position);
     enum near__count outcome = keep(local, reader, &offer, ttl_ms, NEAR_NEVER);
     return outcome == NEAR_COUNT_FILLS && count(reader, outcome);
 }
@@ -631,8 +636,7 @@ static int renews(struct near__local *local, struct offer *offer)
 int near__local_renew(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
                       size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms, int64_t sent_ns)
 {
-    struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
-                          .hash = ticket.hash, .position = position, .generation = ticket.generation};
+    struct offer offer = offer_of(ticket, key, key_size, value, value_size, position);
     return renews(local, &offer) && count(reader, keep(local, reader, &offer, ttl_ms, sent_ns));
 }
 

@@ -568,11 +568,33 @@ static void test_what_is_on_its_way_is_freed_when_a_tier_is_closed(void **state)
     assert_int_equal(allocfail_blocks(&counting), 0);
 }
 
-static int gone;
-static void retires_300(void)
+static unsigned retirees, gone, begun_when_gone;
+static void retires_them(void)
 {
-    for (unsigned i = 0; i < 300; i++)
-        gone += retire_one(next_key++); /* a full bucket may have displaced one or two */
+    for (unsigned i = 0; i < retirees; i++)
+        gone += (unsigned)retire_one(next_key++); /* a full bucket may have displaced one or two */
+    begun_when_gone = begun;
+}
+
+/* The index grows, and at its first grace period so many are retired that fills would soon be refused. */
+static void grow(uint64_t bytes_max, unsigned retired)
+{
+    start();
+    f.config.bytes_max = bytes_max;
+    fixture_start(&f);
+    f.local->manual = 0;
+    retirees = retired;
+    gone = 0;
+    next_key = FIRST;
+    for (uint64_t key = FIRST; key < FIRST + retired; key++)
+        add_one(key, 1000);
+    for (uint64_t key = FIRST + retired; stats_of(&f).local_entries <= atomic_load(&f.local->index_entries_max); key++)
+        add_one(key, 1);
+    uint64_t before = stats_of(&f).local_index_bytes;
+    meanwhile = retires_them;
+    near__tables_adapt(f.local);
+    assert_true(stats_of(&f).local_index_bytes > before);
+    assert_true(gone > retired - 20);
 }
 
 /* While the index grows a thread that fills has most of its room from what it retires: buckets are full.  It would find nothing in its
@@ -580,52 +602,20 @@ static void retires_300(void)
 static void test_what_is_retired_while_the_index_grows_is_handed_back(void **state)
 {
     (void)state;
-    start();
-    fixture_start(&f);
-    f.local->manual = 0;
-    for (uint64_t key = FIRST; key < FIRST + 300; key++)
-        add_one(key, 1000);
-    next_key = FIRST;
-    gone = 0;
-    uint64_t before = stats_of(&f).local_index_bytes;
-    for (uint64_t key = FIRST + 300; stats_of(&f).local_entries <= atomic_load(&f.local->index_entries_max); key++)
-        add_one(key, 1);
-    meanwhile = retires_300;
-    near__tables_adapt(f.local);
-    assert_true(stats_of(&f).local_index_bytes > before);
-    assert_true(gone > 290);
+    grow(4u << 20, 300);
     assert_int_equal(freed_by_keeper, 0);
-    assert_true(recycle(TRACED) >= gone);
+    assert_true(recycle(TRACED) >= (int)gone);
     close_tier();
-}
-
-static unsigned begun_in_walk;
-static void retires_2000(void)
-{
-    for (unsigned i = 0; i < 2000; i++)
-        gone += retire_one(next_key++);
-    begun_in_walk = begun;
 }
 
 /* Its thread does not come back for it: a grace period at each step would free nothing. */
 static void test_what_nobody_comes_for_is_taken_away_while_the_index_grows(void **state)
 {
     (void)state;
-    start();
-    f.config.bytes_max = 32u << 20;
-    fixture_start(&f);
-    f.local->manual = 0;
-    for (uint64_t key = FIRST; key < FIRST + 2000; key++)
-        add_one(key, 1000);
-    next_key = FIRST;
-    gone = 0;
-    for (uint64_t key = FIRST + 2000; stats_of(&f).local_entries <= atomic_load(&f.local->index_entries_max); key++)
-        add_one(key, 1);
-    meanwhile = retires_2000;
-    near__tables_adapt(f.local);
-    print_message("# %u grace periods\n", begun - begun_in_walk);
-    assert_true(begun - begun_in_walk < 20);
-    assert_true(freed_by_keeper >= (unsigned)gone);
+    grow(32u << 20, 2000);
+    print_message("# %u grace periods\n", begun - begun_when_gone);
+    assert_true(begun - begun_when_gone < 20);
+    assert_true(freed_by_keeper >= gone);
     close_tier();
 }
 
