@@ -84,6 +84,16 @@ keeps_threads_together() {
         holds "$(value results.0.hit_ratio) > 0.8 && $(value results.0.hit_ratio) - $(value results.1.hit_ratio) < 0.02 &&
             $(value results.0.hit_ratio) - $(value results.2.hit_ratio) < 0.02"
 }
+# The loads of docs/policies.md can be made, the same ones each time.
+makes_traces() {
+    for name in zipf scans once edge loop loops batch tiny large; do
+        "$top_srcdir/benchmarks/traces.sh" $name 2000 > "$work/made" && "$top_srcdir/benchmarks/traces.sh" $name 2000 | cmp - "$work/made" &&
+            run 0 replay --trace "$work/made" --entries 100 --policy exact-lru --runs 1 --json - && is_json && has results.0.requests 2000 || return 1
+    done
+    status=0
+    "$top_srcdir/benchmarks/traces.sh" nothing 2> "$work/err" || status=$?
+    [ $status = 2 ] && grep -q 'Zipf 1.0 among' "$work/err"
+}
 unpacks() {
     "$1" -c < "$work/trace" > "$work/trace.$1" &&
         run 0 replay --trace "$work/trace.$1" --entries 400 --policy exact-lru --json - && is_json && has results.0.requests 20000
@@ -130,6 +140,7 @@ check "it is run as often as wanted, with medians and spread" repeats
 check "limits in bytes, several threads" counts_bytes
 check "what is too large is not kept, and counted" leaves_out_what_is_too_large
 check "several threads are at the same place of the trace" keeps_threads_together
+check "synthetic traces are made" makes_traces
 for packer in gzip xz zstd; do
     if command -v $packer > /dev/null; then
         check "$packer is unpacked" unpacks $packer
