@@ -23,11 +23,6 @@ void near__bursts_see(struct near__bursts *b, uint64_t hash, enum near__seen see
     b->seen[b->count++] = (uint8_t)seen;
 }
 
-void near__bursts_drop(struct near__bursts *b)
-{
-    b->count = 0;
-}
-
 /* ---------------------------------------------------------------- one burst */
 
 static struct near__met *meet(struct near__bursts *b, uint32_t request)
@@ -83,7 +78,7 @@ void near__bursts_learn(struct near__bursts *b)
     uint32_t soon = 0;
     memset(&b->work, 0, sizeof(b->work));
     uint32_t reads = learn_all(b, &soon);
-    near__bursts_drop(b);
+    b->count = 0;
     if (reads <= NEAR_SOON)
         return;
     b->bursts++;

@@ -46,7 +46,5 @@ static inline int near__bursts_is_full(const struct near__bursts *bursts)
 void near__bursts_learn(struct near__bursts *bursts);
 /* The share of soon reads, and the square of how far from true that may be by chance; 1: nothing is known. */
 double near__bursts_share(const struct near__bursts *bursts, double *ret_variance);
-/* The burst is over and good for nothing. */
-void near__bursts_drop(struct near__bursts *bursts);
 
 #endif

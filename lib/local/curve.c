@@ -29,7 +29,7 @@
 struct key {
     uint64_t hash;
     uint32_t bytes;
-    uint32_t at;    /* its last request, in reads of all keys */
+    uint32_t at;    /* its last request, in reads of all keys that were shown */
     uint32_t late;  /* reads of it that were, halved as the counts are */
     uint16_t place; /* 1 … places */
     uint16_t chain;
@@ -230,8 +230,7 @@ static void count_distance(struct near__curve *c, uint32_t k, float square)
 
 static void count_read(struct near__curve *c, uint32_t k, uint32_t at)
 {
-    /* rings are shown one after the other, so it may have been read later by another thread */
-    int is_soon = k != NIL && (int32_t)(at - c->key[k].at) <= (int32_t)NEAR_SOON;
+    int is_soon = k != NIL && at - c->key[k].at <= NEAR_SOON;
     float square = is_soon ? 0 : k != NIL ? 2 * (float)c->key[k].late++ + 1 : 1;
     c->counted++;
     c->samples++;

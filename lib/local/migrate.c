@@ -225,7 +225,7 @@ static int is_pressed(const struct near__local *local)
     return load(&local->budget.retired) > retirable(local);
 }
 
-/* What was retired when move_all last looked, and in how many steps since it has not become more. */
+/* What was retired when move_all last looked, and how many steps ago that has changed. */
 struct pressure {
     int64_t retired;
     int idle_steps;
@@ -239,7 +239,7 @@ static void relieve(struct near__local *local, struct pressure *pressure)
 {
     if (!is_pressed(local))
         return;
-    if (load(&local->budget.retired) > pressure->retired) {
+    if (load(&local->budget.retired) != pressure->retired) {
         near__reclaim_some(local);
         pressure->idle_steps = 0;
     } else if (++pressure->idle_steps == IDLE_STEPS) {

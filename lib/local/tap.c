@@ -35,13 +35,13 @@
 #define BURST_FIRST 4
 #define BURST_SETTLED (BURST_ONE_IN / 2 * NEAR_BURST) /* reads for each step from the first to the other */
 #define BURST_READS (256 * NEAR_BURST) /* of all threads: then the one that it is of does not read, or has three hundred beside it */
+#define LOST_IN_BURST UINT64_MAX       /* rings may still be full of one */
 
 struct near__tap {
     _Alignas(64) _Atomic(uint32_t) written;
     _Atomic(uint64_t) lost; /* requests that met a full ring */
     _Alignas(64) _Atomic(uint32_t) read;
-    /* under tap_busy, when that was last done: reads of all threads, and of this one, and what it had lost */
-    uint64_t drained_at, drained, drained_lost;
+    uint64_t drained, drained_lost; /* under tap_busy: reads of this thread, and what it had lost, when that was last done */
     _Alignas(64) _Atomic(uint64_t) word[RING];
 };
 
@@ -122,13 +122,18 @@ static uint64_t size_in(const struct near__local *local, uint64_t word)
     return seen_in(word) == NEAR_SEEN_MISS ? 0 : bytes_of(local, word);
 }
 
+static uint64_t lost_in(const struct near__tap *tap)
+{
+    return atomic_load_explicit(&tap->lost, memory_order_relaxed); /* relaxed: statistics */
+}
+
 static uint64_t lost_of(const struct near__local *local)
 {
     uint64_t lost = 0;
     /* acquire: pairs with the push of a reader */
     const struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
     for (; reader; reader = reader->next)
-        lost += atomic_load_explicit(&reader->tap->lost, memory_order_relaxed); /* relaxed: statistics */
+        lost += lost_in(reader->tap);
     return lost;
 }
 
@@ -149,7 +154,7 @@ static int is_in_burst(const struct near__local *local, const struct near__reade
     return !near__bursts_is_full(bursts) && (bursts->count || hash >= below || below == UINT64_MAX);
 }
 
-/* at: reads of all threads so far. */
+/* at: reads that have been shown, of all threads. */
 static void learn(struct near__local *local, const struct near__reader *reader, uint64_t word, uint64_t at)
 {
     uint64_t hash = hash_in(word);
@@ -162,42 +167,26 @@ static void learn(struct near__local *local, const struct near__reader *reader, 
         near__curve_see(local->curve, hash, seen, size_in(local, word), at);
 }
 
-static void begin_burst(struct near__local *local, const struct near__reader *reader, uint64_t at)
+/* The next one comes by chance, so that it does not always meet the same phase of the load, or the same thread. */
+static void end_burst(struct near__local *local)
 {
-    near__bursts_drop(near__curve_bursts(local->curve));
-    local->burst_of = reader;
-    local->burst_from = at;
-}
-
-/* The next one comes by chance, so that it does not always meet the same phase of the load.  What others have lost meanwhile is no sign that the sample is too large. */
-static void end_burst(struct near__local *local, uint64_t at)
-{
-    uint64_t reads = at - local->burst_from, one_in = clamp(at / BURST_SETTLED, BURST_FIRST, BURST_ONE_IN);
+    uint64_t at = local->tap_shown, reads = at - local->burst_from, one_in = clamp(at / BURST_SETTLED, BURST_FIRST, BURST_ONE_IN);
     uint64_t gap = one_in * (reads > NEAR_BURST ? reads : NEAR_BURST);
+    near__bursts_learn(near__curve_bursts(local->curve));
     local->burst_of = NULL;
     local->burst_due = at + gap / 2 + near__random_below(&local->burst_random, (uint32_t)clamp(gap, 0, UINT32_MAX));
-    local->tap_lost = lost_of(local);
+    local->tap_lost = LOST_IN_BURST;
 }
 
-/* After a reader's ring has been drained.  complete: nothing has been lost behind its last word. */
-static void tend_burst(struct near__local *local, const struct near__reader *reader, int complete, uint64_t at)
+/* After a reader's ring, which was not empty, has been drained.  complete: nothing has been lost behind its last word. */
+static void tend_burst(struct near__local *local, struct near__reader *reader, int complete)
 {
-    struct near__bursts *bursts = near__curve_bursts(local->curve);
-    if (!local->burst_of) {
-        if (at >= local->burst_due && near__curve_below(local->curve) < UINT64_MAX)
-            begin_burst(local, reader, at);
-    } else if ((local->burst_of == reader && (near__bursts_is_full(bursts) || !complete)) || at - local->burst_from > BURST_READS) {
-        near__bursts_learn(bursts);
-        end_burst(local, at);
+    if (!local->burst_of && local->tap_shown >= local->burst_due && near__curve_share(local->curve) < 1) {
+        local->burst_of = reader;
+        local->burst_from = local->tap_shown;
+    } else if (local->burst_of == reader && (near__bursts_is_full(near__curve_bursts(local->curve)) || !complete)) {
+        end_burst(local);
     }
-}
-
-/* Nothing has been lost since the last look. */
-static int is_complete(struct near__tap *tap)
-{
-    uint64_t before = tap->drained_lost;
-    tap->drained_lost = atomic_load_explicit(&tap->lost, memory_order_relaxed); /* relaxed: statistics */
-    return tap->drained_lost == before;
 }
 
 /* Of what a ring has lost nothing can be said.  sampled: reads of the sample in it. */
@@ -206,39 +195,52 @@ static double expected(const struct near__curve *curve, uint64_t reads, int comp
     return complete ? (double)reads * near__curve_share(curve) : (double)sampled;
 }
 
+/* The clock of what is learnt counts reads in the order in which they are shown: all of a ring, then all of the next.  Stretches of
+ * threads that are alike, laid end to end, are a load like theirs; if each were stretched over what all threads read meanwhile, reads
+ * that came soon would seem late ones. */
 static void drain(struct near__local *local, struct near__reader *reader)
 {
     struct near__tap *tap = reader->tap;
     uint32_t read = atomic_load_explicit(&tap->read, memory_order_relaxed); /* relaxed: ours, by tap_busy */
     uint32_t written = atomic_load_explicit(&tap->written, memory_order_acquire); /* acquire: as above */
-    uint64_t at = local->curve ? near__tier_reads(local) : 0, own = near__tier_reads_of(reader), words = written - read;
-    uint64_t from = tap->drained_at ? tap->drained_at : at > own ? at - own : 0;
+    uint64_t reads = near__tier_reads_of(reader) - tap->drained, lost = lost_in(tap) - tap->drained_lost, words = written - read;
     uint64_t sampled = local->curve ? near__curve_samples(local->curve) : 0;
     for (uint32_t i = 0; i < words; i++) {
         uint64_t word = atomic_load_explicit(&tap->word[(read + i) % RING], memory_order_relaxed); /* relaxed: ordered by written */
-        learn(local, reader, word, from + (at - from) * (i + 1) / words);
+        learn(local, reader, word, local->tap_shown + reads * (i + 1) / words);
     }
     atomic_store_explicit(&tap->read, written, memory_order_release); /* release: as above */
+    local->tap_shown += reads;
+    tap->drained += reads;
     if (local->curve) {
-        int complete = is_complete(tap);
-        near__curve_expect(local->curve, expected(local->curve, own - tap->drained, complete, near__curve_samples(local->curve) - sampled));
+        near__curve_expect(local->curve, expected(local->curve, reads, !lost, near__curve_samples(local->curve) - sampled));
         if (words)
-            tend_burst(local, reader, complete, at);
+            tend_burst(local, reader, lost_in(tap) == tap->drained_lost);
     }
-    tap->drained_at = at;
-    tap->drained = own;
+    tap->drained_lost += lost;
     if (local->hotkeys)
-        near__hotkeys_drain(local->hotkeys, reader->hotring, own);
+        near__hotkeys_drain(local->hotkeys, reader->hotring, tap->drained);
 }
 
-/* More than the rings take is noted between two drains: the curve, which wants every request of a key, takes fewer keys. */
-static void relieve(struct near__local *local)
+/* What there is of it is learnt, too. */
+static void end_overdue_burst(struct near__local *local)
 {
-    uint64_t lost = lost_of(local);
-    if (local->burst_of || lost - local->tap_lost < RING)
+    if (!local->burst_of || local->tap_shown - local->burst_from <= BURST_READS)
+        return;
+    drain(local, local->burst_of);
+    if (local->burst_of)
+        end_burst(local);
+}
+
+/* More than the rings take is noted between two drains: the curve, which wants every request of a key, takes fewer keys.  What they lose
+ * because of a burst is no sign of that.  emptied: they have been, since the last one. */
+static void relieve(struct near__local *local, int emptied)
+{
+    uint64_t lost = lost_of(local), before = local->tap_lost;
+    if (before == LOST_IN_BURST ? !emptied : lost - before < RING)
         return;
     local->tap_lost = lost;
-    if (near__curve_keys(local->curve) >= CURVE_KEYS_MIN)
+    if (before != LOST_IN_BURST && near__curve_keys(local->curve) >= CURVE_KEYS_MIN)
         near__curve_thin(local->curve);
 }
 
@@ -255,6 +257,7 @@ static void follow(struct near__local *local)
 /* What was learnt takes effect. */
 static void apply(struct near__local *local)
 {
+    end_overdue_burst(local);
     if (local->shadow)
         follow(local);
     uint64_t below = local->burst_of ? UINT64_MAX : sample_below(local);
@@ -280,22 +283,23 @@ void near__tap_learn(struct near__local *local, struct near__reader *reader)
     end(local);
 }
 
-static void drain_all(struct near__local *local)
+static void learn_from_all(struct near__local *local)
 {
+    int emptied = !local->burst_of;
     /* acquire: pairs with the push of a reader */
     struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
     for (; reader; reader = reader->next)
         drain(local, reader);
+    if (local->curve && !local->burst_of)
+        relieve(local, emptied);
+    apply(local);
 }
 
 void near__tap_learn_all(struct near__local *local)
 {
     if (!local->taps || !begin(local))
         return;
-    drain_all(local);
-    if (local->curve)
-        relieve(local);
-    apply(local);
+    learn_from_all(local);
     end(local);
 }
 
@@ -319,7 +323,7 @@ int near__local_advise(struct near__local *local, uint64_t entries, uint64_t byt
         return NEAR_ERR_UNSUPPORTED;
     if (!begin_patiently(local))
         return NEAR_ERR_TIMEOUT;
-    drain_all(local);
+    learn_from_all(local);
     bytes = bytes > (uint64_t)fixed ? bytes - (uint64_t)fixed : 0;
     double ratio = near__curve_hit_ratio(local->curve, entries, bytes);
     end(local);
@@ -379,7 +383,7 @@ int near__local_hot_keys(struct near__local *local, size_t most, near_hot_key *r
         return NEAR_ERR_UNSUPPORTED;
     if (!begin_patiently(local))
         return NEAR_ERR_TIMEOUT;
-    drain_all(local);
+    learn_from_all(local);
     *ret_count = near__hotkeys_top(local->hotkeys, most, ret_keys);
     end(local);
     return NEAR_OK;

@@ -118,10 +118,11 @@ struct near__local {
     struct near__shadow *shadow;    /* under tap_busy; NULL: the rule never changes */
     struct near__curve *curve;      /* under tap_busy; NULL: not wanted */
     struct near__hotkeys *hotkeys;  /* under tap_busy; NULL: not wanted */
-    const struct near__reader *burst_of; /* under tap_busy: every request of its thread is noted; NULL: no burst */
-    uint64_t burst_from, burst_due; /* under tap_busy: reads when it began, and when the next one may */
-    uint64_t burst_random;
+    uint64_t tap_shown;             /* under tap_busy: reads of all rings, as far as they have been drained */
     uint64_t tap_lost;              /* under tap_busy: requests that rings had lost when that was last seen to */
+    struct near__reader *burst_of;  /* under tap_busy: every request of its thread is noted; NULL: no burst */
+    uint64_t burst_from, burst_due; /* under tap_busy: tap_shown when it began, and when the next one may */
+    uint64_t burst_random;
     _Atomic(uint32_t) tap_busy;
 
     const struct near__alloc *alloc;

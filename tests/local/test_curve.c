@@ -377,15 +377,14 @@ static void test_what_does_not_exist_is_a_miss_at_any_size(void **state)
     fixture_close(&f);
 }
 
-/* Few keys in the sample, and all there. */
-enum { KEYS = 12000 };
-static void tier_with_a_sample(struct fixture *f)
+/* All keys are there, and a part of them in the sample. */
+static void tier_with_a_sample(struct fixture *f, uint32_t keys, uint64_t bytes_max)
 {
     fixture_init(f);
     f->config.curve = 1;
-    f->config.bytes_max = 16u << 20;
+    f->config.bytes_max = bytes_max;
     fixture_start(f);
-    for (uint32_t key = 0; key < KEYS; key++) {
+    for (uint32_t key = 0; key < keys; key++) {
         struct near__ticket t = near__local_ticket(f->local, &key, 4);
         assert_int_equal(near__local_install(f->local, f->reader, t, &key, 4, "value", 5, key + 1, -1, near__now(&f->clock)), 1);
         if (key % 256 == 0)
@@ -393,6 +392,8 @@ static void tier_with_a_sample(struct fixture *f)
     }
     assert_true(near__curve_share(f->local->curve) < 0.5);
 }
+
+enum { KEYS = 12000 };
 static void read_on(struct fixture *f, struct near__reader *reader, uint32_t reads)
 {
     struct near__view view;
@@ -401,12 +402,39 @@ static void read_on(struct fixture *f, struct near__reader *reader, uint32_t rea
         (void)near__local_copy(f->local, reader, &key, 4, ANY_BOUND, 0, NULL, 0, &view);
 }
 
+/* Of threads that are gone.  The test's own thread reads with them, so that rings fill as it says. */
+enum { READERS_MAX = 8 };
+struct readers {
+    struct fixture *f;
+    pthread_barrier_t all_have_one;
+    _Atomic(unsigned) count;
+    struct near__reader *of[READERS_MAX];
+};
+static void *get_reader(void *arg)
+{
+    struct readers *readers = arg;
+    readers->of[atomic_fetch_add(&readers->count, 1)] = near__local_reader(readers->f->local);
+    pthread_barrier_wait(&readers->all_have_one);
+    return NULL;
+}
+static void get_readers(struct fixture *f, struct readers *ret, unsigned count)
+{
+    pthread_t thread[READERS_MAX];
+    *ret = (struct readers){.f = f};
+    pthread_barrier_init(&ret->all_have_one, NULL, count);
+    for (unsigned i = 0; i < count; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, get_reader, ret), 0);
+    for (unsigned i = 0; i < count; i++)
+        pthread_join(thread[i], NULL);
+    pthread_barrier_destroy(&ret->all_have_one);
+}
+
 /* Where nobody fills, rings are looked at by the keeper alone, and are full then, of a burst that goes on. */
 static void test_a_burst_ends_and_costs_the_sample_nothing(void **state)
 {
     struct fixture f;
     (void)state;
-    tier_with_a_sample(&f);
+    tier_with_a_sample(&f, KEYS, 16u << 20);
     double share = near__curve_share(f.local->curve);
     unsigned in_bursts = 0, was_in_burst = 0;
     for (int round = 0; round < 200; round++) {
@@ -421,6 +449,58 @@ static void test_a_burst_ends_and_costs_the_sample_nothing(void **state)
     assert_true(near__curve_bursts(f.local->curve)->reads > 1000);
     assert_true(in_bursts < 50);
     assert_true(near__curve_share(f.local->curve) == share);
+    fixture_close(&f);
+}
+
+static void all_read_on(struct fixture *f, const struct readers *readers, uint32_t reads)
+{
+    for (unsigned i = 0; i < readers->count; i++)
+        read_on(f, readers->of[i], reads);
+}
+
+/* All rings are full when a burst ends, those of its neighbours, too, and some are not emptied at once.  A burst may end because its
+ * thread fills, or because somebody asks for advice. */
+static void test_a_burst_ends_and_costs_its_neighbours_nothing(void **state)
+{
+    struct fixture f;
+    struct readers readers;
+    double advised;
+    unsigned ended[2] = {0, 0};
+    (void)state;
+    tier_with_a_sample(&f, KEYS, 16u << 20);
+    get_readers(&f, &readers, 4);
+    double share = near__curve_share(f.local->curve);
+    for (int round = 0; round < 600; round++) {
+        all_read_on(&f, &readers, 3000);
+        if (f.local->burst_of) {
+            int asked = round % 2;
+            if (asked)
+                assert_int_equal(near__local_advise(f.local, 100, UINT64_MAX, &advised), NEAR_OK);
+            else
+                near__tap_learn(f.local, f.local->burst_of);
+            assert_null(f.local->burst_of);
+            ended[asked]++;
+        }
+        all_read_on(&f, &readers, 3000);
+        near__local_keep(f.local);
+    }
+    assert_true(ended[0] > 3 && ended[1] > 3);
+    assert_true(near__curve_share(f.local->curve) == share);
+    fixture_close(&f);
+}
+
+/* What has been lost while there was no burst is. */
+static void test_a_sample_that_is_too_much_for_the_rings_becomes_smaller(void **state)
+{
+    struct fixture f;
+    (void)state;
+    tier_with_a_sample(&f, KEYS, 16u << 20);
+    double share = near__curve_share(f.local->curve);
+    for (int round = 0; round < 20; round++) {
+        read_on(&f, f.reader, 40000);
+        near__local_keep(f.local);
+    }
+    assert_true(near__curve_share(f.local->curve) < share);
     fixture_close(&f);
 }
 
@@ -442,7 +522,7 @@ static void test_a_burst_ends_though_its_thread_has_gone(void **state)
     struct fixture f;
     pthread_t thread;
     (void)state;
-    tier_with_a_sample(&f);
+    tier_with_a_sample(&f, KEYS, 16u << 20);
     assert_int_equal(pthread_create(&thread, NULL, read_in_a_burst, &f), 0);
     pthread_join(thread, NULL);
     const struct near__reader *gone = f.local->burst_of;
@@ -454,6 +534,58 @@ static void test_a_burst_ends_though_its_thread_has_gone(void **state)
     assert_ptr_not_equal(f.local->burst_of, gone);
     assert_true(near__curve_bursts(f.local->curve)->reads > before); /* what it had read is learnt */
     fixture_close(&f);
+}
+
+/* Others have read so much that it is given up; its ring has not been looked at since it began. */
+static void test_a_burst_that_is_overdue_is_learnt(void **state)
+{
+    struct fixture f;
+    struct readers readers;
+    (void)state;
+    tier_with_a_sample(&f, KEYS, 16u << 20);
+    get_readers(&f, &readers, 1);
+    for (int round = 0; round < 100 && f.local->burst_of != f.reader; round++) {
+        read_on(&f, f.reader, 1000);
+        near__local_keep(f.local);
+    }
+    assert_ptr_equal(f.local->burst_of, f.reader);
+    double before = near__curve_bursts(f.local->curve)->reads;
+    read_on(&f, f.reader, 1500);
+    read_on(&f, readers.of[0], 600000);
+    near__tap_learn(f.local, readers.of[0]); /* it fills */
+    assert_ptr_not_equal(f.local->burst_of, f.reader);
+    assert_true(near__curve_bursts(f.local->curve)->reads > before + 900);
+    fixture_close(&f);
+}
+
+/* Threads that are alike, each of whose rings is shown with a long stretch of its own: what it read again soon is soon. */
+static void test_stretches_of_several_threads_are_shown_one_after_the_other(void **state)
+{
+    enum { MANY = 50000, STRETCH = 10000 };
+    uint32_t *trace = make_zipf(MANY, 0.9, 79);
+    struct fixture f;
+    struct readers readers;
+    struct exact exact;
+    struct near__view view;
+    double advised;
+    (void)state;
+    measure(&exact, trace, MANY);
+    tier_with_a_sample(&f, MANY, 32u << 20);
+    get_readers(&f, &readers, READERS_MAX);
+    for (uint32_t i = 0; i < 10 * REQUESTS; i++) {
+        struct near__reader *reader = readers.of[i / 100 % READERS_MAX];
+        (void)near__local_copy(f.local, reader, &trace[i % REQUESTS], 4, ANY_BOUND, 0, NULL, 0, &view);
+        if (i % (READERS_MAX * STRETCH) == 0)
+            near__local_keep(f.local);
+    }
+    for (uint64_t size = 10; size <= 10000; size *= 10) {
+        assert_int_equal(near__local_advise(f.local, size, UINT64_MAX, &advised), NEAR_OK);
+        print_message("# %lu entries: exact %.3f, advised %.3f\n", (unsigned long)size, ratio(exact.by_keys, size), advised);
+        assert_true(fabs(advised - ratio(exact.by_keys, size)) < SCALE(0.03, 0.06));
+    }
+    fixture_close(&f);
+    finish(&exact);
+    free(trace);
 }
 
 /* Few large entries: the shadow of `adaptive` sees all keys, so no request is a burst's alone. */
@@ -495,7 +627,11 @@ int main(void)
         cmocka_unit_test(test_a_tier_advises),
         cmocka_unit_test(test_what_does_not_exist_is_a_miss_at_any_size),
         cmocka_unit_test(test_a_burst_ends_and_costs_the_sample_nothing),
+        cmocka_unit_test(test_a_burst_ends_and_costs_its_neighbours_nothing),
+        cmocka_unit_test(test_a_sample_that_is_too_much_for_the_rings_becomes_smaller),
         cmocka_unit_test(test_a_burst_ends_though_its_thread_has_gone),
+        cmocka_unit_test(test_a_burst_that_is_overdue_is_learnt),
+        cmocka_unit_test(test_stretches_of_several_threads_are_shown_one_after_the_other),
         cmocka_unit_test(test_bursts_begin_also_where_the_shadow_sees_all_keys),
     };
     near__alloc_init(&alloc, NULL);

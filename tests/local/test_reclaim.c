@@ -28,12 +28,13 @@ static const struct near__entry *held[HELD]; /* pinned by the test */
 static unsigned too_early, freed_while_held, freed_while_recalled, freed_by_keeper;
 static void (*meanwhile)(void);    /* what others do in the middle of the next grace period; NULL: nothing */
 static void (*at_the_walk)(void);  /* likewise, each time that the keeper is about to free an entry */
+static void (*at_a_move)(void);    /* likewise, each time that a bucket is about to be moved */
 
 static void trace_anew(void)
 {
     traced_count = begun = ended = too_early = freed_while_held = freed_while_recalled = freed_by_keeper = 0;
     memset(held, 0, sizeof(held));
-    meanwhile = at_the_walk = NULL;
+    meanwhile = at_the_walk = at_a_move = NULL;
 }
 
 void __real_near__retire(struct near__index *index, struct near__entry *entry, enum near__why why);
@@ -75,6 +76,18 @@ void __wrap_near__rcu_synchronize(void)
         once();
     __real_near__rcu_synchronize();
     ended = begun;
+}
+
+void __real_near__index_move(struct near__index *index, struct near__bucket *old, const struct near__span *span,
+                             const struct near__moment *moment);
+void __wrap_near__index_move(struct near__index *index, struct near__bucket *old, const struct near__span *span,
+                             const struct near__moment *moment);
+void __wrap_near__index_move(struct near__index *index, struct near__bucket *old, const struct near__span *span,
+                             const struct near__moment *moment)
+{
+    if (at_a_move)
+        at_a_move();
+    __real_near__index_move(index, old, span, moment);
 }
 
 /* ---------------------------------------------------------------- steps */
@@ -568,7 +581,7 @@ static void test_what_is_on_its_way_is_freed_when_a_tier_is_closed(void **state)
     assert_int_equal(allocfail_blocks(&counting), 0);
 }
 
-static unsigned retirees, gone, begun_when_gone;
+static unsigned retirees, gone, begun_when_gone, taken_back, moved;
 static void retires_them(void)
 {
     for (unsigned i = 0; i < retirees; i++)
@@ -577,7 +590,7 @@ static void retires_them(void)
 }
 
 /* The index grows, and at its first grace period so many are retired that fills would soon be refused. */
-static void grow(uint64_t bytes_max, unsigned retired)
+static void grow(uint64_t bytes_max, unsigned retired, void (*others)(void))
 {
     start();
     f.config.bytes_max = bytes_max;
@@ -592,7 +605,9 @@ static void grow(uint64_t bytes_max, unsigned retired)
         add_one(key, 1);
     uint64_t before = stats_of(&f).local_index_bytes;
     meanwhile = retires_them;
+    at_a_move = others;
     near__tables_adapt(f.local);
+    at_a_move = NULL;
     assert_true(stats_of(&f).local_index_bytes > before);
     assert_true(gone > retired - 20);
 }
@@ -602,9 +617,27 @@ static void grow(uint64_t bytes_max, unsigned retired)
 static void test_what_is_retired_while_the_index_grows_is_handed_back(void **state)
 {
     (void)state;
-    grow(4u << 20, 300);
+    grow(4u << 20, 300, NULL);
     assert_int_equal(freed_by_keeper, 0);
     assert_true(recycle(TRACED) >= (int)gone);
+    close_tier();
+}
+
+static void takes_some_back(void)
+{
+    if (++moved % 256 == 0)
+        taken_back += (unsigned)recycle(50); /* more than it may keep as spare room */
+}
+
+/* Less and less is retired: somebody comes for it. */
+static void test_what_is_being_used_up_is_left_to_who_uses_it(void **state)
+{
+    (void)state;
+    moved = taken_back = 0;
+    grow(32u << 20, 2000, takes_some_back);
+    print_message("# %u came back while %u buckets were moved\n", taken_back, moved);
+    assert_true(taken_back >= 1500);
+    assert_int_equal(freed_by_keeper, 0);
     close_tier();
 }
 
@@ -612,7 +645,7 @@ static void test_what_is_retired_while_the_index_grows_is_handed_back(void **sta
 static void test_what_nobody_comes_for_is_taken_away_while_the_index_grows(void **state)
 {
     (void)state;
-    grow(32u << 20, 2000);
+    grow(32u << 20, 2000, NULL);
     print_message("# %u grace periods\n", begun - begun_when_gone);
     assert_true(begun - begun_when_gone < 20);
     assert_true(freed_by_keeper >= gone);
@@ -635,6 +668,7 @@ int main(void)
         cmocka_unit_test(test_R48_nothing_comes_back_while_a_reader_is_in_its_section),
         cmocka_unit_test(test_R48_nothing_is_freed_too_early_in_any_order),
         cmocka_unit_test(test_what_is_retired_while_the_index_grows_is_handed_back),
+        cmocka_unit_test(test_what_is_being_used_up_is_left_to_who_uses_it),
         cmocka_unit_test(test_what_nobody_comes_for_is_taken_away_while_the_index_grows),
         cmocka_unit_test(test_what_is_on_its_way_is_freed_when_a_tier_is_closed),
     };
