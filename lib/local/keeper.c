@@ -241,7 +241,6 @@ static void tend(struct near__local *local, int quiet, int sweep, int whole)
         near__sweep(local, whole);
     pass_time(local);
     sweep_ages(local, whole);
-    near__tap_learn_all(local);
     tend_size(local);
     near__queues_adapt(local);
     near__tables_adapt(local);
@@ -253,6 +252,7 @@ static void tend(struct near__local *local, int quiet, int sweep, int whole)
 
 void near__local_keep(struct near__local *local)
 {
+    (void)near__tap_learn_all(local);
     tend(local, 1, 1, 1);
 }
 
@@ -297,13 +297,31 @@ static int is_busy(const struct near__local *local)
 }
 
 /* 1: the time is over, 0: woken. */
-static int doze(struct near__local *local)
+static int doze(struct near__local *local, int ms)
 {
-    int ms = is_busy(local) ? BUSY_MS : IDLE_MS;
     struct timespec patience = {ms / 1000, ms % 1000 * 1000000};
+    if (atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) /* relaxed: rest has taken the 1 that came with it, or it comes */
+        return 0;
     syscall(SYS_futex, &local->keeper.wake, FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0);
     /* acquire: pairs with near__keeper_stop; what else there is to do is found by looking, with its own order */
     return atomic_exchange_explicit(&local->keeper.wake, 0, memory_order_acquire) == 0;
+}
+
+/* As doze, for as long as there is nothing to do but to look at rings, which takes a sixteenth of the time at most. */
+#define LOOK_PART 16
+static int doze_until_due(struct near__local *local)
+{
+    int due_ms = is_busy(local) ? BUSY_MS : IDLE_MS;
+    for (int ms, slept_ms = 0; slept_ms < due_ms; slept_ms += ms) {
+        int64_t used_ns = near__keeper_used_ns();
+        int wish_ms = near__tap_learn_all(local), least_ms = (int)((near__keeper_used_ns() - used_ns) * LOOK_PART / NEAR_NS_PER_MS);
+        ms = wish_ms > least_ms ? wish_ms : least_ms;
+        if (!wish_ms || ms > due_ms - slept_ms)
+            ms = due_ms - slept_ms;
+        if (!doze(local, ms))
+            return 0;
+    }
+    return 1;
 }
 
 /* For so long, or until somebody wants something: as a rule that memory is freed. */
@@ -344,7 +362,7 @@ static void *run(void *arg)
         if (sweep)
             sweep_due_ns = now_ns + BUSY_MS * NEAR_NS_PER_MS;
         tend(local, timed_out, sweep, 0);
-        timed_out = doze(local);
+        timed_out = doze_until_due(local);
     }
     return NULL;
 }

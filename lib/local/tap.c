@@ -7,9 +7,15 @@
  *      of its reads one in 32 --> a ring of keys-'                                '-> hotkeys.c --> near_hot_keys
  *
  * In the first ring only keys whose hash is below a threshold are noted, so it is all or nothing for a key; now and then, for a burst
- * (bursts.c), all keys are.  The other one is hotkeys.c's.  A hit writes to its thread's own rings and no further (promise A); when a ring is full the request is not noted.
+ * (bursts.c), all keys are.  The other one is hotkeys.c's.  A hit writes to its thread's own rings and no further (promise A).
  * Learning is done by whoever fills, or the keeper, one at a time: `tap_busy` is taken by an exchange that is never waited for.
  * What cannot be learnt now stays in its ring.
+ *
+ * When a ring is full a request is not noted, and until one is noted again its thread is mute: what it reads is as if it had not been read.
+ * So reads of the sample are expected only of the others, and what came before the gap does not seem long ago after it.
+ *
+ * Rings of threads that only hit wait for the keeper, who comes ten times a second.  While they are full by then it comes more often, and during a burst, which
+ * makes hits slower, at once and then less and less often.
  *
  *   word in a ring:    hash 63 … 16    what 15 … 14    size 13 … 0, see pack
  *
@@ -35,13 +41,20 @@
 #define BURST_FIRST 4
 #define BURST_SETTLED (BURST_ONE_IN / 2 * NEAR_BURST) /* reads for each step from the first to the other */
 #define BURST_READS (256 * NEAR_BURST) /* of all threads: then the one that it is of does not read, or has three hundred beside it */
+#define FROM_NOW_ON UINT64_MAX         /* when all that has been drained together was counted: reads of before are none of the burst's */
 #define LOST_IN_BURST UINT64_MAX       /* rings may still be full of one */
+
+#define FAST_MS 10            /* between two looks when rings are full otherwise */
+#define FAST_LOOKS 64         /* so often, without another reason */
+#define FAST_WORDS (RING / 16) /* in one ring; with ten times as many, between two looks as usual, none would be full */
 
 struct near__tap {
     _Alignas(64) _Atomic(uint32_t) written;
-    _Atomic(uint64_t) lost; /* requests that met a full ring */
+    _Atomic(uint64_t) lost;       /* requests that met a full ring */
+    _Atomic(uint64_t) mute;       /* reads of this thread while nothing could be noted, */
+    _Atomic(uint64_t) mute_since; /* but for those from this one on; SPEAKS: there are none */
     _Alignas(64) _Atomic(uint32_t) read;
-    uint64_t drained, drained_lost; /* under tap_busy: reads of this thread, and what it had lost, when that was last done */
+    uint64_t drained, shown, drained_lost; /* under tap_busy, when that was last done: reads of this thread, those that were not mute, what it had lost */
     _Alignas(64) _Atomic(uint64_t) word[RING];
 };
 
@@ -64,15 +77,45 @@ size_t near__tap_size(void)
     return sizeof(struct near__tap);
 }
 
+#define SPEAKS 0 /* somebody has read before a ring is full */
+
+/* A ring is full from one request of the sample to another; what is read meanwhile is as if it had not been. */
+static void fall_mute(struct near__reader *reader)
+{
+    struct near__tap *tap = reader->tap;
+    /* relaxed, all: ours */
+    if (atomic_load_explicit(&tap->mute_since, memory_order_relaxed) == SPEAKS)
+        atomic_store_explicit(&tap->mute_since, near__tier_reads_of(reader), memory_order_relaxed);
+    atomic_store_explicit(&tap->lost, atomic_load_explicit(&tap->lost, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+static void speak_again(struct near__reader *reader, uint64_t since)
+{
+    struct near__tap *tap = reader->tap;
+    uint64_t mute = atomic_load_explicit(&tap->mute, memory_order_relaxed) + near__tier_reads_of(reader) - since; /* relaxed: ours */
+    atomic_store_explicit(&tap->mute, mute, memory_order_relaxed);
+    atomic_store_explicit(&tap->mute_since, SPEAKS, memory_order_release); /* release: pairs with the acquire in speech_of */
+}
+
+/* Of so many reads of its own, how many were not mute.  It may be a little ahead or behind for once. */
+static uint64_t speech_of(const struct near__tap *tap, uint64_t reads)
+{
+    uint64_t since = atomic_load_explicit(&tap->mute_since, memory_order_acquire); /* acquire: pairs with speak_again */
+    uint64_t mute = atomic_load_explicit(&tap->mute, memory_order_relaxed);        /* relaxed: at least as new */
+    return (since == SPEAKS || since > reads ? reads : since) - mute;
+}
+
 void near__tap_note(struct near__reader *reader, uint64_t hash, enum near__seen seen, uint64_t size)
 {
     struct near__tap *tap = reader->tap;
     uint32_t written = atomic_load_explicit(&tap->written, memory_order_relaxed); /* relaxed: ours */
     /* acquire: pairs with the release in drain; the place has been read */
     if (written - atomic_load_explicit(&tap->read, memory_order_acquire) >= RING) {
-        atomic_store_explicit(&tap->lost, atomic_load_explicit(&tap->lost, memory_order_relaxed) + 1, memory_order_relaxed);
+        fall_mute(reader);
         return;
     }
+    uint64_t since = atomic_load_explicit(&tap->mute_since, memory_order_relaxed); /* relaxed: ours */
+    if (since != SPEAKS)
+        speak_again(reader, since);
     uint64_t word = (hash & ~UINT64_C(0xffff)) | (uint64_t)seen << WHAT_SHIFT | pack(size);
     /* relaxed, then release: pairs with the acquire in drain; publishes the word */
     atomic_store_explicit(&tap->word[written % RING], word, memory_order_relaxed);
@@ -147,7 +190,7 @@ static uint64_t sample_below(const struct near__local *local)
 /* A burst begins with the first request that nothing else notes, if there is one. */
 static int is_in_burst(const struct near__local *local, const struct near__reader *reader, uint64_t hash)
 {
-    if (local->burst_of != reader)
+    if (local->tapped.burst_of != reader)
         return 0;
     const struct near__bursts *bursts = near__curve_bursts(local->curve);
     uint64_t below = sample_below(local);
@@ -170,29 +213,24 @@ static void learn(struct near__local *local, const struct near__reader *reader, 
 /* The next one comes by chance, so that it does not always meet the same phase of the load, or the same thread. */
 static void end_burst(struct near__local *local)
 {
-    uint64_t at = local->tap_shown, reads = at - local->burst_from, one_in = clamp(at / BURST_SETTLED, BURST_FIRST, BURST_ONE_IN);
+    uint64_t at = local->tapped.reads, reads = at - local->tapped.burst_from, one_in = clamp(at / BURST_SETTLED, BURST_FIRST, BURST_ONE_IN);
     uint64_t gap = one_in * (reads > NEAR_BURST ? reads : NEAR_BURST);
     near__bursts_learn(near__curve_bursts(local->curve));
-    local->burst_of = NULL;
-    local->burst_due = at + gap / 2 + near__random_below(&local->burst_random, (uint32_t)clamp(gap, 0, UINT32_MAX));
-    local->tap_lost = LOST_IN_BURST;
+    local->tapped.burst_of = NULL;
+    local->tapped.burst_due = at + gap / 2 + near__random_below(&local->tapped.burst_random, (uint32_t)clamp(gap, 0, UINT32_MAX));
+    local->tapped.lost = LOST_IN_BURST;
 }
 
 /* After a reader's ring, which was not empty, has been drained.  complete: nothing has been lost behind its last word. */
 static void tend_burst(struct near__local *local, struct near__reader *reader, int complete)
 {
-    if (!local->burst_of && local->tap_shown >= local->burst_due && near__curve_share(local->curve) < 1) {
-        local->burst_of = reader;
-        local->burst_from = local->tap_shown;
-    } else if (local->burst_of == reader && (near__bursts_is_full(near__curve_bursts(local->curve)) || !complete)) {
+    if (!local->tapped.burst_of && local->tapped.reads >= local->tapped.burst_due && near__curve_share(local->curve) < 1) {
+        local->tapped.burst_of = reader;
+        local->tapped.burst_from = FROM_NOW_ON;
+        local->tapped.burst_looks = 0;
+    } else if (local->tapped.burst_of == reader && (near__bursts_is_full(near__curve_bursts(local->curve)) || !complete)) {
         end_burst(local);
     }
-}
-
-/* Of what a ring has lost nothing can be said.  sampled: reads of the sample in it. */
-static double expected(const struct near__curve *curve, uint64_t reads, int complete, uint64_t sampled)
-{
-    return complete ? (double)reads * near__curve_share(curve) : (double)sampled;
 }
 
 /* The clock of what is learnt counts reads in the order in which they are shown: all of a ring, then all of the next.  Stretches of
@@ -203,45 +241,55 @@ static void drain(struct near__local *local, struct near__reader *reader)
     struct near__tap *tap = reader->tap;
     uint32_t read = atomic_load_explicit(&tap->read, memory_order_relaxed); /* relaxed: ours, by tap_busy */
     uint32_t written = atomic_load_explicit(&tap->written, memory_order_acquire); /* acquire: as above */
-    uint64_t reads = near__tier_reads_of(reader) - tap->drained, lost = lost_in(tap) - tap->drained_lost, words = written - read;
-    uint64_t sampled = local->curve ? near__curve_samples(local->curve) : 0;
+    uint64_t reads = near__tier_reads_of(reader), speech = speech_of(tap, reads), words = written - read;
+    uint64_t shown = speech > tap->shown ? speech - tap->shown : 0;
     for (uint32_t i = 0; i < words; i++) {
         uint64_t word = atomic_load_explicit(&tap->word[(read + i) % RING], memory_order_relaxed); /* relaxed: ordered by written */
-        learn(local, reader, word, local->tap_shown + reads * (i + 1) / words);
+        learn(local, reader, word, local->tapped.shown + shown * (i + 1) / words);
     }
     atomic_store_explicit(&tap->read, written, memory_order_release); /* release: as above */
-    local->tap_shown += reads;
-    tap->drained += reads;
+    if (words > local->tapped.fullest)
+        local->tapped.fullest = words;
+    local->tapped.reads += reads - tap->drained;
+    local->tapped.shown += shown;
+    tap->drained = reads;
+    tap->shown += shown;
     if (local->curve) {
-        near__curve_expect(local->curve, expected(local->curve, reads, !lost, near__curve_samples(local->curve) - sampled));
+        near__curve_expect(local->curve, (double)shown * near__curve_share(local->curve));
+        uint64_t lost = lost_in(tap);
         if (words)
-            tend_burst(local, reader, lost_in(tap) == tap->drained_lost);
+            tend_burst(local, reader, lost == tap->drained_lost);
+        tap->drained_lost = lost;
     }
-    tap->drained_lost += lost;
     if (local->hotkeys)
-        near__hotkeys_drain(local->hotkeys, reader->hotring, tap->drained);
+        near__hotkeys_drain(local->hotkeys, reader->hotring, reads);
 }
 
 /* What there is of it is learnt, too. */
 static void end_overdue_burst(struct near__local *local)
 {
-    if (!local->burst_of || local->tap_shown - local->burst_from <= BURST_READS)
+    if (!local->tapped.burst_of || local->tapped.reads - local->tapped.burst_from <= BURST_READS)
         return;
-    drain(local, local->burst_of);
-    if (local->burst_of)
+    drain(local, local->tapped.burst_of);
+    if (local->tapped.burst_of)
         end_burst(local);
 }
 
-/* More than the rings take is noted between two drains: the curve, which wants every request of a key, takes fewer keys.  What they lose
- * because of a burst is no sign of that.  emptied: they have been, since the last one. */
-static void relieve(struct near__local *local, int emptied)
+/* More than the rings take is noted between two looks: they are looked at more often, and when that is not enough the curve, which
+ * wants every request of a key, takes fewer keys.  What rings lose because of a burst is no sign of that.  All of them have just been drained, and no burst was
+ * under way when that began. */
+static void relieve(struct near__local *local)
 {
-    uint64_t lost = lost_of(local), before = local->tap_lost;
-    if (before == LOST_IN_BURST ? !emptied : lost - before < RING)
-        return;
-    local->tap_lost = lost;
-    if (before != LOST_IN_BURST && near__curve_keys(local->curve) >= CURVE_KEYS_MIN)
+    uint64_t lost = lost_of(local), before = local->tapped.lost;
+    int loses = before != LOST_IN_BURST && lost - before >= RING;
+    if (loses && local->tapped.fast_looks && near__curve_keys(local->curve) >= CURVE_KEYS_MIN)
         near__curve_thin(local->curve);
+    if (loses || before == LOST_IN_BURST)
+        local->tapped.lost = lost;
+    if (loses || (local->tapped.fast_looks && local->tapped.fullest >= FAST_WORDS))
+        local->tapped.fast_looks = FAST_LOOKS;
+    else if (local->tapped.fast_looks)
+        local->tapped.fast_looks--;
 }
 
 /* The rule, and how many entries it is for. */
@@ -257,10 +305,12 @@ static void follow(struct near__local *local)
 /* What was learnt takes effect. */
 static void apply(struct near__local *local)
 {
+    if (local->tapped.burst_of && local->tapped.burst_from == FROM_NOW_ON)
+        local->tapped.burst_from = local->tapped.reads;
     end_overdue_burst(local);
     if (local->shadow)
         follow(local);
-    uint64_t below = local->burst_of ? UINT64_MAX : sample_below(local);
+    uint64_t below = local->tapped.burst_of ? UINT64_MAX : sample_below(local);
     atomic_store_explicit(&local->tap_below, below, memory_order_relaxed); /* relaxed: see near__tap_wants */
 }
 
@@ -283,24 +333,35 @@ void near__tap_learn(struct near__local *local, struct near__reader *reader)
     end(local);
 }
 
-static void learn_from_all(struct near__local *local)
+static void drain_all(struct near__local *local)
 {
-    int emptied = !local->burst_of;
+    local->tapped.fullest = 0;
     /* acquire: pairs with the push of a reader */
     struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
     for (; reader; reader = reader->next)
         drain(local, reader);
-    if (local->curve && !local->burst_of)
-        relieve(local, emptied);
-    apply(local);
 }
 
-void near__tap_learn_all(struct near__local *local)
+/* As long as every request is noted hits are slower, so a burst is looked after, the less often the longer it takes. */
+static int next_look_ms(struct near__local *local)
+{
+    if (local->tapped.burst_of || local->tapped.lost == LOST_IN_BURST)
+        return local->tapped.burst_looks < 7 ? 1 << local->tapped.burst_looks++ : 0;
+    return local->tapped.fast_looks ? FAST_MS : 0;
+}
+
+int near__tap_learn_all(struct near__local *local)
 {
     if (!local->taps || !begin(local))
-        return;
-    learn_from_all(local);
+        return 0;
+    int was_burst = local->tapped.burst_of != NULL;
+    drain_all(local);
+    if (local->curve && !was_burst)
+        relieve(local);
+    apply(local);
+    int ms = next_look_ms(local);
     end(local);
+    return ms;
 }
 
 /* ---------------------------------------------------------------- questions */
@@ -323,7 +384,8 @@ int near__local_advise(struct near__local *local, uint64_t entries, uint64_t byt
         return NEAR_ERR_UNSUPPORTED;
     if (!begin_patiently(local))
         return NEAR_ERR_TIMEOUT;
-    learn_from_all(local);
+    drain_all(local);
+    apply(local);
     bytes = bytes > (uint64_t)fixed ? bytes - (uint64_t)fixed : 0;
     double ratio = near__curve_hit_ratio(local->curve, entries, bytes);
     end(local);
@@ -383,7 +445,8 @@ int near__local_hot_keys(struct near__local *local, size_t most, near_hot_key *r
         return NEAR_ERR_UNSUPPORTED;
     if (!begin_patiently(local))
         return NEAR_ERR_TIMEOUT;
-    learn_from_all(local);
+    drain_all(local);
+    apply(local);
     *ret_count = near__hotkeys_top(local->hotkeys, most, ret_keys);
     end(local);
     return NEAR_OK;

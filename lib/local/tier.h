@@ -84,6 +84,18 @@ struct near__keeper {
     uint64_t quiet_reads;         /* and more reads */
 };
 
+/* How far requests have been learnt from: tap.c. */
+struct near__tapped {
+    uint64_t reads, shown; /* of all threads, as far as rings have been drained; those of which rings tell */
+    uint64_t lost;         /* requests that rings had lost when that was last seen to */
+    uint64_t fullest;      /* words in the fullest ring, the last time that all were drained */
+    int fast_looks;        /* so many more come soon after the one before */
+    int burst_looks;       /* after the burst */
+    struct near__reader *burst_of;  /* every request of its thread is noted; NULL: no burst */
+    uint64_t burst_from, burst_due; /* reads when it began, and when the next one may */
+    uint64_t burst_random;
+};
+
 struct near__local {
     /* read by every hit, written rarely */
     _Alignas(64) struct near__index index;
@@ -118,11 +130,7 @@ struct near__local {
     struct near__shadow *shadow;    /* under tap_busy; NULL: the rule never changes */
     struct near__curve *curve;      /* under tap_busy; NULL: not wanted */
     struct near__hotkeys *hotkeys;  /* under tap_busy; NULL: not wanted */
-    uint64_t tap_shown;             /* under tap_busy: reads of all rings, as far as they have been drained */
-    uint64_t tap_lost;              /* under tap_busy: requests that rings had lost when that was last seen to */
-    struct near__reader *burst_of;  /* under tap_busy: every request of its thread is noted; NULL: no burst */
-    uint64_t burst_from, burst_due; /* under tap_busy: tap_shown when it began, and when the next one may */
-    uint64_t burst_random;
+    struct near__tapped tapped;     /* under tap_busy */
     _Atomic(uint32_t) tap_busy;
 
     const struct near__alloc *alloc;
@@ -325,9 +333,10 @@ int near__tap_open(struct near__local *local, const struct near__local_config *c
 void near__tap_close(struct near__local *local);
 /* A reader's ring: zeroed memory of that size, whole lines. */
 size_t near__tap_size(void);
-/* Learns from what a reader, or all of them, have noted, if nobody else is at it.  Never waits. */
+/* Learns from what a reader, or all of them, have noted, if nobody else is at it.  Never waits.  Returns after how many ms
+ * rings should be looked at again; 0: there is no hurry. */
 void near__tap_learn(struct near__local *local, struct near__reader *reader);
-void near__tap_learn_all(struct near__local *local);
+int near__tap_learn_all(struct near__local *local);
 /* What the curve tells the automatic size, between two sizes; 0: somebody else is learning just now, so it cannot be asked. */
 int near__tap_advise_size(struct near__local *local, uint64_t min, uint64_t max, struct near__advice *ret);
 

@@ -440,10 +440,10 @@ static void test_a_burst_ends_and_costs_the_sample_nothing(void **state)
     for (int round = 0; round < 200; round++) {
         read_on(&f, f.reader, 6000);
         near__local_keep(f.local);
-        assert_false(was_in_burst && f.local->burst_of);
-        was_in_burst = f.local->burst_of != NULL;
+        assert_false(was_in_burst && f.local->tapped.burst_of);
+        was_in_burst = f.local->tapped.burst_of != NULL;
         in_bursts += was_in_burst;
-        assert_true((f.local->tap_below == UINT64_MAX) == (f.local->burst_of != NULL));
+        assert_true((f.local->tap_below == UINT64_MAX) == (f.local->tapped.burst_of != NULL));
     }
     print_message("# %u of 200 rounds were in bursts, which had %.0f reads\n", in_bursts, near__curve_bursts(f.local->curve)->reads);
     assert_true(near__curve_bursts(f.local->curve)->reads > 1000);
@@ -472,35 +472,69 @@ static void test_a_burst_ends_and_costs_its_neighbours_nothing(void **state)
     double share = near__curve_share(f.local->curve);
     for (int round = 0; round < 600; round++) {
         all_read_on(&f, &readers, 3000);
-        if (f.local->burst_of) {
+        struct near__reader *before = f.local->tapped.burst_of;
+        if (before) {
             int asked = round % 2;
             if (asked)
                 assert_int_equal(near__local_advise(f.local, 100, UINT64_MAX, &advised), NEAR_OK);
             else
-                near__tap_learn(f.local, f.local->burst_of);
-            assert_null(f.local->burst_of);
+                near__tap_learn(f.local, before);
+            assert_ptr_not_equal(f.local->tapped.burst_of, before);
             ended[asked]++;
         }
         all_read_on(&f, &readers, 3000);
+        before = f.local->tapped.burst_of;
         near__local_keep(f.local);
+        if (f.local->tapped.burst_of && !before) /* what they read before is none of it */
+            assert_true(f.local->tapped.burst_from == f.local->tapped.reads);
     }
     assert_true(ended[0] > 3 && ended[1] > 3);
     assert_true(near__curve_share(f.local->curve) == share);
     fixture_close(&f);
 }
 
-/* What has been lost while there was no burst is. */
-static void test_a_sample_that_is_too_much_for_the_rings_becomes_smaller(void **state)
+/* What has been lost while there was no burst is too much: looks come sooner, and if that is not enough the sample becomes smaller. */
+static void test_rings_that_lose_are_looked_at_more_often_before_the_sample_becomes_smaller(void **state)
 {
     struct fixture f;
     (void)state;
     tier_with_a_sample(&f, KEYS, 16u << 20);
+    f.local->tapped.burst_due = UINT64_MAX;
     double share = near__curve_share(f.local->curve);
-    for (int round = 0; round < 20; round++) {
-        read_on(&f, f.reader, 40000);
-        near__local_keep(f.local);
-    }
+    assert_int_equal(near__tap_learn_all(f.local), 0);
+    read_on(&f, f.reader, 40000);
+    int soon_ms = near__tap_learn_all(f.local);
+    assert_true(soon_ms > 0 && soon_ms < 100);
+    assert_true(near__curve_share(f.local->curve) == share);
+    read_on(&f, f.reader, 40000);
+    assert_int_equal(near__tap_learn_all(f.local), soon_ms);
     assert_true(near__curve_share(f.local->curve) < share);
+    for (int looks = 0; looks < 200; looks++) { /* as many as are noted again */
+        read_on(&f, f.reader, 4000);
+        assert_int_equal(near__tap_learn_all(f.local), soon_ms);
+    }
+    int looks = 0;
+    for (; near__tap_learn_all(f.local); looks++)
+        read_on(&f, f.reader, 100);
+    assert_true(looks > 10 && looks < 100);
+    fixture_close(&f);
+}
+
+static void test_a_burst_is_looked_after_less_often_the_longer_it_takes(void **state)
+{
+    struct fixture f;
+    int ms = 0;
+    (void)state;
+    tier_with_a_sample(&f, KEYS, 16u << 20);
+    for (int round = 0; round < 100 && !ms; round++) {
+        read_on(&f, f.reader, 1000);
+        ms = near__tap_learn_all(f.local);
+    }
+    assert_non_null(f.local->tapped.burst_of);
+    for (int next_ms = 1; next_ms < 100; next_ms *= 2, ms = near__tap_learn_all(f.local))
+        assert_int_equal(ms, next_ms);
+    assert_int_equal(ms, 0);
+    assert_non_null(f.local->tapped.burst_of);
     fixture_close(&f);
 }
 
@@ -508,11 +542,11 @@ static void *read_in_a_burst(void *arg)
 {
     struct fixture *f = arg;
     struct near__reader *reader = near__local_reader(f->local);
-    for (int round = 0; round < 100 && f->local->burst_of != reader; round++) {
+    for (int round = 0; round < 100 && f->local->tapped.burst_of != reader; round++) {
         read_on(f, reader, 1000);
         near__local_keep(f->local);
     }
-    assert_ptr_equal(f->local->burst_of, reader);
+    assert_ptr_equal(f->local->tapped.burst_of, reader);
     read_on(f, reader, 1500);
     return NULL;
 }
@@ -525,13 +559,13 @@ static void test_a_burst_ends_though_its_thread_has_gone(void **state)
     tier_with_a_sample(&f, KEYS, 16u << 20);
     assert_int_equal(pthread_create(&thread, NULL, read_in_a_burst, &f), 0);
     pthread_join(thread, NULL);
-    const struct near__reader *gone = f.local->burst_of;
+    const struct near__reader *gone = f.local->tapped.burst_of;
     double before = near__curve_bursts(f.local->curve)->reads;
-    for (int round = 0; round < 600 && f.local->burst_of == gone; round++) {
+    for (int round = 0; round < 600 && f.local->tapped.burst_of == gone; round++) {
         read_on(&f, f.reader, 1000);
         near__local_keep(f.local);
     }
-    assert_ptr_not_equal(f.local->burst_of, gone);
+    assert_ptr_not_equal(f.local->tapped.burst_of, gone);
     assert_true(near__curve_bursts(f.local->curve)->reads > before); /* what it had read is learnt */
     fixture_close(&f);
 }
@@ -544,48 +578,62 @@ static void test_a_burst_that_is_overdue_is_learnt(void **state)
     (void)state;
     tier_with_a_sample(&f, KEYS, 16u << 20);
     get_readers(&f, &readers, 1);
-    for (int round = 0; round < 100 && f.local->burst_of != f.reader; round++) {
+    for (int round = 0; round < 100 && f.local->tapped.burst_of != f.reader; round++) {
         read_on(&f, f.reader, 1000);
         near__local_keep(f.local);
     }
-    assert_ptr_equal(f.local->burst_of, f.reader);
+    assert_ptr_equal(f.local->tapped.burst_of, f.reader);
     double before = near__curve_bursts(f.local->curve)->reads;
     read_on(&f, f.reader, 1500);
     read_on(&f, readers.of[0], 600000);
     near__tap_learn(f.local, readers.of[0]); /* it fills */
-    assert_ptr_not_equal(f.local->burst_of, f.reader);
+    assert_ptr_not_equal(f.local->tapped.burst_of, f.reader);
     assert_true(near__curve_bursts(f.local->curve)->reads > before + 900);
     fixture_close(&f);
 }
 
-/* Threads that are alike, each of whose rings is shown with a long stretch of its own: what it read again soon is soon. */
-static void test_stretches_of_several_threads_are_shown_one_after_the_other(void **state)
+/* Reads of threads that are alike and have all keys; rings are looked at after so many of each. */
+static void compare_threads(unsigned threads, uint32_t reads_each, double most)
 {
-    enum { MANY = 50000, STRETCH = 10000 };
+    enum { MANY = 50000 };
     uint32_t *trace = make_zipf(MANY, 0.9, 79);
     struct fixture f;
     struct readers readers;
     struct exact exact;
     struct near__view view;
     double advised;
-    (void)state;
     measure(&exact, trace, MANY);
     tier_with_a_sample(&f, MANY, 32u << 20);
-    get_readers(&f, &readers, READERS_MAX);
+    get_readers(&f, &readers, threads);
     for (uint32_t i = 0; i < 10 * REQUESTS; i++) {
-        struct near__reader *reader = readers.of[i / 100 % READERS_MAX];
+        struct near__reader *reader = readers.of[i / 100 % threads];
         (void)near__local_copy(f.local, reader, &trace[i % REQUESTS], 4, ANY_BOUND, 0, NULL, 0, &view);
-        if (i % (READERS_MAX * STRETCH) == 0)
+        if (i % (threads * reads_each) == 0)
             near__local_keep(f.local);
     }
+    print_message("# %u threads, looked at after %u reads of each: sample of %u keys\n", threads, reads_each, near__curve_keys(f.local->curve));
     for (uint64_t size = 10; size <= 10000; size *= 10) {
         assert_int_equal(near__local_advise(f.local, size, UINT64_MAX, &advised), NEAR_OK);
         print_message("# %lu entries: exact %.3f, advised %.3f\n", (unsigned long)size, ratio(exact.by_keys, size), advised);
-        assert_true(fabs(advised - ratio(exact.by_keys, size)) < SCALE(0.03, 0.06));
+        assert_true(fabs(advised - ratio(exact.by_keys, size)) < most);
     }
     fixture_close(&f);
     finish(&exact);
     free(trace);
+}
+
+/* A long stretch of each ring is shown before the next: what its thread read again soon is soon. */
+static void test_stretches_of_several_threads_are_shown_one_after_the_other(void **state)
+{
+    (void)state;
+    compare_threads(READERS_MAX, 10000, SCALE(0.05, 0.08));
+}
+
+/* They are full most of the time, and tell nothing of what comes then: neither that it was read nor that time has passed. */
+static void test_rings_that_are_full_say_nothing_wrong(void **state)
+{
+    (void)state;
+    compare_threads(2, 100000, SCALE(0.06, 0.1));
 }
 
 /* Few large entries: the shadow of `adaptive` sees all keys, so no request is a burst's alone. */
@@ -628,10 +676,12 @@ int main(void)
         cmocka_unit_test(test_what_does_not_exist_is_a_miss_at_any_size),
         cmocka_unit_test(test_a_burst_ends_and_costs_the_sample_nothing),
         cmocka_unit_test(test_a_burst_ends_and_costs_its_neighbours_nothing),
-        cmocka_unit_test(test_a_sample_that_is_too_much_for_the_rings_becomes_smaller),
+        cmocka_unit_test(test_rings_that_lose_are_looked_at_more_often_before_the_sample_becomes_smaller),
+        cmocka_unit_test(test_a_burst_is_looked_after_less_often_the_longer_it_takes),
         cmocka_unit_test(test_a_burst_ends_though_its_thread_has_gone),
         cmocka_unit_test(test_a_burst_that_is_overdue_is_learnt),
         cmocka_unit_test(test_stretches_of_several_threads_are_shown_one_after_the_other),
+        cmocka_unit_test(test_rings_that_are_full_say_nothing_wrong),
         cmocka_unit_test(test_bursts_begin_also_where_the_shadow_sees_all_keys),
     };
     near__alloc_init(&alloc, NULL);
