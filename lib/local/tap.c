@@ -96,7 +96,7 @@ static void speak_again(struct near__reader *reader, uint64_t since)
     atomic_store_explicit(&tap->mute_since, SPEAKS, memory_order_release); /* release: pairs with the acquire in speech_of */
 }
 
-/* Of so many reads of its own, how many were not mute.  It may be a little ahead or behind for once. */
+/* Of so many reads of its own, how many were not mute.  The mute ones may be newer, so it may be behind for once, even below 0, but never ahead. */
 static uint64_t speech_of(const struct near__tap *tap, uint64_t reads)
 {
     uint64_t since = atomic_load_explicit(&tap->mute_since, memory_order_acquire); /* acquire: pairs with speak_again */
@@ -242,7 +242,7 @@ static void drain(struct near__local *local, struct near__reader *reader)
     uint32_t read = atomic_load_explicit(&tap->read, memory_order_relaxed); /* relaxed: ours, by tap_busy */
     uint32_t written = atomic_load_explicit(&tap->written, memory_order_acquire); /* acquire: as above */
     uint64_t reads = near__tier_reads_of(reader), speech = speech_of(tap, reads), words = written - read;
-    uint64_t shown = speech > tap->shown ? speech - tap->shown : 0;
+    uint64_t shown = (int64_t)(speech - tap->shown) > 0 ? speech - tap->shown : 0;
     for (uint32_t i = 0; i < words; i++) {
         uint64_t word = atomic_load_explicit(&tap->word[(read + i) % RING], memory_order_relaxed); /* relaxed: ordered by written */
         learn(local, reader, word, local->tapped.shown + shown * (i + 1) / words);

@@ -605,14 +605,14 @@ static void compare_threads(unsigned threads, uint32_t reads_each, double most)
     measure(&exact, trace, MANY);
     tier_with_a_sample(&f, MANY, 32u << 20);
     get_readers(&f, &readers, threads);
-    for (uint32_t i = 0; i < 10 * REQUESTS; i++) {
+    for (uint32_t i = 0; i < SCALE(10, 50) * REQUESTS; i++) {
         struct near__reader *reader = readers.of[i / 100 % threads];
         (void)near__local_copy(f.local, reader, &trace[i % REQUESTS], 4, ANY_BOUND, 0, NULL, 0, &view);
         if (i % (threads * reads_each) == 0)
             near__local_keep(f.local);
     }
     print_message("# %u threads, looked at after %u reads of each: sample of %u keys\n", threads, reads_each, near__curve_keys(f.local->curve));
-    for (uint64_t size = 10; size <= 10000; size *= 10) {
+    for (uint64_t size = 10; size <= 1000; size *= 10) { /* of larger ones the first use of keys is a part */
         assert_int_equal(near__local_advise(f.local, size, UINT64_MAX, &advised), NEAR_OK);
         print_message("# %lu entries: exact %.3f, advised %.3f\n", (unsigned long)size, ratio(exact.by_keys, size), advised);
         assert_true(fabs(advised - ratio(exact.by_keys, size)) < most);
