@@ -19,7 +19,7 @@ void near__curve_destroy(const struct near__alloc *alloc, struct near__curve *cu
 
 /* Only keys whose hash is below this concern it. */
 uint64_t near__curve_below(const struct near__curve *curve);
-/* A request for such a key; bytes: what its entry takes, 0: not known.  at: reads of all keys so far. */
+/* A request for such a key; bytes: what its entry takes, 0: not known.  at: reads of all keys that were shown so far. */
 void near__curve_see(struct near__curve *curve, uint64_t hash, enum near__seen seen, uint64_t bytes, uint64_t at);
 /* So many reads of the sample should have been shown, if it had its share of them. */
 void near__curve_expect(struct near__curve *curve, double reads);

@@ -297,9 +297,9 @@ static int is_busy(const struct near__local *local)
 }
 
 /* 1: the time is over, 0: woken. */
-static int doze(struct near__local *local, int ms)
+static int doze(struct near__local *local, int64_t ns)
 {
-    struct timespec patience = {ms / 1000, ms % 1000 * 1000000};
+    struct timespec patience = {ns / NEAR_NS_PER_S, ns % NEAR_NS_PER_S};
     if (atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) /* relaxed: rest has taken the 1 that came with it, or it comes */
         return 0;
     syscall(SYS_futex, &local->keeper.wake, FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0);
@@ -311,15 +311,16 @@ static int doze(struct near__local *local, int ms)
 #define LOOK_PART 16
 static int doze_until_due(struct near__local *local)
 {
-    int due_ms = is_busy(local) ? BUSY_MS : IDLE_MS;
-    for (int ms, slept_ms = 0; slept_ms < due_ms; slept_ms += ms) {
+    int64_t left_ns = (is_busy(local) ? BUSY_MS : IDLE_MS) * NEAR_NS_PER_MS;
+    while (left_ns > 0) {
         int64_t used_ns = near__keeper_used_ns();
-        int wish_ms = near__tap_learn_all(local), least_ms = (int)((near__keeper_used_ns() - used_ns) * LOOK_PART / NEAR_NS_PER_MS);
-        ms = wish_ms > least_ms ? wish_ms : least_ms;
-        if (!wish_ms || ms > due_ms - slept_ms)
-            ms = due_ms - slept_ms;
-        if (!doze(local, ms))
+        int64_t wish_ns = near__tap_learn_all(local) * NEAR_NS_PER_MS, least_ns = (near__keeper_used_ns() - used_ns) * LOOK_PART;
+        int64_t ns = wish_ns > least_ns ? wish_ns : least_ns, begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
+        if (!wish_ns || ns + least_ns > left_ns) /* or the first look of the next round would come too early */
+            ns = left_ns;
+        if (!doze(local, ns))
             return 0;
+        left_ns -= near__clock_kernel(CLOCK_MONOTONIC) - begun_ns; /* where every processor is busy it was longer than it should be */
     }
     return 1;
 }

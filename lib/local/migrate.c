@@ -239,8 +239,12 @@ static void relieve(struct near__local *local, struct pressure *pressure)
 {
     if (!is_pressed(local))
         return;
-    if (load(&local->budget.retired) != pressure->retired) {
-        near__reclaim_some(local);
+    int64_t retired = load(&local->budget.retired);
+    if (retired != pressure->retired) {
+        if (retired > pressure->retired)
+            near__reclaim_some(local);
+        else
+            near__reclaim(local, 0); /* somebody comes for it */
         pressure->idle_steps = 0;
     } else if (++pressure->idle_steps == IDLE_STEPS) {
         near__reclaim(local, 1);

@@ -77,7 +77,7 @@ size_t near__tap_size(void)
     return sizeof(struct near__tap);
 }
 
-#define SPEAKS 0 /* somebody has read before a ring is full */
+#define SPEAKS 0 /* or it has read nothing: then nothing is left out */
 
 /* A ring is full from one request of the sample to another; what is read meanwhile is as if it had not been. */
 static void fall_mute(struct near__reader *reader)
@@ -96,12 +96,14 @@ static void speak_again(struct near__reader *reader, uint64_t since)
     atomic_store_explicit(&tap->mute_since, SPEAKS, memory_order_release); /* release: pairs with the acquire in speech_of */
 }
 
-/* Of so many reads of its own, how many were not mute.  The mute ones may be newer, so it may be behind for once, even below 0, but never ahead. */
+/* Of so many reads of its own, how many were not mute.  When it speaks again between these looks that is too few, to be caught up with the next time, but never
+ * too many. */
 static uint64_t speech_of(const struct near__tap *tap, uint64_t reads)
 {
     uint64_t since = atomic_load_explicit(&tap->mute_since, memory_order_acquire); /* acquire: pairs with speak_again */
     uint64_t mute = atomic_load_explicit(&tap->mute, memory_order_relaxed);        /* relaxed: at least as new */
-    return (since == SPEAKS || since > reads ? reads : since) - mute;
+    uint64_t told = since == SPEAKS || since > reads ? reads : since;
+    return told > mute ? told - mute : 0;
 }
 
 void near__tap_note(struct near__reader *reader, uint64_t hash, enum near__seen seen, uint64_t size)
@@ -242,7 +244,7 @@ static void drain(struct near__local *local, struct near__reader *reader)
     uint32_t read = atomic_load_explicit(&tap->read, memory_order_relaxed); /* relaxed: ours, by tap_busy */
     uint32_t written = atomic_load_explicit(&tap->written, memory_order_acquire); /* acquire: as above */
     uint64_t reads = near__tier_reads_of(reader), speech = speech_of(tap, reads), words = written - read;
-    uint64_t shown = (int64_t)(speech - tap->shown) > 0 ? speech - tap->shown : 0;
+    uint64_t shown = speech > tap->shown ? speech - tap->shown : 0;
     for (uint32_t i = 0; i < words; i++) {
         uint64_t word = atomic_load_explicit(&tap->word[(read + i) % RING], memory_order_relaxed); /* relaxed: ordered by written */
         learn(local, reader, word, local->tapped.shown + shown * (i + 1) / words);
@@ -250,6 +252,7 @@ static void drain(struct near__local *local, struct near__reader *reader)
     atomic_store_explicit(&tap->read, written, memory_order_release); /* release: as above */
     if (words > local->tapped.fullest)
         local->tapped.fullest = words;
+    local->tapped.noted += words;
     local->tapped.reads += reads - tap->drained;
     local->tapped.shown += shown;
     tap->drained = reads;
@@ -275,17 +278,25 @@ static void end_overdue_burst(struct near__local *local)
         end_burst(local);
 }
 
-/* More than the rings take is noted between two looks: they are looked at more often, and when that is not enough the curve, which
- * wants every request of a key, takes fewer keys.  What rings lose because of a burst is no sign of that.  All of them have just been drained, and no burst was
+/* What is noted is what the curve wants, and would be less with a smaller sample. */
+static int curve_decides(const struct near__local *local)
+{
+    return !local->shadow || near__curve_below(local->curve) > near__shadow_below(local->shadow);
+}
+
+/* There is more to be noted than the rings take between two looks: they are looked at more often, and when they lose the larger part nevertheless the curve, which
+ * wants every request of a key, takes fewer keys.  What they lose because of a burst is no sign of that.  All of them have just been drained, and no burst was
  * under way when that began. */
 static void relieve(struct near__local *local)
 {
-    uint64_t lost = lost_of(local), before = local->tapped.lost;
-    int loses = before != LOST_IN_BURST && lost - before >= RING;
-    if (loses && local->tapped.fast_looks && near__curve_keys(local->curve) >= CURVE_KEYS_MIN)
+    uint64_t before = local->tapped.lost, lost = lost_of(local) - before;
+    int loses = before != LOST_IN_BURST && lost >= RING;
+    if (loses && local->tapped.fast_looks && lost > local->tapped.noted && curve_decides(local) && near__curve_keys(local->curve) >= CURVE_KEYS_MIN)
         near__curve_thin(local->curve);
-    if (loses || before == LOST_IN_BURST)
-        local->tapped.lost = lost;
+    if (loses || before == LOST_IN_BURST) {
+        local->tapped.lost = before + lost;
+        local->tapped.noted = 0;
+    }
     if (loses || (local->tapped.fast_looks && local->tapped.fullest >= FAST_WORDS))
         local->tapped.fast_looks = FAST_LOOKS;
     else if (local->tapped.fast_looks)
@@ -352,8 +363,10 @@ static int next_look_ms(struct near__local *local)
 
 int near__tap_learn_all(struct near__local *local)
 {
-    if (!local->taps || !begin(local))
+    if (!local->taps)
         return 0;
+    if (!begin(local))
+        return FAST_MS; /* whoever fills is at it for a moment */
     int was_burst = local->tapped.burst_of != NULL;
     drain_all(local);
     if (local->curve && !was_burst)

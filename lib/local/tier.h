@@ -87,7 +87,7 @@ struct near__keeper {
 /* How far requests have been learnt from: tap.c. */
 struct near__tapped {
     uint64_t reads, shown; /* of all threads, as far as rings have been drained; those of which rings tell */
-    uint64_t lost;         /* requests that rings had lost when that was last seen to */
+    uint64_t lost, noted;  /* requests that rings had lost when that was last seen to, and that they have told since */
     uint64_t fullest;      /* words in the fullest ring, the last time that all were drained */
     int fast_looks;        /* so many more come soon after the one before */
     int burst_looks;       /* after the burst */

@@ -520,6 +520,50 @@ static void test_rings_that_lose_are_looked_at_more_often_before_the_sample_beco
     fixture_close(&f);
 }
 
+/* The others lost less than they told: a part is left out, and a smaller sample would tell less. */
+static void test_rings_that_lose_a_part_cost_no_sample(void **state)
+{
+    struct fixture f;
+    struct readers readers;
+    (void)state;
+    tier_with_a_sample(&f, KEYS, 16u << 20);
+    get_readers(&f, &readers, 4);
+    f.local->tapped.burst_due = UINT64_MAX;
+    double share = near__curve_share(f.local->curve);
+    for (int round = 0; round < 20; round++) {
+        all_read_on(&f, &readers, 6000);
+        read_on(&f, f.reader, 20000);
+        assert_true(near__tap_learn_all(f.local) > 0);
+    }
+    assert_true(near__curve_share(f.local->curve) == share);
+    fixture_close(&f);
+}
+
+/* Few entries: the shadow of `adaptive` wants all keys, and with fewer for the curve not one less would be noted. */
+static void test_rings_that_are_full_for_the_shadow_cost_no_sample(void **state)
+{
+    static const char value[8000];
+    struct fixture f;
+    (void)state;
+    fixture_init(&f);
+    f.config.curve = 1;
+    f.config.policy = NEAR_POLICY_ADAPTIVE;
+    f.config.bytes_max = 6u << 20;
+    fixture_start(&f);
+    for (uint32_t key = 0; key < 1400; key++) {
+        struct near__ticket t = near__local_ticket(f.local, &key, 4);
+        near__local_install(f.local, f.reader, t, &key, 4, value, sizeof(value), key + 1, -1, near__now(&f.clock));
+    }
+    near__local_keep(f.local);
+    assert_true(near__shadow_below(f.local->shadow) == UINT64_MAX && near__curve_share(f.local->curve) == 1);
+    for (int round = 0; round < 20; round++) {
+        read_on(&f, f.reader, 20000);
+        (void)near__tap_learn_all(f.local);
+    }
+    assert_true(near__curve_share(f.local->curve) == 1);
+    fixture_close(&f);
+}
+
 static void test_a_burst_is_looked_after_less_often_the_longer_it_takes(void **state)
 {
     struct fixture f;
@@ -677,6 +721,8 @@ int main(void)
         cmocka_unit_test(test_a_burst_ends_and_costs_the_sample_nothing),
         cmocka_unit_test(test_a_burst_ends_and_costs_its_neighbours_nothing),
         cmocka_unit_test(test_rings_that_lose_are_looked_at_more_often_before_the_sample_becomes_smaller),
+        cmocka_unit_test(test_rings_that_lose_a_part_cost_no_sample),
+        cmocka_unit_test(test_rings_that_are_full_for_the_shadow_cost_no_sample),
         cmocka_unit_test(test_a_burst_is_looked_after_less_often_the_longer_it_takes),
         cmocka_unit_test(test_a_burst_ends_though_its_thread_has_gone),
         cmocka_unit_test(test_a_burst_that_is_overdue_is_learnt),
