@@ -68,7 +68,7 @@
 #define CALM_BUCKETS_MIN 4096 /* 256 KiB: fewer would not be any quicker */
 #define BUCKETS_MAX (UINT64_C(1) << 32)
 #define STEP_BUCKETS 64 /* moved in one section */
-#define IDLE_STEPS 16    /* as many as a table of 1,024 buckets takes */
+#define IDLE_LOOKS 16    /* as many as a table of 1,024 buckets takes */
 #define STEP_VICTIMS 256 /* evicted between two looks at what can be freed */
 #define STEP_DOWN 16     /* entries by which a limit is lowered at a time */
 /* Ticks while as many entries go as there are.  To a sixteenth of the size, a million entries that are read by Zipf 0.99 and not filled: of
@@ -225,19 +225,25 @@ static int is_pressed(const struct near__local *local)
     return load(&local->budget.retired) > retirable(local);
 }
 
-/* What was retired when move_all last looked, and how many steps ago that has changed. */
+/* What was retired when move_all last looked, how many looks ago that has changed, and when the next one is. */
 struct pressure {
     int64_t retired;
-    int idle_steps;
+    int idle_looks;
+    int64_t due_ns;
 };
 
 /* In a burst of fills buckets are full until all is moved, and whoever fills lives on what it evicts.  If that were recalled, keeper and fillers would
  * fight for the arena's locks and the table be ready much later: of 600,000 entries filled into a tier for 466,000, 260,000 to 350,000 were there
  * afterwards in one burst of fourteen, where another program had one of two processors (in one of four when the table grew at 6.1).  Only what nobody
- * comes for is taken away. */
+ * comes for is taken away.
+ *
+ * Where every processor has a thread that fills, a grace period takes as long as thousands of steps, and until the table is ready fills are
+ * refused.  So as much time goes into moving as into those.  (Two threads that fill a tier of 32 MiB on two processors while its index grows, twenty times: 18 ms
+ * and one fill refused; with a look at each step 700 to 1,000 ms and nearly a million, means.) */
 static void relieve(struct near__local *local, struct pressure *pressure)
 {
-    if (!is_pressed(local))
+    int64_t begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
+    if (!is_pressed(local) || begun_ns < pressure->due_ns)
         return;
     int64_t retired = load(&local->budget.retired);
     if (retired != pressure->retired) {
@@ -245,17 +251,19 @@ static void relieve(struct near__local *local, struct pressure *pressure)
             near__reclaim_some(local);
         else
             near__reclaim(local, 0); /* somebody comes for it */
-        pressure->idle_steps = 0;
-    } else if (++pressure->idle_steps == IDLE_STEPS) {
+        pressure->idle_looks = 0;
+    } else if (++pressure->idle_looks == IDLE_LOOKS) {
         near__reclaim(local, 1);
-        pressure->idle_steps = 0;
+        pressure->idle_looks = 0;
     }
     pressure->retired = load(&local->budget.retired);
+    int64_t ended_ns = near__clock_kernel(CLOCK_MONOTONIC);
+    pressure->due_ns = ended_ns + (ended_ns - begun_ns);
 }
 
 static int move_all(struct near__local *local, const struct near__table *from, const struct near__table *to)
 {
-    struct pressure pressure = {0, 0};
+    struct pressure pressure = {0, 0, 0};
     for (uint64_t b = 0; b < from->span.count;) {
         struct near__moment moment = near__tier_moment(local);
         uint64_t end = b + STEP_BUCKETS < from->span.count ? b + STEP_BUCKETS : from->span.count;

@@ -26,6 +26,7 @@ static unsigned traced_count;
 static unsigned begun, ended;                 /* grace periods */
 static const struct near__entry *held[HELD]; /* pinned by the test */
 static unsigned too_early, freed_while_held, freed_while_recalled, freed_by_keeper;
+static int64_t grace_each_ns, grace_ns; /* how long grace periods are said to take, seconds, and all of them so far */
 static void (*meanwhile)(void);    /* what others do in the middle of the next grace period; NULL: nothing */
 static void (*at_the_walk)(void);  /* likewise, each time that the keeper is about to free an entry */
 static void (*at_a_move)(void);    /* likewise, each time that a bucket is about to be moved */
@@ -76,6 +77,17 @@ void __wrap_near__rcu_synchronize(void)
         once();
     __real_near__rcu_synchronize();
     ended = begun;
+    grace_ns += grace_each_ns;
+}
+
+/* The time that grace periods are said to take comes on top. */
+int __real_clock_gettime(clockid_t id, struct timespec *ret);
+int __wrap_clock_gettime(clockid_t id, struct timespec *ret);
+int __wrap_clock_gettime(clockid_t id, struct timespec *ret)
+{
+    int failed = __real_clock_gettime(id, ret);
+    ret->tv_sec += (time_t)(grace_ns / SEC);
+    return failed;
 }
 
 void __real_near__index_move(struct near__index *index, struct near__bucket *old, const struct near__span *span,
@@ -643,6 +655,26 @@ static void test_what_is_being_used_up_is_left_to_who_uses_it(void **state)
     }
 }
 
+static void retires_some_more(void)
+{
+    if (++moved % 128 == 0)
+        for (int i = 0; i < 20; i++)
+            gone += (unsigned)retire_one(next_key++);
+}
+
+/* Fills are refused until they have room again: by a grace period, which takes as long as it likes, or in the new table. */
+static void test_the_index_grows_however_long_grace_periods_take(void **state)
+{
+    (void)state;
+    moved = 0;
+    grace_each_ns = 1000 * SEC;
+    grow(32u << 20, 2000, 400, retires_some_more);
+    grace_each_ns = 0;
+    print_message("# %u grace periods\n", begun - begun_when_gone);
+    assert_true(begun - begun_when_gone <= 4); /* one, and those of the views */
+    close_tier();
+}
+
 /* Its thread does not come back for it: a grace period at each step would free nothing. */
 static void test_what_nobody_comes_for_is_taken_away_while_the_index_grows(void **state)
 {
@@ -671,6 +703,7 @@ int main(void)
         cmocka_unit_test(test_R48_nothing_is_freed_too_early_in_any_order),
         cmocka_unit_test(test_what_is_retired_while_the_index_grows_is_handed_back),
         cmocka_unit_test(test_what_is_being_used_up_is_left_to_who_uses_it),
+        cmocka_unit_test(test_the_index_grows_however_long_grace_periods_take),
         cmocka_unit_test(test_what_nobody_comes_for_is_taken_away_while_the_index_grows),
         cmocka_unit_test(test_what_is_on_its_way_is_freed_when_a_tier_is_closed),
     };
