@@ -8,8 +8,8 @@
  * The views and why they may follow one another are described in index.c.  Only the keeper comes here; readers and
  * installs never wait for it, and when it is stopped in the middle both tables stay in use.
  *
- * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it as long as both tables fit
- * beside what is live, or adds less when the limits leave no more entries than LAST a bucket; when entries would have to make
+ * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it, or adds half of a large one (20 bytes an
+ * entry at the most, not 27), as long as both tables fit beside what is live, or adds less when the limits leave no more entries than LAST a bucket; when entries would have to make
  * room for the second table it waits for a higher load and adds half.
  *
  * How dense.  Each byte of the index is missed by entries, so a tier that is full has as few as hits and fills hardly
@@ -20,8 +20,8 @@
  *      entries a bucket       bytes an entry   displaced          not at home        beyond the second place
  *      3.0  (ROOMY)           21               0        0         0.2 %    0.9 %     0 %
  *      4.5  (IDEAL)           14               0        0.1 %     1.6      6.4       1.2
- *      4.8  (LAST)            13.3             0        0.2       2.3      8.5       1.9
- *      5.0  (GROW)            12.8             0.1 %    0.4       2.7     10.2       1.9
+ *      4.8  (GROW, LAST)      13.3             0        0.2       2.3      8.5       1.9
+ *      5.0                    12.8             0.1 %    0.4       2.7     10.2       1.9
  *      5.9                    10.8             0.4      2.3       5.3     20.9       7.7
  *      6.1                    10.5             0.7      3.3       5.9     24.1       9.3
  *      6.6  (GROW_FULL)       9.7              1.5      7.4       7.6     33.3      15
@@ -48,9 +48,9 @@
 
 #include "base/pages.h"
 
-/* Entries per ten buckets.  Of a million filled into a tier that has room for two, 560 are evicted because their buckets are full; 7,800 if the
- * table grows at 6.1 entries a bucket, 310 at 4.8.  And a burst goes on while it grows: see move_all. */
-#define GROW 50
+/* Entries per ten buckets.  Of 0.4 to 1.6 million filled into a tier that has room for twice as many, 3 to 7 of ten thousand are evicted because their buckets are
+ * full; with 5.0 entries a bucket 4 to 14, at 6.1, if the table becomes twice as large each time, 78.  And a burst goes on while it grows: see move_all. */
+#define GROW 48
 #define GROW_FULL 66
 /* The last enlargement: nothing comes after it as long as entries do not become smaller.  In tiers that have evicted for long a hit of
  * 16,000 entries takes 18.0 ns, with 5.3 a bucket 19.4, with 5.9 21.7; filling on miss with two threads is 1.04 times as quick as with
@@ -66,6 +66,7 @@
 /* Calm: the entries have not become an eighth more for this long. */
 #define CALM_NS (500 * NEAR_NS_PER_MS)
 #define CALM_BUCKETS_MIN 4096 /* 256 KiB: fewer would not be any quicker */
+#define LARGE_BUCKETS (UINT64_C(1) << 16) /* 4 MiB: from here on half as many more */
 #define BUCKETS_MAX (UINT64_C(1) << 32)
 #define STEP_BUCKETS 64 /* moved in one section */
 #define IDLE_LOOKS 16    /* as many as a table of 1,024 buckets takes */
@@ -463,7 +464,8 @@ static uint64_t more_buckets(const struct near__local *local, uint64_t buckets)
     if (enough <= buckets && entries_now(local) * 10 <= buckets * GROW_FULL)
         return buckets; /* and the tier is as good as full */
     uint64_t more = whole_groups(enough > least ? enough : least);
-    return more < buckets * 2 ? more : buckets * 2;
+    uint64_t most = buckets < LARGE_BUCKETS ? buckets * 2 : whole_groups(buckets + buckets / 2);
+    return more < most ? more : most;
 }
 
 static void look_whether_calm(struct near__local *local)

@@ -96,6 +96,26 @@ static void test_F_the_budget_holds_with_every_policy(void **state)
     ttl_ms = -1;
 }
 
+/* Of what a large tier holds the index has its part, also when it has just grown. */
+static void test_a_large_index_is_20_bytes_an_entry_at_most(void **state)
+{
+    struct fixture f;
+    uint64_t n = 0, first;
+    (void)state;
+    open_counted(&f, 256 << 20);
+    fixture_start(&f);
+    first = stats_of(&f).local_index_bytes;
+    while (stats_of(&f).local_index_bytes < first * 5 / 4) {
+        for (int i = 0; i < 1024; i++)
+            fill_one(&f, f.reader, n++, 8);
+        near__local_keep(f.local);
+    }
+    near_stats s = stats_of(&f);
+    print_message("# %.1f bytes an entry for the index of %lu\n", (double)s.local_index_bytes / (double)s.local_entries, (unsigned long)s.local_entries);
+    assert_true((double)s.local_index_bytes < 20.2 * (double)s.local_entries);
+    fixture_close(&f);
+}
+
 static void test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget(void **state)
 {
     struct fixture f;
@@ -559,6 +579,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_F_fills_of_all_sizes_stay_within_the_budget),
         cmocka_unit_test(test_F_the_budget_holds_with_every_policy),
+        cmocka_unit_test(test_a_large_index_is_20_bytes_an_entry_at_most),
         cmocka_unit_test(test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget),
         cmocka_unit_test(test_the_index_of_few_entries_is_made_for_them_when_they_are_calm),
         cmocka_unit_test(test_F_a_full_tier_still_takes_large_values),
