@@ -41,6 +41,7 @@
 #define BURST_FIRST 4
 #define BURST_SETTLED (BURST_ONE_IN / 2 * NEAR_BURST) /* reads for each step from the first to the other */
 #define BURST_READS (256 * NEAR_BURST) /* of all threads: then the one that it is of does not read, or has three hundred beside it */
+#define BURST_LOOKS 7                  /* after 1, 2, 4, … 64 ms; then as often as otherwise */
 #define FROM_NOW_ON UINT64_MAX         /* when all that has been drained together was counted: reads of before are none of the burst's */
 #define LOST_IN_BURST UINT64_MAX       /* rings may still be full of one */
 
@@ -357,7 +358,7 @@ static void drain_all(struct near__local *local)
 static int next_look_ms(struct near__local *local)
 {
     if (local->tapped.burst_of || local->tapped.lost == LOST_IN_BURST)
-        return local->tapped.burst_looks < 7 ? 1 << local->tapped.burst_looks++ : 0;
+        return local->tapped.burst_looks < BURST_LOOKS ? 1 << local->tapped.burst_looks++ : 0;
     return local->tapped.fast_looks ? FAST_MS : 0;
 }
 
@@ -366,7 +367,7 @@ int near__tap_learn_all(struct near__local *local)
     if (!local->taps)
         return 0;
     if (!begin(local))
-        return FAST_MS; /* whoever fills is at it for a moment */
+        return local->curve ? FAST_MS : 0; /* whoever fills is at it for a moment; others than the curve can wait for the next round */
     int was_burst = local->tapped.burst_of != NULL;
     drain_all(local);
     if (local->curve && !was_burst)
@@ -379,7 +380,7 @@ int near__tap_learn_all(struct near__local *local)
 
 /* ---------------------------------------------------------------- questions */
 
-/* For those who want an answer.  0: somebody who was learning has been stopped. */
+/* For those who want an answer, from all that has been noted by now.  0: somebody who was learning has been stopped. */
 static int begin_patiently(struct near__local *local)
 {
     for (int patience = 0; !begin(local); patience++) {
@@ -387,6 +388,8 @@ static int begin_patiently(struct near__local *local)
             return 0;
         sched_yield();
     }
+    drain_all(local);
+    apply(local);
     return 1;
 }
 
@@ -397,8 +400,6 @@ int near__local_advise(struct near__local *local, uint64_t entries, uint64_t byt
         return NEAR_ERR_UNSUPPORTED;
     if (!begin_patiently(local))
         return NEAR_ERR_TIMEOUT;
-    drain_all(local);
-    apply(local);
     bytes = bytes > (uint64_t)fixed ? bytes - (uint64_t)fixed : 0;
     double ratio = near__curve_hit_ratio(local->curve, entries, bytes);
     end(local);
@@ -458,8 +459,6 @@ int near__local_hot_keys(struct near__local *local, size_t most, near_hot_key *r
         return NEAR_ERR_UNSUPPORTED;
     if (!begin_patiently(local))
         return NEAR_ERR_TIMEOUT;
-    drain_all(local);
-    apply(local);
     *ret_count = near__hotkeys_top(local->hotkeys, most, ret_keys);
     end(local);
     return NEAR_OK;

@@ -564,6 +564,24 @@ static void test_rings_that_are_full_for_the_shadow_cost_no_sample(void **state)
     fixture_close(&f);
 }
 
+/* Whoever holds it is done in a moment.  Where no curve waits for it the next round will do. */
+static void test_rings_that_somebody_is_at_are_looked_at_soon(void **state)
+{
+    struct fixture f;
+    (void)state;
+    for (int curve = 0; curve <= 1; curve++) {
+        fixture_init(&f);
+        f.config.curve = curve;
+        f.config.policy = NEAR_POLICY_ADAPTIVE;
+        fixture_start(&f);
+        atomic_store(&f.local->tap_busy, 1);
+        int ms = near__tap_learn_all(f.local);
+        assert_true(curve ? ms > 0 && ms < 100 : ms == 0);
+        atomic_store(&f.local->tap_busy, 0);
+        fixture_close(&f);
+    }
+}
+
 static void test_a_burst_is_looked_after_less_often_the_longer_it_takes(void **state)
 {
     struct fixture f;
@@ -723,6 +741,7 @@ int main(void)
         cmocka_unit_test(test_rings_that_lose_are_looked_at_more_often_before_the_sample_becomes_smaller),
         cmocka_unit_test(test_rings_that_lose_a_part_cost_no_sample),
         cmocka_unit_test(test_rings_that_are_full_for_the_shadow_cost_no_sample),
+        cmocka_unit_test(test_rings_that_somebody_is_at_are_looked_at_soon),
         cmocka_unit_test(test_a_burst_is_looked_after_less_often_the_longer_it_takes),
         cmocka_unit_test(test_a_burst_ends_though_its_thread_has_gone),
         cmocka_unit_test(test_a_burst_that_is_overdue_is_learnt),
