@@ -2,7 +2,8 @@
  * What every subcommand of nearcache-bench has in common: its options, its texts on stderr, its exit statuses.
  *
  *      nearcache-bench.c        which subcommand
- *      bench_<subcommand>.c     one question each: local, remote, staleness, outage, storm, values, invalidate, replay, resize
+ *      bench_<subcommand>.c     one question each: local, remote, staleness, outage, storm, values, invalidate, replay,
+ *                               resize
  *      bench_options            rows of options: parsing and help
  *      bench_draw, bench_keys   which key comes next; the keys' and values' bytes
  *      bench_team               pinned threads, one start, warm-up, end
@@ -28,7 +29,7 @@ enum { BENCH_HAS_RUNS = 1, BENCH_HAS_SECONDS = 2, BENCH_HAS_WARMUP = 4, BENCH_HA
 /* What the command line says to every subcommand. */
 struct bench_common {
     const char *subcommand;
-    unsigned takes; /* which of those this one has; the others are unknown to it */
+    unsigned takes;                /* which of those this one has; the others are unknown to it */
     const char *json, *csv, *plot; /* NULL: not wanted */
     uint64_t runs;
     double seconds, warmup;

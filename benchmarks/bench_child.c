@@ -51,8 +51,8 @@ static ssize_t read_all(int fd, char *to, size_t size)
     return (ssize_t)done;
 }
 
-void bench_child_run(void (*body)(const void *arg, void *result), const void *arg, void *result, size_t size, char *error,
-                     size_t capacity)
+void bench_child_run(void (*body)(const void *arg, void *result), const void *arg, void *result, size_t size,
+                     char *error, size_t capacity)
 {
     int ends[2];
     pid_t pid = -1;

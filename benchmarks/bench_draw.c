@@ -39,8 +39,8 @@ int bench_dist_parse(const char *text, struct bench_dist *ret)
 
 /* ---------------------------------------------------------------- rejection-inversion
  *
- * h(x) = x^-theta; H is its integral, written so that theta = 1 is no special case: (e^t - 1) / t and log(1 + t) / t are
- * continued through t = 0. */
+ * h(x) = x^-theta; H is its integral, written so that theta = 1 is no special case: (e^t - 1) / t and log(1 + t) / t
+ * are continued through t = 0. */
 
 static double expm1_over(double t)
 {

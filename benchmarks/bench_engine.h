@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * What `local` compares: stores of bytes behind six functions.  Every engine copies values out, so that all do the same work,
- * and an engine is written as its own documentation recommends.
+ * What `local` compares: stores of bytes behind six functions.  Every engine copies values out, so that all do the same
+ * work, and an engine is written as its own documentation recommends.
  *
  * get, set and mget are called by threads numbered 0 … config.threads-1; the rest belongs to one thread. */
 #ifndef NEAR_BENCH_ENGINE_H
@@ -52,8 +52,9 @@ struct bench_engine {
     uint64_t (*memory)(void *store, uint64_t *ret_entries);
 };
 
-extern const struct bench_engine bench_engine_nearcache, bench_engine_floor, bench_engine_line, bench_engine_ways, bench_engine_lfht,
-    bench_engine_ck, bench_engine_cuckoo, bench_engine_uthash, bench_engine_sharded, bench_engine_hiredis;
+extern const struct bench_engine bench_engine_nearcache, bench_engine_floor, bench_engine_line, bench_engine_ways,
+    bench_engine_lfht, bench_engine_ck, bench_engine_cuckoo, bench_engine_uthash, bench_engine_sharded,
+    bench_engine_hiredis;
 
 /* Those that were built, ended by NULL. */
 extern const struct bench_engine *const bench_engines[];

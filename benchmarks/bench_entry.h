@@ -44,7 +44,8 @@ static inline uint64_t bench_entries_count(const struct bench_entries *entries, 
     return entries->count * entries->stride;
 }
 
-/* Readers may copy while a writer writes, and then throw the copy away; ThreadSanitizer is told by means of single atomic bytes. */
+/* Readers may copy while a writer writes, and then throw the copy away; ThreadSanitizer is told by means of single
+ * atomic bytes. */
 static inline void bench_entry_copy(void *to, const void *from, size_t size)
 {
 #ifdef __SANITIZE_THREAD__
@@ -84,9 +85,11 @@ static inline int64_t bench_entry_read(struct bench_entry *entry, struct bench_k
 }
 
 /* By whoever has made the sequence odd, alone. */
-static inline void bench_entry_fill(struct bench_entry *entry, uint32_t odd, struct bench_key key, const void *value, size_t size)
+static inline void bench_entry_fill(struct bench_entry *entry, uint32_t odd, struct bench_key key, const void *value,
+                                    size_t size)
 {
-    atomic_thread_fence(memory_order_release); /* the odd number comes before the bytes; pairs with the reader's fence */
+    /* the odd number comes before the bytes; pairs with the reader's fence */
+    atomic_thread_fence(memory_order_release);
     bench_entry_copy(entry->bytes, key.bytes, key.size);
     bench_entry_copy(entry->bytes + key.size, value, size);
     __atomic_store_n(&entry->size, (uint32_t)size + 1, __ATOMIC_RELAXED);
@@ -94,7 +97,8 @@ static inline void bench_entry_fill(struct bench_entry *entry, uint32_t odd, str
 }
 
 /* As bench_engine.set. */
-static inline int bench_entry_write(const struct bench_entries *entries, struct bench_key key, const void *value, size_t size)
+static inline int bench_entry_write(const struct bench_entries *entries, struct bench_key key, const void *value,
+                                    size_t size)
 {
     struct bench_entry *entry = bench_entry_at(entries, key.number);
     uint32_t sequence = atomic_load_explicit(&entry->sequence, memory_order_relaxed);

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * nearcache-bench invalidate: what it costs to make very many values old at once: how many messages, and how long hits pause.
+ * nearcache-bench invalidate: what it costs to make very many values old at once: how many messages, and how long hits
+ * pause.
  *
- *      reader process                                    writer process
- *      has --entries values of one tag (a namespace)     invalidates that tag (namespace) once a round
+ *      reader process                                writer process
+ *      has --entries values of one tag (a namespace) invalidates that tag (namespace) once a round
  *      and a thread that reads other, fresh values
- *      and notes the longest hit of each window          the windows alternate: one with nothing, one with an invalidation
+ *      and notes the longest hit of each window      the windows alternate: one with nothing, one with an invalidation
  *
- * "Processes" are two caches here; what they share is the remote tier (memory:// unless --uri names a Redis).  The longest hit of a
- * window is mostly the machine's own (an interrupt, another program): only beside the quiet windows does it say anything. */
+ * "Processes" are two caches here; what they share is the remote tier (memory:// unless --uri names a Redis).  The
+ * longest hit of a window is mostly the machine's own (an interrupt, another program): only beside the quiet windows
+ * does it say anything. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -88,7 +90,8 @@ static int fill_namespace(struct invalidate *our, uint64_t first, uint64_t count
     memset(items, 0, sizeof(items));
     for (uint64_t i = 0; i < count; i++) {
         int size = snprintf(name, sizeof(name), "item:%llu", (unsigned long long)(first + i));
-        int status = near_namespace_key(our->reader, "many", 4, name, (size_t)size, NULL, keys[i], sizeof(keys[i]), &items[i].key_size);
+        int status = near_namespace_key(our->reader, "many", 4, name, (size_t)size, NULL, keys[i], sizeof(keys[i]),
+                                        &items[i].key_size);
         if (status != NEAR_OK)
             return status;
         items[i].key = keys[i];
@@ -98,8 +101,14 @@ static int fill_namespace(struct invalidate *our, uint64_t first, uint64_t count
     return near_mset(our->reader, items, count, NULL, NULL);
 }
 
-static int invalidate_tag(struct invalidate *our) { return near_invalidate_tag(our->writer, "many", 4, NULL); }
-static int invalidate_namespace(struct invalidate *our) { return near_namespace_invalidate(our->writer, "many", 4, NULL); }
+static int invalidate_tag(struct invalidate *our)
+{
+    return near_invalidate_tag(our->writer, "many", 4, NULL);
+}
+static int invalidate_namespace(struct invalidate *our)
+{
+    return near_namespace_invalidate(our->writer, "many", 4, NULL);
+}
 
 static const struct method methods[] = {
     {"tag", fill_tagged, invalidate_tag},
@@ -128,8 +137,8 @@ static int fill(struct invalidate *our, const struct method *method)
 static void note(struct invalidate *our, uint64_t ticks)
 {
     uint64_t before = atomic_load_explicit(&our->longest, memory_order_relaxed); /* a figure; nothing hangs on it */
-    while (ticks > before &&
-           !atomic_compare_exchange_weak_explicit(&our->longest, &before, ticks, memory_order_relaxed, memory_order_relaxed))
+    while (ticks > before && !atomic_compare_exchange_weak_explicit(&our->longest, &before, ticks, memory_order_relaxed,
+                                                                    memory_order_relaxed))
         ;
 }
 
@@ -244,7 +253,8 @@ static near_cache *open_cache(const struct invalidate *our, uint64_t bytes)
     options.bound_ms = 60000; /* a stopped machine is no reason to ask the server */
     options.timeout_ms = CALL_MS;
     options.prefix = "bench-invalidate:";
-    if (near_open(our->uri, &options, &cache, &error) != NEAR_OK || near_wait_ready(cache, READY_MS, &error) != NEAR_OK) {
+    if (near_open(our->uri, &options, &cache, &error) != NEAR_OK ||
+        near_wait_ready(cache, READY_MS, &error) != NEAR_OK) {
         bench_say("%s: %s", our->uri, error.text);
         if (cache)
             near_close(cache);
@@ -283,17 +293,23 @@ static int run_method(struct invalidate *our, const struct method *method, struc
 int bench_invalidate(struct bench_common *common)
 {
     static struct invalidate our;
-    our = (struct invalidate){.common = common, .uri = "memory://bench-invalidate", .entries = 1000000, .rounds = 20,
-                              .value_size = 100, .window_ms = 50};
+    our = (struct invalidate){.common = common,
+                              .uri = "memory://bench-invalidate",
+                              .entries = 1000000,
+                              .rounds = 20,
+                              .value_size = 100,
+                              .window_ms = 50};
     const struct bench_option rows[] = {
         {"entries", "N", BENCH_COUNT, &our.entries, 1, 1e8, "values of one tag, and keys of one namespace (1000000)"},
         {"rounds", "N", BENCH_COUNT, &our.rounds, 1, 10000, "invalidations (20)"},
         {"value-size", "BYTES", BENCH_SIZE, &our.value_size, 1, 65536, "of a value (100)"},
         {"window-ms", "MS", BENCH_COUNT, &our.window_ms, 1, 10000, "in which the longest hit is looked for (50)"},
-        {"uri", "URI", BENCH_TEXT, &our.uri, 0, 0, "the remote tier; keys with the prefix bench-invalidate: are removed (memory://)"},
+        {"uri", "URI", BENCH_TEXT, &our.uri, 0, 0,
+         "the remote tier; keys with the prefix bench-invalidate: are removed (memory://)"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
-    int status = bench_options_parse(common, rows, "Makes very many values old at once: messages, and the longest hit meanwhile.");
+    int status = bench_options_parse(common, rows,
+                                     "Makes very many values old at once: messages, and the longest hit meanwhile.");
     if (status >= 0)
         return status;
     struct bench_report report;

@@ -53,10 +53,12 @@ int bench_value_belongs(const void *value, size_t size, uint64_t number)
     return 1;
 }
 
-void bench_tape_init(struct bench_tape *tape, uint32_t count, const struct bench_draw *draw, double writes, uint64_t seed)
+void bench_tape_init(struct bench_tape *tape, uint32_t count, const struct bench_draw *draw, double writes,
+                     uint64_t seed)
 {
     uint64_t state = seed, limit = (uint64_t)(writes * 0x1p32);
-    *tape = (struct bench_tape){.count = count, .word = bench_alloc(((size_t)count + BENCH_TAPE_MORE) * sizeof(*tape->word))};
+    *tape = (struct bench_tape){.count = count,
+                                .word = bench_alloc(((size_t)count + BENCH_TAPE_MORE) * sizeof(*tape->word))};
     for (uint32_t i = 0; i < count; i++) {
         uint32_t write = near__random_next(&state) >> 32 < limit ? BENCH_WRITE : 0;
         tape->word[i] = bench_draw_key(draw, &state) | write;

@@ -19,7 +19,8 @@ static inline const char *bench_key_bytes(const struct bench_keys *keys, uint32_
     return keys->bytes + (size_t)number * keys->size;
 }
 
-/* A value tells whose it is and which version: bytes 0–7 the key's number, 8–15 the version, the rest follows from both. */
+/* A value tells whose it is and which version: bytes 0–7 the key's number, 8–15 the version, the rest follows from
+ * both. */
 void bench_value_write(void *value, size_t size, uint64_t number, uint64_t version);
 /* 1 when it is a whole value of that key, of any version. */
 int bench_value_belongs(const void *value, size_t size, uint64_t number);
@@ -32,7 +33,8 @@ struct bench_tape {
     uint32_t count; /* a power of two; it is played round and round */
 };
 /* writes: their share, 0 … 1.  Tapes with different seeds are independent. */
-void bench_tape_init(struct bench_tape *tape, uint32_t count, const struct bench_draw *draw, double writes, uint64_t seed);
+void bench_tape_init(struct bench_tape *tape, uint32_t count, const struct bench_draw *draw, double writes,
+                     uint64_t seed);
 void bench_tape_fini(struct bench_tape *tape);
 
 #endif

@@ -2,12 +2,12 @@
  *
  * nearcache-bench local: engines under the same load, in one process, on pinned threads.
  *
- * Every run happens in a child process of its own: a fresh heap, so that resident memory can be told, and nothing of one engine
- * lives on under the next.  Keys and tapes of operations are made once, before the first fork, and only read.  The order of
- * runs is engine by engine, again and again, so that a machine that slows down slows all of them.
+ * Every run happens in a child process of its own: a fresh heap, so that resident memory can be told, and nothing of
+ * one engine lives on under the next.  Keys and tapes of operations are made once, before the first fork, and only
+ * read.  The order of runs is engine by engine, again and again, so that a machine that slows down slows all of them.
  *
- * The measured loop takes a word from the tape, calls the engine, counts.  It prefetches the key a few words ahead, because
- * a server has its key at hand when it asks for it.  One call in 64 is timed. */
+ * The measured loop takes a word from the tape, calls the engine, counts.  It prefetches the key a few words ahead,
+ * because a server has its key at hand when it asks for it.  One call in 64 is timed. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +24,7 @@
 
 #define ENGINES_MAX 16
 #define BATCH_MAX 1024
-#define BLOCK 64u /* calls between two looks at the clock */
+#define BLOCK 64u             /* calls between two looks at the clock */
 #define AHEAD BENCH_TAPE_MORE /* words by which keys are prefetched */
 #define TAPE_WORDS_MIN (UINT32_C(1) << 16)
 #define TAPE_WORDS_MAX (UINT32_C(1) << 20)
@@ -58,12 +58,12 @@ struct local {
 struct outcome {
     double rate;
     uint64_t gets, hits, fills, refused, errors, wrong;
-    uint64_t entries, resident, counted; /* entries there, bytes by which the process grew, bytes as the engine counts */
+    /* entries there, bytes by which the process grew, bytes as the engine counts */
+    uint64_t entries, resident, counted;
     double kept; /* share of what was filled in that was there afterwards */
     near_quantiles ns;
     char error[256];
 };
-
 
 /* ---------------------------------------------------------------- the measured loop */
 
@@ -96,7 +96,8 @@ struct bout {
 
 static inline struct bench_key key_of(const struct local *local, uint32_t number)
 {
-    return (struct bench_key){.bytes = bench_key_bytes(&local->keys, number), .size = local->keys.size, .number = number};
+    return (struct bench_key){
+        .bytes = bench_key_bytes(&local->keys, number), .size = local->keys.size, .number = number};
 }
 
 static void put(struct player *p, struct bench_key key, int checked)
@@ -127,8 +128,8 @@ static void check(struct player *p, struct bench_key key, int64_t size, const vo
         p->wrong++;
 }
 
-/* The next n words of the tape, which do not reach beyond its end.  What the loop needs is in locals: the compiler has to assume
- * that an engine's call changes anything else. */
+/* The next n words of the tape, which do not reach beyond its end.  What the loop needs is in locals: the compiler has
+ * to assume that an engine's call changes anything else. */
 static inline __attribute__((always_inline)) void play_words(struct player *p, unsigned n, int checked)
 {
     int64_t (*get)(void *, unsigned, struct bench_key, void *, size_t) = p->engine->get;
@@ -248,8 +249,14 @@ static void player_init(struct player *p, const struct bout *bout, struct bench_
 {
     const struct local *local = bout->local;
     const struct bench_tape *tape = &local->tape[seat->number % local->tapes];
-    *p = (struct player){.engine = bout->engine, .store = bout->store, .local = local, .seat = seat, .thread = seat->number,
-                         .tape = tape->word, .mask = tape->count - 1, .value_size = local->value_size};
+    *p = (struct player){.engine = bout->engine,
+                         .store = bout->store,
+                         .local = local,
+                         .seat = seat,
+                         .thread = seat->number,
+                         .tape = tape->word,
+                         .mask = tape->count - 1,
+                         .value_size = local->value_size};
     p->value = bench_alloc(p->value_size);
     p->buffer = bench_alloc(p->value_size);
     bench_value_write(p->value, p->value_size, 0, 0);
@@ -374,7 +381,8 @@ static void churn(const struct bout *bout, uint64_t *errors)
     free(value);
 }
 
-/* What an engine does in the background after it has been filled is not measured: until its memory stays the same for so many looks. */
+/* What an engine does in the background after it has been filled is not measured: until its memory stays the same for
+ * so many looks. */
 static uint64_t settle(const struct bout *bout, int still, uint64_t *ret_entries)
 {
     uint64_t now = bout->engine->memory(bout->store, ret_entries);
@@ -387,8 +395,8 @@ static uint64_t settle(const struct bout *bout, int still, uint64_t *ret_entries
     return now;
 }
 
-/* An engine that grows in the background may have dropped keys while it was too small for them; that share is told, and the keys
- * are set again, so that all engines then serve the same reads. */
+/* An engine that grows in the background may have dropped keys while it was too small for them; that share is told, and
+ * the keys are set again, so that all engines then serve the same reads. */
 static void fill_all(const struct bout *bout, struct outcome *ret)
 {
     uint64_t entries, count = keys_that_fit(bout);
@@ -404,7 +412,8 @@ static void fill_all(const struct bout *bout, struct outcome *ret)
     }
 }
 
-/* A cache smaller than its keys must have forgotten the filling before its hit ratio means something: the first tape once. */
+/* A cache smaller than its keys must have forgotten the filling before its hit ratio means something: the first tape
+ * once. */
 static void rehearse(const struct bout *bout)
 {
     struct bench_seat seat = {.number = 0};
@@ -440,11 +449,16 @@ static void measure(const struct bout *bout, unsigned threads, struct outcome *r
     free(sum);
 }
 
-static void run_engine(const struct local *local, const struct bench_engine *engine, unsigned threads, struct outcome *ret)
+static void run_engine(const struct local *local, const struct bench_engine *engine, unsigned threads,
+                       struct outcome *ret)
 {
-    struct bench_engine_config config = {
-        .keys = local->keys.count, .entries = local->entries, .bytes = local->bytes, .key_size = local->keys.size,
-        .value_size = (uint32_t)local->value_size, .threads = threads, .socket = local->redis.socket};
+    struct bench_engine_config config = {.keys = local->keys.count,
+                                         .entries = local->entries,
+                                         .bytes = local->bytes,
+                                         .key_size = local->keys.size,
+                                         .value_size = (uint32_t)local->value_size,
+                                         .threads = threads,
+                                         .socket = local->redis.socket};
     struct bout bout = {.engine = engine, .local = local};
     uint64_t before = resident_bytes();
     if (!(bout.store = engine->open(&config, ret->error, sizeof(ret->error))))
@@ -486,7 +500,8 @@ static int run_all(struct local *local, struct outcome *outcomes)
     int status = BENCH_OK;
     for (unsigned run = 0; run < common->runs; run++) {
         for (unsigned cell = 0; cell < cells; cell++) {
-            struct plan plan = {.local = local, .engine = local->engine[cell % local->engines],
+            struct plan plan = {.local = local,
+                                .engine = local->engine[cell % local->engines],
                                 .threads = (unsigned)local->threads.number[cell / local->engines]};
             struct outcome *outcome = &outcomes[cell * common->runs + run];
             char error[128];
@@ -504,16 +519,16 @@ static int run_all(struct local *local, struct outcome *outcomes)
 
 /* ---------------------------------------------------------------- results */
 
-#define MEDIAN(outcomes, runs, expression)                                                                                       \
-    __extension__({                                                                                                              \
-        double *numbers_ = bench_alloc((runs) * sizeof(double));                                                                 \
-        for (unsigned r_ = 0; r_ < (runs); r_++) {                                                                               \
-            const struct outcome *o = &(outcomes)[r_];                                                                           \
-            numbers_[r_] = (double)(expression);                                                                                 \
-        }                                                                                                                        \
-        double median_ = bench_median(numbers_, runs);                                                                           \
-        free(numbers_);                                                                                                          \
-        median_;                                                                                                                 \
+#define MEDIAN(outcomes, runs, expression)                                                                             \
+    __extension__({                                                                                                    \
+        double *numbers_ = bench_alloc((runs) * sizeof(double));                                                       \
+        for (unsigned r_ = 0; r_ < (runs); r_++) {                                                                     \
+            const struct outcome *o = &(outcomes)[r_];                                                                 \
+            numbers_[r_] = (double)(expression);                                                                       \
+        }                                                                                                              \
+        double median_ = bench_median(numbers_, runs);                                                                 \
+        free(numbers_);                                                                                                \
+        median_;                                                                                                       \
     })
 
 /* nearcache's outcomes with as many threads as that cell; NULL when it does not run. */
@@ -549,7 +564,8 @@ static void add_times(struct bench_row *row, const struct outcome *outcomes, uns
     free(times);
 }
 
-static void add_row(struct bench_report *report, const struct local *local, const struct outcome *outcomes, unsigned cell)
+static void add_row(struct bench_report *report, const struct local *local, const struct outcome *outcomes,
+                    unsigned cell)
 {
     unsigned runs = (unsigned)local->common->runs;
     const struct outcome *mine = &outcomes[cell * runs];
@@ -557,7 +573,8 @@ static void add_row(struct bench_report *report, const struct local *local, cons
     bench_row_text(row, "engine", "engine", local->engine[cell % local->engines]->name);
     bench_row_count(row, "threads", "threads", local->threads.number[cell / local->engines]);
     add_speed(row, mine, reference(local, outcomes, cell), runs);
-    bench_row_real(row, "hit_ratio", "hits %", 100, 2, MEDIAN(mine, runs, o->gets ? (double)o->hits / (double)o->gets : 0));
+    bench_row_real(row, "hit_ratio", "hits %", 100, 2,
+                   MEDIAN(mine, runs, o->gets ? (double)o->hits / (double)o->gets : 0));
     bench_row_real(row, "bytes_per_entry", "B/entry", 1, 1,
                    MEDIAN(mine, runs, o->entries ? (double)o->resident / (double)o->entries : 0));
     bench_row_real(row, "counted_bytes_per_entry", NULL, 1, 1,
@@ -647,7 +664,8 @@ static int parse(struct local *local)
 {
     const struct bench_option rows[] = {
         {"engine", "NAME[,NAME…]", BENCH_TEXT, &local->engine_names, 0, 0, "what is measured, run in turn"},
-        {"threads", "N[,N…]", BENCH_COUNTS, &local->threads, 1, BENCH_THREADS_MAX, "threads, pinned to processors [1,2]"},
+        {"threads", "N[,N…]", BENCH_COUNTS, &local->threads, 1, BENCH_THREADS_MAX,
+         "threads, pinned to processors [1,2]"},
         {"keys", "N", BENCH_COUNT, &local->keys_count, 1, 1u << 30, "different keys [1000000]"},
         {"key-size", "BYTES", BENCH_SIZE, &local->key_size, BENCH_KEY_SIZE_MIN, 65535, "[16]"},
         {"value-size", "BYTES", BENCH_SIZE, &local->value_size, 1, 1 << 20, "[100]"},
@@ -657,11 +675,13 @@ static int parse(struct local *local)
         {"mix", "MIX", BENCH_TEXT, &local->mix_text, 0, 0, "shares of reads and writes [get:100,set:0]"},
         {"batch", "N", BENCH_COUNT, &local->batch, 1, BATCH_MAX, "keys of one mget; 1: get [1]"},
         {"fill-on-miss", NULL, BENCH_FLAG, &local->fill, 0, 0, "set a key that was not found"},
-        {"churn", "N", BENCH_COUNT, &local->churn, 0, 1000, "other keys set before, in multiples of --entries, by engines that evict [0]"},
+        {"churn", "N", BENCH_COUNT, &local->churn, 0, 1000,
+         "other keys set before, in multiples of --entries, by engines that evict [0]"},
         {"verify", NULL, BENCH_FLAG, &local->verify, 0, 0, "check every value (slower; figures are not comparable)"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
-    int status = bench_options_parse(local->common, rows, "Engines under the same load, in one process, on pinned threads.");
+    int status =
+        bench_options_parse(local->common, rows, "Engines under the same load, in one process, on pinned threads.");
     if (status >= 0)
         return status;
     if (!parse_engines(local))
@@ -669,7 +689,8 @@ static int parse(struct local *local)
     if (local->churn && !local->entries)
         return bench_options_refuse("churn", "without a limit", "--entries as well");
     if (!bench_dist_parse(local->dist_text, &local->dist))
-        return bench_options_refuse("dist", local->dist_text, "uniform, zipf:THETA (0 to 10) or hotspot:SET,OPS (0 to 1)");
+        return bench_options_refuse("dist", local->dist_text,
+                                    "uniform, zipf:THETA (0 to 10) or hotspot:SET,OPS (0 to 1)");
     if (!parse_mix(local->mix_text, &local->writes))
         return bench_options_refuse("mix", local->mix_text, "shares such as get:95,set:5");
     return -1;
@@ -695,7 +716,8 @@ static void prepare(struct local *local)
             local->tapes = (unsigned)local->threads.number[i];
     }
     for (unsigned i = 0; i < local->tapes; i++)
-        bench_tape_init(&local->tape[i], tape_words(local->keys_count), &draw, local->writes, local->common->seed + 1 + i);
+        bench_tape_init(&local->tape[i], tape_words(local->keys_count), &draw, local->writes,
+                        local->common->seed + 1 + i);
     bench_draw_fini(&draw);
     bench_ticks_calibrate(&local->scale);
 }
@@ -715,8 +737,9 @@ static int prepare_redis(struct local *local)
         redisContext *context = NULL;
         if (bench_endpoint_parse(local->redis.uri, &endpoint))
             context = bench_wire_connect(&endpoint, error, sizeof(error));
-        int status = context ? bench_wire_load(context, &local->keys, local->keys.count, local->value_size, error,
-                                               sizeof(error)) : -1;
+        int status =
+            context ? bench_wire_load(context, &local->keys, local->keys.count, local->value_size, error, sizeof(error))
+                    : -1;
         if (context)
             redisFree(context);
         if (status == 0)
@@ -738,10 +761,15 @@ static void finish(struct local *local)
 int bench_local(struct bench_common *common)
 {
     static struct local local;
-    local = (struct local){
-        .common = common, .engine_names = "nearcache,floor,cds-lfht,sharded-lru,uthash-lru,hiredis",
-        .dist_text = "zipf:0.99", .mix_text = "get:100,set:0", .threads = {.count = 2, .number = {1, 2}},
-        .keys_count = 1000000, .key_size = 16, .value_size = 100, .batch = 1};
+    local = (struct local){.common = common,
+                           .engine_names = "nearcache,floor,cds-lfht,sharded-lru,uthash-lru,hiredis",
+                           .dist_text = "zipf:0.99",
+                           .mix_text = "get:100,set:0",
+                           .threads = {.count = 2, .number = {1, 2}},
+                           .keys_count = 1000000,
+                           .key_size = 16,
+                           .value_size = 100,
+                           .batch = 1};
     int status = parse(&local);
     if (status >= 0)
         return status;

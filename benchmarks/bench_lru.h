@@ -7,7 +7,7 @@
 struct bench_lru {
     uint64_t entries_max, bytes_max; /* 0: no limit */
     uint64_t entries, bytes;
-    uint32_t keys; /* also the end of the list */
+    uint32_t keys;           /* also the end of the list */
     uint32_t *newer, *older; /* newer[k] == k: not there */
     uint64_t *size;
 };

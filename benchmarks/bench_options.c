@@ -18,13 +18,17 @@ static void common_rows(struct bench_common *common, struct bench_option *rows)
         unsigned part; /* of common->takes; 0: every subcommand has it */
         struct bench_option row;
     } all[COMMON_ROWS] = {
-        {BENCH_HAS_RUNS, {"runs", "N", BENCH_COUNT, &common->runs, 1, 1000, "repeats; figures are medians, with their spread"}},
+        {BENCH_HAS_RUNS,
+         {"runs", "N", BENCH_COUNT, &common->runs, 1, 1000, "repeats; figures are medians, with their spread"}},
         {BENCH_HAS_SECONDS, {"seconds", "S", BENCH_REAL, &common->seconds, 0.001, 86400, "measured time of each run"}},
-        {BENCH_HAS_WARMUP, {"warmup", "S", BENCH_REAL, &common->warmup, 0, 86400, "time before it, left out of the figures"}},
+        {BENCH_HAS_WARMUP,
+         {"warmup", "S", BENCH_REAL, &common->warmup, 0, 86400, "time before it, left out of the figures"}},
         {BENCH_HAS_SEED, {"seed", "N", BENCH_COUNT, &common->seed, 0, 18e18, "of everything random"}},
         {0, {"json", "FILE", BENCH_TEXT, &common->json, 0, 0, "write results and environment as JSON; -: on stdout"}},
         {0, {"csv", "FILE", BENCH_TEXT, &common->csv, 0, 0, "write results as CSV; -: on stdout"}},
-        {0, {"plot", "DIR", BENCH_TEXT, &common->plot, 0, 0, "write plots there, and draw them where gnuplot is installed"}},
+        {0,
+         {"plot", "DIR", BENCH_TEXT, &common->plot, 0, 0,
+          "write plots there, and draw them where gnuplot is installed"}},
         {0, {"progress", NULL, BENCH_FLAG, &common->progress, 0, 0, "tell what is going on (as on a terminal)"}},
         {0, {"no-huge-pages", NULL, BENCH_FLAG, &common->no_huge_pages, 0, 0, "as where the kernel gives none"}},
         {0, {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL}},
@@ -41,7 +45,8 @@ static void print_rows(const struct bench_option *rows)
 {
     for (; rows->name; rows++) {
         char left[48];
-        snprintf(left, sizeof(left), "--%s%s%s", rows->name, rows->argument ? " " : "", rows->argument ? rows->argument : "");
+        snprintf(left, sizeof(left), "--%s%s%s", rows->name, rows->argument ? " " : "",
+                 rows->argument ? rows->argument : "");
         printf("  %-26s %s\n", left, rows->sentence);
     }
 }
@@ -158,9 +163,10 @@ static int store(const struct bench_option *row, const char *text)
 
 static int refuse_number(const struct bench_option *row, const char *text)
 {
-    static const char *const kinds[] = {
-        [BENCH_COUNT] = "a number", [BENCH_SIZE] = "a number of bytes (k, m, g may follow)", [BENCH_REAL] = "a number",
-        [BENCH_COUNTS] = "numbers separated by commas, each"};
+    static const char *const kinds[] = {[BENCH_COUNT] = "a number",
+                                        [BENCH_SIZE] = "a number of bytes (k, m, g may follow)",
+                                        [BENCH_REAL] = "a number",
+                                        [BENCH_COUNTS] = "numbers separated by commas, each"};
     char wanted[128] = "must not be empty";
     if (row->kind != BENCH_TEXT)
         snprintf(wanted, sizeof(wanted), "must be %s from %.15g to %.15g", kinds[row->kind], row->min, row->max);

@@ -5,12 +5,12 @@
 #include "bench.h"
 
 enum bench_kind {
-    BENCH_FLAG,    /* int *, set to 1 */
-    BENCH_COUNT,   /* uint64_t * */
-    BENCH_SIZE,    /* uint64_t *, with k, m or g after it */
-    BENCH_REAL,    /* double * */
-    BENCH_TEXT,    /* const char ** */
-    BENCH_COUNTS,  /* struct bench_counts *, separated by commas, k, m or g after each */
+    BENCH_FLAG,   /* int *, set to 1 */
+    BENCH_COUNT,  /* uint64_t * */
+    BENCH_SIZE,   /* uint64_t *, with k, m or g after it */
+    BENCH_REAL,   /* double * */
+    BENCH_TEXT,   /* const char ** */
+    BENCH_COUNTS, /* struct bench_counts *, separated by commas, k, m or g after each */
 };
 
 struct bench_counts {

@@ -2,17 +2,18 @@
  *
  * nearcache-bench outage: what hits Redis when it comes back after an outage?
  *
- * Some processes have all keys in their local tiers and read them, each so many times a second.  Redis, a private one, saves its data and is
- * killed; some of the keys are written in the meantime; after the outage it starts again from what it had saved.  To the
- * processes it is another server, so that nothing of what they have may be served unseen.  From then on, for `--window` seconds, it is counted
- * what they ask of it: once as they are by default (what they have is compared, many keys a request) and once with
- * repair_rate=0 (a plain flush: it is fetched anew).
+ * Some processes have all keys in their local tiers and read them, each so many times a second.  Redis, a private one,
+ * saves its data and is killed; some of the keys are written in the meantime; after the outage it starts again from
+ * what it had saved.  To the processes it is another server, so that nothing of what they have may be served unseen.
+ * From then on, for `--window` seconds, it is counted what they ask of it: once as they are by default (what they have
+ * is compared, many keys a request) and once with repair_rate=0 (a plain flush: it is fetched anew).
  *
  *      coordinator  fill Redis   all fetched?  warm-up   change some, SAVE, kill … start   window          end
  *      reader       fetch all    tell          read, so many a second, whatever happens ───────────────>   tell
  *
- * A value tells its version, so every read that begins later than the staleness bound after the start is checked: what was changed must be read
- * changed.  All processes are forked before any of them opens anything, and share one page of numbers. */
+ * A value tells its version, so every read that begins later than the staleness bound after the start is checked: what
+ * was changed must be read changed.  All processes are forked before any of them opens anything, and share one page of
+ * numbers. */
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,13 +34,13 @@
 
 #define PROCESSES_MAX 32u
 #define KEY_SIZE 16u
-#define MANY 64u          /* keys of one near_mget */
+#define MANY 64u /* keys of one near_mget */
 #define READY_MS 10000u
 #define PATIENCE_NS (60 * NEAR_NS_PER_S)
-#define ENTRY_MORE 200u   /* bytes of budget for an entry beside its value: generous, nothing shall be evicted */
+#define ENTRY_MORE 200u /* bytes of budget for an entry beside its value: generous, nothing shall be evicted */
 #define BUDGET_MORE (16u << 20)
 #define BOUND_MS 1000u
-#define PROVEN_MS 1000u   /* and until a process has noticed that the server is another one */
+#define PROVEN_MS 1000u /* and until a process has noticed that the server is another one */
 
 enum phase { FILLING, READING, COUNTING, OVER };
 
@@ -107,7 +108,8 @@ static near_cache *open_cache(const struct outage *o, const struct arm *arm)
     options.local_bytes = o->keys_count * (o->value_size + ENTRY_MORE) + BUDGET_MORE;
     options.bound_ms = BOUND_MS;
     if ((arm->repair_rate && near_option_set(&options, "repair_rate", arm->repair_rate, &error) != NEAR_OK) ||
-        near_open(o->redis.uri, &options, &cache, &error) != NEAR_OK || near_wait_ready(cache, READY_MS, &error) != NEAR_OK) {
+        near_open(o->redis.uri, &options, &cache, &error) != NEAR_OK ||
+        near_wait_ready(cache, READY_MS, &error) != NEAR_OK) {
         fail(o->board, error.text);
         return NULL;
     }
@@ -158,7 +160,8 @@ static struct before look(near_cache *cache)
     if (near_stats_get(cache, &stats) != NEAR_OK)
         return (struct before){0};
     /* what failed while the server was still taken for dead did not reach it */
-    return (struct before){stats.requests - stats.remote_errors, stats.gets, stats.local_hits, stats.repair_kept, stats.repair_dropped};
+    return (struct before){stats.requests - stats.remote_errors, stats.gets, stats.local_hits, stats.repair_kept,
+                           stats.repair_dropped};
 }
 
 /* Reads due so far are done at once, then there is a pause: as a server's work comes. */
@@ -181,7 +184,8 @@ static void read_on(const struct outage *o, near_cache *cache, struct reader *re
             bench_sleep(0.001);
             continue;
         }
-        done = (double)done + (double)o->rate * 0.1 < due ? (uint64_t)due : done + 1; /* what waited for an outage is not made up for */
+        /* what waited for an outage is not made up for */
+        done = (double)done + (double)o->rate * 0.1 < due ? (uint64_t)due : done + 1;
         read_one(o, cache, reader, bench_draw_key(&draw, &seed));
     }
     struct before after = look(cache);
@@ -201,7 +205,7 @@ static void be_reader(const struct outage *o, const struct arm *arm, unsigned nu
     fetch_all(o, cache);
     atomic_store_explicit(&reader->filled, 1, memory_order_release); /* pairs with wait_until_filled */
     read_on(o, cache, reader, o->common->seed * 1000 + number + 1);
-    atomic_store_explicit(&reader->done, 1, memory_order_release);   /* pairs with collect */
+    atomic_store_explicit(&reader->done, 1, memory_order_release); /* pairs with collect */
     (void)near_close(cache);
 }
 
@@ -223,7 +227,8 @@ static redisContext *connect_to(const struct outage *o)
 {
     struct bench_endpoint endpoint;
     char error[256] = "";
-    redisContext *context = bench_endpoint_parse(o->redis.uri, &endpoint) ? bench_wire_connect(&endpoint, error, sizeof(error)) : NULL;
+    redisContext *context =
+        bench_endpoint_parse(o->redis.uri, &endpoint) ? bench_wire_connect(&endpoint, error, sizeof(error)) : NULL;
     if (!context)
         fail(o->board, error);
     return context;
@@ -273,7 +278,8 @@ static void collect_from_server(const struct outage *o, struct arm *arm, unsigne
     arm->commands[run] = bench_wire_info_real(context, "stats", "total_commands_processed");
     arm->received[run] = bench_wire_info_real(context, "stats", "total_net_input_bytes");
     arm->sent[run] = bench_wire_info_real(context, "stats", "total_net_output_bytes");
-    arm->cpu_ms[run] = 1e3 * (bench_wire_info_real(context, "cpu", "used_cpu_user") + bench_wire_info_real(context, "cpu", "used_cpu_sys"));
+    arm->cpu_ms[run] = 1e3 * (bench_wire_info_real(context, "cpu", "used_cpu_user") +
+                              bench_wire_info_real(context, "cpu", "used_cpu_sys"));
     redisFree(context);
 }
 
@@ -385,7 +391,8 @@ static void lay_out(struct arm *arm, uint64_t runs)
 
 static void let_go(struct arm *arm)
 {
-    double *figure[FIGURES] = {arm->requests, arm->commands, arm->cpu_ms, arm->received, arm->sent, arm->hits, arm->kept, arm->dropped};
+    double *figure[FIGURES] = {arm->requests, arm->commands, arm->cpu_ms, arm->received,
+                               arm->sent,     arm->hits,     arm->kept,   arm->dropped};
     for (unsigned i = 0; i < FIGURES; i++)
         free(figure[i]);
 }
@@ -466,8 +473,15 @@ static int run_all(struct outage *o, struct arm *flush, struct arm *repair)
 int bench_outage(struct bench_common *common)
 {
     struct arm flush = {.name = "flush", .repair_rate = "0"}, repair = {.name = "repair"};
-    struct outage o = {.common = common, .processes = 4, .keys_count = 100000, .value_size = 100, .rate = 5000,
-                       .outage = 3, .window = 10, .changed = 0.01, .dist_text = "zipf:0.99"};
+    struct outage o = {.common = common,
+                       .processes = 4,
+                       .keys_count = 100000,
+                       .value_size = 100,
+                       .rate = 5000,
+                       .outage = 3,
+                       .window = 10,
+                       .changed = 0.01,
+                       .dist_text = "zipf:0.99"};
     common->runs = 1;
     common->warmup = 2;
     int status = parse(&o, &repair);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A picture is a family of lines: rows with the same word in one column make a line, two more columns are x and y.  The data
- * files and scripts stay beside the pictures, so that anybody can draw them anew. */
+ * A picture is a family of lines: rows with the same word in one column make a line, two more columns are x and y.  The
+ * data files and scripts stay beside the pictures, so that anybody can draw them anew. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -20,19 +20,20 @@
 struct picture {
     const char *subcommand;
     const char *name, *title;
-    const char *line;       /* column whose words name the lines */
-    const char *x, *x_label; /* NULL: the quantiles of each row are the line; without y: a list, of which each row makes a line */
+    const char *line; /* column whose words name the lines */
+    /* NULL: the quantiles of each row are the line; without y: a list, of which each row makes a line */
+    const char *x, *x_label;
     const char *y, *y_label;
-    const char *set;        /* more for gnuplot */
+    const char *set; /* more for gnuplot */
     double factor;
 };
 
 static const struct picture pictures[] = {
-    {"local", "throughput", "Throughput by threads", "engine", "threads", "threads", "ops_per_second", "million operations a second",
-     "set logscale y", 1e-6},
+    {"local", "throughput", "Throughput by threads", "engine", "threads", "threads", "ops_per_second",
+     "million operations a second", "set logscale y", 1e-6},
     {"local", "latency", "Latency", "engine", NULL, "percentile", NULL, "nanoseconds", "set logscale y", 1},
-    {"remote", "throughput", "Throughput by threads", "name", "threads", "threads", "ops_per_second", "operations a second",
-     "set logscale y", 1},
+    {"remote", "throughput", "Throughput by threads", "name", "threads", "threads", "ops_per_second",
+     "operations a second", "set logscale y", 1},
     {"remote", "latency", "Latency", "name", NULL, "percentile", NULL, "nanoseconds", "set logscale y", 1},
     {"staleness", "staleness", "Delay after a write", "delay", "ns_percentiles", "microseconds", NULL, "percentile",
      "set logscale x; set yrange [0:100]", 1e-3},
@@ -52,7 +53,8 @@ static void line_data(const struct bench_report *report, const struct picture *p
     for (size_t i = 0; i < report->rows; i++) {
         const struct bench_row *row = &report->row[i];
         if (strcmp(bench_row_word(row, picture->line), line) == 0)
-            fprintf(data, "%.9g %.9g\n", bench_row_number(row, picture->x), bench_row_number(row, picture->y) * picture->factor);
+            fprintf(data, "%.9g %.9g\n", bench_row_number(row, picture->x),
+                    bench_row_number(row, picture->y) * picture->factor);
     }
 }
 
@@ -92,7 +94,8 @@ static void quote(FILE *script, const char *text)
     fputc('\'', script);
 }
 
-/* Blocks of data, each with its title in a comment; returns how many, with their titles in the script's plot command. */
+/* Blocks of data, each with its title in a comment; returns how many, with their titles in the script's plot
+ * command. */
 static unsigned write_blocks(const struct bench_report *report, const struct picture *picture, FILE *data, FILE *script)
 {
     unsigned blocks = 0;
@@ -103,7 +106,8 @@ static unsigned write_blocks(const struct bench_report *report, const struct pic
         unsigned threads = (unsigned)bench_row_number(row, "threads");
         if (picture->y && !is_first(report, picture, i))
             continue;
-        snprintf(title, sizeof(title), picture->y || !threads ? "%s" : "%s, %u thread%s", line, threads, threads == 1 ? "" : "s");
+        snprintf(title, sizeof(title), picture->y || !threads ? "%s" : "%s, %u thread%s", line, threads,
+                 threads == 1 ? "" : "s");
         fprintf(data, "# %s\n", title);
         if (picture->y)
             line_data(report, picture, line, data);
@@ -135,7 +139,8 @@ static FILE *open_in(const char *folder, const char *name, const char *suffix)
 
 static void write_script_head(const struct picture *picture, FILE *script)
 {
-    fprintf(script, "set title '%s'\nset xlabel '%s'\nset ylabel '%s'\n", picture->title, picture->x_label, picture->y_label);
+    fprintf(script, "set title '%s'\nset xlabel '%s'\nset ylabel '%s'\n", picture->title, picture->x_label,
+            picture->y_label);
     fprintf(script, "set key outside right\nset grid\nset style data %s\n%s\n",
             picture->x && !picture->y ? "lines" : "linespoints", picture->set);
     if (!picture->x)

@@ -33,8 +33,8 @@ static _Noreturn void become_server(const struct bench_redis *redis, pid_t watch
     signal(SIGTERM, SIG_DFL);
     signal(SIGHUP, SIG_DFL);
     signal(SIGPIPE, SIG_DFL);
-    execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", redis->socket, "--dir", redis->folder, "--save", "",
-           "--appendonly", "no", "--daemonize", "no", "--logfile", "redis.log", (char *)NULL);
+    execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", redis->socket, "--dir", redis->folder,
+           "--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", "redis.log", (char *)NULL);
     _exit(127);
 }
 

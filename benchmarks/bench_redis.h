@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * A private redis-server on a unix socket in a folder of its own, which saves nothing unless it is told to.  A small process watches over both and
- * removes them when this program ends, in whatever way. */
+ * A private redis-server on a unix socket in a folder of its own, which saves nothing unless it is told to.  A small
+ * process watches over both and removes them when this program ends, in whatever way. */
 #ifndef NEAR_BENCH_REDIS_H
 #define NEAR_BENCH_REDIS_H
 #include <sys/types.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * nearcache-bench remote: what a call costs that goes to Redis, beside the same call through plain hiredis with a connection a
- * thread.  nearcache's threads share its few connections.
+ * nearcache-bench remote: what a call costs that goes to Redis, beside the same call through plain hiredis with a
+ * connection a thread.  nearcache's threads share its few connections.
  *
  *      hiredis    get     GET, the bytes copied out
  *      nearcache  read    near_get_copy past the local tier, nothing kept (NEAR_BYPASS_LOCAL, NEAR_NO_FILL)
@@ -69,30 +69,30 @@ struct operation {
 
 /* ---------------------------------------------------------------- calls: 1 when done */
 
-static int wire_get(struct session *session, unsigned thread, const char *key, size_t key_size, void *value, size_t size,
-                    const near_call *call)
+static int wire_get(struct session *session, unsigned thread, const char *key, size_t key_size, void *value,
+                    size_t size, const near_call *call)
 {
     (void)call;
     return bench_wire_get(session->context[thread], key, key_size, value, size) >= 0;
 }
 
-static int wire_set(struct session *session, unsigned thread, const char *key, size_t key_size, void *value, size_t size,
-                    const near_call *call)
+static int wire_set(struct session *session, unsigned thread, const char *key, size_t key_size, void *value,
+                    size_t size, const near_call *call)
 {
     (void)call;
     return bench_wire_set(session->context[thread], key, key_size, value, size);
 }
 
-static int cache_get(struct session *session, unsigned thread, const char *key, size_t key_size, void *value, size_t size,
-                     const near_call *call)
+static int cache_get(struct session *session, unsigned thread, const char *key, size_t key_size, void *value,
+                     size_t size, const near_call *call)
 {
     size_t whole;
     (void)thread;
     return near_get_copy(session->cache, key, key_size, call, value, size, &whole) == NEAR_OK;
 }
 
-static int cache_set(struct session *session, unsigned thread, const char *key, size_t key_size, void *value, size_t size,
-                     const near_call *call)
+static int cache_set(struct session *session, unsigned thread, const char *key, size_t key_size, void *value,
+                     size_t size, const near_call *call)
 {
     (void)thread;
     return near_set(session->cache, key, key_size, value, size, NULL, call) == NEAR_OK;
@@ -240,7 +240,8 @@ static int run_all(const struct remote *remote, struct outcome *outcomes)
     int status = BENCH_OK;
     for (unsigned run = 0; run < runs; run++) {
         for (unsigned cell = 0; cell < cells; cell++) {
-            struct plan plan = {.remote = remote, .operation = &operations[cell % OPERATIONS],
+            struct plan plan = {.remote = remote,
+                                .operation = &operations[cell % OPERATIONS],
                                 .threads = (unsigned)remote->threads.number[cell / OPERATIONS]};
             status |= run_one(&plan, run, &outcomes[cell * runs + run]);
         }
@@ -248,7 +249,8 @@ static int run_all(const struct remote *remote, struct outcome *outcomes)
     return status;
 }
 
-static void add_row(struct bench_report *report, const struct remote *remote, const struct outcome *outcomes, unsigned cell)
+static void add_row(struct bench_report *report, const struct remote *remote, const struct outcome *outcomes,
+                    unsigned cell)
 {
     unsigned runs = (unsigned)remote->common->runs;
     const struct operation *operation = &operations[cell % OPERATIONS];
@@ -292,12 +294,15 @@ static int report_all(const struct remote *remote, const struct outcome *outcome
 static int parse(struct remote *remote)
 {
     const struct bench_option rows[] = {
-        {"uri", "URI", BENCH_TEXT, &remote->uri, 0, 0, "a Redis of your own (its keys k…k00000000 are overwritten) [a private one]"},
-        {"threads", "N[,N…]", BENCH_COUNTS, &remote->threads, 1, BENCH_THREADS_MAX, "threads, pinned to processors [1,2]"},
+        {"uri", "URI", BENCH_TEXT, &remote->uri, 0, 0,
+         "a Redis of your own (its keys k…k00000000 are overwritten) [a private one]"},
+        {"threads", "N[,N…]", BENCH_COUNTS, &remote->threads, 1, BENCH_THREADS_MAX,
+         "threads, pinned to processors [1,2]"},
         {"keys", "N", BENCH_COUNT, &remote->keys_count, 1, 1u << 24, "different keys [10000]"},
         {"key-size", "BYTES", BENCH_SIZE, &remote->key_size, BENCH_KEY_SIZE_MIN, 65535, "[16]"},
         {"value-size", "BYTES", BENCH_SIZE, &remote->value_size, 1, 1 << 20, "[100]"},
-        {"connections", "N", BENCH_COUNT, &remote->connections, 1, 64, "shared by nearcache's threads [the library's default]"},
+        {"connections", "N", BENCH_COUNT, &remote->connections, 1, 64,
+         "shared by nearcache's threads [the library's default]"},
         {"dist", "DIST", BENCH_TEXT, &remote->dist_text, 0, 0, "uniform, zipf:THETA, hotspot:SET,OPS [uniform]"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
@@ -309,7 +314,8 @@ static int parse(struct remote *remote)
         return BENCH_USAGE;
     }
     if (!bench_dist_parse(remote->dist_text, &remote->dist))
-        return bench_options_refuse("dist", remote->dist_text, "uniform, zipf:THETA (0 to 10) or hotspot:SET,OPS (0 to 1)");
+        return bench_options_refuse("dist", remote->dist_text,
+                                    "uniform, zipf:THETA (0 to 10) or hotspot:SET,OPS (0 to 1)");
     return -1;
 }
 
@@ -338,7 +344,8 @@ static int prepare_server(struct remote *remote, int is_private, char *error, si
         (void)bench_endpoint_parse(remote->uri, &remote->endpoint);
     }
     redisContext *context = bench_wire_connect(&remote->endpoint, error, capacity);
-    int status = context ? bench_wire_load(context, &remote->keys, remote->keys.count, remote->value_size, error, capacity) : -1;
+    int status =
+        context ? bench_wire_load(context, &remote->keys, remote->keys.count, remote->value_size, error, capacity) : -1;
     if (context)
         redisFree(context);
     if (status != 0 && is_private)
@@ -350,8 +357,12 @@ int bench_remote(struct bench_common *common)
 {
     static struct remote remote;
     char error[256] = "";
-    remote = (struct remote){.common = common, .dist_text = "uniform", .threads = {.count = 2, .number = {1, 2}},
-                             .keys_count = 10000, .key_size = 16, .value_size = 100};
+    remote = (struct remote){.common = common,
+                             .dist_text = "uniform",
+                             .threads = {.count = 2, .number = {1, 2}},
+                             .keys_count = 10000,
+                             .key_size = 16,
+                             .value_size = 100};
     int status = parse(&remote);
     if (status >= 0)
         return status;

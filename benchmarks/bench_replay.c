@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * nearcache-bench replay: a recorded trace through the local tier, a key that is missed being set, beside exact LRU of the same size.
+ * nearcache-bench replay: a recorded trace through the local tier, a key that is missed being set, beside exact LRU of
+ * the same size.
  *
  *      --entries N   the limit counts entries; sizes of the trace are left aside and values are small
- *      --bytes SIZE  the limit counts bytes: of the local tier everything (local_bytes), of exact LRU keys and values alone
+ *      --bytes SIZE  the limit counts bytes: of the local tier everything (local_bytes), of exact LRU keys and values
+ *      alone
  *
- * A value above an eighth of the bytes is kept by neither, so that what they differ by is what they evict; such requests are counted.
+ * A value above an eighth of the bytes is kept by neither, so that what they differ by is what they evict; such
+ * requests are counted.
  *
- * Policies are the choices of the option of that name; under the volatile ones every key has a time to live, since nothing else would
- * ever make room.
+ * Policies are the choices of the option of that name; under the volatile ones every key has a time to live, since
+ * nothing else would ever make room.
  *
  * Every run has a tier of its own, in a process of its own, and what is compared runs in turn.
  *
- * Several threads take the requests in the trace's order, a few at a time, from a place that they share: whoever falls behind has a
- * few old ones left and no more, so all of them are where one thread would be.  Exact LRU always runs in one. */
+ * Several threads take the requests in the trace's order, a few at a time, from a place that they share: whoever falls
+ * behind has a few old ones left and no more, so all of them are where one thread would be.  Exact LRU always runs in
+ * one. */
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +33,7 @@
 #include "nearcache.h"
 
 #define SMALL_VALUE 8u
-#define CLAIM 16u /* requests taken at once: many enough that the shared place is no bottleneck */
+#define CLAIM 16u    /* requests taken at once: many enough that the shared place is no bottleneck */
 #define KEPT_PART 8u /* of the bytes is the largest value that is kept: the default of the option local_value_max */
 #define TTL_MS INT64_C(86400000)
 
@@ -45,7 +49,7 @@ struct replay {
     struct bench_trace trace;
     uint64_t bytes_requested; /* sizes of all requests together */
     int curve;
-    char *value; /* as large as the largest that is set; its content does not matter */
+    char *value;       /* as large as the largest that is set; its content does not matter */
     struct cell *cell; /* one a row of the result */
     unsigned cells;
 };
@@ -66,7 +70,8 @@ struct play {
     const near_write *write;
     near_cache *cache;
     _Atomic(uint64_t) hit_bytes;
-    _Alignas(128) _Atomic(size_t) next; /* request that nobody has taken; threads that only read the rest do not share its line */
+    /* request that nobody has taken; threads that only read the rest do not share its line */
+    _Alignas(128) _Atomic(size_t) next;
 };
 
 /* What a run comes to; goes through a pipe. */
@@ -107,18 +112,21 @@ static uint64_t value_max(uint64_t bytes)
 /* ---------------------------------------------------------------- nearcache */
 
 /* What finds no room is a miss and no failure.  near_set has waited for room by itself then. */
-static int fill(const struct play *play, const char *key, size_t key_size, const struct bench_request *request, struct bench_seat *seat)
+static int fill(const struct play *play, const char *key, size_t key_size, const struct bench_request *request,
+                struct bench_seat *seat)
 {
     int status = NEAR_ERR_FULL;
     if (!is_too_large(play->cell, request))
-        status = near_set(play->cache, key, key_size, play->replay->value, value_size(play->cell, request), play->write, NULL);
+        status = near_set(play->cache, key, key_size, play->replay->value, value_size(play->cell, request), play->write,
+                          NULL);
     if (status != NEAR_ERR_FULL)
         return status;
     seat->refused++;
     return NEAR_OK;
 }
 
-static void replay_request(struct play *play, const struct bench_request *request, struct bench_seat *seat, uint64_t *hit_bytes)
+static void replay_request(struct play *play, const struct bench_request *request, struct bench_seat *seat,
+                           uint64_t *hit_bytes)
 {
     const struct bench_trace *trace = &play->replay->trace;
     const char *key = trace->bytes + trace->begin[request->key];
@@ -162,8 +170,9 @@ static int open_tier(struct play *play)
     options.local_entries = cell->entries;
     options.local_value_max = cell->value_max;
     options.curve = (uint32_t)play->replay->curve;
-    options.local_bytes = cell->bytes ? cell->bytes
-                                      : (UINT64_C(64) << 20) + 256 * (uint64_t)trace->distinct + trace->begin[trace->distinct];
+    options.local_bytes = cell->bytes
+                              ? cell->bytes
+                              : (UINT64_C(64) << 20) + 256 * (uint64_t)trace->distinct + trace->begin[trace->distinct];
     if (near_option_set(&options, "policy", cell->policy->name, &error) == NEAR_OK &&
         near_open("local:", &options, &play->cache, &error) == NEAR_OK)
         return 1;
@@ -297,7 +306,8 @@ static int parse_policies(struct replay *replay)
     for (; *text; policy++) {
         *policy = next_policy(&text);
         if (!policy->run)
-            return bench_options_refuse("policy", replay->policy_text, "must name policies of the local tier, or exact-lru");
+            return bench_options_refuse("policy", replay->policy_text,
+                                        "must name policies of the local tier, or exact-lru");
     }
     policy->run = NULL;
     return -1;
@@ -320,16 +330,21 @@ static int parse(struct replay *replay)
 {
     const struct bench_option rows[] = {
         {"trace", "FILE", BENCH_TEXT, &replay->path, 0, 0, "the trace; may be packed by gzip, xz or zstd"},
-        {"format", "FORMAT", BENCH_TEXT, &replay->format_text, 0, 0, "text (key [size] a line), oracleGeneral or auto [auto]"},
+        {"format", "FORMAT", BENCH_TEXT, &replay->format_text, 0, 0,
+         "text (key [size] a line), oracleGeneral or auto [auto]"},
         {"entries", "N[,N…]", BENCH_COUNTS, &replay->entries, 1, 1u << 30, "sizes of the cache in entries"},
-        {"bytes", "SIZE[,SIZE…]", BENCH_COUNTS, &replay->bytes, 1 << 20, 1e12, "or in bytes (k, m, g may follow); no value above an eighth is kept"},
+        {"bytes", "SIZE[,SIZE…]", BENCH_COUNTS, &replay->bytes, 1 << 20, 1e12,
+         "or in bytes (k, m, g may follow); no value above an eighth is kept"},
         {"policy", "NAME[,NAME…]", BENCH_TEXT, &replay->policy_text, 0, 0,
          "lru, s3fifo and the option's other choices, exact-lru for reference [lru,exact-lru]"},
-        {"curve", NULL, BENCH_FLAG, &replay->curve, 0, 0, "also what near_advise says for each size (advised_hit_ratio)"},
-        {"threads", "N[,N…]", BENCH_COUNTS, &replay->threads, 1, BENCH_THREADS_MAX, "threads that take the requests in the trace's order [1]"},
+        {"curve", NULL, BENCH_FLAG, &replay->curve, 0, 0,
+         "also what near_advise says for each size (advised_hit_ratio)"},
+        {"threads", "N[,N…]", BENCH_COUNTS, &replay->threads, 1, BENCH_THREADS_MAX,
+         "threads that take the requests in the trace's order [1]"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
-    int status = bench_options_parse(replay->common, rows, "Hit ratio on an access trace, which every run plays once from an empty cache.");
+    int status = bench_options_parse(replay->common, rows,
+                                     "Hit ratio on an access trace, which every run plays once from an empty cache.");
     if (status >= 0)
         return status;
     if (!replay->path || !!replay->entries.count == !!replay->bytes.count) {
@@ -362,7 +377,8 @@ static int run_cell(struct replay *replay, const struct cell *cell, unsigned run
         bench_say("%s: %s", policy, error);
     if (score->errors > 0)
         bench_say("%s: %.0f failed calls", policy, score->errors);
-    bench_progress(replay->common, "run %u of %u  %s: %.0f hits", run + 1, (unsigned)replay->common->runs, policy, score->hits);
+    bench_progress(replay->common, "run %u of %u  %s: %.0f hits", run + 1, (unsigned)replay->common->runs, policy,
+                   score->hits);
     return *error || score->failed || score->errors > 0 ? BENCH_FAILED : BENCH_OK;
 }
 
@@ -461,9 +477,13 @@ static int report_all(const struct replay *replay)
 static void add_cells(struct replay *replay, uint64_t entries, uint64_t bytes, unsigned threads)
 {
     for (const struct policy *policy = replay->policies; policy->run; policy++)
-        replay->cell[replay->cells++] = (struct cell){
-            .entries = entries, .bytes = bytes, .value_max = value_max(bytes), .policy = policy,
-            .threads = policy->run == run_exact ? 1 : threads, .score = bench_alloc(replay->common->runs * sizeof(struct score))};
+        replay->cell[replay->cells++] =
+            (struct cell){.entries = entries,
+                          .bytes = bytes,
+                          .value_max = value_max(bytes),
+                          .policy = policy,
+                          .threads = policy->run == run_exact ? 1 : threads,
+                          .score = bench_alloc(replay->common->runs * sizeof(struct score))};
 }
 
 static void lay_out(struct replay *replay)
@@ -475,8 +495,8 @@ static void lay_out(struct replay *replay)
     replay->cell = bench_alloc(sizes->count * replay->threads.count * policies * sizeof(*replay->cell));
     for (unsigned s = 0; s < sizes->count; s++) {
         for (unsigned t = 0; t < replay->threads.count; t++)
-            add_cells(replay, sizes == &replay->entries ? sizes->number[s] : 0, sizes == &replay->bytes ? sizes->number[s] : 0,
-                      (unsigned)replay->threads.number[t]);
+            add_cells(replay, sizes == &replay->entries ? sizes->number[s] : 0,
+                      sizes == &replay->bytes ? sizes->number[s] : 0, (unsigned)replay->threads.number[t]);
     }
 }
 
@@ -509,7 +529,9 @@ static void measure_sizes(struct replay *replay)
 
 int bench_replay(struct bench_common *common)
 {
-    struct replay replay = {.common = common, .format_text = "auto", .policy_text = "lru,exact-lru",
+    struct replay replay = {.common = common,
+                            .format_text = "auto",
+                            .policy_text = "lru,exact-lru",
                             .threads = {.count = 1, .number = {1}}};
     char error[PATH_MAX + 256];
     int status = parse(&replay);

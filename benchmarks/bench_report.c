@@ -63,7 +63,8 @@ void bench_row_count(struct bench_row *row, const char *name, const char *headin
     add(row, name, heading, BENCH_FIELD_COUNT)->count = count;
 }
 
-void bench_row_real(struct bench_row *row, const char *name, const char *heading, double factor, int decimals, double real)
+void bench_row_real(struct bench_row *row, const char *name, const char *heading, double factor, int decimals,
+                    double real)
 {
     struct bench_field *field = add(row, name, heading, BENCH_FIELD_REAL);
     field->real = isfinite(real) ? real : 0;

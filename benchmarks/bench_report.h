@@ -44,7 +44,8 @@ struct bench_row *bench_report_row(struct bench_report *report);
 /* heading NULL: not in the table. */
 void bench_row_text(struct bench_row *row, const char *name, const char *heading, const char *text);
 void bench_row_count(struct bench_row *row, const char *name, const char *heading, uint64_t count);
-void bench_row_real(struct bench_row *row, const char *name, const char *heading, double factor, int decimals, double real);
+void bench_row_real(struct bench_row *row, const char *name, const char *heading, double factor, int decimals,
+                    double real);
 /* What other rows have and this one has not: a column without a figure, not in JSON. */
 void bench_row_none(struct bench_row *row, const char *name, const char *heading);
 /* Only in JSON; copies the list. */

@@ -4,21 +4,23 @@
  *
  *      large  --near_set_local_bytes-->  shrink  ->  small  --near_set_local_bytes-->  grow  ->  large again
  *
- * `shrink` lasts from the call until the tier is within its new limit and its index has come to rest, `grow` until nine tenths of
- * what it had and players ask for are there again (only with --fill-on-miss, otherwise until the index rests); the others last
- * --seconds each.
- * The players know nothing of it.  A change of size changes the hit ratio, and with --fill-on-miss a miss costs ten hits, so
- * each of the two is compared with the steady phases beside it: with the slower one, with the faster one, and with what lies between them at
- * the hit ratio that it had.  The time of a read is linear in the hit ratio, so that is a straight line through both.
+ * `shrink` lasts from the call until the tier is within its new limit and its index has come to rest, `grow` until nine
+ * tenths of what it had and players ask for are there again (only with --fill-on-miss, otherwise until the index
+ * rests); the others last --seconds each.  The players know nothing of it.  A change of size changes the hit ratio, and
+ * with --fill-on-miss a miss costs ten hits, so each of the two is compared with the steady phases beside it: with the
+ * slower one, with the faster one, and with what lies between them at the hit ratio that it had.  The time of a read is
+ * linear in the hit ratio, so that is a straight line through both.
  *
- * The conductor sleeps between looks, SLICE_S apart; the players' counts are read then.  Each run has a process of its own.
+ * The conductor sleeps between looks, SLICE_S apart; the players' counts are read then.  Each run has a process of its
+ * own.
  *
  * A phase that has not ended after PHASE_S_MAX is cut off there and said to be; for `shrink` that is a failure.
  *
- * Where there are as many players as processors, the tier's own thread takes one of them from time to time, and on a machine that others
- * use everybody takes them from everybody.  So reads per second of the players' processor time are told, too: what a read costs
- * while two tables are in use; which part of a processor the rest of the process used; for which part of the time players were ready to run
- * and had none, as the kernel counts; and for which part they were neither: then the tier has made them wait. */
+ * Where there are as many players as processors, the tier's own thread takes one of them from time to time, and on a
+ * machine that others use everybody takes them from everybody.  So reads per second of the players' processor time are
+ * told, too: what a read costs while two tables are in use; which part of a processor the rest of the process used; for
+ * which part of the time players were ready to run and had none, as the kernel counts; and for which part they were
+ * neither: then the tier has made them wait. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -37,7 +39,7 @@
 
 #define BLOCK 64u
 #define SLICE_S 0.01
-#define REST_SLICES 20  /* without a change of the index: it rests */
+#define REST_SLICES 20 /* without a change of the index: it rests */
 #define PHASE_S_MAX 20.0
 #define TAPE_WORDS (UINT32_C(1) << 20)
 #define FILL_ROUNDS 3
@@ -82,10 +84,13 @@ struct plan {
 
 struct outcome {
     struct {
-        double seconds, rate, hit_ratio, slowest, slowest_hits; /* of the slices of five: their rate, and the hit ratio of that one */
-        double ready, blocked;                    /* of the players' time: without a processor; neither that nor with one */
-        double cpu_rate, others;                  /* reads a second of processor time; of a processor, by the rest of the process */
-        uint64_t entries, bytes, index_bytes;     /* at its end */
+        /* of the slices of five: their rate, and the hit ratio of that one */
+        double seconds, rate, hit_ratio, slowest, slowest_hits;
+        /* of the players' time: without a processor; neither that nor with one */
+        double ready, blocked;
+        /* reads a second of processor time; of a processor, by the rest of the process */
+        double cpu_rate, others;
+        uint64_t entries, bytes, index_bytes; /* at its end */
     } phase[PHASES];
     uint64_t errors;
     unsigned cut; /* one bit a phase: it had not ended when it was cut off */
@@ -116,7 +121,8 @@ static void work(struct bench_seat *seat)
     (void)pthread_getcpuclockid(pthread_self(), &counts->clock);
     counts->thread = gettid();
     atomic_store_explicit(&counts->begun, 1, memory_order_release); /* release: pairs with players_cpu */
-    for (uint32_t at = 0; !atomic_load_explicit(&bout->over, memory_order_relaxed); at += BLOCK) { /* relaxed: soon enough */
+    /* relaxed: soon enough */
+    for (uint32_t at = 0; !atomic_load_explicit(&bout->over, memory_order_relaxed); at += BLOCK) {
         const uint32_t *word = &tape->word[at & (tape->count - 1)];
         uint64_t hits = 0, errors = 0;
         for (unsigned i = 0; i < BLOCK; i++) {
@@ -146,7 +152,10 @@ static int64_t clock_ns(clockid_t clock)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static int64_t cpu_ns(const struct counts *player) { return clock_ns(player->clock); }
+static int64_t cpu_ns(const struct counts *player)
+{
+    return clock_ns(player->clock);
+}
 
 /* Nanoseconds for which a thread was ready to run and had no processor. */
 static int64_t ready_ns(const struct counts *player)
@@ -180,8 +189,11 @@ struct look {
 
 static struct look look(const struct bout *bout)
 {
-    struct look now = {.at_ns = bench_now(), .players_ns = of_players(bout, cpu_ns), .process_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID),
-                       .ready_ns = of_players(bout, ready_ns), .stats = {.size = sizeof(near_stats)}};
+    struct look now = {.at_ns = bench_now(),
+                       .players_ns = of_players(bout, cpu_ns),
+                       .process_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID),
+                       .ready_ns = of_players(bout, ready_ns),
+                       .stats = {.size = sizeof(near_stats)}};
     for (unsigned i = 0; i < bout->threads; i++) { /* relaxed, all: statistics */
         now.ops += atomic_load_explicit(&bout->counts[i].ops, memory_order_relaxed);
         now.hits += atomic_load_explicit(&bout->counts[i].hits, memory_order_relaxed);
@@ -226,7 +238,8 @@ static uint64_t keys_asked_for(const struct bout *bout)
     return keys;
 }
 
-/* What the tier has to have done for the phase to end; entries: as many as there were when it was large, of those that are asked for. */
+/* What the tier has to have done for the phase to end; entries: as many as there were when it was large, of those that
+ * are asked for. */
 static int is_done(const struct bout *bout, enum phase phase, const struct look *now, uint64_t entries)
 {
     if (phase == SHRINK)
@@ -243,7 +256,8 @@ static void watch(struct bout *bout, enum phase phase, double seconds, uint64_t 
     do {
         bench_sleep(SLICE_S);
         now = look(bout);
-        int moves = now.stats.local_index_bytes != before.stats.local_index_bytes || now.stats.local_resize_permille != 1000;
+        int moves =
+            now.stats.local_index_bytes != before.stats.local_index_bytes || now.stats.local_resize_permille != 1000;
         int done = !steady && !moves && is_done(bout, phase, &now, entries);
         rested = done ? rested + 1 : 0;
         if (!rested)
@@ -308,7 +322,8 @@ static void fill(struct bout *bout)
     for (int round = 0; round < FILL_ROUNDS; round++) {
         for (uint32_t i = 0; i < resize->keys.count; i++) {
             const char *key = bench_key_bytes(&resize->keys, i);
-            if (round == 0 || near_get_copy(bout->cache, key, resize->keys.size, NULL, value, resize->value_size, &size) == NEAR_MISS)
+            if (round == 0 ||
+                near_get_copy(bout->cache, key, resize->keys.size, NULL, value, resize->value_size, &size) == NEAR_MISS)
                 bout->ret->errors += (uint64_t)!set(bout, key, value);
         }
         bench_sleep(0.2); /* the index grows */
@@ -347,9 +362,10 @@ static void body(const void *arg, void *result)
 /* ---------------------------------------------------------------- results */
 
 /* Of a rate in the steady phases beside it, the lower one. */
-#define STEADY(member) (phase != SHRINK && phase != GROW ? o->phase[phase].member                                  \
-                        : o->phase[phase - 1].member < o->phase[phase + 1].member ? o->phase[phase - 1].member    \
-                                                                                   : o->phase[phase + 1].member)
+#define STEADY(member)                                                                                                 \
+    (phase != SHRINK && phase != GROW                          ? o->phase[phase].member                                \
+     : o->phase[phase - 1].member < o->phase[phase + 1].member ? o->phase[phase - 1].member                            \
+                                                               : o->phase[phase + 1].member)
 
 /* Of two steady phases, what the rate would be at a hit ratio in between, or that of the nearer one. */
 static double rate_at(const struct outcome *o, int one, int other, double hit_ratio)
@@ -372,34 +388,39 @@ static double faster(const struct outcome *o, int phase)
     return o->phase[phase - 1].rate > o->phase[phase + 1].rate ? o->phase[phase - 1].rate : o->phase[phase + 1].rate;
 }
 
-#define MEDIAN(outcomes, runs, expression)                          \
-    __extension__({                                                 \
-        double numbers_[64];                                        \
-        for (uint64_t r_ = 0; r_ < (runs); r_++) {                  \
-            const struct outcome *o = &(outcomes)[r_];              \
-            numbers_[r_] = (double)(expression);                    \
-        }                                                           \
-        bench_median(numbers_, (runs));                             \
+#define MEDIAN(outcomes, runs, expression)                                                                             \
+    __extension__({                                                                                                    \
+        double numbers_[64];                                                                                           \
+        for (uint64_t r_ = 0; r_ < (runs); r_++) {                                                                     \
+            const struct outcome *o = &(outcomes)[r_];                                                                 \
+            numbers_[r_] = (double)(expression);                                                                       \
+        }                                                                                                              \
+        bench_median(numbers_, (runs));                                                                                \
     })
 #define RUNS_MAX 64
 
-static void add_row(struct bench_report *report, unsigned threads, const struct outcome *outcomes, uint64_t runs, int phase)
+static void add_row(struct bench_report *report, unsigned threads, const struct outcome *outcomes, uint64_t runs,
+                    int phase)
 {
     struct bench_row *row = bench_report_row(report);
     bench_row_text(row, "phase", "phase", phase_names[phase]);
     bench_row_count(row, "threads", "threads", threads);
     bench_row_real(row, "seconds", "s", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].seconds));
     bench_row_real(row, "ops_per_second", "Mops/s", 1e-6, 3, MEDIAN(outcomes, runs, o->phase[phase].rate));
-    bench_row_real(row, "relative_to_steady", "of steady", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].rate / STEADY(rate)));
-    bench_row_real(row, "relative_to_faster", "of the faster", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].rate / faster(o, phase)));
+    bench_row_real(row, "relative_to_steady", "of steady", 1, 2,
+                   MEDIAN(outcomes, runs, o->phase[phase].rate / STEADY(rate)));
+    bench_row_real(row, "relative_to_faster", "of the faster", 1, 2,
+                   MEDIAN(outcomes, runs, o->phase[phase].rate / faster(o, phase)));
     bench_row_real(row, "relative_to_expected", "of expected", 1, 2,
                    MEDIAN(outcomes, runs, o->phase[phase].rate / expected(o, phase, o->phase[phase].hit_ratio)));
-    bench_row_real(row, "slowest_slice", "slowest 50 ms", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].slowest / STEADY(rate)));
+    bench_row_real(row, "slowest_slice", "slowest 50 ms", 1, 2,
+                   MEDIAN(outcomes, runs, o->phase[phase].slowest / STEADY(rate)));
     bench_row_real(row, "slowest_slice_of_expected", "of expected", 1, 2,
                    MEDIAN(outcomes, runs, o->phase[phase].slowest / expected(o, phase, o->phase[phase].slowest_hits)));
     bench_row_real(row, "ready", "ready %", 100, 1, MEDIAN(outcomes, runs, o->phase[phase].ready));
     bench_row_real(row, "blocked", "blocked %", 100, 1, MEDIAN(outcomes, runs, o->phase[phase].blocked));
-    bench_row_real(row, "relative_to_steady_by_cpu", "by cpu time", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].cpu_rate / STEADY(cpu_rate)));
+    bench_row_real(row, "relative_to_steady_by_cpu", "by cpu time", 1, 2,
+                   MEDIAN(outcomes, runs, o->phase[phase].cpu_rate / STEADY(cpu_rate)));
     bench_row_real(row, "background_cpu", "background cpu", 1, 2, MEDIAN(outcomes, runs, o->phase[phase].others));
     bench_row_real(row, "hit_ratio", "hits %", 100, 2, MEDIAN(outcomes, runs, o->phase[phase].hit_ratio));
     bench_row_real(row, "entries", "entries", 1, 0, MEDIAN(outcomes, runs, o->phase[phase].entries));
@@ -449,7 +470,8 @@ static int parse(struct resize *resize)
     const struct bench_option rows[] = {
         {"local-bytes", "SIZE", BENCH_SIZE, &resize->bytes, 1 << 20, 1e12, "size when large [256m]"},
         {"factor", "N", BENCH_COUNT, &resize->factor, 2, 1u << 20, "small is so many times smaller [16]"},
-        {"threads", "N[,N…]", BENCH_COUNTS, &resize->threads, 1, BENCH_THREADS_MAX, "reading threads, pinned to processors [1,2]"},
+        {"threads", "N[,N…]", BENCH_COUNTS, &resize->threads, 1, BENCH_THREADS_MAX,
+         "reading threads, pinned to processors [1,2]"},
         {"keys", "N", BENCH_COUNT, &resize->keys_count, 1, 1u << 30, "different keys [1000000]"},
         {"key-size", "BYTES", BENCH_SIZE, &resize->key_size, BENCH_KEY_SIZE_MIN, 65535, "[16]"},
         {"value-size", "BYTES", BENCH_SIZE, &resize->value_size, 1, 1 << 20, "[100]"},
@@ -458,11 +480,13 @@ static int parse(struct resize *resize)
         {"fill-on-miss", NULL, BENCH_FLAG, &resize->fill, 0, 0, "set a key that was not found"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
-    int status = bench_options_parse(resize->common, rows, "Reads while the local tier is made smaller and larger again.");
+    int status =
+        bench_options_parse(resize->common, rows, "Reads while the local tier is made smaller and larger again.");
     if (status >= 0)
         return status;
     if (!bench_dist_parse(resize->dist_text, &resize->dist))
-        return bench_options_refuse("dist", resize->dist_text, "uniform, zipf:THETA (0 to 10) or hotspot:SET,OPS (0 to 1)");
+        return bench_options_refuse("dist", resize->dist_text,
+                                    "uniform, zipf:THETA (0 to 10) or hotspot:SET,OPS (0 to 1)");
     if (resize->bytes / resize->factor < 1 << 20) {
         bench_say("--local-bytes divided by --factor must be at least 1m");
         return BENCH_USAGE;
@@ -503,8 +527,15 @@ int bench_resize(struct bench_common *common)
 {
     static struct resize resize;
     struct bench_report report;
-    resize = (struct resize){.common = common, .dist_text = "zipf:0.99", .policy = "lru", .threads = {.count = 2, .number = {1, 2}},
-                             .keys_count = 1000000, .key_size = 16, .value_size = 100, .bytes = UINT64_C(256) << 20, .factor = 16};
+    resize = (struct resize){.common = common,
+                             .dist_text = "zipf:0.99",
+                             .policy = "lru",
+                             .threads = {.count = 2, .number = {1, 2}},
+                             .keys_count = 1000000,
+                             .key_size = 16,
+                             .value_size = 100,
+                             .bytes = UINT64_C(256) << 20,
+                             .factor = 16};
     int status = parse(&resize);
     if (status >= 0)
         return status;

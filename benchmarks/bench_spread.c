@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-void bench_row_rates(struct bench_row *row, const double *rates, size_t runs, const char *heading, double factor, int decimals)
+void bench_row_rates(struct bench_row *row, const double *rates, size_t runs, const char *heading, double factor,
+                     int decimals)
 {
     double *sorted = bench_alloc(runs * sizeof(*sorted));
     memcpy(sorted, rates, runs * sizeof(*sorted));

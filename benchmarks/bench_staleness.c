@@ -2,22 +2,23 @@
  *
  * nearcache-bench staleness: how long after a write do other processes still have the old value?
  *
- * One process writes, the others hold the key in their local tiers.  In the same round, and over the same server, a bare PUBLISH goes to a
- * thread in each process that does nothing but wait for it: what is left between the two is nearcache's own share.  Which of the
- * two comes first changes from round to round.  Last in each round is a write with a barrier, of a key that nobody else has: how long
- * it takes until everybody has answered.
+ * One process writes, the others hold the key in their local tiers.  In the same round, and over the same server, a
+ * bare PUBLISH goes to a thread in each process that does nothing but wait for it: what is left between the two is
+ * nearcache's own share.  Which of the two comes first changes from round to round.  Last in each round is a write with
+ * a barrier, of a key that nobody else has: how long it takes until everybody has answered.
  *
- * Nothing may run that measures while it is measured: on few processors a process that looks again and again is what the message waits
- * for, and a scheduler's quantum (3 to 4 ms) is then all that is seen.  So every process sleeps, the writer too.  The subscriber notes
- * itself when it has applied a message (near_stats.message_applied_ns), as the bare thread notes when it has heard one; afterwards,
- * when all is quiet again, each process is woken once, looks whether the old value is gone indeed, and tells the noted time.
+ * Nothing may run that measures while it is measured: on few processors a process that looks again and again is what
+ * the message waits for, and a scheduler's quantum (3 to 4 ms) is then all that is seen.  So every process sleeps, the
+ * writer too.  The subscriber notes itself when it has applied a message (near_stats.message_applied_ns), as the bare
+ * thread notes when it has heard one; afterwards, when all is quiet again, each process is woken once, looks whether
+ * the old value is gone indeed, and tells the noted time.
  *
- *      writer      ask: fetch    pause   write, take times    sleep    ask: look     (or)    PUBLISH, take times   sleep
- *      reader      fetch, tell           (subscriber: note)            look, tell
- *      its thread                                                                            message: note
+ *   writer      ask: fetch    pause   write, take times    sleep    ask: look     (or)    PUBLISH, take times   sleep
+ *   reader      fetch, tell           (subscriber: note)            look, tell
+ *   its thread                                                                            message: note
  *
- * All processes are forked before any of them opens anything.  They share one page of numbers and one clock; they wait for each other
- * in the kernel (futex). */
+ * All processes are forked before any of them opens anything.  They share one page of numbers and one clock; they wait
+ * for each other in the kernel (futex). */
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -48,7 +49,7 @@
 #define WITNESS "nearcache-bench:witness" /* never written: while it is served, the local tier is */
 #define READY_MS 10000u
 #define WAIT_NS (10 * NEAR_NS_PER_S)
-#define PAUSE_NS 1000000u  /* at random before a write, so that it is in step with nothing */
+#define PAUSE_NS 1000000u /* at random before a write, so that it is in step with nothing */
 #define SETTLE_NS 1500000 /* asked for between a write and the look: by then, as a rule, all is over */
 #define PERCENTILES 101u
 
@@ -59,16 +60,16 @@ struct reader {
     _Atomic(int64_t) heard_ns;
     _Atomic(int64_t) gone_ns; /* the answer to LOOK; STILL_THERE, NOT_SERVED */
 };
-#define STILL_THERE 0  /* the old value is */
+#define STILL_THERE 0   /* the old value is */
 #define NOT_SERVED (-1) /* nothing is, so that its absence says nothing */
 
 enum question { FETCH, LOOK };
 
 struct board {
     _Atomic(int) end, failed;
-    _Alignas(128) _Atomic(uint32_t) asked; /* futex: number of the question */
-    enum question question;                /* published by asked */
-    uint64_t version;                      /* as above */
+    _Alignas(128) _Atomic(uint32_t) asked;   /* futex: number of the question */
+    enum question question;                  /* published by asked */
+    uint64_t version;                        /* as above */
     _Alignas(128) _Atomic(uint32_t) answers; /* futex: answers to all questions so far */
     struct reader reader[PROCESSES_MAX];
     /* the writer's results */
@@ -98,7 +99,8 @@ static void fail(struct board *board, const char *text)
 static int is_over(struct board *board)
 {
     /* acquire: pairs with fail's and the writer's; what was told before it is there */
-    return atomic_load_explicit(&board->end, memory_order_acquire) || atomic_load_explicit(&board->failed, memory_order_acquire);
+    return atomic_load_explicit(&board->end, memory_order_acquire) ||
+           atomic_load_explicit(&board->failed, memory_order_acquire);
 }
 
 static void doze(long ns)
@@ -148,9 +150,11 @@ static void *listen_to_channel(void *arg)
     while (reply && !is_over(board) && redisGetReply(context, (void **)&reply) == REDIS_OK) {
         int64_t now = bench_now();
         if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 3 && reply->element[2]->type == REDIS_REPLY_STRING) {
-            atomic_store_explicit(&listener->reader->heard_ns, now, memory_order_relaxed); /* published by the following */
+            /* published by the following */
+            atomic_store_explicit(&listener->reader->heard_ns, now, memory_order_relaxed);
             /* release: pairs with all_have_heard */
-            atomic_store_explicit(&listener->reader->heard, strtoull(reply->element[2]->str, NULL, 10), memory_order_release);
+            atomic_store_explicit(&listener->reader->heard, strtoull(reply->element[2]->str, NULL, 10),
+                                  memory_order_release);
         }
         freeReplyObject(reply);
     }
@@ -218,7 +222,8 @@ static void answer_all(near_cache *cache, struct reader *reader, struct board *b
         }
         seen = asked;
         if (board->question == LOOK)
-            atomic_store_explicit(&reader->gone_ns, look_for_effect(cache, board->version), memory_order_relaxed); /* published below */
+            /* relaxed: published below */
+            atomic_store_explicit(&reader->gone_ns, look_for_effect(cache, board->version), memory_order_relaxed);
         else if (!fetch(cache, KEY, board->version, board) || !fetch(cache, WITNESS, 1, board))
             return;
         atomic_store_explicit(&reader->answered, seen, memory_order_release); /* pairs with ask */
@@ -315,7 +320,8 @@ static void collect_effects(const struct staleness *staleness, int64_t sent_ns, 
     int64_t last_ns = 0;
     record(&board->write, returned_ns - sent_ns);
     for (unsigned i = 0; i + 1 < staleness->processes; i++) {
-        int64_t gone_ns = atomic_load_explicit(&board->reader[i].gone_ns, memory_order_relaxed); /* relaxed: ask has acquired */
+        /* relaxed: ask has acquired */
+        int64_t gone_ns = atomic_load_explicit(&board->reader[i].gone_ns, memory_order_relaxed);
         if (gone_ns < sent_ns) {
             board->discarded++; /* freshness was not proven, or the copy had been evicted */
             continue;
@@ -402,15 +408,18 @@ static int barrier_once(const struct staleness *staleness, near_cache *cache, ui
 
 static void clear_results(struct board *board)
 {
-    struct near__histogram *all[] = {&board->barrier,        &board->from_send,      &board->from_return,      &board->last_from_return,      &board->write,
-                                     &board->bare_from_send, &board->bare_from_return, &board->bare_last_from_return, &board->publish};
+    struct near__histogram *all[] = {
+        &board->barrier, &board->from_send,      &board->from_return,      &board->last_from_return,
+        &board->write,   &board->bare_from_send, &board->bare_from_return, &board->bare_last_from_return,
+        &board->publish};
     board->rounds = board->discarded = board->lost = board->before_return = board->incomplete = 0;
     for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
         memset(all[i], 0, sizeof(*all[i]));
 }
 
 /* One write and one bare message, in an order that changes. */
-static int do_round(const struct staleness *staleness, near_cache *cache, redisContext *context, uint64_t round, uint64_t *random)
+static int do_round(const struct staleness *staleness, near_cache *cache, redisContext *context, uint64_t round,
+                    uint64_t *random)
 {
     int bare_first = (int)(round & 1);
     for (int half = 0; half < 2; half++) {
@@ -453,7 +462,8 @@ static void be_writer(const struct staleness *staleness)
     char error[256] = "";
     near_cache *cache = open_cache(staleness);
     redisContext *context = bench_wire_connect(&staleness->endpoint, error, sizeof(error));
-    if (!cache || !context || !start_listener(&listener)) { /* the writer's subscriber hears its own messages, so there is a bare one, too */
+    /* the writer's subscriber hears its own messages, so there is a bare one, too */
+    if (!cache || !context || !start_listener(&listener)) {
         fail(board, error); /* others have told their own */
         return;
     }
@@ -493,8 +503,8 @@ static int run_fleet(const struct staleness *staleness)
             _exit(0);
         }
     }
-    /* The writer, the last one, ends the others; when it died itself they must be told.  A listener may not see the end of a run
-     * that failed: its subscription is silent. */
+    /* The writer, the last one, ends the others; when it died itself they must be told.  A listener may not see the end
+     * of a run that failed: its subscription is silent. */
     for (unsigned i = processes; i-- > 0;) {
         if (pid[i] < 0) {
             fail(board, "cannot start a process");
@@ -593,7 +603,8 @@ static int parse(struct staleness *staleness)
 {
     const struct bench_option rows[] = {
         {"uri", "URI", BENCH_TEXT, &staleness->uri, 0, 0, "a Redis of your own [a private one]"},
-        {"processes", "N", BENCH_COUNT, &staleness->processes, 2, PROCESSES_MAX, "one writes, the others have copies [4]"},
+        {"processes", "N", BENCH_COUNT, &staleness->processes, 2, PROCESSES_MAX,
+         "one writes, the others have copies [4]"},
         {"value-size", "BYTES", BENCH_SIZE, &staleness->value_size, 8, 1 << 20, "[100]"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };

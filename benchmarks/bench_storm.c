@@ -2,10 +2,10 @@
  *
  * nearcache-bench storm: what does one process that writes very many keys cost itself, Redis and everybody else?
  *
- * One process writes, the others hold some of the keys in their local tiers and do nothing but listen.  The same keys are written in
- * three ways, in turn: one by one; as batches whose values travel with the messages, which have a message a key; as plain batches,
- * whose messages have up to 64 keys.  Told are the rate, what each listener receives, and processor time per key: the writer's, one
- * listener's, Redis's.
+ * One process writes, the others hold some of the keys in their local tiers and do nothing but listen.  The same keys
+ * are written in three ways, in turn: one by one; as batches whose values travel with the messages, which have a
+ * message a key; as plain batches, whose messages have up to 64 keys.  Told are the rate, what each listener receives,
+ * and processor time per key: the writer's, one listener's, Redis's.
  *
  *      writer     open, write all   wait for all   times, write all again, times   end
  *      listener   open              fetch, wait                                    wait until all is applied, tell
@@ -150,7 +150,8 @@ static struct items make_items(const struct storm *storm)
     memset(items.item, 0, storm->keys * sizeof(*items.item));
     for (uint64_t i = 0; i < storm->keys; i++) {
         int size = snprintf(items.name[i], KEY_SIZE_MAX, "key:%010llu", (unsigned long long)i);
-        items.item[i] = (near_item){.key = items.name[i], .key_size = (size_t)size, .data = items.value, .size = storm->value_size};
+        items.item[i] =
+            (near_item){.key = items.name[i], .key_size = (size_t)size, .data = items.value, .size = storm->value_size};
     }
     return items;
 }
@@ -215,12 +216,14 @@ static void write_all(const struct storm *storm, const struct way *way, near_cac
     for (uint64_t at = 0; way->single && at < storm->keys && status == NEAR_OK; at++)
         status = near_set(cache, item[at].key, item[at].key_size, item[at].data, item[at].size, NULL, NULL);
     for (uint64_t at = 0; !way->single && at < storm->keys && status == NEAR_OK; at += storm->batch)
-        status = near_mset(cache, item + at, (size_t)(storm->keys - at < storm->batch ? storm->keys - at : storm->batch), NULL, NULL);
+        status = near_mset(cache, item + at,
+                           (size_t)(storm->keys - at < storm->batch ? storm->keys - at : storm->batch), NULL, NULL);
     if (status != NEAR_OK)
         fail(storm->board);
 }
 
-static void measure(const struct storm *storm, const struct way *way, near_cache *cache, near_item *item, redisContext *context)
+static void measure(const struct storm *storm, const struct way *way, near_cache *cache, near_item *item,
+                    redisContext *context)
 {
     struct board *board = storm->board;
     atomic_store(&board->phase, WRITING);
@@ -359,7 +362,8 @@ static int parse(struct storm *storm)
         {"held", "N", BENCH_SIZE, &storm->held, 0, 10000000, "keys that each listener holds, at most --keys [10k]"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
-    int status = bench_options_parse(storm->common, rows, "Very many writes at once: messages, bytes and processor time.");
+    int status =
+        bench_options_parse(storm->common, rows, "Very many writes at once: messages, bytes and processor time.");
     if (status >= 0)
         return status;
     if (storm->uri && !bench_endpoint_parse(storm->uri, &storm->endpoint)) {
@@ -376,8 +380,8 @@ static double *make_figures(struct figures figures[WAYS], size_t runs)
 {
     double *all = bench_alloc(WAYS * 6 * runs * sizeof(*all)), *at = all;
     for (size_t w = 0; w < WAYS; w++) {
-        double **arrays[] = {&figures[w].keys_s,      &figures[w].messages,  &figures[w].bytes, &figures[w].writer_ns,
-                             &figures[w].listener_ns, &figures[w].redis_ns};
+        double **arrays[] = {&figures[w].keys_s,    &figures[w].messages,    &figures[w].bytes,
+                             &figures[w].writer_ns, &figures[w].listener_ns, &figures[w].redis_ns};
         for (size_t i = 0; i < 6; i++, at += runs)
             *arrays[i] = at;
     }
@@ -399,7 +403,8 @@ static int run_all(const struct storm *storm, struct figures *figures)
 
 int bench_storm(struct bench_common *common)
 {
-    struct storm storm = {.common = common, .processes = 4, .keys = 100 << 10, .batch = 10 << 10, .value_size = 100, .held = 10 << 10};
+    struct storm storm = {
+        .common = common, .processes = 4, .keys = 100 << 10, .batch = 10 << 10, .value_size = 100, .held = 10 << 10};
     struct figures figures[WAYS];
     char error[256];
     int status = parse(&storm);

@@ -82,7 +82,8 @@ static void lead(struct bench_team *team, double warmup, double seconds)
     atomic_store_explicit(&team->phase, BENCH_END, memory_order_relaxed);
 }
 
-struct bench_seat *bench_team_run(struct bench_team *team, double warmup, double seconds, void (*work)(struct bench_seat *seat))
+struct bench_seat *bench_team_run(struct bench_team *team, double warmup, double seconds,
+                                  void (*work)(struct bench_seat *seat))
 {
     struct start starts[BENCH_THREADS_MAX];
     pthread_barrier_t barrier;

@@ -38,10 +38,11 @@ static inline int bench_seat_goes_on(struct bench_seat *seat)
     return phase != BENCH_END;
 }
 
-/* Runs `work` in that many threads.  work ends once bench_seat_goes_on says so, or earlier when there is nothing left to do;
- * seconds 0: no warm-up, and each thread works until it is done.  Returns the seats (free them), or NULL when threads
- * cannot be made.  Processors are taken in the order in which this process may use them. */
-struct bench_seat *bench_team_run(struct bench_team *team, double warmup, double seconds, void (*work)(struct bench_seat *seat));
+/* Runs `work` in that many threads.  work ends once bench_seat_goes_on says so, or earlier when there is nothing left
+ * to do; seconds 0: no warm-up, and each thread works until it is done.  Returns the seats (free them), or NULL when
+ * threads cannot be made.  Processors are taken in the order in which this process may use them. */
+struct bench_seat *bench_team_run(struct bench_team *team, double warmup, double seconds,
+                                  void (*work)(struct bench_seat *seat));
 /* Sums of the seats' counts and times into a cleared one; operations a second of all together. */
 double bench_team_sum(const struct bench_seat *seats, unsigned threads, struct bench_seat *ret);
 

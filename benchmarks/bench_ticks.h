@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Short times.  On x86-64 with a constant time-stamp counter a reading costs a third of clock_gettime; what a pair of readings
- * costs by itself is measured and taken off. */
+ * Short times.  On x86-64 with a constant time-stamp counter a reading costs a third of clock_gettime; what a pair of
+ * readings costs by itself is measured and taken off. */
 #ifndef NEAR_BENCH_TICKS_H
 #define NEAR_BENCH_TICKS_H
 #include <stdint.h>
@@ -25,7 +25,7 @@ static inline uint64_t bench_ticks(void)
 #endif
 
 struct bench_scale {
-    double ns; /* of one tick */
+    double ns;      /* of one tick */
     uint64_t empty; /* ticks between two readings with nothing in between */
 };
 /* Takes 20 ms; before any threads run. */

@@ -77,7 +77,8 @@ static void rehash(struct keys *keys)
     keys->slots = keys->slots ? keys->slots * 2 : 4096;
     keys->slot = bench_alloc(keys->slots * sizeof(*keys->slot));
     for (uint32_t number = 0; number < trace->distinct; number++)
-        *find_slot(keys, trace->bytes + trace->begin[number], trace->begin[number + 1] - trace->begin[number]) = number + 1;
+        *find_slot(keys, trace->bytes + trace->begin[number], trace->begin[number + 1] - trace->begin[number]) =
+            number + 1;
 }
 
 static uint32_t number_of(struct keys *keys, const char *key, size_t size)
@@ -193,7 +194,11 @@ static const char *unpacker(const unsigned char *head, size_t size)
     static const struct {
         const char *magic, *program;
         size_t size;
-    } packers[] = {{"\x1f\x8b", "gzip", 2}, {"\xfd" "7zXZ", "xz", 5}, {"\x28\xb5\x2f\xfd", "zstd", 4}};
+    } packers[] = {{"\x1f\x8b", "gzip", 2},
+                   {"\xfd"
+                    "7zXZ",
+                    "xz", 5},
+                   {"\x28\xb5\x2f\xfd", "zstd", 4}};
     for (size_t i = 0; i < sizeof(packers) / sizeof(*packers); i++) {
         if (size >= packers[i].size && memcmp(head, packers[i].magic, packers[i].size) == 0)
             return packers[i].program;

@@ -2,7 +2,8 @@
  * Recorded accesses, read into memory.
  *
  *      text            a line a request: the key, and after blanks its size in bytes if it has one
- *      oracleGeneral   libCacheSim's binary records of 24 bytes, little-endian: time (4), key (8), size (4), next access (8)
+ *      oracleGeneral   libCacheSim's binary records of 24 bytes, little-endian: time (4), key (8), size (4), next
+ *                     access (8)
  *
  * gzip, xz and zstd files are read through the programs of those names. */
 #ifndef NEAR_BENCH_TRACE_H
@@ -18,7 +19,7 @@ struct bench_request {
 struct bench_trace {
     struct bench_request *request;
     size_t requests;
-    char *bytes; /* all distinct keys, one after the other */
+    char *bytes;   /* all distinct keys, one after the other */
     size_t *begin; /* of key k: begin[k] … begin[k + 1] */
     uint32_t distinct;
 };

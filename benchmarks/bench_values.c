@@ -2,12 +2,13 @@
  *
  * nearcache-bench values: what does it cost, and save, that small values travel with the messages of their writes?
  *
- * One cache writes a set of keys over and over.  The others either read every key after each round of writes, or none of them ever
- * (they hold other things).  In turn with no value travelling, with the values of keys that others have lately held (the
- * default), and with all.  Told are the share of writes that took their value along, the bytes that each of the others receives for
- * a write, fetches included, and of their reads those that had to be fetched.
+ * One cache writes a set of keys over and over.  The others either read every key after each round of writes, or none
+ * of them ever (they hold other things).  In turn with no value travelling, with the values of keys that others have
+ * lately held (the default), and with all.  Told are the share of writes that took their value along, the bytes that
+ * each of the others receives for a write, fetches included, and of their reads those that had to be fetched.
  *
- * All caches are in this process, each with its own local tier, connections and threads, so one thread can let them take turns. */
+ * All caches are in this process, each with its own local tier, connections and threads, so one thread can let them
+ * take turns. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,8 +31,8 @@ static const struct way {
     int held;
     uint32_t values;
 } ways[] = {
-    {"nobody else", "never", 0, NEAR_VALUES_NEVER},       {"nobody else", "adaptive", 0, NEAR_VALUES_ADAPTIVE},
-    {"nobody else", "always", 0, NEAR_VALUES_ALWAYS},     {"all others", "never", 1, NEAR_VALUES_NEVER},
+    {"nobody else", "never", 0, NEAR_VALUES_NEVER},      {"nobody else", "adaptive", 0, NEAR_VALUES_ADAPTIVE},
+    {"nobody else", "always", 0, NEAR_VALUES_ALWAYS},    {"all others", "never", 1, NEAR_VALUES_NEVER},
     {"all others", "adaptive", 1, NEAR_VALUES_ADAPTIVE}, {"all others", "always", 1, NEAR_VALUES_ALWAYS},
 };
 #define WAYS (sizeof(ways) / sizeof(*ways))
@@ -74,7 +75,8 @@ static near_cache *open_cache(struct fleet *fleet)
     options.timeout_ms = PATIENCE_MS;
     options.message_value_max = (uint32_t)fleet->values->value_size;
     options.message_values = fleet->way->values;
-    if (near_open(fleet->values->uri, &options, &cache, &error) != NEAR_OK || near_wait_ready(cache, PATIENCE_MS, &error) != NEAR_OK) {
+    if (near_open(fleet->values->uri, &options, &cache, &error) != NEAR_OK ||
+        near_wait_ready(cache, PATIENCE_MS, &error) != NEAR_OK) {
         bench_say("%s", error.text);
         fleet->failed = 1;
     }
@@ -203,7 +205,8 @@ static int parse(struct values *values)
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
     struct bench_endpoint endpoint;
-    int status = bench_options_parse(values->common, rows, "Values that travel with the messages of their writes: bytes and fetches.");
+    int status = bench_options_parse(values->common, rows,
+                                     "Values that travel with the messages of their writes: bytes and fetches.");
     if (status >= 0)
         return status;
     if (values->uri && !bench_endpoint_parse(values->uri, &endpoint)) {

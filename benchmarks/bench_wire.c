@@ -101,7 +101,9 @@ redisContext *bench_wire_connect(const struct bench_endpoint *endpoint, char *er
     if (context && !context->err && introduce(context, endpoint))
         return context;
     snprintf(error, capacity, "cannot connect to Redis: %s",
-             !context ? "out of memory" : context->err ? context->errstr : "the server refuses the credentials or the database");
+             !context       ? "out of memory"
+             : context->err ? context->errstr
+                            : "the server refuses the credentials or the database");
     if (context)
         redisFree(context);
     return NULL;
@@ -167,8 +169,8 @@ static int collect(redisContext *context, uint32_t count)
     return 1;
 }
 
-int bench_wire_load(redisContext *context, const struct bench_keys *keys, uint32_t count, size_t value_size, char *error,
-                    size_t capacity)
+int bench_wire_load(redisContext *context, const struct bench_keys *keys, uint32_t count, size_t value_size,
+                    char *error, size_t capacity)
 {
     void *value = bench_alloc(value_size);
     uint32_t sent = 0;

@@ -17,8 +17,8 @@ int bench_endpoint_parse(const char *uri, struct bench_endpoint *ret);
 /* A connection, authenticated and on its database; NULL with a text in error. */
 redisContext *bench_wire_connect(const struct bench_endpoint *endpoint, char *error, size_t capacity);
 /* SET of keys 0 … count-1 with their values, pipelined.  0, or -1 with a text in error. */
-int bench_wire_load(redisContext *context, const struct bench_keys *keys, uint32_t count, size_t value_size, char *error,
-                    size_t capacity);
+int bench_wire_load(redisContext *context, const struct bench_keys *keys, uint32_t count, size_t value_size,
+                    char *error, size_t capacity);
 /* The value's size, copied into buffer; BENCH_ABSENT, BENCH_BROKEN. */
 int64_t bench_wire_get(redisContext *context, const char *key, size_t key_size, void *buffer, size_t capacity);
 /* 1 when it was done. */

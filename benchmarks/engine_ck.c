@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Concurrency Kit's ck_ht: readers without locks, one writer at a time behind a mutex, as its manual asks for; replaced entries
- * are freed through ck_epoch.  Never evicts. */
+ * Concurrency Kit's ck_ht: readers without locks, one writer at a time behind a mutex, as its manual asks for; replaced
+ * entries are freed through ck_epoch.  Never evicts. */
 #include <ck_epoch.h>
 #include <ck_ht.h>
 
@@ -25,7 +25,7 @@ struct table {
     ck_ht_t ht; /* written under mutex */
     ck_epoch_t epoch;
     pthread_mutex_t mutex;
-    uint64_t writes, bytes; /* under mutex */
+    uint64_t writes, bytes;    /* under mutex */
     ck_epoch_record_t *record; /* one a thread, and one for writers, under mutex */
     unsigned threads;
 };

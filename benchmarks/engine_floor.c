@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The floor: what remains when the index is perfect.  An array of entries in which a key's number is its place; a read
- * compares the key and copies the value.  No store with an index can be quicker on the same keys, so the distance to it is what
- * an index costs. */
+ * compares the key and copies the value.  No store with an index can be quicker on the same keys, so the distance to it
+ * is what an index costs. */
 #include <stdio.h>
 #include <stdlib.h>
 

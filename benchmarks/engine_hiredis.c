@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * No local cache at all: a blocking GET through hiredis, one connection a thread, over a unix socket.  What a read costs today. */
+ * No local cache at all: a blocking GET through hiredis, one connection a thread, over a unix socket.  What a read
+ * costs today. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * liburcu's lock-free hash table, read under the flavour bp: the best C table for many readers that Debian has.  No order, no
- * eviction.  As large as it needs to be from the start, as its manual recommends where the size is known. */
+ * liburcu's lock-free hash table, read under the flavour bp: the best C table for many readers that Debian has.  No
+ * order, no eviction.  As large as it needs to be from the start, as its manual recommends where the size is known. */
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define URCU_INLINE_SMALL_FUNCTIONS
 #define _LGPL_SOURCE /* read sections inlined: liburcu's quickest form; sanitizers would complain about its inside */
@@ -69,7 +69,8 @@ static void close_table(void *store)
     struct cds_lfht_iter iterator;
     struct cds_lfht_node *node;
     urcu_bp_read_lock();
-    cds_lfht_for_each(lfht->table, &iterator, node) {
+    cds_lfht_for_each(lfht->table, &iterator, node)
+    {
         if (cds_lfht_del(lfht->table, node) == 0)
             urcu_bp_call_rcu(&entry_of(node)->rcu, free_later);
     }
@@ -127,7 +128,8 @@ static uint64_t memory(void *store, uint64_t *ret_entries)
     cds_lfht_count_nodes(lfht->table, &before, &count, &after);
     urcu_bp_read_unlock();
     *ret_entries = count;
-    return count * (sizeof(struct entry) + lfht->config.key_size + lfht->config.value_size + sizeof(struct cds_lfht_node));
+    return count *
+           (sizeof(struct entry) + lfht->config.key_size + lfht->config.value_size + sizeof(struct cds_lfht_node));
 }
 
 const struct bench_engine bench_engine_lfht = {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * One line: what the least index by hash costs.  The array of `floor`, whose places are found in buckets of one line, eight tags that
- * are compared at once and eight places.  Nothing is ever removed or moved, so a reader needs no read section, no proof, no clock,
- * no stamp and no count: what a cache pays beyond this is what it pays for being one.  Buckets and entries are in huge pages.
+ * One line: what the least index by hash costs.  The array of `floor`, whose places are found in buckets of one line,
+ * eight tags that are compared at once and eight places.  Nothing is ever removed or moved, so a reader needs no read
+ * section, no proof, no clock, no stamp and no count: what a cache pays beyond this is what it pays for being one.
+ * Buckets and entries are in huge pages.
  *
  * A bucket that is full goes on in the next one. */
 #include <stdio.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The library's local tier, through the public header alone: near_get_copy and near_set on a cache without a remote tier. */
+ * The library's local tier, through the public header alone: near_get_copy and near_set on a cache without a remote
+ * tier. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

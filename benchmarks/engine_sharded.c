@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What a careful user would write: 64 shards, each with a mutex, a chained hash table that grows, and a list in order of use.
- * One allocation an entry, XXH3, the hash kept so that chains compare bytes once and growing hashes nothing. */
+ * What a careful user would write: 64 shards, each with a mutex, a chained hash table that grows, and a list in order
+ * of use.  One allocation an entry, XXH3, the hash kept so that chains compare bytes once and growing hashes
+ * nothing. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,8 +72,8 @@ static struct entry **bucket_locked(struct shard *shard, uint64_t hash)
 static struct entry **find_locked(struct shard *shard, uint64_t hash, struct bench_key key)
 {
     struct entry **link = bucket_locked(shard, hash);
-    while (*link && ((*link)->hash != hash || (*link)->key_size != key.size ||
-                     memcmp((*link)->bytes, key.bytes, key.size) != 0))
+    while (*link &&
+           ((*link)->hash != hash || (*link)->key_size != key.size || memcmp((*link)->bytes, key.bytes, key.size) != 0))
         link = &(*link)->chain;
     return link;
 }

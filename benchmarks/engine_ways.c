@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * One line and eight places: what the least cache by hash costs that evicts.  A bucket is one line of eight tags, eight ages and a
- * lock for those who write; its eight entries are its own and stay where they are.  A fill goes into the place of the oldest of
- * the bucket, so it chooses among eight ages in a line that it has to change in any case, and overwrites memory that is there
- * already: no sample, no candidate, no budget, no list, no grace period.  Readers look and copy under the entry's sequence number, and
- * note the age when it has changed.
+ * One line and eight places: what the least cache by hash costs that evicts.  A bucket is one line of eight tags, eight
+ * ages and a lock for those who write; its eight entries are its own and stay where they are.  A fill goes into the
+ * place of the oldest of the bucket, so it chooses among eight ages in a line that it has to change in any case, and
+ * overwrites memory that is there already: no sample, no candidate, no budget, no list, no grace period.  Readers look
+ * and copy under the entry's sequence number, and note the age when it has changed.
  *
- * What it lacks: values of different sizes, limits that change, entries that can be held, an order beyond the bucket, expiry.  Where a cache
- * fills slower than this, that is what it pays for these. */
+ * What it lacks: values of different sizes, limits that change, entries that can be held, an order beyond the bucket,
+ * expiry.  Where a cache fills slower than this, that is what it pays for these. */
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,8 +21,9 @@
 
 struct bucket {
     _Alignas(64) _Atomic(uint16_t) tag[BENCH_TAGS]; /* 0: empty, or on its way; written last */
-    _Atomic(uint16_t) age[BENCH_TAGS];              /* the tick of the last use; relaxed: a lost store makes an entry look older */
-    _Atomic(uint32_t) lock;                   /* 1: somebody writes */
+    /* the tick of the last use; relaxed: a lost store makes an entry look older */
+    _Atomic(uint16_t) age[BENCH_TAGS];
+    _Atomic(uint32_t) lock; /* 1: somebody writes */
 };
 
 struct seat {
@@ -128,7 +129,8 @@ static void unlock(struct bucket *bucket)
 }
 
 /* The key's way, or an empty one, or the oldest. */
-static unsigned way_locked(const struct ways *ways, const struct bucket *bucket, uint64_t b, uint16_t tag, struct bench_key key)
+static unsigned way_locked(const struct ways *ways, const struct bucket *bucket, uint64_t b, uint16_t tag,
+                           struct bench_key key)
 {
     for (unsigned bits = bench_match(bucket->tag, tag); bits; bits = bench_match_rest(bits)) {
         unsigned way = bench_match_place(bits);
@@ -141,7 +143,8 @@ static unsigned way_locked(const struct ways *ways, const struct bucket *bucket,
     uint16_t tick = now(ways);
     uint32_t oldest = 0;
     for (unsigned i = 0; i < BENCH_TAGS; i++) { /* the way in the lowest bits: one comparison, no branch */
-        uint32_t age = (uint32_t)(uint16_t)(tick - atomic_load_explicit(&bucket->age[i], memory_order_relaxed)) * BENCH_TAGS + i;
+        uint32_t age =
+            (uint32_t)(uint16_t)(tick - atomic_load_explicit(&bucket->age[i], memory_order_relaxed)) * BENCH_TAGS + i;
         oldest = age > oldest ? age : oldest;
     }
     return oldest % BENCH_TAGS;
@@ -152,7 +155,8 @@ static void put_locked(const struct ways *ways, struct bucket *bucket, uint64_t 
 {
     unsigned way = way_locked(ways, bucket, b, tag, key);
     struct bench_entry *entry = entry_at(ways, b, way);
-    uint32_t odd = atomic_load_explicit(&entry->sequence, memory_order_relaxed) + 1; /* relaxed, both: all writers hold the lock */
+    /* relaxed, both: all writers hold the lock */
+    uint32_t odd = atomic_load_explicit(&entry->sequence, memory_order_relaxed) + 1;
     atomic_store_explicit(&entry->sequence, odd, memory_order_relaxed);
     bench_entry_fill(entry, odd, key, value, size);
     touch(bucket, way, now(ways));

@@ -12,8 +12,8 @@
  *      replay      which hit ratio does it reach on a recorded trace, beside exact LRU?
  *      resize      what do reads come to while it is made smaller and larger?
  *
- * Figures are medians of several runs; what is compared is run in turn (A B C A B C …), so that ratios hold on a machine whose
- * speed changes.  docs/benchmarks.md says what each figure means. */
+ * Figures are medians of several runs; what is compared is run in turn (A B C A B C …), so that ratios hold on a
+ * machine whose speed changes.  docs/benchmarks.md says what each figure means. */
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,11 +30,14 @@ static const struct {
 } subcommands[] = {
     {"local", bench_local, BENCH_HAS_ALL, "the local tier beside other tables and caches, one machine, no network"},
     {"remote", bench_remote, BENCH_HAS_ALL, "misses, hits and writes over a real Redis beside plain hiredis"},
-    {"staleness", bench_staleness, BENCH_HAS_ALL, "delay from a write to its effect in other processes beside a bare PUBLISH"},
-    {"outage", bench_outage, BENCH_HAS_RUNS | BENCH_HAS_WARMUP | BENCH_HAS_SEED, "requests that reach Redis after an outage: repair beside a plain flush"},
+    {"staleness", bench_staleness, BENCH_HAS_ALL,
+     "delay from a write to its effect in other processes beside a bare PUBLISH"},
+    {"outage", bench_outage, BENCH_HAS_RUNS | BENCH_HAS_WARMUP | BENCH_HAS_SEED,
+     "requests that reach Redis after an outage: repair beside a plain flush"},
     {"invalidate", bench_invalidate, 0, "very many values made old at once: messages, and the longest hit meanwhile"},
     {"storm", bench_storm, BENCH_HAS_RUNS, "very many writes at once: messages, bytes and processor time"},
-    {"values", bench_values, BENCH_HAS_RUNS | BENCH_HAS_SECONDS | BENCH_HAS_WARMUP, "values that travel with messages: bytes received, and reads that had to be fetched"},
+    {"values", bench_values, BENCH_HAS_RUNS | BENCH_HAS_SECONDS | BENCH_HAS_WARMUP,
+     "values that travel with messages: bytes received, and reads that had to be fetched"},
     {"replay", bench_replay, BENCH_HAS_RUNS, "hit ratio on an access trace beside exact LRU"},
     {"resize", bench_resize, BENCH_HAS_ALL, "reads while the local tier is made smaller and larger again"},
 };
@@ -51,10 +54,10 @@ static int usage(FILE *to)
 
 int main(int argc, char **argv)
 {
-    struct bench_common common = {.subcommand = "local", .runs = 3, .seconds = 0.5, .warmup = 0.2, .seed = 1,
-                                  .argc = argc - 1, .argv = argv + 1};
+    struct bench_common common = {
+        .subcommand = "local", .runs = 3, .seconds = 0.5, .warmup = 0.2, .seed = 1, .argc = argc - 1, .argv = argv + 1};
     common.progress = isatty(STDERR_FILENO); /* somebody is waiting */
-    signal(SIGPIPE, SIG_IGN); /* hiredis 0.14 writes with write(2) */
+    signal(SIGPIPE, SIG_IGN);                /* hiredis 0.14 writes with write(2) */
     if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
         return usage(stdout);
     if (argc > 1 && argv[1][0] != '-') {

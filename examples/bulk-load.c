@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Pages that show many things each.  With --mode bulk one near_mget_or_load a page asks the source once for all that is missing, as
- * with "WHERE id IN (…)"; with --mode single it is asked for each by itself.  Some things do not exist, some cannot be read at
- * present: each item is told its own end, and the others are none the worse for it. */
+ * Pages that show many things each.  With --mode bulk one near_mget_or_load a page asks the source once for all that is
+ * missing, as with "WHERE id IN (…)"; with --mode single it is asked for each by itself.  Some things do not exist,
+ * some cannot be read at present: each item is told its own end, and the others are none the worse for it. */
 #include <nearcache.h>
 
 #include <getopt.h>
@@ -99,7 +99,10 @@ static void judge(unsigned number, int status, const near_value *value)
 }
 
 /* Half of a page is what the page before has shown, too. */
-static unsigned number_on(unsigned page, unsigned place) { return page * (our.items - our.items / 2) + place; }
+static unsigned number_on(unsigned page, unsigned place)
+{
+    return page * (our.items - our.items / 2) + place;
+}
 
 static void show_at_once(unsigned page)
 {
@@ -133,19 +136,32 @@ static void show_one_by_one(unsigned page)
 
 static int parse(int argc, char **argv)
 {
-    static const struct option options[] = {{"mode", 1, NULL, 'm'},     {"pages", 1, NULL, 'p'}, {"items", 1, NULL, 'i'},
-                                            {"query-ms", 1, NULL, 'q'}, {"json", 0, NULL, 'j'},  {"help", 0, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"mode", 1, NULL, 'm'}, {"pages", 1, NULL, 'p'}, {"items", 1, NULL, 'i'}, {"query-ms", 1, NULL, 'q'},
+        {"json", 0, NULL, 'j'}, {"help", 0, NULL, 'h'},  {NULL, 0, NULL, 0}};
     int wrong = 0;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (o) {
-        case 'm': our.mode = optarg; break;
-        case 'p': wrong |= figures_number(optarg, 1, 10000, &our.pages); break;
-        case 'i': wrong |= figures_number(optarg, 1, ITEMS_MAX, &our.items); break;
-        case 'q': wrong |= figures_number(optarg, 0, 10000, &our.query_ms); break;
-        case 'j': our.json = 1; break;
-        case 'h': fputs(usage, stdout); exit(0);
-        default: wrong = 1;
+        case 'm':
+            our.mode = optarg;
+            break;
+        case 'p':
+            wrong |= figures_number(optarg, 1, 10000, &our.pages);
+            break;
+        case 'i':
+            wrong |= figures_number(optarg, 1, ITEMS_MAX, &our.items);
+            break;
+        case 'q':
+            wrong |= figures_number(optarg, 0, 10000, &our.query_ms);
+            break;
+        case 'j':
+            our.json = 1;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            exit(0);
+        default:
+            wrong = 1;
         }
     }
     wrong |= strcmp(our.mode, "bulk") != 0 && strcmp(our.mode, "single") != 0;
@@ -167,16 +183,19 @@ static void show_all(void)
 
 static void tell_figures(void)
 {
-    double half = figures_quantile_ms(our.page_us, our.pages, 500), most = figures_quantile_ms(our.page_us, our.pages, 990);
-    printf("%s: %u pages of %u items: %u queries of %u ms; a page takes %.1f ms (half), %.1f ms (99 of 100)\n", our.mode, our.pages,
-           our.items, our.queries, our.query_ms, half, most);
+    double half = figures_quantile_ms(our.page_us, our.pages, 500),
+           most = figures_quantile_ms(our.page_us, our.pages, 990);
+    printf("%s: %u pages of %u items: %u queries of %u ms; a page takes %.1f ms (half), %.1f ms (99 of 100)\n",
+           our.mode, our.pages, our.items, our.queries, our.query_ms, half, most);
     printf("items shown: %llu, absent: %llu, not readable at present: %llu\n", (unsigned long long)our.shown,
            (unsigned long long)our.absent, (unsigned long long)our.broken);
     if (our.json)
-        printf("{\"example\":\"bulk-load\",\"mode\":\"%s\",\"pages\":%u,\"items\":%u,\"queries\":%u,\"shown\":%llu,\"absent\":%llu,"
+        printf("{\"example\":\"bulk-load\",\"mode\":\"%s\",\"pages\":%u,\"items\":%u,\"queries\":%u,\"shown\":%llu,"
+               "\"absent\":%llu,"
                "\"failed\":%llu,\"page_ms_p50\":%.1f,\"page_ms_p99\":%.1f,\"wrong\":%llu,\"errors\":%llu}\n",
-               our.mode, our.pages, our.items, our.queries, (unsigned long long)our.shown, (unsigned long long)our.absent,
-               (unsigned long long)our.broken, half, most, (unsigned long long)our.wrong, (unsigned long long)our.errors);
+               our.mode, our.pages, our.items, our.queries, (unsigned long long)our.shown,
+               (unsigned long long)our.absent, (unsigned long long)our.broken, half, most,
+               (unsigned long long)our.wrong, (unsigned long long)our.errors);
 }
 
 int main(int argc, char **argv)
@@ -194,7 +213,8 @@ int main(int argc, char **argv)
     our.page_us = calloc(our.pages, sizeof(*our.page_us));
     if (!our.page_us)
         return perror("bulk-load"), 1;
-    if (near_open(our.uri, &options, &our.cache, &error) != NEAR_OK || near_wait_ready(our.cache, 30000, &error) != NEAR_OK)
+    if (near_open(our.uri, &options, &our.cache, &error) != NEAR_OK ||
+        near_wait_ready(our.cache, 30000, &error) != NEAR_OK)
         return fprintf(stderr, "bulk-load: %s\n", error.text), 1;
     show_all();
     tell_figures();

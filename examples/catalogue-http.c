@@ -22,16 +22,15 @@
 #include "loading/figures.h"
 
 enum { ANSWER_MAX = 1 << 18, BODY_MAX = 4096, NAME_MAX_SIZE = 128 };
-static const char *const usage =
-    "usage: catalogue-http [options] [URI]\n"
-    "Serves the packages of this machine over HTTP, from a database through a cache.\n"
-    "Default URI: $REDIS_URL, or memory://catalogue-http.\n"
-    "  --port N         on 127.0.0.1 (0 to 65535; 0: any, printed)\n"
-    "  --threads N      (1 to 64; 4)\n"
-    "  --records PATH   the package records (/var/lib/dpkg/status)\n"
-    "  --database PATH  where SQLite keeps them; default: in memory\n"
-    "  --json           one closing line of figures, at SIGTERM or SIGINT\n"
-    "  --help           this text\n";
+static const char *const usage = "usage: catalogue-http [options] [URI]\n"
+                                 "Serves the packages of this machine over HTTP, from a database through a cache.\n"
+                                 "Default URI: $REDIS_URL, or memory://catalogue-http.\n"
+                                 "  --port N         on 127.0.0.1 (0 to 65535; 0: any, printed)\n"
+                                 "  --threads N      (1 to 64; 4)\n"
+                                 "  --records PATH   the package records (/var/lib/dpkg/status)\n"
+                                 "  --database PATH  where SQLite keeps them; default: in memory\n"
+                                 "  --json           one closing line of figures, at SIGTERM or SIGINT\n"
+                                 "  --help           this text\n";
 
 static struct {
     unsigned port, threads;
@@ -111,8 +110,10 @@ static int read_records(void)
 static int open_database(void)
 {
     if (sqlite3_open(our.database, &our.db) != SQLITE_OK ||
-        sqlite3_exec(our.db, "CREATE TABLE IF NOT EXISTS package (name TEXT PRIMARY KEY, section TEXT, version TEXT, description TEXT)",
-                     NULL, NULL, NULL) != SQLITE_OK)
+        sqlite3_exec(
+            our.db,
+            "CREATE TABLE IF NOT EXISTS package (name TEXT PRIMARY KEY, section TEXT, version TEXT, description TEXT)",
+            NULL, NULL, NULL) != SQLITE_OK)
         return fprintf(stderr, "catalogue-http: %s\n", sqlite3_errmsg(our.db)), -1;
     if (read_records() != 0)
         return fprintf(stderr, "catalogue-http: no package records in %s\n", our.records), -1;
@@ -138,8 +139,8 @@ static int load_package(void *arg, const near_load_request *request, near_loaded
     int step = s ? sqlite3_step(s) : SQLITE_ERROR;
     if (step == SQLITE_ROW) {
         const char *section = (const char *)sqlite3_column_text(s, 0);
-        int size = snprintf(text, sizeof(text), "Package: %s\nSection: %s\nVersion: %s\nDescription: %s\n", name, section,
-                            (const char *)sqlite3_column_text(s, 1), (const char *)sqlite3_column_text(s, 2));
+        int size = snprintf(text, sizeof(text), "Package: %s\nSection: %s\nVersion: %s\nDescription: %s\n", name,
+                            section, (const char *)sqlite3_column_text(s, 1), (const char *)sqlite3_column_text(s, 2));
         if (section && *section)
             near_loaded_tag(loaded, section, strlen(section)); /* known only now */
         near_loaded_value(loaded, text, (size_t)size);
@@ -178,7 +179,8 @@ struct body {
 
 static enum MHD_Result answer(struct MHD_Connection *to, unsigned code, const void *text, size_t size)
 {
-    struct MHD_Response *response = MHD_create_response_from_buffer(size, (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY);
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(size, (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY);
     if (!response)
         return MHD_NO;
     MHD_add_response_header(response, "Content-Type", "text/plain; charset=utf-8");
@@ -224,7 +226,8 @@ static enum MHD_Result changed(struct MHD_Connection *to, int done, int status)
     return answer_text(to, MHD_HTTP_SERVICE_UNAVAILABLE, done < 0 ? "the database failed\n" : near_status_text(status));
 }
 
-static enum MHD_Result put_package(struct MHD_Connection *to, const char *key, const char *name, const char *description)
+static enum MHD_Result put_package(struct MHD_Connection *to, const char *key, const char *name,
+                                   const char *description)
 {
     int done = change("UPDATE package SET description=?2 WHERE name=?1", name, description);
     return changed(to, done, done > 0 ? near_del(our.cache, key, strlen(key), NULL) : 0);
@@ -254,18 +257,19 @@ static enum MHD_Result route(struct MHD_Connection *to, const char *path, const 
         return answer_text(to, MHD_HTTP_NOT_FOUND, "no such thing\n");
     if (strncmp(path, "/package/", 9) == 0 && path[9])
         return get ? give(to, path + 1, load_package)
-               : strcmp(method, "PUT") == 0 && body->size ? put_package(to, path + 1, path + 9, body->text)
-                                                          : answer_text(to, MHD_HTTP_METHOD_NOT_ALLOWED, "GET, or PUT with a text\n");
+               : strcmp(method, "PUT") == 0 && body->size
+                   ? put_package(to, path + 1, path + 9, body->text)
+                   : answer_text(to, MHD_HTTP_METHOD_NOT_ALLOWED, "GET, or PUT with a text\n");
     if (strncmp(path, "/section/", 9) == 0 && path[9])
-        return get ? give(to, path + 1, load_section)
+        return get                           ? give(to, path + 1, load_section)
                : strcmp(method, "POST") == 0 ? post_section(to, path + 9)
                                              : answer_text(to, MHD_HTTP_METHOD_NOT_ALLOWED, "GET or POST\n");
     return answer_text(to, MHD_HTTP_NOT_FOUND, "/package/NAME, /section/NAME or /metrics\n");
 }
 
 /* Called first without, then with the pieces of a body, then at its end. */
-static enum MHD_Result handle(void *arg, struct MHD_Connection *to, const char *path, const char *method, const char *version,
-                              const char *upload, size_t *upload_size, void **state)
+static enum MHD_Result handle(void *arg, struct MHD_Connection *to, const char *path, const char *method,
+                              const char *version, const char *upload, size_t *upload_size, void **state)
 {
     (void)arg;
     (void)version;
@@ -295,19 +299,32 @@ static void forget_body(void *arg, struct MHD_Connection *connection, void **sta
 
 static int parse(int argc, char **argv)
 {
-    static const struct option options[] = {{"port", 1, NULL, 'p'},     {"threads", 1, NULL, 't'}, {"records", 1, NULL, 'r'},
-                                            {"database", 1, NULL, 'd'}, {"json", 0, NULL, 'j'},    {"help", 0, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"port", 1, NULL, 'p'}, {"threads", 1, NULL, 't'}, {"records", 1, NULL, 'r'}, {"database", 1, NULL, 'd'},
+        {"json", 0, NULL, 'j'}, {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
     int wrong = 0;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (o) {
-        case 'p': wrong |= figures_number(optarg, 0, 65535, &our.port); break;
-        case 't': wrong |= figures_number(optarg, 1, 64, &our.threads); break;
-        case 'r': our.records = optarg; break;
-        case 'd': our.database = optarg; break;
-        case 'j': our.json = 1; break;
-        case 'h': fputs(usage, stdout); exit(0);
-        default: wrong = 1;
+        case 'p':
+            wrong |= figures_number(optarg, 0, 65535, &our.port);
+            break;
+        case 't':
+            wrong |= figures_number(optarg, 1, 64, &our.threads);
+            break;
+        case 'r':
+            our.records = optarg;
+            break;
+        case 'd':
+            our.database = optarg;
+            break;
+        case 'j':
+            our.json = 1;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            exit(0);
+        default:
+            wrong = 1;
         }
     }
     our.uri = optind < argc ? argv[optind] : getenv("REDIS_URL") ? getenv("REDIS_URL") : "memory://catalogue-http";
@@ -330,9 +347,10 @@ static void report(void)
     printf("%llu requests, %llu from this process's memory, %llu loads\n", (unsigned long long)our.requests,
            (unsigned long long)stats.local_hits, (unsigned long long)stats.loads);
     if (our.json)
-        printf("{\"example\":\"catalogue-http\",\"packages\":%u,\"requests\":%llu,\"queries\":%llu,\"loads\":%llu,\"errors\":%llu}\n",
-               our.packages, (unsigned long long)our.requests, (unsigned long long)our.queries, (unsigned long long)stats.loads,
-               (unsigned long long)our.errors);
+        printf("{\"example\":\"catalogue-http\",\"packages\":%u,\"requests\":%llu,\"queries\":%llu,\"loads\":%llu,"
+               "\"errors\":%llu}\n",
+               our.packages, (unsigned long long)our.requests, (unsigned long long)our.queries,
+               (unsigned long long)stats.loads, (unsigned long long)our.errors);
 }
 
 int main(int argc, char **argv)
@@ -353,8 +371,8 @@ int main(int argc, char **argv)
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     struct MHD_Daemon *daemon =
         MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_AUTO, (uint16_t)our.port, NULL, NULL, handle, NULL,
-                         MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_THREAD_POOL_SIZE, our.threads, MHD_OPTION_NOTIFY_COMPLETED,
-                         forget_body, NULL, MHD_OPTION_END);
+                         MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_THREAD_POOL_SIZE, our.threads,
+                         MHD_OPTION_NOTIFY_COMPLETED, forget_body, NULL, MHD_OPTION_END);
     if (!daemon)
         return fputs("catalogue-http: cannot listen\n", stderr), 1;
     serve(daemon, &ends);

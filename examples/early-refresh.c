@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A hot key that is old every second.  Without early refresh some readers wait for each load; with XFetch (one reader by
- * chance refreshes before the end) or stale-while-revalidate (the old value at once, one refresh behind) none does after the first. */
+ * A hot key that is old every second.  Without early refresh some readers wait for each load; with XFetch (one reader
+ * by chance refreshes before the end) or stale-while-revalidate (the old value at once, one refresh behind) none does
+ * after the first. */
 #include <nearcache.h>
 
 #include <getopt.h>
@@ -15,18 +16,17 @@
 #include "loading/figures.h"
 
 enum { THREADS_MAX = 64 };
-static const char *const usage =
-    "usage: early-refresh [options] [URI]\n"
-    "Reads one key that is old again and again, and counts who had to wait for a load.\n"
-    "Default URI: $REDIS_URL, or memory://early-refresh.\n"
-    "  --mode MODE      xfetch, stale (stale-while-revalidate) or none (xfetch)\n"
-    "  --ttl-ms N       how long a value is fresh (20 to 60000; 1000)\n"
-    "  --load-ms N      how long the source takes (0 to 10000; 50)\n"
-    "  --rounds N       how many lives of a value to watch (1 to 10000; 5)\n"
-    "  --threads N      (1 to 64; 4)\n"
-    "  --rate N         gets a second of all threads (100 to 10000000; 50000)\n"
-    "  --json           one closing line of figures\n"
-    "  --help           this text\n";
+static const char *const usage = "usage: early-refresh [options] [URI]\n"
+                                 "Reads one key that is old again and again, and counts who had to wait for a load.\n"
+                                 "Default URI: $REDIS_URL, or memory://early-refresh.\n"
+                                 "  --mode MODE      xfetch, stale (stale-while-revalidate) or none (xfetch)\n"
+                                 "  --ttl-ms N       how long a value is fresh (20 to 60000; 1000)\n"
+                                 "  --load-ms N      how long the source takes (0 to 10000; 50)\n"
+                                 "  --rounds N       how many lives of a value to watch (1 to 10000; 5)\n"
+                                 "  --threads N      (1 to 64; 4)\n"
+                                 "  --rate N         gets a second of all threads (100 to 10000000; 50000)\n"
+                                 "  --json           one closing line of figures\n"
+                                 "  --help           this text\n";
 
 static struct {
     unsigned ttl_ms, load_ms, rounds, threads, rate;
@@ -50,8 +50,8 @@ static int load(void *arg, const near_load_request *request, near_loaded *loaded
     return near_loaded_value(loaded, text, (size_t)size);
 }
 
-/* Whether a load was waited for: the value is of one that had not ended when the get began.  A get that joined another thread's
- * mere question to the server (NEAR_FROM_FLIGHT, too) has an older one. */
+/* Whether a load was waited for: the value is of one that had not ended when the get began.  A get that joined another
+ * thread's mere question to the server (NEAR_FROM_FLIGHT, too) has an older one. */
 static int waited(const near_value *value, uint32_t ended_before)
 {
     char text[32];
@@ -75,8 +75,8 @@ static void get_once(int first)
     near_release(&value);
 }
 
-/* Keeps to its share of the rate, a millisecond's worth at a time.  What the machine had no time for is made up for, if need be after
- * the end: some gets are always later than the last value's life. */
+/* Keeps to its share of the rate, a millisecond's worth at a time.  What the machine had no time for is made up for, if
+ * need be after the end: some gets are always later than the last value's life. */
 static void *read_on(void *arg)
 {
     uint64_t done = 0;
@@ -96,21 +96,39 @@ static void *read_on(void *arg)
 
 static int parse(int argc, char **argv)
 {
-    static const struct option options[] = {{"mode", 1, NULL, 'm'},    {"ttl-ms", 1, NULL, 'l'}, {"load-ms", 1, NULL, 's'},
-                                            {"rounds", 1, NULL, 'r'},  {"threads", 1, NULL, 't'}, {"rate", 1, NULL, 'a'},
-                                            {"json", 0, NULL, 'j'},    {"help", 0, NULL, 'h'},   {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"mode", 1, NULL, 'm'},   {"ttl-ms", 1, NULL, 'l'},  {"load-ms", 1, NULL, 's'},
+        {"rounds", 1, NULL, 'r'}, {"threads", 1, NULL, 't'}, {"rate", 1, NULL, 'a'},
+        {"json", 0, NULL, 'j'},   {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
     int wrong = 0;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (o) {
-        case 'm': our.mode = optarg; break;
-        case 'l': wrong |= figures_number(optarg, 20, 60000, &our.ttl_ms); break;
-        case 's': wrong |= figures_number(optarg, 0, 10000, &our.load_ms); break;
-        case 'r': wrong |= figures_number(optarg, 1, 10000, &our.rounds); break;
-        case 't': wrong |= figures_number(optarg, 1, THREADS_MAX, &our.threads); break;
-        case 'a': wrong |= figures_number(optarg, 100, 10000000, &our.rate); break;
-        case 'j': our.json = 1; break;
-        case 'h': fputs(usage, stdout); exit(0);
-        default: wrong = 1;
+        case 'm':
+            our.mode = optarg;
+            break;
+        case 'l':
+            wrong |= figures_number(optarg, 20, 60000, &our.ttl_ms);
+            break;
+        case 's':
+            wrong |= figures_number(optarg, 0, 10000, &our.load_ms);
+            break;
+        case 'r':
+            wrong |= figures_number(optarg, 1, 10000, &our.rounds);
+            break;
+        case 't':
+            wrong |= figures_number(optarg, 1, THREADS_MAX, &our.threads);
+            break;
+        case 'a':
+            wrong |= figures_number(optarg, 100, 10000000, &our.rate);
+            break;
+        case 'j':
+            our.json = 1;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            exit(0);
+        default:
+            wrong = 1;
         }
     }
     near_load_init(&our.options);
@@ -147,9 +165,10 @@ int main(int argc, char **argv)
     printf("%s: %llu gets in %u lives of %u ms, %u loads of %u ms; gets that waited for a load: %u\n", our.mode,
            (unsigned long long)our.gets, our.rounds, our.ttl_ms, our.loads, our.load_ms, our.waited);
     if (our.json)
-        printf("{\"example\":\"early-refresh\",\"mode\":\"%s\",\"threads\":%u,\"gets\":%llu,\"loads\":%u,\"refreshes_early\":%llu,"
+        printf("{\"example\":\"early-refresh\",\"mode\":\"%s\",\"threads\":%u,\"gets\":%llu,\"loads\":%u,\"refreshes_"
+               "early\":%llu,"
                "\"stale\":%u,\"waited\":%u,\"errors\":%u}\n",
-               our.mode, our.threads, (unsigned long long)our.gets, our.loads, (unsigned long long)stats.refreshes_early,
-               our.stale, our.waited, our.errors);
+               our.mode, our.threads, (unsigned long long)our.gets, our.loads,
+               (unsigned long long)stats.refreshes_early, our.stale, our.waited, our.errors);
     return near_close(our.cache) != NEAR_OK || our.errors;
 }

@@ -20,7 +20,8 @@
 enum { SERVERS_MAX = NEAR_LOCK_SERVERS_MAX, THREADS_MAX = 64 };
 static const char *const usage =
     "usage: lock [options] [URI…]\n"
-    "Threads change one counter, first without, then with a lock.  One URI: a lock on that server; several, independent\n"
+    "Threads change one counter, first without, then with a lock.  One URI: a lock on that server; several, "
+    "independent\n"
     "masters: Redlock over all of them, with the counter on the first.  Default: $REDIS_URL, or memory://lock.\n"
     "  --threads N    threads that change the counter (2 to 64; 4)\n"
     "  --rounds N     changes by each of them (1 to 100000; 50)\n"
@@ -178,8 +179,9 @@ static int by_size(const void *a, const void *b)
 
 static int parse(int argc, char **argv)
 {
-    static const struct option options[] = {{"threads", 1, NULL, 't'}, {"rounds", 1, NULL, 'r'}, {"ttl-ms", 1, NULL, 'l'},
-                                            {"json", 0, NULL, 'j'},    {"help", 0, NULL, 'h'},   {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"threads", 1, NULL, 't'}, {"rounds", 1, NULL, 'r'},
+                                            {"ttl-ms", 1, NULL, 'l'},  {"json", 0, NULL, 'j'},
+                                            {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         int bad = 0;
         if (c == 't')
@@ -226,10 +228,11 @@ static void report(long long lost_without, long long lost_with, int refused)
                our.threads, our.rounds, our.count, our.count > 1 ? "s" : "", lost_without, lost_with, p50, p99,
                refused ? "its late write was refused by the fencing number" : "NOT refused");
     else
-        printf("{\"example\":\"lock\",\"servers\":%zu,\"threads\":%u,\"rounds\":%u,\"lost_without\":%lld,\"lost_with\":%lld,"
+        printf("{\"example\":\"lock\",\"servers\":%zu,\"threads\":%u,\"rounds\":%u,\"lost_without\":%lld,\"lost_with\":"
+               "%lld,"
                "\"acquired\":%u,\"wait_ms_p50\":%.3f,\"wait_ms_p99\":%.3f,\"late_refused\":%d,\"errors\":%u}\n",
-               our.count, our.threads, our.rounds, lost_without, lost_with, atomic_load(&our.acquired), p50, p99, refused,
-               atomic_load(&our.errors));
+               our.count, our.threads, our.rounds, lost_without, lost_with, atomic_load(&our.acquired), p50, p99,
+               refused, atomic_load(&our.errors));
 }
 
 int main(int argc, char **argv)

@@ -36,7 +36,8 @@ static const char usage[] =
     "  --seed N           of all that is random (new every time)\n"
     "  --no-faults        leave everything in peace\n"
     "  --kill -SIG TIME   one fault only: this signal to Redis (STOP, KILL, TERM, INT), undone after TIME (5s, 500ms)\n"
-    "  --sabotage HOW     checks the checker: \"stale\" puts old values into Redis behind everybody's back, \"damaged\"\n"
+    "  --sabotage HOW     checks the checker: \"stale\" puts old values into Redis behind everybody's back, "
+    "\"damaged\"\n"
     "                     changed ones; the run must then end with status 4\n"
     "  --redis-server P   the program to run (redis-server)\n"
     "  --folder DIR       where the run's temporary folder is made (beside this program)\n"
@@ -113,28 +114,59 @@ static int parse_sabotage(struct demo_options *o, const char *text)
     return 0;
 }
 
-enum { OPT_SECONDS = 1, OPT_BOUND, OPT_PROCESSES, OPT_RECORDS, OPT_UPDATES, OPT_LOCAL, OPT_SEED, OPT_NO_FAULTS, OPT_KILL,
-       OPT_SABOTAGE, OPT_REDIS, OPT_FOLDER, OPT_JSON, OPT_VERBOSE, OPT_HELP };
+enum {
+    OPT_SECONDS = 1,
+    OPT_BOUND,
+    OPT_PROCESSES,
+    OPT_RECORDS,
+    OPT_UPDATES,
+    OPT_LOCAL,
+    OPT_SEED,
+    OPT_NO_FAULTS,
+    OPT_KILL,
+    OPT_SABOTAGE,
+    OPT_REDIS,
+    OPT_FOLDER,
+    OPT_JSON,
+    OPT_VERBOSE,
+    OPT_HELP
+};
 
 static int apply(struct demo_options *o, int argc, char **argv, int option)
 {
     switch (option) {
-    case OPT_SECONDS: return argument_number("--seconds", optarg, 3, 86400, &o->seconds);
-    case OPT_BOUND: return argument_number("--bound", optarg, 10, 60000, &o->bound_ms);
-    case OPT_PROCESSES: return argument_number("--processes", optarg, 1, BOARD_PROCESSES, &o->processes);
-    case OPT_RECORDS: return argument_number("--records", optarg, 100, 1000000, &o->records);
-    case OPT_UPDATES: return argument_number("--updates", optarg, 1, 100000, &o->updates_per_s);
-    case OPT_LOCAL: return o->local_bytes = optarg, 0;
-    case OPT_SEED: return argument_seed("--seed", optarg, &o->seed);
-    case OPT_NO_FAULTS: return o->faults = 0, 0;
-    case OPT_KILL: return parse_kill(o, argc, argv, optarg);
-    case OPT_SABOTAGE: return parse_sabotage(o, optarg);
-    case OPT_REDIS: return o->redis_server = optarg, 0;
-    case OPT_FOLDER: return o->folder = optarg, 0;
-    case OPT_JSON: return o->json = optarg, 0;
-    case OPT_VERBOSE: return o->verbose = 1, 0;
-    case OPT_HELP: return fputs(usage, stdout), -1;
-    default: return fprintf(stderr, "Try 'nearcache-demo --help'.\n"), EXIT_USAGE;
+    case OPT_SECONDS:
+        return argument_number("--seconds", optarg, 3, 86400, &o->seconds);
+    case OPT_BOUND:
+        return argument_number("--bound", optarg, 10, 60000, &o->bound_ms);
+    case OPT_PROCESSES:
+        return argument_number("--processes", optarg, 1, BOARD_PROCESSES, &o->processes);
+    case OPT_RECORDS:
+        return argument_number("--records", optarg, 100, 1000000, &o->records);
+    case OPT_UPDATES:
+        return argument_number("--updates", optarg, 1, 100000, &o->updates_per_s);
+    case OPT_LOCAL:
+        return o->local_bytes = optarg, 0;
+    case OPT_SEED:
+        return argument_seed("--seed", optarg, &o->seed);
+    case OPT_NO_FAULTS:
+        return o->faults = 0, 0;
+    case OPT_KILL:
+        return parse_kill(o, argc, argv, optarg);
+    case OPT_SABOTAGE:
+        return parse_sabotage(o, optarg);
+    case OPT_REDIS:
+        return o->redis_server = optarg, 0;
+    case OPT_FOLDER:
+        return o->folder = optarg, 0;
+    case OPT_JSON:
+        return o->json = optarg, 0;
+    case OPT_VERBOSE:
+        return o->verbose = 1, 0;
+    case OPT_HELP:
+        return fputs(usage, stdout), -1;
+    default:
+        return fprintf(stderr, "Try 'nearcache-demo --help'.\n"), EXIT_USAGE;
     }
 }
 
@@ -142,18 +174,31 @@ static int apply(struct demo_options *o, int argc, char **argv, int option)
 static int options_parse(struct demo_options *o, int argc, char **argv)
 {
     static const struct option list[] = {
-        {"seconds", required_argument, NULL, OPT_SECONDS}, {"bound", required_argument, NULL, OPT_BOUND},
-        {"processes", required_argument, NULL, OPT_PROCESSES}, {"records", required_argument, NULL, OPT_RECORDS},
-        {"updates", required_argument, NULL, OPT_UPDATES}, {"local-bytes", required_argument, NULL, OPT_LOCAL},
-        {"seed", required_argument, NULL, OPT_SEED}, {"no-faults", no_argument, NULL, OPT_NO_FAULTS},
-        {"kill", required_argument, NULL, OPT_KILL}, {"sabotage", required_argument, NULL, OPT_SABOTAGE},
-        {"redis-server", required_argument, NULL, OPT_REDIS}, {"folder", required_argument, NULL, OPT_FOLDER},
+        {"seconds", required_argument, NULL, OPT_SECONDS},
+        {"bound", required_argument, NULL, OPT_BOUND},
+        {"processes", required_argument, NULL, OPT_PROCESSES},
+        {"records", required_argument, NULL, OPT_RECORDS},
+        {"updates", required_argument, NULL, OPT_UPDATES},
+        {"local-bytes", required_argument, NULL, OPT_LOCAL},
+        {"seed", required_argument, NULL, OPT_SEED},
+        {"no-faults", no_argument, NULL, OPT_NO_FAULTS},
+        {"kill", required_argument, NULL, OPT_KILL},
+        {"sabotage", required_argument, NULL, OPT_SABOTAGE},
+        {"redis-server", required_argument, NULL, OPT_REDIS},
+        {"folder", required_argument, NULL, OPT_FOLDER},
         {"json", required_argument, NULL, OPT_JSON},
-        {"verbose", no_argument, NULL, OPT_VERBOSE}, {"help", no_argument, NULL, OPT_HELP}, {0},
+        {"verbose", no_argument, NULL, OPT_VERBOSE},
+        {"help", no_argument, NULL, OPT_HELP},
+        {0},
     };
     int option, result;
-    *o = (struct demo_options){.seconds = 20, .bound_ms = 1000, .processes = 3, .records = 20000, .updates_per_s = 300,
-                               .faults = 1, .local_bytes = "16m",
+    *o = (struct demo_options){.seconds = 20,
+                               .bound_ms = 1000,
+                               .processes = 3,
+                               .records = 20000,
+                               .updates_per_s = 300,
+                               .faults = 1,
+                               .local_bytes = "16m",
                                .seed = (uint64_t)board_now() * UINT64_C(0x9e3779b97f4a7c15) >> 32};
     /* '+': what stands behind an option's value is not moved, so that --kill finds its time */
     while ((option = getopt_long(argc, argv, "+", list, NULL)) != -1)
@@ -184,9 +229,10 @@ static void board_fill(struct demo *demo, const struct catalogue *c)
     board->bound_ns = o->bound_ms * INT64_C(1000000);
     board->timeout_ns = DEMO_TIMEOUT_MS * INT64_C(1000000);
     for (uint32_t i = 0; i < c->count; i++)
-        board->records[i] = (struct board_record){
-            .key_offset = c->entries[i].key_offset, .key_size = c->entries[i].key_size,
-            .body_offset = c->entries[i].body_offset, .body_size = c->entries[i].body_size};
+        board->records[i] = (struct board_record){.key_offset = c->entries[i].key_offset,
+                                                  .key_size = c->entries[i].key_size,
+                                                  .body_offset = c->entries[i].body_offset,
+                                                  .body_size = c->entries[i].body_size};
     memcpy((char *)board + board->text_offset, c->text, c->text_size);
 }
 

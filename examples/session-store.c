@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Sessions of a web application: made with a time to live and only if the identifier is new, read on every request, prolonged when half of
- * their time is over (so that not every read is a write), changed with compare-and-set, ended everywhere by a logout. */
+ * Sessions of a web application: made with a time to live and only if the identifier is new, read on every request,
+ * prolonged when half of their time is over (so that not every read is a write), changed with compare-and-set, ended
+ * everywhere by a logout. */
 #include <nearcache.h>
 
 #include <getopt.h>
@@ -106,8 +107,8 @@ static void look(near_cache *server, unsigned session)
     }
 }
 
-/* After a logout on one server the session is gone for both, there at the latest after the staleness bound; here, and for
- * whoever asks the remote tier, at once. */
+/* After a logout on one server the session is gone for both, there at the latest after the staleness bound; here, and
+ * for whoever asks the remote tier, at once. */
 static void leave(near_cache *server, near_cache *other, unsigned session)
 {
     char key[32];
@@ -127,19 +128,32 @@ static void leave(near_cache *server, near_cache *other, unsigned session)
 
 static int parse(int argc, char **argv)
 {
-    static const struct option options[] = {{"sessions", 1, NULL, 's'}, {"requests", 1, NULL, 'r'}, {"ttl-ms", 1, NULL, 't'},
-                                            {"seed", 1, NULL, 'e'},     {"json", 0, NULL, 'j'},     {"help", 0, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"sessions", 1, NULL, 's'}, {"requests", 1, NULL, 'r'}, {"ttl-ms", 1, NULL, 't'}, {"seed", 1, NULL, 'e'},
+        {"json", 0, NULL, 'j'},     {"help", 0, NULL, 'h'},     {NULL, 0, NULL, 0}};
     int wrong = 0;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (o) {
-        case 's': wrong |= figures_number(optarg, 1, 1000000, &our.sessions); break;
-        case 'r': wrong |= figures_number(optarg, 1, 100000000, &our.requests); break;
-        case 't': wrong |= figures_number(optarg, 100, 86400000, &our.ttl_ms); break;
-        case 'e': wrong |= figures_number(optarg, 0, 4294967295u, &our.seed); break;
-        case 'j': our.json = 1; break;
-        case 'h': fputs(usage, stdout); exit(0);
-        default: wrong = 1;
+        case 's':
+            wrong |= figures_number(optarg, 1, 1000000, &our.sessions);
+            break;
+        case 'r':
+            wrong |= figures_number(optarg, 1, 100000000, &our.requests);
+            break;
+        case 't':
+            wrong |= figures_number(optarg, 100, 86400000, &our.ttl_ms);
+            break;
+        case 'e':
+            wrong |= figures_number(optarg, 0, 4294967295u, &our.seed);
+            break;
+        case 'j':
+            our.json = 1;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            exit(0);
+        default:
+            wrong = 1;
         }
     }
     our.uri = optind < argc ? argv[optind] : getenv("REDIS_URL") ? getenv("REDIS_URL") : "memory://session-store";
@@ -149,7 +163,8 @@ static int parse(int argc, char **argv)
 static void play(void)
 {
     for (unsigned i = 0; i < our.requests; i++) {
-        unsigned session = draw(our.sessions), kind = draw(1000), at = session % 2; /* users stick to a server, mostly */
+        /* users stick to a server, mostly */
+        unsigned session = draw(our.sessions), kind = draw(1000), at = session % 2;
         near_cache *server = our.servers[at];
         if (kind < 900)
             look(server, session);
@@ -190,11 +205,12 @@ int main(int argc, char **argv)
         begin(our.servers[i % 2], i);
     play();
     check();
-    printf("%u sessions, %u requests: %llu reads from this process's memory, %llu prolonged, %llu ended; wrong: %llu\n", our.sessions,
-           our.requests, (unsigned long long)our.local, (unsigned long long)our.prolonged, (unsigned long long)our.ended,
-           (unsigned long long)our.wrong);
+    printf("%u sessions, %u requests: %llu reads from this process's memory, %llu prolonged, %llu ended; wrong: %llu\n",
+           our.sessions, our.requests, (unsigned long long)our.local, (unsigned long long)our.prolonged,
+           (unsigned long long)our.ended, (unsigned long long)our.wrong);
     if (our.json)
-        printf("{\"example\":\"session-store\",\"sessions\":%u,\"requests\":%u,\"local\":%llu,\"prolonged\":%llu,\"ended\":%llu,"
+        printf("{\"example\":\"session-store\",\"sessions\":%u,\"requests\":%u,\"local\":%llu,\"prolonged\":%llu,"
+               "\"ended\":%llu,"
                "\"retried\":%llu,\"wrong\":%llu,\"errors\":%llu}\n",
                our.sessions, our.requests, (unsigned long long)our.local, (unsigned long long)our.prolonged,
                (unsigned long long)our.ended, (unsigned long long)our.retried, (unsigned long long)our.wrong,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A stampede: many threads of many processes want one cold key at once.  With near_get_or_load the source is asked once;
- * without protection (get, and on a miss load and set) nearly everybody asks it.  With --kill the process that loads is
- * killed in the middle, and another one takes over when its lease has ended. */
+ * A stampede: many threads of many processes want one cold key at once.  With near_get_or_load the source is asked
+ * once; without protection (get, and on a miss load and set) nearly everybody asks it.  With --kill the process that
+ * loads is killed in the middle, and another one takes over when its lease has ended. */
 #include <nearcache.h>
 
 #include <getopt.h>
@@ -119,7 +119,8 @@ static int run_process(void)
 {
     pthread_t threads[THREADS_MAX];
     near_error error = {0};
-    if (near_open(our.uri, NULL, &our.cache, &error) != NEAR_OK || near_wait_ready(our.cache, 30000, &error) != NEAR_OK) {
+    if (near_open(our.uri, NULL, &our.cache, &error) != NEAR_OK ||
+        near_wait_ready(our.cache, 30000, &error) != NEAR_OK) {
         fprintf(stderr, "stampede: %s\n", error.text);
         return 1;
     }
@@ -173,36 +174,59 @@ static void report(void)
     struct shared *s = our.shared;
     size_t waits = s->waits < WAITS_MAX ? s->waits : WAITS_MAX;
     double p50 = figures_quantile_ms(s->wait_us, waits, 500), p99 = figures_quantile_ms(s->wait_us, waits, 990);
-    printf("%u processes of %u threads, %llu gets of one cold key, %s%s: the source was asked %u times, and took %u ms\n",
-           our.processes, our.threads, (unsigned long long)s->gets, our.unprotected ? "unprotected" : "near_get_or_load",
-           our.kill ? ", the loading process killed" : "", s->loads, our.load_ms);
-    printf("%zu gets waited: half of them at most %.1f ms, 99 of 100 at most %.1f ms; errors: %u\n", waits, p50, p99, s->errors);
+    printf(
+        "%u processes of %u threads, %llu gets of one cold key, %s%s: the source was asked %u times, and took %u ms\n",
+        our.processes, our.threads, (unsigned long long)s->gets, our.unprotected ? "unprotected" : "near_get_or_load",
+        our.kill ? ", the loading process killed" : "", s->loads, our.load_ms);
+    printf("%zu gets waited: half of them at most %.1f ms, 99 of 100 at most %.1f ms; errors: %u\n", waits, p50, p99,
+           s->errors);
     if (our.json)
-        printf("{\"example\":\"stampede\",\"protected\":%s,\"killed\":%d,\"processes\":%u,\"threads\":%u,\"gets\":%llu,\"load_ms\":%u,"
+        printf("{\"example\":\"stampede\",\"protected\":%s,\"killed\":%d,\"processes\":%u,\"threads\":%u,\"gets\":%llu,"
+               "\"load_ms\":%u,"
                "\"loads\":%u,\"waits\":%zu,\"wait_ms_p50\":%.2f,\"wait_ms_p99\":%.2f,\"errors\":%u}\n",
-               our.unprotected ? "false" : "true", our.kill, our.processes, our.threads, (unsigned long long)s->gets, our.load_ms,
-               s->loads, waits, p50, p99, s->errors);
+               our.unprotected ? "false" : "true", our.kill, our.processes, our.threads, (unsigned long long)s->gets,
+               our.load_ms, s->loads, waits, p50, p99, s->errors);
 }
 
 static int parse(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"processes", 1, NULL, 'p'}, {"threads", 1, NULL, 't'}, {"gets", 1, NULL, 'g'}, {"load-ms", 1, NULL, 'l'},
-        {"lease-ms", 1, NULL, 'e'},  {"unprotected", 0, NULL, 'u'}, {"kill", 0, NULL, 'k'}, {"json", 0, NULL, 'j'},
-        {"help", 0, NULL, 'h'},      {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"processes", 1, NULL, 'p'}, {"threads", 1, NULL, 't'},
+                                            {"gets", 1, NULL, 'g'},      {"load-ms", 1, NULL, 'l'},
+                                            {"lease-ms", 1, NULL, 'e'},  {"unprotected", 0, NULL, 'u'},
+                                            {"kill", 0, NULL, 'k'},      {"json", 0, NULL, 'j'},
+                                            {"help", 0, NULL, 'h'},      {NULL, 0, NULL, 0}};
     int wrong = 0;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (o) {
-        case 'p': wrong |= figures_number(optarg, 1, PROCESSES_MAX, &our.processes); break;
-        case 't': wrong |= figures_number(optarg, 1, THREADS_MAX, &our.threads); break;
-        case 'g': wrong |= figures_number(optarg, 1, 1000000, &our.gets); break;
-        case 'l': wrong |= figures_number(optarg, 0, 60000, &our.load_ms); break;
-        case 'e': wrong |= figures_number(optarg, 10, 60000, &our.lease_ms); break;
-        case 'u': our.unprotected = 1; break;
-        case 'k': our.kill = 1; break;
-        case 'j': our.json = 1; break;
-        case 'h': fputs(usage, stdout); exit(0);
-        default: wrong = 1;
+        case 'p':
+            wrong |= figures_number(optarg, 1, PROCESSES_MAX, &our.processes);
+            break;
+        case 't':
+            wrong |= figures_number(optarg, 1, THREADS_MAX, &our.threads);
+            break;
+        case 'g':
+            wrong |= figures_number(optarg, 1, 1000000, &our.gets);
+            break;
+        case 'l':
+            wrong |= figures_number(optarg, 0, 60000, &our.load_ms);
+            break;
+        case 'e':
+            wrong |= figures_number(optarg, 10, 60000, &our.lease_ms);
+            break;
+        case 'u':
+            our.unprotected = 1;
+            break;
+        case 'k':
+            our.kill = 1;
+            break;
+        case 'j':
+            our.json = 1;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            exit(0);
+        default:
+            wrong = 1;
         }
     }
     our.uri = optind < argc ? argv[optind] : getenv("REDIS_URL");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Versioned keys: the version of a whole group is a part of every key's name, "catalogue:v7:item:12".  One near_incr of the version
- * makes all of them unreachable, in every process, with one message; what they leave behind ends by its time to live.  With
- * --namespace the library keeps the version: near_namespace_key and near_namespace_invalidate. */
+ * Versioned keys: the version of a whole group is a part of every key's name, "catalogue:v7:item:12".  One near_incr of
+ * the version makes all of them unreachable, in every process, with one message; what they leave behind ends by its
+ * time to live.  With --namespace the library keeps the version: near_namespace_key and near_namespace_invalidate. */
 #include <nearcache.h>
 
 #include <getopt.h>
@@ -61,7 +61,8 @@ static int name_of(near_cache *cache, unsigned i, char *name, size_t capacity)
     if (!our.namespaced)
         return snprintf(name, capacity, "catalogue:v%lld:item:%u", (long long)version_of(cache), i);
     int item_size = snprintf(item, sizeof(item), "item:%u", i);
-    our.errors += near_namespace_key(cache, "catalogue", 9, item, (size_t)item_size, NULL, name, capacity, &size) != NEAR_OK;
+    our.errors +=
+        near_namespace_key(cache, "catalogue", 9, item, (size_t)item_size, NULL, name, capacity, &size) != NEAR_OK;
     return (int)size;
 }
 
@@ -91,17 +92,29 @@ static void read_item(unsigned i)
 
 static int parse(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"keys", 1, NULL, 'k'}, {"rounds", 1, NULL, 'r'}, {"namespace", 0, NULL, 'n'}, {"json", 0, NULL, 'j'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"keys", 1, NULL, 'k'},      {"rounds", 1, NULL, 'r'},
+                                            {"namespace", 0, NULL, 'n'}, {"json", 0, NULL, 'j'},
+                                            {"help", 0, NULL, 'h'},      {NULL, 0, NULL, 0}};
     int wrong = 0;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (o) {
-        case 'k': wrong |= figures_number(optarg, 1, 1000000, &our.keys); break;
-        case 'r': wrong |= figures_number(optarg, 1, 1000, &our.rounds); break;
-        case 'n': our.namespaced = 1; break;
-        case 'j': our.json = 1; break;
-        case 'h': fputs(usage, stdout); exit(0);
-        default: wrong = 1;
+        case 'k':
+            wrong |= figures_number(optarg, 1, 1000000, &our.keys);
+            break;
+        case 'r':
+            wrong |= figures_number(optarg, 1, 1000, &our.rounds);
+            break;
+        case 'n':
+            our.namespaced = 1;
+            break;
+        case 'j':
+            our.json = 1;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            exit(0);
+        default:
+            wrong = 1;
         }
     }
     our.uri = optind < argc ? argv[optind] : getenv("REDIS_URL") ? getenv("REDIS_URL") : "memory://versioned-keys";
@@ -111,7 +124,8 @@ static int parse(int argc, char **argv)
 static int open_both(void)
 {
     near_error error = {0};
-    if (near_open(our.uri, NULL, &our.reader, &error) == NEAR_OK && near_open(our.uri, NULL, &our.writer, &error) == NEAR_OK &&
+    if (near_open(our.uri, NULL, &our.reader, &error) == NEAR_OK &&
+        near_open(our.uri, NULL, &our.writer, &error) == NEAR_OK &&
         near_wait_ready(our.reader, 30000, &error) == NEAR_OK)
         return 0;
     fprintf(stderr, "versioned-keys: %s\n", error.text);
@@ -132,21 +146,24 @@ int main(int argc, char **argv)
         int64_t started_us = figures_now_us();
         our.errors += change(our.writer) != NEAR_OK; /* then the version */
         change_us += figures_now_us() - started_us;
-        while (!our.errors && name_of(our.reader, 0, now, sizeof(now)) == size && memcmp(now, before, (size_t)size) == 0)
+        while (!our.errors && name_of(our.reader, 0, now, sizeof(now)) == size &&
+               memcmp(now, before, (size_t)size) == 0)
             figures_sleep_ms(1); /* at most the staleness bound: one message */
         for (unsigned i = 0; i < our.keys; i++)
             read_item(i);
         for (unsigned i = 0; i < our.keys; i++)
             read_item(i);
     }
-    printf("%u keys changed %u times by one write each (%lld us): %llu gets, %llu loads, %llu old values\n", our.keys, our.rounds,
-           (long long)(change_us / our.rounds), (unsigned long long)our.gets, (unsigned long long)our.loads,
+    printf("%u keys changed %u times by one write each (%lld us): %llu gets, %llu loads, %llu old values\n", our.keys,
+           our.rounds, (long long)(change_us / our.rounds), (unsigned long long)our.gets, (unsigned long long)our.loads,
            (unsigned long long)our.old);
     if (our.json)
-        printf("{\"example\":\"versioned-keys\",\"namespace\":%s,\"keys\":%u,\"rounds\":%u,\"gets\":%llu,\"loads\":%llu,\"old\":%llu,"
+        printf("{\"example\":\"versioned-keys\",\"namespace\":%s,\"keys\":%u,\"rounds\":%u,\"gets\":%llu,\"loads\":%"
+               "llu,\"old\":%llu,"
                "\"change_us\":%lld,\"errors\":%llu}\n",
-               our.namespaced ? "true" : "false", our.keys, our.rounds, (unsigned long long)our.gets, (unsigned long long)our.loads,
-               (unsigned long long)our.old, (long long)(change_us / our.rounds), (unsigned long long)our.errors);
+               our.namespaced ? "true" : "false", our.keys, our.rounds, (unsigned long long)our.gets,
+               (unsigned long long)our.loads, (unsigned long long)our.old, (long long)(change_us / our.rounds),
+               (unsigned long long)our.errors);
     int open = near_close(our.writer) != NEAR_OK;
     return near_close(our.reader) != NEAR_OK || open || our.errors || our.old;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Starting warm.  A process reads keys, some far more often than others, and saves which were hot.  Then the same reads are done by
- * a cache that starts cold, and by one that was warmed with the snapshot first: how many of the first reads have to wait for
- * the remote tier? */
+ * Starting warm.  A process reads keys, some far more often than others, and saves which were hot.  Then the same reads
+ * are done by a cache that starts cold, and by one that was warmed with the snapshot first: how many of the first reads
+ * have to wait for the remote tier? */
 #include <nearcache.h>
 
 #include <getopt.h>
@@ -73,7 +73,10 @@ static unsigned draw(uint64_t *random)
     return (unsigned)(u * u * u * u * our.keys);
 }
 
-static size_t name_of(unsigned key, char name[24]) { return (size_t)snprintf(name, 24, "item:%07u", key); }
+static size_t name_of(unsigned key, char name[24])
+{
+    return (size_t)snprintf(name, 24, "item:%07u", key);
+}
 
 static int fill(near_cache *cache)
 {
@@ -144,7 +147,8 @@ static int live(int warm, int save, struct figures *ret, near_warm_result *warme
         status = our.pattern ? near_warm_scan(cache, our.pattern, &options, warmed)
                              : near_warm_file(cache, our.snapshot, &options, warmed, &error);
     *warm_ms = now_ms() - began;
-    int failed = status != NEAR_OK ? complain("warm", status, error.text[0] ? error.text : NULL) : read_series(cache, ret);
+    int failed =
+        status != NEAR_OK ? complain("warm", status, error.text[0] ? error.text : NULL) : read_series(cache, ret);
     if (!failed && save && (status = near_warm_save(cache, our.snapshot, our.hot, NULL, &error)) != NEAR_OK)
         failed = complain("save", status, error.text);
     near_close(cache);
@@ -159,15 +163,31 @@ static int parse(int argc, char **argv)
     int bad = 0;
     for (int c; !bad && (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
-        case 'k': bad = figures_number(optarg, 100, 1000000, &our.keys); break;
-        case 'o': bad = figures_number(optarg, 1, 1000000, &our.hot); break;
-        case 'r': bad = figures_number(optarg, 100, 100000000, &our.reads); break;
-        case 'a': bad = figures_number(optarg, 0, 1000000, &our.rate); break;
-        case 's': our.snapshot = optarg; break;
-        case 'p': our.pattern = optarg; break;
-        case 'j': our.json = 1; break;
-        case 'h': exit(fputs(usage, stdout) < 0);
-        default: bad = -1;
+        case 'k':
+            bad = figures_number(optarg, 100, 1000000, &our.keys);
+            break;
+        case 'o':
+            bad = figures_number(optarg, 1, 1000000, &our.hot);
+            break;
+        case 'r':
+            bad = figures_number(optarg, 100, 100000000, &our.reads);
+            break;
+        case 'a':
+            bad = figures_number(optarg, 0, 1000000, &our.rate);
+            break;
+        case 's':
+            our.snapshot = optarg;
+            break;
+        case 'p':
+            our.pattern = optarg;
+            break;
+        case 'j':
+            our.json = 1;
+            break;
+        case 'h':
+            exit(fputs(usage, stdout) < 0);
+        default:
+            bad = -1;
         }
     }
     if (bad || argc - optind > 1)
@@ -176,10 +196,12 @@ static int parse(int argc, char **argv)
     return 0;
 }
 
-static void report(const struct figures *cold, const struct figures *warm, const near_warm_result *warmed, double warm_ms)
+static void report(const struct figures *cold, const struct figures *warm, const near_warm_result *warmed,
+                   double warm_ms)
 {
     if (our.json)
-        printf("{\"example\":\"warm-start\",\"keys\":%u,\"reads\":%u,\"warmed\":%llu,\"warm_ms\":%.3f,\"cold_remote\":%llu,"
+        printf("{\"example\":\"warm-start\",\"keys\":%u,\"reads\":%u,\"warmed\":%llu,\"warm_ms\":%.3f,\"cold_remote\":%"
+               "llu,"
                "\"warm_remote\":%llu,\"cold_ms\":%.3f,\"warm_read_ms\":%.3f,\"errors\":%u}\n",
                our.keys, our.reads, (unsigned long long)warmed->found, warm_ms, (unsigned long long)cold->remote,
                (unsigned long long)warm->remote, cold->read_ms, warm->read_ms, our.errors);

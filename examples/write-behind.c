@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Write-behind that survives a kill.  Threads of a process update counters; the "database" (a shared table) gets them from the queue.
+ * Write-behind that survives a kill.  Threads of a process update counters; the "database" (a shared table) gets them
+ * from the queue.
  *
  *   1. Half-way the database stalls, and in the middle of the stall the process is killed.
  *   2. A second process opens the journal and brings the rest to the database: nothing acknowledged may be missing.
@@ -51,8 +52,14 @@ static struct {
     near_source *source;
 } our = {.updates = 1000000, .keys = 10000, .threads = 4, .stall_ms = 2000, .sync = NEAR_JOURNAL_NEVER};
 
-static _Atomic(uint32_t) *acknowledged(uint32_t key) { return &our.shared->counters[2 * (size_t)key]; }
-static _Atomic(uint32_t) *database(uint32_t key) { return &our.shared->counters[2 * (size_t)key + 1]; }
+static _Atomic(uint32_t) *acknowledged(uint32_t key)
+{
+    return &our.shared->counters[2 * (size_t)key];
+}
+static _Atomic(uint32_t) *database(uint32_t key)
+{
+    return &our.shared->counters[2 * (size_t)key + 1];
+}
 
 static void pause_ms(unsigned ms)
 {
@@ -208,7 +215,8 @@ static unsigned behind_database(int exactly)
     return n;
 }
 
-/* An update that was accepted but not acknowledged when the process died may be in the database: the next number is after it. */
+/* An update that was accepted but not acknowledged when the process died may be in the database: the next number is
+ * after it. */
 static void take_over(void)
 {
     for (uint32_t key = 0; key < our.keys; key++)
@@ -256,8 +264,8 @@ static void report(const struct outcome *o)
         printf("%llu updates of %u counters by %u threads in %.1f s\n"
                "killed after %llu acknowledged updates, in a stall of %u ms\n"
                "the journal gave back %llu counters; acknowledged and lost: %u; wrong at the end: %u\n",
-               done, our.keys, our.threads, o->seconds, (unsigned long long)o->killed_after, our.stall_ms, replayed, o->lost,
-               o->wrong);
+               done, our.keys, our.threads, o->seconds, (unsigned long long)o->killed_after, our.stall_ms, replayed,
+               o->lost, o->wrong);
 }
 
 /* ---------------------------------------------------------------- main */
@@ -273,21 +281,38 @@ static int policy(const char *text)
 
 static int parse(int argc, char **argv)
 {
-    static const struct option options[] = {{"updates", 1, NULL, 'u'}, {"keys", 1, NULL, 'k'},    {"threads", 1, NULL, 't'},
-                                            {"stall-ms", 1, NULL, 's'}, {"sync", 1, NULL, 'y'},   {"journal", 1, NULL, 'l'},
-                                            {"json", 0, NULL, 'j'},     {"help", 0, NULL, 'h'},   {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"updates", 1, NULL, 'u'},  {"keys", 1, NULL, 'k'}, {"threads", 1, NULL, 't'},
+        {"stall-ms", 1, NULL, 's'}, {"sync", 1, NULL, 'y'}, {"journal", 1, NULL, 'l'},
+        {"json", 0, NULL, 'j'},     {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
     int bad = 0;
     for (int c; !bad && (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
-        case 'u': bad = figures_number(optarg, 1000, 100000000, &our.updates); break;
-        case 'k': bad = figures_number(optarg, 1, 1000000, &our.keys); break;
-        case 't': bad = figures_number(optarg, 1, THREADS_MAX, &our.threads); break;
-        case 's': bad = figures_number(optarg, 10, 60000, &our.stall_ms); break;
-        case 'y': bad = policy(optarg); break;
-        case 'l': our.journal = optarg; break;
-        case 'j': our.json = 1; break;
-        case 'h': exit(fputs(usage, stdout) < 0);
-        default: bad = -1;
+        case 'u':
+            bad = figures_number(optarg, 1000, 100000000, &our.updates);
+            break;
+        case 'k':
+            bad = figures_number(optarg, 1, 1000000, &our.keys);
+            break;
+        case 't':
+            bad = figures_number(optarg, 1, THREADS_MAX, &our.threads);
+            break;
+        case 's':
+            bad = figures_number(optarg, 10, 60000, &our.stall_ms);
+            break;
+        case 'y':
+            bad = policy(optarg);
+            break;
+        case 'l':
+            our.journal = optarg;
+            break;
+        case 'j':
+            our.json = 1;
+            break;
+        case 'h':
+            exit(fputs(usage, stdout) < 0);
+        default:
+            bad = -1;
         }
     }
     if (!bad && our.threads > our.keys)
@@ -320,5 +345,6 @@ int main(int argc, char **argv)
         report(&outcome);
     if (own_file >= 0)
         unlink(own);
-    return failed || outcome.lost || outcome.wrong || atomic_load(&our.shared->backwards) || atomic_load(&our.shared->errors);
+    return failed || outcome.lost || outcome.wrong || atomic_load(&our.shared->backwards) ||
+           atomic_load(&our.shared->errors);
 }

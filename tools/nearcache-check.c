@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * nearcache-check: does nearcache keep its promises here?
  *
- * Starts a private Redis (or uses the one that --uri names, under a prefix of its own), several processes with the library
- * that read and write the same keys at full tilt, and breaks things by a seeded schedule meanwhile.  Every value that any
- * thread reads is judged; check/check_board.h says how.
+ * Starts a private Redis (or uses the one that --uri names, under a prefix of its own), several processes with the
+ * library that read and write the same keys at full tilt, and breaks things by a seeded schedule meanwhile.  Every
+ * value that any thread reads is judged; check/check_board.h says how.
  *
- * Exit status: 0 no violation; 4 violations; 1 it could not run, or not compare everything at the end; 2 bad arguments; 128 + n ended
- * by signal n. */
+ * Exit status: 0 no violation; 4 violations; 1 it could not run, or not compare everything at the end; 2 bad arguments;
+ * 128 + n ended by signal n. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -24,8 +24,15 @@
 #include "check/check_sabotage.h"
 #endif
 
-enum { EXIT_CANNOT = 1, EXIT_VIOLATIONS = 4, TICK_MS = 2, RECOVERY_S = 60, RECOVERY_MAX_S = 600, CALM_S = 6,
-       PROMPT_MS = 250 };
+enum {
+    EXIT_CANNOT = 1,
+    EXIT_VIOLATIONS = 4,
+    TICK_MS = 2,
+    RECOVERY_S = 60,
+    RECOVERY_MAX_S = 600,
+    CALM_S = 6,
+    PROMPT_MS = 250
+};
 
 volatile sig_atomic_t check_interrupted;
 
@@ -56,9 +63,15 @@ void check_sleep_ms(int ms)
     nanosleep(&ts, NULL);
 }
 
-uint32_t check_below(struct check *c, uint32_t limit) { return near__random_below(&c->random, limit); }
+uint32_t check_below(struct check *c, uint32_t limit)
+{
+    return near__random_below(&c->random, limit);
+}
 
-static void on_signal(int sig) { check_interrupted = sig; }
+static void on_signal(int sig)
+{
+    check_interrupted = sig;
+}
 
 static void catch_signals(void)
 {
@@ -88,8 +101,23 @@ static int parse_option(struct check_options *o, const char *text)
     return 0;
 }
 
-enum { OPT_DURATION = 1, OPT_PROCESSES, OPT_THREADS, OPT_WRITERS, OPT_FAULTS, OPT_LIST, OPT_SEED, OPT_BOUND, OPT_OPTION,
-       OPT_URI, OPT_REDIS, OPT_JSON, OPT_VERBOSE, OPT_SABOTAGE, OPT_HELP };
+enum {
+    OPT_DURATION = 1,
+    OPT_PROCESSES,
+    OPT_THREADS,
+    OPT_WRITERS,
+    OPT_FAULTS,
+    OPT_LIST,
+    OPT_SEED,
+    OPT_BOUND,
+    OPT_OPTION,
+    OPT_URI,
+    OPT_REDIS,
+    OPT_JSON,
+    OPT_VERBOSE,
+    OPT_SABOTAGE,
+    OPT_HELP
+};
 
 #ifdef NEAR_CHECK_SABOTAGE
 static int parse_sabotage(const char *text, int *ret)
@@ -105,24 +133,40 @@ static int parse_sabotage(const char *text, int *ret)
 static int apply(struct check_options *o, int option, const char **faults)
 {
     switch (option) {
-    case OPT_DURATION: return argument_number("--duration", optarg, 1, 604800, &o->duration_s);
-    case OPT_PROCESSES: return argument_number("--processes", optarg, 1, CHECK_PROCESSES, &o->processes);
-    case OPT_THREADS: return argument_number("--threads", optarg, 1, CHECK_READERS, &o->threads);
-    case OPT_WRITERS: return argument_number("--writers", optarg, 1, CHECK_WRITERS, &o->writers);
-    case OPT_FAULTS: return *faults = optarg, 0;
-    case OPT_LIST: return check_faults_list(), -1;
-    case OPT_SEED: return argument_seed("--seed", optarg, &o->seed);
-    case OPT_BOUND: return argument_number("--bound", optarg, 50, 60000, &o->bound_ms);
-    case OPT_OPTION: return parse_option(o, optarg);
-    case OPT_URI: return o->uri = optarg, 0;
-    case OPT_REDIS: return o->redis_server = optarg, 0;
-    case OPT_JSON: return o->json = optarg, 0;
-    case OPT_VERBOSE: return o->verbose = 1, 0;
+    case OPT_DURATION:
+        return argument_number("--duration", optarg, 1, 604800, &o->duration_s);
+    case OPT_PROCESSES:
+        return argument_number("--processes", optarg, 1, CHECK_PROCESSES, &o->processes);
+    case OPT_THREADS:
+        return argument_number("--threads", optarg, 1, CHECK_READERS, &o->threads);
+    case OPT_WRITERS:
+        return argument_number("--writers", optarg, 1, CHECK_WRITERS, &o->writers);
+    case OPT_FAULTS:
+        return *faults = optarg, 0;
+    case OPT_LIST:
+        return check_faults_list(), -1;
+    case OPT_SEED:
+        return argument_seed("--seed", optarg, &o->seed);
+    case OPT_BOUND:
+        return argument_number("--bound", optarg, 50, 60000, &o->bound_ms);
+    case OPT_OPTION:
+        return parse_option(o, optarg);
+    case OPT_URI:
+        return o->uri = optarg, 0;
+    case OPT_REDIS:
+        return o->redis_server = optarg, 0;
+    case OPT_JSON:
+        return o->json = optarg, 0;
+    case OPT_VERBOSE:
+        return o->verbose = 1, 0;
 #ifdef NEAR_CHECK_SABOTAGE
-    case OPT_SABOTAGE: return parse_sabotage(optarg, &o->sabotage);
+    case OPT_SABOTAGE:
+        return parse_sabotage(optarg, &o->sabotage);
 #endif
-    case OPT_HELP: return fputs(usage, stdout), -1;
-    default: return fprintf(stderr, "Try 'nearcache-check --help'.\n"), EXIT_USAGE;
+    case OPT_HELP:
+        return fputs(usage, stdout), -1;
+    default:
+        return fprintf(stderr, "Try 'nearcache-check --help'.\n"), EXIT_USAGE;
     }
 }
 
@@ -145,17 +189,29 @@ static int judge_uri(const char *uri)
 static int options_parse(struct check_options *o, int argc, char **argv)
 {
     static const struct option list[] = {
-        {"duration", required_argument, NULL, OPT_DURATION}, {"processes", required_argument, NULL, OPT_PROCESSES},
-        {"threads", required_argument, NULL, OPT_THREADS}, {"writers", required_argument, NULL, OPT_WRITERS},
-        {"faults", required_argument, NULL, OPT_FAULTS}, {"list", no_argument, NULL, OPT_LIST},
-        {"seed", required_argument, NULL, OPT_SEED}, {"bound", required_argument, NULL, OPT_BOUND},
-        {"option", required_argument, NULL, OPT_OPTION}, {"uri", required_argument, NULL, OPT_URI},
-        {"redis-server", required_argument, NULL, OPT_REDIS}, {"json", required_argument, NULL, OPT_JSON},
-        {"verbose", no_argument, NULL, OPT_VERBOSE}, SABOTAGE_OPTION {"help", no_argument, NULL, OPT_HELP}, {0},
+        {"duration", required_argument, NULL, OPT_DURATION},
+        {"processes", required_argument, NULL, OPT_PROCESSES},
+        {"threads", required_argument, NULL, OPT_THREADS},
+        {"writers", required_argument, NULL, OPT_WRITERS},
+        {"faults", required_argument, NULL, OPT_FAULTS},
+        {"list", no_argument, NULL, OPT_LIST},
+        {"seed", required_argument, NULL, OPT_SEED},
+        {"bound", required_argument, NULL, OPT_BOUND},
+        {"option", required_argument, NULL, OPT_OPTION},
+        {"uri", required_argument, NULL, OPT_URI},
+        {"redis-server", required_argument, NULL, OPT_REDIS},
+        {"json", required_argument, NULL, OPT_JSON},
+        {"verbose", no_argument, NULL, OPT_VERBOSE},
+        SABOTAGE_OPTION{"help", no_argument, NULL, OPT_HELP},
+        {0},
     };
     const char *faults = "all", *unknown = "";
     int option, result;
-    *o = (struct check_options){.duration_s = 20, .processes = 4, .threads = 2, .writers = 2, .bound_ms = 1000,
+    *o = (struct check_options){.duration_s = 20,
+                                .processes = 4,
+                                .threads = 2,
+                                .writers = 2,
+                                .bound_ms = 1000,
                                 .seed = (uint64_t)check_now() * UINT64_C(0x9e3779b97f4a7c15) >> 32};
     while ((option = getopt_long(argc, argv, "", list, NULL)) != -1)
         if ((result = apply(o, option, &faults)) != 0)
@@ -163,7 +219,8 @@ static int options_parse(struct check_options *o, int argc, char **argv)
     if (optind < argc)
         return argument_refused("argument", argv[optind], "not expected");
     if (check_faults_parse(faults, !o->uri, &o->faults, &unknown) < 0)
-        return argument_refused("--faults", unknown, o->uri ? "unknown, or not possible with --uri (see --list)" : "unknown (see --list)");
+        return argument_refused("--faults", unknown,
+                                o->uri ? "unknown, or not possible with --uri (see --list)" : "unknown (see --list)");
     return o->uri ? judge_uri(o->uri) : 0;
 }
 
@@ -198,14 +255,18 @@ static int board_fill(struct check *c)
     return 0;
 }
 
-static void set_phase(struct check *c, enum check_phase phase) { atomic_store(&c->board->phase, phase); }
+static void set_phase(struct check *c, enum check_phase phase)
+{
+    atomic_store(&c->board->phase, phase);
+}
 
 static void tick(struct check *c)
 {
     static int64_t next_line_ns;
     int64_t now = check_now();
     check_workers_watch(c);
-    if (atomic_load(&c->board->phase) == CHECK_RUN) /* afterwards nobody begins to write: what there is stays to be looked at */
+    /* afterwards nobody begins to write: what there is stays to be looked at */
+    if (atomic_load(&c->board->phase) == CHECK_RUN)
         check_advance(c);
     check_report_violations(c);
     if (now >= next_line_ns && atomic_load(&c->board->phase) == CHECK_RUN) {
@@ -220,7 +281,10 @@ struct mark {
     uint64_t updates[CHECK_PROCESSES], proofs[CHECK_PROCESSES], hits[CHECK_PROCESSES];
 };
 
-static uint64_t gauge(const struct check *c, uint32_t p, enum check_gauge g) { return atomic_load(&c->board->process[p].gauge[g]); }
+static uint64_t gauge(const struct check *c, uint32_t p, enum check_gauge g)
+{
+    return atomic_load(&c->board->process[p].gauge[g]);
+}
 
 static struct mark mark_now(const struct check *c)
 {
@@ -237,12 +301,13 @@ static struct mark mark_now(const struct check *c)
 static int missing(const struct check *c, const struct mark *m, uint32_t p)
 {
     return (gauge(c, p, CHECK_UPDATES) < m->updates[p] + 2) * CHECK_MISSING_UPDATES |
-           (gauge(c, p, CHECK_PROVEN) == 0) * CHECK_MISSING_PROVEN | (gauge(c, p, CHECK_PROOFS) <= m->proofs[p]) * CHECK_MISSING_PROOFS |
+           (gauge(c, p, CHECK_PROVEN) == 0) * CHECK_MISSING_PROVEN |
+           (gauge(c, p, CHECK_PROOFS) <= m->proofs[p]) * CHECK_MISSING_PROOFS |
            (gauge(c, p, CHECK_HITS) <= m->hits[p]) * CHECK_MISSING_HITS;
 }
 
-/* How long to wait for everybody.  Only time counts in which Redis takes our own writes promptly and we are not held up ourselves: a machine
- * whose disk or processors stand still is no fault of the library's.  But not without end. */
+/* How long to wait for everybody.  Only time counts in which Redis takes our own writes promptly and we are not held up
+ * ourselves: a machine whose disk or processors stand still is no fault of the library's.  But not without end. */
 struct patience {
     int64_t left_ns, end_ns, asked_ns;
     int server_is_well;
@@ -250,7 +315,8 @@ struct patience {
 
 static struct patience patience_new(void)
 {
-    return (struct patience){.left_ns = RECOVERY_S * CHECK_NS_PER_S, .end_ns = check_now() + RECOVERY_MAX_S * CHECK_NS_PER_S};
+    return (struct patience){.left_ns = RECOVERY_S * CHECK_NS_PER_S,
+                             .end_ns = check_now() + RECOVERY_MAX_S * CHECK_NS_PER_S};
 }
 
 static int takes_writes(struct check *c)
@@ -278,7 +344,10 @@ static int wait_patiently(struct check *c, struct patience *patience)
 }
 
 /* Who has ended by himself will not come back, and was complained of. */
-static int is_there(const struct check *c, uint32_t process) { return c->worker[process] > 0; }
+static int is_there(const struct check *c, uint32_t process)
+{
+    return c->worker[process] > 0;
+}
 
 /* With all faults over, everybody must come back. */
 static void calm(struct check *c)

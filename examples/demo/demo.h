@@ -36,9 +36,9 @@ struct fault {
     enum fault_kind kind;
     enum fault_state state;
     int signal;
-    int64_t at_ns, length_ns; /* after the start of the run */
+    int64_t at_ns, length_ns;       /* after the start of the run */
     int64_t ended_ns, recovered_ns; /* of the clock */
-    uint64_t errors; /* reads and writes that failed from its begin to recovery */
+    uint64_t errors;                /* reads and writes that failed from its begin to recovery */
     uint64_t updates[BOARD_PROCESSES], proofs[BOARD_PROCESSES], hits[BOARD_PROCESSES]; /* as they were at its end */
 };
 

@@ -14,8 +14,10 @@
 #include <unistd.h>
 
 const char *const violation_names[VIOLATION_COUNT] = {
-    "damaged value", "missing record", "read went backwards", "own write not read", "staler than the bound",
-    "acknowledged write lost", "old value at the end", "call past its deadline", "memory over budget", "no recovery",
+    "damaged value",        "missing record",         "read went backwards",
+    "own write not read",   "staler than the bound",  "acknowledged write lost",
+    "old value at the end", "call past its deadline", "memory over budget",
+    "no recovery",
 };
 
 int64_t board_now(void)
@@ -258,8 +260,8 @@ void board_note_text(const struct board *board, const struct board_note *note, c
     }
     length = snprintf(text, capacity, "%s in process %" PRIu32, violation_names[note->kind], note->process + 1);
     if (size > 0 && length > 0 && (size_t)length < capacity)
-        length += snprintf(text + length, capacity - (size_t)length, ": %.*s, version %" PRIu64 ", known %" PRIu64, size, key,
-                           note->version, note->newer);
+        length += snprintf(text + length, capacity - (size_t)length, ": %.*s, version %" PRIu64 ", known %" PRIu64,
+                           size, key, note->version, note->newer);
     if (note->lag_ns != 0 && length > 0 && (size_t)length < capacity)
         snprintf(text + length, capacity - (size_t)length, ", %.3f s", (double)note->lag_ns / 1e9);
 }
@@ -433,8 +435,8 @@ void judge_later(struct board_judge *judge)
             judge_later_one(judge, i, slot, 0);
 }
 
-/* A newer version is under way and may have been acknowledged already without its note being there.  Of several reads of
- * one version the last one is the hardest test, so one place for a version is enough. */
+/* A newer version is under way and may have been acknowledged already without its note being there.  Of several reads
+ * of one version the last one is the hardest test, so one place for a version is enough. */
 static void judge_put_off(struct board_judge *judge, uint32_t watched, uint64_t version, int64_t begin_ns)
 {
     int slot = 0;
@@ -456,7 +458,8 @@ static void judge_watched(struct board_judge *judge, uint32_t watched, const str
     struct board *board = judge->board;
     struct board_watched *w = &board->watched[watched];
     if (version > atomic_load(&w->sent))
-        board_violation(board, VIOLATION_DAMAGED, judge->process, (int32_t)read->record, version, atomic_load(&w->sent), 0);
+        board_violation(board, VIOLATION_DAMAGED, judge->process, (int32_t)read->record, version, atomic_load(&w->sent),
+                        0);
     else if (version < read->own)
         board_violation(board, VIOLATION_OWN_WRITE, judge->process, (int32_t)read->record, version, read->own, 0);
     else if (version < read->seen)

@@ -30,7 +30,7 @@
 
 enum {
     BOARD_PROCESSES = 16,
-    BOARD_READERS = 4,               /* reading threads in a process */
+    BOARD_READERS = 4,                /* reading threads in a process */
     BOARD_ACTORS = BOARD_READERS + 2, /* and its writing thread, and the client outside that talks to it */
     BOARD_WATCHED = 512,
     BOARD_RING = 128, /* acknowledgements remembered; writers do not go round it faster than in 4 bounds */
@@ -58,12 +58,16 @@ struct board_quantiles histogram_quantiles(const uint64_t sum[HISTOGRAM_ROWS * H
 enum board_phase { PHASE_WAIT, PHASE_RUN, PHASE_SETTLE, PHASE_SWEEP, PHASE_END };
 
 enum violation {
-    VIOLATION_DAMAGED, VIOLATION_MISSING, VIOLATION_BACKWARDS, VIOLATION_OWN_WRITE, VIOLATION_STALE,
-    VIOLATION_LOST,      /* an acknowledged write is not there */
-    VIOLATION_FINAL,     /* long after the last write, a process still returns an older value */
-    VIOLATION_LATE,      /* a call took much longer than its deadline */
-    VIOLATION_BUDGET,    /* the local tier used more memory than promised */
-    VIOLATION_RECOVERY,  /* a process did not come back after a fault, or ended badly */
+    VIOLATION_DAMAGED,
+    VIOLATION_MISSING,
+    VIOLATION_BACKWARDS,
+    VIOLATION_OWN_WRITE,
+    VIOLATION_STALE,
+    VIOLATION_LOST,     /* an acknowledged write is not there */
+    VIOLATION_FINAL,    /* long after the last write, a process still returns an older value */
+    VIOLATION_LATE,     /* a call took much longer than its deadline */
+    VIOLATION_BUDGET,   /* the local tier used more memory than promised */
+    VIOLATION_RECOVERY, /* a process did not come back after a fault, or ended badly */
     VIOLATION_COUNT
 };
 enum { BOARD_NOTES = VIOLATION_COUNT * BOARD_NOTES_OF_KIND };
@@ -71,10 +75,28 @@ extern const char *const violation_names[VIOLATION_COUNT];
 
 /* Numbers of the library's own statistics, copied here by each process. */
 enum gauge {
-    GAUGE_GETS, GAUGE_HITS, GAUGE_ENTRIES, GAUGE_BYTES, GAUGE_BYTES_LIMIT, GAUGE_EVICTIONS, GAUGE_INVALIDATIONS,
-    GAUGE_MESSAGES, GAUGE_GAPS, GAUGE_PROOFS, GAUGE_PROVEN, GAUGE_DISCONNECTIONS, GAUGE_SUSPICIONS, GAUGE_REGRESSIONS,
-    GAUGE_CONNECTIONS_LOST, GAUGE_TIMEOUTS, GAUGE_WRITES_UNKNOWN, GAUGE_DELAY_COUNT, GAUGE_DELAY_P50, GAUGE_DELAY_P99,
-    GAUGE_DELAY_MAX, GAUGE_UPDATES, /* how often all this was copied */
+    GAUGE_GETS,
+    GAUGE_HITS,
+    GAUGE_ENTRIES,
+    GAUGE_BYTES,
+    GAUGE_BYTES_LIMIT,
+    GAUGE_EVICTIONS,
+    GAUGE_INVALIDATIONS,
+    GAUGE_MESSAGES,
+    GAUGE_GAPS,
+    GAUGE_PROOFS,
+    GAUGE_PROVEN,
+    GAUGE_DISCONNECTIONS,
+    GAUGE_SUSPICIONS,
+    GAUGE_REGRESSIONS,
+    GAUGE_CONNECTIONS_LOST,
+    GAUGE_TIMEOUTS,
+    GAUGE_WRITES_UNKNOWN,
+    GAUGE_DELAY_COUNT,
+    GAUGE_DELAY_P50,
+    GAUGE_DELAY_P99,
+    GAUGE_DELAY_MAX,
+    GAUGE_UPDATES, /* how often all this was copied */
     GAUGE_COUNT
 };
 
@@ -92,8 +114,8 @@ struct board_ack {
 
 struct board_watched {
     uint32_t record;
-    uint32_t owner;       /* the process that writes it */
-    uint32_t by_socket;   /* 1: written by the client outside, through that process */
+    uint32_t owner;     /* the process that writes it */
+    uint32_t by_socket; /* 1: written by the client outside, through that process */
     _Atomic uint64_t sent, acked;
     _Atomic uint64_t open; /* a version of unknown fate, or 0 */
     struct board_ack ring[BOARD_RING];

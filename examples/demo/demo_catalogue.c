@@ -46,8 +46,10 @@ static void add(struct catalogue *c, const char *key, size_t key_size, const cha
         c->capacity = capacity;
     }
     c->entries[c->count] = (struct catalogue_entry){
-        .key_offset = add_text(c, key, key_size), .key_size = (uint32_t)key_size,
-        .body_offset = add_text(c, body, body_size), .body_size = (uint32_t)body_size,
+        .key_offset = add_text(c, key, key_size),
+        .key_size = (uint32_t)key_size,
+        .body_offset = add_text(c, body, body_size),
+        .body_size = (uint32_t)body_size,
     };
     c->count++;
 }
@@ -112,7 +114,8 @@ static void add_files_of(struct catalogue *c, const char *list, uint32_t wanted)
         if (strlen(line) < 35)
             continue;
         key_size = snprintf(key, sizeof key, "file:/%s", line + 34);
-        body_size = snprintf(body, sizeof body, "Path: /%s\nPackage: %.*s\nMD5: %.32s\n", line + 34, package, list, line);
+        body_size =
+            snprintf(body, sizeof body, "Path: /%s\nPackage: %.*s\nMD5: %.32s\n", line + 34, package, list, line);
         if ((size_t)key_size < sizeof key && (size_t)body_size < sizeof body) {
             add(c, key, (size_t)key_size, body, (size_t)body_size);
             c->files++;
@@ -151,8 +154,9 @@ static void add_generated(struct catalogue *c, uint32_t wanted, uint64_t seed)
         int key_size = snprintf(key, sizeof key, "item:%" PRIu32, c->generated++), body_size = 0;
         int lines = 2 + (int)random_below(&random, 12);
         for (int i = 0; i < lines; i++)
-            body_size += snprintf(body + body_size, sizeof body - (size_t)body_size, "Field-%d: %s %s %016" PRIx64 "\n", i,
-                                  words[random_below(&random, 8)], words[random_below(&random, 8)], random_next(&random));
+            body_size +=
+                snprintf(body + body_size, sizeof body - (size_t)body_size, "Field-%d: %s %s %016" PRIx64 "\n", i,
+                         words[random_below(&random, 8)], words[random_below(&random, 8)], random_next(&random));
         add(c, key, (size_t)key_size, body, (size_t)body_size);
     }
 }

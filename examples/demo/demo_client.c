@@ -253,7 +253,8 @@ static void *saboteur_main(void *arg)
     if (s && session_open(s, demo, 0) == 0) {
         while (phase(demo) < PHASE_SETTLE) {
             if (phase(demo) == PHASE_RUN)
-                sabotage_one(s, random_below(&s->random, demo->board->watched_count < 8 ? demo->board->watched_count : 8));
+                sabotage_one(s,
+                             random_below(&s->random, demo->board->watched_count < 8 ? demo->board->watched_count : 8));
             demo_sleep_ms(SABOTAGE_MS);
         }
         session_close(s);

@@ -25,7 +25,8 @@ uint64_t demo_errors(const struct demo *demo)
 const char *fault_name(const struct fault *fault, char *text, size_t capacity)
 {
     switch (fault->kind) {
-    case FAULT_KILL_SUBSCRIPTIONS: return "subscriptions killed (CLIENT KILL TYPE pubsub)";
+    case FAULT_KILL_SUBSCRIPTIONS:
+        return "subscriptions killed (CLIENT KILL TYPE pubsub)";
     case FAULT_FREEZE_REDIS:
         snprintf(text, capacity, "Redis frozen for %.1f s (SIGSTOP)", (double)fault->length_ns / 1e9);
         return text;
@@ -101,20 +102,35 @@ static void fault_begin(struct demo *demo, struct fault *fault)
     fault->state = FAULT_ON;
     fault->at_ns = board_now() - demo->started_ns;
     switch (fault->kind) {
-    case FAULT_KILL_SUBSCRIPTIONS: kill_subscriptions(demo); break;
-    case FAULT_FREEZE_REDIS: kill(demo->redis, SIGSTOP); break;
-    case FAULT_STOP_REDIS: stop_redis(demo, fault->signal); break;
-    case FAULT_FREEZE_SERVER: freeze_server(demo, SIGSTOP); break;
+    case FAULT_KILL_SUBSCRIPTIONS:
+        kill_subscriptions(demo);
+        break;
+    case FAULT_FREEZE_REDIS:
+        kill(demo->redis, SIGSTOP);
+        break;
+    case FAULT_STOP_REDIS:
+        stop_redis(demo, fault->signal);
+        break;
+    case FAULT_FREEZE_SERVER:
+        freeze_server(demo, SIGSTOP);
+        break;
     }
 }
 
 static void fault_end(struct demo *demo, struct fault *fault)
 {
     switch (fault->kind) {
-    case FAULT_KILL_SUBSCRIPTIONS: break;
-    case FAULT_FREEZE_REDIS: kill(demo->redis, SIGCONT); break;
-    case FAULT_STOP_REDIS: redis_start(demo); break;
-    case FAULT_FREEZE_SERVER: freeze_server(demo, SIGCONT); break;
+    case FAULT_KILL_SUBSCRIPTIONS:
+        break;
+    case FAULT_FREEZE_REDIS:
+        kill(demo->redis, SIGCONT);
+        break;
+    case FAULT_STOP_REDIS:
+        redis_start(demo);
+        break;
+    case FAULT_FREEZE_SERVER:
+        freeze_server(demo, SIGCONT);
+        break;
     }
     fault->state = FAULT_RECOVERING;
     fault->ended_ns = board_now();

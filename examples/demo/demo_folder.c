@@ -84,7 +84,8 @@ static int start_janitor(struct folder *folder)
     return folder->janitor < 0 ? -1 : 0;
 }
 
-/* Addresses of unix sockets hold 107 bytes; in a deeply nested build tree the folder is reached through a descriptor. */
+/* Addresses of unix sockets hold 107 bytes; in a deeply nested build tree the folder is reached through a
+ * descriptor. */
 static int shorten_base(struct folder *folder)
 {
     enum { LONGEST_NAME = 32 };

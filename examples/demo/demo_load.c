@@ -91,7 +91,8 @@ static void judge_value(struct load_thread *t, const struct board_read *read, in
         judge_end(&t->judge, read, value->data, value->size);
         board_count(value->source == NEAR_FROM_LOCAL    ? &actor->local
                     : value->source == NEAR_FROM_REMOTE ? &actor->remote
-                                                        : &actor->shared, 1);
+                                                        : &actor->shared,
+                    1);
     } else if (status == NEAR_MISS) {
         board_violation(t->load->board, VIOLATION_MISSING, t->load->process, (int32_t)read->record, 0, 1, 0);
     } else {
@@ -244,8 +245,8 @@ static void update(struct load_thread *t, uint32_t watched, char *value, char *b
         histogram_add(&actor->write, end_ns - begin_ns);
         board_count(&actor->writes, 1);
     } else if (status == NEAR_UNMET || status == NEAR_MISS) { /* nobody else writes this record */
-        board_violation(board, VIOLATION_LOST, t->load->process, (int32_t)board->watched[watched].record,
-                        0, atomic_load(&board->watched[watched].acked), 0);
+        board_violation(board, VIOLATION_LOST, t->load->process, (int32_t)board->watched[watched].record, 0,
+                        atomic_load(&board->watched[watched].acked), 0);
     } else if (fate_unknown(status)) {
         write_unknown(board, watched, version);
         board_count(&actor->writes_unknown, 1);
@@ -340,14 +341,27 @@ static void copy_gauges(struct demo_load *load, const near_stats *s)
         enum gauge gauge;
         uint64_t number;
     } rows[] = {
-        {GAUGE_GETS, s->gets}, {GAUGE_HITS, s->local_hits}, {GAUGE_ENTRIES, s->local_entries}, {GAUGE_BYTES, s->local_bytes},
-        {GAUGE_BYTES_LIMIT, s->local_bytes_limit}, {GAUGE_EVICTIONS, s->evictions}, {GAUGE_INVALIDATIONS, s->invalidations},
-        {GAUGE_MESSAGES, s->messages}, {GAUGE_GAPS, s->message_gaps}, {GAUGE_PROOFS, s->proofs}, {GAUGE_PROVEN, s->proven},
-        {GAUGE_DISCONNECTIONS, s->disconnections}, {GAUGE_SUSPICIONS, s->suspicions},
-        {GAUGE_REGRESSIONS, s->position_regressions}, {GAUGE_CONNECTIONS_LOST, s->connections_lost},
-        {GAUGE_TIMEOUTS, s->timeouts}, {GAUGE_WRITES_UNKNOWN, s->writes_unknown},
-        {GAUGE_DELAY_COUNT, s->invalidation_ns.count}, {GAUGE_DELAY_P50, s->invalidation_ns.p50},
-        {GAUGE_DELAY_P99, s->invalidation_ns.p99}, {GAUGE_DELAY_MAX, s->invalidation_ns.max},
+        {GAUGE_GETS, s->gets},
+        {GAUGE_HITS, s->local_hits},
+        {GAUGE_ENTRIES, s->local_entries},
+        {GAUGE_BYTES, s->local_bytes},
+        {GAUGE_BYTES_LIMIT, s->local_bytes_limit},
+        {GAUGE_EVICTIONS, s->evictions},
+        {GAUGE_INVALIDATIONS, s->invalidations},
+        {GAUGE_MESSAGES, s->messages},
+        {GAUGE_GAPS, s->message_gaps},
+        {GAUGE_PROOFS, s->proofs},
+        {GAUGE_PROVEN, s->proven},
+        {GAUGE_DISCONNECTIONS, s->disconnections},
+        {GAUGE_SUSPICIONS, s->suspicions},
+        {GAUGE_REGRESSIONS, s->position_regressions},
+        {GAUGE_CONNECTIONS_LOST, s->connections_lost},
+        {GAUGE_TIMEOUTS, s->timeouts},
+        {GAUGE_WRITES_UNKNOWN, s->writes_unknown},
+        {GAUGE_DELAY_COUNT, s->invalidation_ns.count},
+        {GAUGE_DELAY_P50, s->invalidation_ns.p50},
+        {GAUGE_DELAY_P99, s->invalidation_ns.p99},
+        {GAUGE_DELAY_MAX, s->invalidation_ns.max},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         atomic_store(&g[rows[i].gauge], rows[i].number);

@@ -22,10 +22,22 @@ struct totals {
 
 typedef const struct board_histogram *(*choose_fn)(const struct board_actor *actor);
 
-static const struct board_histogram *choose_hit(const struct board_actor *a) { return &a->hit; }
-static const struct board_histogram *choose_miss(const struct board_actor *a) { return &a->miss; }
-static const struct board_histogram *choose_write(const struct board_actor *a) { return &a->write; }
-static const struct board_histogram *choose_outdated(const struct board_actor *a) { return &a->outdated; }
+static const struct board_histogram *choose_hit(const struct board_actor *a)
+{
+    return &a->hit;
+}
+static const struct board_histogram *choose_miss(const struct board_actor *a)
+{
+    return &a->miss;
+}
+static const struct board_histogram *choose_write(const struct board_actor *a)
+{
+    return &a->write;
+}
+static const struct board_histogram *choose_outdated(const struct board_actor *a)
+{
+    return &a->outdated;
+}
 
 /* Actors [first, last] of processes [from, to]. */
 static struct board_quantiles quantiles(const struct board *board, uint32_t from, uint32_t to, int first, int last,
@@ -148,9 +160,12 @@ void report_begin(const struct demo *demo)
     printf(" (%.1f MB) in Redis; %u servers with nearcache in front, %s of local tier each\n", (double)bytes / 1e6,
            b->processes, demo->options.local_bytes);
     printf("reads by Zipf's law in %u threads of each server and over its socket; %u records are being updated,"
-           " %u times a second\n", b->readers, b->watched_count, b->updates_per_s * b->processes);
-    printf("staleness bound %d ms; seed %" PRIu64 "; Redis appends every write to its file before it answers, so killing"
-           " it loses nothing\n", demo->options.bound_ms, b->seed);
+           " %u times a second\n",
+           b->readers, b->watched_count, b->updates_per_s * b->processes);
+    printf("staleness bound %d ms; seed %" PRIu64
+           "; Redis appends every write to its file before it answers, so killing"
+           " it loses nothing\n",
+           demo->options.bound_ms, b->seed);
     fflush(stdout);
 }
 
@@ -193,7 +208,8 @@ void report_second(const struct demo *demo)
     uint64_t inside = now.reads - before.reads - (now.socket_reads - before.socket_reads);
     char line[256], rate[16], hit[16], miss[16], delay[16], oldest[16], fault[160];
     snprintf(line, sizeof line,
-             "%3.0f s %7s reads/s  hits %5.1f %%  violations %" PRIu64 "  hit %-7s miss %-7s write to invalidation %-7s oldest %-7s",
+             "%3.0f s %7s reads/s  hits %5.1f %%  violations %" PRIu64
+             "  hit %-7s miss %-7s write to invalidation %-7s oldest %-7s",
              (double)(now_ns - demo->started_ns) / 1e9, count((double)(now.reads - before.reads) / seconds, rate),
              percent(now.local - before.local, inside), board_violations(demo->board), duration(now.hit.p50, hit),
              duration(now.miss.p50, miss), duration(gauge_max(demo->board, GAUGE_DELAY_P50), delay),
@@ -219,11 +235,12 @@ static void print_processes(const struct demo *demo)
         struct totals t = totals_of(b, p, p);
         double s = run_seconds(demo);
         char text[6][16];
-        printf("%-9u %12s %12s %12s %12s %6.1f %% %10s %7.1f MB %10s %12s\n", p + 1, count((double)t.local / s, text[0]),
-               count((double)t.remote / s, text[1]), count((double)t.shared / s, text[2]),
-               count((double)t.socket_reads / s, text[3]), percent(t.local, t.reads - t.socket_reads),
-               count((double)gauge(b, p, GAUGE_ENTRIES), text[4]), (double)gauge(b, p, GAUGE_BYTES) / 1e6,
-               count((double)t.writes / s, text[5]), count((double)gauge(b, p, GAUGE_INVALIDATIONS), (char[16]){0}));
+        printf("%-9u %12s %12s %12s %12s %6.1f %% %10s %7.1f MB %10s %12s\n", p + 1,
+               count((double)t.local / s, text[0]), count((double)t.remote / s, text[1]),
+               count((double)t.shared / s, text[2]), count((double)t.socket_reads / s, text[3]),
+               percent(t.local, t.reads - t.socket_reads), count((double)gauge(b, p, GAUGE_ENTRIES), text[4]),
+               (double)gauge(b, p, GAUGE_BYTES) / 1e6, count((double)t.writes / s, text[5]),
+               count((double)gauge(b, p, GAUGE_INVALIDATIONS), (char[16]){0}));
     }
 }
 
@@ -244,7 +261,8 @@ static void print_latencies(const struct demo *demo, const struct totals *t)
     for (uint32_t p = 0; p < demo->board->processes; p++) {
         char name[48], text[3][16];
         snprintf(name, sizeof name, "write to invalidation, process %u", p + 1);
-        printf("%-38s %10s %10s %10s %10s %12" PRIu64 "\n", name, duration(gauge(demo->board, p, GAUGE_DELAY_P50), text[0]),
+        printf("%-38s %10s %10s %10s %10s %12" PRIu64 "\n", name,
+               duration(gauge(demo->board, p, GAUGE_DELAY_P50), text[0]),
                duration(gauge(demo->board, p, GAUGE_DELAY_P99), text[1]), "",
                duration(gauge(demo->board, p, GAUGE_DELAY_MAX), text[2]), gauge(demo->board, p, GAUGE_DELAY_COUNT));
     }
@@ -269,11 +287,13 @@ static void print_verdict(const struct demo *demo, const struct totals *t)
     const struct board *b = demo->board;
     char text[4][16];
     printf("\n%s reads judged, %" PRIu64 " writes acknowledged (%" PRIu64 " refused, %" PRIu64 " of unknown fate),"
-           " longest call %s (deadline %d ms)\n", count((double)t->reads, text[0]), t->writes, t->writes_failed,
-           t->writes_unknown, duration((uint64_t)t->call_max_ns, text[1]), DEMO_TIMEOUT_MS);
+           " longest call %s (deadline %d ms)\n",
+           count((double)t->reads, text[0]), t->writes, t->writes_failed, t->writes_unknown,
+           duration((uint64_t)t->call_max_ns, text[1]), DEMO_TIMEOUT_MS);
     printf("oldest value ever served: overwritten %s before the read began, bound %s; %" PRIu64
-           " values served after their successor was acknowledged, p99 %s\n", duration(t->outdated_max, text[2]),
-           duration((uint64_t)b->bound_ns, text[3]), t->outdated.count, duration(t->outdated.p99, (char[16]){0}));
+           " values served after their successor was acknowledged, p99 %s\n",
+           duration(t->outdated_max, text[2]), duration((uint64_t)b->bound_ns, text[3]), t->outdated.count,
+           duration(t->outdated.p99, (char[16]){0}));
     if (demo->sabotages > 0)
         printf("sabotage: %" PRIu64 " records overwritten behind everybody's back\n", demo->sabotages);
     for (int i = 0; i < VIOLATION_COUNT; i++)
@@ -306,8 +326,10 @@ void report_end(const struct demo *demo)
 
 static void json_quantiles(FILE *file, const char *name, const struct board_quantiles *q)
 {
-    fprintf(file, "  \"%s\": {\"count\": %" PRIu64 ", \"p50\": %" PRIu64 ", \"p99\": %" PRIu64 ", \"p999\": %" PRIu64
-            ", \"max\": %" PRIu64 "},\n", name, q->count, q->p50, q->p99, q->p999, q->max);
+    fprintf(file,
+            "  \"%s\": {\"count\": %" PRIu64 ", \"p50\": %" PRIu64 ", \"p99\": %" PRIu64 ", \"p999\": %" PRIu64
+            ", \"max\": %" PRIu64 "},\n",
+            name, q->count, q->p50, q->p99, q->p999, q->max);
 }
 
 static void json_processes(FILE *file, const struct demo *demo)
@@ -317,10 +339,12 @@ static void json_processes(FILE *file, const struct demo *demo)
     fprintf(file, "  \"processes\": [\n");
     for (uint32_t p = 0; p < b->processes; p++) {
         struct totals t = totals_of(b, p, p);
-        fprintf(file, "    {\"local_hits_per_s\": %.0f, \"remote_per_s\": %.0f, \"shared_per_s\": %.0f,"
+        fprintf(file,
+                "    {\"local_hits_per_s\": %.0f, \"remote_per_s\": %.0f, \"shared_per_s\": %.0f,"
                 " \"socket_reads_per_s\": %.0f, \"hit_percent\": %.3f, \"writes\": %" PRIu64
-                ", \"invalidation_ns\": {\"count\": %" PRIu64 ", \"p50\": %" PRIu64 ", \"p99\": %" PRIu64 ", \"max\": %" PRIu64
-                "}}%s\n", (double)t.local / s, (double)t.remote / s, (double)t.shared / s, (double)t.socket_reads / s,
+                ", \"invalidation_ns\": {\"count\": %" PRIu64 ", \"p50\": %" PRIu64 ", \"p99\": %" PRIu64
+                ", \"max\": %" PRIu64 "}}%s\n",
+                (double)t.local / s, (double)t.remote / s, (double)t.shared / s, (double)t.socket_reads / s,
                 percent(t.local, t.reads - t.socket_reads), t.writes, gauge(b, p, GAUGE_DELAY_COUNT),
                 gauge(b, p, GAUGE_DELAY_P50), gauge(b, p, GAUGE_DELAY_P99), gauge(b, p, GAUGE_DELAY_MAX),
                 p + 1 < b->processes ? "," : "");
@@ -334,7 +358,8 @@ static void json_faults(FILE *file, const struct demo *demo)
     for (int i = 0; i < demo->fault_count; i++) {
         const struct fault *f = &demo->faults[i];
         char name[96];
-        fprintf(file, "    {\"name\": \"%s\", \"at_s\": %.3f, \"recovered_ms\": %.0f, \"failed_calls\": %" PRIu64 "}%s\n",
+        fprintf(file,
+                "    {\"name\": \"%s\", \"at_s\": %.3f, \"recovered_ms\": %.0f, \"failed_calls\": %" PRIu64 "}%s\n",
                 fault_name(f, name, sizeof name), (double)f->at_ns / 1e9,
                 f->recovered_ns > 0 ? (double)(f->recovered_ns - f->ended_ns) / 1e6 : -1, f->errors,
                 i + 1 < demo->fault_count ? "," : "");
@@ -349,12 +374,13 @@ int report_json(const struct demo *demo, const char *path)
     FILE *file = fopen(path, "we");
     if (!file)
         return -1;
-    fprintf(file, "{\n  \"seconds\": %.3f, \"seed\": %" PRIu64 ", \"bound_ms\": %d, \"records\": %u,\n", run_seconds(demo),
-            b->seed, demo->options.bound_ms, b->record_count);
-    fprintf(file, "  \"reads\": %" PRIu64 ", \"reads_per_s\": %.0f, \"hit_percent\": %.3f, \"writes\": %" PRIu64
-            ", \"writes_failed\": %" PRIu64 ", \"writes_unknown\": %" PRIu64 ", \"longest_call_ns\": %" PRId64 ",\n", t.reads,
-            (double)t.reads / run_seconds(demo), percent(t.local, t.reads - t.socket_reads), t.writes, t.writes_failed,
-            t.writes_unknown, t.call_max_ns);
+    fprintf(file, "{\n  \"seconds\": %.3f, \"seed\": %" PRIu64 ", \"bound_ms\": %d, \"records\": %u,\n",
+            run_seconds(demo), b->seed, demo->options.bound_ms, b->record_count);
+    fprintf(file,
+            "  \"reads\": %" PRIu64 ", \"reads_per_s\": %.0f, \"hit_percent\": %.3f, \"writes\": %" PRIu64
+            ", \"writes_failed\": %" PRIu64 ", \"writes_unknown\": %" PRIu64 ", \"longest_call_ns\": %" PRId64 ",\n",
+            t.reads, (double)t.reads / run_seconds(demo), percent(t.local, t.reads - t.socket_reads), t.writes,
+            t.writes_failed, t.writes_unknown, t.call_max_ns);
     json_quantiles(file, "hit_ns", &t.hit);
     json_quantiles(file, "miss_ns", &t.miss);
     json_quantiles(file, "write_ns", &t.write);

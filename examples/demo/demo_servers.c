@@ -78,11 +78,27 @@ int redis_start(struct demo *demo)
     demo_path(demo, socket, sizeof socket, "redis.sock", -1);
     demo_path(demo, log, sizeof log, "redis.log", -1);
     snprintf(folder, sizeof folder, "%s", demo->folder.path);
-    /* The append-only file without fsync: Redis hands every write to the kernel before it answers, so that killing Redis
-     * loses nothing and every acknowledged write can be demanded back.  (A power failure would: that takes "always".) */
-    const char *const argv[] = {demo->redis_program, "--port", "0", "--unixsocket", socket, "--dir", folder,
-                                "--appendonly", "yes", "--appendfsync", "no", "--save", "",
-                                "--daemonize", "no", "--always-show-logo", "no", NULL};
+    /* The append-only file without fsync: Redis hands every write to the kernel before it answers, so that killing
+     * Redis loses nothing and every acknowledged write can be demanded back.  (A power failure would: that takes
+     * "always".) */
+    const char *const argv[] = {demo->redis_program,
+                                "--port",
+                                "0",
+                                "--unixsocket",
+                                socket,
+                                "--dir",
+                                folder,
+                                "--appendonly",
+                                "yes",
+                                "--appendfsync",
+                                "no",
+                                "--save",
+                                "",
+                                "--daemonize",
+                                "no",
+                                "--always-show-logo",
+                                "no",
+                                NULL};
     demo->redis = process_start(argv, log, NULL);
     if (demo->redis > 0)
         return 0;
@@ -143,7 +159,9 @@ static int load_batch(struct demo *demo, near_cache *cache, uint32_t first, uint
     call.timeout_ms = 20000;
     for (uint32_t i = 0; i < count; i++) {
         const struct board_record *r = &board->records[first + i];
-        items[i] = (near_item){.key = board_text(board, r->key_offset), .key_size = r->key_size, .data = values,
+        items[i] = (near_item){.key = board_text(board, r->key_offset),
+                               .key_size = r->key_size,
+                               .data = values,
                                .size = value_size(board, first + i)};
         value_write(board, first + i, 1, values);
         values += items[i].size;
@@ -167,7 +185,8 @@ static int load_all(struct demo *demo, near_cache *cache)
     struct board *board = demo->board;
     char *values = values_allocate(board);
     int status = values ? NEAR_OK : NEAR_ERR_NOMEM;
-    for (uint32_t first = 0; first < board->record_count && status == NEAR_OK && !demo_interrupted; first += LOAD_BATCH) {
+    for (uint32_t first = 0; first < board->record_count && status == NEAR_OK && !demo_interrupted;
+         first += LOAD_BATCH) {
         uint32_t count = board->record_count - first < LOAD_BATCH ? board->record_count - first : LOAD_BATCH;
         status = load_batch(demo, cache, first, count, values);
     }
@@ -232,9 +251,24 @@ static int server_start(struct demo *demo, uint32_t number)
     snprintf(name, sizeof name, "server-%u", number + 1);
     snprintf(bound, sizeof bound, "%d", demo->options.bound_ms);
     snprintf(timeout, sizeof timeout, "timeout_ms=%d", DEMO_TIMEOUT_MS);
-    const char *const argv[] = {demo->server_program, "--unixsocket", socket, "--redis", uri, "--threads", "2",
-                                "--local-bytes", demo->options.local_bytes, "--bound", bound, "--name", name,
-                                "--option", timeout, "--demo-load", load, NULL};
+    const char *const argv[] = {demo->server_program,
+                                "--unixsocket",
+                                socket,
+                                "--redis",
+                                uri,
+                                "--threads",
+                                "2",
+                                "--local-bytes",
+                                demo->options.local_bytes,
+                                "--bound",
+                                bound,
+                                "--name",
+                                name,
+                                "--option",
+                                timeout,
+                                "--demo-load",
+                                load,
+                                NULL};
     demo->servers[number] = process_start(argv, log, &pipe_end);
     if (demo->servers[number] <= 0) {
         fprintf(stderr, "nearcache-demo: cannot start %s: %s\n", demo->server_program, strerror(errno));
@@ -268,7 +302,8 @@ void servers_end(struct demo *demo)
             fprintf(stderr, "nearcache-demo: server %d did not end; it said:\n", i + 1);
         else
             fprintf(stderr, "nearcache-demo: server %d ended with %s %d; it said:\n", i + 1,
-                    WIFSIGNALED(status) ? "signal" : "status", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+                    WIFSIGNALED(status) ? "signal" : "status",
+                    WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
         print_log(demo, "server.log", i);
         board_violation(demo->board, VIOLATION_RECOVERY, (uint32_t)i, -1, 0, 0, 0);
     }

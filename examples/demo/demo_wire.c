@@ -178,14 +178,20 @@ enum wire_kind wire_read(struct wire *wire, int64_t deadline_ns, struct wire_rep
     ret->data = line + 1;
     ret->size = strlen(line + 1);
     switch (*line) {
-    case '+': return ret->kind = WIRE_SIMPLE;
-    case '-': return ret->kind = WIRE_ERROR;
-    case ':': return ret->kind = WIRE_INTEGER;
-    case '$': return wire_bulk(wire, strtol(line + 1, NULL, 10), deadline_ns, ret);
+    case '+':
+        return ret->kind = WIRE_SIMPLE;
+    case '-':
+        return ret->kind = WIRE_ERROR;
+    case ':':
+        return ret->kind = WIRE_INTEGER;
+    case '$':
+        return wire_bulk(wire, strtol(line + 1, NULL, 10), deadline_ns, ret);
     case '*':
         ret->size = strtoul(line + 1, NULL, 10);
         return ret->kind = WIRE_ARRAY;
-    default: wire_fail(wire); return WIRE_BROKEN;
+    default:
+        wire_fail(wire);
+        return WIRE_BROKEN;
     }
 }
 

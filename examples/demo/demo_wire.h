@@ -27,7 +27,8 @@ void wire_command(struct wire *wire, size_t count, const char *const *arguments,
 /* Sends what is queued.  0, or -1. */
 int wire_flush(struct wire *wire, int64_t deadline_ns);
 enum wire_kind wire_read(struct wire *wire, int64_t deadline_ns, struct wire_reply *ret);
-/* One command of texts on a connection of its own.  Copies the reply's text.  WIRE_BROKEN when there is none in time. */
+/* One command of texts on a connection of its own.  Copies the reply's text.  WIRE_BROKEN when there is none in
+ * time. */
 enum wire_kind wire_ask(const char *path, int timeout_ms, char *text, size_t capacity, size_t count,
                         const char *const *arguments);
 

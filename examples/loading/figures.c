@@ -29,7 +29,9 @@ int figures_number(const char *text, unsigned least, unsigned most, unsigned *re
     errno = 0;
     unsigned long number = strtoul(text, &end, 10);
     if (errno || end == text || *end || *text == '-' || number < least || number > most)
-        return fprintf(stderr, "%s: %s is not a number from %u to %u\n", program_invocation_short_name, text, least, most), -1;
+        return fprintf(stderr, "%s: %s is not a number from %u to %u\n", program_invocation_short_name, text, least,
+                       most),
+               -1;
     *ret = (unsigned)number;
     return 0;
 }

@@ -18,13 +18,14 @@
 #include "server_bytes.h"
 #include "server_request.h"
 
-#define SERVER_BATCH 32           /* consecutive GETs of a pipeline that become one near_mget; fewer than the pins of a thread */
-#define SERVER_WRITES 64          /* keys of consecutive SETs, or DELs, that become one near_mset, or near_mdel */
+/* consecutive GETs of a pipeline that become one near_mget; fewer than the pins of a thread */
+#define SERVER_BATCH 32
+#define SERVER_WRITES 64            /* keys of consecutive SETs, or DELs, that become one near_mset, or near_mdel */
 #define SERVER_OUT_PAUSE (1u << 20) /* a client with so much unread output is not read from until it has read */
 
 struct settings {
     const char *bind, *unixsocket, *redis, *name, *demo_load;
-    int port;             /* -1: no TCP */
+    int port; /* -1: no TCP */
     int threads;
     int clients_max;
     size_t bulk_max;      /* largest argument */
@@ -46,8 +47,8 @@ struct batch {
     near_write write;               /* BATCH_SET: of all of them */
     near_item items[SERVER_WRITES]; /* their keys and values are in the client's input, which does not move meanwhile */
     size_t count;
-    size_t begins[SERVER_BATCH];    /* BATCH_READ: where their requests begin in the client's input */
-    size_t keys[SERVER_WRITES];     /* writes: how many items each request has */
+    size_t begins[SERVER_BATCH]; /* BATCH_READ: where their requests begin in the client's input */
+    size_t keys[SERVER_WRITES];  /* writes: how many items each request has */
     size_t requests;
 };
 
@@ -143,8 +144,8 @@ void reply_array(struct client *client, size_t count);
 size_t reply_mark(const struct client *client);
 void reply_rollback(struct client *client, size_t mark);
 
-int arg_is(const struct arg *arg, const char *word);              /* case does not matter */
-int arg_integer(const struct arg *arg, int64_t *ret_number);      /* 0, or -1 */
+int arg_is(const struct arg *arg, const char *word);                    /* case does not matter */
+int arg_integer(const struct arg *arg, int64_t *ret_number);            /* 0, or -1 */
 void arg_printable(const struct arg *arg, char *text, size_t capacity); /* for error texts: short and harmless */
 
 #endif

@@ -30,8 +30,8 @@ static void info_server(struct server *s, char *text, size_t capacity)
 
 static void info_clients(struct server *s, char *text, size_t capacity)
 {
-    snprintf(text, capacity, "# Clients\r\nconnected_clients:%" PRIu64 "\r\nmaxclients:%d\r\n", atomic_load(&s->clients),
-             s->settings.clients_max);
+    snprintf(text, capacity, "# Clients\r\nconnected_clients:%" PRIu64 "\r\nmaxclients:%d\r\n",
+             atomic_load(&s->clients), s->settings.clients_max);
 }
 
 static void info_memory(struct server *s, char *text, size_t capacity)
@@ -87,8 +87,8 @@ static void info_hotkeys(struct server *s, char *text, size_t capacity)
     int length = snprintf(text, capacity, "# Hotkeys\r\nhot_keys:%s\r\n", status < 0 ? near_status_name(status) : "on");
     for (size_t i = 0; i < count && capacity - (size_t)length > sizeof line + INFO_HOT_KEY_WORDS; i++) {
         print_key(&keys[i], line);
-        length += snprintf(text + length, capacity - (size_t)length, "hot%zu:share_min=%.6f,share_max=%.6f,key=%s\r\n", i,
-                           keys[i].share_min, keys[i].share_max, line);
+        length += snprintf(text + length, capacity - (size_t)length, "hot%zu:share_min=%.6f,share_max=%.6f,key=%s\r\n",
+                           i, keys[i].share_min, keys[i].share_max, line);
     }
 }
 
@@ -284,8 +284,10 @@ static int client_name(struct client *client, const struct arg *name)
 {
     for (size_t i = 0; i < name->size; i++)
         if (name->data[i] < '!' || name->data[i] > '~' || name->size >= sizeof client->name) {
-            reply_error(client, "ERR Client names cannot contain spaces, newlines or special characters, "
-                                "and have at most %zu bytes here", sizeof client->name - 1);
+            reply_error(client,
+                        "ERR Client names cannot contain spaces, newlines or special characters, "
+                        "and have at most %zu bytes here",
+                        sizeof client->name - 1);
             return -1;
         }
     memcpy(client->name, name->data, name->size);

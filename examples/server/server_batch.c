@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * A client's pipeline, run many requests at a time: consecutive GETs are one near_mget, consecutive plain SETs and MSETs
- * one near_mset, consecutive DELs one near_mdel.  A pipeline's requests run in order, and so do these:
+ * A client's pipeline, run many requests at a time: consecutive GETs are one near_mget, consecutive plain SETs and
+ * MSETs one near_mset, consecutive DELs one near_mdel.  A pipeline's requests run in order, and so do these:
  *
  *     a request of another kind       runs what waits first, so a GET sees the SET before it
  *     SETs of one key                 near_mset keeps the order of its items
  *     DELs of one key                 near_mdel need not, and only one of them finds the key: the second one waits
  *     NX, XX, KEEPTTL, other times    not in this batch
  *
- * While an earlier request of a batch is under way a later one is, too; nobody can tell, since nobody knows the outcome of
- * either before its answer comes. */
+ * While an earlier request of a batch is under way a later one is, too; nobody can tell, since nobody knows the outcome
+ * of either before its answer comes. */
 #include "server.h"
 
 #include <string.h>

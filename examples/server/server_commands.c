@@ -166,7 +166,8 @@ int ttl_parse(const struct arg *arg, int64_t unit_ms, int64_t *ret_ms)
 }
 
 /* 0, or -1 after an error reply. */
-static int parse_ttl(struct client *client, const struct arg *arg, int64_t unit_ms, const char *command, int64_t *ret_ms)
+static int parse_ttl(struct client *client, const struct arg *arg, int64_t unit_ms, const char *command,
+                     int64_t *ret_ms)
 {
     int result = ttl_parse(arg, unit_ms, ret_ms);
     if (result == -1)
@@ -460,16 +461,16 @@ static void run_dbsize(struct client *client, const struct arg *argv, size_t arg
 
 /* In alphabetical order: looked up by bisection. */
 static const struct command commands[] = {
-    {"auth", -2, run_auth},         {"client", -2, admin_client}, {"command", -1, admin_command},
-    {"config", -2, admin_config},   {"dbsize", 1, run_dbsize},    {"decr", 2, run_decr},
-    {"decrby", 3, run_decrby},      {"del", -2, run_del},         {"echo", 2, run_echo},
-    {"exists", -2, run_exists},     {"expire", -3, run_expire},   {"get", 2, run_get},
-    {"hello", -1, admin_hello},     {"incr", 2, run_incr},        {"incrby", 3, run_incrby},
-    {"info", -1, admin_info},       {"mget", -2, run_mget},       {"mset", -3, run_mset},
-    {"persist", 2, run_persist},    {"pexpire", -3, run_pexpire}, {"ping", -1, run_ping},
-    {"psetex", 4, run_psetex},      {"pttl", 2, run_pttl},        {"quit", -1, run_quit},
-    {"reset", 1, run_reset},        {"select", 2, run_select},    {"set", -3, run_set},
-    {"setex", 4, run_setex},        {"setnx", 3, run_setnx},      {"ttl", 2, run_ttl},
+    {"auth", -2, run_auth},       {"client", -2, admin_client}, {"command", -1, admin_command},
+    {"config", -2, admin_config}, {"dbsize", 1, run_dbsize},    {"decr", 2, run_decr},
+    {"decrby", 3, run_decrby},    {"del", -2, run_del},         {"echo", 2, run_echo},
+    {"exists", -2, run_exists},   {"expire", -3, run_expire},   {"get", 2, run_get},
+    {"hello", -1, admin_hello},   {"incr", 2, run_incr},        {"incrby", 3, run_incrby},
+    {"info", -1, admin_info},     {"mget", -2, run_mget},       {"mset", -3, run_mset},
+    {"persist", 2, run_persist},  {"pexpire", -3, run_pexpire}, {"ping", -1, run_ping},
+    {"psetex", 4, run_psetex},    {"pttl", 2, run_pttl},        {"quit", -1, run_quit},
+    {"reset", 1, run_reset},      {"select", 2, run_select},    {"set", -3, run_set},
+    {"setex", 4, run_setex},      {"setnx", 3, run_setnx},      {"ttl", 2, run_ttl},
     {"unlink", -2, run_del},
 };
 
@@ -491,7 +492,8 @@ void command_run(struct client *client, const struct arg *argv, size_t argc)
     if (argv[0].size < sizeof name)
         command = bsearch(name, commands, command_count(), sizeof commands[0], compare_command);
     if (!command)
-        reply_error(client, "ERR unknown command '%s': this server knows commands on strings, see its documentation", name);
+        reply_error(client, "ERR unknown command '%s': this server knows commands on strings, see its documentation",
+                    name);
     else if (command->arity > 0 ? argc != (size_t)command->arity : argc < (size_t)-command->arity)
         reply_error(client, "ERR wrong number of arguments for '%s' command", command->name);
     else

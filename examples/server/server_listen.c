@@ -55,7 +55,8 @@ static int listen_unix(struct server *server)
     struct stat info;
     int fd;
     if (strlen(path) >= sizeof address.sun_path) {
-        fprintf(stderr, "resp-server: the socket's path is longer than %zu bytes: %s\n", sizeof address.sun_path - 1, path);
+        fprintf(stderr, "resp-server: the socket's path is longer than %zu bytes: %s\n", sizeof address.sun_path - 1,
+                path);
         return -1;
     }
     strcpy(address.sun_path, path);

@@ -37,16 +37,25 @@ void reply_error(struct client *client, const char *format, ...)
 static const char *status_prefix(int status)
 {
     switch (status) {
-    case NEAR_ERR_LOADING: return "LOADING";
-    case NEAR_ERR_FULL: return "OOM";
-    case NEAR_ERR_READONLY: return "READONLY";
-    case NEAR_ERR_AUTH: return "NOAUTH";
-    case NEAR_ERR_DENIED: return "NOPERM";
-    case NEAR_ERR_WRONG_TYPE: return "WRONGTYPE";
-    case NEAR_ERR_SCRIPT_BUSY: return "BUSY";
-    case NEAR_ERR_MISCONFIGURED: return "MISCONF";
+    case NEAR_ERR_LOADING:
+        return "LOADING";
+    case NEAR_ERR_FULL:
+        return "OOM";
+    case NEAR_ERR_READONLY:
+        return "READONLY";
+    case NEAR_ERR_AUTH:
+        return "NOAUTH";
+    case NEAR_ERR_DENIED:
+        return "NOPERM";
+    case NEAR_ERR_WRONG_TYPE:
+        return "WRONGTYPE";
+    case NEAR_ERR_SCRIPT_BUSY:
+        return "BUSY";
+    case NEAR_ERR_MISCONFIGURED:
+        return "MISCONF";
     /* The client cannot follow -MOVED, nor would a retry at another node help it: the rest is plain. */
-    default: return "ERR";
+    default:
+        return "ERR";
     }
 }
 

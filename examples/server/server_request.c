@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum { ARGUMENTS_KEEP = 4096 }; /* a larger array is given back after its request */
-enum { NUMBER_LINE_MAX = 32 }; /* "*1048576\r\n" and "$536870912\r\n" are far shorter */
+enum { NUMBER_LINE_MAX = 32 };  /* "*1048576\r\n" and "$536870912\r\n" are far shorter */
 
 void request_init(struct request *r)
 {
@@ -72,18 +72,24 @@ static char unescape(const char **from, const char *end)
     const char *p = *from + 1; /* behind the backslash; the caller knows that it is inside the line */
     *from += 2;
     switch (*p) {
-    case 'n': return '\n';
-    case 'r': return '\r';
-    case 't': return '\t';
-    case 'a': return '\a';
-    case 'b': return '\b';
+    case 'n':
+        return '\n';
+    case 'r':
+        return '\r';
+    case 't':
+        return '\t';
+    case 'a':
+        return '\a';
+    case 'b':
+        return '\b';
     case 'x':
         if (end - p > 2 && isxdigit((unsigned char)p[1]) && isxdigit((unsigned char)p[2])) {
             *from += 2;
             return (char)(hex_digit((unsigned char)p[1]) * 16 + hex_digit((unsigned char)p[2]));
         }
         return 'x';
-    default: return *p;
+    default:
+        return *p;
     }
 }
 

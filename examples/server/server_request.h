@@ -19,10 +19,10 @@ struct span {
 struct request {
     struct span *argv;
     size_t argc, argv_capacity;
-    size_t begin;     /* where the request begins in the input */
-    size_t position;  /* how far the input has been read; the next request begins here once this one is ready */
-    int64_t left;     /* arguments to come; -1: not begun */
-    int64_t bulk;     /* size of the argument to come; -1: its length has not been read */
+    size_t begin;    /* where the request begins in the input */
+    size_t position; /* how far the input has been read; the next request begins here once this one is ready */
+    int64_t left;    /* arguments to come; -1: not begun */
+    int64_t bulk;    /* size of the argument to come; -1: its length has not been read */
 };
 
 struct request_limits {
@@ -44,7 +44,8 @@ enum request_state request_parse(struct request *r, char *data, size_t size, con
                                  const char **ret_error);
 /* Forgets the finished request; the next one begins behind it. */
 void request_next(struct request *r);
-/* Goes back to a request that began at begin, to parse it once more; not for inline ones, which are unquoted in place. */
+/* Goes back to a request that began at begin, to parse it once more; not for inline ones, which are unquoted in
+ * place. */
 void request_rewind(struct request *r, size_t begin);
 /* Tells that everything before the current request left the input; returns how much that is. */
 size_t request_rebase(struct request *r);

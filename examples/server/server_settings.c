@@ -28,8 +28,22 @@ static const char usage[] =
     "Prints one line, \"ready port=... unixsocket=... pid=...\", and ends on SIGTERM or SIGINT.\n"
     "The environment's NEAR_<OPTION> variables are read first.\n";
 
-enum { OPT_PORT = 1, OPT_BIND, OPT_UNIX, OPT_REDIS, OPT_THREADS, OPT_LOCAL, OPT_BOUND, OPT_NAME, OPT_OPTION,
-       OPT_CLIENTS, OPT_BULK, OPT_OUTPUT, OPT_DEMO, OPT_HELP };
+enum {
+    OPT_PORT = 1,
+    OPT_BIND,
+    OPT_UNIX,
+    OPT_REDIS,
+    OPT_THREADS,
+    OPT_LOCAL,
+    OPT_BOUND,
+    OPT_NAME,
+    OPT_OPTION,
+    OPT_CLIENTS,
+    OPT_BULK,
+    OPT_OUTPUT,
+    OPT_DEMO,
+    OPT_HELP
+};
 
 static const struct option long_options[] = {
     {"port", required_argument, NULL, OPT_PORT},
@@ -113,21 +127,36 @@ static int named_option(struct settings *s, char *text)
 static int apply(struct settings *s, int option, char *text)
 {
     switch (option) {
-    case OPT_PORT: return parse_number("--port", text, 0, 65535, &s->port);
-    case OPT_BIND: return s->bind = text, 0;
-    case OPT_UNIX: return s->unixsocket = text, 0;
-    case OPT_REDIS: return s->redis = text, 0;
-    case OPT_THREADS: return parse_number("--threads", text, 1, 1024, &s->threads);
-    case OPT_LOCAL: return cache_option(s, "local_bytes", text);
-    case OPT_BOUND: return cache_option(s, "bound_ms", text);
-    case OPT_NAME: return s->name = text, 0;
-    case OPT_OPTION: return named_option(s, text);
-    case OPT_CLIENTS: return parse_number("--max-clients", text, 1, 1000000, &s->clients_max);
-    case OPT_BULK: return parse_size("--max-bulk", text, NEAR_VALUE_MAX, &s->bulk_max);
-    case OPT_OUTPUT: return parse_size("--max-output", text, SIZE_MAX / 8, &s->output_max);
-    case OPT_DEMO: return s->demo_load = text, 0;
-    case OPT_HELP: return fputs(usage, stdout), 1;
-    default: return fprintf(stderr, "Try 'resp-server --help'.\n"), 2;
+    case OPT_PORT:
+        return parse_number("--port", text, 0, 65535, &s->port);
+    case OPT_BIND:
+        return s->bind = text, 0;
+    case OPT_UNIX:
+        return s->unixsocket = text, 0;
+    case OPT_REDIS:
+        return s->redis = text, 0;
+    case OPT_THREADS:
+        return parse_number("--threads", text, 1, 1024, &s->threads);
+    case OPT_LOCAL:
+        return cache_option(s, "local_bytes", text);
+    case OPT_BOUND:
+        return cache_option(s, "bound_ms", text);
+    case OPT_NAME:
+        return s->name = text, 0;
+    case OPT_OPTION:
+        return named_option(s, text);
+    case OPT_CLIENTS:
+        return parse_number("--max-clients", text, 1, 1000000, &s->clients_max);
+    case OPT_BULK:
+        return parse_size("--max-bulk", text, NEAR_VALUE_MAX, &s->bulk_max);
+    case OPT_OUTPUT:
+        return parse_size("--max-output", text, SIZE_MAX / 8, &s->output_max);
+    case OPT_DEMO:
+        return s->demo_load = text, 0;
+    case OPT_HELP:
+        return fputs(usage, stdout), 1;
+    default:
+        return fprintf(stderr, "Try 'resp-server --help'.\n"), 2;
     }
 }
 

@@ -66,7 +66,8 @@ static int client_run(struct client *c)
     return 0;
 }
 
-/* An inline request is unquoted where it lies, so it can be parsed only once: reads before it, which may rewind, come first. */
+/* An inline request is unquoted where it lies, so it can be parsed only once: reads before it, which may rewind, come
+ * first. */
 static int reads_before_inline(struct client *c)
 {
     const struct batch *b = &c->worker->batch;

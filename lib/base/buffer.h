@@ -19,7 +19,7 @@ void near__buffer_fini(struct near__buffer *b);
 void near__buffer_append(struct near__buffer *b, const void *bytes, size_t size);
 void near__buffer_append_byte(struct near__buffer *b, unsigned char byte);
 void near__buffer_append_varint(struct near__buffer *b, uint64_t number); /* LEB128 */
-void near__buffer_consume(struct near__buffer *b, size_t size);          /* drop from the front */
-void *near__buffer_reserve(struct near__buffer *b, size_t size);         /* room behind size; NULL on failure */
+void near__buffer_consume(struct near__buffer *b, size_t size);           /* drop from the front */
+void *near__buffer_reserve(struct near__buffer *b, size_t size);          /* room behind size; NULL on failure */
 
 #endif

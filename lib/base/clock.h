@@ -34,8 +34,8 @@ static inline int64_t near__now(const struct near__clock *clock)
     return near__clock_kernel(CLOCK_MONOTONIC);
 }
 
-/* Coarse time, cheap: never ahead of near__now, usually a tick or two behind it, but for a moment seconds behind when a virtual machine
- * was paused.  So it may rank and estimate, and must decide nothing that anybody was promised. */
+/* Coarse time, cheap: never ahead of near__now, usually a tick or two behind it, but for a moment seconds behind when a
+ * virtual machine was paused.  So it may rank and estimate, and must decide nothing that anybody was promised. */
 static inline int64_t near__now_coarse(const struct near__clock *clock)
 {
     if (clock->virtual_ns)

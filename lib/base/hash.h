@@ -2,21 +2,22 @@
  * Hashes.
  *
  * near__hash       XXH3, 64 bits, for whatever may be long or is written to disk: the same number for ever.
- * near__key_hash   what the local tier finds keys by, with secrets that every cache draws for itself, so that hostile keys
- *                  cannot meet on purpose.  It never leaves the process.  Keys of 8 to 16 bytes are hashed in a dozen instructions on the
- *                  hit path, all others by near__hash.
+ * near__key_hash   what the local tier finds keys by, with secrets that every cache draws for itself, so that hostile
+ *                  keys cannot meet on purpose.  It never leaves the process.  Keys of 8 to 16 bytes are hashed in a
+ *                  dozen instructions on the hit path, all others by near__hash.
  *
- * Short keys are two words that may overlap: each is mixed with a secret of its own, their product is folded (both halves,
- * exclusive or), and so is the product of that and the size with a third secret.  One fold alone would map keys that differ in
- * one word like a counter to an arithmetic progression, which for one seed in twenty or so fills some buckets and leaves others
- * empty; the second one breaks it.  (Folded products are wyhash's; tests/base/test_hash.c compares buckets and tags of counters
- * with what chance gives.) */
+ * Short keys are two words that may overlap: each is mixed with a secret of its own, their product is folded (both
+ * halves, exclusive or), and so is the product of that and the size with a third secret.  One fold alone would map keys
+ * that differ in one word like a counter to an arithmetic progression, which for one seed in twenty or so fills some
+ * buckets and leaves others empty; the second one breaks it.  (Folded products are wyhash's; tests/base/test_hash.c
+ * compares buckets and tags of counters with what chance gives.) */
 #ifndef NEAR_BASE_HASH_H
 #define NEAR_BASE_HASH_H
 #include <stdint.h>
 #include <string.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
+#include "base/compiler.h"
 #include "base/random.h"
 
 static __attribute__((noinline, unused)) uint64_t near__hash(const void *key, size_t size, uint64_t seed)
@@ -34,7 +35,8 @@ struct near__secrets {
 /* What follows from a secret seed; knowing one of them does not tell the others. */
 static inline struct near__secrets near__secrets(uint64_t seed)
 {
-    return (struct near__secrets){near__hash("first", 5, seed), near__hash("last", 4, seed), near__hash("fold", 4, seed) | 1, seed};
+    return (struct near__secrets){near__hash("first", 5, seed), near__hash("last", 4, seed),
+                                  near__hash("fold", 4, seed) | 1, seed};
 }
 
 static inline int near__hash_is_short(size_t size)
@@ -43,7 +45,7 @@ static inline int near__hash_is_short(size_t size)
 }
 
 /* Both halves of the product, exclusive or.  (gcc 12 takes the 128-bit product through memory.) */
-static inline __attribute__((always_inline)) uint64_t near__fold_product(uint64_t a, uint64_t b)
+NEAR_INLINE uint64_t near__fold_product(uint64_t a, uint64_t b)
 {
 #if defined(__x86_64__)
     uint64_t low, high;
@@ -55,8 +57,7 @@ static inline __attribute__((always_inline)) uint64_t near__fold_product(uint64_
 #endif
 }
 
-static inline __attribute__((always_inline)) uint64_t near__hash_short(const void *key, size_t size,
-                                                                       const struct near__secrets *secrets)
+NEAR_INLINE uint64_t near__hash_short(const void *key, size_t size, const struct near__secrets *secrets)
 {
     uint64_t first, last;
     memcpy(&first, key, sizeof(first));

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * NEAR_MUTANT(NAME): 1 when the rule of that name is to be broken on purpose, so that the tests can show that they notice.
+ * NEAR_MUTANT(NAME): 1 when the rule of that name is to be broken on purpose, so that the tests can show that they
+ * notice.
  *
  * In the library that is installed it is the constant 0, and the compiler drops what depends on it
  * (tests/mutants/absent.sh looks).  Built with -DNEAR_MUTANTS (the library of tests/mutants alone) the environment

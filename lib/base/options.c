@@ -4,8 +4,8 @@
  * the row's bounds, and names, URI query, environment and manual are read from it.  To add an option, append a field to
  * near_options and a row here.
  *
- * Rules of size (as libbpf's): the caller's struct says how large it is.  Fields that it does not have get their defaults;
- * fields that we do not know must be zero, because ignoring a wish is worse than refusing it.
+ * Rules of size (as libbpf's): the caller's struct says how large it is.  Fields that it does not have get their
+ * defaults; fields that we do not know must be zero, because ignoring a wish is worse than refusing it.
  */
 #define _GNU_SOURCE /* secure_getenv, explicit_bzero */
 #include "base/options.h"
@@ -37,8 +37,7 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
 /* field and name, type, default, least, most (of texts: bytes), choices, at run time, sentence */
 #define NEAR_OPTION_MAP(X)                                                                                             \
     X(local_bytes, SIZE, "64m", MIB, TIB, "", 1, "Budget of the local tier: entries, index and metadata together.")    \
-    X(local_entries, COUNT, "0", 0, UINT64_C(1) << 40, "", 1,                                                          \
-      "Most entries in the local tier; 0: only bytes count.")                                                          \
+    X(local_entries, COUNT, "0", 0, UINT64_C(1) << 40, "", 1, "Most entries in the local tier; 0: only bytes count.")  \
     X(value_max, SIZE, "512m", 1, NEAR_VALUE_MAX, "", 0, "Largest value that is accepted, from either side.")          \
     X(local_value_max, SIZE, "0", 0, NEAR_VALUE_MAX, "", 0,                                                            \
       "Largest value that is kept locally; 0: an eighth of the budget.")                                               \
@@ -48,9 +47,9 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
       "Second bound: how old the last proof of freshness may be for serve_stale.")                                     \
     X(unproven, CHOICE, "read_through", 0, 2, "read_through|serve_stale|fail", 0,                                      \
       "What a read does while the local tier is not proven fresh.")                                                    \
-    X(local_ttl_ms, DURATION, "0", 0, 30 * DAY_MS, "", 0,                                                             \
+    X(local_ttl_ms, DURATION, "0", 0, 30 * DAY_MS, "", 0,                                                              \
       "Longest life of a local copy; 0: as long as in the remote tier.")                                               \
-    X(idle_ms, DURATION, "0", 0, 30 * DAY_MS, "", 0,                                                                  \
+    X(idle_ms, DURATION, "0", 0, 30 * DAY_MS, "", 0,                                                                   \
       "A local copy that was not read for so long is dropped; 0: never.")                                              \
     X(timeout_ms, DURATION, "1s", 1, HOUR_MS, "", 0, "Deadline of a call that names none.")                            \
     X(connect_timeout_ms, DURATION, "2s", 1, HOUR_MS, "", 0,                                                           \
@@ -78,25 +77,31 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
     X(track, CHOICE, "none", 0, 1, "none|bcast", 0,                                                                    \
       "Who else writes the keys: nobody, or anybody (bcast: the server reports every write, expiry and flush).")       \
     X(message_value_max, SIZE, "256", 0, 64 * KIB, "", 0,                                                              \
-      "Largest value that travels in its write's message to the processes that hold the key; 0: none.")\
+      "Largest value that travels in its write's message to the processes that hold the key; 0: none.")                \
     X(load_threads, COUNT, "16", 1, 1024, "", 0, "Most threads that run loaders; they are started when needed.")       \
-    X(load_refreshes, COUNT, "8", 1, 1024, "", 0, "Most refreshes at once that nobody waits for; one for many keys is one.") \
-    X(curve, BOOLEAN, "no", 0, 1, "", 0, "Learn from the reads which hit ratio other sizes would have, for near_advise.") \
-    X(hot_keys, COUNT, "0", 0, 256, "", 0, "How many of the keys that are read most near_hot_keys tells; 0: none, at no cost.") \
-    X(auto_bytes_min, SIZE, "1m", MIB, TIB, "", 1, "Automatic size: least budget of the local tier.") \
-    X(auto_bytes_max, SIZE, "0", 0, TIB, "", 1, "Automatic size: largest budget of the local tier; 0: local_bytes.") \
-    X(auto_hit_permille, COUNT, "0", 0, 1000, "", 1, \
-      "Automatic size: the local tier has the least budget that reaches this hit ratio; 0: it has local_bytes.") \
-    X(auto_pressure, BOOLEAN, "yes", 0, 1, "", 0, "Automatic size: the local tier gives memory back when it is short.") \
+    X(load_refreshes, COUNT, "8", 1, 1024, "", 0,                                                                      \
+      "Most refreshes at once that nobody waits for; one for many keys is one.")                                       \
+    X(curve, BOOLEAN, "no", 0, 1, "", 0,                                                                               \
+      "Learn from the reads which hit ratio other sizes would have, for near_advise.")                                 \
+    X(hot_keys, COUNT, "0", 0, 256, "", 0,                                                                             \
+      "How many of the keys that are read most near_hot_keys tells; 0: none, at no cost.")                             \
+    X(auto_bytes_min, SIZE, "1m", MIB, TIB, "", 1, "Automatic size: least budget of the local tier.")                  \
+    X(auto_bytes_max, SIZE, "0", 0, TIB, "", 1, "Automatic size: largest budget of the local tier; 0: local_bytes.")   \
+    X(auto_hit_permille, COUNT, "0", 0, 1000, "", 1,                                                                   \
+      "Automatic size: the local tier has the least budget that reaches this hit ratio; 0: it has local_bytes.")       \
+    X(auto_pressure, BOOLEAN, "yes", 0, 1, "", 0,                                                                      \
+      "Automatic size: the local tier gives memory back when it is short.")                                            \
     X(repair_rate, COUNT, "50000", 0, 10000000, "", 0,                                                                 \
-      "Local entries compared with the remote tier a second after a fault, many at a time, instead of being dropped; 0: dropped.") \
-    X(snapshot_load, BOOLEAN, "yes", 0, 1, "", 0, "Read the snapshot after the cache is opened; no: only when near_warm_file is called.") \
-    X(snapshot, OPTIONAL_TEXT, "", 1, 4095, "", 0, \
-      "File of the hottest keys: written when the cache is closed, read after it is opened.") \
-    X(snapshot_keys, COUNT, "100000", 0, UINT64_C(1) << 40, "", 0, "Most keys in the snapshot; 0: all.") \
-    X(snapshot_rate, COUNT, "0", 0, 1000000000, "", 0, \
-      "So many keys of the snapshot are read a second; 0: as fast as the remote tier answers.") \
-    X(message_values, CHOICE, "adaptive", 0, 2, "adaptive|always|never", 0, \
+      "Local entries compared with the remote tier a second after a fault, many at a time, instead of being dropped; " \
+      "0: dropped.")                                                                                                   \
+    X(snapshot_load, BOOLEAN, "yes", 0, 1, "", 0,                                                                      \
+      "Read the snapshot after the cache is opened; no: only when near_warm_file is called.")                          \
+    X(snapshot, OPTIONAL_TEXT, "", 1, 4095, "", 0,                                                                     \
+      "File of the hottest keys: written when the cache is closed, read after it is opened.")                          \
+    X(snapshot_keys, COUNT, "100000", 0, UINT64_C(1) << 40, "", 0, "Most keys in the snapshot; 0: all.")               \
+    X(snapshot_rate, COUNT, "0", 0, 1000000000, "", 0,                                                                 \
+      "So many keys of the snapshot are read a second; 0: as fast as the remote tier answers.")                        \
+    X(message_values, CHOICE, "adaptive", 0, 2, "adaptive|always|never", 0,                                            \
       "Which writes take their value along: those of keys that other processes have lately held, all, or none.")
 
 struct row {
@@ -331,10 +336,11 @@ static int check_together(const near_options *o, near_error *error)
     if (o->unproven == NEAR_UNPROVEN_SERVE_STALE && o->stale_ms < o->bound_ms)
         return near__fail(error, NEAR_ERR_OPTION, "stale_ms (%u) is below bound_ms (%u)", o->stale_ms, o->bound_ms);
     if (o->message_values == NEAR_VALUES_ALWAYS && o->track != NEAR_TRACK_NONE)
-        return near__fail(error, NEAR_ERR_OPTION, "message_values: with track, the server's report of the write takes the value away");
+        return near__fail(error, NEAR_ERR_OPTION,
+                          "message_values: with track, the server's report of the write takes the value away");
     if (o->auto_hit_permille && o->auto_bytes_min > (o->auto_bytes_max ? o->auto_bytes_max : o->local_bytes))
-        return near__fail(error, NEAR_ERR_OPTION, "auto_bytes_min (%llu) is above %s", (unsigned long long)o->auto_bytes_min,
-                          o->auto_bytes_max ? "auto_bytes_max" : "local_bytes");
+        return near__fail(error, NEAR_ERR_OPTION, "auto_bytes_min (%llu) is above %s",
+                          (unsigned long long)o->auto_bytes_min, o->auto_bytes_max ? "auto_bytes_max" : "local_bytes");
     if (!o->tls_cert_file != !o->tls_key_file)
         return near__fail(error, NEAR_ERR_OPTION, "tls_cert_file and tls_key_file go together");
     if (!o->allocator.allocate != !o->allocator.reallocate || !o->allocator.allocate != !o->allocator.release)

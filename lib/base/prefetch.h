@@ -7,7 +7,8 @@
 static inline void near__prefetch_write(const void *line)
 {
 #if defined(__x86_64__)
-    /* gcc makes it a fetch for reading unless it may use whatever newer processors have; older ones take this for a nop */
+    /* gcc makes it a fetch for reading unless it may use whatever newer processors have; older ones take this for a
+     * nop */
     __asm__ volatile("prefetchw %0" : : "m"(*(const char *)line));
 #else
     __builtin_prefetch(line, 1);

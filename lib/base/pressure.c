@@ -6,15 +6,16 @@
  *      memory.current, .max, .high, .stat, .events    of that group and each one above it, up to the mount
  *      memory.pressure, else /proc/pressure/memory    how long tasks waited for memory (PSI)
  *
- * A limit on a group above binds as much as one's own, so the group nearest to its limit is told.  memory.current has the page cache
- * in it, and whoever reads files fills every group with that up to its limit; what is inactive of it the kernel takes back without
- * anybody's noticing, so it does not count as used (the kubelet's "working set").
+ * A limit on a group above binds as much as one's own, so the group nearest to its limit is told.  memory.current has
+ * the page cache in it, and whoever reads files fills every group with that up to its limit; what is inactive of it the
+ * kernel takes back without anybody's noticing, so it does not count as used (the kubelet's "working set").
  *
- * Of the stall times the running total is compared with that of the last look, not one of the averages: those remember a pressure
- * for ten seconds after it has ended, and whoever gives memory back by them gives ten times what was needed.
+ * Of the stall times the running total is compared with that of the last look, not one of the averages: those remember
+ * a pressure for ten seconds after it has ended, and whoever gives memory back by them gives ten times what was needed.
  *
- * Nothing here can fail.  Without cgroup v2 (v1, other containers, no /proc) the values say "no limit" and 0; so do files that are
- * empty, cut, or full of something else.  The groups are looked for anew each time, because a process can be moved. */
+ * Nothing here can fail.  Without cgroup v2 (v1, other containers, no /proc) the values say "no limit" and 0; so do
+ * files that are empty, cut, or full of something else.  The groups are looked for anew each time, because a process
+ * can be moved. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -196,7 +197,8 @@ static int find_folder(const char *root, char *folder, size_t size, size_t *ret_
     while (!found && next_line(&lines, line, sizeof(line))) {
         if (!parse_mount(line, &top, &point))
             continue;
-        size_t skip = strcmp(top, "/") == 0 ? 0 : strlen(top); /* a container sees a part of the hierarchy as the whole */
+        /* a container sees a part of the hierarchy as the whole */
+        size_t skip = strcmp(top, "/") == 0 ? 0 : strlen(top);
         if (strncmp(own, top, skip) != 0 || (skip && own[skip] && own[skip] != '/'))
             continue;
         const char *below = strcmp(own + skip, "/") == 0 ? "" : own + skip;
@@ -224,7 +226,8 @@ static int read_used(const char *root, const char *folder, uint64_t *ret)
 
 static int is_nearer(uint64_t used, uint64_t limit, const struct near__pressure_level *than)
 {
-    return than->limit == NEAR_PRESSURE_NO_LIMIT || (double)used * (double)than->limit > (double)than->used * (double)limit;
+    return than->limit == NEAR_PRESSURE_NO_LIMIT ||
+           (double)used * (double)than->limit > (double)than->used * (double)limit;
 }
 
 /* One group; returns 1 when it has a limit, and adds its events. */
@@ -289,7 +292,8 @@ static uint32_t permille(uint64_t stalled_us, int64_t elapsed_ns)
     return share > 1000 ? 1000 : (uint32_t)share;
 }
 
-static void look_at_stalls(struct near__pressure *pressure, const char *folder, int64_t now_ns, struct near__pressure_level *ret)
+static void look_at_stalls(struct near__pressure *pressure, const char *folder, int64_t now_ns,
+                           struct near__pressure_level *ret)
 {
     uint64_t stalled_us = 0;
     uint32_t from = 0;

@@ -9,8 +9,8 @@
 
 /* What was found at the last look, so that the next can tell what came since. */
 struct near__pressure {
-    const char *root;      /* put before every path: "" but in tests; not copied */
-    int64_t looked_ns;     /* 0: not yet */
+    const char *root;  /* put before every path: "" but in tests; not copied */
+    int64_t looked_ns; /* 0: not yet */
     uint64_t stalled_us, throttled;
     uint32_t stalled_from; /* whose file it was: a near__pressure_source; 0: none was read */
     uint32_t groups;       /* that throttled is the sum of; 0: none was read */
@@ -18,7 +18,8 @@ struct near__pressure {
 enum near__pressure_source { NEAR_PRESSURE_OF_GROUP = 1, NEAR_PRESSURE_OF_SYSTEM = 2 };
 
 struct near__pressure_level {
-    uint64_t used, limit;      /* bytes, of the control group that is nearest to its limit; limit NEAR_PRESSURE_NO_LIMIT: none has one */
+    /* bytes, of the control group that is nearest to its limit; limit NEAR_PRESSURE_NO_LIMIT: none has one */
+    uint64_t used, limit;
     uint64_t throttled;        /* times that a limit was met since the last look */
     uint32_t stalled_permille; /* of the time since the last look somebody waited for memory */
     uint32_t known;            /* 1: at least one of the files could be read */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A URI is first split into slices of the unchanged text.  The splitter is strict: it accepts exactly what can be opened,
- * names of options included.  Parsing then decodes the slices within one copy of the text (decoding only shrinks, and each
- * slice is followed by a delimiter that becomes its NUL).  Redaction uses the same splitter, and shows nothing but the
- * scheme of a text that it refuses: in a malformed URI nobody can say which part the password is.
+ * A URI is first split into slices of the unchanged text.  The splitter is strict: it accepts exactly what can be
+ * opened, names of options included.  Parsing then decodes the slices within one copy of the text (decoding only
+ * shrinks, and each slice is followed by a delimiter that becomes its NUL).  Redaction uses the same splitter, and
+ * shows nothing but the scheme of a text that it refuses: in a malformed URI nobody can say which part the password is.
  */
 #define _GNU_SOURCE /* explicit_bzero */
 #include "base/uri.h"
@@ -38,8 +38,8 @@ static const struct scheme {
     const char *name;
     enum near__uri_kind kind;
 } schemes[] = {
-    {"redis://", NEAR_URI_TCP},   {"valkey://", NEAR_URI_TCP},  {"rediss://", NEAR_URI_TLS},
-    {"valkeys://", NEAR_URI_TLS}, {"unix://", NEAR_URI_UNIX},   {"redis-socket://", NEAR_URI_UNIX},
+    {"redis://", NEAR_URI_TCP},     {"valkey://", NEAR_URI_TCP}, {"rediss://", NEAR_URI_TLS},
+    {"valkeys://", NEAR_URI_TLS},   {"unix://", NEAR_URI_UNIX},  {"redis-socket://", NEAR_URI_UNIX},
     {"memory://", NEAR_URI_MEMORY}, {"local:", NEAR_URI_LOCAL},
 };
 
@@ -188,7 +188,8 @@ static const char *split_rest(struct slice rest, struct parts *parts)
         return split_socket(rest, parts);
     case NEAR_URI_MEMORY:
         parts->path = rest;
-        return rest.size == 0 || memchr(rest.at, '@', rest.size) ? "the name of the store is missing or malformed" : NULL;
+        return rest.size == 0 || memchr(rest.at, '@', rest.size) ? "the name of the store is missing or malformed"
+                                                                 : NULL;
     default:
         return rest.size ? "local: has no host" : NULL;
     }
@@ -256,7 +257,8 @@ static int split(const char *text, struct parts *parts, near_error *error)
         return near__fail(error, NEAR_ERR_URI, "URI: longer than %d bytes", URI_MAX);
     const char *from = split_scheme(text, parts), *end = text + length;
     if (!from)
-        return near__fail(error, NEAR_ERR_URI, "URI: it must begin with redis://, rediss://, unix://, memory:// or local:");
+        return near__fail(error, NEAR_ERR_URI,
+                          "URI: it must begin with redis://, rediss://, unix://, memory:// or local:");
     if (strchr(from, '#'))
         return near__fail(error, NEAR_ERR_URI, "URI: # has no meaning here; within a password it is written %%23");
     const char *question = strchr(from, '?');
@@ -301,7 +303,8 @@ static int set_options(const char *text, struct slice query, char *copy, near_op
     while (next_parameter(&query, &name, &value)) {
         if (is_named(name, "db"))
             continue;
-        int status = near_option_set(options, near__option_find(name.at, name.size)->name, decode(text, copy, value), error);
+        int status =
+            near_option_set(options, near__option_find(name.at, name.size)->name, decode(text, copy, value), error);
         if (status != NEAR_OK)
             return status;
     }

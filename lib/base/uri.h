@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * URIs of caches: redis, rediss, unix, memory, local; valkey, valkeys and redis-socket are other names of the first three. */
+ * URIs of caches: redis, rediss, unix, memory, local; valkey, valkeys and redis-socket are other names of the first
+ * three. */
 #ifndef NEAR_BASE_URI_H
 #define NEAR_BASE_URI_H
 #include <stdint.h>
@@ -10,8 +11,8 @@ enum near__uri_kind { NEAR_URI_TCP = 1, NEAR_URI_TLS, NEAR_URI_UNIX, NEAR_URI_ME
 
 struct near__uri {
     enum near__uri_kind kind;
-    char *host; /* TCP, TLS: no brackets */
-    char *path; /* UNIX: the socket; MEMORY: the name */
+    char *host;                /* TCP, TLS: no brackets */
+    char *path;                /* UNIX: the socket; MEMORY: the name */
     char *username, *password; /* NULL: none */
     uint16_t port;
     uint32_t database;

@@ -3,6 +3,7 @@
  * The public functions on single keys and on the whole cache: check the arguments, call one function. */
 #include <string.h>
 
+#include "base/compiler.h"
 #include "base/options.h"
 #include "base/random.h"
 #include "cache/cache.h"
@@ -40,7 +41,8 @@ int near__call_copy(const near_call *call, near_call *ret)
         return NEAR_ERR_INVALID;
     if (status == NEAR_OK && ret->flags & NEAR_REQUIRE_FRESH && ret->flags & NEAR_ALLOW_STALE)
         return NEAR_ERR_INVALID;
-    if (status == NEAR_OK && ret->barrier && (!(ret->flags & NEAR_WRITE_BARRIER) || ret->barrier->size < sizeof(size_t)))
+    if (status == NEAR_OK && ret->barrier &&
+        (!(ret->flags & NEAR_WRITE_BARRIER) || ret->barrier->size < sizeof(size_t)))
         return NEAR_ERR_INVALID;
     return status;
 }
@@ -72,12 +74,13 @@ int64_t near__deadline(const struct near__impl *impl, const near_call *call)
 
 /* ---------------------------------------------------------------- reading */
 
-/* Three ways lead through a read.  The short one, in near_get and near_get_copy, is for a hit of a short key with nothing particular about
- * it, where it nearly always is: no terms of the call's own, no expiry close by, a fresh proof.  It makes no call at all, and whatever it
- * does not want to decide it leaves, having changed nothing, to the middle one.  That looks into all places of any key, times one hit in so
- * many, knows a miss that ends here, and leaves everything else to the long one.  Between them stands the miss of a key of which there is no
- * trace, where there is no remote tier to ask.  Each looks from the beginning, and is one section in which the impl is loaded and the entry
- * is found. */
+/* Three ways lead through a read.  The short one, in near_get and near_get_copy, is for a hit of a short key with
+ * nothing particular about it, where it nearly always is: no terms of the call's own, no expiry close by, a fresh
+ * proof.  It makes no call at all, and whatever it does not want to decide it leaves, having changed nothing, to the
+ * middle one.  That looks into all places of any key, times one hit in so many, knows a miss that ends here, and leaves
+ * everything else to the long one.  Between them stands the miss of a key of which there is no trace, where there is no
+ * remote tier to ask.  Each looks from the beginning, and is one section in which the impl is loaded and the entry is
+ * found. */
 
 /* A thread's first call makes its reader, outside any section: that may block and allocate. */
 struct near__reader *near__reader_for(near_cache *cache, int *ret_status)
@@ -133,7 +136,8 @@ static int status_of_hit(enum near__local_result result)
 }
 
 /* The long way, with checked arguments. */
-static int get_checked(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value)
+static int get_checked(near_cache *cache, const void *key, size_t key_size, const near_call *call,
+                       near_value *ret_value)
 {
     enum near__local_result result = NEAR_LOCAL_ABSENT;
     int status;
@@ -160,8 +164,8 @@ static int get_checked(near_cache *cache, const void *key, size_t key_size, cons
     return status;
 }
 
-/* Before a fresh read of one key.  Without a local copy there is nothing to wait for, and none that comes from now on will do: it
- * may be of a fetch from before the call. */
+/* Before a fresh read of one key.  Without a local copy there is nothing to wait for, and none that comes from now on
+ * will do: it may be of a fetch from before the call. */
 static int fence(near_cache *cache, const void *key, size_t key_size, near_call *call)
 {
     struct near__view view;
@@ -180,8 +184,8 @@ static int fence(near_cache *cache, const void *key, size_t key_size, near_call 
     return NEAR_OK;
 }
 
-static __attribute__((noinline)) int get_the_long_way(near_cache *cache, const void *key, size_t key_size,
-                                                      const near_call *call, near_value *ret_value)
+NEAR_APART int get_the_long_way(near_cache *cache, const void *key, size_t key_size, const near_call *call,
+                                near_value *ret_value)
 {
     near_call mine;
     int status = near__key_check(key, key_size);
@@ -202,14 +206,15 @@ struct short_way {
     struct near__rcu_place place;
 };
 
-static inline __attribute__((always_inline)) void leave_short_way(const struct short_way *way)
+NEAR_INLINE void leave_short_way(const struct short_way *way)
 {
     near__rcu_leave_quickly(way->place, 1);
 }
 
-/* The short way, by the reader that the thread used last, which is remembered only where a section needs no barriers of its own.  0: it ends
- * here, outside.  Hits of a thread are timed one in so many, on the middle way: two clocks on every hit would cost more than the hit. */
-static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, struct short_way *way)
+/* The short way, by the reader that the thread used last, which is remembered only where a section needs no barriers of
+ * its own.  0: it ends here, outside.  Hits of a thread are timed one in so many, on the middle way: two clocks on
+ * every hit would cost more than the hit. */
+NEAR_INLINE int begin_hit(near_cache *cache, struct short_way *way)
 {
     way->reader = near__reader_last.reader;
     if (near__unlikely(!near__rcu_enter_quickly(&way->place, 1)))
@@ -220,14 +225,14 @@ static inline __attribute__((always_inline)) int begin_hit(near_cache *cache, st
     return 0;
 }
 
-static inline __attribute__((always_inline)) void end_hit(const struct short_way *way)
+NEAR_INLINE void end_hit(const struct short_way *way)
 {
     near__reader_add_hit(way->reader);
     leave_short_way(way);
 }
 
-/* When the short way has found nothing, in a section of its own, so that hits keep no register for it.  1: without a remote tier the miss of a
- * key of which there is no trace ends here; it is counted. */
+/* When the short way has found nothing, in a section of its own, so that hits keep no register for it.  1: without a
+ * remote tier the miss of a key of which there is no trace ends here; it is counted. */
 static int is_missed_at_once(near_cache *cache, const void *key, size_t key_size)
 {
     struct short_way way;
@@ -266,12 +271,13 @@ struct middle_way {
 };
 enum middle { MIDDLE_HIT, MIDDLE_MISS, MIDDLE_UNDECIDED };
 
-/* A read that was to be timed and is a miss: the one after so many hits at most is timed in its stead.  Otherwise each miss before the next hit
- * would go the middle way, and look at the clock for nothing. */
+/* A read that was to be timed and is a miss: the one after so many hits at most is timed in its stead.  Otherwise each
+ * miss before the next hit would go the middle way, and look at the clock for nothing. */
 #define TIMED_LATER 32
 
 /* 0: it ends here, outside. */
-static int begin_middle_way(near_cache *cache, const void *key, size_t key_size, const near_call *call, struct middle_way *way)
+static int begin_middle_way(near_cache *cache, const void *key, size_t key_size, const near_call *call,
+                            struct middle_way *way)
 {
     if (!cache || call || near__key_check(key, key_size) != NEAR_OK || !(way->at.reader = recall(cache)) ||
         !near__rcu_enter_quickly(&way->at.place, 0))
@@ -301,8 +307,8 @@ static enum middle end_middle_way(const struct middle_way *way, enum middle resu
 }
 
 /* A plain hit, or NULL with what it is instead: without a remote tier the miss of a key that is nowhere ends here. */
-static struct near__entry *look_on_middle_way(const struct middle_way *way, const void *key, size_t key_size, size_t size_max,
-                                              size_t *ret_size, enum middle *ret_instead)
+static struct near__entry *look_on_middle_way(const struct middle_way *way, const void *key, size_t key_size,
+                                              size_t size_max, size_t *ret_size, enum middle *ret_instead)
 {
     struct near__local *local = way->at.reader->local;
     int is_absent;
@@ -311,7 +317,8 @@ static struct near__entry *look_on_middle_way(const struct middle_way *way, cons
     return entry;
 }
 
-static enum middle get_the_middle_way(near_cache *cache, const void *key, size_t key_size, const near_call *call, near_value *ret_value)
+static enum middle get_the_middle_way(near_cache *cache, const void *key, size_t key_size, const near_call *call,
+                                      near_value *ret_value)
 {
     struct middle_way way;
     enum middle instead;
@@ -334,8 +341,8 @@ static int missed(near_value *ret_value)
     return NEAR_MISS;
 }
 
-static __attribute__((noinline)) int get_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
-                                                    near_value *ret_value)
+NEAR_APART int get_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
+                              near_value *ret_value)
 {
     enum middle result = get_the_middle_way(cache, key, key_size, call, ret_value);
     if (near__likely(result == MIDDLE_HIT))
@@ -343,28 +350,29 @@ static __attribute__((noinline)) int get_by_any_key(near_cache *cache, const voi
     return result == MIDDLE_MISS ? missed(ret_value) : get_the_long_way(cache, key, key_size, call, ret_value);
 }
 
-static __attribute__((noinline)) int get_nothing(near_cache *cache, const void *key, size_t key_size, near_value *ret_value)
+NEAR_APART int get_nothing(near_cache *cache, const void *key, size_t key_size, near_value *ret_value)
 {
     if (ret_value && is_missed_at_once(cache, key, key_size))
         return missed(ret_value);
     return get_by_any_key(cache, key, key_size, NULL, ret_value);
 }
 
-/* The short way; has_lines, a constant.  The arguments are looked at where they are used, which costs less than in a row, and the other ways
- * begin where this one ends. */
-static inline __attribute__((always_inline)) int get_shortly(near_cache *cache, const void *key, size_t key_size, near_value *ret_value,
-                                                             int has_lines)
+/* The short way; has_lines, a constant.  The arguments are looked at where they are used, which costs less than in a
+ * row, and the other ways begin where this one ends. */
+NEAR_INLINE int get_shortly(near_cache *cache, const void *key, size_t key_size, near_value *ret_value, int has_lines)
 {
     struct short_way way;
     size_t size;
     if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
         return get_by_any_key(cache, key, key_size, NULL, ret_value);
-    struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, has_lines, NEAR_ENTRY_VALUE_MAX, &size);
+    struct near__entry *entry =
+        near__hit_plain(way.reader->local, key, key_size, has_lines, NEAR_ENTRY_VALUE_MAX, &size);
     if (near__unlikely(!entry)) {
         leave_short_way(&way);
         return get_nothing(cache, key, key_size, ret_value);
     }
-    if (near__unlikely(!way.reader->pins_free) || near__unlikely(near__entry_has_expiry(entry)) || near__unlikely(!ret_value)) {
+    if (near__unlikely(!way.reader->pins_free) || near__unlikely(near__entry_has_expiry(entry)) ||
+        near__unlikely(!ret_value)) {
         leave_short_way(&way);
         return get_by_any_key(cache, key, key_size, NULL, ret_value);
     }
@@ -385,8 +393,8 @@ int near_get(near_cache *cache, const void *key, size_t key_size, const near_cal
     return get_by_any_key(cache, key, key_size, NULL, ret_value);
 }
 
-static __attribute__((noinline)) int copy_the_long_way(near_cache *cache, const void *key, size_t key_size,
-                                                       const near_call *call, void *buffer, size_t capacity, size_t *ret_size)
+NEAR_APART int copy_the_long_way(near_cache *cache, const void *key, size_t key_size, const near_call *call,
+                                 void *buffer, size_t capacity, size_t *ret_size)
 {
     near_value value;
     if (!ret_size || (!buffer && capacity))
@@ -403,8 +411,8 @@ static __attribute__((noinline)) int copy_the_long_way(near_cache *cache, const 
     return status;
 }
 
-static enum middle copy_the_middle_way(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer,
-                                       size_t capacity, size_t *ret_size)
+static enum middle copy_the_middle_way(near_cache *cache, const void *key, size_t key_size, const near_call *call,
+                                       void *buffer, size_t capacity, size_t *ret_size)
 {
     struct middle_way way;
     enum middle instead;
@@ -420,27 +428,28 @@ static enum middle copy_the_middle_way(near_cache *cache, const void *key, size_
     return end_middle_way(&way, MIDDLE_HIT);
 }
 
-static __attribute__((noinline)) int copy_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call,
-                                                     void *buffer, size_t capacity, size_t *ret_size)
+NEAR_APART int copy_by_any_key(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer,
+                               size_t capacity, size_t *ret_size)
 {
     enum middle result = copy_the_middle_way(cache, key, key_size, call, buffer, capacity, ret_size);
     if (near__likely(result == MIDDLE_HIT))
         return NEAR_OK;
-    return result == MIDDLE_MISS ? NEAR_MISS : copy_the_long_way(cache, key, key_size, call, buffer, capacity, ret_size);
+    return result == MIDDLE_MISS ? NEAR_MISS
+                                 : copy_the_long_way(cache, key, key_size, call, buffer, capacity, ret_size);
 }
 
-static __attribute__((noinline)) int copy_nothing(near_cache *cache, const void *key, size_t key_size, void *buffer, size_t capacity,
-                                                  size_t *ret_size)
+NEAR_APART int copy_nothing(near_cache *cache, const void *key, size_t key_size, void *buffer, size_t capacity,
+                            size_t *ret_size)
 {
     if (buffer && ret_size && is_missed_at_once(cache, key, key_size))
         return NEAR_MISS;
     return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
 }
 
-/* As get_shortly, into a buffer that is large enough.  capacity may be anything: what near__hit_plain then lets pass is larger than near__copy
- * copies. */
-static inline __attribute__((always_inline)) int copy_shortly(near_cache *cache, const void *key, size_t key_size, void *buffer,
-                                                              size_t capacity, size_t *ret_size, int has_lines)
+/* As get_shortly, into a buffer that is large enough.  capacity may be anything: what near__hit_plain then lets pass is
+ * larger than near__copy copies. */
+NEAR_INLINE int copy_shortly(near_cache *cache, const void *key, size_t key_size, void *buffer, size_t capacity,
+                             size_t *ret_size, int has_lines)
 {
     struct short_way way;
     size_t size;
@@ -452,7 +461,8 @@ static inline __attribute__((always_inline)) int copy_shortly(near_cache *cache,
         return copy_nothing(cache, key, key_size, buffer, capacity, ret_size);
     }
     if (near__unlikely(!buffer) || near__unlikely(!ret_size) ||
-        near__unlikely(!near__copy(buffer, (const unsigned char *)entry + key_size + NEAR_ENTRY_HEADER, size, has_lines))) {
+        near__unlikely(
+            !near__copy(buffer, (const unsigned char *)entry + key_size + NEAR_ENTRY_HEADER, size, has_lines))) {
         leave_short_way(&way);
         return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
     }
@@ -461,8 +471,8 @@ static inline __attribute__((always_inline)) int copy_shortly(near_cache *cache,
     return NEAR_OK;
 }
 
-int near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer, size_t capacity,
-                  size_t *ret_size)
+int near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer,
+                  size_t capacity, size_t *ret_size)
 {
     if (near__unlikely(call != NULL) || near__unlikely(!near__hash_is_short(key_size)))
         return copy_by_any_key(cache, key, key_size, call, buffer, capacity, ret_size);
@@ -533,15 +543,16 @@ static int run_write(near_cache *cache, struct near__request *request, const nea
     return status;
 }
 
-/* The short way of a plain SET without a remote tier: see only.c.  One in so many takes the long way, where it is timed.  0: nothing has
- * been written, or it is to be tried again. */
+/* The short way of a plain SET without a remote tier: see only.c.  One in so many takes the long way, where it is
+ * timed.  0: nothing has been written, or it is to be tried again. */
 static int set_quickly(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size)
 {
     struct short_way way = {.reader = cache ? recall(cache) : NULL};
     if (near__unlikely(!way.reader) || !near__rcu_enter_quickly(&way.place, 0))
         return 0;
     struct near__impl *impl = near__impl_in_section(cache);
-    int done = impl && !impl->remote && value_size <= impl->options.value_max && way.reader->quick_writes++ % NEAR_TIMED_OF &&
+    int done = impl && !impl->remote && value_size <= impl->options.value_max &&
+               way.reader->quick_writes++ % NEAR_TIMED_OF &&
                near__local_put(impl->local, way.reader, key, key_size, value, value_size);
     if (done)
         near__reader_add(way.reader, NEAR_COUNT_WRITES, 1);
@@ -555,7 +566,8 @@ int near_set(near_cache *cache, const void *key, size_t key_size, const void *va
     near_call my_call;
     near_write my_write;
     int status = near__key_check(key, key_size);
-    if (near__likely(status == NEAR_OK && !write && !call && value) && set_quickly(cache, key, key_size, value, value_size))
+    if (near__likely(status == NEAR_OK && !write && !call && value) &&
+        set_quickly(cache, key, key_size, value, value_size))
         return NEAR_OK;
     if (status == NEAR_OK && !value && value_size)
         status = NEAR_ERR_INVALID;
@@ -594,7 +606,8 @@ int near_expire(near_cache *cache, const void *key, size_t key_size, int64_t ttl
     return run_write(cache, &request, &mine);
 }
 
-int near_incr(near_cache *cache, const void *key, size_t key_size, int64_t delta, const near_call *call, int64_t *ret_number)
+int near_incr(near_cache *cache, const void *key, size_t key_size, int64_t delta, const near_call *call,
+              int64_t *ret_number)
 {
     near_call mine;
     int status = near__key_check(key, key_size);
@@ -682,7 +695,8 @@ static int resize(near_cache *cache, const char *option, uint64_t bytes, uint64_
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
         return status;
-    near__local_resize(impl->local, change_entries ? NEAR_LIMIT_KEPT : bytes, change_entries ? entries : NEAR_LIMIT_KEPT);
+    near__local_resize(impl->local, change_entries ? NEAR_LIMIT_KEPT : bytes,
+                       change_entries ? entries : NEAR_LIMIT_KEPT);
     near__leave(impl);
     return NEAR_OK;
 }
@@ -780,7 +794,8 @@ int near_wait_ready(near_cache *cache, uint32_t timeout_ms, near_error *error)
         return near__fail(error, status, "%s", near_status_text(status));
     status = NEAR_OK;
     if (impl->coherence)
-        status = near__coherence_wait(impl->coherence, near__now(&impl->clock) + (int64_t)timeout_ms * NEAR_NS_PER_MS, error);
+        status = near__coherence_wait(impl->coherence, near__now(&impl->clock) + (int64_t)timeout_ms * NEAR_NS_PER_MS,
+                                      error);
     near__leave(impl);
     return status;
 }

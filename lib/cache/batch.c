@@ -2,8 +2,8 @@
  *
  * Many keys at once: local hits first, then one round trip for the rest.
  *
- * Every key that is fetched leads a flight that others may join.  A batch joins no flights itself: it would wait for several
- * leaders one after another. */
+ * Every key that is fetched leads a flight that others may join.  A batch joins no flights itself: it would wait for
+ * several leaders one after another. */
 #include <string.h>
 
 #include "cache/cache.h"
@@ -55,7 +55,7 @@ static int is_served(enum near__local_result result)
 
 /* Looks up one chunk.  Items that are not served keep the status NEAR_MISS.  How many were. */
 static size_t look_up_chunk(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count,
-                          const near_call *call)
+                            const near_call *call)
 {
     struct near__local_key keys[CHUNK];
     enum near__local_result results[CHUNK];
@@ -63,8 +63,8 @@ static size_t look_up_chunk(struct near__impl *impl, struct near__reader *reader
     size_t served = 0;
     for (size_t i = 0; i < count; i++)
         keys[i] = (struct near__local_key){.key = items[i].key, .size = items[i].key_size};
-    near__local_get_many(impl->local, reader, keys, count, near__read_bound(impl, call), near__read_stale_bound(impl, call),
-                         results, views);
+    near__local_get_many(impl->local, reader, keys, count, near__read_bound(impl, call),
+                         near__read_stale_bound(impl, call), results, views);
     for (size_t i = 0; i < count; i++) {
         if (!is_served(results[i]))
             continue;
@@ -77,7 +77,7 @@ static size_t look_up_chunk(struct near__impl *impl, struct near__reader *reader
 
 /* Marks every item; those that must be fetched have the status NEAR_MISS.  How many are not served. */
 static size_t look_up(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count,
-                    const near_call *call)
+                      const near_call *call)
 {
     size_t served = 0;
     for (size_t i = 0; i < count; i++)
@@ -161,8 +161,8 @@ static void land(struct near__impl *impl, struct near__reader *reader, struct fe
     }
 }
 
-static int fetch_missing(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count, size_t missing,
-                         const near_call *call)
+static int fetch_missing(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count,
+                         size_t missing, const near_call *call)
 {
     struct fetching f;
     int64_t started_ns = near__now(&impl->clock);
@@ -187,7 +187,8 @@ static void fail_missing(near_item *items, size_t count, int status)
     }
 }
 
-static int mget_entered(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count, const near_call *call)
+static int mget_entered(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count,
+                        const near_call *call)
 {
     size_t missing = count_missing(items, count);
     int status = NEAR_OK;
@@ -202,7 +203,8 @@ static int mget_entered(struct near__impl *impl, struct near__reader *reader, ne
     return near__items_error(items, count);
 }
 
-/* The local part in a section, as near_get has it; long batches count as a call from the start, so that no section is long. */
+/* The local part in a section, as near_get has it; long batches count as a call from the start, so that no section is
+ * long. */
 static int mget_checked(near_cache *cache, near_item *items, size_t count, const near_call *call)
 {
     size_t unserved = 0;

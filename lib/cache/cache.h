@@ -2,16 +2,17 @@
  * The cache room: puts the rooms together.
  *
  * A near_cache is a *shell* that lives as long as the process and points to the *impl*, which lives from near_open to
- * near_close.  A call enters a read section, loads the impl and either finishes inside the section (a local hit) or counts
- * itself in impl->calls before it leaves the section (anything that may block).  near_close takes the impl out of the shell,
- * waits for a grace period, then for calls to reach zero: then nobody can hold the impl (R51).  fork's child handler does the
- * first step alone. */
+ * near_close.  A call enters a read section, loads the impl and either finishes inside the section (a local hit) or
+ * counts itself in impl->calls before it leaves the section (anything that may block).  near_close takes the impl out
+ * of the shell, waits for a grace period, then for calls to reach zero: then nobody can hold the impl (R51).  fork's
+ * child handler does the first step alone. */
 #ifndef NEAR_CACHE_CACHE_H
 #define NEAR_CACHE_CACHE_H
 #include <pthread.h>
 #include <stdatomic.h>
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/compiler.h"
 #include "base/histogram.h"
 #include "base/log.h"
 #include "base/uri.h"
@@ -28,9 +29,9 @@ enum near__shell_state { NEAR_SHELL_OPEN, NEAR_SHELL_CLOSED, NEAR_SHELL_FORKED }
 struct near_cache {
     _Atomic(struct near__impl *) impl; /* NULL: see state */
     _Atomic(int) state;
-    uint64_t serial;              /* of the impl's local tier: finds a thread's reader; never changes */
-    struct near__impl *owned;     /* under the registry's mutex: for near_close's way back and for fork */
-    struct near_cache *next;      /* under the registry's mutex: every shell ever made, so that none is lost */
+    uint64_t serial;          /* of the impl's local tier: finds a thread's reader; never changes */
+    struct near__impl *owned; /* under the registry's mutex: for near_close's way back and for fork */
+    struct near_cache *next;  /* under the registry's mutex: every shell ever made, so that none is lost */
 };
 
 /* What the blocking calls count; the local tier counts the rest per thread. */
@@ -41,7 +42,7 @@ struct near__call_counters {
     _Atomic(uint64_t) warm_keys, warm_found, warm_missing, warm_errors;
 };
 
-struct near__loading; /* loading.h */
+struct near__loading;      /* loading.h */
 struct near__local_writes; /* only.c: writes of a cache without a remote tier */
 
 struct near__impl {
@@ -66,10 +67,11 @@ struct near__impl {
     struct near_source *sources; /* under sources_lock */
     struct near__behind_counters source_counters;
     _Atomic(struct near__loading *) loading; /* made by the first load */
-    pthread_mutex_t making; /* of loading: the cache's own, so that a child forked meanwhile can still load into its own caches */
+    /* of loading: the cache's own, so that a child forked meanwhile can still load into its own caches */
+    pthread_mutex_t making;
     _Atomic(uint64_t) tags_ended; /* invalidations of tags that have returned: see near__load_ticket */
-    char apart[64]; /* a line of its own for calls, wherever the caller's allocator puts the impl */
-    _Atomic(uint64_t) calls; /* blocking calls under way */
+    char apart[64];               /* a line of its own for calls, wherever the caller's allocator puts the impl */
+    _Atomic(uint64_t) calls;      /* blocking calls under way */
     char apart_after[64];
 };
 
@@ -86,7 +88,7 @@ static inline struct near__impl *near__impl_in_section(near_cache *cache)
     return atomic_load_explicit(&cache->impl, memory_order_acquire);
 }
 /* Likewise: is there one? */
-static inline __attribute__((always_inline)) int near__is_open_in_section(near_cache *cache)
+NEAR_INLINE int near__is_open_in_section(near_cache *cache)
 {
     return !near__brief_is_null(&cache->impl); /* acquire: as above */
 }
@@ -120,7 +122,8 @@ static inline void near__add(_Atomic(uint64_t) *counter)
 /* read.c: what a read does after the local tier has not answered and there is a remote one; the call is counted. */
 int near__read_miss(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
                     const near_call *call, near_value *ret_value);
-/* The staleness bound of a read, and the second bound within which it may be served stale (0: it may not).  call may be NULL. */
+/* The staleness bound of a read, and the second bound within which it may be served stale (0: it may not).  call may be
+ * NULL. */
 static inline int64_t near__read_bound(const struct near__impl *impl, const near_call *call)
 {
     /* acquire: pairs with near__coherence_set_bound; whoever sees a longer bound sees the proof withdrawn before it */
@@ -153,7 +156,8 @@ static inline void near__value_from_view(near_value *value, struct near__impl *i
 }
 /* Takes over the reference. */
 void near__value_from_shared(near_value *value, struct near__impl *impl, struct near__shared *shared, uint32_t source);
-/* For NEAR_REQUIRE_FRESH: waits until the local tier may answer for the moment of this call; if it will not, the call bypasses it. */
+/* For NEAR_REQUIRE_FRESH: waits until the local tier may answer for the moment of this call; if it will not, the call
+ * bypasses it. */
 void near__read_fence(struct near__impl *impl, near_call *call);
 /* Whether NEAR_UNPROVEN_FAIL forbids asking the remote tier now. */
 int near__read_refused(const struct near__impl *impl, int64_t bound_ns);
@@ -163,7 +167,8 @@ void near__fetch_learn(struct near__impl *impl, struct near__reader *reader, str
 /* The fetched value, taken over from the request; NULL without memory (and freed). */
 struct near__shared *near__fetch_share(struct near__impl *impl, struct near__request *request);
 
-/* batch.c: NEAR_OK or NEAR_ERR_INVALID; the call as a whole came to nothing, returns status; what the call returns otherwise. */
+/* batch.c: NEAR_OK or NEAR_ERR_INVALID; the call as a whole came to nothing, returns status; what the call returns
+ * otherwise. */
 int near__items_check(const near_item *items, size_t count, int values);
 int near__items_fail(near_item *items, size_t count, int status);
 int near__items_error(const near_item *items, size_t count);
@@ -171,7 +176,8 @@ int near__items_error(const near_item *items, size_t count);
 /* write.c.  request has operation and arguments; returns the status for the caller. */
 int near__write_through(struct near__impl *impl, struct near__request *request, int64_t deadline_ns, int fill);
 /* The same for many, one round trip; each request's status is set. */
-int near__write_many(struct near__impl *impl, struct near__request *requests, size_t count, int64_t deadline_ns, int fill);
+int near__write_many(struct near__impl *impl, struct near__request *requests, size_t count, int64_t deadline_ns,
+                     int fill);
 
 /* After a write with this status: with NEAR_WRITE_BARRIER waits for the other processes.  The status for the caller. */
 int near__write_barrier(struct near__impl *impl, const near_call *call, int64_t deadline_ns, int status);
@@ -179,14 +185,15 @@ int near__write_barrier(struct near__impl *impl, const near_call *call, int64_t 
 /* source.c */
 int near__sources_open(struct near__impl *impl);
 void near__sources_stats(struct near__impl *impl, near_stats *stats);
-/* The two halves of a write, for who puts a command of its own between them: what is known before it is sent, and what its
- * end means for the local tier. */
+/* The two halves of a write, for who puts a command of its own between them: what is known before it is sent, and what
+ * its end means for the local tier. */
 struct near__sent {
     struct near__ticket ticket;
     struct near__mark before;
 };
 struct near__sent near__write_before(struct near__impl *impl, const struct near__request *request);
-void near__write_learn(struct near__impl *impl, const struct near__request *request, const struct near__sent *sent, int fill);
+void near__write_learn(struct near__impl *impl, const struct near__request *request, const struct near__sent *sent,
+                       int fill);
 
 /* loading.c */
 void near__loading_destroy(struct near__impl *impl); /* no call is under way */
@@ -194,9 +201,11 @@ void near__loading_heard(void *impl, const void *key, size_t key_size);
 void near__loading_stats(struct near__impl *impl, near_stats *stats);
 
 /* warm.c: near_warm_save; the call is counted, or nobody else is left. */
-int near__warm_save(struct near__impl *impl, const char *path, uint64_t keys_max, uint64_t *ret_keys, near_error *error);
+int near__warm_save(struct near__impl *impl, const char *path, uint64_t keys_max, uint64_t *ret_keys,
+                    near_error *error);
 
-/* snapshot.c: the option snapshot.  All do nothing without it.  start: the cache is open; stop: before anybody looks for pins. */
+/* snapshot.c: the option snapshot.  All do nothing without it.  start: the cache is open; stop: before anybody looks
+ * for pins. */
 int near__snapshot_create(struct near__impl *impl, near_error *error);
 void near__snapshot_start(struct near__impl *impl, near_cache *cache);
 void near__snapshot_stop(struct near__impl *impl);

@@ -4,10 +4,10 @@
  *
  * The registry is the library's only process-wide state of this room: the list of shells, under one mutex.
  *
- * fork(): the prepare handler takes the mutex and asks the local tier to keep liburcu quiet (bounded wait); the parent goes on;
- * in the child every open cache's shell is marked forked and its descriptors are closed without a word on the wire.  Threads,
- * locks and memory of the parent's caches are never touched in the child.  The first near_open there repairs liburcu, if
- * it was quiet at the fork; if it was not, opening is refused (COHERENCE section 4, R50). */
+ * fork(): the prepare handler takes the mutex and asks the local tier to keep liburcu quiet (bounded wait); the parent
+ * goes on; in the child every open cache's shell is marked forked and its descriptors are closed without a word on the
+ * wire.  Threads, locks and memory of the parent's caches are never touched in the child.  The first near_open there
+ * repairs liburcu, if it was quiet at the fork; if it was not, opening is refused (COHERENCE section 4, R50). */
 #include "cache/cache.h"
 
 #include <pthread.h>
@@ -21,10 +21,11 @@
 enum child_state { CHILD_NONE, CHILD_CLEAN, CHILD_UNUSABLE };
 
 static pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct near_cache *registry;       /* under registry_mutex */
-static enum child_state child;            /* under registry_mutex: this process was forked from one that had caches open */
-static int quiet;                         /* under registry_mutex, from prepare to parent/child */
-static int handlers_installed;            /* under registry_mutex */
+static struct near_cache *registry; /* under registry_mutex */
+/* under registry_mutex: this process was forked from one that had caches open */
+static enum child_state child;
+static int quiet;              /* under registry_mutex, from prepare to parent/child */
+static int handlers_installed; /* under registry_mutex */
 
 /* ---------------------------------------------------------------- fork */
 
@@ -65,7 +66,8 @@ static void fork_child(void)
 static int prepare_process_locked(near_error *error)
 {
     if (child == CHILD_UNUSABLE)
-        return near__fail(error, NEAR_ERR_FORKED, "the parent was inside a grace period at fork; this process cannot open a cache");
+        return near__fail(error, NEAR_ERR_FORKED,
+                          "the parent was inside a grace period at fork; this process cannot open a cache");
     if (child == CHILD_CLEAN) {
         near__local_fork_child();
         child = CHILD_NONE;
@@ -221,8 +223,8 @@ static int read_configuration(struct near__impl *impl, const char *uri, const ne
     return status;
 }
 
-static int make_impl(const char *uri, const near_options *options, _Atomic(int64_t) *virtual_ns, struct near__impl **ret,
-                     near_error *error)
+static int make_impl(const char *uri, const near_options *options, _Atomic(int64_t) *virtual_ns,
+                     struct near__impl **ret, near_error *error)
 {
     struct near__alloc alloc;
     near_allocator hooks = {0};
@@ -240,7 +242,8 @@ static int make_impl(const char *uri, const near_options *options, _Atomic(int64
     int status = read_configuration(impl, uri, options, error);
     if (status == NEAR_OK) {
         const near_options *o = &impl->options;
-        impl->log = (struct near__log){.fn = o->log, .arg = o->log_arg, .level = (int)o->log_level, .clock = &impl->clock};
+        impl->log =
+            (struct near__log){.fn = o->log, .arg = o->log_arg, .level = (int)o->log_level, .clock = &impl->clock};
         impl->timeout_ns = (int64_t)o->timeout_ms * NEAR_NS_PER_MS;
         impl->stale_ns = (int64_t)o->stale_ms * NEAR_NS_PER_MS;
         impl->unasked_stale_ns = o->unproven == NEAR_UNPROVEN_SERVE_STALE ? impl->stale_ns : 0;
@@ -299,7 +302,7 @@ int near_open(const char *uri, const near_options *options, near_cache **ret_cac
 int near__shell_refusal(const near_cache *cache)
 {
     return atomic_load_explicit(&cache->state, memory_order_relaxed) == NEAR_SHELL_FORKED ? NEAR_ERR_FORKED
-                                                                                           : NEAR_ERR_CLOSED;
+                                                                                          : NEAR_ERR_CLOSED;
 }
 
 struct near__impl *near__enter(near_cache *cache, int *ret_status)
@@ -336,7 +339,8 @@ static void wait_for_calls(struct near__impl *impl)
 
 static int values_outstanding(struct near__impl *impl)
 {
-    return near__local_pinned(impl->local) != 0 || atomic_load_explicit(&impl->values.outstanding, memory_order_acquire) != 0 || near__sources_open(impl);
+    return near__local_pinned(impl->local) != 0 ||
+           atomic_load_explicit(&impl->values.outstanding, memory_order_acquire) != 0 || near__sources_open(impl);
 }
 
 int near_close(near_cache *cache)

@@ -6,23 +6,25 @@
  *        │  ───► known to be absent      take that
  *        │  ───► somebody loads          wait for their message (near_get_or_load) or leave it to them (a refresh)
  *        ▼
- *      loader ─► value                   FILL     kept by the server if the lease still stands, then locally, then handed out
+ *      loader ─► value                   FILL     kept by the server if the lease still stands, then locally, then
+ *                                                 handed out
  *           ───► no such key             RELEASE  remembered as absent, here and there
  *           ───► failed                  RELEASE  and the message wakes the next process
  *
- * Why the loaded value never overwrites something newer.  The loader asks its source some time between [1] the server's giving
- * the lease and [2] FILL.  A writer changes the source, then the server (near_set, near_del).  Every write of ours removes
- * the lease in the same step.  If that step comes after [1] and before [2], FILL finds the lease gone and does nothing; if
- * after [2], it overwrites or removes what FILL wrote; if before [1], the source had the new value already when the loader
- * asked.  A lease that ended by itself (the holder was too slow) ends FILL the same way, whoever has it now.  A foreign client
- * does not remove leases: what it creates is still not overwritten (NEAR_FILL_ABSENT), but its writes during a refresh,
- * and its deletions during any load, are not seen; then the time to live is the bound.
+ * Why the loaded value never overwrites something newer.  The loader asks its source some time between [1] the server's
+ * giving the lease and [2] FILL.  A writer changes the source, then the server (near_set, near_del).  Every write of
+ * ours removes the lease in the same step.  If that step comes after [1] and before [2], FILL finds the lease gone and
+ * does nothing; if after [2], it overwrites or removes what FILL wrote; if before [1], the source had the new value
+ * already when the loader asked.  A lease that ended by itself (the holder was too slow) ends FILL the same way,
+ * whoever has it now.  A foreign client does not remove leases: what it creates is still not overwritten
+ * (NEAR_FILL_ABSENT), but its writes during a refresh, and its deletions during any load, are not seen; then the time
+ * to live is the bound.
  *
- * Here, the loaded value is installed as any acknowledged write is: at FILL's position, under the ticket taken before FILL was
- * sent (docs/design.md, section 1).  What FILL did not keep is not installed.
+ * Here, the loaded value is installed as any acknowledged write is: at FILL's position, under the ticket taken before
+ * FILL was sent (docs/design.md, section 1).  What FILL did not keep is not installed.
  *
- * Without the server's answer (away, out of memory, no rights) the load runs without a lease, once in this process, and its
- * value is handed out and kept nowhere: there is nobody who could say whether it is the newest. */
+ * Without the server's answer (away, out of memory, no rights) the load runs without a lease, once in this process, and
+ * its value is handed out and kept nowhere: there is nobody who could say whether it is the newest. */
 #include "cache/loading.h"
 
 #include <inttypes.h>
@@ -33,7 +35,8 @@
 
 /* ---------------------------------------------------------------- life */
 
-struct near__load *near__load_create(struct near__impl *impl, const void *key, size_t key_size, struct near__flight *flight)
+struct near__load *near__load_create(struct near__impl *impl, const void *key, size_t key_size,
+                                     struct near__flight *flight)
 {
     struct near__loading *l = near__loading_known(impl);
     struct near__load *load = near__alloc_zero(&impl->alloc, sizeof(*load) + key_size);
@@ -69,7 +72,8 @@ static void land(struct near__load *load, int status, struct near__shared *share
 /* ---------------------------------------------------------------- asking */
 
 /* What a LEASE teaches: with a value the same as a fetch; otherwise that nothing below the position is current. */
-static void learn_tags(struct near__load *load, const struct near__request *q, struct near__ticket ticket, uint64_t position)
+static void learn_tags(struct near__load *load, const struct near__request *q, struct near__ticket ticket,
+                       uint64_t position)
 {
     char text[NEAR_TAGS_TEXT_MAX];
     struct near__tags tags;
@@ -110,8 +114,8 @@ static void learn_asked(struct near__load *load, const struct near__request *q, 
     if (!position)
         near__local_invalidate(impl->local, q->key, q->key_size, 0, NEAR_CAUSE_WRITE);
     else if (q->value_out && reader)
-        near__local_install(impl->local, reader, sent->ticket, q->key, q->key_size, q->value_out, q->value_out_size, position,
-                            q->ttl_left_ms, q->sent_ns);
+        near__local_install(impl->local, reader, sent->ticket, q->key, q->key_size, q->value_out, q->value_out_size,
+                            position, q->ttl_left_ms, q->sent_ns);
     else
         near__local_observe(impl->local, q->key, q->key_size, position);
     if (q->value_out && position && load->options.flags & NEAR_LOAD_TAGS)
@@ -140,8 +144,8 @@ struct near__asked near__load_ask_before(struct near__load *load, uint32_t flags
     return asked;
 }
 
-/* Told to the flight where it is learnt: a reader who finds no copy (evicted during a refresh, or on its way into the index) is there already,
- * or comes while it is loaded. */
+/* Told to the flight where it is learnt: a reader who finds no copy (evicted during a refresh, or on its way into the
+ * index) is there already, or comes while it is loaded. */
 void near__load_take_old(struct near__load *load, struct near__shared *old)
 {
     near__shared_unref(load->old);
@@ -290,7 +294,8 @@ static int fill_only(struct near__load *load, struct near__request *q, const cha
     q->key = load->key;
     q->key_size = load->key_size;
     if (text_size && near__tags_parse(text, text_size, &tags) == 0) {
-        /* A tag that is not there begins where invalidations are: it may have been invalidated since we asked, and evicted. */
+        /* A tag that is not there begins where invalidations are: it may have been invalidated since we asked, and
+         * evicted. */
         char number[24];
         int number_size = snprintf(number, sizeof(number), "%" PRIu64, near__local_invalidations(impl));
         while (near__tags_next(&tags, &tag, &size)) {
@@ -322,8 +327,8 @@ static void mark_absent_only(struct near__load *load, int64_t ttl_ms)
     struct near__request q = {.operation = NEAR_OP_DEL, .key = load->key, .key_size = load->key_size};
     if (near__local_write_if(impl, &q, load->ticket) == NEAR_UNMET || !ttl_ms)
         return;
-    /* A write that came between has raised the floor above this position, or will; a drop or a clearing since the load began voids the
-     * ticket. */
+    /* A write that came between has raised the floor above this position, or will; a drop or a clearing since the load
+     * began voids the ticket. */
     near__notes_put(load->loading->notes, load->key, load->key_size, NEAR_NOTE_ABSENT, load->ticket, q.position,
                     near__now(&impl->clock) + ttl_ms * NEAR_NS_PER_MS);
 }
@@ -335,7 +340,8 @@ static int64_t hard_ms_of(const struct near__load *load, const struct near_loade
     int64_t ttl_ms = loaded->ttl_ms ? loaded->ttl_ms : load->options.ttl_ms;
     if (!ttl_ms)
         return 0;
-    return near__jittered(ttl_ms, load->options.jitter_permille, near__load_random()) + near__load_grace_ms(&load->options);
+    return near__jittered(ttl_ms, load->options.jitter_permille, near__load_random()) +
+           near__load_grace_ms(&load->options);
 }
 
 static int64_t absent_ms_of(const struct near__load *load, const struct near_loaded *loaded)
@@ -347,12 +353,12 @@ static int64_t absent_ms_of(const struct near__load *load, const struct near_loa
 /* Whether the old value's tags are known.  The server has none beside a value that somebody wrote without. */
 static int old_tags(const struct near__load *load, struct near__tags *ret)
 {
-    return load->tags && near__tags_parse(load->tags, load->tags_size, ret) == 0 && ret->list_size <= NEAR_TAGS_LIST_MAX &&
-           ret->hash == near_version_of(load->old->data, load->old->size);
+    return load->tags && near__tags_parse(load->tags, load->tags_size, ret) == 0 &&
+           ret->list_size <= NEAR_TAGS_LIST_MAX && ret->hash == near_version_of(load->old->data, load->old->size);
 }
 
-/* The old value, if the loader may keep it.  A local one has a description; if that has gone meanwhile keeping the value would
- * lose its tags without a word. */
+/* The old value, if the loader may keep it.  A local one has a description; if that has gone meanwhile keeping the
+ * value would lose its tags without a word. */
 static const struct near__shared *keepable(const struct near__load *load)
 {
     struct near__tags tags;
@@ -577,8 +583,8 @@ static uint32_t refresh_flags(const struct near__load *load)
     return load->early ? NEAR_LEASE_FORCE : 0;
 }
 
-/* The server's answer.  Returns 1 when it shall load; otherwise whoever joined it sees for himself, and nobody tries again
- * before the other's load can have ended. */
+/* The server's answer.  Returns 1 when it shall load; otherwise whoever joined it sees for himself, and nobody tries
+ * again before the other's load can have ended. */
 static int may_refresh(struct near__load *load, const struct near__request *q, int64_t now_ns)
 {
     struct near__impl *impl = load->impl;
@@ -633,7 +639,8 @@ void near__load_start(struct near__load *load)
 {
     struct near__loading *l = load->loading;
     struct near__impl *impl = load->impl;
-    near__flight_limit(l->flights, load->flight, near__now(&impl->clock) + load->options.hard_timeout_ms * NEAR_NS_PER_MS);
+    near__flight_limit(l->flights, load->flight,
+                       near__now(&impl->clock) + load->options.hard_timeout_ms * NEAR_NS_PER_MS);
     near__count_call(impl); /* ours, which is counted, is still under way */
     load->job.run = run;
     load->job.queued = is_queued;
@@ -657,7 +664,8 @@ void near__load_start(struct near__load *load)
 struct near__bulk {
     struct near__job job; /* first */
     struct near__impl *impl;
-    struct near__loading *refreshes; /* where it counts as a refresh; NULL: its loads have their leases, and are waited for */
+    /* where it counts as a refresh; NULL: its loads have their leases, and are waited for */
+    struct near__loading *refreshes;
     size_t count;
     struct answer *answers;
     near_load_request *requests;
@@ -793,8 +801,10 @@ static int lands(const struct near__job *job, const void *flight)
     return 0;
 }
 
-/* A loader that waits for a load in the queue may wait for itself: when every worker does, nobody is left to take it. */
-struct near__landing near__load_wait(struct near__loading *l, struct near__flight *flight, struct near__patience patience)
+/* A loader that waits for a load in the queue may wait for itself: when every worker does, nobody is left to take
+ * it. */
+struct near__landing near__load_wait(struct near__loading *l, struct near__flight *flight,
+                                     struct near__patience patience)
 {
     patience.is_worker = near__workers_inside();
     for (;;) {

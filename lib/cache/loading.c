@@ -58,7 +58,8 @@ static struct near__loading *make(struct near__impl *impl)
     if (near__flights_create(&impl->alloc, &impl->clock, &l->flights) == NEAR_OK &&
         near__watches_create(&impl->alloc, &impl->clock, &l->watches) == NEAR_OK &&
         near__workers_create(&impl->alloc, impl->options.load_threads, &l->workers) == NEAR_OK &&
-        near__notes_create(&impl->alloc, impl->local, (size_t)(share < NOTES_MAX ? share : NOTES_MAX), &l->notes) == NEAR_OK)
+        near__notes_create(&impl->alloc, impl->local, (size_t)(share < NOTES_MAX ? share : NOTES_MAX), &l->notes) ==
+            NEAR_OK)
         return l;
     destroy(impl, l);
     return NULL;
@@ -127,11 +128,12 @@ int near__load_copy(const near_load *options, near_load *ret)
     near_load defaults;
     near_load_init(&defaults);
     memset(ret, 0, sizeof(*ret));
-    int status = near__struct_copy(ret, sizeof(*ret), options ? options : &defaults, options ? options->size : defaults.size);
+    int status =
+        near__struct_copy(ret, sizeof(*ret), options ? options : &defaults, options ? options->size : defaults.size);
     if (status != NEAR_OK)
         return status;
-    if (ret->flags & ~(uint32_t)(NEAR_LOAD_REFRESH | NEAR_LOAD_TAGS) || !times_in_range(ret) || ret->jitter_permille > 1000 ||
-        ret->early_permille > 1000000)
+    if (ret->flags & ~(uint32_t)(NEAR_LOAD_REFRESH | NEAR_LOAD_TAGS) || !times_in_range(ret) ||
+        ret->jitter_permille > 1000 || ret->early_permille > 1000000)
         return NEAR_ERR_INVALID;
     ret->lease_ms = ret->lease_ms ? ret->lease_ms : LEASE_MS;
     ret->hard_timeout_ms = ret->hard_timeout_ms ? ret->hard_timeout_ms : HARD_MS;

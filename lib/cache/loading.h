@@ -66,8 +66,8 @@ size_t near__tags_describe(uint64_t position, const void *value, size_t value_si
 int near__tags_parse(const void *text, size_t size, struct near__tags *ret); /* 0, or -1 for what is none */
 int near__tags_next(const struct near__tags *tags, const char **cursor, size_t *ret_size); /* *cursor begins NULL */
 /* Whether a local value's tags are known here, and none was invalidated since it was loaded. */
-int near__tags_hold(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size, const void *value,
-                    size_t value_size);
+int near__tags_hold(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
+                    const void *value, size_t value_size);
 /* A copy of the description that a key has locally; NULL: none, or no memory. */
 void *near__tags_copy(struct near__impl *impl, const void *key, size_t key_size, size_t *ret_size);
 /* Keeps a description beside a value that was just learnt, and what its tags' numbers are. */
@@ -92,9 +92,9 @@ struct near_loaded {
     unsigned tags;
     char list[NEAR_TAGS_LIST_MAX]; /* each tag and a zero */
     size_t list_size;
-    int error;      /* of a near_loaded_… call: it decides, whatever the loader returns */
+    int error;            /* of a near_loaded_… call: it decides, whatever the loader returns */
     int answered, answer; /* near_loaded_answer: instead of what the loader returns */
-    int64_t ttl_ms; /* 0: the options' */
+    int64_t ttl_ms;       /* 0: the options' */
 };
 
 /* One load on its way: begun by a reader, or behind its back, run by a worker. */
@@ -113,8 +113,9 @@ struct near__load {
     int leased, exists;
     uint64_t fence;
     struct near__shared *old; /* what there is; NULL: nothing */
-    uint64_t asked_at;        /* position when the lease was given, as the server tells it: what tags are compared with */
-    void *tags;               /* of the old value; NULL: none */
+    /* position when the lease was given, as the server tells it: what tags are compared with */
+    uint64_t asked_at;
+    void *tags; /* of the old value; NULL: none */
     size_t tags_size;
     char owner[40];
     size_t key_size;
@@ -122,9 +123,11 @@ struct near__load {
 };
 
 /* load.c.  A load of a key, with a reference to the flight; NULL without memory. */
-struct near__load *near__load_create(struct near__impl *impl, const void *key, size_t key_size, struct near__flight *flight);
+struct near__load *near__load_create(struct near__impl *impl, const void *key, size_t key_size,
+                                     struct near__flight *flight);
 void near__load_free(struct near__load *load);
-/* Asks the server for the value or the lease; what the answer teaches is learnt.  Takes value and tags out of the request. */
+/* Asks the server for the value or the lease; what the answer teaches is learnt.  Takes value and tags out of the
+ * request. */
 void near__load_ask(struct near__load *load, uint32_t flags, int64_t deadline_ns, struct near__request *ret);
 /* The two halves of it, for who asks for many loads in one round trip. */
 struct near__asked {
@@ -132,7 +135,8 @@ struct near__asked {
     struct near__ticket tags_ticket;
 };
 struct near__asked near__load_ask_before(struct near__load *load, uint32_t flags, struct near__request *ret);
-/* An old value (the reference is taken over) or NULL in place of what it had; who waits for the load may be served it. */
+/* An old value (the reference is taken over) or NULL in place of what it had; who waits for the load may be served
+ * it. */
 void near__load_take_old(struct near__load *load, struct near__shared *old);
 void near__load_ask_after(struct near__load *load, struct near__request *q, const struct near__asked *asked);
 /* Loads that one call of their bulk loader shall do.  Room for `room` of them; NULL without memory. */
@@ -140,12 +144,15 @@ struct near__bulk *near__bulk_create(struct near__impl *impl, size_t room);
 void near__bulk_add(struct near__bulk *bulk, struct near__load *load);
 /* Hands them to a worker and takes them all over; none is fine.  On an error the flights have landed with it. */
 void near__bulk_start(struct near__bulk *bulk);
-/* Waits as near__flight_wait_load does.  A worker takes the flight's load out of the queue and does it, rather than wait for one. */
-struct near__landing near__load_wait(struct near__loading *l, struct near__flight *flight, struct near__patience patience);
+/* Waits as near__flight_wait_load does.  A worker takes the flight's load out of the queue and does it, rather than
+ * wait for one. */
+struct near__landing near__load_wait(struct near__loading *l, struct near__flight *flight,
+                                     struct near__patience patience);
 /* Hands the load, which is counted as a call, to a worker.  On an error the flight has landed with it. */
 void near__load_start(struct near__load *load);
-/* Refreshes that one call of the reader's found due, in order; {0}: none.  All have the same loader.  Where it is a bulk loader one
- * call of it will have them all, and so they count as one for the option load_refreshes; otherwise each as one. */
+/* Refreshes that one call of the reader's found due, in order; {0}: none.  All have the same loader.  Where it is a
+ * bulk loader one call of it will have them all, and so they count as one for the option load_refreshes; otherwise each
+ * as one. */
 struct near__refreshes {
     struct near__load *first, *last;
     size_t count;

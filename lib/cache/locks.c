@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Locks for applications: checks the arguments and lets lib/load/redlock.c ask the caches' servers.  Each request enters and leaves its
- * cache, so that a cache may be closed while a lock is waited for or held. */
+ * Locks for applications: checks the arguments and lets lib/load/redlock.c ask the caches' servers.  Each request
+ * enters and leaves its cache, so that a cache may be closed while a lock is waited for or held. */
 #include <string.h>
 
 #include "cache/cache.h"
@@ -36,8 +36,9 @@ static int options_copy(const near_lock_options *options, near_lock_options *ret
         if (status != NEAR_OK)
             return status;
     }
-    if (ret->flags & ~(uint32_t)NEAR_LOCK_TRY || ret->ttl_ms < NEAR_LOCK_TTL_MIN_MS || ret->ttl_ms > NEAR_LOCK_TTL_MAX_MS ||
-        !ret->retry_ms || ret->retry_ms > NEAR_LOCK_TTL_MAX_MS || !ret->server_timeout_ms || ret->drift_permille > 500)
+    if (ret->flags & ~(uint32_t)NEAR_LOCK_TRY || ret->ttl_ms < NEAR_LOCK_TTL_MIN_MS ||
+        ret->ttl_ms > NEAR_LOCK_TTL_MAX_MS || !ret->retry_ms || ret->retry_ms > NEAR_LOCK_TTL_MAX_MS ||
+        !ret->server_timeout_ms || ret->drift_permille > 500)
         return NEAR_ERR_INVALID;
     return NEAR_OK;
 }
@@ -146,7 +147,10 @@ int near_lock_extend(near_held_lock *held, uint32_t ttl_ms)
     return status;
 }
 
-uint64_t near_lock_fence(const near_held_lock *held) { return held ? held->lock.fence : 0; }
+uint64_t near_lock_fence(const near_held_lock *held)
+{
+    return held ? held->lock.fence : 0;
+}
 
 int64_t near_lock_valid_ms(const near_held_lock *held)
 {

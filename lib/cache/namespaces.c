@@ -5,17 +5,18 @@
  *      name "shop", key "item:7"        stored as  9f3c06d1a27be845:shop:item:7
  *      ":nearcache-ns:shop"             is         9f3c06d1a27be845          the generation, a key like any other
  *
- * To invalidate is to write another generation: nobody asks for the old keys any more.  Nothing is walked or removed; the
- * generation is kept locally by the ordinary rules, so every process learns of a new one by one message, within the
- * staleness bound, and the writer at once.  What a namespace costs is one more local hit for a key in it, and nothing for others.
+ * To invalidate is to write another generation: nobody asks for the old keys any more.  Nothing is walked or removed;
+ * the generation is kept locally by the ordinary rules, so every process learns of a new one by one message, within the
+ * staleness bound, and the writer at once.  What a namespace costs is one more local hit for a key in it, and nothing
+ * for others.
  *
- * A generation is 64 random bits, not a number counted from one: a generation that was evicted, or lost with its server, must
- * never come again, or it would bring its values back.  For the same reason it names its namespace alone: it stands
- * first, so that no two pairs of name and key make one stored key, whatever bytes they have.  Who finds none makes one, unless
- * somebody was quicker (NX).
+ * A generation is 64 random bits, not a number counted from one: a generation that was evicted, or lost with its
+ * server, must never come again, or it would bring its values back.  For the same reason it names its namespace alone:
+ * it stands first, so that no two pairs of name and key make one stored key, whatever bytes they have.  Who finds none
+ * makes one, unless somebody was quicker (NX).
  *
- * A stored key is a name like any other, so a namespace may lie in another one: its generation is then looked up under the
- * outer's, and goes with it. */
+ * A stored key is a name like any other, so a namespace may lie in another one: its generation is then looked up under
+ * the outer's, and goes with it. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -91,8 +92,8 @@ static int find(near_cache *cache, const char *key, size_t key_size, const near_
     return status == NEAR_MISS || status == NEAR_UNMET ? NEAR_ERR_TIMEOUT : status;
 }
 
-static void compose(const char generation[GENERATION_SIZE], const void *name, size_t name_size, const void *key, size_t key_size,
-                    char *ret)
+static void compose(const char generation[GENERATION_SIZE], const void *name, size_t name_size, const void *key,
+                    size_t key_size, char *ret)
 {
     memcpy(ret, generation, GENERATION_SIZE);
     ret += GENERATION_SIZE;

@@ -149,7 +149,8 @@ static int do_cas(struct writing *w)
     const struct near__request *r = w->request;
     if (!w->present)
         return NEAR_MISS;
-    if (w->view.size != r->expected_size || (r->expected_size && memcmp(w->view.data, r->expected, r->expected_size) != 0))
+    if (w->view.size != r->expected_size ||
+        (r->expected_size && memcmp(w->view.data, r->expected, r->expected_size) != 0))
         return NEAR_UNMET;
     int64_t ttl = r->flags & NEAR_SET_KEEP_TTL ? ttl_left_ms(w->impl, &w->view) : r->ttl_ms ? r->ttl_ms : -1;
     return put(w, r->value, r->value_size, ttl);
@@ -216,12 +217,18 @@ uint64_t near__local_invalidations(struct near__impl *impl)
 static int do_write(struct writing *w)
 {
     switch (w->request->operation) {
-    case NEAR_OP_SET: return do_set(w);
-    case NEAR_OP_CAS: return do_cas(w);
-    case NEAR_OP_INCR: return do_incr(w);
-    case NEAR_OP_EXPIRE: return do_expire(w);
-    case NEAR_OP_TAG: return do_tag(w);
-    default: return do_del(w);
+    case NEAR_OP_SET:
+        return do_set(w);
+    case NEAR_OP_CAS:
+        return do_cas(w);
+    case NEAR_OP_INCR:
+        return do_incr(w);
+    case NEAR_OP_EXPIRE:
+        return do_expire(w);
+    case NEAR_OP_TAG:
+        return do_tag(w);
+    default:
+        return do_del(w);
     }
 }
 
@@ -261,7 +268,8 @@ static int look_and_write(struct writing *w, const struct near__ticket *unless_c
     take_ticket(w);
     if (unless_changed && !is_unchanged(w, *unless_changed))
         return NEAR_UNMET;
-    w->present = depends_on_current(r) && near__local_look(w->impl->local, w->reader, r->key, r->key_size, &w->view) == NEAR_LOCAL_HIT;
+    w->present = depends_on_current(r) &&
+                 near__local_look(w->impl->local, w->reader, r->key, r->key_size, &w->view) == NEAR_LOCAL_HIT;
     int status = do_write(w);
     if (w->present)
         near__local_unpin(w->reader, &w->view);
@@ -277,7 +285,8 @@ static int write_with_number(struct writing *w, const struct near__ticket *unles
     return status;
 }
 
-static int write_the_long_way(struct near__impl *impl, struct near__request *request, const struct near__ticket *unless_changed)
+static int write_the_long_way(struct near__impl *impl, struct near__request *request,
+                              const struct near__ticket *unless_changed)
 {
     struct writing w = {.impl = impl, .reader = near__local_reader(impl->local), .request = request};
     if (!w.reader)

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What a read does after the local tier has not answered: the policy for missing proof, one fetch per key at a time, and what
- * the reply teaches the local tier.
+ * What a read does after the local tier has not answered: the policy for missing proof, one fetch per key at a time,
+ * and what the reply teaches the local tier.
  *
- * Order of a fetch, which the whole argument of docs/design.md rests on: ticket (what was known of the key) → mark (what was known
- * of the server) → send → reply at position r → install at r under the ticket, or observe r (I1, I4, R54) → only then is the
- * value handed to anybody. */
+ * Order of a fetch, which the whole argument of docs/design.md rests on: ticket (what was known of the key) → mark
+ * (what was known of the server) → send → reply at position r → install at r under the ticket, or observe r (I1, I4,
+ * R54) → only then is the value handed to anybody. */
 #include "cache/cache.h"
 #include "local/hit.h"
 
 #include <string.h>
 
+#include "base/compiler.h"
 #include "base/mutant.h"
 
 void near__read_fence(struct near__impl *impl, near_call *call)
@@ -54,7 +55,7 @@ void near__value_from_shared(near_value *value, struct near__impl *impl, struct 
     value->private_[1] = value->private_[2] = NULL;
 }
 
-static __attribute__((noinline)) void release_other(near_value *value)
+NEAR_APART void release_other(near_value *value)
 {
     struct near__view view = {.data = value->data, .size = value->size, .pin = value->private_[0]};
     if (value->state_ == NEAR_VALUE_PINNED)
@@ -100,8 +101,10 @@ int near_own(near_value *value)
 struct near__shared *near__fetch_share(struct near__impl *impl, struct near__request *request)
 {
     /* counted from the sending time: the copy never outlives the key (R20) */
-    int64_t expires_ns = request->ttl_left_ms < 0 ? NEAR_NEVER : request->sent_ns + request->ttl_left_ms * NEAR_NS_PER_MS;
-    struct near__shared *shared = near__shared_create(&impl->values, request->value_out, request->value_out_size, expires_ns);
+    int64_t expires_ns =
+        request->ttl_left_ms < 0 ? NEAR_NEVER : request->sent_ns + request->ttl_left_ms * NEAR_NS_PER_MS;
+    struct near__shared *shared =
+        near__shared_create(&impl->values, request->value_out, request->value_out_size, expires_ns);
     if (!shared)
         near__free(&impl->alloc, request->value_out);
     request->value_out = NULL;
@@ -157,8 +160,9 @@ struct answer {
     struct near__shared *shared; /* with NEAR_OK */
 };
 
-/* Whether the end of a flight that was joined is of no use to this read.  The leader's deadline is not ours; and the value may have died
- * before we began, when the leader was long in coming back with it.  What is led or joined next began after us. */
+/* Whether the end of a flight that was joined is of no use to this read.  The leader's deadline is not ours; and the
+ * value may have died before we began, when the leader was long in coming back with it.  What is led or joined next
+ * began after us. */
 static int must_fly_again(const struct near__impl *impl, const struct terms *terms, struct answer *answer)
 {
     if (answer->status == NEAR_ERR_TIMEOUT)
@@ -170,7 +174,8 @@ static int must_fly_again(const struct near__impl *impl, const struct terms *ter
     return 1;
 }
 
-/* Joins a fetch of the key under way or leads one.  Returns 0 when the flight that was joined was of no use: then once more. */
+/* Joins a fetch of the key under way or leads one.  Returns 0 when the flight that was joined was of no use: then once
+ * more. */
 static int fly(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
                const struct terms *terms, struct answer *ret)
 {

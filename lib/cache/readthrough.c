@@ -10,15 +10,16 @@
  *   old           <= fail_ms    waits for the load, at most soft_timeout_ms; then, or if it fails: served, NEAR_STALE
  *   none                        waits for the load until the deadline
  *
- * Who finds none and joins a refresh that another reader has begun (his copy may have been evicted meanwhile, or its successor be on
- * its way into the index) has what the server had when the refresh asked it, by the same rules.
+ * Who finds none and joins a refresh that another reader has begun (his copy may have been evicted meanwhile, or its
+ * successor be on its way into the index) has what the server had when the refresh asked it, by the same rules.
  *
- * Flights of loads are those of flight.c: keyed by key and ticket, so nobody joins a load that began before something was learnt
- * of the key (R17); and not older than the staleness bound, for a write elsewhere whose message was lost.  A second flight beside
- * a slow load does not load again: the server's lease is held.
+ * Flights of loads are those of flight.c: keyed by key and ticket, so nobody joins a load that began before something
+ * was learnt of the key (R17); and not older than the staleness bound, for a write elsewhere whose message was lost.  A
+ * second flight beside a slow load does not load again: the server's lease is held.
  *
- * Who leads asks the server himself, and waits for another process's message himself; only the loader runs in a worker.  So
- * when the leader's own time is over, the flight lands with NEAR_ERR_TIMEOUT, and who has time left leads the next. */
+ * Who leads asks the server himself, and waits for another process's message himself; only the loader runs in a worker.
+ * So when the leader's own time is over, the flight lands with NEAR_ERR_TIMEOUT, and who has time left leads the
+ * next. */
 #include "cache/wanted.h"
 
 #include <string.h>
@@ -72,7 +73,8 @@ static void serve_shared(struct near__impl *impl, struct near__wanted *w, struct
 }
 
 /* Puts an old value that may be served into *value: the one that the server had, or the local copy. */
-static int serve_old(struct near__impl *impl, struct near__wanted *w, struct near__shared *old, uint32_t source, int64_t now_ns)
+static int serve_old(struct near__impl *impl, struct near__wanted *w, struct near__shared *old, uint32_t source,
+                     int64_t now_ns)
 {
     if (!oldest_ns(w))
         return 0;
@@ -88,8 +90,8 @@ static int serve_unproven(struct near__impl *impl, struct near__reader *reader, 
     struct near__view view;
     if (!w->options.fail_ms || w->has_local || w->options.flags & NEAR_LOAD_TAGS)
         return 0;
-    enum near__local_result result = near__local_get(impl->local, reader, w->key, w->key_size, near__read_bound(impl, NULL),
-                                                     ns(w->options.fail_ms), &view);
+    enum near__local_result result = near__local_get(impl->local, reader, w->key, w->key_size,
+                                                     near__read_bound(impl, NULL), ns(w->options.fail_ms), &view);
     if (result != NEAR_LOCAL_HIT && result != NEAR_LOCAL_STALE_HIT)
         return 0;
     near__value_from_view(w->value, impl, reader, &view);
@@ -99,15 +101,17 @@ static int serve_unproven(struct near__impl *impl, struct near__reader *reader, 
 /* There is something to be served at the soft end, or now if that is over. */
 static int has_old(const struct near__wanted *w, const struct near__shared *old, int64_t now_ns)
 {
-    return oldest_ns(w) > 0 && ((w->has_local && w->age_ns <= oldest_ns(w)) || near__shared_lasts(old, w->soft_ns, now_ns));
+    return oldest_ns(w) > 0 &&
+           ((w->has_local && w->age_ns <= oldest_ns(w)) || near__shared_lasts(old, w->soft_ns, now_ns));
 }
 
 /* ---------------------------------------------------------------- behind */
 
-/* Without a remote tier the local copy is what the loader is given, and who joins meanwhile.  Looked for anew, since the flight's ticket has
- * been taken: what was found before may have been removed before that, and then whoever removed it may join (R17).  A removal changes the
- * ticket before it removes, and a write has the stripe (its floor is odd) from before its value is visible until after: what is found
- * in between may be the older one, and is given to nobody. */
+/* Without a remote tier the local copy is what the loader is given, and who joins meanwhile.  Looked for anew, since
+ * the flight's ticket has been taken: what was found before may have been removed before that, and then whoever removed
+ * it may join (R17).  A removal changes the ticket before it removes, and a write has the stripe (its floor is odd)
+ * from before its value is visible until after: what is found in between may be the older one, and is given to
+ * nobody. */
 static void give_old(struct near__impl *impl, const struct near__wanted *w, struct near__load *load)
 {
     struct near__reader *reader = near__local_reader(impl->local);
@@ -116,7 +120,8 @@ static void give_old(struct near__impl *impl, const struct near__wanted *w, stru
         return;
     if (near__local_look(impl->local, reader, w->key, w->key_size, &view) != NEAR_LOCAL_HIT)
         return;
-    if (!(w->options.flags & NEAR_LOAD_TAGS) || near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
+    if (!(w->options.flags & NEAR_LOAD_TAGS) ||
+        near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
         void *copy = near__memdup(&impl->alloc, view.data, view.size);
         struct near__shared *old = copy ? near__shared_create(&impl->values, copy, view.size, view.expires_ns) : NULL;
         if (!old)
@@ -156,14 +161,14 @@ static enum near__note note_of(struct near__impl *impl, struct near__loading *l,
     return note;
 }
 
-/* The key's own ticket does not change when a tag of it is invalidated, and which tags it has is known only after the load.  So a load
- * that looks at tags is joined by nobody who begins after any such invalidation has returned here (R17), nor one that does not look by anybody
- * who does. */
+/* The key's own ticket does not change when a tag of it is invalidated, and which tags it has is known only after the
+ * load.  So a load that looks at tags is joined by nobody who begins after any such invalidation has returned here
+ * (R17), nor one that does not look by anybody who does. */
 struct near__ticket near__load_ticket(struct near__impl *impl, const struct near__wanted *w)
 {
     struct near__ticket ticket = near__local_ticket(impl->local, w->key, w->key_size);
     if (w->options.flags & NEAR_LOAD_TAGS && !NEAR_MUTANT(TAGS_UNTICKETED))
-        ticket.tags = 1 + atomic_load_explicit(&impl->tags_ended, memory_order_acquire); /* acquire: see near_invalidate_tag */
+        ticket.tags = 1 + atomic_load_explicit(&impl->tags_ended, memory_order_acquire); /* see near_invalidate_tag */
     return ticket;
 }
 
@@ -223,7 +228,8 @@ static void refresh_behind(struct near__impl *impl, struct near__loading *l, con
 /* Errors about the key or the caller; whatever else the server says, it cannot be asked at present. */
 int near__wanted_is_final(int status)
 {
-    return status == NEAR_ERR_TOO_LARGE || status == NEAR_ERR_WRONG_TYPE || status == NEAR_ERR_NOMEM || status == NEAR_ERR_CLOSED;
+    return status == NEAR_ERR_TOO_LARGE || status == NEAR_ERR_WRONG_TYPE || status == NEAR_ERR_NOMEM ||
+           status == NEAR_ERR_CLOSED;
 }
 
 #define DEAF_MS 50
@@ -236,7 +242,8 @@ int64_t near__wanted_own_end(const struct near__wanted *w, const struct near__lo
 int64_t near__wanted_other_end(struct near__impl *impl, int64_t lease_left_ms)
 {
     /* acquire: as on the hit path; only how long to wait depends on it */
-    if (atomic_load_explicit(&impl->gate->proved_ns, memory_order_acquire) == NEAR_PROVED_NEVER && lease_left_ms > DEAF_MS)
+    if (atomic_load_explicit(&impl->gate->proved_ns, memory_order_acquire) == NEAR_PROVED_NEVER &&
+        lease_left_ms > DEAF_MS)
         lease_left_ms = DEAF_MS;
     return near__now(&impl->clock) + (lease_left_ms + 1) * NEAR_NS_PER_MS;
 }
@@ -336,7 +343,9 @@ int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct
     int status = landing->landed ? landing->status : NEAR_ERR_TIMEOUT;
     int64_t now_ns = near__now(&impl->clock);
     /* who joins was not the one who asked */
-    uint32_t old_source = source == NEAR_FROM_FLIGHT ? NEAR_FROM_FLIGHT : impl->remote ? NEAR_FROM_REMOTE : NEAR_FROM_LOCAL;
+    uint32_t old_source = source == NEAR_FROM_FLIGHT ? NEAR_FROM_FLIGHT
+                          : impl->remote             ? NEAR_FROM_REMOTE
+                                                     : NEAR_FROM_LOCAL;
     if (status == NEAR_OK && source == NEAR_FROM_FLIGHT && near__shared_was_over(landing->shared, w->began_ns))
         return 0; /* what is led or joined next began after us */
     if (status == NEAR_OK) {
@@ -472,12 +481,14 @@ int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struc
                          struct near__wanted *w, int *ret_status)
 {
     struct near__view view;
-    enum near__local_result result = near__local_get(impl->local, reader, w->key, w->key_size, near__read_bound(impl, NULL),
-                                                     near__read_stale_bound(impl, NULL), &view);
+    enum near__local_result result =
+        near__local_get(impl->local, reader, w->key, w->key_size, near__read_bound(impl, NULL),
+                        near__read_stale_bound(impl, NULL), &view);
     if (result != NEAR_LOCAL_HIT && result != NEAR_LOCAL_STALE_HIT)
         return 0;
     near__value_from_view(w->value, impl, reader, &view);
-    if (w->options.flags & NEAR_LOAD_TAGS && !near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
+    if (w->options.flags & NEAR_LOAD_TAGS &&
+        !near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
         near_release(w->value);
         return 0;
     }
@@ -488,8 +499,8 @@ int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struc
         return 1;
     if (view.expires_ns != NEAR_NEVER)
         w->freshness = near__fresh(near__now(&impl->clock), view.expires_ns, oldest_ns(w),
-                                   near__pace_get(&l->pace, near_version_of(w->key, w->key_size)), w->options.early_permille,
-                                   near__load_random(), &w->age_ns);
+                                   near__pace_get(&l->pace, near_version_of(w->key, w->key_size)),
+                                   w->options.early_permille, near__load_random(), &w->age_ns);
     return w->freshness == NEAR_FRESH && !(w->options.flags & NEAR_LOAD_REFRESH);
 }
 
@@ -522,7 +533,7 @@ int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_l
         if (over)
             return impl ? status : near__shell_refusal(cache);
         int ready = reader && l;
-        status = ready                                                          ? get_slowly(impl, l, reader, &w)
+        status = ready                                                       ? get_slowly(impl, l, reader, &w)
                  : near__loading_of(impl) && near__local_reader(impl->local) ? NEAR_OK
                                                                              : NEAR_ERR_NOMEM;
         near__leave(impl);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The option snapshot: the hottest keys are written into a file when the cache is closed, and read into it after it is opened.
+ * The option snapshot: the hottest keys are written into a file when the cache is closed, and read into it after it is
+ * opened.
  *
  *      near_open ──► thread "near-warm": waits until the local tier may serve, near_warm_file, ends
  *      near_close ─► stops and joins it ─► waits for calls, looks for pins ─► writes the file (lib/cache/warm.c)
  *
- * The thread uses the cache as an application would, so it is a caller like any other: it is stopped before near_close looks for
- * pins, and begins anew if the cache stays open.
+ * The thread uses the cache as an application would, so it is a caller like any other: it is stopped before near_close
+ * looks for pins, and begins anew if the cache stays open.
  *
- * A file is replaced only by a better one: not by that of a tier that is empty, and not while what is in it has not been
- * read (the remote tier was away all the time).  A damaged one is replaced. */
+ * A file is replaced only by a better one: not by that of a tier that is empty, and not while what is in it has not
+ * been read (the remote tier was away all the time).  A damaged one is replaced. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* pthread_setname_np */
 #endif
@@ -19,8 +20,8 @@
 
 #include "cache/cache.h"
 
-#define LOOK_MS 20           /* how soon it notices that it is to stop */
-#define PAUSE_MS 1000        /* after a failure that may be over by then */
+#define LOOK_MS 20    /* how soon it notices that it is to stop */
+#define PAUSE_MS 1000 /* after a failure that may be over by then */
 
 struct near__snapshot {
     struct near__impl *impl;
@@ -101,7 +102,8 @@ int near__snapshot_create(struct near__impl *impl, near_error *error)
     if (!impl->options.snapshot)
         return NEAR_OK;
     if (!impl->remote)
-        return near__fail(error, NEAR_ERR_OPTION, "snapshot: without a remote tier there is nothing to read its keys from");
+        return near__fail(error, NEAR_ERR_OPTION,
+                          "snapshot: without a remote tier there is nothing to read its keys from");
     impl->snapshot = near__alloc_zero(&impl->alloc, sizeof(*impl->snapshot));
     if (!impl->snapshot)
         return near__fail(error, NEAR_ERR_NOMEM, "%s", near_status_text(NEAR_ERR_NOMEM));

@@ -3,13 +3,14 @@
  * Writes that go to the application's source first (a database, a service) and to the remote tier after it.
  *
  *   1. One writer of a key at a time in this process: the order in the source is then the order in the remote tier.
- *   2. The source: by its callback (write-through), or into the queue and its journal (write-behind).  It failed: nothing
- *      else happens.
- *   3. The remote tier.  It failed: the source has what the remote tier may not have, so the local copy goes at once, and everybody
- *      is made to forget the key as soon as the remote tier can be reached, and once more after a queued update was stored.
+ *   2. The source: by its callback (write-through), or into the queue and its journal (write-behind).  It failed:
+ *      nothing else happens.
+ *   3. The remote tier.  It failed: the source has what the remote tier may not have, so the local copy goes at once,
+ *      and everybody is made to forget the key as soon as the remote tier can be reached, and once more after a queued
+ *      update was stored.
  *
- * Processes are not kept apart: two that write one key may reach source and remote tier in different orders.  NEAR_SOURCE_INVALIDATE is for
- * them: then 3 removes the key instead of writing it, whatever the order.
+ * Processes are not kept apart: two that write one key may reach source and remote tier in different orders.
+ * NEAR_SOURCE_INVALIDATE is for them: then 3 removes the key instead of writing it, whatever the order.
  *
  * An open source keeps its cache from being closed, so its threads may use the impl as they like. */
 #include <string.h>
@@ -55,14 +56,15 @@ static int check_options(const near_source_options *o, near_error *error)
         wrong = "queue_bytes must be at least 4096";
     else if (!o->retry_min_ms || o->retry_min_ms > o->retry_max_ms || o->retry_max_ms > PAUSE_MOST_MS ||
              o->delay_ms > PAUSE_MOST_MS || !o->store_timeout_ms)
-        wrong = "retry_min_ms must be 1 to retry_max_ms, that and delay_ms at most an hour, store_timeout_ms at least 1";
+        wrong =
+            "retry_min_ms must be 1 to retry_max_ms, that and delay_ms at most an hour, store_timeout_ms at least 1";
     else if (o->journal_sync > NEAR_JOURNAL_NEVER)
         wrong = "journal_sync is none of the policies";
     return wrong ? near__fail(error, NEAR_ERR_INVALID, "%s", wrong) : NEAR_OK;
 }
 
-/* For the threads of the library: a removal that is numbered and announced in any case, since a process may still have a copy of
- * what the remote tier has evicted. */
+/* For the threads of the library: a removal that is numbered and announced in any case, since a process may still have
+ * a copy of what the remote tier has evicted. */
 static int invalidate(void *arg, const void *key, size_t key_size)
 {
     struct near_source *source = arg;
@@ -113,8 +115,8 @@ static void destroy(struct near_source *source, int listed)
     near__free(&alloc, source);
 }
 
-static int open_entered(near_cache *cache, struct near__impl *impl, const near_source_options *options, near_source **ret,
-                        near_error *error)
+static int open_entered(near_cache *cache, struct near__impl *impl, const near_source_options *options,
+                        near_source **ret, near_error *error)
 {
     struct near_source *source = near__alloc_zero(&impl->alloc, sizeof(*source));
     if (!source)
@@ -290,8 +292,8 @@ int near_source_del(near_source *source, const void *key, size_t key_size, const
     return write_source(source, &w, &mine);
 }
 
-int near_source_peek(near_source *source, const void *key, size_t key_size, void *buffer, size_t capacity, size_t *ret_size,
-                     uint32_t *ret_operation)
+int near_source_peek(near_source *source, const void *key, size_t key_size, void *buffer, size_t capacity,
+                     size_t *ret_size, uint32_t *ret_operation)
 {
     int status = near__key_check(key, key_size);
     if (!source || !ret_size || !ret_operation || (!buffer && capacity))
@@ -335,7 +337,7 @@ int near_source_close(near_source *source, uint32_t timeout_ms, uint32_t flags)
     if (!source || flags & ~(uint32_t)NEAR_SOURCE_DISCARD)
         return NEAR_ERR_INVALID;
     if (!near__enter(source->cache, &status))
-        return status; /* in a child after fork: the threads are not here */
+        return status;         /* in a child after fork: the threads are not here */
     near__leave(source->impl); /* the open source itself keeps the cache open from here on */
     status = flush(source, timeout_ms);
     if (status != NEAR_OK && near__behind_is_safe(source->behind))

@@ -2,16 +2,16 @@
  *
  * Tags: one write makes every value old that has the tag, however many there are.
  *
- * A tag is a key (NEAR_TAG_PREFIX and its name) whose value is the *position* of its last invalidation.  A loaded value's
- * description (key and NEAR_TAGS_SUFFIX) names its tags, the position at which its load was given the lease, and the value's
- * hash.  The value holds while no tag's number is above that position: then the loader asked its source after the last
- * invalidation of each.  Generations counted from zero could not say that, for tags are known only when the loader has
- * answered, when its source's answer may be older than an invalidation.
+ * A tag is a key (NEAR_TAG_PREFIX and its name) whose value is the *position* of its last invalidation.  A loaded
+ * value's description (key and NEAR_TAGS_SUFFIX) names its tags, the position at which its load was given the lease,
+ * and the value's hash.  The value holds while no tag's number is above that position: then the loader asked its source
+ * after the last invalidation of each.  Generations counted from zero could not say that, for tags are known only when
+ * the loader has answered, when its source's answer may be older than an invalidation.
  *
- * All three are keys like any other, kept locally by the same rules, so a hit on a tagged value is a hit on each of them and
- * no message more.  They are not read in one moment, and need not be: numbers of tags only grow, and the hash tells whether
- * the description is of this very value.  A description whose value was overwritten by somebody is of no use to anybody, and
- * a tag's key that is gone (evicted) makes its values void: it may have been invalidated. */
+ * All three are keys like any other, kept locally by the same rules, so a hit on a tagged value is a hit on each of
+ * them and no message more.  They are not read in one moment, and need not be: numbers of tags only grow, and the hash
+ * tells whether the description is of this very value.  A description whose value was overwritten by somebody is of no
+ * use to anybody, and a tag's key that is gone (evicted) makes its values void: it may have been invalidated. */
 #include "cache/loading.h"
 
 #include <inttypes.h>
@@ -48,7 +48,8 @@ static size_t description_key(const void *key, size_t key_size, unsigned char re
 size_t near__tags_describe(uint64_t position, const void *value, size_t value_size, const char *list, size_t list_size,
                            char ret[NEAR_TAGS_TEXT_MAX])
 {
-    int head = snprintf(ret, NEAR_TAGS_TEXT_MAX, "%" PRIu64 "%c%016" PRIx64 "%c", position, 0, near_version_of(value, value_size), 0);
+    int head = snprintf(ret, NEAR_TAGS_TEXT_MAX, "%" PRIu64 "%c%016" PRIx64 "%c", position, 0,
+                        near_version_of(value, value_size), 0);
     if (list_size)
         memcpy(ret + head, list, list_size);
     return (size_t)head + list_size;
@@ -79,8 +80,8 @@ int near__tags_next(const struct near__tags *tags, const char **cursor, size_t *
 
 /* ---------------------------------------------------------------- hits */
 
-static enum near__local_result local_copy(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
-                                          void *buffer, size_t capacity, size_t *ret_size)
+static enum near__local_result local_copy(struct near__impl *impl, struct near__reader *reader, const void *key,
+                                          size_t key_size, void *buffer, size_t capacity, size_t *ret_size)
 {
     struct near__view view;
     enum near__local_result result =
@@ -89,7 +90,8 @@ static enum near__local_result local_copy(struct near__impl *impl, struct near__
     return result == NEAR_LOCAL_HIT && view.size > capacity ? NEAR_LOCAL_ABSENT : result;
 }
 
-static int tag_holds(struct near__impl *impl, struct near__reader *reader, const char *tag, size_t size, uint64_t position)
+static int tag_holds(struct near__impl *impl, struct near__reader *reader, const char *tag, size_t size,
+                     uint64_t position)
 {
     char name[NAME_MAX_SIZE], text[24];
     size_t text_size;
@@ -100,15 +102,16 @@ static int tag_holds(struct near__impl *impl, struct near__reader *reader, const
     return strtoull(text, NULL, 10) <= position;
 }
 
-int near__tags_hold(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size, const void *value,
-                    size_t value_size)
+int near__tags_hold(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
+                    const void *value, size_t value_size)
 {
     unsigned char about[NEAR_KEY_MAX];
     char text[NEAR_TAGS_TEXT_MAX];
     const char *tag = NULL;
     size_t size;
     struct near__tags tags;
-    if (local_copy(impl, reader, about, description_key(key, key_size, about), text, sizeof(text), &size) != NEAR_LOCAL_HIT ||
+    if (local_copy(impl, reader, about, description_key(key, key_size, about), text, sizeof(text), &size) !=
+            NEAR_LOCAL_HIT ||
         near__tags_parse(text, size, &tags) != 0 || tags.hash != near_version_of(value, value_size))
         return 0;
     while (near__tags_next(&tags, &tag, &size))
@@ -122,8 +125,8 @@ void *near__tags_copy(struct near__impl *impl, const void *key, size_t key_size,
     unsigned char about[NEAR_KEY_MAX];
     char text[NEAR_TAGS_TEXT_MAX];
     struct near__reader *reader = near__local_reader(impl->local);
-    if (!reader || local_copy(impl, reader, about, description_key(key, key_size, about), text, sizeof(text), ret_size) !=
-                       NEAR_LOCAL_HIT)
+    if (!reader || local_copy(impl, reader, about, description_key(key, key_size, about), text, sizeof(text),
+                              ret_size) != NEAR_LOCAL_HIT)
         return NULL;
     return near__memdup(&impl->alloc, text, *ret_size);
 }
@@ -152,7 +155,8 @@ static void fetch_numbers(struct near__impl *impl, struct near__reader *reader, 
             local_copy(impl, reader, names[count], name_size, text, sizeof(text), &text_size) == NEAR_LOCAL_HIT)
             continue;
         tickets[count] = near__local_ticket(impl->local, names[count], name_size);
-        requests[count] = (struct near__request){.operation = NEAR_OP_FETCH, .key = names[count], .key_size = name_size};
+        requests[count] =
+            (struct near__request){.operation = NEAR_OP_FETCH, .key = names[count], .key_size = name_size};
         count++;
     }
     if (count)
@@ -188,8 +192,8 @@ void near__tags_learn(struct near__impl *impl, const struct near__learnt *learnt
         learn_only(impl, learnt, about, about_size, text, size);
         return;
     }
-    near__local_install(impl->local, reader, learnt->ticket, about, about_size, text, size, learnt->position, learnt->ttl_ms,
-                        learnt->sent_ns);
+    near__local_install(impl->local, reader, learnt->ticket, about, about_size, text, size, learnt->position,
+                        learnt->ttl_ms, learnt->sent_ns);
     fetch_numbers(impl, reader, &tags);
 }
 
@@ -220,11 +224,12 @@ int near_invalidate_tag(near_cache *cache, const void *tag, size_t size, const n
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
         return status;
-    struct near__request request = {.operation = NEAR_OP_TAG, .key = name, .key_size = name_of(tag, size, name), .ttl_ms = TAG_LIFE_MS};
+    struct near__request request = {
+        .operation = NEAR_OP_TAG, .key = name, .key_size = name_of(tag, size, name), .ttl_ms = TAG_LIFE_MS};
     int64_t deadline_ns = near__deadline(impl, &mine);
     status = near__write_through(impl, &request, deadline_ns, 0);
-    /* release: pairs with near__load_ticket, by way of whatever tells the next reader that this call has returned; whatever its status,
-     * the server may have done it */
+    /* release: pairs with near__load_ticket, by way of whatever tells the next reader that this call has returned;
+     * whatever its status, the server may have done it */
     atomic_fetch_add_explicit(&impl->tags_ended, 1, memory_order_release);
     status = near__write_barrier(impl, &mine, deadline_ns, status);
     near__leave(impl);

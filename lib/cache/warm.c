@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Warming: keys from a list, a file or a scan, read by ordinary batches, so that the ordinary rules (tickets, positions) decide what
- * is kept.  The file:
+ * Warming: keys from a list, a file or a scan, read by ordinary batches, so that the ordinary rules (tickets,
+ * positions) decide what is kept.  The file:
  *
  *      magic 8 | version 4 | 0 4 | keys 8 | checksum of the rest 8 | size 4, key | size 4, key | …
  *
@@ -202,7 +202,8 @@ static int is_momentary(const char *key, size_t key_size)
 static void take_key(void *arg, const void *key, size_t key_size)
 {
     struct pages *pages = arg;
-    if (key_size > NEAR_KEY_MAX || is_momentary(key, key_size)) /* the first are another program's: none that we could read */
+    /* the first are another program's: none that we could read */
+    if (key_size > NEAR_KEY_MAX || is_momentary(key, key_size))
         return;
     near__buffer_append(&pages->bytes, &key_size, sizeof key_size);
     near__buffer_append(&pages->bytes, key, key_size);
@@ -218,8 +219,9 @@ static int scan_page(struct warming *w, const char *pattern, char *cursor, struc
     near_call call = {.timeout_ms = w->options.timeout_ms};
     pages->bytes.size = 0;
     pages->count = 0;
-    status = impl->remote ? near__remote_scan(impl->remote, pattern, cursor, near__deadline(impl, &call), take_key, pages)
-                          : NEAR_ERR_UNSUPPORTED;
+    status = impl->remote
+                 ? near__remote_scan(impl->remote, pattern, cursor, near__deadline(impl, &call), take_key, pages)
+                 : NEAR_ERR_UNSUPPORTED;
     near__leave(impl);
     return status == NEAR_OK && pages->bytes.failed ? NEAR_ERR_NOMEM : status;
 }
@@ -240,7 +242,8 @@ static int warm_page(struct warming *w, const struct pages *pages)
     return status;
 }
 
-int near_warm_scan(near_cache *cache, const char *pattern, const near_warm_options *options, near_warm_result *ret_result)
+int near_warm_scan(near_cache *cache, const char *pattern, const near_warm_options *options,
+                   near_warm_result *ret_result)
 {
     struct warming w;
     struct pages pages = {.count = 0};
@@ -390,8 +393,8 @@ static near_key *parse(struct warming *w, const struct near__buffer *bytes, size
     memcpy(&h, bytes->data, sizeof h);
     const unsigned char *at = bytes->data + sizeof h;
     size_t left = bytes->size - sizeof h;
-    if (memcmp(h.magic, FILE_MAGIC, sizeof h.magic) != 0 || h.version != FILE_FORMAT || h.keys > left / sizeof(uint32_t) ||
-        h.checksum != near__hash(at, left, h.keys))
+    if (memcmp(h.magic, FILE_MAGIC, sizeof h.magic) != 0 || h.version != FILE_FORMAT ||
+        h.keys > left / sizeof(uint32_t) || h.checksum != near__hash(at, left, h.keys))
         return NULL;
     near_key *keys = near__alloc(&w->alloc, ((size_t)h.keys + 1) * sizeof(*keys));
     *ret_status = keys ? NEAR_OK : NEAR_ERR_NOMEM;

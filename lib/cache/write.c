@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Writes go through to the remote tier; the local tier changes only after the acknowledgement (promise E), by the same rules
- * as a fill: the value is installed at the position that the server gave the write, if nothing newer has been heard of the key
- * meanwhile (R05, R06); and whether it is kept or not, nothing older stays and nothing older can come (C, D), and the key's ticket
- * has changed, so that no read that starts after the write joins a fetch from before it (R17). */
+ * Writes go through to the remote tier; the local tier changes only after the acknowledgement (promise E), by the same
+ * rules as a fill: the value is installed at the position that the server gave the write, if nothing newer has been
+ * heard of the key meanwhile (R05, R06); and whether it is kept or not, nothing older stays and nothing older can come
+ * (C, D), and the key's ticket has changed, so that no read that starts after the write joins a fetch from before it
+ * (R17). */
 #include "cache/cache.h"
 
 #include <inttypes.h>
@@ -15,10 +16,14 @@
 static enum near__message_operation message_of(enum near__operation operation)
 {
     switch (operation) {
-    case NEAR_OP_DEL: return NEAR_MESSAGE_DEL;
-    case NEAR_OP_EXPIRE: return NEAR_MESSAGE_EXPIRE;
-    case NEAR_OP_CLEAR: return NEAR_MESSAGE_CLEAR;
-    default: return NEAR_MESSAGE_SET;
+    case NEAR_OP_DEL:
+        return NEAR_MESSAGE_DEL;
+    case NEAR_OP_EXPIRE:
+        return NEAR_MESSAGE_EXPIRE;
+    case NEAR_OP_CLEAR:
+        return NEAR_MESSAGE_CLEAR;
+    default:
+        return NEAR_MESSAGE_SET;
     }
 }
 
@@ -88,7 +93,8 @@ static void forget(struct near__impl *impl, const struct near__request *request)
 }
 
 /* What a write's end means for the local tier. */
-void near__write_learn(struct near__impl *impl, const struct near__request *request, const struct near__sent *sent, int fill)
+void near__write_learn(struct near__impl *impl, const struct near__request *request, const struct near__sent *sent,
+                       int fill)
 {
     if (request->status < 0) {
         if (!changed_nothing(request->status) && !NEAR_MUTANT(UNKNOWN_FATE_KEPT))
@@ -103,8 +109,9 @@ void near__write_learn(struct near__impl *impl, const struct near__request *requ
     else if (request->status == NEAR_OK)
         learn_done(impl, request, sent->ticket, position, fill);
     else if (request->operation == NEAR_OP_DEL && atomic_load_explicit(&impl->loading, memory_order_relaxed))
-        forget(impl, request); /* nothing to remove, and no number: but a load under way, whose lease has ended, is void (R17) */
-    else /* a condition that was not met, or a key that is not there: a read of its own kind */
+        forget(impl, request); /* nothing to remove, and no number: but a load under way, whose lease has ended, is void
+                                  (R17) */
+    else                       /* a condition that was not met, or a key that is not there: a read of its own kind */
         near__local_observe(impl->local, request->key, request->key_size, position);
 }
 
@@ -250,7 +257,8 @@ static int write_many_remote(struct near__impl *impl, struct near__request *requ
     return NEAR_OK;
 }
 
-int near__write_many(struct near__impl *impl, struct near__request *requests, size_t count, int64_t deadline_ns, int fill)
+int near__write_many(struct near__impl *impl, struct near__request *requests, size_t count, int64_t deadline_ns,
+                     int fill)
 {
     int64_t started_ns = near__now(&impl->clock);
     int status = NEAR_OK;

@@ -2,32 +2,37 @@
  *
  * Barriers: when one returns, no process of the prefix serves anything older than the writes that were done before it.
  *
- * A message changes nothing and asks for an answer.  It is numbered like every other one, so it comes behind those of the writes, and
- * who applies it has applied those, or has just seen a hole and withdrawn its proof (I6).  Its prover then answers on the
- * asker's own channel.  That is the quick way.  What makes the barrier right is that nobody needs to answer:
+ * A message changes nothing and asks for an answer.  It is numbered like every other one, so it comes behind those of
+ * the writes, and who applies it has applied those, or has just seen a hole and withdrawn its proof (I6).  Its prover
+ * then answers on the asker's own channel.  That is the quick way.  What makes the barrier right is that nobody needs
+ * to answer:
  *
- * [1] Who has not answered serves by a proof.  A proof from a heartbeat that ran after the barrier's message covers the writes.  A
- *     proof from one that ran before it began before, too, and serves no longer than its process's bound from there.  So a bound
- *     after the barrier's message was published everybody has applied the writes or serves nothing: stopped, cut off or dead.
- *     Time is the asker's own monotonic clock, a little prolonged, since clocks run at different speeds; no other clock takes part.
- * [2] Whose answer is to be waited for is on a list on the server (remote/members.h).  Each heartbeat enters its process, with its
- *     bound and its nonce, before it publishes the proof: who serves by a proof whose heartbeat found the list is on it.  The roll,
- *     one script, publishes the message and reads the list.  A process that comes later proves later, by [1].
- * [3] A list may be new: nobody had asked, FLUSHALL, eviction, another server, a lost history.  Then somebody may serve by a heartbeat
- *     that did not find it, until a bound after it was first seen.  Hence the epoch, which is compared together with the server
- *     and the incarnation, and which heartbeats tell, so that a process that was there all along need not wait.  The bound
- *     of who is not on a list is not known; it is taken to be no longer than the longest ever seen, our own included.
- * [4] Who dies stays on the list.  Its nonce no longer changes; a bound after the nonce was first seen here (in any roll) its
- *     process serves nothing by that nonce, so it is not waited for, and the next roll takes it off, if the server still
- *     has that nonce.  Comparing and removing are one step, so nobody is removed who has just proved anew.
+ * [1] Who has not answered serves by a proof.  A proof from a heartbeat that ran after the barrier's message covers the
+ *     writes.  A proof from one that ran before it began before, too, and serves no longer than its process's bound
+ *     from there.  So a bound after the barrier's message was published everybody has applied the writes or serves
+ *     nothing: stopped, cut off or dead.  Time is the asker's own monotonic clock, a little prolonged, since clocks run
+ *     at different speeds; no other clock takes part.
+ * [2] Whose answer is to be waited for is on a list on the server (remote/members.h).  Each heartbeat enters its
+ *     process, with its bound and its nonce, before it publishes the proof: who serves by a proof whose heartbeat found
+ *     the list is on it.  The roll, one script, publishes the message and reads the list.  A process that comes later
+ *     proves later, by [1].
+ * [3] A list may be new: nobody had asked, FLUSHALL, eviction, another server, a lost history.  Then somebody may serve
+ *     by a heartbeat that did not find it, until a bound after it was first seen.  Hence the epoch, which is compared
+ *     together with the server and the incarnation, and which heartbeats tell, so that a process that was there all
+ *     along need not wait.  The bound of who is not on a list is not known; it is taken to be no longer than the
+ *     longest ever seen, our own included.
+ * [4] Who dies stays on the list.  Its nonce no longer changes; a bound after the nonce was first seen here (in any
+ *     roll) its process serves nothing by that nonce, so it is not waited for, and the next roll takes it off, if the
+ *     server still has that nonce.  Comparing and removing are one step, so nobody is removed who has just proved anew.
  * [5] A bound that grows counts from the first heartbeat that told it (near__coherence_set_bound).
- *     Who closes takes itself off, after its last call has ended and its last heartbeat was answered.  A heartbeat whose answer did not
- *     come may run later and put it on again: then it is like one that died.
- * [6] The asker is one of them: its own write it has applied, but those of others come to it by messages, too.  Its question is its
- *     answer.
+ *     Who closes takes itself off, after its last call has ended and its last heartbeat was answered.  A heartbeat
+ *     whose answer did not come may run later and put it on again: then it is like one that died.
+ * [6] The asker is one of them: its own write it has applied, but those of others come to it by messages, too.  Its
+ *     question is its answer.
  *
- * What a barrier costs: one round trip, one message, one PUBLISH and one message back for each process.  Without barriers there is no
- * list, and heartbeats look for it in vain (EXISTS); a list that no roll has touched for an hour goes. */
+ * What a barrier costs: one round trip, one message, one PUBLISH and one message back for each process.  Without
+ * barriers there is no list, and heartbeats look for it in vain (EXISTS); a list that no roll has touched for an hour
+ * goes. */
 #include "coherence/barrier.h"
 
 #include <stdio.h>
@@ -98,7 +103,8 @@ static int read_member(struct near__word name, struct near__word value, struct n
 }
 
 /* Our own entry, and what no library of ours has written, is left out. */
-static size_t read_list(struct near__coherence *c, const struct near__request *q, struct near__member *ret, uint64_t *ret_epoch)
+static size_t read_list(struct near__coherence *c, const struct near__request *q, struct near__member *ret,
+                        uint64_t *ret_epoch)
 {
     size_t count = 0;
     struct near__word name, value;
@@ -106,7 +112,8 @@ static size_t read_list(struct near__coherence *c, const struct near__request *q
     for (size_t at = 0; near__members_next(q->value_out, q->value_out_size, &at, &name, &value);) {
         if (near__word_is(name, NEAR_MEMBERS_EPOCH, strlen(NEAR_MEMBERS_EPOCH)))
             near__word_number(value, ret_epoch);
-        else if (!near__word_is(name, c->private_name, strlen(c->private_name)) && read_member(name, value, &ret[count]) == 0)
+        else if (!near__word_is(name, c->private_name, strlen(c->private_name)) &&
+                 read_member(name, value, &ret[count]) == 0)
             count++;
     }
     return count;
@@ -147,7 +154,8 @@ static int came_early(const struct near__roll *roll, const char *name)
 }
 
 /* The list has come: whom to wait for.  Takes `members` over. */
-static void listed_locked(struct near__coherence *c, struct near__roll *roll, struct near__member *members, size_t count)
+static void listed_locked(struct near__coherence *c, struct near__roll *roll, struct near__member *members,
+                          size_t count)
 {
     int64_t now = near__now(c->clock);
     for (size_t i = 0; i < count; i++) {
@@ -177,7 +185,8 @@ static void learn(struct near__coherence *c, struct near__roll *roll, const stru
     size_t count = members && awaited ? read_list(c, q, members, &epoch) : 0;
     pthread_mutex_lock(&c->lock);
     roll->settled_ns = near__now(c->clock) + longest_ns(c); /* [1] */
-    roll->own_ns = near__now(c->clock) + lease_ns(atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed)); /* as above */
+    /* as above */
+    roll->own_ns = near__now(c->clock) + lease_ns(atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed));
     if (members && awaited && epoch) {
         near__barrier_listed_locked(c, epoch, q->server);
         roll->awaited = awaited;
@@ -231,8 +240,8 @@ static void await(int64_t now, int64_t until_ns, struct near__barrier_result *re
         *ret_due_ns = until_ns;
 }
 
-int near__roll_look_locked(const struct near__coherence *c, const struct near__roll *roll, struct near__barrier_result *ret,
-                           int64_t *ret_due_ns)
+int near__roll_look_locked(const struct near__coherence *c, const struct near__roll *roll,
+                           struct near__barrier_result *ret, int64_t *ret_due_ns)
 {
     int64_t now = near__now(c->clock);
     *ret_due_ns = NEAR_NEVER;
@@ -266,7 +275,8 @@ int near__coherence_barrier(struct near__coherence *c, int64_t deadline_ns, stru
     near__roll_begin(c, &roll, deadline_ns);
     pthread_mutex_lock(&c->lock);
     int complete;
-    while (!(complete = near__roll_look_locked(c, &roll, ret, &due_ns)) && !c->stopping && near__now(c->clock) < deadline_ns) {
+    while (!(complete = near__roll_look_locked(c, &roll, ret, &due_ns)) && !c->stopping &&
+           near__now(c->clock) < deadline_ns) {
         /* without a thread of its own nobody else moves the time: not to be waited for */
         if (!near__coherence_go_on_locked(c, due_ns < deadline_ns ? due_ns : deadline_ns) && c->manual)
             break;
@@ -369,7 +379,8 @@ void near__coherence_leave(struct near__coherence *c)
         near__coherence_wait_locked(c, near__now(c->clock) + NEAR_NS_PER_MS); /* an answer that was good wakes nobody */
     listed = listed && !c->running;
     pthread_mutex_unlock(&c->lock);
-    struct near__request request = {.operation = NEAR_OP_LEAVE, .body = c->private_name, .body_size = strlen(c->private_name)};
+    struct near__request request = {
+        .operation = NEAR_OP_LEAVE, .body = c->private_name, .body_size = strlen(c->private_name)};
     if (listed)
         near__remote_run(c->remote, &request, 1, until_ns); /* if it fails, barriers wait for a bound once */
 }

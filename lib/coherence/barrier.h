@@ -7,7 +7,7 @@
 /* A process of the list, as the last roll saw it. */
 struct near__member {
     char name[NEAR_NAME_SIZE];
-    uint64_t nonce;   /* of its last heartbeat */
+    uint64_t nonce; /* of its last heartbeat */
     int64_t bound_ms;
     int64_t since_ns; /* the nonce was seen then for the first time: whatever it proved began before */
 };
@@ -34,8 +34,8 @@ struct near__roll {
 /* Asks everybody.  Blocks up to the deadline. */
 void near__roll_begin(struct near__coherence *c, struct near__roll *roll, int64_t deadline_ns);
 /* 1 when it is complete; otherwise who is missing, and when to look again if no answer comes. */
-int near__roll_look_locked(const struct near__coherence *c, const struct near__roll *roll, struct near__barrier_result *ret,
-                           int64_t *ret_due_ns);
+int near__roll_look_locked(const struct near__coherence *c, const struct near__roll *roll,
+                           struct near__barrier_result *ret, int64_t *ret_due_ns);
 void near__roll_end(struct near__coherence *c, struct near__roll *roll);
 
 #endif

@@ -18,24 +18,24 @@
  * subscription, hence has been applied. One attempt is outstanding (R26).  The nonce dies with the subscription, with
  * any suspicion and with patience; an answer to a dead nonce is nothing (R25, R27).
  *
- *   state        is                      event                            next        action
- *   ----------   ---------------------   ------------------------------   ---------   ------------------------------------------------
- *   UNSUBSCR.    channel NULL,           pause over, subscribed           UNPROVEN    another server than was proven: |= SERVER
- *                suspicion != 0          refused                          UNSUBSCR.   longer pause
- *   UNPROVEN     channel, suspicion      message last+1                   same        apply; last++
- *                != 0                    other message                    same        apply unordered; last = its; |= GAP or ORDER
- *                                        malformed, not numbered          same        |= MESSAGE
- *                                        heartbeat P, P > last            same        |= GAP; last = P
- *                                        heartbeat P < last or known      same        |= ORDER; last unknown
- *                                        both answers                     PROVEN      cure (below); suspicion = 0; grant
- *                                        reply below its mark             same        |= ORDER, unless a new history begins anyway
- *                                        attempt failed or too old        same        next one; the subscription long silent: as lost
- *                                        lost                             UNSUBSCR.   |= LOST
- *   PROVEN       channel, suspicion      message last+1                   same        apply; last++
- *                = 0; serves while       any of the suspicious ones       UNPROVEN    withdraw the proof, then as above
- *                the proof is younger    lost                             UNSUBSCR.   withdraw the proof; |= LOST
- *                than the bound          both answers                     same        grant
- *                                        attempt failed or too old        same        next one; the gate ages by itself
+ *   state     is                    event                       next      action
+ *   --------- --------------------  --------------------------  --------- -----------------------------------------
+ *   UNSUBSCR. channel NULL,         pause over, subscribed      UNPROVEN  another server than was proven: |= SERVER
+ *             suspicion != 0        refused                     UNSUBSCR. longer pause
+ *   UNPROVEN  channel, suspicion    message last+1              same      apply; last++
+ *             != 0                  other message               same      apply unordered; last = its; |= GAP or ORDER
+ *                                   malformed, not numbered     same      |= MESSAGE
+ *                                   heartbeat P, P > last       same      |= GAP; last = P
+ *                                   heartbeat P < last or known same      |= ORDER; last unknown
+ *                                   both answers                PROVEN    cure (below); suspicion = 0; grant
+ *                                   reply below its mark        same      |= ORDER, unless a new history begins
+ *                                   attempt failed or too old   same      next one; subscription long silent: lost
+ *                                   lost                        UNSUBSCR. |= LOST
+ *   PROVEN    channel, suspicion    message last+1              same      apply; last++
+ *             = 0; serves while     any of the suspicious ones  UNPROVEN  withdraw the proof, then as above
+ *             the proof is younger  lost                        UNSUBSCR. withdraw the proof; |= LOST
+ *             than the bound        both answers                same      grant
+ *                                   attempt failed or too old   same      next one; the gate ages by itself
  *
  * Every |= cancels the attempt under way and begins another at once; all but LOST raise `incarnation`.
  *
@@ -69,18 +69,21 @@
  * [4] A message that does not follow, and those after it until a heartbeat says where we are, are applied unordered
  *     (I5): whoever publishes nonsense costs time and never raises a floor or a watermark.
  *
- * Foreign writers (config.tracking).  The server reports every write on the subscription, whoever did it, without a position.
+ * Foreign writers (config.tracking).  The server reports every write on the subscription, whoever did it, without a
+ * position.
  *
- * [5] A report is applied unordered (I5), and with one PING outstanding, whatever becomes of its attempt, a proof covers foreign
- *     writes as it covers ours (redis_tracking.c; R26).  Reports are not numbered: those that a lost subscription would have brought
- *     leave no hole, and an entry may be older than a foreign write at its own position.  So nothing stays over a reconnection: the
- *     tier is cleared when tracking is in force again and before the next proof.  A fetch sent before the clearing is refused by its
- *     ticket; one sent after it is followed by reports (R22, R40).
- * [6] Our own writes are reported, too, after their messages, and take away what the writer has just kept: one fetch more per write and
- *     process, if the key is read again.  Nothing weaker is safe.  The server reports each key once a turn, so "we set k to v, then
- *     somebody set it to w" and "somebody set it to w, then we set it to v" bring the same bytes on every connection of ours, in the
- *     same order; in one of the two v is stale.  Whatever keeps v in the one keeps it in the other.  (Counting the reports that our
- *     messages make us expect fails for that reason, and so does NOLOOP, which also swallows evictions: R43.)
+ * [5] A report is applied unordered (I5), and with one PING outstanding, whatever becomes of its attempt, a proof
+ *     covers foreign writes as it covers ours (redis_tracking.c; R26).  Reports are not numbered: those that a lost
+ *     subscription would have brought leave no hole, and an entry may be older than a foreign write at its own
+ *     position.  So nothing stays over a reconnection: the tier is cleared when tracking is in force again and before
+ *     the next proof.  A fetch sent before the clearing is refused by its ticket; one sent after it is followed by
+ *     reports (R22, R40).
+ * [6] Our own writes are reported, too, after their messages, and take away what the writer has just kept: one fetch
+ *     more per write and process, if the key is read again.  Nothing weaker is safe.  The server reports each key once
+ *     a turn, so "we set k to v, then somebody set it to w" and "somebody set it to w, then we set it to v" bring the
+ *     same bytes on every connection of ours, in the same order; in one of the two v is stale.  Whatever keeps v in the
+ *     one keeps it in the other.  (Counting the reports that our messages make us expect fails for that reason, and so
+ *     does NOLOOP, which also swallows evictions: R43.)
  *
  * So no entry stays stale for ever: every hole is seen by the next message or heartbeat, and each cure covers what it
  * hid.  And no hit is older than the bound: proved_ns is a time before which every write is applied or cured; hits
@@ -132,14 +135,16 @@ uint64_t near__coherence_relative(const struct near__coherence *c, uint64_t posi
 
 void near__coherence_raise_highest(struct near__coherence *c, uint64_t position)
 {
-    /* seq_cst, all: pairs with known_locked in proof.c, which tells the server; "it is there already" must be as strong */
+    /* seq_cst, all: pairs with known_locked in proof.c, which tells the server; "it is there already" must be as
+     * strong */
     uint64_t highest = atomic_load_explicit(&c->highest, memory_order_seq_cst);
     while (highest < position && !atomic_compare_exchange_weak_explicit(&c->highest, &highest, position,
                                                                         memory_order_seq_cst, memory_order_seq_cst))
         ;
 }
 
-/* A reply broke the order.  While the next proof is going to begin a new incarnation anyway, further ones are no news. */
+/* A reply broke the order.  While the next proof is going to begin a new incarnation anyway, further ones are no
+ * news. */
 static void order_lost(struct near__coherence *c, uint64_t before, uint64_t position)
 {
     pthread_mutex_lock(&c->lock);
@@ -173,8 +178,8 @@ static int is_current(const struct near__coherence *c, struct near__mark before,
            reply->server == atomic_load_explicit(&c->server_id, memory_order_acquire);
 }
 
-/* The server answers: what the subscription waits for has come.  Once for each of its failures, so that a server which answers requests and
- * no subscriptions is not asked at every reply. */
+/* The server answers: what the subscription waits for has come.  Once for each of its failures, so that a server which
+ * answers requests and no subscriptions is not asked at every reply. */
 static void hear_of_server(struct near__coherence *c)
 {
     pthread_mutex_lock(&c->lock);
@@ -187,7 +192,8 @@ static void hear_of_server(struct near__coherence *c)
     pthread_mutex_unlock(&c->lock);
 }
 
-uint64_t near__coherence_position(struct near__coherence *c, struct near__mark before, const struct near__request *reply)
+uint64_t near__coherence_position(struct near__coherence *c, struct near__mark before,
+                                  const struct near__request *reply)
 {
     if (atomic_load_explicit(&c->is_away, memory_order_relaxed)) /* relaxed: the next reply sees it */
         hear_of_server(c);
@@ -241,7 +247,8 @@ struct near__message near__coherence_batch(struct near__coherence *c, enum near_
     return new_message(c, operation, 1);
 }
 
-void near__coherence_body_in(const struct near__message *batch, const void *key, size_t key_size, struct near__buffer *b)
+void near__coherence_body_in(const struct near__message *batch, const void *key, size_t key_size,
+                             struct near__buffer *b)
 {
     near__message_encode(b, batch, &key, &key_size);
 }
@@ -295,7 +302,8 @@ int64_t near__coherence_backoff_locked(struct near__coherence *c, unsigned failu
 void near__coherence_pause_locked(struct near__coherence *c, int is_away)
 {
     c->reopen_ns = near__now(c->clock) + near__coherence_backoff_locked(c, c->open_failures++);
-    atomic_store_explicit(&c->is_away, is_away && !NEAR_MUTANT(RETURN_UNHEARD), memory_order_relaxed); /* relaxed: a hint */
+    /* relaxed: a hint */
+    atomic_store_explicit(&c->is_away, is_away && !NEAR_MUTANT(RETURN_UNHEARD), memory_order_relaxed);
 }
 
 /* Until something changes, or the time; may return early. */
@@ -369,7 +377,8 @@ static int init_ids(struct near__coherence *c, uint64_t seed)
     c->next_nonce = (near__random_next(&c->random) >> 2) + 1; /* not to be guessed; stays positive in 64 bits */
     atomic_init(&c->next_write, near__random_next(&c->random));
     c->next_roll = (near__random_next(&c->random) >> 2) + 1; /* likewise */
-    snprintf(c->private_name, sizeof(c->private_name), "%016" PRIx64, c->sender); /* who hears of a write can answer its writer */
+    /* who hears of a write can answer its writer */
+    snprintf(c->private_name, sizeof(c->private_name), "%016" PRIx64, c->sender);
     c->host = host_tag();
     return 0;
 }
@@ -503,7 +512,8 @@ void near__coherence_set_bound(struct near__coherence *c, uint32_t bound_ms)
 {
     int64_t bound = bound_ms * NEAR_NS_PER_MS;
     pthread_mutex_lock(&c->lock);
-    /* relaxed: written under the lock only.  Who waits for barriers must know of a longer bound before anything is served by it. */
+    /* relaxed: written under the lock only.  Who waits for barriers must know of a longer bound before anything is
+     * served by it. */
     int known_shorter = c->list && bound > atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed);
     if (known_shorter)
         near__proof_suspect_locked(c, 0);
@@ -539,7 +549,8 @@ int near__coherence_wait(struct near__coherence *c, int64_t deadline_ns, near_er
     return status;
 }
 
-/* Asks for a proof that begins from here on: both connections, now.  Returns the number of the first attempt that will do. */
+/* Asks for a proof that begins from here on: both connections, now.  Returns the number of the first attempt that will
+ * do. */
 static uint64_t want_locked(struct near__coherence *c)
 {
     c->wanted_nonce = c->next_nonce;
@@ -557,7 +568,8 @@ int near__coherence_fence(struct near__coherence *c, int64_t deadline_ns)
     uint64_t wanted = want_locked(c);
     if (NEAR_MUTANT(UNDER_WAY_COUNTS) && c->attempt.nonce)
         wanted = c->attempt.nonce;
-    while (c->suspicion == 0 && c->proved_nonce < wanted && near__coherence_go_on_locked(c, last_ns < deadline_ns ? last_ns : deadline_ns))
+    while (c->suspicion == 0 && c->proved_nonce < wanted &&
+           near__coherence_go_on_locked(c, last_ns < deadline_ns ? last_ns : deadline_ns))
         ;
     int fenced = c->suspicion == 0 && c->proved_nonce >= wanted;
     pthread_mutex_unlock(&c->lock);

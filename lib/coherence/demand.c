@@ -1,28 +1,29 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Demand: is a key likely held by others when it is written?  Then its value travels with the message (message_values=adaptive), so that
- * they have it without a fetch; otherwise they are only told.
+ * Demand: is a key likely held by others when it is written?  Then its value travels with the message
+ * (message_values=adaptive), so that they have it without a fetch; otherwise they are only told.
  *
- * A writer cannot know what others hold, but they do: whoever is told of a write and finds an entry to remove has read the key since the
- * write before.  Where the message says that its writer would like to know (near__message.asks), such finds are noted, and go to
- * the writer's private channel with the next heartbeat:
+ * A writer cannot know what others hold, but they do: whoever is told of a write and finds an entry to remove has read
+ * the key since the write before.  Where the message says that its writer would like to know (near__message.asks), such
+ * finds are noted, and go to the writer's private channel with the next heartbeat:
  *
  *      writer                                             everybody else
  *      SET k, asks  ------------ message -------------->  an entry went: note k (held 1, told 1)
  *      SET k, asks  ------------ message -------------->  none was there:       (held 1, told 2)
- *                   <---- "A0:" k held, next heartbeat -  held * SHARE >= told: somebody reads it about as often as it is written
+ *                   <---- "A0:" k held, next heartbeat -  held * SHARE >= told: read about as often as written
  *      credit of k += held * CREDIT
  *      SET k with its value, credit of k -= 1             kept where the key is held; no note
  *
- * When the credit is used up the next message has no value again, and asks: so who keeps a value that nobody reads takes it away at that
- * time, and a key that is no longer read falls silent.  One fetch by somebody pays for CREDIT values at most, and where a key is
- * read all the time one write in CREDIT + 1 or so is told without its value.
+ * When the credit is used up the next message has no value again, and asks: so who keeps a value that nobody reads
+ * takes it away at that time, and a key that is no longer read falls silent.  One fetch by somebody pays for CREDIT
+ * values at most, and where a key is read all the time one write in CREDIT + 1 or so is told without its value.
  *
- * None of this is about what is correct: whether a value rides along changes nothing in the order of positions.  Credits are kept for
- * stripes of keys, by a hash that is the same in all processes; two keys of a stripe share theirs.  Notes and reports may be lost.
+ * None of this is about what is correct: whether a value rides along changes nothing in the order of positions.
+ * Credits are kept for stripes of keys, by a hash that is the same in all processes; two keys of a stripe share theirs.
+ * Notes and reports may be lost.
  *
- * Cost: 20 KiB a process; who sends nothing that asks causes nothing.  A message that asks and finds nothing costs its reader a
- * look; one that finds something, a lock.  A report is one PUBLISH in the heartbeat's batch. */
+ * Cost: 20 KiB a process; who sends nothing that asks causes nothing.  A message that asks and finds nothing costs its
+ * reader a look; one that finds something, a lock.  A report is one PUBLISH in the heartbeat's batch. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,7 +39,8 @@ enum {
 
 static uint32_t hash_of(const void *key, size_t key_size)
 {
-    return (uint32_t)near__hash(key, key_size, 0); /* not secret: both sides compute it; a bad spread costs bytes, no more */
+    /* not secret: both sides compute it; a bad spread costs bytes, no more */
+    return (uint32_t)near__hash(key, key_size, 0);
 }
 
 /* ---------------------------------------------------------------- the reader's side */

@@ -208,7 +208,8 @@ int near__message_decode_proof(const void *payload, size_t size, uint64_t *ret_n
     return in.bad ? -1 : 0;
 }
 
-int near__message_decode_answer(const void *payload, size_t size, uint64_t *ret_roll, const void **ret_name, size_t *ret_size)
+int near__message_decode_answer(const void *payload, size_t size, uint64_t *ret_roll, const void **ret_name,
+                                size_t *ret_size)
 {
     if (!size)
         return -1;

@@ -13,9 +13,10 @@
 
 enum { INTERVAL_MIN_MS = 5, INTERVAL_MAX_MS = 5000 };
 
-/* A heartbeat that lifts the position adds its nonce's last six digits (script.c), so two lifts of one process from one position
- * differ by the steps between their attempts, and nobody's writes in between may make up for that by chance.  The step is near the
- * golden section of a million and a badly approximable part of it: any n attempts' lifts are more than a million/(3n) apart. */
+/* A heartbeat that lifts the position adds its nonce's last six digits (script.c), so two lifts of one process from one
+ * position differ by the steps between their attempts, and nobody's writes in between may make up for that by chance.
+ * The step is near the golden section of a million and a badly approximable part of it: any n attempts' lifts are more
+ * than a million/(3n) apart. */
 enum { NONCE_STEP = 618073 };
 
 static int64_t bound_ns(const struct near__coherence *c)
@@ -46,7 +47,8 @@ int64_t near__proof_patience_ns(const struct near__coherence *c)
 void near__proof_withdraw_locked(struct near__coherence *c, int64_t bound)
 {
     int64_t aged = near__now(c->clock) - bound - NEAR_NS_PER_MS;
-    int64_t proved = atomic_load_explicit(&c->gate->proved_ns, memory_order_relaxed); /* relaxed: written under the lock only */
+    /* relaxed: written under the lock only */
+    int64_t proved = atomic_load_explicit(&c->gate->proved_ns, memory_order_relaxed);
     near__local_withdraw(c->local, proved < aged ? proved : aged);
 }
 
@@ -70,7 +72,8 @@ static void cancel_locked(struct near__coherence *c)
  * not below it. */
 static void begin_incarnation_locked(struct near__coherence *c, unsigned reasons)
 {
-    if (!(c->suspicion & NEAR_SUSPECT_START) && !NEAR_MUTANT(NO_CURE)) /* before the first proof no reply counts anyway */
+    /* before the first proof no reply counts anyway */
+    if (!(c->suspicion & NEAR_SUSPECT_START) && !NEAR_MUTANT(NO_CURE))
         atomic_fetch_add_explicit(&c->incarnation, 1, memory_order_seq_cst);
     if (reasons & NEAR_SUSPECT_LIFT)
         c->lift_to = atomic_load_explicit(&c->highest, memory_order_seq_cst) + 1;
@@ -149,12 +152,14 @@ static unsigned complete_locked(struct near__coherence *c)
 static void log_cure(struct near__coherence *c, unsigned cured)
 {
     if (cured == NEAR_SUSPECT_LOST && c->tracking)
-        near__log(c->log, NEAR_LOG_INFO, "coherence", "resubscribed; what was written meanwhile is not known, so nothing stays");
+        near__log(c->log, NEAR_LOG_INFO, "coherence",
+                  "resubscribed; what was written meanwhile is not known, so nothing stays");
     else if (cured == NEAR_SUSPECT_LOST)
         near__log(c->log, NEAR_LOG_INFO, "coherence", "resubscribed; no message was missed, every entry stays");
     else if (cured)
-        near__log(c->log, NEAR_LOG_INFO, "coherence", "freshness proven anew; %s", c->repair.rate ?
-                  "older entries are compared with the remote tier before they are served" : "older entries are no longer served");
+        near__log(c->log, NEAR_LOG_INFO, "coherence", "freshness proven anew; %s",
+                  c->repair.rate ? "older entries are compared with the remote tier before they are served"
+                                 : "older entries are no longer served");
 }
 
 /* ---------------------------------------------------------------- answers on the subscription */
@@ -201,8 +206,7 @@ static int arrived_locked(struct near__coherence *c, uint64_t position, unsigned
     if (position < c->attempt.known || position < c->last || !near__coherence_in_range(c, position)) {
         /* the heartbeat should have lifted it: another history, or not the position that we know */
         near__coherence_add(&c->position_regressions);
-        near__fail(&c->problem, NEAR_ERR_PROTOCOL, "the heartbeat's position %" PRIu64 " is out of order",
-                   position);
+        near__fail(&c->problem, NEAR_ERR_PROTOCOL, "the heartbeat's position %" PRIu64 " is out of order", position);
         near__proof_suspect_locked(c, NEAR_SUSPECT_ORDER);
         c->last = 0; /* wherever that came from, it is not where the server is */
         c->anchored = 0;
@@ -230,8 +234,7 @@ void near__proof_arrived(struct near__coherence *c, const void *payload, size_t 
         result = arrived_locked(c, position, &cured);
     pthread_mutex_unlock(&c->lock);
     if (result < 0)
-        near__log(c->log, NEAR_LOG_WARNING, "coherence", "the server's position %" PRIu64 " is out of order",
-                  position);
+        near__log(c->log, NEAR_LOG_WARNING, "coherence", "the server's position %" PRIu64 " is out of order", position);
     log_cure(c, cured);
 }
 
@@ -260,7 +263,8 @@ void near__proof_answered(struct near__coherence *c, const struct near__request 
         int64_t most = near__proof_interval_ns(c);
         c->next_proof_ns = near__now(c->clock) + (pause < most ? pause : most);
     }
-    /* a server that is not a master, or was not a moment ago, may come back with another history and the same position */
+    /* a server that is not a master, or was not a moment ago, may come back with another history and the same
+     * position */
     if ((status == NEAR_ERR_READONLY || status == NEAR_ERR_LOADING) && !NEAR_MUTANT(REPLICA_TRUSTED)) {
         int64_t next_ns = c->next_proof_ns;
         near__proof_suspect_locked(c, NEAR_SUSPECT_ORDER);
@@ -282,12 +286,15 @@ static void explain_locked(struct near__coherence *c, int64_t patience_ns)
     const struct near__attempt *a = &c->attempt;
     long long ms = (long long)(patience_ns / NEAR_NS_PER_MS);
     if (a->answered && !a->arrived)
-        near__fail(&c->problem, NEAR_ERR_TIMEOUT, "the heartbeat was accepted but did not arrive on the subscription within "
-                   "%lld ms: do both connections lead to the same server?", ms);
+        near__fail(&c->problem, NEAR_ERR_TIMEOUT,
+                   "the heartbeat was accepted but did not arrive on the subscription within "
+                   "%lld ms: do both connections lead to the same server?",
+                   ms);
     else if (!a->answered && !a->arrived && a->pong)
         near__fail(&c->problem, NEAR_ERR_TIMEOUT, "no answer to the heartbeat within %lld ms", ms);
     else if (!a->answered && !a->arrived)
-        near__fail(&c->problem, NEAR_ERR_TIMEOUT, "no answer to the heartbeat, nor on the subscription, within %lld ms", ms);
+        near__fail(&c->problem, NEAR_ERR_TIMEOUT, "no answer to the heartbeat, nor on the subscription, within %lld ms",
+                   ms);
     else
         near__fail(&c->problem, NEAR_ERR_TIMEOUT, "no answer to a PING on the subscription within %lld ms", ms);
 }

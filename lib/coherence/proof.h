@@ -8,12 +8,12 @@
 
 /* Why entries may be wrong although no message says so.  The next complete proof cures whatever has gathered. */
 enum near__suspicion {
-    NEAR_SUSPECT_START = 1u << 0,    /* nothing has been proven yet */
-    NEAR_SUSPECT_LOST = 1u << 1,     /* the subscription was lost: messages may have been missed */
-    NEAR_SUSPECT_GAP = 1u << 2,      /* positions say that messages were missed */
-    NEAR_SUSPECT_ORDER = 1u << 3,    /* positions went backwards, or the server was no master: another history */
-    NEAR_SUSPECT_SERVER = 1u << 4,   /* another server, or the same one restarted */
-    NEAR_SUSPECT_MESSAGE = 1u << 5   /* a message that cannot be read or has no number: it may have told of anything */
+    NEAR_SUSPECT_START = 1u << 0,  /* nothing has been proven yet */
+    NEAR_SUSPECT_LOST = 1u << 1,   /* the subscription was lost: messages may have been missed */
+    NEAR_SUSPECT_GAP = 1u << 2,    /* positions say that messages were missed */
+    NEAR_SUSPECT_ORDER = 1u << 3,  /* positions went backwards, or the server was no master: another history */
+    NEAR_SUSPECT_SERVER = 1u << 4, /* another server, or the same one restarted */
+    NEAR_SUSPECT_MESSAGE = 1u << 5 /* a message that cannot be read or has no number: it may have told of anything */
 };
 /* These may mean that the server's history is another one than before: a new incarnation begins. */
 #define NEAR_SUSPECT_HISTORY (NEAR_SUSPECT_GAP | NEAR_SUSPECT_ORDER | NEAR_SUSPECT_SERVER | NEAR_SUSPECT_MESSAGE)
@@ -36,8 +36,8 @@ enum { NEAR_NAME_SIZE = 20, NEAR_ANSWERS_MAX = 64 };
 /* What others hold: demand.c. */
 enum { NEAR_DEMAND_NOTES = 256, NEAR_DEMAND_STRIPES = 4096, NEAR_DEMAND_REPORTS = 4 };
 struct near__demand_note {
-    uint64_t sender; /* whose writes */
-    uint32_t hash;   /* of the key */
+    uint64_t sender;     /* whose writes */
+    uint32_t hash;       /* of the key */
     uint16_t told, held; /* messages since the note was made, and those that found an entry; held 0: no note */
 };
 struct near__demand {
@@ -64,76 +64,79 @@ enum near__repair_stage { NEAR_REPAIR_REST = 0, NEAR_REPAIR_PAUSE, NEAR_REPAIR_S
 
 /* Comparing what is suspect with the remote tier: repair.c.  (p): the prover alone. */
 struct near__repair {
-    uint32_t rate;                /* (c) keys a second; 0: what becomes suspect is dropped */
-    unsigned wanted;              /* (l) runs asked for */
-    unsigned run;                 /* (p) the last one begun */
-    enum near__repair_stage stage; /* (p) */
-    int64_t due_ns, sent_ns;      /* (p) */
-    unsigned failures;            /* (p) batches in a row that came to nothing */
+    uint32_t rate;                      /* (c) keys a second; 0: what becomes suspect is dropped */
+    unsigned wanted;                    /* (l) runs asked for */
+    unsigned run;                       /* (p) the last one begun */
+    enum near__repair_stage stage;      /* (p) */
+    int64_t due_ns, sent_ns;            /* (p) */
+    unsigned failures;                  /* (p) batches in a row that came to nothing */
     struct near__suspects walk, before; /* (p) where it is, and was before the batch */
-    struct near__batch *batch;    /* (p) NULL: resting */
+    struct near__batch *batch;          /* (p) NULL: resting */
 };
 
 /* Who may touch what: (c) constant after opening, (a) any thread, atomically, (s) the subscriber alone, (l) under
  * `lock`. The lock is never held across anything that waits, and no hit ever takes it. */
 struct near__coherence {
-    const struct near__alloc *alloc; /* (c) */
-    const struct near__clock *clock; /* (c) */
-    const struct near__log *log;     /* (c) */
-    struct near__local *local;       /* (c) */
-    struct near__remote *remote;     /* (c) */
-    struct near__gate *gate;         /* (c) its fields are written under lock */
-    uint64_t sender, host;           /* (c) */
+    const struct near__alloc *alloc;                            /* (c) */
+    const struct near__clock *clock;                            /* (c) */
+    const struct near__log *log;                                /* (c) */
+    struct near__local *local;                                  /* (c) */
+    struct near__remote *remote;                                /* (c) */
+    struct near__gate *gate;                                    /* (c) its fields are written under lock */
+    uint64_t sender, host;                                      /* (c) */
     int64_t backoff_min_ns, backoff_max_ns, connect_timeout_ns; /* (c) */
-    char private_name[NEAR_NAME_SIZE]; /* (c) */
-    int manual, tracking;            /* (c) */
+    char private_name[NEAR_NAME_SIZE];                          /* (c) */
+    int manual, tracking;                                       /* (c) */
     void (*heard)(void *arg, const void *key, size_t key_size); /* (c) see coherence.h */
-    void *heard_arg;                 /* (c) */
+    void *heard_arg;                                            /* (c) */
 
-    _Atomic(uint64_t) base;    /* (a) the local tier's positions are relative to base - 1; 0: not fixed yet */
-    _Atomic(uint64_t) highest; /* (a) highest position seen in a reply or proof; messages could be anybody's */
+    _Atomic(uint64_t) base;        /* (a) the local tier's positions are relative to base - 1; 0: not fixed yet */
+    _Atomic(uint64_t) highest;     /* (a) highest position seen in a reply or proof; messages could be anybody's */
     _Atomic(uint64_t) incarnation; /* (a) raised by suspicions: the server's history may be new; 0: no proof yet */
     _Atomic(uint64_t) server_id;   /* (a) of the server subscribed to; written by the subscriber */
     _Atomic(uint64_t) next_write;
 
-    uint64_t last;        /* (s) position of the last message or proof; 0: none yet */
-    int anchored;         /* (s) a proof said where we are, and messages followed without a hole since */
-    uint64_t announced;   /* (s) highest position of a message that followed so: floors are no higher */
-    char server[128];     /* (s) identity of the server of the last subscription */
-    int64_t heard_ns;      /* (s) when the attempt began whose heartbeat came last: whatever comes now was written later; 0: none */
+    uint64_t last;      /* (s) position of the last message or proof; 0: none yet */
+    int anchored;       /* (s) a proof said where we are, and messages followed without a hole since */
+    uint64_t announced; /* (s) highest position of a message that followed so: floors are no higher */
+    char server[128];   /* (s) identity of the server of the last subscription */
+    /* (s) when the attempt began whose heartbeat came last: whatever comes now was written later; 0: none */
+    int64_t heard_ns;
     int64_t pinged_ns;     /* (s) with tracking: when the PING was sent that is not answered yet; 0: none */
     int64_t unanswered_ns; /* (s) when the first attempt began that the subscription left unanswered; 0: none */
 
     pthread_mutex_t lock;
-    pthread_cond_t changed; /* anything below changed */
-    struct near__channel *channel; /* (l) set and closed by the subscriber only */
-    int stopping;                  /* (l) */
-    unsigned suspicion;            /* (l) 0: nothing suspicious since the last proof */
-    uint64_t lift_to;              /* (l) above everything seen before the last certain break */
-    struct near__attempt attempt;  /* (l) */
-    int asked, running;            /* (l) a heartbeat is to be sent; is being sent */
-    uint64_t next_nonce;           /* (l) attempts are numbered, in steps */
-    uint64_t proved_nonce;         /* (l) of the last attempt that succeeded */
-    uint64_t wanted_nonce;         /* (l) somebody waits for this one or a later one: begin it at once */
-    int64_t next_proof_ns;         /* (l) when to begin the next attempt */
-    int64_t reopen_ns;             /* (l) when to try the next subscription */
-    _Atomic(int) is_away;          /* (a) the server is; a reply says that it is back.  Written under lock */
+    pthread_cond_t changed;                 /* anything below changed */
+    struct near__channel *channel;          /* (l) set and closed by the subscriber only */
+    int stopping;                           /* (l) */
+    unsigned suspicion;                     /* (l) 0: nothing suspicious since the last proof */
+    uint64_t lift_to;                       /* (l) above everything seen before the last certain break */
+    struct near__attempt attempt;           /* (l) */
+    int asked, running;                     /* (l) a heartbeat is to be sent; is being sent */
+    uint64_t next_nonce;                    /* (l) attempts are numbered, in steps */
+    uint64_t proved_nonce;                  /* (l) of the last attempt that succeeded */
+    uint64_t wanted_nonce;                  /* (l) somebody waits for this one or a later one: begin it at once */
+    int64_t next_proof_ns;                  /* (l) when to begin the next attempt */
+    int64_t reopen_ns;                      /* (l) when to try the next subscription */
+    _Atomic(int) is_away;                   /* (a) the server is; a reply says that it is back.  Written under lock */
     unsigned open_failures, proof_failures; /* (l) since the last proof */
-    int64_t proved_ns;             /* (l) what the last proof counts from; NEAR_PROVED_NEVER */
-    uint64_t random;               /* (l) */
+    int64_t proved_ns;                      /* (l) what the last proof counts from; NEAR_PROVED_NEVER */
+    uint64_t random;                        /* (l) */
     /* barrier.c */
     struct near__answer answers[NEAR_ANSWERS_MAX]; /* (l) to be sent by the prover, oldest first */
-    unsigned answer_count;         /* (l) */
-    struct near__roll *rolls;      /* (l) barriers of this process that wait */
-    uint64_t next_roll;            /* (l) */
-    struct near__member *members;  /* (l) as the last roll told */
-    size_t member_count;           /* (l) */
-    uint64_t list;                 /* (l) which list of processes there is, on which server, in which history; 0: none */
-    int64_t list_since_ns;         /* (l) when it was first seen here */
-    int64_t bound_max_ns;          /* (l) the longest bound that was ever seen, of anybody */
-    near_error problem;            /* (l) the last one since the last proof */
+    unsigned answer_count;                         /* (l) */
+    struct near__roll *rolls;                      /* (l) barriers of this process that wait */
+    uint64_t next_roll;                            /* (l) */
+    struct near__member *members;                  /* (l) as the last roll told */
+    size_t member_count;                           /* (l) */
+    /* (l) which list of processes there is, on which server, in which history; 0: none */
+    uint64_t list;
+    int64_t list_since_ns; /* (l) when it was first seen here */
+    int64_t bound_max_ns;  /* (l) the longest bound that was ever seen, of anybody */
+    near_error problem;    /* (l) the last one since the last proof */
 
-    _Atomic(uint64_t) messages, messages_own, messages_bad, messages_foreign, messages_kept, message_gaps; /* (a) statistics, relaxed */
+    /* (a) statistics, relaxed */
+    _Atomic(uint64_t) messages, messages_own, messages_bad, messages_foreign, messages_kept, message_gaps;
     _Atomic(uint64_t) barriers, barriers_incomplete;
     _Atomic(uint64_t) proofs, proofs_failed, subscriptions, disconnections, suspicions;
     _Atomic(uint64_t) server_changes, position_regressions;
@@ -215,7 +218,8 @@ void near__repair_want_locked(struct near__coherence *c);
 int64_t near__repair_due_locked(const struct near__coherence *c);
 void near__repair_step(struct near__coherence *c);
 
-/* subscriber.c, prover.c: one step each; with wait, blocks until there is something to do.  1 when something was done. */
+/* subscriber.c, prover.c: one step each; with wait, blocks until there is something to do.  1 when something was
+ * done. */
 int near__subscriber_step(struct near__coherence *c, int wait);
 int near__prover_step(struct near__coherence *c, int wait);
 

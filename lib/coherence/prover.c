@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The prover: sends the heartbeats that the subscriber asks for.  It is a thread of its own because a heartbeat's reply
- * may be long in coming, and the subscriber must go on marking the local tier meanwhile.  It also answers other processes'
- * barriers, for the same reason, tells writers what was held here (demand.c), and when there is nothing of either kind to do it repairs what is suspect (repair.c). */
+ * may be long in coming, and the subscriber must go on marking the local tier meanwhile.  It also answers other
+ * processes' barriers, for the same reason, tells writers what was held here (demand.c), and when there is nothing of
+ * either kind to do it repairs what is suspect (repair.c). */
 #include "coherence/proof.h"
 
 #include <string.h>
@@ -23,7 +24,8 @@ static size_t take_locked(struct near__coherence *c, struct near__request *ret)
         .body = c->private_name,
         .body_size = strlen(c->private_name),
         /* relaxed: written under the lock; rounded up, since somebody counts on it */
-        .ttl_ms = (atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed) + NEAR_NS_PER_MS - 1) / NEAR_NS_PER_MS,
+        .ttl_ms =
+            (atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed) + NEAR_NS_PER_MS - 1) / NEAR_NS_PER_MS,
     };
     return 1;
 }
@@ -49,7 +51,8 @@ static size_t take_answers_locked(struct near__coherence *c, struct near__reques
 }
 
 /* With a heartbeat: what of others' writes was held here. */
-static size_t take_reports_locked(struct near__coherence *c, struct near__request *ret, struct near__demand_report *reports)
+static size_t take_reports_locked(struct near__coherence *c, struct near__request *ret,
+                                  struct near__demand_report *reports)
 {
     size_t count = near__demand_take_locked(c, reports, NEAR_DEMAND_REPORTS);
     for (size_t i = 0; i < count; i++)

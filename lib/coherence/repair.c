@@ -2,37 +2,40 @@
  *
  * Repair: what became suspect is compared with the remote tier instead of being fetched again.
  *
- * After a hole, or with another server, the watermark has passed everything that is in the tier (complete_locked in proof.c).  Most of it is as
- * good as before: few keys are written during an outage.  To drop all of it would make every process fetch every key
- * again, just when the server has come back.  So a run goes through the suspect entries, those first that were read last, and asks the
- * remote tier about many at a time: is this still the value?  (NEAR_OP_COMPARE; for all but short values their digest is sent.)  Who reads
- * a suspect key meanwhile fetches it, as ever.
+ * After a hole, or with another server, the watermark has passed everything that is in the tier (complete_locked in
+ * proof.c).  Most of it is as good as before: few keys are written during an outage.  To drop all of it would make
+ * every process fetch every key again, just when the server has come back.  So a run goes through the suspect entries,
+ * those first that were read last, and asks the remote tier about many at a time: is this still the value?
+ * (NEAR_OP_COMPARE; for all but short values their digest is sent.)  Who reads a suspect key meanwhile fetches it, as
+ * ever.
  *
- *   REST      nothing to do                          ── something became suspect ──>  PAUSE
- *   PAUSE     until due_ns, while all is proven      ── then ──>  gather a batch: keys and values, then tickets, then the mark
- *   SEND      a batch is gathered                    ── one request, many keys ──>  SETTLE
- *   SETTLE    answers are there                      ── each as below ──>  PAUSE
+ *   REST      nothing to do                    ── something became suspect ──>  PAUSE
+ *   PAUSE     until due_ns, if all is proven   ── then ──>  gather: keys and values, then tickets, then the mark
+ *   SEND      a batch is gathered              ── one request, many keys ──>  SETTLE
+ *   SETTLE    answers are there                ── each as below ──>  PAUSE
  *
  *   answer               action
  *   ------------------   --------------------------------------------------------------------------------------------
  *   the same             the value is kept as if it had been fetched now, in the place of the suspect entry
  *   another, or absent   the entry goes (I4)
- *   none, or its         nothing; the batch comes again.  After FAILURES_MAX in a row everything suspect is forsaken: the plain flush
- *   position is of no
+ *   none, or its         nothing; the batch comes again.  After FAILURES_MAX in a row everything suspect is
+ *   position is of no    forsaken: the plain flush
  *   use
  *
- * Why that is right.  "At position P the key had the value v" is what the reply to a fetch says, and that v was sent by us and not to us
- * changes nothing about it.  So every rule for replies applies as it stands: the ticket is taken before the request is sent (R01, R22), the mark
- * too, and the position counts only if the reply is of the server and the incarnation that the subscription follows (R10,
- * R31); near__local_renew installs by I1.  Nothing is concluded from the suspect entry's own position.  That is why positions need not be
- * comparable: a server that has lost data, or another one, is asked in the same way, and entries that happen to agree with it are
- * good.  The time to live is the server's (R20).
+ * Why that is right.  "At position P the key had the value v" is what the reply to a fetch says, and that v was sent by
+ * us and not to us changes nothing about it.  So every rule for replies applies as it stands: the ticket is taken
+ * before the request is sent (R01, R22), the mark too, and the position counts only if the reply is of the server and
+ * the incarnation that the subscription follows (R10, R31); near__local_renew installs by I1.  Nothing is concluded
+ * from the suspect entry's own position.  That is why positions need not be comparable: a server that has lost data, or
+ * another one, is asked in the same way, and entries that happen to agree with it are good.  The time to live is the
+ * server's (R20).
  *
- * The server's load.  Each process sends `rate` keys a second, with jitter, and on the average pauses at least as long as the last batch
- * took: when many processes repair at once, or the server is slow for another reason, answers take longer and everybody asks less.
+ * The server's load.  Each process sends `rate` keys a second, with jitter, and on the average pauses at least as long
+ * as the last batch took: when many processes repair at once, or the server is slow for another reason, answers take
+ * longer and everybody asks less.
  *
- * The prover's thread does it, between two heartbeats: a heartbeat waits for one batch at most, and a batch is not waited for longer than a
- * heartbeat would be. */
+ * The prover's thread does it, between two heartbeats: a heartbeat waits for one batch at most, and a batch is not
+ * waited for longer than a heartbeat would be. */
 #include <string.h>
 
 #include "base/mutant.h"
@@ -41,10 +44,11 @@
 #include "nearcache.h"
 
 enum {
-    BATCH = 128,        /* keys: 0.2 ms of the server's time */
-    BATCH_MAX = 384,    /* what near__local_suspects may come to */
+    BATCH = 128,     /* keys: 0.2 ms of the server's time */
+    BATCH_MAX = 384, /* what near__local_suspects may come to */
     FAILURES_MAX = 8,
-    VALUE_MAX = 65536,  /* larger values are left to the next read: their digest takes the server longer than others should wait */
+    /* larger values are left to the next read: their digest takes the server longer than others should wait */
+    VALUE_MAX = 65536,
     BYTES_MAX = 4 << 20 /* of a batch */
 };
 #define START_NS (20 * NEAR_NS_PER_MS) /* processes that lost their subscriptions together do not begin together */
@@ -113,9 +117,9 @@ static void end(struct near__coherence *c, int failed)
     if (!again)
         near__local_forsake(c->local);
     rest(c);
-    near__log(c->log, failed ? NEAR_LOG_WARNING : NEAR_LOG_INFO, "coherence", "%s", failed ?
-              "suspect entries could not be compared with the remote tier and are dropped" :
-              "suspect entries have been compared with the remote tier");
+    near__log(c->log, failed ? NEAR_LOG_WARNING : NEAR_LOG_INFO, "coherence", "%s",
+              failed ? "suspect entries could not be compared with the remote tier and are dropped"
+                     : "suspect entries have been compared with the remote tier");
 }
 
 /* ---------------------------------------------------------------- a batch */
@@ -186,7 +190,8 @@ static int settle_one(struct near__coherence *c, struct near__reader *reader, co
     const struct near__request *q = &b->request[i];
     uint64_t position = 0;
     if (q->status >= 0)
-        position = NEAR_MUTANT(REPAIR_UNMARKED) ? near__coherence_relative(c, q->position) : near__coherence_position(c, b->mark, q);
+        position = NEAR_MUTANT(REPAIR_UNMARKED) ? near__coherence_relative(c, q->position)
+                                                : near__coherence_position(c, b->mark, q);
     if (!position || !reader)
         return 0;
     struct near__ticket ticket = NEAR_MUTANT(REPAIR_TICKET_LATE) ? ticket_of(b, i) : b->item[i].ticket;

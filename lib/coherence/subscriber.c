@@ -21,8 +21,9 @@ static void tell(struct near__coherence *c, const void *key, size_t key_size)
         c->heard(c->heard_arg, key, key_size);
 }
 
-/* Whether what a message tells may be kept at its position: then that position counts as seen, as a reply's does ([3] in coherence.c),
- * so that after a break of the server's history the next proof is above it.  Under the lock, so that no break is noticed between. */
+/* Whether what a message tells may be kept at its position: then that position counts as seen, as a reply's does ([3]
+ * in coherence.c), so that after a break of the server's history the next proof is above it.  Under the lock, so that
+ * no break is noticed between. */
 static int believe(struct near__coherence *c, uint64_t position)
 {
     pthread_mutex_lock(&c->lock);
@@ -33,9 +34,9 @@ static int believe(struct near__coherence *c, uint64_t position)
     return good;
 }
 
-/* A value that travels with its message takes the place of an older copy; who has none is only told.  Its position orders it like a
- * reply's (I1 to I3).  The time to live counts from the last instant known to be before the write: the sending of the last heartbeat
- * that came before it on this stream (R20). */
+/* A value that travels with its message takes the place of an older copy; who has none is only told.  Its position
+ * orders it like a reply's (I1 to I3).  The time to live counts from the last instant known to be before the write: the
+ * sending of the last heartbeat that came before it on this stream (R20). */
 static int keep_value(struct near__coherence *c, const struct near__message *m, const void *key, size_t key_size,
                       uint64_t relative)
 {
@@ -46,7 +47,8 @@ static int keep_value(struct near__coherence *c, const struct near__message *m, 
     struct near__ticket ticket = near__local_ticket(c->local, key, key_size); /* before the look at what is there */
     struct near__reader *reader = near__local_reader(c->local);
     if (!reader || !believe(c, m->position) ||
-        !near__local_renew(c->local, reader, ticket, key, key_size, m->value, m->value_size, position, m->ttl_ms, since_ns))
+        !near__local_renew(c->local, reader, ticket, key, key_size, m->value, m->value_size, position, m->ttl_ms,
+                           since_ns))
         return 0;
     near__coherence_add(&c->messages_kept);
     return 1;
@@ -109,7 +111,7 @@ static void measure(struct near__coherence *c, const struct near__message *m)
 {
     int64_t now = near__now(c->clock), delay = now - m->sent_ns;
     atomic_store_explicit(&c->applied_ns, now, memory_order_relaxed); /* a statistic: no order needed */
-    if (c->host && m->host == c->host && delay >= 0) /* otherwise the sender's clock is not ours */
+    if (c->host && m->host == c->host && delay >= 0)                  /* otherwise the sender's clock is not ours */
         near__histogram_record(&c->invalidation_ns, (uint64_t)delay);
 }
 
@@ -121,7 +123,8 @@ static void distrust(struct near__coherence *c, unsigned suspicion, uint64_t pos
         near__coherence_add(&c->message_gaps);
     near__proof_suspect(c, suspicion);
     tell(c, NULL, 0);
-    near__log(c->log, NEAR_LOG_WARNING, "coherence", "message %" PRIu64 " follows message %" PRIu64 "; proving anew", position, last);
+    near__log(c->log, NEAR_LOG_WARNING, "coherence", "message %" PRIu64 " follows message %" PRIu64 "; proving anew",
+              position, last);
 }
 
 static void handle_message(struct near__coherence *c, const void *payload, size_t size)
@@ -158,8 +161,8 @@ static void handle_private(struct near__coherence *c, const void *payload, size_
         near__proof_arrived(c, payload, size);
 }
 
-/* The server reports that a key was written, but not when in the order of positions; or (NULL) that any key may have been (R44).
- * See "Foreign writers" in coherence.c for why our own writes' reports are no exception. */
+/* The server reports that a key was written, but not when in the order of positions; or (NULL) that any key may have
+ * been (R44).  See "Foreign writers" in coherence.c for why our own writes' reports are no exception. */
 static void handle_foreign(struct near__coherence *c, const void *key, size_t key_size)
 {
     near__coherence_add(&c->messages_foreign);
@@ -206,8 +209,8 @@ static void open_channel(struct near__coherence *c)
 {
     struct near__channel *channel = NULL;
     near_error error = {0};
-    int status = near__channel_open(c->remote, c->private_name, near__now(c->clock) + c->connect_timeout_ns, &channel,
-                                    &error);
+    int status =
+        near__channel_open(c->remote, c->private_name, near__now(c->clock) + c->connect_timeout_ns, &channel, &error);
     if (status < 0) {
         open_failed(c, status, &error);
         return;
@@ -269,12 +272,23 @@ static int read_channel(struct near__coherence *c, int64_t deadline_ns)
     struct near__channel_message m = {0};
     near__channel_read(c->remote, c->channel, deadline_ns, &m);
     switch (m.event) {
-    case NEAR_CHANNEL_MESSAGE: handle_message(c, m.payload, m.payload_size); return 1;
-    case NEAR_CHANNEL_PRIVATE: handle_private(c, m.payload, m.payload_size); return 1;
-    case NEAR_CHANNEL_FOREIGN: handle_foreign(c, m.payload, m.payload_size); return 1;
-    case NEAR_CHANNEL_PONG: near__proof_pong(c, m.payload, m.payload_size); return 1;
-    case NEAR_CHANNEL_IDLE: return 0;
-    default: lose_channel(c, m.status < 0 ? m.status : NEAR_ERR_IO, m.detail); return 1;
+    case NEAR_CHANNEL_MESSAGE:
+        handle_message(c, m.payload, m.payload_size);
+        return 1;
+    case NEAR_CHANNEL_PRIVATE:
+        handle_private(c, m.payload, m.payload_size);
+        return 1;
+    case NEAR_CHANNEL_FOREIGN:
+        handle_foreign(c, m.payload, m.payload_size);
+        return 1;
+    case NEAR_CHANNEL_PONG:
+        near__proof_pong(c, m.payload, m.payload_size);
+        return 1;
+    case NEAR_CHANNEL_IDLE:
+        return 0;
+    default:
+        lose_channel(c, m.status < 0 ? m.status : NEAR_ERR_IO, m.detail);
+        return 1;
     }
 }
 
@@ -296,8 +310,12 @@ int near__subscriber_step(struct near__coherence *c, int wait)
     int64_t due_ns = 0;
     uint64_t nonce = 0;
     switch (near__proof_tick(c, &due_ns, &nonce)) {
-    case NEAR_TICK_PING: return ping(c, nonce);
-    case NEAR_TICK_SILENT: lose_channel(c, NEAR_ERR_TIMEOUT, NULL); return 1;
-    default: return read_channel(c, wait ? due_ns : near__now(c->clock));
+    case NEAR_TICK_PING:
+        return ping(c, nonce);
+    case NEAR_TICK_SILENT:
+        lose_channel(c, NEAR_ERR_TIMEOUT, NULL);
+        return 1;
+    default:
+        return read_channel(c, wait ? due_ns : near__now(c->clock));
     }
 }

@@ -8,20 +8,23 @@
  *                            └──────────┤                                       the source as a whole was away
  *                                       └──► dead letter                        after attempts_max, or rejected
  *
- * Coalescing: at most one update of a key waits; a newer one takes its place in the queue, and its number.  While a key's update
- * is flying a newer one waits behind it.  One thread flies one batch after another, so updates of one key reach the source in
- * order, and none is skipped but by a newer one.  When a flying update fails and a newer one waits, the newer one replaces it.
+ * Coalescing: at most one update of a key waits; a newer one takes its place in the queue, and its number.  While a
+ * key's update is flying a newer one waits behind it.  One thread flies one batch after another, so updates of one key
+ * reach the source in order, and none is skipped but by a newer one.  When a flying update fails and a newer one waits,
+ * the newer one replaces it.
  *
- * Exactly what is promised: an accepted update, or a newer one of its key, reaches the source at least once.  Twice is possible
- * (the store's answer was lost, or the process died before it noted it), so the store must be able to take an update twice;
- * `sequence` tells which of two is newer, also over restarts with a journal.
+ * Exactly what is promised: an accepted update, or a newer one of its key, reaches the source at least once.  Twice is
+ * possible (the store's answer was lost, or the process died before it noted it), so the store must be able to take an
+ * update twice; `sequence` tells which of two is newer, also over restarts with a journal.
  *
- * The remote tier.  An update whose write to the remote tier failed, and every update that was replayed from the journal, makes
- * everybody forget its key once more after it was stored: until then a load from the source would have cached the old value.
+ * The remote tier.  An update whose write to the remote tier failed, and every update that was replayed from the
+ * journal, makes everybody forget its key once more after it was stored: until then a load from the source would have
+ * cached the old value.
  *
- * Waiting: `space` for those whom the bound stops (they make the thread hurry), `landed` for those who flush, `gates_changed` for writers of the same key, `work` for
- * the thread.  Everything is under `lock`, which is never held while a callback runs; it is held while the journal is
- * written (a few microseconds) or rewritten (bounded by what is queued), not while the disk is waited for.
+ * Waiting: `space` for those whom the bound stops (they make the thread hurry), `landed` for those who flush,
+ * `gates_changed` for writers of the same key, `work` for the thread.  Everything is under `lock`, which is never held
+ * while a callback runs; it is held while the journal is written (a few microseconds) or rewritten (bounded by what is
+ * queued), not while the disk is waited for.
  *
  * Locks are taken in the order behind.lock, then the journal's or the forget list's. */
 #include "load/behind.h"
@@ -46,8 +49,8 @@
 
 enum place { FRESH, FAILED, FLYING, BEHIND }; /* BEHIND: waits behind the flying one of its key */
 
-/* One for each key in the table, and perhaps a newer one behind it while it is flying.  The newer one's content moves into the
- * older one when that has landed: so nothing needs memory where nothing may fail. */
+/* One for each key in the table, and perhaps a newer one behind it while it is flying.  The newer one's content moves
+ * into the older one when that has landed: so nothing needs memory where nothing may fail. */
 struct update {
     UT_hash_handle hh;
     struct update *next, *prev; /* in fresh or failed */
@@ -81,15 +84,15 @@ struct near__behind {
     pthread_mutex_t lock;
     pthread_cond_t work, space, landed, gates_changed;
     /* all under lock */
-    struct update *table;          /* by key */
-    struct update *fresh, *failed; /* oldest first */
-    struct update **flying;        /* changed by the thread alone */
-    near_update *batch;            /* the thread's */
+    struct update *table;                                            /* by key */
+    struct update *fresh, *failed;                                   /* oldest first */
+    struct update **flying;                                          /* changed by the thread alone */
+    near_update *batch;                                              /* the thread's */
     size_t flying_count, fresh_count, count, bytes, flushers, crowd; /* crowd: who waits for room */
     uint64_t sequence;
     int64_t away_until_ns, sync_at_ns;
     uint64_t synced_mark;
-    int64_t mend_at_ns;            /* not before then is the journal tried to be replaced again */
+    int64_t mend_at_ns; /* not before then is the journal tried to be replaced again */
     uint32_t away_failures, mend_failures;
     int unnoted; /* what is stored could not be noted in the journal, and nobody has been told yet */
     int stop;
@@ -101,7 +104,10 @@ static void count(_Atomic(uint64_t) *counter, uint64_t n)
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed); /* a statistic */
 }
 
-static size_t weight(size_t key_size, size_t value_size) { return sizeof(struct update) + key_size + value_size; }
+static size_t weight(size_t key_size, size_t value_size)
+{
+    return sizeof(struct update) + key_size + value_size;
+}
 
 /* ---------------------------------------------------------------- gates: one writer of a key */
 
@@ -231,7 +237,8 @@ static void charge_locked(struct near__behind *b, const struct update *u, int si
     b->bytes = sign > 0 ? b->bytes + bytes : b->bytes - bytes;
 }
 
-/* The newer one's content moves into the older one; the newer one's memory goes.  What the older one stood for stays. */
+/* The newer one's content moves into the older one; the newer one's memory goes.  What the older one stood for
+ * stays. */
 static void move_into(struct near__behind *b, struct update *old, struct update *new)
 {
     near__free(b->config.alloc, old->value);
@@ -300,7 +307,8 @@ static void tell_locked(struct near__behind *b)
     if (troubles & NEAR_TROUBLE_REPLACING)
         near__log(b->config.log, NEAR_LOG_ERROR, "load", "journal %s: cannot be rewritten: %m", path);
     if (unnoted)
-        near__log(b->config.log, NEAR_LOG_WARNING, "load", "what is stored could not be noted; it will be stored again");
+        near__log(b->config.log, NEAR_LOG_WARNING, "load",
+                  "what is stored could not be noted; it will be stored again");
     pthread_mutex_lock(&b->lock);
 }
 
@@ -310,7 +318,8 @@ static int is_too_large(const struct near__behind *b)
     return near__journal_file_bytes(b->journal) > JOURNAL_SLACK_BYTES + JOURNAL_SLACK_FACTOR * (uint64_t)b->bytes;
 }
 
-/* A journal that has grown, or whose disk has failed, gets a new file with all that is queued, as soon as the disk takes it. */
+/* A journal that has grown, or whose disk has failed, gets a new file with all that is queued, as soon as the disk
+ * takes it. */
 static void renew_journal_locked(struct near__behind *b)
 {
     const near_source_options *o = b->config.options;
@@ -382,7 +391,8 @@ static struct update *waiting_locked(struct near__behind *b, const void *key, si
 }
 
 /* Waits for room; the waiting update of the key then, or NULL. */
-static int wait_for_room_locked(struct near__behind *b, const struct update *u, int64_t deadline_ns, struct update **ret_old)
+static int wait_for_room_locked(struct near__behind *b, const struct update *u, int64_t deadline_ns,
+                                struct update **ret_old)
 {
     for (;;) {
         *ret_old = waiting_locked(b, u->key, u->key_size);
@@ -405,8 +415,8 @@ static int write_journal_locked(struct near__behind *b, const struct update *u)
     return near__journal_commit(b->journal);
 }
 
-/* The update has no predecessor that waits: it goes into the queue, or behind the one that flies.  What needs memory comes
- * before what cannot be taken back. */
+/* The update has no predecessor that waits: it goes into the queue, or behind the one that flies.  What needs memory
+ * comes before what cannot be taken back. */
 static int accept_new_locked(struct near__behind *b, struct update *u)
 {
     struct update *flying = find_locked(b, u->key, u->key_size);
@@ -514,8 +524,8 @@ static int sensible(int status, uint32_t operation)
     return status < 0 && strcmp(near_status_name(status), "unknown status") != 0 ? status : NEAR_ERR_INVALID;
 }
 
-void near__behind_call_store(const near_source_options *options, near_update *updates, size_t count, uint32_t timeout_ms,
-                             int *ret_whole)
+void near__behind_call_store(const near_source_options *options, near_update *updates, size_t count,
+                             uint32_t timeout_ms, int *ret_whole)
 {
     for (size_t i = 0; i < count; i++)
         updates[i].status = NEAR_OK;
@@ -560,7 +570,8 @@ static void take_batch_locked(struct near__behind *b, int64_t now_ns, int64_t *w
         return;
     }
     int rush = b->flushers || b->crowd || b->fresh_count >= most;
-    DL_FOREACH_SAFE(b->failed, u, next) {
+    DL_FOREACH_SAFE(b->failed, u, next)
+    {
         if (u->ready_ns > now_ns)
             sooner(wake_ns, u->ready_ns);
         else if (b->flying_count < most)
@@ -594,7 +605,8 @@ static void done_locked(struct near__behind *b, struct update *u)
     append_locked(b, u, FRESH);
 }
 
-/* Back into the queue; a newer update of the key replaces it.  When the source as a whole was away, its pause is enough. */
+/* Back into the queue; a newer update of the key replaces it.  When the source as a whole was away, its pause is
+ * enough. */
 static void again_locked(struct near__behind *b, struct update *u, int whole)
 {
     const near_source_options *o = b->config.options;
@@ -627,7 +639,8 @@ static void bury(struct near__behind *b, struct update *u, near_update *update)
     if (o->dead_letter)
         o->dead_letter(o->dead_letter_arg, update, update->status);
     else
-        near__log(b->config.log, NEAR_LOG_ERROR, "load", "the source rejected an update and nobody asked for dead letters");
+        near__log(b->config.log, NEAR_LOG_ERROR, "load",
+                  "the source rejected an update and nobody asked for dead letters");
     count(&b->config.counters->dead_letters, 1);
     pthread_mutex_lock(&b->lock);
     u->forget_after = 1;
@@ -642,7 +655,8 @@ static void pause_source_locked(struct near__behind *b, int whole)
         b->away_failures = 0;
         return;
     }
-    b->away_until_ns = near__now(b->config.clock) + near__backoff_ns(o->retry_min_ms, o->retry_max_ms, b->away_failures++);
+    b->away_until_ns =
+        near__now(b->config.clock) + near__backoff_ns(o->retry_min_ms, o->retry_max_ms, b->away_failures++);
 }
 
 /* Whether the update at i has landed; hopeless ones are left to bury. */

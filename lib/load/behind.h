@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * What a source needs beside the caller's own thread: one writer per key at a time, the queue of updates that the source is still
- * to get, and the list of keys that the remote tier is still to forget.  See behind.c. */
+ * What a source needs beside the caller's own thread: one writer per key at a time, the queue of updates that the
+ * source is still to get, and the list of keys that the remote tier is still to forget.  See behind.c. */
 #ifndef NEAR_LOAD_BEHIND_H
 #define NEAR_LOAD_BEHIND_H
 #include <stdatomic.h>
@@ -29,14 +29,15 @@ struct near__behind_config {
     const struct near__log *log;
     struct near__behind_counters *counters;
     const near_source_options *options; /* checked and complete; texts live until close */
-    /* Makes everybody forget a key, or everything with key NULL; NEAR_OK when that is known to have happened.  Called by the
-     * library's threads, may take as long as a call to the remote tier. */
+    /* Makes everybody forget a key, or everything with key NULL; NEAR_OK when that is known to have happened.  Called
+     * by the library's threads, may take as long as a call to the remote tier. */
     int (*invalidate)(void *arg, const void *key, size_t key_size);
     void *arg;
     uint32_t store_timeout_ms;
 };
 
-/* Replays the journal if there is one, and starts the threads.  NEAR_OK, NEAR_ERR_NOMEM, NEAR_ERR_JOURNAL, NEAR_ERR_SYSTEM. */
+/* Replays the journal if there is one, and starts the threads.  NEAR_OK, NEAR_ERR_NOMEM, NEAR_ERR_JOURNAL,
+ * NEAR_ERR_SYSTEM. */
 int near__behind_open(const struct near__behind_config *config, struct near__behind **ret, near_error *error);
 /* Everything stored and forgotten, by the deadline?  NEAR_OK or NEAR_ERR_TIMEOUT. */
 int near__behind_flush(struct near__behind *b, int64_t deadline_ns);
@@ -51,14 +52,14 @@ int near__behind_enter(struct near__behind *b, const void *key, size_t key_size,
                        struct near__behind_gate **ret);
 void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate);
 
-/* Accepts an update: in the queue, and in the journal as its policy says.  NEAR_OK, NEAR_ERR_QUEUE_FULL at the deadline,
- * NEAR_ERR_TOO_LARGE, NEAR_ERR_NOMEM, NEAR_ERR_JOURNAL. */
+/* Accepts an update: in the queue, and in the journal as its policy says.  NEAR_OK, NEAR_ERR_QUEUE_FULL at the
+ * deadline, NEAR_ERR_TOO_LARGE, NEAR_ERR_NOMEM, NEAR_ERR_JOURNAL. */
 int near__behind_put(struct near__behind *b, uint32_t operation, const void *key, size_t key_size, const void *value,
                      size_t value_size, int64_t deadline_ns);
 /* The next update's number, for one that is stored at once. */
 uint64_t near__behind_sequence(struct near__behind *b);
-/* The remote tier may have something else than the source: it is to forget the key now, and again when the queue's update
- * for it has reached the source. */
+/* The remote tier may have something else than the source: it is to forget the key now, and again when the queue's
+ * update for it has reached the source. */
 void near__behind_forget(struct near__behind *b, const void *key, size_t key_size);
 /* The newest update of the key that is not known to be stored: 1 and up to capacity bytes, or 0. */
 int near__behind_peek(struct near__behind *b, const void *key, size_t key_size, void *buffer, size_t capacity,
@@ -66,7 +67,7 @@ int near__behind_peek(struct near__behind *b, const void *key, size_t key_size, 
 void near__behind_gauges(struct near__behind *b, struct near__behind_gauges *ret);
 
 /* Calls the store for updates, and makes sense of what it returns: every status is NEAR_OK or an error afterwards. */
-void near__behind_call_store(const near_source_options *options, near_update *updates, size_t count, uint32_t timeout_ms,
-                             int *ret_whole);
+void near__behind_call_store(const near_source_options *options, near_update *updates, size_t count,
+                             uint32_t timeout_ms, int *ret_whole);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The table of flights, in stripes: one mutex and one uthash table each.  A flight stays in its table until it lands or
- * until a newer flight of its key takes its place; threads that wait hold references.  Everything in a flight but its key
- * is protected by its stripe's mutex, which is held for a few instructions only and never across a fetch.
+ * until a newer flight of its key takes its place; threads that wait hold references.  Everything in a flight but its
+ * key is protected by its stripe's mutex, which is held for a few instructions only and never across a fetch.
  *
  * Waiting is on the flight's own condition variable, by CLOCK_MONOTONIC.  With a virtual clock the wait also ends every
  * few milliseconds of real time to look at the clock again. */
@@ -82,7 +82,8 @@ void near__shared_unref(struct near__shared *shared)
     const struct near__alloc *alloc = owner->alloc;
     near__free(alloc, shared->data);
     near__free(alloc, shared);
-    /* release: pairs with the acquire in near_close, which frees what alloc points to; nothing of ours is touched after */
+    /* release: pairs with the acquire in near_close, which frees what alloc points to; nothing of ours is touched
+     * after */
     atomic_fetch_sub_explicit(&owner->outstanding, 1, memory_order_release);
 }
 
@@ -159,7 +160,8 @@ static void take_out_locked(struct near__flights *flights, struct stripe *stripe
     flight->in_table = false;
 }
 
-static void put_in_locked(struct near__flights *flights, struct stripe *stripe, struct near__flight *flight, unsigned hash)
+static void put_in_locked(struct near__flights *flights, struct stripe *stripe, struct near__flight *flight,
+                          unsigned hash)
 {
     const struct near__alloc *flight_alloc = flights->alloc;
     flight->in_table = true; /* uthash_nonfatal_oom takes it back */
@@ -216,7 +218,8 @@ static int land_locked(struct near__flights *flights, struct stripe *stripe, str
     return 1;
 }
 
-int near__flight_land(struct near__flights *flights, struct near__flight *flight, int status, struct near__shared *shared)
+int near__flight_land(struct near__flights *flights, struct near__flight *flight, int status,
+                      struct near__shared *shared)
 {
     struct stripe *stripe = &flights->stripes[flight->stripe];
     pthread_mutex_lock(&stripe->mutex);
@@ -235,7 +238,8 @@ static struct timespec wake_at(const struct near__flights *flights, int64_t dead
 }
 
 /* One sleep, with the stripe's mutex. */
-static void sleep_locked(struct near__flights *flights, struct stripe *stripe, struct near__flight *flight, int64_t until_ns)
+static void sleep_locked(struct near__flights *flights, struct stripe *stripe, struct near__flight *flight,
+                         int64_t until_ns)
 {
     struct timespec at = wake_at(flights, until_ns);
     pthread_cond_timedwait(&flight->landed_cond, &stripe->mutex, &at);
@@ -266,7 +270,8 @@ static int64_t wait_until_locked(const struct near__flight *flight, const struct
     const struct near__shared *old = flight->old;
     if (old && p->at_once_ns != NEAR_NEVER && old->expires_ns - now_ns > p->at_once_ns)
         return now_ns;
-    return (p->has_old || near__shared_lasts(old, p->soft_ns, now_ns)) && p->soft_ns < p->deadline_ns ? p->soft_ns : p->deadline_ns;
+    return (p->has_old || near__shared_lasts(old, p->soft_ns, now_ns)) && p->soft_ns < p->deadline_ns ? p->soft_ns
+                                                                                                      : p->deadline_ns;
 }
 
 struct near__landing near__flight_wait_load(struct near__flights *flights, struct near__flight *flight,

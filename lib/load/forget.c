@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * One thread goes through the list, one key at a time, oldest first.  A key that is added while its removal is under way is done once
- * more: what made it necessary may have come after the removal ran.  A failure goes to the list's end and all wait for a
- * while, longer with each failure in a row.
+ * One thread goes through the list, one key at a time, oldest first.  A key that is added while its removal is under
+ * way is done once more: what made it necessary may have come after the removal ran.  A failure goes to the list's end
+ * and all wait for a while, longer with each failure in a row.
  *
- * The list is bounded.  Beyond the bound, or without memory, "everything" takes the place of the keys: it costs a cold cache, and is
- * always right. */
+ * The list is bounded.  Beyond the bound, or without memory, "everything" takes the place of the keys: it costs a cold
+ * cache, and is always right. */
 #include "load/forget.h"
 
 #include <signal.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Keys that the remote tier, and with it every process, is to forget: tried again and again until it is known to have happened. */
+ * Keys that the remote tier, and with it every process, is to forget: tried again and again until it is known to have
+ * happened. */
 #ifndef NEAR_LOAD_FORGET_H
 #define NEAR_LOAD_FORGET_H
 #include <pthread.h>

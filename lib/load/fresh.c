@@ -28,8 +28,8 @@ static double exp_minus(double x)
     return power * (1 - f * (0.69314718 - f * (0.24022651 - f * (0.05550411 - f * (0.00961813 - f * 0.00133336)))));
 }
 
-enum near__freshness near__fresh(int64_t now_ns, int64_t expires_ns, int64_t grace_ns, int64_t load_ns, uint32_t beta_permille,
-                                 uint64_t random, int64_t *ret_age_ns)
+enum near__freshness near__fresh(int64_t now_ns, int64_t expires_ns, int64_t grace_ns, int64_t load_ns,
+                                 uint32_t beta_permille, uint64_t random, int64_t *ret_age_ns)
 {
     if (expires_ns == NEAR_NEVER)
         return NEAR_FRESH;

@@ -5,10 +5,10 @@
  *      |------------- ttl --------------|----------- grace --------------|
  *      FRESH ............. (EARLY?) ....|  OLD, of age 0 … grace         |  gone
  *
- * A value is written to Redis with a time to live of ttl + grace, and grace is a setting that every reader has, so the soft end
- * is simply "the hard end less grace": nothing has to travel with the value, and values stay plain for every other client.  (A
- * companion key with the soft end was the other way: it would double the number of keys, need an atomic read of two, and be
- * wrong after anybody's EXPIRE.  The price of ours: readers must agree on grace.) */
+ * A value is written to Redis with a time to live of ttl + grace, and grace is a setting that every reader has, so the
+ * soft end is simply "the hard end less grace": nothing has to travel with the value, and values stay plain for every
+ * other client.  (A companion key with the soft end was the other way: it would double the number of keys, need an
+ * atomic read of two, and be wrong after anybody's EXPIRE.  The price of ours: readers must agree on grace.) */
 #ifndef NEAR_LOAD_FRESH_H
 #define NEAR_LOAD_FRESH_H
 #include <stdatomic.h>
@@ -24,12 +24,13 @@ int64_t near__pace_get(struct near__pace *pace, uint64_t hash); /* 0: nothing wa
 
 enum near__freshness { NEAR_FRESH, NEAR_FRESH_EARLY, NEAR_FRESH_OLD };
 /* What a value is that ends (hard) at expires_ns.  EARLY: still fresh, and this reader was chosen to refresh it: XFetch
- * (Vattani, Chierichetti, Lowenstein 2015), with probability exp(-left / (load_ns * beta)).  random is any number.  *ret_age_ns is
- * set with OLD. */
-enum near__freshness near__fresh(int64_t now_ns, int64_t expires_ns, int64_t grace_ns, int64_t load_ns, uint32_t beta_permille,
-                                 uint64_t random, int64_t *ret_age_ns);
+ * (Vattani, Chierichetti, Lowenstein 2015), with probability exp(-left / (load_ns * beta)).  random is any number.
+ * *ret_age_ns is set with OLD. */
+enum near__freshness near__fresh(int64_t now_ns, int64_t expires_ns, int64_t grace_ns, int64_t load_ns,
+                                 uint32_t beta_permille, uint64_t random, int64_t *ret_age_ns);
 
-/* ttl_ms shortened by up to jitter_permille of it, so that what was loaded together does not end together; at least 1. */
+/* ttl_ms shortened by up to jitter_permille of it, so that what was loaded together does not end together; at least
+ * 1. */
 int64_t near__jittered(int64_t ttl_ms, uint32_t jitter_permille, uint64_t random);
 
 #endif

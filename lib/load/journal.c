@@ -6,22 +6,25 @@
  *      record   magic 4 | type 4 | checksum 8 | sequence 8 | key size 4 | value size 4 | key | value
  *      record   …
  *
- * Numbers are in the machine's byte order.  A checksum (XXH3) covers everything else of its header or record and is seeded with the
- * file's random id, so that nothing from another journal, be it a value that somebody cached, passes for a record of this one.
+ * Numbers are in the machine's byte order.  A checksum (XXH3) covers everything else of its header or record and is
+ * seeded with the file's random id, so that nothing from another journal, be it a value that somebody cached, passes
+ * for a record of this one.
  *
- * A crash may tear the last write.  What cannot be read is a torn end when nothing readable follows, and is cut off: it was never
- * acknowledged, since acknowledgement comes after the write (and, as the policy has it, after the disk's own word).  When a
- * readable record follows, it is damage, and acknowledged updates may be in it: that is told, not skipped, unless salvage was
- * asked for.
+ * A crash may tear the last write.  What cannot be read is a torn end when nothing readable follows, and is cut off: it
+ * was never acknowledged, since acknowledgement comes after the write (and, as the policy has it, after the disk's own
+ * word).  When a readable record follows, it is damage, and acknowledged updates may be in it: that is told, not
+ * skipped, unless salvage was asked for.
  *
- * A write that fails is taken back with ftruncate; if even that fails the file takes nothing more.  After a failed fdatasync the
- * kernel may have dropped the dirty pages, so trying again proves nothing.  In both cases the journal refuses until a rewrite, of all
- * that is queued, has made a new file; the queue tries one, with pauses, whenever somebody wants to put an update into it.
+ * A write that fails is taken back with ftruncate; if even that fails the file takes nothing more.  After a failed
+ * fdatasync the kernel may have dropped the dirty pages, so trying again proves nothing.  In both cases the journal
+ * refuses until a rewrite, of all that is queued, has made a new file; the queue tries one, with pauses, whenever
+ * somebody wants to put an update into it.
  *
- * Rewriting: new file beside the old one, fsync, rename, fsync of the folder.  The lock (flock) is on the file, not its name: who
- * opens checks that the locked file still has the name.
+ * Rewriting: new file beside the old one, fsync, rename, fsync of the folder.  The lock (flock) is on the file, not its
+ * name: who opens checks that the locked file still has the name.
  *
- * One lock of its own, for those who wait for the disk: (s).  Everything else belongs to whoever holds the queue's lock. */
+ * One lock of its own, for those who wait for the disk: (s).  Everything else belongs to whoever holds the queue's
+ * lock. */
 #include "load/journal.h"
 
 #include <errno.h>
@@ -69,9 +72,9 @@ struct near__journal {
     int trouble_error;          /* of the last one */
     pthread_mutex_t lock;
     pthread_cond_t synced_cond;
-    int fd;                     /* s to change */
-    uint64_t written, synced;   /* s: bytes ever, over all files */
-    int syncing, sync_failed;   /* s */
+    int fd;                   /* s to change */
+    uint64_t written, synced; /* s: bytes ever, over all files */
+    int syncing, sync_failed; /* s */
 };
 
 /* ---------------------------------------------------------------- records */
@@ -211,7 +214,10 @@ int near__journal_commit(struct near__journal *j)
     return empty_buffer(j, NEAR_OK);
 }
 
-uint64_t near__journal_file_bytes(const struct near__journal *j) { return j->size; }
+uint64_t near__journal_file_bytes(const struct near__journal *j)
+{
+    return j->size;
+}
 
 static int write_header(int fd, uint64_t *ret_id)
 {
@@ -285,7 +291,8 @@ static int rewrite_failed(struct near__journal *j)
     return empty_buffer(j, NEAR_ERR_JOURNAL);
 }
 
-/* What was added and not yet written has the old file's checksums, and is about updates that the new one does not have. */
+/* What was added and not yet written has the old file's checksums, and is about updates that the new one does not
+ * have. */
 int near__journal_rewrite_begin(struct near__journal *j)
 {
     empty_buffer(j, NEAR_OK);
@@ -369,8 +376,8 @@ static int read_exactly(int fd, void *bytes, size_t size, uint64_t at)
     return 0;
 }
 
-/* Where the next readable record begins, from `from` on; the file's end when there is none.  Only looked for when something
- * is wrong, so it may read the rest at once. */
+/* Where the next readable record begins, from `from` on; the file's end when there is none.  Only looked for when
+ * something is wrong, so it may read the rest at once. */
 static int find_readable(const struct near__journal *j, uint64_t from, uint64_t *ret_next)
 {
     size_t size = (size_t)(j->size - from);
@@ -393,8 +400,8 @@ static int judge(struct near__journal *j, uint64_t at, int salvage, uint64_t *re
     uint64_t next = 0;
     int status = find_readable(j, at, &next);
     if (status != NEAR_OK)
-        return near__fail(error, status, "journal %s: cannot look behind byte %llu: %s", j->path, (unsigned long long)at,
-                          near_status_text(status));
+        return near__fail(error, status, "journal %s: cannot look behind byte %llu: %s", j->path,
+                          (unsigned long long)at, near_status_text(status));
     *ret_next = next;
     if (next == j->size) {
         near__log(j->log, NEAR_LOG_WARNING, "load", "journal %s: a torn end of %llu bytes was cut off", j->path,
@@ -405,8 +412,9 @@ static int judge(struct near__journal *j, uint64_t at, int salvage, uint64_t *re
         return NEAR_OK;
     }
     if (!salvage)
-        return near__fail(error, NEAR_ERR_JOURNAL, "journal %s: damaged from byte %llu to %llu; readable records follow",
-                          j->path, (unsigned long long)at, (unsigned long long)next);
+        return near__fail(error, NEAR_ERR_JOURNAL,
+                          "journal %s: damaged from byte %llu to %llu; readable records follow", j->path,
+                          (unsigned long long)at, (unsigned long long)next);
     near__log(j->log, NEAR_LOG_ERROR, "load", "journal %s: damaged from byte %llu to %llu, skipped", j->path,
               (unsigned long long)at, (unsigned long long)next);
     return NEAR_OK;
@@ -475,7 +483,8 @@ static int replay(struct near__journal *j, int salvage, near__journal_fn fn, voi
         size_t size;
         status = read_record(j, &w, at, &record, &size);
         if (status != NEAR_OK)
-            status = near__fail(error, status, "journal %s: cannot be read at byte %llu", j->path, (unsigned long long)at);
+            status =
+                near__fail(error, status, "journal %s: cannot be read at byte %llu", j->path, (unsigned long long)at);
         else if (!size)
             status = judge(j, at, salvage, &at, error);
         else if ((status = fn(arg, &record)) != NEAR_OK)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The journal of a write-behind queue: a file to which every accepted update is appended before it is acknowledged, and a note when
- * it has reached the source.  What is in it without such a note is to be done again after a crash. */
+ * The journal of a write-behind queue: a file to which every accepted update is appended before it is acknowledged, and
+ * a note when it has reached the source.  What is in it without such a note is to be done again after a crash. */
 #ifndef NEAR_LOAD_JOURNAL_H
 #define NEAR_LOAD_JOURNAL_H
 #include <stddef.h>
@@ -21,8 +21,8 @@ struct near__journal_record {
 /* Called for each record at open, in order.  Not NEAR_OK ends the opening with that status. */
 typedef int (*near__journal_fn)(void *arg, const struct near__journal_record *record);
 
-/* Opens or makes the file, locks it against other processes and replays it.  A torn end is cut off; damage before the end is
- * NEAR_ERR_JOURNAL with its place in error, or, with salvage, skipped and logged.  Also NEAR_ERR_NOMEM. */
+/* Opens or makes the file, locks it against other processes and replays it.  A torn end is cut off; damage before the
+ * end is NEAR_ERR_JOURNAL with its place in error, or, with salvage, skipped and logged.  Also NEAR_ERR_NOMEM. */
 int near__journal_open(const struct near__alloc *alloc, const struct near__log *log, const char *path, int salvage,
                        near__journal_fn fn, void *arg, struct near__journal **ret, near_error *error);
 void near__journal_close(struct near__journal *j); /* NULL is fine */
@@ -40,8 +40,8 @@ int near__journal_rewrite_begin(struct near__journal *j);
 int near__journal_rewrite_end(struct near__journal *j);
 /* Whether the disk has failed in such a way that nothing can be written until the file has been replaced. */
 int near__journal_is_broken(struct near__journal *j);
-/* What went wrong since the last call, bits of a near__journal_trouble, for the log: that is told when no lock is held.  *ret_error is
- * the system's word about the last of them. */
+/* What went wrong since the last call, bits of a near__journal_trouble, for the log: that is told when no lock is held.
+ * *ret_error is the system's word about the last of them. */
 enum near__journal_trouble { NEAR_TROUBLE_WRITING = 1, NEAR_TROUBLE_REPLACING = 2 };
 unsigned near__journal_troubles(struct near__journal *j, int *ret_error);
 /* A mark of all that is written now, for near__journal_sync. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Buckets of four under striped mutexes: notes are read after the local tier missed, where a mutex costs nothing that shows.
- * A bucket has one mutex, whichever key asks: the stripe follows from the bucket, never from the key. */
+ * Buckets of four under striped mutexes: notes are read after the local tier missed, where a mutex costs nothing that
+ * shows.  A bucket has one mutex, whichever key asks: the stripe follows from the bucket, never from the key. */
 #include "load/notes.h"
 
 #include <pthread.h>
@@ -33,7 +33,8 @@ struct near__notes {
     struct note notes[];
 };
 
-int near__notes_create(const struct near__alloc *alloc, struct near__local *local, size_t bytes, struct near__notes **ret)
+int near__notes_create(const struct near__alloc *alloc, struct near__local *local, size_t bytes,
+                       struct near__notes **ret)
 {
     size_t buckets = bytes / (WAYS * sizeof(struct note));
     if (buckets == 0)

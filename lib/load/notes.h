@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Notes about keys that have no value to keep: absent at the source, being loaded elsewhere, failed a moment ago.
  *
- * A small table of fixed size, the notes' own share of the local budget: absence cannot push values out.  A note tells the
- * position at which it was true and holds while nothing newer is known of the key (the same rules as for an entry: floor not
- * above it, generation unchanged, not below the watermark), so whatever creates the key ends it (R19).  Keys too long for a
- * note are not noted: then the server is asked. */
+ * A small table of fixed size, the notes' own share of the local budget: absence cannot push values out.  A note tells
+ * the position at which it was true and holds while nothing newer is known of the key (the same rules as for an entry:
+ * floor not above it, generation unchanged, not below the watermark), so whatever creates the key ends it (R19).  Keys
+ * too long for a note are not noted: then the server is asked. */
 #ifndef NEAR_LOAD_NOTES_H
 #define NEAR_LOAD_NOTES_H
 #include <stddef.h>
@@ -20,7 +20,8 @@ enum near__note {
 
 struct near__notes;
 /* What fits into `bytes`, at least one bucket. */
-int near__notes_create(const struct near__alloc *alloc, struct near__local *local, size_t bytes, struct near__notes **ret);
+int near__notes_create(const struct near__alloc *alloc, struct near__local *local, size_t bytes,
+                       struct near__notes **ret);
 void near__notes_destroy(struct near__notes *notes); /* NULL is fine */
 /* True at `position` (local terms), learnt by a request sent when the key's ticket was `ticket`, until ends_ns. */
 void near__notes_put(struct near__notes *notes, const void *key, size_t key_size, enum near__note what,

@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Locks over N independent servers.  A lock is a key with the owner's random token and a time to live; who has it on a majority
- * of the servers has the lock.  N is 1 for the plain lock on one Redis.
+ * Locks over N independent servers.  A lock is a key with the owner's random token and a time to live; who has it on a
+ * majority of the servers has the lock.  N is 1 for the plain lock on one Redis.
  *
  * Acquire
  *   1. Note the time.  Ask the servers one after another, each with a short deadline of its own, to take the lock.
  *   2. With a majority: what is left of the time to live, counted from 1 and less an allowance for clocks that run at
  *      different speeds, is the lock's validity.  Nothing left: not acquired.
- *   3. The fencing number is the highest counter seen.  A server whose counter is below it is raised to it, and a majority must
- *      have reached it before the lock is handed out.  The next owner's majority shares a server with this one, and that
- *      server's counter was at least this number, so the next number is higher.  (Taking the maximum alone is not enough: the
- *      maximum of one majority may come from a server that the next majority does not ask.)
- *   4. Otherwise give back whatever may have been taken, on every server, those that did not answer included; pause for a random
- *      time, so that rivals do not meet again and again; begin again until the deadline.
+ *   3. The fencing number is the highest counter seen.  A server whose counter is below it is raised to it, and a
+ *      majority must have reached it before the lock is handed out.  The next owner's majority shares a server with
+ *      this one, and that server's counter was at least this number, so the next number is higher.  (Taking the maximum
+ *      alone is not enough: the maximum of one majority may come from a server that the next majority does not ask.)
+ *   4. Otherwise give back whatever may have been taken, on every server, those that did not answer included; pause for
+ *      a random time, so that rivals do not meet again and again; begin again until the deadline.
  *
  * Time.  Validity is counted by our own monotonic clock from before the first request, expiry by the servers' clocks
- * from after it arrived, so ours ends first as long as no server's clock runs faster than ours by more than the allowance.
- * A process that is stopped (SIGSTOP, swapping, a debugger) does not notice that its time is over before it looks again: that is what
- * the fencing number is for, and nothing else can be.  A server that forgets the lock (restart without persistence, failover to
- * a replica that had not got it) may give it to somebody else: with one server that breaks the exclusion, with N it takes a
- * majority of such servers within one time to live.  The numbers rise even then: a counter that was lost begins at the server's
- * time in microseconds. */
+ * from after it arrived, so ours ends first as long as no server's clock runs faster than ours by more than the
+ * allowance.  A process that is stopped (SIGSTOP, swapping, a debugger) does not notice that its time is over before it
+ * looks again: that is what the fencing number is for, and nothing else can be.  A server that forgets the lock
+ * (restart without persistence, failover to a replica that had not got it) may give it to somebody else: with one
+ * server that breaks the exclusion, with N it takes a majority of such servers within one time to live.  The numbers
+ * rise even then: a counter that was lost begins at the server's time in microseconds. */
 #include "load/redlock.h"
 
 #include <string.h>
@@ -35,13 +35,16 @@ struct round {
     size_t granted, refused, failed; /* refused: somebody else has it, or (extend, release) nobody */
     size_t at_fence;                 /* servers whose counter has reached the highest */
     uint64_t fence;
-    int error;                       /* the first failure's status */
-    int twice;                       /* two of the servers are one */
+    int error; /* the first failure's status */
+    int twice; /* two of the servers are one */
     uint64_t seen[NEAR_LOCK_SERVERS_MAX];
     uint64_t counters[NEAR_LOCK_SERVERS_MAX]; /* 0: not granted */
 };
 
-static size_t majority(const struct near__lock *lock) { return lock->servers.count / 2 + 1; }
+static size_t majority(const struct near__lock *lock)
+{
+    return lock->servers.count / 2 + 1;
+}
 
 static struct near__request request_for(const struct near__lock *lock, enum near__operation operation, uint32_t ttl_ms)
 {

@@ -2,9 +2,9 @@
  *
  * Watches in stripes: a mutex, a condition and a list each; the subscriber looks at one counter when there are none.
  *
- * No wake-up is lost: a watch is counted and listed [1] before its thread sends the request for the lease [2]; the server
- * answers "held" [3] before the fill runs and publishes [4]; the subscriber reads that message [5] and looks at the counter
- * [6].  [1] happens before [2], which the server's order puts before [5]. */
+ * No wake-up is lost: a watch is counted and listed [1] before its thread sends the request for the lease [2]; the
+ * server answers "held" [3] before the fill runs and publishes [4]; the subscriber reads that message [5] and looks at
+ * the counter [6].  [1] happens before [2], which the server's order puts before [5]. */
 #include "load/watch.h"
 
 #include <pthread.h>

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Watches: threads that wait for a message about a key.
  *
- * A process that lost the race for a load waits for the winner's own message instead of asking again and again.  The watch
- * begins *before* the server is asked for the lease: if the answer is "held", then the fill, and its message, are still to
- * come, and the watch cannot miss it.  What may hide messages (a lost subscription, a hole) wakes everybody. */
+ * A process that lost the race for a load waits for the winner's own message instead of asking again and again.  The
+ * watch begins *before* the server is asked for the lease: if the answer is "held", then the fill, and its message, are
+ * still to come, and the watch cannot miss it.  What may hide messages (a lost subscription, a hole) wakes
+ * everybody. */
 #ifndef NEAR_LOAD_WATCH_H
 #define NEAR_LOAD_WATCH_H
 #include <stddef.h>
@@ -27,8 +28,8 @@ void near__watch_begin(struct near__watches *watches, struct near__watch *watch,
 void near__watch_end(struct near__watches *watches, struct near__watch *watch);
 /* 1: a message about the key came since the last wait; 0: the deadline. */
 int near__watch_wait(struct near__watches *watches, struct near__watch *watch, int64_t deadline_ns);
-/* A message about a key, or about its lease (NEAR_LEASE_SUFFIX), was applied; NULL: any may have been missed.  Costs one
- * load while nobody watches. */
+/* A message about a key, or about its lease (NEAR_LEASE_SUFFIX), was applied; NULL: any may have been missed.  Costs
+ * one load while nobody watches. */
 void near__watches_heard(struct near__watches *watches, const void *key, size_t key_size);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * One mutex, one queue, as many threads as there were jobs at once.  Lock order: this mutex, then that of a stripe of flights. */
+ * One mutex, one queue, as many threads as there were jobs at once.  Lock order: this mutex, then that of a stripe of
+ * flights. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* pthread_setname_np */
 #endif

@@ -10,34 +10,39 @@
  *      thread's stock --batch--> depot of the class (mutex) --slab--> pool of empty slabs (mutex) --pages--> kernel
  *                     <--batch--                            <--slab--                             <--pages--
  *
- * Why.  malloc makes 160 bytes of an entry of 140, and eviction frees on one thread what another has allocated; both its locks
- * and its bookkeeping beside each block cost a fill more than the copy does.  Here a block has no header: its class follows from
- * the entry's size, its slab from its address.
+ * Why.  malloc makes 160 bytes of an entry of 140, and eviction frees on one thread what another has allocated; both
+ * its locks and its bookkeeping beside each block cost a fill more than the copy does.  Here a block has no header: its
+ * class follows from the entry's size, its slab from its address.
  *
- * Classes.  Up to 256 bytes in steps of 8.  Above, a class is what a slab divided by a whole number gives, from 56 to 8 blocks, each
- * about an eighth larger than the one before; so nothing is left over at the end of a slab.  Larger entries are malloc's.
+ * Classes.  Up to 256 bytes in steps of 8.  Above, a class is what a slab divided by a whole number gives, from 56 to 8
+ * blocks, each about an eighth larger than the one before; so nothing is left over at the end of a slab.  Larger
+ * entries are malloc's.
  *
- * Threads.  Each has a stock of blocks that it takes from and gives to without a lock; between stocks and depots go batches.  A free
- * block in the stock of a thread that sleeps, or has gone and not been followed by another, keeps a slab from becoming empty, so in a stock it weighs WEIGHT more than its size,
- * a 32nd of a slab.  All classes together weigh no more than `keep`: 32 times that is what stocks can hold up.
- * The keeper has one for what it frees, too, so that it does not take a lock for each block, and gives back all of it when it is done.
+ * Threads.  Each has a stock of blocks that it takes from and gives to without a lock; between stocks and depots go
+ * batches.  A free block in the stock of a thread that sleeps, or has gone and not been followed by another, keeps a
+ * slab from becoming empty, so in a stock it weighs WEIGHT more than its size, a 32nd of a slab.  All classes together
+ * weigh no more than `keep`: 32 times that is what stocks can hold up.  The keeper has one for what it frees, too, so
+ * that it does not take a lock for each block, and gives back all of it when it is done.
  *
- * Lines.  Blocks end where the slab ends, so those of 128 bytes begin at multiples of 128: two lines each, and both of a pair that
- * processors fetch together.  Behind a header of 64 bytes each would have its lines in two pairs, and a hit among a million took 5 % longer.
+ * Lines.  Blocks end where the slab ends, so those of 128 bytes begin at multiples of 128: two lines each, and both of
+ * a pair that processors fetch together.  Behind a header of 64 bytes each would have its lines in two pairs, and a hit
+ * among a million took 5 % longer.
  *
- * Budget.  held counts slabs that are in memory, whole: used, partly used, or empty and not yet given back.  It is part of a count that
- * others add to; who takes a slab says how much that may be at most, and a swap decides, so that what two take at once does not pass it.
- * A block's cost is a slab divided by its blocks, so costs sum up to no less than slabs that are full.
+ * Budget.  held counts slabs that are in memory, whole: used, partly used, or empty and not yet given back.  It is part
+ * of a count that others add to; who takes a slab says how much that may be at most, and a swap decides, so that what
+ * two take at once does not pass it.  A block's cost is a slab divided by its blocks, so costs sum up to no less than
+ * slabs that are full.
  *
- * Mixes that change.  When large entries come after small ones, slabs of the small class are full of holes and none is empty.  Then
- * the keeper chooses the emptiest, moves what is left in them into the holes of the others (blocks.c), and has empty slabs.  Those
- * holes are then all that fills have, and soon none.  Where more is held than may be, because a limit was lowered, nobody waits for just those
- * slabs: a fill that finds no other block takes one of them back.
+ * Mixes that change.  When large entries come after small ones, slabs of the small class are full of holes and none is
+ * empty.  Then the keeper chooses the emptiest, moves what is left in them into the holes of the others (blocks.c), and
+ * has empty slabs.  Those holes are then all that fills have, and soon none.  Where more is held than may be, because a
+ * limit was lowered, nobody waits for just those slabs: a fill that finds no other block takes one of them back.
  *
  * Sanitizers.  Free blocks are poisoned for AddressSanitizer, so that a use after free is found as it is with malloc.
  *
- * Locks, in this order.  As malloc's they make a fill wait for a fill; reads never come here, and neither do invalidations: what they
- * retire is pushed on a list (reclaim.c).  None is held while anything waits, for a grace period or for Redis.
+ * Locks, in this order.  As malloc's they make a fill wait for a fill; reads never come here, and neither do
+ * invalidations: what they retire is pushed on a list (reclaim.c).  None is held while anything waits, for a grace
+ * period or for Redis.
  *
  *      lock            protects                           held for                       taken inside
  *      depot's mutex   slabs of its class but `leaving`,  a batch; a look at the slabs   a read section
@@ -45,15 +50,17 @@
  *      pool's mutex    empty slabs, chunks, what is held  one slab, the mapping of a     the depot's mutex
  *                                                         chunk; not what gives back
  *
- * A child of fork has no use for any of them: it may not use the parent's caches, and has mutexes of its own in those that it opens.
+ * A child of fork has no use for any of them: it may not use the parent's caches, and has mutexes of its own in those
+ * that it opens.
  *
- * The kernel may refuse.  No mapping: the block is not there, the fill is refused.  No huge page: slabs are as good in small ones.  Pages
- * that it does not take back (they are locked into memory) are still held, and stay empty slabs.
+ * The kernel may refuse.  No mapping: the block is not there, the fill is refused.  No huge page: slabs are as good in
+ * small ones.  Pages that it does not take back (they are locked into memory) are still held, and stay empty slabs.
  *
- * Huge pages.  A random read of an entry misses the TLB, too.  If they are wanted a new chunk becomes one huge page where the kernel has
- * one to give; it is in memory as a whole from the first touch on, so all of its slabs are held, and empty ones among them are taken
- * first.  The first slab that is given back ends that for its chunk: otherwise the kernel might make it whole again behind our back.
- * Where less than a chunk fits below what may be held, and where huge pages are not wanted, slabs become part of memory one by one. */
+ * Huge pages.  A random read of an entry misses the TLB, too.  If they are wanted a new chunk becomes one huge page
+ * where the kernel has one to give; it is in memory as a whole from the first touch on, so all of its slabs are held,
+ * and empty ones among them are taken first.  The first slab that is given back ends that for its chunk: otherwise the
+ * kernel might make it whole again behind our back.  Where less than a chunk fits below what may be held, and where
+ * huge pages are not wanted, slabs become part of memory one by one. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -81,7 +88,7 @@
 #define PAYLOAD (NEAR_SLAB_SIZE - HEADER)
 #define FINE_MIN 16
 #define FINE_MAX 256
-#define FEWEST 8                              /* blocks of the largest class */
+#define FEWEST 8 /* blocks of the largest class */
 _Static_assert(NEAR_SMALL_MAX == (PAYLOAD / FEWEST & ~UINT64_C(7)), "the largest class");
 #define BLOCKS_MAX (PAYLOAD / FINE_MIN + 1)
 #define WEIGHT ((int64_t)NEAR_SLAB_SIZE / 32)
@@ -123,17 +130,17 @@ struct near__arena {
     struct near__classes class;
     const struct near__alloc *alloc;
     unsigned classes;
-    int huge;                           /* wanted */
+    int huge; /* wanted */
     struct depot depot[NEAR_CLASSES_MAX];
     _Alignas(64) pthread_mutex_t mutex; /* the pool's: what follows */
     struct slab *empty;                 /* in memory */
     uint64_t empty_count;
     struct chunk *chunk;
     size_t chunks, chunks_room;
-    size_t absent_from;                 /* no chunk before has an absent slab */
-    _Atomic(int64_t) held;              /* changed under the mutex; relaxed: a count */
-    _Atomic(int64_t) *total;            /* (i) changed by others as well; relaxed: a count */
-    _Atomic(int64_t) wanted;            /* relaxed: tells the keeper, who is woken as well, what to look at */
+    size_t absent_from;      /* no chunk before has an absent slab */
+    _Atomic(int64_t) held;   /* changed under the mutex; relaxed: a count */
+    _Atomic(int64_t) *total; /* (i) changed by others as well; relaxed: a count */
+    _Atomic(int64_t) wanted; /* relaxed: tells the keeper, who is woken as well, what to look at */
     void *memory;
 };
 _Static_assert(offsetof(struct near__arena, class) == 0, "see near__arena_class");
@@ -159,7 +166,8 @@ static void make_classes(struct near__arena *arena)
         add_class(arena, size + 8, size + 8);
         size += 8;
     }
-    for (unsigned blocks = PAYLOAD / (FINE_MAX + FINE_MAX / 8); blocks >= FEWEST; blocks -= blocks > 16 ? blocks / 9 : 1) {
+    for (unsigned blocks = PAYLOAD / (FINE_MAX + FINE_MAX / 8); blocks >= FEWEST;
+         blocks -= blocks > 16 ? blocks / 9 : 1) {
         unsigned next = (unsigned)(PAYLOAD / blocks) & ~7u;
         add_class(arena, size + 8, next);
         size = next;
@@ -178,7 +186,8 @@ static int hold_below(struct near__arena *arena, int64_t bytes, int64_t most)
     do {
         if (total + bytes > most)
             return 0;
-    } while (!atomic_compare_exchange_weak_explicit(arena->total, &total, total + bytes, memory_order_relaxed, memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(arena->total, &total, total + bytes, memory_order_relaxed,
+                                                    memory_order_relaxed));
     atomic_fetch_add_explicit(&arena->held, bytes, memory_order_relaxed);
     return 1;
 }
@@ -256,8 +265,8 @@ static int is_leaving(const struct slab *slab)
 
 /* ---------------------------------------------------------------- the pool */
 
-/* The kernel is told not to make it one page of its own accord, as it would where huge pages are on for everybody: then a slab of it
- * would hold the memory of all. */
+/* The kernel is told not to make it one page of its own accord, as it would where huge pages are on for everybody: then
+ * a slab of it would hold the memory of all. */
 static char *map_chunk(void)
 {
     char *memory = near__pages_map(CHUNK_SIZE);
@@ -397,7 +406,8 @@ static struct slab *too_much_locked(struct near__arena *arena, int64_t most, uin
 /* 0: the kernel does not take it. */
 static int give_to_kernel(struct slab *slab, char *huge)
 {
-    return (!huge || madvise(huge, CHUNK_SIZE, MADV_NOHUGEPAGE) == 0) && madvise(slab, NEAR_SLAB_SIZE, MADV_DONTNEED) == 0;
+    return (!huge || madvise(huge, CHUNK_SIZE, MADV_NOHUGEPAGE) == 0) &&
+           madvise(slab, NEAR_SLAB_SIZE, MADV_DONTNEED) == 0;
 }
 
 static void put_absent_locked(struct near__arena *arena, const struct slab *slab, size_t n)
@@ -411,8 +421,8 @@ static void put_absent_locked(struct near__arena *arena, const struct slab *slab
     hold(arena, -(int64_t)NEAR_SLAB_SIZE);
 }
 
-/* Nobody waits for the kernel, who may take as long as a hundred fills: the mutex is not held meanwhile.  Whoever took it again at once, slab
- * after slab, would keep it from those who sleep for it. */
+/* Nobody waits for the kernel, who may take as long as a hundred fills: the mutex is not held meanwhile.  Whoever took
+ * it again at once, slab after slab, would keep it from those who sleep for it. */
 static int trim_one(struct near__arena *arena, int64_t most, uint64_t spare)
 {
     pthread_mutex_lock(&arena->mutex);
@@ -610,8 +620,8 @@ void near__arena_give(struct near__arena *arena, struct near__stock *stock, unsi
 void near__arena_starve(struct near__arena *arena, int64_t bytes)
 {
     int64_t wanted = atomic_load_explicit(&arena->wanted, memory_order_relaxed);
-    while (wanted < bytes &&
-           !atomic_compare_exchange_weak_explicit(&arena->wanted, &wanted, bytes, memory_order_relaxed, memory_order_relaxed))
+    while (wanted < bytes && !atomic_compare_exchange_weak_explicit(&arena->wanted, &wanted, bytes,
+                                                                    memory_order_relaxed, memory_order_relaxed))
         ;
 }
 

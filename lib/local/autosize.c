@@ -1,31 +1,34 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The automatic size: the smallest budget whose expected hit ratio reaches what is wished, and less while memory is short.
+ * The automatic size: the smallest budget whose expected hit ratio reaches what is wished, and less while memory is
+ * short.
  *
  *      curve.c ----> goal   what the target asks for, in steps -----.
  *                                                                    +--> size = least of the two, within the limits
  *      pressure.c -> cap    what memory pressure leaves ------------'
  *
- * The goal.  The curve tells every size's hit ratio from the same sample of the requests, whatever size the tier has.  So a change
- * does not change what is measured, and there is no loop that could swing; what could is noise, and a load that changes.  Against
- * both:
- *   - no decision before SAMPLES_FIRST reads of the sample, none without SAMPLES_MORE new ones, and one in TARGET_NS at most;
- *   - it grows when the ratio expected is below the target, and shrinks to a size that is MARGIN above the target: between the two
- *     nothing happens;
- *   - it shrinks when SMALLER decisions in a row found less than SLACK of the size to be enough, to the largest of what they found, and
- *     by a quarter at most; so going down is slower than going up;
+ * The goal.  The curve tells every size's hit ratio from the same sample of the requests, whatever size the tier has.
+ * So a change does not change what is measured, and there is no loop that could swing; what could is noise, and a load
+ * that changes.  Against both:
+ *   - no decision before SAMPLES_FIRST reads of the sample, none without SAMPLES_MORE new ones, and one in TARGET_NS at
+ *     most;
+ *   - it grows when the ratio expected is below the target, and shrinks to a size that is MARGIN above the target:
+ *     between the two nothing happens;
+ *   - it shrinks when SMALLER decisions in a row found less than SLACK of the size to be enough, to the largest of what
+ *     they found, and by a quarter at most; so going down is slower than going up;
  *   - it grows to twice at most, and not before the tier is full: what is not used is no cure.
  * When no allowed size reaches the target, that is told (NEAR_AUTO_UNREACHABLE), and the tier grows as far as it may.
  *
- * The cap.  Short of memory is who comes near the limit of a control group, is throttled there, or waits for memory (is_pressed).
- * Each look, a second apart, that finds so takes a quarter of what the tier has; where only a part of the budget was used, the
- * rest goes first, at once, because it would give nothing back.  After CALM_NS without pressure the cap grows by a sixteenth each
- * RECOVERY_NS until it is in nobody's way.  Nothing grows, for whatever reason, by more than half of the room that is left below
- * the line at which growth ends, an eighth before the limit; pressure begins a sixteenth before it.
+ * The cap.  Short of memory is who comes near the limit of a control group, is throttled there, or waits for memory
+ * (is_pressed).  Each look, a second apart, that finds so takes a quarter of what the tier has; where only a part of
+ * the budget was used, the rest goes first, at once, because it would give nothing back.  After CALM_NS without
+ * pressure the cap grows by a sixteenth each RECOVERY_NS until it is in nobody's way.  Nothing grows, for whatever
+ * reason, by more than half of the room that is left below the line at which growth ends, an eighth before the limit;
+ * pressure begins a sixteenth before it.
  *
- * By hand.  A size that somebody sets counts at once, is the new upper limit when no other is set, ends the cap, and stays for HAND_NS
- * unless memory is short; then deciding goes on from there.  The keeper changes the budget by a swap from the size that it
- * looked at, so that it never takes back what somebody has just set. */
+ * By hand.  A size that somebody sets counts at once, is the new upper limit when no other is set, ends the cap, and
+ * stays for HAND_NS unless memory is short; then deciding goes on from there.  The keeper changes the budget by a swap
+ * from the size that it looked at, so that it never takes back what somebody has just set. */
 #include "local/autosize.h"
 
 #include "base/clock.h"
@@ -231,7 +234,8 @@ static uint64_t between(uint64_t size, uint64_t min, uint64_t max)
 static uint64_t rest(struct near__autosize *a, uint64_t size)
 {
     a->goal = 0;
-    a->hands_seen = atomic_load_explicit(&a->hands, memory_order_relaxed); /* relaxed: whoever is off has nothing to hold */
+    /* relaxed: whoever is off has nothing to hold */
+    a->hands_seen = atomic_load_explicit(&a->hands, memory_order_relaxed);
     put(&a->cap, 0);
     put(&a->wanted, 0);
     put(&a->expected_permille, 0);

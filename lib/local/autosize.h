@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * How large should the tier be?  Decides for a wanted hit ratio, within limits, and under memory pressure; the essay is in
- * autosize.c.  The keeper asks and carries out; everybody may change the wishes and read what was decided. */
+ * How large should the tier be?  Decides for a wanted hit ratio, within limits, and under memory pressure; the essay is
+ * in autosize.c.  The keeper asks and carries out; everybody may change the wishes and read what was decided. */
 #ifndef NEAR_LOCAL_AUTOSIZE_H
 #define NEAR_LOCAL_AUTOSIZE_H
 #include <stdatomic.h>
@@ -19,29 +19,30 @@ struct near__advice {
 /* What there is at a moment. */
 struct near__auto_view {
     int64_t now_ns;
-    uint64_t size;                         /* the budget, bytes */
-    uint64_t used;                         /* of it, without what waits to be freed */
-    uint64_t fixed;                        /* of that, what no eviction gives back */
+    uint64_t size;                               /* the budget, bytes */
+    uint64_t used;                               /* of it, without what waits to be freed */
+    uint64_t fixed;                              /* of that, what no eviction gives back */
     const struct near__pressure_level *pressure; /* NULL: nobody wants to know */
-    const struct near__advice *advice;     /* NULL: not now */
+    const struct near__advice *advice;           /* NULL: not now */
 };
 
 struct near__autosize {
-    /* Wishes: written by anybody, each alone, looked at anew each time; relaxed, all: an old one is used once more at worst. */
+    /* Wishes: written by anybody, each alone, looked at anew each time; relaxed, all: an old one is used once more at
+     * worst. */
     _Atomic(uint32_t) hit_permille;         /* 0: off */
     _Atomic(uint64_t) bytes_min, bytes_max; /* bytes_max 0: by_hand */
     _Atomic(uint64_t) by_hand;              /* the size that was set last by somebody else */
     _Atomic(uint32_t) hands;                /* times that this was done */
     /* What was decided: written by the keeper; relaxed, all: statistics. */
     _Atomic(uint64_t) wanted, cap, expected_permille, grown, shrunk, pressed;
-    _Atomic(uint32_t) reason;               /* a near_auto_reason */
+    _Atomic(uint32_t) reason; /* a near_auto_reason */
     /* the keeper's alone */
     int64_t target_due_ns, recovery_due_ns;
-    near_auto_reason why;   /* of the goal */
-    uint64_t goal;          /* what the target asked for, step by step; 0: not begun */
-    uint64_t samples;       /* at the last decision */
-    uint64_t least;         /* the largest of the smaller sizes that were enough lately */
-    uint32_t smaller;       /* how often in a row a smaller size was enough */
+    near_auto_reason why; /* of the goal */
+    uint64_t goal;        /* what the target asked for, step by step; 0: not begun */
+    uint64_t samples;     /* at the last decision */
+    uint64_t least;       /* the largest of the smaller sizes that were enough lately */
+    uint32_t smaller;     /* how often in a row a smaller size was enough */
     uint32_t hands_seen;
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * How many keys, and how many bytes, lie between two of the places 1 … places: a Fenwick tree (Fenwick, 1994), of which [0] is not used.
- * Either takes log2(places) steps. */
+ * How many keys, and how many bytes, lie between two of the places 1 … places: a Fenwick tree (Fenwick, 1994), of which
+ * [0] is not used.  Either takes log2(places) steps. */
 #ifndef NEAR_LOCAL_BETWEEN_H
 #define NEAR_LOCAL_BETWEEN_H
 #include <stdint.h>
@@ -11,7 +11,8 @@ struct near__between {
 };
 
 /* One key more, or less, at a place, with its bytes. */
-static inline void near__between_add(struct near__between *tree, uint32_t places, uint32_t place, int keys, int64_t bytes)
+static inline void near__between_add(struct near__between *tree, uint32_t places, uint32_t place, int keys,
+                                     int64_t bytes)
 {
     for (; place <= places; place += place & -place) {
         tree[place].keys += (uint32_t)keys;

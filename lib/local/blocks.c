@@ -1,51 +1,59 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Where entries live: small ones in the arena, large ones in the allocator's memory, all of them there when the application brought an
- * allocator of its own, or when the budget was small at the opening.
+ * Where entries live: small ones in the arena, large ones in the allocator's memory, all of them there when the
+ * application brought an allocator of its own, or when the budget was small at the opening.
  *
  * ---- Moving entries (the keeper's)
  *
- * When a class of blocks lacks a slab and none may be added, when a large entry finds its place held by slabs, or when more is held
- * than the budget at rest, the keeper empties the slabs that the arena has chosen.  It looks at every word of the index, once:
+ * When a class of blocks lacks a slab and none may be added, when a large entry finds its place held by slabs, or when
+ * more is held than the budget at rest, the keeper empties the slabs that the arena has chosen.  It looks at every word
+ * of the index, once:
  *
  *   r1. Charge the copy, below the ceiling: in used and in retired, since of the two entries one will be.
- *   r2. Take a block of another slab and copy the entry.  What is copied never changes once it is published, but for the access stamp:
- *       a use that is noted in the old entry from now on is lost, and a hot entry looks a little older.
- *   r3. Take the queue word out of the old entry, where there are queues: nobody changes it from now on (order.h), and whoever retires
- *       the entry finds none.  If there is none already the entry has gone: leave it alone.
- *   r4. Swap the slot from the old word to the new one, which is visible as the old one was (index.c, "Another copy").  Failed: the
- *       entry has been removed or replaced meanwhile; the copy was never visible and goes back, and so do the bytes of its queue.
- *   r5. Push the old entry into the common limbo.  It is retired as every entry is: sections that found it read it, and pins keep it.
+ *   r2. Take a block of another slab and copy the entry.  What is copied never changes once it is published, but for
+ *       the access stamp: a use that is noted in the old entry from now on is lost, and a hot entry looks a little
+ *       older.
+ *   r3. Take the queue word out of the old entry, where there are queues: nobody changes it from now on (order.h), and
+ *       whoever retires the entry finds none.  If there is none already the entry has gone: leave it alone.
+ *   r4. Swap the slot from the old word to the new one, which is visible as the old one was (index.c, "Another copy").
+ *       Failed: the entry has been removed or replaced meanwhile; the copy was never visible and goes back, and so do
+ *       the bytes of its queue.
+ *   r5. Push the old entry into the common limbo.  It is retired as every entry is: sections that found it read it, and
+ *       pins keep it.
  *
- * Only the keeper moves, in one table; so this never meets a migration, a sweep or the marks of reclamation, which are the keeper's as
- * well.  A clearing or a watermark in between holds for the copy as for the entry: it has the same era and the same position.
+ * Only the keeper moves, in one table; so this never meets a migration, a sweep or the marks of reclamation, which are
+ * the keeper's as well.  A clearing or a watermark in between holds for the copy as for the entry: it has the same era
+ * and the same position.
  *
- * Counts.  The entry's bytes and its place among the entries pass to the copy; what r1 has charged passes to the old entry, and goes when
- * that is freed.  Between r3 and r4 the bytes of the queue belong to nobody's word: whoever retires the entry in that time leaves them, and
- * then r4 fails and takes them back.
+ * Counts.  The entry's bytes and its place among the entries pass to the copy; what r1 has charged passes to the old
+ * entry, and goes when that is freed.  Between r3 and r4 the bytes of the queue belong to nobody's word: whoever
+ * retires the entry in that time leaves them, and then r4 fails and takes them back.
  *
  * ---- Who waits for room, and why it comes
  *
- * `used` counts entries as if slabs were always full, so fills that evict by it may find a ceiling that holes have used up.  A fill that
- * finds no block says so (near__arena_starve), is refused, and wakes the keeper, as does a large entry with its size.  The keeper
+ * `used` counts entries as if slabs were always full, so fills that evict by it may find a ceiling that holes have used
+ * up.  A fill that finds no block says so (near__arena_starve), is refused, and wakes the keeper, as does a large entry
+ * with its size.  The keeper
  *
- *   w1. chooses, moves, frees what has passed a grace period; for a large entry it gives empty slabs back.  A pass over the index that
- *       was in vain for a slab, since something of it is in a stock or is held, is not made for that slab again before twenty times as
- *       long has passed;
+ *   w1. chooses, moves, frees what has passed a grace period; for a large entry it gives empty slabs back.  A pass over
+ *       the index that was in vain for a slab, since something of it is in a stock or is held, is not made for that
+ *       slab again before twenty times as long has passed;
  *   w2. if what was wanted fits now, that is all;
  *   w3. otherwise evicts a slab's worth of entries, the least useful ones as ever, and begins again.
  *
- * At most once for each class there may be: each round adds a slab's worth of free blocks, and a class can have no more than that in holes without having a
- * slab to choose.  What may still stand in the way are blocks in stocks (a 16th of the budget: arena.c) and values that the application
- * holds: those are `kept`, count as live, and give up room when they are released.  Rules that spare entries may leave nothing to evict;
- * then fills are refused as they are under those rules.
+ * At most once for each class there may be: each round adds a slab's worth of free blocks, and a class can have no more
+ * than that in holes without having a slab to choose.  What may still stand in the way are blocks in stocks (a 16th of
+ * the budget: arena.c) and values that the application holds: those are `kept`, count as live, and give up room when
+ * they are released.  Rules that spare entries may leave nothing to evict; then fills are refused as they are under
+ * those rules.
  *
- * A slab is empty when everything of it has come back: stocks of idle threads and values that are held may keep it for another time. */
+ * A slab is empty when everything of it has come back: stocks of idle threads and values that are held may keep it for
+ * another time. */
 #include "local/rcu.h"
 #include "local/tier.h"
 
 #define ARENA_MIN (INT64_C(4) << 20) /* smaller budgets would be lost in partly used slabs */
-#define HUGE_MIN (INT64_C(64) << 20)  /* smaller ones in pages that are used in part */
+#define HUGE_MIN (INT64_C(64) << 20) /* smaller ones in pages that are used in part */
 #define RETRIED 64                   /* freed on behalf of a fill that finds no block */
 #define STEP_BUCKETS 64              /* looked at in one section */
 #define MOVE_TRIES 16                /* of one section, when there is no room for copies */
@@ -188,10 +196,12 @@ static struct near__entry *copy_of(struct near__local *local, const struct near_
     if (!block && !(block = near__arena_take(local->arena, stock, class, KEEPER_STOCK, ceiling(local))))
         return NULL;
     size_t key_size = near__entry_key_size(entry), value_size = near__entry_value_size(entry);
-    struct near__entry *copy = near__entry_make(block, key_size, value_size, near__entry_flags(entry), near__entry_expires(entry));
+    struct near__entry *copy =
+        near__entry_make(block, key_size, value_size, near__entry_flags(entry), near__entry_expires(entry));
     /* relaxed, all: published with the slot's word.  The head may be that of a retired entry: then r4 fails. */
     atomic_store_explicit(&copy->head, (uint64_t)near__entry_head(entry), memory_order_relaxed);
-    atomic_store_explicit(&copy->access, atomic_load_explicit(&entry->access, memory_order_relaxed), memory_order_relaxed);
+    atomic_store_explicit(&copy->access, atomic_load_explicit(&entry->access, memory_order_relaxed),
+                          memory_order_relaxed);
     memcpy(copy->bytes, entry->bytes, key_size + value_size);
     return copy;
 }
@@ -208,19 +218,19 @@ static int move(struct near__local *local, _Atomic(uint64_t) *slot, uint64_t wor
     struct near__entry *entry = near__word_entry(word);
     int64_t cost = near__arena_cost(local->arena, class);
     uint32_t queued = 0;
-    if (!charge_copy(local, cost))                                                 /* r1 */
+    if (!charge_copy(local, cost)) /* r1 */
         return 0;
-    struct near__entry *copy = copy_of(local, entry, class);                       /* r2 */
+    struct near__entry *copy = copy_of(local, entry, class); /* r2 */
     if (!copy) {
         near__budget_uncopy(local, cost);
         return 0;
     }
-    int there = !local->queues || near__queue_detach(entry, &queued);              /* r3 */
+    int there = !local->queues || near__queue_detach(entry, &queued); /* r3 */
     if (local->queues)
         /* relaxed: published with the slot's word */
         atomic_store_explicit(near__entry_place(copy), queued, memory_order_relaxed);
-    if (there && near__index_replace(slot, word, copy)) {                          /* r4 */
-        near__reclaim_push(local, entry);                                          /* r5 */
+    if (there && near__index_replace(slot, word, copy)) {                         /* r4 */
+        near__reclaim_push(local, entry);                                         /* r5 */
         atomic_fetch_add_explicit(&local->keeper.moved, 1, memory_order_relaxed); /* relaxed: statistics */
         return 1;
     }
@@ -256,7 +266,8 @@ static int move_step(struct near__local *local, struct near__bucket *bucket, str
 /* 0: it was not everywhere. */
 static int move_all(struct near__local *local)
 {
-    const struct near__span *span = &near__index_tables(&local->index)->span[0]; /* views are changed by this thread, and not now */
+    /* views are changed by this thread, and not now */
+    const struct near__span *span = &near__index_tables(&local->index)->span[0];
     for (uint64_t b = 0; b < span->count; b += STEP_BUCKETS) {
         uint64_t end = b + STEP_BUCKETS < span->count ? b + STEP_BUCKETS : span->count;
         int going = move_step(local, span->bucket + b, span->bucket + end);
@@ -287,8 +298,8 @@ static void compact_all(struct near__local *local, int all)
     near__arena_unchoose(local->arena, whole);
 }
 
-/* Chooses, moves, frees.  A pass over the index takes its time, so slabs that did not become empty are tried again when twenty times as
- * long has passed, and nothing is tried before when nobody waits for it. */
+/* Chooses, moves, frees.  A pass over the index takes its time, so slabs that did not become empty are tried again when
+ * twenty times as long has passed, and nothing is tried before when nobody waits for it. */
 static void compact(struct near__local *local, int awaited)
 {
     struct near__keeper *keeper = &local->keeper;
@@ -342,11 +353,12 @@ static int evict_a_slab(struct near__local *local)
 static void relieve(struct near__local *local, int64_t wanted)
 {
     near__reclaim(local, 1);
-    make_slabs(local, wanted);                                                     /* w1 */
+    make_slabs(local, wanted);                                                              /* w1 */
     for (int rounds = 0; rounds < NEAR_CLASSES_MAX && !is_there(local, wanted); rounds++) { /* w2 */
-        if (NEAR_MUTANT(HOLES_STAY) || atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) /* relaxed: seen soon enough */
+        /* relaxed: seen soon enough */
+        if (NEAR_MUTANT(HOLES_STAY) || atomic_load_explicit(&local->keeper.stop, memory_order_relaxed))
             break;
-        if (!evict_a_slab(local))                                                  /* w3 */
+        if (!evict_a_slab(local)) /* w3 */
             break;
         make_slabs(local, wanted);
     }
@@ -357,13 +369,14 @@ void near__blocks_tend(struct near__local *local, int quiet)
 {
     if (!local->arena)
         return;
-    int64_t max = load(&local->budget.max), total = near__blocks_total(local), wanted = near__arena_wanted(local->arena);
+    int64_t max = load(&local->budget.max), total = near__blocks_total(local),
+            wanted = near__arena_wanted(local->arena);
     if (wanted)
         relieve(local, wanted);
     else if (total > ceiling(local) || (quiet && total > max))
         compact(local, 0);
-    /* A slab that is given back ends the huge page that it is part of.  So while there is work, which will want it again, only what is
-     * above the ceiling goes. */
+    /* A slab that is given back ends the huge page that it is part of.  So while there is work, which will want it
+     * again, only what is above the ceiling goes. */
     if (quiet)
         near__arena_trim(local->arena, max, (uint64_t)near__arena_held(local->arena) / NEAR_SLAB_SIZE / SPARE_PART);
     else if (near__blocks_total(local) > ceiling(local))

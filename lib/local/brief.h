@@ -8,19 +8,19 @@
 #define NEAR_LOCAL_BRIEF_H
 #include <stdatomic.h>
 #include <stdint.h>
+#include "base/compiler.h"
 #include "local/step.h"
 #include "local/wide.h"
 
-#define near__brief static inline __attribute__((always_inline))
-
 #ifdef NEAR_WIDE_LINES
-#define NEAR_BRIEF_COMPARE(is, condition, number, word) /* condition: of number, then *word, as the processor names it */ \
+/* condition: of number, then *word, as the processor names it */
+#define NEAR_BRIEF_COMPARE(is, condition, number, word)                                                                \
     __asm__ volatile("cmpq %1, %2" : "=@cc" condition(is) : "m"(*(word)), "r"(number) : "memory")
 #endif
 
 /* *word == NULL, for an atomic pointer. */
 #ifdef NEAR_WIDE_LINES
-near__brief int near__brief_is_zero(const void *word)
+NEAR_INLINE int near__brief_is_zero(const void *word)
 {
     int is;
     __asm__ volatile("cmpq $0, %1" : "=@cce"(is) : "m"(*(const char(*)[sizeof(void *)])word) : "memory");
@@ -32,7 +32,7 @@ near__brief int near__brief_is_zero(const void *word)
 #endif
 
 /* *word % power == 0, for a power of two up to 2^31. */
-near__brief int near__brief_divides(const _Atomic(uint64_t) *word, const uint32_t power)
+NEAR_INLINE int near__brief_divides(const _Atomic(uint64_t) *word, const uint32_t power)
 {
 #ifdef NEAR_WIDE_LINES
     int is;
@@ -44,7 +44,7 @@ near__brief int near__brief_divides(const _Atomic(uint64_t) *word, const uint32_
 }
 
 /* number < *word */
-near__brief int near__brief_is_below(uint64_t number, const _Atomic(uint64_t) *word)
+NEAR_INLINE int near__brief_is_below(uint64_t number, const _Atomic(uint64_t) *word)
 {
 #ifdef NEAR_WIDE_LINES
     int is;
@@ -56,7 +56,7 @@ near__brief int near__brief_is_below(uint64_t number, const _Atomic(uint64_t) *w
 }
 
 /* The same as signed numbers, which is a step. */
-near__brief int near__brief_is_less(int64_t number, const _Atomic(uint64_t) *word)
+NEAR_INLINE int near__brief_is_less(int64_t number, const _Atomic(uint64_t) *word)
 {
 #ifdef NEAR_WIDE_LINES
     int is;
@@ -68,7 +68,7 @@ near__brief int near__brief_is_less(int64_t number, const _Atomic(uint64_t) *wor
 }
 
 /* number == the lower half of *word */
-near__brief int near__brief_is_half(uint16_t number, const _Atomic(uint32_t) *word)
+NEAR_INLINE int near__brief_is_half(uint16_t number, const _Atomic(uint32_t) *word)
 {
 #ifdef NEAR_WIDE_LINES
     int is;

@@ -2,40 +2,44 @@
  *
  * The budget.
  *
- * An install reserves before it allocates: it takes its bytes unless that would pass the ceiling, evicts while what is live is
- * above the budget, a bounded number of entries, and gives up when that does not suffice.  Evicted entries stay in `used` until
- * they are free: between budget and ceiling there is room for those.  When it is full (the keeper is slow, or a reader is
- * stopped inside a section), fills are refused, and nothing else is (R49).
+ * An install reserves before it allocates: it takes its bytes unless that would pass the ceiling, evicts while what is
+ * live is above the budget, a bounded number of entries, and gives up when that does not suffice.  Evicted entries stay
+ * in `used` until they are free: between budget and ceiling there is room for those.  When it is full (the keeper is
+ * slow, or a reader is stopped inside a section), fills are refused, and nothing else is (R49).
  *
  * Entries are counted by reservation too: visible entries never outnumber entries_max, since each visible one holds a
- * reservation, and an install goes on only after it has seen the count, its own included, at or below the limit, or has lowered it.
+ * reservation, and an install goes on only after it has seen the count, its own included, at or below the limit, or has
+ * lowered it.
  *
- * While a limit is being lowered the keeper evicts to be below it, lowers it, and so on; a fill that insisted on seeing itself below would be
- * refused as long as that takes.  So one that has evicted as many as it may, and has room from it, goes on above the limit: many went, and
- * one came.
+ * While a limit is being lowered the keeper evicts to be below it, lowers it, and so on; a fill that insisted on seeing
+ * itself below would be refused as long as that takes.  So one that has evicted as many as it may, and has room from
+ * it, goes on above the limit: many went, and one came.
  *
  * ---- Shares
  *
- * The counts belong to all threads, and a line that all write is what a fill waits for longest.  So a thread keeps a share of them
- * in its reader's record and takes and gives whole quanta:
+ * The counts belong to all threads, and a line that all write is what a fill waits for longest.  So a thread keeps a
+ * share of them in its reader's record and takes and gives whole quanta:
  *
- *      budget                          share of a thread
- *      used    --- bytes --->          room     that no entry has yet; an eviction adds to it, a fill takes from it
- *      entries --- count --->          entries  likewise
- *      retired --- and used --->       spare    that nothing retired has yet; an eviction takes from it, freeing adds to it
+ *   budget                          share of a thread
+ *   used    --- bytes --->          room     that no entry has yet; an eviction adds to it, a fill takes from it
+ *   entries --- count --->          entries  likewise
+ *   retired --- and used --->       spare    that nothing retired has yet; evictions take from it, freeing adds
  *
- * What is in a share is counted already: it was taken under the limit, so spending it cannot pass one.  An eviction moves its bytes
- * from live to retired; that they may be spent again is growth, up to the ceiling, and paid for with `spare`.  Where the ceiling
- * leaves none, the eviction gives room to nobody.  So used <= ceiling, and used - retired <= max unless max was lowered, whatever
- * the shares hold, and a thread that evicts one entry for each that it fills touches no line of another's.
+ * What is in a share is counted already: it was taken under the limit, so spending it cannot pass one.  An eviction
+ * moves its bytes from live to retired; that they may be spent again is growth, up to the ceiling, and paid for with
+ * `spare`.  Where the ceiling leaves none, the eviction gives room to nobody.  So used <= ceiling, and used - retired
+ * <= max unless max was lowered, whatever the shares hold, and a thread that evicts one entry for each that it fills
+ * touches no line of another's.
  *
- * The price is what idle threads hold: at most HELD quanta of each, 1/512 of the budget for all of them together, and nothing at
- * all after a thread's exit.  Statistics leave it out: local_bytes is what is allocated.  Small budgets have no quanta, and nothing
- * is held.  While a lowered limit is passed, what was held of the larger budget may be spent still; so it is `used` that stays below the
- * ceiling once it is there, and local_bytes may come there a little earlier and rise again by that much.
+ * The price is what idle threads hold: at most HELD quanta of each, 1/512 of the budget for all of them together, and
+ * nothing at all after a thread's exit.  Statistics leave it out: local_bytes is what is allocated.  Small budgets have
+ * no quanta, and nothing is held.  While a lowered limit is passed, what was held of the larger budget may be spent
+ * still; so it is `used` that stays below the ceiling once it is there, and local_bytes may come there a little earlier
+ * and rise again by that much.
  *
- * A share is written by its owner alone, without locked instructions; statistics read it.  Threads without a reader, and the
- * keeper, go to the common counts. */
+ * A share is written by its owner alone, without locked instructions; statistics read it.  Threads without a reader,
+ * and the keeper, go to the common counts. */
+#include "base/compiler.h"
 #include "local/rcu.h"
 #include "local/tier.h"
 
@@ -96,7 +100,8 @@ void near__budget_hold(struct near__local *local, int64_t bytes)
 }
 
 /* As much up to `bytes` as fits below the ceiling, unless that is less than `least`.  How much. */
-static int64_t add_below_ceiling(const struct near__budget *budget, _Atomic(int64_t) *count, int64_t bytes, int64_t least)
+static int64_t add_below_ceiling(const struct near__budget *budget, _Atomic(int64_t) *count, int64_t bytes,
+                                 int64_t least)
 {
     int64_t now = load(count), some;
     do {
@@ -104,7 +109,8 @@ static int64_t add_below_ceiling(const struct near__budget *budget, _Atomic(int6
         some = room < bytes ? room : bytes;
         if (some < least)
             return 0;
-    } while (!atomic_compare_exchange_weak_explicit(count, &now, now + some, memory_order_relaxed, memory_order_relaxed));
+    } while (
+        !atomic_compare_exchange_weak_explicit(count, &now, now + some, memory_order_relaxed, memory_order_relaxed));
     return some;
 }
 
@@ -236,14 +242,15 @@ int64_t near__budget_keep(const struct near__local *local)
     return 4 * quantum(load(&local->budget.max), atomic_load_explicit(&local->readers_count, memory_order_relaxed));
 }
 
-static __attribute__((noinline)) void divide(struct near__part *part)
+NEAR_APART void divide(struct near__part *part)
 {
     part->quantum = quantum(part->max, part->readers);
     part->entries = of_all_readers(part->entries_max / QUANTUM_PART, part->readers, QUANTUM_ENTRIES_MAX);
     part->wake_at = of_all_readers((near__budget_ceiling(part->max) - part->max) / 4, part->readers, WAKE_MAX);
 }
 
-/* A thread's part of the limits.  Each fill and each eviction asks several times, so the divisions are made only when a limit has changed. */
+/* A thread's part of the limits.  Each fill and each eviction asks several times, so the divisions are made only when a
+ * limit has changed. */
 static inline const struct near__part *part_of(const struct near__local *local, struct near__share *share)
 {
     struct near__part *part = &share->part;
@@ -327,7 +334,8 @@ static int take_bytes(struct near__local *local, struct near__share *share, int6
 static int has_bytes(struct near__local *local, struct near__share *share, int64_t bytes)
 {
     int64_t missing = bytes - load(&share->idle[NEAR_IDLE_ROOM]);
-    return missing <= 0 || take_bytes(local, share, missing + part_of(local, share)->quantum) || take_bytes(local, share, missing);
+    return missing <= 0 || take_bytes(local, share, missing + part_of(local, share)->quantum) ||
+           take_bytes(local, share, missing);
 }
 
 static int take_entries(struct near__local *local, struct near__share *share, int64_t entries)
@@ -363,7 +371,8 @@ static int has_room(struct near__local *local, struct near__share *share, int64_
 static int is_at_ceiling(const struct near__local *local, const struct near__share *share, int64_t bytes)
 {
     int64_t missing = bytes - load(&share->idle[NEAR_IDLE_ROOM]);
-    return missing > load(&share->idle[NEAR_IDLE_SPARE]) && !is_below_ceiling(&local->budget, load(&local->budget.used) + missing);
+    return missing > load(&share->idle[NEAR_IDLE_SPARE]) &&
+           !is_below_ceiling(&local->budget, load(&local->budget.used) + missing);
 }
 
 /* The room of what was evicted for this entry: it counts as live already. */
@@ -378,12 +387,13 @@ static int will_have_room(const struct near__budget *budget, const struct near__
     return excess_of_bytes(budget) + bytes - load(&share->idle[NEAR_IDLE_ROOM]) <= 0;
 }
 
-/* While the keeper lowers a limit as fast as it can, nobody else gets below it.  Who has evicted for it as much as one fill may is
- * let in all the same: many went, and one comes.
+/* While the keeper lowers a limit as fast as it can, nobody else gets below it.  Who has evicted for it as much as one
+ * fill may is let in all the same: many went, and one comes.
  *
- * An entry that is larger than what is between budget and ceiling finds none of its room before that is free again.  It evicts what it
- * needs all the same, and is refused; when it comes the next time its room is there. */
-static int make_room(struct near__local *local, struct near__reader *reader, int64_t bytes, const struct near__moment *moment)
+ * An entry that is larger than what is between budget and ceiling finds none of its room before that is free again.  It
+ * evicts what it needs all the same, and is refused; when it comes the next time its room is there. */
+static int make_room(struct near__local *local, struct near__reader *reader, int64_t bytes,
+                     const struct near__moment *moment)
 {
     if (has_room(local, &reader->share, bytes))
         return 1;
@@ -402,7 +412,8 @@ static int make_room(struct near__local *local, struct near__reader *reader, int
     return has_own_room(&reader->share, bytes);
 }
 
-int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes, const struct near__moment *moment)
+int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes,
+                               const struct near__moment *moment)
 {
     struct near__share *share = &reader->share;
     share->wanted = bytes;
@@ -428,7 +439,8 @@ void near__budget_correct(struct near__local *local, struct near__reader *reader
 /* ---------------------------------------------------------------- giving back */
 
 /* Room and a reservation come (back) to a share; what is too much for it goes on. */
-static inline void give(struct near__local *local, struct near__share *share, const struct near__part *part, int64_t bytes)
+static inline void give(struct near__local *local, struct near__share *share, const struct near__part *part,
+                        int64_t bytes)
 {
     int64_t most = HELD * part->quantum;
     grow(&share->idle[NEAR_IDLE_ROOM], bytes);
@@ -444,7 +456,7 @@ void near__budget_release_entry(struct near__local *local, struct near__reader *
 }
 
 /* Room for something retired, in used and retired.  0: the ceiling leaves none. */
-static __attribute__((noinline)) int take_spare(struct near__local *local, struct near__share *share, int64_t missing)
+NEAR_APART int take_spare(struct near__local *local, struct near__share *share, int64_t missing)
 {
     int64_t more = missing + part_of(local, share)->quantum;
     if (!charge_below_ceiling(&local->budget, more)) {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A sample of the keys has few of the hottest, or too many, and those have a large part of the reads: of Zipf 1.0 one key in a hundred
- * thousand has a twelfth.  But hot keys are read again soon, so a short time tells about them, and about all of them.  A burst is
- * that: every request of one thread, whatever its key.  Of its reads, the first NEAR_SOON apart, it is known which are soon ones, and how many
- * keys, and bytes, came in between.
+ * A sample of the keys has few of the hottest, or too many, and those have a large part of the reads: of Zipf 1.0 one
+ * key in a hundred thousand has a twelfth.  But hot keys are read again soon, so a short time tells about them, and
+ * about all of them.  A burst is that: every request of one thread, whatever its key.  Of its reads, the first
+ * NEAR_SOON apart, it is known which are soon ones, and how many keys, and bytes, came in between.
  *
- * Threads whose loads are alike need no common order for it: any stretch of what one of them reads is as good as one of what all of
- * them read.
+ * Threads whose loads are alike need no common order for it: any stretch of what one of them reads is as good as one of
+ * what all of them read.
  *
  * A read of what does not exist is told by the fill that does not follow: it makes no later one a soon one. */
 #include "local/bursts.h"
@@ -54,7 +54,8 @@ static uint32_t learn_all(struct near__bursts *b, uint32_t *ret_soon)
         int is_read = b->seen[r] != NEAR_SEEN_FILL;
         read += (uint32_t)is_read;
         if (is_read && met->place && read > NEAR_SOON && read - met->read <= NEAR_SOON) {
-            struct near__between used = near__between_of(b->work.tree, met->place - 1u, r); /* the key itself included */
+            /* the key itself included */
+            struct near__between used = near__between_of(b->work.tree, met->place - 1u, r);
             near__distances_count(&b->of_soon, used.keys, used.bytes, 1);
             ++*ret_soon;
         }
@@ -93,6 +94,8 @@ void near__bursts_learn(struct near__bursts *b)
 double near__bursts_share(const struct near__bursts *b, double *ret_variance)
 {
     double share = b->reads > 0 ? b->soon / b->reads : 0;
-    *ret_variance = b->bursts > 1 ? (b->squares / b->reads - share * share + PHASES / b->bursts) / (b->bursts - 1) + 0.25 / b->reads : 1;
+    *ret_variance =
+        b->bursts > 1 ? (b->squares / b->reads - share * share + PHASES / b->bursts) / (b->bursts - 1) + 0.25 / b->reads
+                      : 1;
     return share;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Distances of what is read again soon, from all requests of a thread for a while; the essay is in bursts.c.  One thread at a time. */
+ * Distances of what is read again soon, from all requests of a thread for a while; the essay is in bursts.c.  One
+ * thread at a time. */
 #ifndef NEAR_LOCAL_BURSTS_H
 #define NEAR_LOCAL_BURSTS_H
 #include <stdint.h>
@@ -32,7 +33,8 @@ struct near__bursts {
     struct near__burst work;
     /* of all bursts, halved as their distances are */
     double bursts, reads; /* that tell whether reads are soon ones, */
-    double soon, squares; /* which of these are, and the squares of their shares, each as many times as its burst has reads */
+    /* which of these are, and the squares of their shares, each as many times as its burst has reads */
+    double soon, squares;
     struct near__distances of_soon;
 };
 

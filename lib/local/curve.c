@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * An LRU cache answers a read when fewer other keys than it has room for came after the last request for the same key.  So the
- * distribution of that number, the *distance*, is the hit ratio at all sizes at once.  Distances within a sample of the keys (all whose
- * hash is below a threshold) are the true ones times the sample's share: SHARDS, FAST 2015, with fixed memory.  When the sample
- * has too many keys the threshold is halved, and so is what was counted before.
+ * An LRU cache answers a read when fewer other keys than it has room for came after the last request for the same key.
+ * So the distribution of that number, the *distance*, is the hit ratio at all sizes at once.  Distances within a sample
+ * of the keys (all whose hash is below a threshold) are the true ones times the sample's share: SHARDS, FAST 2015, with
+ * fixed memory.  When the sample has too many keys the threshold is halved, and so is what was counted before.
  *
  *      order   a place for every request, in order; a key occupies that of its last one
  *      tree    Fenwick trees over the places: how many keys, and how many bytes, lie between two of them
@@ -11,12 +11,14 @@
  *
  * When the places are used up the keys move together.
  *
- * The sample may have a few hot keys more or less than its share, and those have many of the reads.  But their reads come soon after each other, less than
- * NEAR_SOON reads of any keys.  So reads are told apart by that.  The sample tells how many of all reads, which are counted elsewhere, are late ones, and
- * their distances.  The rest are soon ones (SHARDS_adj takes that for the hits of a cache of one entry), and of those bursts tell, in which all keys
- * are seen (bursts.c).  A sample of all keys tells everything by itself.
+ * The sample may have a few hot keys more or less than its share, and those have many of the reads.  But their reads
+ * come soon after each other, less than NEAR_SOON reads of any keys.  So reads are told apart by that.  The sample
+ * tells how many of all reads, which are counted elsewhere, are late ones, and their distances.  The rest are soon ones
+ * (SHARDS_adj takes that for the hits of a cache of one entry), and of those bursts tell, in which all keys are seen
+ * (bursts.c).  A sample of all keys tells everything by itself.
  *
- * Cost of a request: two walks of the tree, log2(places) steps each.  At 1024 keys 170 KB, at 4096 330, at 16384 just under one MiB. */
+ * Cost of a request: two walks of the tree, log2(places) steps each.  At 1024 keys 170 KB, at 4096 330, at 16384 just
+ * under one MiB. */
 #include "local/curve.h"
 
 #include <string.h>
@@ -24,7 +26,7 @@
 #include "local/between.h"
 
 #define READS_MAX (1u << 20) /* of the sample, if nobody says otherwise: near__curve_forget_after */
-#define NIL UINT16_MAX /* no key: there are fewer, and fewer places */
+#define NIL UINT16_MAX       /* no key: there are fewer, and fewer places */
 
 struct key {
     uint64_t hash;
@@ -48,8 +50,8 @@ struct near__curve {
     struct near__bursts bursts;
     struct key *key;
     struct near__between *tree; /* [1 … places] */
-    uint16_t *first;     /* of the chains */
-    uint16_t *at;        /* the key at a place, or NIL */
+    uint16_t *first;            /* of the chains */
+    uint16_t *at;               /* the key at a place, or NIL */
 };
 
 /* ---------------------------------------------------------------- memory */
@@ -212,17 +214,21 @@ void near__curve_thin(struct near__curve *c)
     purge(c);
 }
 
-/* A distance in the sample stands for that many times 2^halvings; the read itself is in the middle of its own step, which is `step` long. */
+/* A distance in the sample stands for that many times 2^halvings; the read itself is in the middle of its own step,
+ * which is `step` long. */
 static uint64_t scaled(const struct near__curve *c, uint64_t between, uint64_t step, uint64_t own)
 {
     return (between << c->halvings) + (((step << c->halvings) - step) >> 1) + own;
 }
 
-/* A read of a key of the sample that is known: what came in between, itself included.  square: by how much that of its key's late reads grows. */
+/* A read of a key of the sample that is known: what came in between, itself included.  square: by how much that of its
+ * key's late reads grows. */
 static void count_distance(struct near__curve *c, uint32_t k, float square)
 {
-    struct near__between all = near__between_of(c->tree, 0, c->last), others = near__between_of(c->tree, c->key[k].place, c->last);
-    uint64_t entries = scaled(c, others.keys, 1, 1), bytes = scaled(c, others.bytes, all.bytes / all.keys, c->key[k].bytes);
+    struct near__between all = near__between_of(c->tree, 0, c->last),
+                         others = near__between_of(c->tree, c->key[k].place, c->last);
+    uint64_t entries = scaled(c, others.keys, 1, 1),
+             bytes = scaled(c, others.bytes, all.bytes / all.keys, c->key[k].bytes);
     near__distances_count(square > 0 ? &c->of_late : &c->of_soon, entries, bytes, 1);
     if (square > 0)
         near__distances_count(&c->of_squares, entries, bytes, square);
@@ -277,8 +283,9 @@ void near__curve_see_burst(struct near__curve *c, uint64_t hash, enum near__seen
 
 /* ---------------------------------------------------------------- the answer */
 
-/* More than chance makes of a sample that has some thousand reads: then the two are not about the same, since threads have keys of their own (what one of them
- * reads again soon is not soon among the reads of all), and the sample is right. */
+/* More than chance makes of a sample that has some thousand reads: then the two are not about the same, since threads
+ * have keys of their own (what one of them reads again soon is not soon among the reads of all), and the sample is
+ * right. */
 #define ODD 0.25
 
 /* The share of late reads that bursts tell, and its variance. */
@@ -290,16 +297,19 @@ static double late_in_bursts(const struct near__curve *c, double *ret_variance)
     return late;
 }
 
-/* Late reads that are further apart than some size, as a share of all reads.  What may be wrong by chance has two parts.  The sample was there all the time but has
- * only some of the keys (Horvitz and Thompson, 1952); bursts have all keys but were there some of the time, and tell only how many are late.  The less one may
- * be wrong, the more it counts. */
+/* Late reads that are further apart than some size, as a share of all reads.  What may be wrong by chance has two
+ * parts.  The sample was there all the time but has only some of the keys (Horvitz and Thompson, 1952); bursts have all
+ * keys but were there some of the time, and tell only how many are late.  The less one may be wrong, the more it
+ * counts. */
 static double further(const struct near__curve *c, double nearer, double nearer_squares)
 {
     double all = c->late, far = all - nearer, others = 1 - near__curve_share(c);
     double far_squares = c->late_squares > nearer_squares ? c->late_squares - nearer_squares : 0;
     double sampled = far / c->expected, by_keys = others * far_squares / (c->expected * c->expected), by_time;
     double late = late_in_bursts(c, &by_time), part = far / all;
-    by_time = by_time * part * part + others * late * late * (far * far * nearer_squares + nearer * nearer * far_squares) / (all * all * all * all);
+    by_time = by_time * part * part + others * late * late *
+                                          (far * far * nearer_squares + nearer * nearer * far_squares) /
+                                          (all * all * all * all);
     return by_keys + by_time > 0 ? sampled + (late * part - sampled) * by_keys / (by_keys + by_time) : sampled;
 }
 
@@ -323,8 +333,10 @@ double near__curve_hit_ratio(const struct near__curve *c, uint64_t entries, uint
 {
     if (c->counted < 1)
         return -1;
-    const struct view of_entries = {c->of_soon.by_entries, c->of_late.by_entries, c->of_squares.by_entries, c->bursts.of_soon.by_entries};
-    const struct view of_bytes = {c->of_soon.by_bytes, c->of_late.by_bytes, c->of_squares.by_bytes, c->bursts.of_soon.by_bytes};
+    const struct view of_entries = {c->of_soon.by_entries, c->of_late.by_entries, c->of_squares.by_entries,
+                                    c->bursts.of_soon.by_entries};
+    const struct view of_bytes = {c->of_soon.by_bytes, c->of_late.by_bytes, c->of_squares.by_bytes,
+                                  c->bursts.of_soon.by_bytes};
     double by_entries = ratio(c, &of_entries, entries), by_bytes = ratio(c, &of_bytes, bytes);
     double least = by_entries < by_bytes ? by_entries : by_bytes;
     return least < 0 ? 0 : least > 1 ? 1 : least;

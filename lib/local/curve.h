@@ -13,13 +13,15 @@ struct near__curve;
 
 /* With at most that many keys in the sample.  NULL: no memory. */
 struct near__curve *near__curve_create(const struct near__alloc *alloc, uint32_t keys_max, size_t *ret_cost);
-/* When the sample has counted so many reads all counts are halved, so that what is long ago counts less; without a call 2^20. */
+/* When the sample has counted so many reads all counts are halved, so that what is long ago counts less; without a call
+ * 2^20. */
 void near__curve_forget_after(struct near__curve *curve, uint32_t reads);
 void near__curve_destroy(const struct near__alloc *alloc, struct near__curve *curve);
 
 /* Only keys whose hash is below this concern it. */
 uint64_t near__curve_below(const struct near__curve *curve);
-/* A request for such a key; bytes: what its entry takes, 0: not known.  at: reads of all keys that were shown so far. */
+/* A request for such a key; bytes: what its entry takes, 0: not known.  at: reads of all keys that were shown so
+ * far. */
 void near__curve_see(struct near__curve *curve, uint64_t hash, enum near__seen seen, uint64_t bytes, uint64_t at);
 /* So many reads of the sample should have been shown, if it had its share of them. */
 void near__curve_expect(struct near__curve *curve, double reads);

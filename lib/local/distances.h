@@ -24,7 +24,8 @@ static inline unsigned near__distance_step(uint64_t distance)
     return (shift << NEAR_STEPS_BITS) + (unsigned)(distance >> shift);
 }
 
-static inline void near__distances_count(struct near__distances *distances, uint64_t entries, uint64_t bytes, float reads)
+static inline void near__distances_count(struct near__distances *distances, uint64_t entries, uint64_t bytes,
+                                         float reads)
 {
     distances->by_entries[near__distance_step(entries)] += reads;
     distances->by_bytes[near__distance_step(bytes)] += reads;
@@ -52,7 +53,8 @@ static inline double near__distances_within(const float *reads, uint64_t size)
 {
     size = size < NEAR_DISTANCE_MAX ? size : NEAR_DISTANCE_MAX;
     unsigned last = near__distance_step(size);
-    double start = near__distance_start(last), part = ((double)size - start + 1) / (near__distance_start(last + 1) - start);
+    double start = near__distance_start(last),
+           part = ((double)size - start + 1) / (near__distance_start(last + 1) - start);
     double sum = part * (double)reads[last];
     for (unsigned i = 0; i < last; i++)
         sum += (double)reads[i];

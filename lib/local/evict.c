@@ -42,10 +42,11 @@
  * over, and when there are no others nothing goes: then the fill is refused, as Redis refuses it.  The keeper alone,
  * when a limit was lowered, goes on without them.
  *
- * Work for one eviction: once at a glance, then at most ATTEMPTS + TURNS searches, each of LIMIT times as many entries, the
- * rest of a bucket, and RUN buckets; for one fill: the victims of budget.c. */
+ * Work for one eviction: once at a glance, then at most ATTEMPTS + TURNS searches, each of LIMIT times as many entries,
+ * the rest of a bucket, and RUN buckets; for one fill: the victims of budget.c. */
 #include <limits.h>
 
+#include "base/compiler.h"
 #include "base/prefetch.h"
 #include "local/glance.h"
 #include "local/rcu.h"
@@ -95,7 +96,8 @@ static int is_by_chance(const struct hunt *hunt)
 
 static int may_expire(const struct near__local *local)
 {
-    return atomic_load_explicit(&local->perishable, memory_order_relaxed) != 0; /* relaxed: only which of two good victims goes */
+    /* relaxed: only which of two good victims goes */
+    return atomic_load_explicit(&local->perishable, memory_order_relaxed) != 0;
 }
 
 static unsigned one_in(const struct hunt *hunt, enum queue queue)
@@ -122,18 +124,19 @@ static void step_over(const struct hunt *hunt, struct near__hand *hand)
 
 /* Of an entry the line with the stamp: its head is there, too, but in one of sixteen.  All slots are taken for words,
  * empty ones as well: nothing is there to be fetched, and nothing happens. */
-static inline __attribute__((always_inline)) void fetch_ahead(const struct near__hand *hand)
+NEAR_INLINE void fetch_ahead(const struct near__hand *hand)
 {
     near__prefetch_write(near__hand_ahead(hand, NEAR_HAND_LINE)); /* as a rule one of it goes */
     const struct near__bucket *bucket = near__hand_ahead(hand, NEAR_HAND_ENTRIES);
 #pragma GCC unroll 8
     for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) /* relaxed: only an address */
-        __builtin_prefetch((const void *)((uintptr_t)near__word_entry(atomic_load_explicit(&bucket->slot[i], memory_order_relaxed)) +
-                                          offsetof(struct near__entry, access)));
+        __builtin_prefetch(
+            (const void *)((uintptr_t)near__word_entry(atomic_load_explicit(&bucket->slot[i], memory_order_relaxed)) +
+                           offsetof(struct near__entry, access)));
 }
 
 /* To the next bucket. */
-static inline __attribute__((always_inline)) void advance(const struct hunt *hunt, struct near__hand *hand)
+NEAR_INLINE void advance(const struct hunt *hunt, struct near__hand *hand)
 {
     if (__builtin_expect(++hand->bucket == hand->end, 0))
         step_over(hunt, hand);
@@ -187,7 +190,7 @@ static int evict(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word
 enum look { STAYS, MAY_GO, HAS_GONE };
 
 /* At an entry of which the clock or the rule must tell. */
-static __attribute__((noinline)) enum look look_closely(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word)
+NEAR_APART enum look look_closely(const struct hunt *hunt, _Atomic(uint64_t) *slot, uint64_t word)
 {
     const struct near__entry *entry = near__word_entry(word);
     if (near__entry_is_dead(entry, hunt->moment))
@@ -196,8 +199,7 @@ static __attribute__((noinline)) enum look look_closely(const struct hunt *hunt,
 }
 
 /* Alive and may go, as nearly all are.  plain: heads from here on. */
-static inline __attribute__((always_inline)) int is_plainly_alive(const struct near__entry *entry, unsigned era, int64_t plain,
-                                                                  int64_t now_ms)
+NEAR_INLINE int is_plainly_alive(const struct near__entry *entry, unsigned era, int64_t plain, int64_t now_ms)
 {
     int64_t head = near__entry_head(entry);
     unsigned odd = ((unsigned)head ^ era) & (NEAR_ENTRY_EXPIRES | NEAR_ENTRY_ERA);
@@ -217,8 +219,8 @@ struct sight {
 
 enum by { USE, QUEUE, CHANCE }; /* what ages are by */
 
-static inline __attribute__((always_inline)) unsigned age_of(const struct hunt *hunt, const struct near__entry *entry, uint32_t queued,
-                                                             uint16_t base, const enum by by)
+NEAR_INLINE unsigned age_of(const struct hunt *hunt, const struct near__entry *entry, uint32_t queued, uint16_t base,
+                            const enum by by)
 {
     if (by == CHANCE)
         return near__entry_rank(entry, hunt->moment);
@@ -227,8 +229,8 @@ static inline __attribute__((always_inline)) unsigned age_of(const struct hunt *
 
 /* Looks until one is as old as bar, `limit` were looked at or `run` buckets.  by is a constant, and what is the same
  * for all entries stays in registers. */
-static inline __attribute__((always_inline)) struct sight search_by(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
-                                                                    uint64_t run, const enum by by)
+NEAR_INLINE struct sight search_by(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
+                                   uint64_t run, const enum by by)
 {
     const unsigned era = hunt->moment->era;
     const uint16_t base = hunt->base;
@@ -279,20 +281,19 @@ static inline __attribute__((always_inline)) struct sight search_by(const struct
     return sight;
 }
 
-static __attribute__((noinline)) struct sight search_queue(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
-                                                           uint64_t run)
+NEAR_APART struct sight search_queue(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
+                                     uint64_t run)
 {
     return search_by(hunt, hand, bar, limit, run, QUEUE);
 }
 
-static __attribute__((noinline)) struct sight search_by_chance(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
-                                                               uint64_t run)
+NEAR_APART struct sight search_by_chance(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
+                                         uint64_t run)
 {
     return search_by(hunt, hand, bar, limit, run, CHANCE);
 }
 
-static inline __attribute__((always_inline)) struct sight search(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit,
-                                                                 uint64_t run)
+NEAR_INLINE struct sight search(const struct hunt *hunt, struct near__hand *hand, int bar, unsigned limit, uint64_t run)
 {
     if (has_queues(hunt))
         return search_queue(hunt, hand, bar, limit, run);
@@ -321,10 +322,10 @@ static int has_turn(const struct hunt *hunt, struct near__entry *entry, enum que
 static int is_small(const struct hunt *hunt)
 {
     return hunt->tables->spans == 1 && hunt->tables->span[0].count <= NEAR_STRETCH &&
-           atomic_load_explicit(&hunt->local->budget.entries, memory_order_relaxed) <= WHOLE; /* relaxed: either way will do */
+           atomic_load_explicit(&hunt->local->budget.entries, memory_order_relaxed) <= WHOLE; /* relaxed: a guess */
 }
 
-static __attribute__((noinline)) struct sight look_at_all(const struct hunt *hunt, enum queue queue)
+NEAR_APART struct sight look_at_all(const struct hunt *hunt, enum queue queue)
 {
     const struct near__span *span = &hunt->tables->span[0];
     struct near__hand *hand = &hunt->hands->hand[queue];
@@ -337,7 +338,8 @@ static __attribute__((noinline)) struct sight look_at_all(const struct hunt *hun
 
 /* ---------------------------------------------------------------- at a glance
  *
- * Three mispredictions an eviction become one: filling on miss in a tier that the second-level cache holds was 1.08 times as quick. */
+ * Three mispredictions an eviction become one: filling on miss in a tier that the second-level cache holds was 1.08
+ * times as quick. */
 
 /* The order is that of last use, and nothing else counts, unless a glance shows otherwise. */
 static inline int only_age_counts(const struct near__local *local, const struct near__moment *moment)
@@ -345,7 +347,7 @@ static inline int only_age_counts(const struct near__local *local, const struct 
     return moment->rule == NEAR_RULE_LRU && !moment->idle && !may_expire(local);
 }
 
-static __attribute__((noinline)) unsigned glance(const struct hunt *hunt, const struct near__bucket *bucket, int bar)
+NEAR_APART unsigned glance(const struct hunt *hunt, const struct near__bucket *bucket, int bar)
 {
     return near__glance(bucket, hunt->moment->era, hunt->moment->forsaken << NEAR_HEAD_SHIFT, hunt->base,
                         (uint16_t)(bar < UINT16_MAX ? bar : UINT16_MAX));
@@ -357,7 +359,7 @@ static inline int bar_of(const struct near__hand *hand)
 }
 
 /* The next one that was old enough goes, if it still is.  0: there is none. */
-static inline __attribute__((always_inline)) int evict_old(struct near__local *local, struct near__hand *hand, uint16_t base)
+NEAR_INLINE int evict_old(struct near__local *local, struct near__hand *hand, uint16_t base)
 {
     while (hand->old) {
         _Atomic(uint64_t) *slot = &hand->bucket->slot[near__lowest(hand->old)];
@@ -370,8 +372,8 @@ static inline __attribute__((always_inline)) int evict_old(struct near__local *l
     return 0;
 }
 
-/* Goes on from bucket to bucket.  0: nobody was found among as many as should do, or one must be looked at closely, which is in the hand's
- * bucket then. */
+/* Goes on from bucket to bucket.  0: nobody was found among as many as should do, or one must be looked at closely,
+ * which is in the hand's bucket then. */
 static int evict_at_a_glance(const struct hunt *hunt, struct near__hand *hand)
 {
     unsigned looked = 0;
@@ -425,7 +427,7 @@ static enum queue queue_for(const struct hunt *hunt, int other)
     return near__queue_small_is_due(hunt->local) != other ? SMALL : MAIN;
 }
 
-static __attribute__((noinline)) int hunt_down(struct near__local *local, struct near__hands *hands, const struct near__moment *moment)
+NEAR_APART int hunt_down(struct near__local *local, struct near__hands *hands, const struct near__moment *moment)
 {
     struct hunt hunt = {local, near__index_tables(&local->index), hands, moment, base_of(moment)};
     if (hands->view != hunt.tables->serial || hands->rule != moment->rule)

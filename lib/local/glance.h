@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Which entries of a bucket are old enough to go, told without a branch for any of them.
  *
- * Whether an entry is old enough is as good as a throw of dice, so a branch on it is mispredicted, and what follows waits until the entry's
- * line is there; one bucket after the other, each with as many entries as it happens to have, cost eviction three mispredictions.  Here all eight
- * slots are looked at, and one without an entry is taken for one whose entry is young. */
+ * Whether an entry is old enough is as good as a throw of dice, so a branch on it is mispredicted, and what follows
+ * waits until the entry's line is there; one bucket after the other, each with as many entries as it happens to have,
+ * cost eviction three mispredictions.  Here all eight slots are looked at, and one without an entry is taken for one
+ * whose entry is young. */
 #ifndef NEAR_LOCAL_GLANCE_H
 #define NEAR_LOCAL_GLANCE_H
 #include <stdatomic.h>
 #include <stdint.h>
+#include "base/compiler.h"
 #include "local/entry.h"
 #include "local/index.h"
 #include "local/order.h"
@@ -17,8 +19,9 @@
 #include <emmintrin.h>
 #endif
 
-/* The entry of a slot, or nobody: a load from somewhere is cheaper than a branch, which gcc 12 makes of this if it is not told. */
-static inline __attribute__((always_inline)) const struct near__entry *near__glance_entry(uint64_t word, const struct near__entry *nobody)
+/* The entry of a slot, or nobody: a load from somewhere is cheaper than a branch, which gcc 12 makes of this if it is
+ * not told. */
+NEAR_INLINE const struct near__entry *near__glance_entry(uint64_t word, const struct near__entry *nobody)
 {
     const struct near__entry *entry = near__word_entry(word);
 #ifdef NEAR_WIDE_MOVES
@@ -30,7 +33,7 @@ static inline __attribute__((always_inline)) const struct near__entry *near__gla
 }
 
 /* Which of four and four stamps are at least `bar` before `base`, a bit each. */
-static inline __attribute__((always_inline)) unsigned near__glance_old(uint64_t low, uint64_t high, uint16_t base, uint16_t bar)
+NEAR_INLINE unsigned near__glance_old(uint64_t low, uint64_t high, uint16_t base, uint16_t bar)
 {
 #if defined(__SSE2__)
     __m128i ages = _mm_sub_epi16(_mm_set1_epi16((short)base), _mm_set_epi64x((long long)high, (long long)low));
@@ -45,12 +48,13 @@ static inline __attribute__((always_inline)) unsigned near__glance_old(uint64_t 
 }
 _Static_assert(NEAR_BUCKET_SLOTS == 8, "four and four");
 
-/* A bit for each slot whose entry's stamp is at least `bar` (not 0) before `base`; and NEAR_GLANCE_ODD, if there is an entry of another era than
- * that, with an expiry, or with a head below `plain`: then age is not all that counts.  Of one that is retired meanwhile anything may be
- * said: nobody can take it out of its slot any more.  Inside a read section. */
+/* A bit for each slot whose entry's stamp is at least `bar` (not 0) before `base`; and NEAR_GLANCE_ODD, if there is an
+ * entry of another era than that, with an expiry, or with a head below `plain`: then age is not all that counts.  Of
+ * one that is retired meanwhile anything may be said: nobody can take it out of its slot any more.  Inside a read
+ * section. */
 #define NEAR_GLANCE_ODD (1u << NEAR_BUCKET_SLOTS)
-static inline __attribute__((always_inline)) unsigned near__glance(const struct near__bucket *bucket, unsigned era, uint64_t plain,
-                                                                   uint16_t base, uint16_t bar)
+NEAR_INLINE unsigned near__glance(const struct near__bucket *bucket, unsigned era, uint64_t plain, uint16_t base,
+                                  uint16_t bar)
 {
     const struct near__entry nobody = {.head = plain | era, .access = base};
     uint64_t some = era, all = era; /* bits that some heads above `plain` have, and that all have; the sign: is below */

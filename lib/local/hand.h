@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * The hands by which threads look for victims, each at a place of its own.  What they do there is in evict.c.
  *
- *      tables      | stretch 0 | stretch 1 | stretch 2 | stretch 3 |  …      64 buckets each, a page; the last one may be shorter
- *      claims           1st         4th         2nd         5th              so every stretch is claimed once in a round
+ *      tables      | stretch 0 | stretch 1 | stretch 2 | stretch 3 |  …   64 buckets each: a page; the last may be less
+ *      claims           1st         4th         2nd         5th           so every stretch is claimed once in a round
  *
  *                   bucket                    end
  *      a stretch   |  | v  |    |    |    |    |
@@ -26,7 +26,8 @@
 #define NEAR_STRETCH 64     /* buckets; whole groups, and as many as the least table has */
 #define NEAR_HAND_LINE 4    /* buckets ahead whose lines are fetched; there are as many in every stretch */
 #define NEAR_HAND_ENTRIES 2 /* likewise, whose entries are */
-_Static_assert(NEAR_HAND_LINE <= NEAR_PLACES, "a stretch has at least a group of buckets: what is ahead is in this one or the next");
+_Static_assert(NEAR_HAND_LINE <= NEAR_PLACES,
+               "a stretch has at least a group of buckets: what is ahead is in this one or the next");
 
 struct near__hand {
     struct near__bucket *bucket, *end;    /* it is at; the end of the stretch */
@@ -79,10 +80,12 @@ static inline struct near__course near__course_of(const struct near__tables *tab
 }
 
 /* The stretch of a claim. */
-static inline struct near__bucket *near__course_claim(const struct near__course *course, const struct near__tables *tables, uint64_t claim,
+static inline struct near__bucket *near__course_claim(const struct near__course *course,
+                                                      const struct near__tables *tables, uint64_t claim,
                                                       struct near__bucket **ret_end)
 {
-    uint64_t stretch = claim % course->stretches * course->stride % course->stretches; /* of 2^27 at most: no overflow */
+    /* of 2^27 at most: no overflow */
+    uint64_t stretch = claim % course->stretches * course->stride % course->stretches;
     const struct near__span *span = &tables->span[0];
     uint64_t first = near__span_stretches(span);
     if (stretch >= first) {
@@ -105,14 +108,17 @@ static inline struct near__bucket *near__hand_ahead(const struct near__hand *han
 
 #define NEAR_THRESHOLD_SHIFT 8
 #define NEAR_THRESHOLD_MAX ((uint32_t)UINT16_MAX << NEAR_THRESHOLD_SHIFT)
-#define NEAR_STEER_SHIFT 9 /* a 512th for each entry; from a 3000th to a 300th all are the same on the traces of docs/policies.md */
+/* a 512th for each entry; from a 3000th to a 300th all are the same on the traces of docs/policies.md */
+#define NEAR_STEER_SHIFT 9
 
 /* So many entries were looked at, and so many of them were old enough. */
 static inline void near__hand_steer(struct near__hand *hand, unsigned looked, unsigned old, unsigned one_in)
 {
     int64_t step = (int64_t)(hand->threshold >> NEAR_STEER_SHIFT) + 1;
     int64_t threshold = hand->threshold + step * ((int64_t)old * one_in - (int64_t)looked);
-    hand->threshold = (uint32_t)(threshold < 0 ? 0 : threshold > (int64_t)NEAR_THRESHOLD_MAX ? (int64_t)NEAR_THRESHOLD_MAX : threshold);
+    hand->threshold = (uint32_t)(threshold < 0                             ? 0
+                                 : threshold > (int64_t)NEAR_THRESHOLD_MAX ? (int64_t)NEAR_THRESHOLD_MAX
+                                                                           : threshold);
 }
 
 #endif

@@ -2,8 +2,8 @@
  *
  * Reads of the local tier: the path that everything else exists for.
  *
- * No lock, no locked instruction, no system call (the kernel's clocks are the vDSO's), no allocation; the only stores go to the
- * thread's own record and, when it changed, to the access stamp of the entry.
+ * No lock, no locked instruction, no system call (the kernel's clocks are the vDSO's), no allocation; the only stores
+ * go to the thread's own record and, when it changed, to the access stamp of the entry.
  *
  * The order of the looks (R47) makes the staleness bound hold whatever happens between them:
  *
@@ -13,38 +13,44 @@
  * message with the proof that came after it.  Were the watermark looked at before the entry, an entry that arrived
  * just before it rose would pass. Were the clock first, a pause after it would not count.
  *
- * The entry may be retired between 2 and 3.  Then its position has gone, and nobody can say whether it is above the watermark: its head is
- * negative, so it counts as below (entry.h).  The short way leaves it to the long one, and that looks for the key again,
- * for the slot has been emptied or filled anew before the head changed: as if the read had come a little later.  So a key that has been
- * replaced or moved is found in its new version or place; one that has been removed, or whose new version is still tentative, is missed, as
- * it is by who begins at that moment, and so is one that is replaced between 2 and 3 NEAR_HIT_LOOKS times in a row.
+ * The entry may be retired between 2 and 3.  Then its position has gone, and nobody can say whether it is above the
+ * watermark: its head is negative, so it counts as below (entry.h).  The short way leaves it to the long one, and that
+ * looks for the key again, for the slot has been emptied or filled anew before the head changed: as if the read had
+ * come a little later.  So a key that has been replaced or moved is found in its new version or place; one that has
+ * been removed, or whose new version is still tentative, is missed, as it is by who begins at that moment, and so is
+ * one that is replaced between 2 and 3 NEAR_HIT_LOOKS times in a row.
  *
- * The era may be looked at anywhere behind 1.  Who sees an old one began before the clearing had ended, and may return what was there
- * before; an entry of a later era then is not plain, and found by the long way.
+ * The era may be looked at anywhere behind 1.  Who sees an old one began before the clearing had ended, and may return
+ * what was there before; an entry of a later era then is not plain, and found by the long way.
  *
  * Clocks.  Two; the cheap one decides only what is clear by a wide margin, everything else is left to the exact one:
  *
- *   the processor's counter  near__hit_plain: may the entry be served without more ado?  gate.fresh_ticks is half of the bound after
- *                            the proof, in its ticks (ticks.c), and stands for the proof in step 1.  It says a time, too: as long as
- *                            it is not reached the time is before gate.fresh_ms, so what expires later than that is there.
- *                            The counter is read after the entry in program order; a processor that reads it a little sooner
- *                            (some hundred instructions at most, and again after every interruption) has half of a bound to spare.
+ *   the processor's counter  near__hit_plain: may the entry be served without more ado?  gate.fresh_ticks is half of
+ *                            the bound after the proof, in its ticks (ticks.c), and stands for the proof in step 1.  It
+ *                            says a time, too: as long as it is not reached the time is before gate.fresh_ms, so what
+ *                            expires later than that is there.  The counter is read after the entry in program order; a
+ *                            processor that reads it a little sooner (some hundred instructions at most, and again
+ *                            after every interruption) has half of a bound to spare.
  *   the exact clock          all the rest.
  *
- * The kernel's coarse clock decides nothing.  It stands still while the one processor that keeps the time does, and in a virtual machine
- * that is for as long as the host likes: when a machine that was paused for seconds goes on, the others read for some ticks
- * what the time was before.  What was read by it would be too old, or dead, by all of the pause, and no margin is wide enough.
+ * The kernel's coarse clock decides nothing.  It stands still while the one processor that keeps the time does, and in
+ * a virtual machine that is for as long as the host likes: when a machine that was paused for seconds goes on, the
+ * others read for some ticks what the time was before.  What was read by it would be too old, or dead, by all of the
+ * pause, and no margin is wide enough.
  *
  * A proof is renewed every quarter of the bound, so in health hits stay with the first.  A cache without a remote tier
  * needs no clock for entries without an expiry.
  *
- * Cost.  Two dependent misses, the bucket's line and the entry's, are what a hit waits for; several hits overlap in a processor that
- * looks far enough ahead.  So the path has few instructions, no call, and no branch that depends on what those lines say
- * other than "found" (index.h) and "nothing odd": near__hit_find_short makes three comparisons of an entry's first lines, flags and size
- * of the key, the key, and position. */
+ * Cost.  Two dependent misses, the bucket's line and the entry's, are what a hit waits for; several hits overlap in a
+ * processor that looks far enough ahead.  So the path has few instructions, no call, and no branch that depends on what
+ * those lines say other than "found" (index.h) and "nothing odd": near__hit_find_short makes three comparisons of an
+ * entry's first lines, flags and size of the key, the key, and position. */
 #include "local/hit.h"
 
-/* Keys whose lines are fetched together by near__local_get_many: more than a core's outstanding misses gains nothing. */
+#include "base/compiler.h"
+
+/* Keys whose lines are fetched together by near__local_get_many: more than a core's outstanding misses gains
+ * nothing. */
 #define BATCH 16
 
 /* ---------------------------------------------------------------- by the clock */
@@ -64,9 +70,10 @@ static inline enum near__local_result freshness(const struct near__demand *deman
 enum near__local_result near__hit_judge_by_clock(const struct near__local *local, struct near__entry *entry,
                                                  struct near__demand demand)
 {
-    int64_t now_ns = near__now(local->clock);                                                      /* 4 */
+    int64_t now_ns = near__now(local->clock); /* 4 */
     uint16_t tick = near__tier_tick(local, now_ns);
-    if ((near__entry_has_expiry(entry) && near__expiry_left(near__entry_expires(entry), near__tier_ms(local, now_ns)) <= 0) ||
+    if ((near__entry_has_expiry(entry) &&
+         near__expiry_left(near__entry_expires(entry), near__tier_ms(local, now_ns)) <= 0) ||
         (local->idle_unit_ns && near__entry_age(entry, tick) >= local->idle_ticks))
         return NEAR_LOCAL_EXPIRED;
     enum near__local_result result = freshness(&demand, now_ns);
@@ -105,12 +112,14 @@ static void describe(const struct near__local *local, const struct near__entry *
     view->data = NULL;
     view->pin = NULL;
     view->size = near__entry_value_size(entry);
-    view->expires_ns = near__entry_has_expiry(entry) ? expires_ns(local, entry, near__now_coarse(local->clock)) : NEAR_NEVER;
+    view->expires_ns =
+        near__entry_has_expiry(entry) ? expires_ns(local, entry, near__now_coarse(local->clock)) : NEAR_NEVER;
 }
 
 /* The view of what steps 1 to 4 came to; without memory for a copy the entry might as well be absent. */
-static enum near__local_result hand_out(struct near__local *local, struct near__reader *reader, struct near__entry *entry,
-                                        enum near__local_result result, struct near__view *view)
+static enum near__local_result hand_out(struct near__local *local, struct near__reader *reader,
+                                        struct near__entry *entry, enum near__local_result result,
+                                        struct near__view *view)
 {
     if (!near__hit_is_served(result))
         return result;
@@ -119,8 +128,9 @@ static enum near__local_result hand_out(struct near__local *local, struct near__
 }
 
 /* Steps 1 to 4 and the view, in a section of the caller's. */
-static enum near__local_result find(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
-                                    int64_t bound_ns, int64_t stale_ns, struct near__view *view, struct near__entry **ret_entry)
+static enum near__local_result find(struct near__local *local, struct near__reader *reader, const void *key,
+                                    size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view,
+                                    struct near__entry **ret_entry)
 {
     enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, ret_entry);
     return hand_out(local, reader, *ret_entry, result, view);
@@ -193,7 +203,8 @@ static void prefetch_entries(const struct near__local *local, struct batch *batc
         uint64_t tag = near__hash_tag(batch->hash[i]);
         const struct near__bucket *bucket = near__span_bucket(span, batch->hash[i]);
         uint64_t word = near__bucket_look(bucket, tag, has_lines);
-        batch->entry[i] = near__word_visible(near__likely(word) ? word : near__places_look(bucket, tag, has_lines), tag);
+        batch->entry[i] =
+            near__word_visible(near__likely(word) ? word : near__places_look(bucket, tag, has_lines), tag);
         __builtin_prefetch(batch->entry[i]);
         near__entry_prefetch(batch->entry[i]);
     }
@@ -214,37 +225,39 @@ struct terms {
     int is_fresh;               /* 4 */
 };
 
-static inline __attribute__((always_inline)) int is_plain(const struct near__local *local, const struct near__entry *entry,
-                                                          const struct terms *terms, size_t *ret_size)
+NEAR_INLINE int is_plain(const struct near__local *local, const struct near__entry *entry, const struct terms *terms,
+                         size_t *ret_size)
 {
     return near__hit_is_plain(local, entry, terms->watermark, terms->fresh, NEAR_ENTRY_VALUE_MAX, ret_size);
 }
 
-/* Nearly every key of a batch: a hit with nothing particular about it, that is pinned without a call.  0: the other way. */
-static inline __attribute__((always_inline)) int take_plain(const struct near__local *local, struct near__reader *reader,
-                                                            struct near__entry *entry, const struct terms *terms,
-                                                            struct near__view *view)
+/* Nearly every key of a batch: a hit with nothing particular about it, that is pinned without a call.  0: the other
+ * way. */
+NEAR_INLINE int take_plain(const struct near__local *local, struct near__reader *reader, struct near__entry *entry,
+                           const struct terms *terms, struct near__view *view)
 {
     if (near__unlikely(!entry) || near__unlikely(!terms->is_fresh) || near__unlikely(!reader->pins_free) ||
-        near__unlikely(near__entry_has_expiry(entry)) ||
-        near__unlikely(!is_plain(local, entry, terms, &view->size)))
+        near__unlikely(near__entry_has_expiry(entry)) || near__unlikely(!is_plain(local, entry, terms, &view->size)))
         return 0;
-    near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
+    /* relaxed: near__tier_tick */
+    near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed));
     near__hit_pin(reader, entry, &view->pin, &view->data);
     view->expires_ns = NEAR_NEVER;
     return 1;
 }
 
-static enum near__local_result take(struct near__local *local, struct near__reader *reader, const struct near__local_key *key,
-                                    struct near__entry **entry, const struct terms *terms, struct near__view *view)
+static enum near__local_result take(struct near__local *local, struct near__reader *reader,
+                                    const struct near__local_key *key, struct near__entry **entry,
+                                    const struct terms *terms, struct near__view *view)
 {
     enum near__local_result result = NEAR_LOCAL_ABSENT;
     size_t size;
     if (*entry && terms->is_fresh && is_plain(local, *entry, terms, &size)) {
-        near__entry_touch(*entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: as above */
+        /* relaxed: as above */
+        near__entry_touch(*entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed));
         result = NEAR_LOCAL_HIT;
     } else if (*entry) {
-        result = near__hit_judge(local, *entry, terms->demand);                                   /* 3, 4 again */
+        result = near__hit_judge(local, *entry, terms->demand); /* 3, 4 again */
     }
     if (result == NEAR_LOCAL_ABSENT && near__hit_is_to_look_again(*entry, 1))
         result = near__hit_look(local, key->key, key->size, terms->demand.bound_ns, terms->demand.stale_ns, entry);
@@ -253,25 +266,27 @@ static enum near__local_result take(struct near__local *local, struct near__read
     return result;
 }
 
-/* Two phases of fetching lines, then the reads, all by one proof, one watermark and one look at the counter: each is before or after
- * every entry, as the order demands. */
-static void get_batch(struct near__local *local, struct near__reader *reader, const struct near__local_key *keys, size_t count_,
-                      int64_t bound_ns, int64_t stale_ns, enum near__local_result *results, struct near__view *views)
+/* Two phases of fetching lines, then the reads, all by one proof, one watermark and one look at the counter: each is
+ * before or after every entry, as the order demands. */
+static void get_batch(struct near__local *local, struct near__reader *reader, const struct near__local_key *keys,
+                      size_t count_, int64_t bound_ns, int64_t stale_ns, enum near__local_result *results,
+                      struct near__view *views)
 {
     struct batch batch;
     struct terms terms;
     uint64_t hits = 0;
     batch.count = count_;
     prefetch_buckets(local, &batch, keys);
-    terms.demand = near__hit_demand(local, bound_ns, stale_ns);                                   /* 1 */
-    terms.fresh = near__hit_fresh(local, bound_ns);                                               /* 1 */
-    prefetch_entries(local, &batch);                                                              /* 2 */
-    settle_entries(local, &batch, keys);                                                          /* 2 */
-    terms.watermark = near__hit_watermark(local);                                                 /* 3 */
-    terms.is_fresh = terms.fresh == NEAR_TICKS_ALWAYS || near__ticks() < terms.fresh;             /* 4 */
+    terms.demand = near__hit_demand(local, bound_ns, stale_ns);                       /* 1 */
+    terms.fresh = near__hit_fresh(local, bound_ns);                                   /* 1 */
+    prefetch_entries(local, &batch);                                                  /* 2 */
+    settle_entries(local, &batch, keys);                                              /* 2 */
+    terms.watermark = near__hit_watermark(local);                                     /* 3 */
+    terms.is_fresh = terms.fresh == NEAR_TICKS_ALWAYS || near__ticks() < terms.fresh; /* 4 */
     for (size_t i = 0; i < count_; i++) {
         int plain = take_plain(local, reader, batch.entry[i], &terms, &views[i]);
-        results[i] = near__likely(plain) ? NEAR_LOCAL_HIT : take(local, reader, &keys[i], &batch.entry[i], &terms, &views[i]);
+        results[i] =
+            near__likely(plain) ? NEAR_LOCAL_HIT : take(local, reader, &keys[i], &batch.entry[i], &terms, &views[i]);
         hits += (uint64_t)plain;
         if (near__unlikely(local->taps)) { /* which of the hits are looked at goes by their count (hotkeys.c) */
             near__reader_add(reader, NEAR_COUNT_HITS, hits);
@@ -288,7 +303,8 @@ void near__local_get_many(struct near__local *local, struct near__reader *reader
 {
     for (size_t i = 0; i < count_; i += BATCH) {
         near__rcu_enter();
-        get_batch(local, reader, keys + i, count_ - i < BATCH ? count_ - i : BATCH, bound_ns, stale_ns, results + i, views + i);
+        get_batch(local, reader, keys + i, count_ - i < BATCH ? count_ - i : BATCH, bound_ns, stale_ns, results + i,
+                  views + i);
         near__rcu_leave();
     }
 }

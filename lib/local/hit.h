@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The hit path, for the rooms that want it without a call.  The essay is at the head of hit.c; numbers in comments are its.
+ * The hit path, for the rooms that want it without a call.  The essay is at the head of hit.c; numbers in comments are
+ * its.
  *
  * Everything here runs inside a read section of the caller's, by a thread that has a reader. */
 #ifndef NEAR_LOCAL_HIT_H
 #define NEAR_LOCAL_HIT_H
+#include "base/compiler.h"
 #include "local/brief.h"
 #include "local/rcu.h"
 #include "local/tap.h"
 #include "local/tier.h"
 #include "local/wide.h"
-
-#define near__likely(x) __builtin_expect(!!(x), 1)
-#define near__unlikely(x) __builtin_expect(!!(x), 0)
 
 /* What a read asks for. */
 struct near__demand {
@@ -23,8 +22,10 @@ struct near__demand {
 static inline struct near__demand near__hit_demand(const struct near__local *local, int64_t bound_ns, int64_t stale_ns)
 {
     NEAR_STEP();
-    /* acquire: the entry is looked at after it; pairs with the store of a proof, before which its messages were applied */
-    return (struct near__demand){atomic_load_explicit(&local->gate.proved_ns, memory_order_acquire), bound_ns, stale_ns};
+    /* acquire: the entry is looked at after it; pairs with the store of a proof, before which its messages were
+     * applied */
+    return (struct near__demand){atomic_load_explicit(&local->gate.proved_ns, memory_order_acquire), bound_ns,
+                                 stale_ns};
 }
 
 /* Step 4 and what needs a time. */
@@ -33,7 +34,8 @@ enum near__local_result near__hit_judge_by_clock(const struct near__local *local
 /* Milliseconds that an entry with an expiry has left, by the exact clock. */
 int64_t near__hit_ttl_ms(const struct near__local *local, const struct near__entry *entry);
 /* All pins are in use: a copy.  0: no memory for it. */
-int near__hit_hold_copy(struct near__local *local, const struct near__entry *entry, void **ret_pin, const void **ret_data);
+int near__hit_hold_copy(struct near__local *local, const struct near__entry *entry, void **ret_pin,
+                        const void **ret_data);
 
 /* Steps 3 and 4 for an entry found in step 2.  One that has been retired since is ABSENT. */
 static inline enum near__local_result near__hit_judge(const struct near__local *local, struct near__entry *entry,
@@ -69,15 +71,15 @@ static inline void near__hit_count(struct near__reader *reader, enum near__local
 }
 
 /* Shows the read to those who learn from requests, if there are any. */
-static inline void near__hit_show(const struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
-                                  const struct near__entry *entry, enum near__local_result result)
+static inline void near__hit_show(const struct near__local *local, struct near__reader *reader, const void *key,
+                                  size_t key_size, const struct near__entry *entry, enum near__local_result result)
 {
     if (near__unlikely(local->taps))
         near__tap_read(local, reader, key, key_size, near__hit_is_served(result) ? entry : NULL, result);
 }
 
-/* What was found has been retired before it was judged: the slot has what took its place, or nothing.  For a key that is replaced
- * meanwhile each time there is an end to it, so that a read stays bounded. */
+/* What was found has been retired before it was judged: the slot has what took its place, or nothing.  For a key that
+ * is replaced meanwhile each time there is an end to it, so that a read stays bounded. */
 #define NEAR_HIT_LOOKS 4
 static inline int near__hit_is_to_look_again(const struct near__entry *entry, unsigned looks)
 {
@@ -89,19 +91,20 @@ static inline enum near__local_result near__hit_look(struct near__local *local, 
                                                      int64_t bound_ns, int64_t stale_ns, struct near__entry **ret_entry)
 {
     uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
-    struct near__demand demand = near__hit_demand(local, bound_ns, stale_ns);                     /* 1 */
+    struct near__demand demand = near__hit_demand(local, bound_ns, stale_ns); /* 1 */
     enum near__local_result result;
     unsigned looks = 0;
     do {
-        struct near__entry *entry = near__index_find(&local->index, hash, key, key_size);         /* 2 */
+        struct near__entry *entry = near__index_find(&local->index, hash, key, key_size); /* 2 */
         *ret_entry = entry;
         result = near__likely(entry != NULL) ? near__hit_judge(local, entry, demand) : NEAR_LOCAL_ABSENT; /* 3, 4 */
     } while (near__unlikely(result == NEAR_LOCAL_ABSENT) && near__hit_is_to_look_again(*ret_entry, ++looks));
     return result;
 }
 
-/* Step 1 by the processor's counter; NEAR_TICKS_NEVER for a read with a bound of its own.  The bound is looked at before and after:
- * a moment of an earlier bound has been taken back before the bound changed, one of a later bound comes after that. */
+/* Step 1 by the processor's counter; NEAR_TICKS_NEVER for a read with a bound of its own.  The bound is looked at
+ * before and after: a moment of an earlier bound has been taken back before the bound changed, one of a later bound
+ * comes after that. */
 static inline int64_t near__hit_fresh(const struct near__local *local, int64_t bound_ns)
 {
     const struct near__gate *gate = &local->gate;
@@ -115,22 +118,23 @@ static inline int64_t near__hit_fresh(const struct near__local *local, int64_t b
 #define NEAR_COPY_MAX 1024 /* bytes that near__copy copies without a call */
 
 /* Step 3. */
-static inline __attribute__((always_inline)) uint64_t near__hit_watermark(const struct near__local *local)
+NEAR_INLINE uint64_t near__hit_watermark(const struct near__local *local)
 {
     return near__step_look(&local->gate.watermark); /* acquire: as in near__hit_judge */
 }
 
-/* What the flags of an entry, and of a short key its size, have that an ordinary entry's have not, or the other way round; 0: nothing, and an
- * entry whose key has as many bytes as an ordinary one's needs no further look at its flags. */
-static inline __attribute__((always_inline)) unsigned near__hit_odd(const struct near__local *local, int64_t head, size_t key_size)
+/* What the flags of an entry, and of a short key its size, have that an ordinary entry's have not, or the other way
+ * round; 0: nothing, and an entry whose key has as many bytes as an ordinary one's needs no further look at its
+ * flags. */
+NEAR_INLINE unsigned near__hit_odd(const struct near__local *local, int64_t head, size_t key_size)
 {
     return (uint16_t)((unsigned)head ^ (near__tier_ordinary(local) | (unsigned)key_size));
 }
 
-/* May an entry of the key be served, and has its value at most size_max bytes?  Yes holds if fresh is ALWAYS or not over yet (4): then
- * the time is before fresh_ms. */
-static inline __attribute__((always_inline)) int near__hit_is_plain(const struct near__local *local, const struct near__entry *entry,
-                                                                    uint64_t watermark, int64_t fresh, size_t size_max, size_t *ret_size)
+/* May an entry of the key be served, and has its value at most size_max bytes?  Yes holds if fresh is ALWAYS or not
+ * over yet (4): then the time is before fresh_ms. */
+NEAR_INLINE int near__hit_is_plain(const struct near__local *local, const struct near__entry *entry, uint64_t watermark,
+                                   int64_t fresh, size_t size_max, size_t *ret_size)
 {
     int64_t head = near__entry_head(entry);
     unsigned odd = near__hit_odd(local, head, 0) & ~NEAR_ENTRY_KEY_SIZE;
@@ -144,13 +148,15 @@ static inline __attribute__((always_inline)) int near__hit_is_plain(const struct
     /* relaxed: ordered by the load of fresh.  Without a proof (ALWAYS) there is no such time. */
     return !near__entry_has_expiry(entry) ||
            (fresh != NEAR_TICKS_ALWAYS &&
-            near__expiry_left(near__entry_expires(entry), atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) > 0);
+            near__expiry_left(near__entry_expires(entry),
+                              atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) > 0);
 }
 
-/* Steps 2 and 3 for a short key.  What is not odd is decided by three comparisons: flags and size of the key, the key, the position. */
-static inline __attribute__((always_inline)) struct near__entry *near__hit_find_short(const struct near__local *local, uint64_t hash,
-                                                                                     const void *key, size_t key_size, int has_lines,
-                                                                                     int64_t fresh, size_t size_max, size_t *ret_size)
+/* Steps 2 and 3 for a short key.  What is not odd is decided by three comparisons: flags and size of the key, the key,
+ * the position. */
+NEAR_INLINE struct near__entry *near__hit_find_short(const struct near__local *local, uint64_t hash, const void *key,
+                                                     size_t key_size, int has_lines, int64_t fresh, size_t size_max,
+                                                     size_t *ret_size)
 {
     struct near__entry *entry = near__index_guess(&local->index, hash, key, key_size, has_lines); /* 2 */
     if (near__unlikely(!entry))
@@ -159,70 +165,76 @@ static inline __attribute__((always_inline)) struct near__entry *near__hit_find_
     if (near__unlikely(near__hit_odd(local, head, key_size))) {
         if (near__entry_key_size(entry) != key_size || !near__entry_has_short(entry, key, key_size))
             return NULL;
-        return near__hit_is_plain(local, entry, near__hit_watermark(local), fresh, size_max, ret_size) ? entry : NULL; /* 3 */
+        /* 3 */
+        return near__hit_is_plain(local, entry, near__hit_watermark(local), fresh, size_max, ret_size) ? entry : NULL;
     }
     if (near__unlikely(!near__entry_has_short(entry, key, key_size)))
         return NULL;
-    if (near__unlikely(near__brief_is_less(head, &local->gate.watermark)))                        /* 3, or retired */
+    if (near__unlikely(near__brief_is_less(head, &local->gate.watermark))) /* 3, or retired */
         return NULL;
     *ret_size = entry->size;
     return near__likely(entry->size <= size_max) ? entry : NULL;
 }
 
 /* 4, and the stamp. */
-static inline __attribute__((always_inline)) int near__hit_is_fresh(const struct near__local *local, struct near__entry *entry, int64_t fresh)
+NEAR_INLINE int near__hit_is_fresh(const struct near__local *local, struct near__entry *entry, int64_t fresh)
 {
     if (near__unlikely(fresh != NEAR_TICKS_ALWAYS) && near__unlikely(near__ticks() >= fresh))
         return 0;
     if (near__unlikely(!near__brief_is_half(near__entry_access(entry), &local->tick)))
-        near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed)); /* relaxed: near__tier_tick */
+        /* relaxed: near__tier_tick */
+        near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed));
     return 1;
 }
 
-/* A hit of a short key with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with the cache's own bound
- * and values of at most size_max bytes, makes no call, and counts nothing.  Its order is that of the essay, with fresh_ticks for the proof
- * and the processor's counter for the clock. */
-static inline __attribute__((always_inline)) struct near__entry *near__hit_plain(const struct near__local *local, const void *key,
-                                                                                 size_t key_size, int has_lines, size_t size_max,
-                                                                                 size_t *ret_size)
+/* A hit of a short key with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with
+ * the cache's own bound and values of at most size_max bytes, makes no call, and counts nothing.  Its order is that of
+ * the essay, with fresh_ticks for the proof and the processor's counter for the clock. */
+NEAR_INLINE struct near__entry *near__hit_plain(const struct near__local *local, const void *key, size_t key_size,
+                                                int has_lines, size_t size_max, size_t *ret_size)
 {
     uint64_t hash = near__hash_short(key, key_size, &local->index.secrets);
     if (near__unlikely(near__tap_wants(local, hash))) /* the long way shows it */
         return NULL;
     NEAR_STEP();
     /* acquire: the entry is looked at after it; pairs with near__local_prove */
-    int64_t fresh = atomic_load_explicit(&local->gate.fresh_ticks, memory_order_acquire);         /* 1 */
-    struct near__entry *entry = near__hit_find_short(local, hash, key, key_size, has_lines, fresh, size_max, ret_size); /* 2, 3 */
+    int64_t fresh = atomic_load_explicit(&local->gate.fresh_ticks, memory_order_acquire); /* 1 */
+    /* 2, 3 */
+    struct near__entry *entry = near__hit_find_short(local, hash, key, key_size, has_lines, fresh, size_max, ret_size);
     return near__likely(entry != NULL) && near__likely(near__hit_is_fresh(local, entry, fresh)) ? entry : NULL; /* 4 */
 }
 
 /* The same for any key, wherever it is.  *ret_absent, if NULL is returned: it is nowhere. */
-static inline struct near__entry *near__hit_plain_anywhere(const struct near__local *local, const void *key, size_t key_size,
-                                                           size_t size_max, size_t *ret_size, int *ret_absent)
+static inline struct near__entry *near__hit_plain_anywhere(const struct near__local *local, const void *key,
+                                                           size_t key_size, size_t size_max, size_t *ret_size,
+                                                           int *ret_absent)
 {
     uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
     *ret_absent = 0;
     if (near__unlikely(near__tap_wants(local, hash)))
         return NULL;
     NEAR_STEP();
-    int64_t fresh = atomic_load_explicit(&local->gate.fresh_ticks, memory_order_acquire);         /* 1, acquire: as above */
-    struct near__entry *entry = near__index_find(&local->index, hash, key, key_size);             /* 2 */
+    /* 1, acquire: as above */
+    int64_t fresh = atomic_load_explicit(&local->gate.fresh_ticks, memory_order_acquire);
+    struct near__entry *entry = near__index_find(&local->index, hash, key, key_size); /* 2 */
     if (!entry) {
         *ret_absent = 1;
         return NULL;
     }
-    if (near__unlikely(!near__hit_is_plain(local, entry, near__hit_watermark(local), fresh, size_max, ret_size))) /* 3 */
+    /* 3 */
+    if (near__unlikely(!near__hit_is_plain(local, entry, near__hit_watermark(local), fresh, size_max, ret_size)))
         return NULL;
-    return near__likely(near__hit_is_fresh(local, entry, fresh)) ? entry : NULL;                  /* 4 */
+    return near__likely(near__hit_is_fresh(local, entry, fresh)) ? entry : NULL; /* 4 */
 }
 
 /* Pins the entry; a pin is free. */
-static inline void near__hit_pin(struct near__reader *reader, struct near__entry *entry, void **ret_pin, const void **ret_data)
+static inline void near__hit_pin(struct near__reader *reader, struct near__entry *entry, void **ret_pin,
+                                 const void **ret_data)
 {
     unsigned i = (unsigned)__builtin_ctzll(reader->pins_free);
     reader->pins_free &= reader->pins_free - 1;
-    /* release: so that the keeper's acquire of this, too, comes after our reads under the pin that stood here before.  It is
-     * seen in time because of the section we are in: see pins.c */
+    /* release: so that the keeper's acquire of this, too, comes after our reads under the pin that stood here before.
+     * It is seen in time because of the section we are in: see pins.c */
     atomic_store_explicit(&reader->pin[i], entry, memory_order_release);
     *ret_data = near__entry_value(entry);
     *ret_pin = &reader->pin[i];
@@ -254,9 +266,9 @@ static inline int near__pin_is_copy(const void *pin)
     return ((uintptr_t)pin & NEAR_PIN_COPY) != 0;
 }
 
-/* 65 to 128 bytes by moves of 64 or 32, at most half as many as gcc may use for any x86-64; 0: this processor has none, nothing
- * was copied. */
-static inline __attribute__((always_inline)) int near__copy_widely(void *to, const void *from, size_t size, int has_lines)
+/* 65 to 128 bytes by moves of 64 or 32, at most half as many as gcc may use for any x86-64; 0: this processor has none,
+ * nothing was copied. */
+NEAR_INLINE int near__copy_widely(void *to, const void *from, size_t size, int has_lines)
 {
 #ifdef NEAR_WIDE_MOVES
     if (has_lines) { /* moves of 64 */
@@ -285,7 +297,7 @@ static inline __attribute__((always_inline)) int near__copy_widely(void *to, con
 }
 
 /* More than 64 bytes, in steps of 64, the last overlapping. */
-static inline __attribute__((always_inline)) void near__copy_blocks(unsigned char *to, const unsigned char *from, size_t size)
+NEAR_INLINE void near__copy_blocks(unsigned char *to, const unsigned char *from, size_t size)
 {
     const unsigned char *last = from + size - 64;
     unsigned char *to_last = to + size - 64;
@@ -295,7 +307,7 @@ static inline __attribute__((always_inline)) void near__copy_blocks(unsigned cha
 }
 
 /* Up to 15 bytes; without a loop, for which gcc would keep a register on the way of those that are larger. */
-static inline __attribute__((always_inline)) void near__copy_few(unsigned char *to, const unsigned char *from, size_t size)
+NEAR_INLINE void near__copy_few(unsigned char *to, const unsigned char *from, size_t size)
 {
     if (size >= 8) {
         __builtin_memcpy(to, from, 8);
@@ -310,8 +322,9 @@ static inline __attribute__((always_inline)) void near__copy_few(unsigned char *
     }
 }
 
-/* memcpy by moves that may overlap, without a call, of at most NEAR_COPY_MAX bytes (0: not copied).  has_lines: near__wide_lines(). */
-static inline __attribute__((always_inline)) int near__copy(void *to, const void *from, size_t size, int has_lines)
+/* memcpy by moves that may overlap, without a call, of at most NEAR_COPY_MAX bytes (0: not copied).  has_lines:
+ * near__wide_lines(). */
+NEAR_INLINE int near__copy(void *to, const void *from, size_t size, int has_lines)
 {
     unsigned char *t = to;
     const unsigned char *f = from;

@@ -4,23 +4,26 @@
  *
  *      a thread's reads --about 1 in 32--> its ring of keys --tap.c--> counters: the frequent ones of the sample
  *
- * Why reads and not keys.  The rings of tap.c hold every request for a sample of the keys.  That is right for a curve and wrong
- * here: a hot key is hot whatever its hash, and would most likely not be in the sample.  So any read may be taken, and takes its
- * key along: the key may be gone when it is asked for, and one that is hot because it is never kept is worth knowing, too.
+ * Why reads and not keys.  The rings of tap.c hold every request for a sample of the keys.  That is right for a curve
+ * and wrong here: a hot key is hot whatever its hash, and would most likely not be in the sample.  So any read may be
+ * taken, and takes its key along: the key may be gone when it is asked for, and one that is hot because it is never
+ * kept is worth knowing, too.
  *
- * Which reads.  A hit goes the long way, where it is timed, when the thread's count of hits is a multiple of NEAR_TIMED_OF; that test is
- * there in any case, so hot keys cost a plain hit nothing.  But every 1024th read of a loop over 64 keys is the same key.  So after
- * each noted hit the count jumps ahead, by its *phase*, which the count itself holds in its upper bits so that statistics can
- * take it out again (near__reader_counted): the next one is 1 … 64 hits away, each equally likely, whatever the period of the reads.
- * Reads that are not hits, always on the long way, are counted down to likewise.
+ * Which reads.  A hit goes the long way, where it is timed, when the thread's count of hits is a multiple of
+ * NEAR_TIMED_OF; that test is there in any case, so hot keys cost a plain hit nothing.  But every 1024th read of a loop
+ * over 64 keys is the same key.  So after each noted hit the count jumps ahead, by its *phase*, which the count itself
+ * holds in its upper bits so that statistics can take it out again (near__reader_counted): the next one is 1 … 64 hits
+ * away, each equally likely, whatever the period of the reads.  Reads that are not hits, always on the long way, are
+ * counted down to likewise.
  *
- * What one stands for.  A full ring takes no more until it is drained, so a busy thread's sample is thinner than an idle one's.  What
- * is drained therefore stands for as many reads as the thread has done since: shares are of the reads, not of the samples.
- * A ring is full while the longest key would not fit, so that short ones are not preferred.
+ * What one stands for.  A full ring takes no more until it is drained, so a busy thread's sample is thinner than an
+ * idle one's.  What is drained therefore stands for as many reads as the thread has done since: shares are of the
+ * reads, not of the samples.  A ring is full while the longest key would not fit, so that short ones are not preferred.
  *
- * The counters are Space-Saving (Metwally, Agrawal, El Abbadi 2005), weighted: a key without a counter takes over the smallest,
- * and starts from its count, which is then known to be too much by at most that (`over`).  A key with more than 1 / counters
- * of the reads always has a counter.  When `window` samples have been seen all is halved: what is long ago counts less.
+ * The counters are Space-Saving (Metwally, Agrawal, El Abbadi 2005), weighted: a key without a counter takes over the
+ * smallest, and starts from its count, which is then known to be too much by at most that (`over`).  A key with more
+ * than 1 / counters of the reads always has a counter.  When `window` samples have been seen all is halved: what is
+ * long ago counts less.
  *
  *   counter   key, count, over        heap   the smallest count first        first   chains by hash
  *
@@ -36,12 +39,13 @@
 #include "local/tier.h"
 
 #define RING 8192u
-#define NOTED_OF 64u             /* reads; at most NEAR_TIMED_OF */
+#define NOTED_OF 64u /* reads; at most NEAR_TIMED_OF */
 #define RECORD_MAX (sizeof(uint32_t) + NEAR_HOT_KEY_MAX)
-#define UNTOLD UINT32_MAX      /* the size of a key that is too long: the read counts, the key is not told */
-#define COUNTERS 4             /* for each key that is asked for … */
-#define COUNTERS_MIN 128       /* … and at least: shares are known to 1 / counters */
-#define WINDOW 32              /* samples for each counter: more than 1 / counters of the reads is then 32 samples or more */
+#define UNTOLD UINT32_MAX /* the size of a key that is too long: the read counts, the key is not told */
+#define COUNTERS 4        /* for each key that is asked for … */
+#define COUNTERS_MIN 128  /* … and at least: shares are known to 1 / counters */
+/* samples for each counter: more than 1 / counters of the reads is then 32 samples or more */
+#define WINDOW 32
 #define WINDOW_MIN (1u << 14)
 #define NIL UINT32_MAX
 
@@ -49,9 +53,9 @@ _Static_assert(RING >= 16 * RECORD_MAX && (RING & (RING - 1)) == 0, "many keys f
 
 struct near__hotring {
     _Alignas(64) _Atomic(uint32_t) written;
-    uint32_t until;    /* the owner's: reads that are not hits before the next that is noted */
+    uint32_t until; /* the owner's: reads that are not hits before the next that is noted */
     _Alignas(64) _Atomic(uint32_t) read;
-    uint64_t reads;    /* under tap_busy: of the thread, up to the last drain */
+    uint64_t reads; /* under tap_busy: of the thread, up to the last drain */
     unsigned char bytes[RING];
 };
 
@@ -72,7 +76,7 @@ struct near__hotkeys {
     uint32_t samples, window; /* since the last halving */
     uint64_t reads;           /* that the counts are of */
     struct counter *counter;
-    struct rank *rank;        /* for sorting */
+    struct rank *rank; /* for sorting */
     uint32_t *heap, *first;
 };
 
@@ -151,7 +155,7 @@ static uint32_t next(const struct near__hotring *ring, uint32_t at, struct recor
 
 void near__hotkeys_drain(struct near__hotkeys *h, struct near__hotring *ring, uint64_t reads)
 {
-    uint32_t read = atomic_load_explicit(&ring->read, memory_order_relaxed); /* relaxed: ours, by tap_busy */
+    uint32_t read = atomic_load_explicit(&ring->read, memory_order_relaxed);       /* relaxed: ours, by tap_busy */
     uint32_t written = atomic_load_explicit(&ring->written, memory_order_acquire); /* acquire: as in note */
     uint64_t count = 0, since = reads > ring->reads ? reads - ring->reads : 0;
     struct record record;
@@ -180,7 +184,8 @@ struct near__hotkeys *near__hotkeys_create(const struct near__alloc *alloc, uint
     while (chains < counters)
         chains *= 2;
     size_t head = whole_lines(sizeof(struct near__hotkeys)), counter = whole_lines(counters * sizeof(struct counter));
-    size_t rank = whole_lines(counters * sizeof(struct rank)), size = head + counter + rank + (counters + chains) * sizeof(uint32_t);
+    size_t rank = whole_lines(counters * sizeof(struct rank)),
+           size = head + counter + rank + (counters + chains) * sizeof(uint32_t);
     char *memory = near__alloc_zero(alloc, size);
     struct near__hotkeys *h = (struct near__hotkeys *)(void *)memory;
     if (!h)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Which keys are read most?  A sample of the reads, and counters for the keys that are frequent in it; the essay is in hotkeys.c. */
+ * Which keys are read most?  A sample of the reads, and counters for the keys that are frequent in it; the essay is in
+ * hotkeys.c. */
 #ifndef NEAR_LOCAL_HOTKEYS_H
 #define NEAR_LOCAL_HOTKEYS_H
 #include <stddef.h>
@@ -8,14 +9,14 @@
 #include "base/alloc.h"
 #include "local/local.h"
 
-/* ---------------------------------------------------------------- the sample: the reader's owner writes, one at a time reads */
+/* ---------------------------------------------------------------- the sample: the reader's owner writes, one at a time
+ * reads */
 
 struct near__hotring;
 size_t near__hotring_size(void); /* zeroed memory of that size, whole lines */
 
 /* A read that has been counted: in the sample or not. */
-void near__hotring_read(struct near__reader *reader, const void *key, size_t key_size,
-                        enum near__local_result result);
+void near__hotring_read(struct near__reader *reader, const void *key, size_t key_size, enum near__local_result result);
 
 /* ---------------------------------------------------------------- the counters: one thread at a time */
 

@@ -2,8 +2,8 @@
  *
  * The keys that were read last, for a snapshot to warm another process with.
  *
- * Two walks over the tier (walk.c).  The first counts entries by age, which tells the age that the youngest `most` of them have at
- * most; the second copies keys of at most that age. */
+ * Two walks over the tier (walk.c).  The first counts entries by age, which tells the age that the youngest `most` of
+ * them have at most; the second copies keys of at most that age. */
 #include <stdlib.h>
 #include <string.h>
 

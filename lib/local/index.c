@@ -17,20 +17,22 @@
  *
  * ---- Places
  *
- *   The word of a key is in its home, the bucket that the hash says, or in one of the other three of its group: place i is the bucket whose
- *   number is that of the home but for an exclusive or with i.  Place 1 is the other half of 128 bytes, which processors
- *   fetch together; 2 and 3 are in the same page of memory.  An install takes the first place that has an empty slot, so in a tier that was
- *   filled once one entry in forty is away from home at 4.8 a bucket, and one in 250 beyond place 1 (migrate.c has the table).  Were there
- *   the home alone, as many entries as now would displace ten times as many.
+ *   The word of a key is in its home, the bucket that the hash says, or in one of the other three of its group: place i
+ *   is the bucket whose number is that of the home but for an exclusive or with i.  Place 1 is the other half of 128
+ *   bytes, which processors fetch together; 2 and 3 are in the same page of memory.  An install takes the first place
+ *   that has an empty slot, so in a tier that was filled once one entry in forty is away from home at 4.8 a bucket, and
+ *   one in 250 beyond place 1 (migrate.c has the table).  Were there the home alone, as many entries as now would
+ *   displace ten times as many.
  *
- *   For all that is argued below the places of a key in one table are one bucket of 32 slots: every scan looks at all of them, and nothing
- *   depends on which of them a word is in, nor on the order in which they are looked at.  In particular
- *    - an entry never moves from one place to another in the same table, so a reader that looks at each slot once does not overlook one
- *      that stays;
+ *   For all that is argued below the places of a key in one table are one bucket of 32 slots: every scan looks at all
+ *   of them, and nothing depends on which of them a word is in, nor on the order in which they are looked at.  In
+ *   particular
+ *    - an entry never moves from one place to another in the same table, so a reader that looks at each slot once does
+ *      not overlook one that stays;
  *    - two installs of one key may stake in different places: each publishes (4) before it looks at all of them (5);
- *    - a tag says little among 32 slots: at 4.8 a bucket one key in 3,400 meets its own with another one.  So visible entries are told
- *      apart by their keys, and both stay; a hit that meets the other one first takes the long way.  Of a tentative word nobody knows
- *      the key: it is a rival to all of its tag.
+ *    - a tag says little among 32 slots: at 4.8 a bucket one key in 3,400 meets its own with another one.  So visible
+ *      entries are told apart by their keys, and both stay; a hit that meets the other one first takes the long way.
+ *      Of a tentative word nobody knows the key: it is a rival to all of its tag.
  *
  * ---- Words
  *
@@ -43,27 +45,28 @@
  * ---- Operations and states (every change is one compare-and-swap; the number is the step below)
  *
  *   operation \ slot     empty            tentative of another    visible, same key                visible, other key
- *   install, choosing    -> T (4)         same tag: -> T (4)      newer: refuse; else -> T (4)     least recently used: -> T (4)
+ *   install, choosing    -> T (4)         same tag: -> T (4)      newer: refuse; else -> T (4)     oldest: -> T (4)
  *   install, rescan      -                same tag: -> 0 (5)      newer: withdraw; else -> 0 (5)   -
  *   install, own slot    refused          refused                 T -> V (7), T -> 0 (withdraw)    -
  *   invalidate at p      -                same tag: -> 0 (i2)     below p: -> 0 (i2); else stays   -
  *   evict, expire        -                -                       -> 0                             -> 0
  *   move, in old slot    -                -> 0                    -> 0 (m4)                        -
- *   move, in new places  -> T (m3)        same tag: drop          drop                             least recently used: -> T (m3)
+ *   move, in new places  -> T (m3)        same tag: drop          drop                             oldest: -> T (m3)
  *   move, own slot       retire           retire                  T -> V (m5), T -> 0              -
- *   put (q2)             -> V             stays                   -> V                             least recently used: -> V
+ *   put (q2)             -> V             stays                   -> V                             oldest: -> V
  *   another copy (r4)    -                -                       V -> V'                          -
  *
  * ---- Install of entry E at position r, with a ticket's generation g
  *
  *   1. Raise the floor to r.  So the floor is never below the position of an entry that is or was visible (I2), and
  *      whoever compares tickets sees that something was learnt about the key (R17).
- *   2. Scan the places in the target for a rival: the tag in a tentative word, or the key in a visible one.  It is above r:
- *      refuse.  It is not: that slot.  Otherwise the first empty slot, home first, otherwise the dead or least recently used entry of them all.
+ *   2. Scan the places in the target for a rival: the tag in a tentative word, or the key in a visible one.  It is
+ *      above r: refuse.  It is not: that slot.  Otherwise the first empty slot, home first, otherwise the dead or least
+ *      recently used entry of them all.
  *   3. (Retiring the displaced entry needs no memory and raises nothing: see 1.)
  *   4. Swap the slot to tentative.  Failed: from 2 again, a bounded number of times.
- *   5. Rescan all places in every span.  A rival elsewhere: tentative -> swap it out, its owner gives up; visible -> above r:
- *      withdraw; otherwise swap it out.  A swap that fails looks at that slot again.
+ *   5. Rescan all places in every span.  A rival elsewhere: tentative -> swap it out, its owner gives up; visible ->
+ *      above r: withdraw; otherwise swap it out.  A swap that fails looks at that slot again.
  *   6. The floor above r, or the generation not g: withdraw.
  *   7. Swap tentative to visible.  Failed: somebody has killed it; refused.
  *
@@ -72,9 +75,9 @@
  * ---- Invalidate at position p (i1, i2)
  *
  *   i1. Raise the floor to p, or without a position increment the generation.
- *   i2. Scan all places in every span: a tentative word of the tag -> swap it out; visible, same key, below p -> swap it
- *       out.  A swap that fails looks again.  The scan is never skipped because the floor was high already: whoever raised it may
- *       not have scanned yet.
+ *   i2. Scan all places in every span: a tentative word of the tag -> swap it out; visible, same key, below p -> swap
+ *       it out.  A swap that fails looks again.  The scan is never skipped because the floor was high already: whoever
+ *       raised it may not have scanned yet.
  *
  * ---- Why no version below p is visible once an invalidation at p has returned, and none will become so
  *
@@ -110,9 +113,9 @@
  *   m4. Swap the old slot to empty; failed -> withdraw.
  *   m5. Swap tentative to visible; failed -> somebody has removed it; retire.
  *
- *   The mover need not look for rivals again after m3: an install of the same key, into the new table, scans the old places after it has
- *   published.  It finds the old word there, and removes it (m4 then fails) or withdraws; or it comes after m4, hence after m3, and meets the
- *   moved word in the new places.
+ *   The mover need not look for rivals again after m3: an install of the same key, into the new table, scans the old
+ *   places after it has published.  It finds the old word there, and removes it (m4 then fails) or withdraws; or it
+ *   comes after m4, hence after m3, and meets the moved word in the new places.
  *
  *   A scan, old then new, cannot miss a moving entry: as long as the old slot holds it the scan finds it there; when
  *   it is gone from there, m3 has published it in a new place, which is scanned afterwards.  The mover needs
@@ -121,59 +124,64 @@
  *
  * ---- Put: an install by whoever has the stripe (only.c), while there is one table
  *
- *   A cache without a remote tier gives a stripe to one write at a time: nobody else installs a key of it, or invalidates one at a
- *   position, and the floor is the write's own position already.  So there is no order to be found out, and one swap is the whole install:
+ *   A cache without a remote tier gives a stripe to one write at a time: nobody else installs a key of it, or
+ *   invalidates one at a position, and the floor is the write's own position already.  So there is no order to be found
+ *   out, and one swap is the whole install:
  *
  *   q1. Scan the places for a visible version of the key: that slot.  Otherwise as in 2.
  *   q2. Swap the slot to visible.  Failed: from q1 again, a bounded number of times.
  *
- *   A reader finds the old version or the new one, and never neither.  At most one entry of the key is visible: one that q1 does not find can
- *   have come since then neither by an install of the key, which would need the stripe, nor by a move: there is none while somebody is in a
- *   section with a view of one table (a mover starts after two grace periods, and the view behind it is published when it has ended).  Another copy
- *   takes the very slot, and then q2 fails.  Evictions and removals only empty slots.  Removals without a position (i1, i2) take no stripe and may
- *   meet a put anywhere: before its q2, then it was the later one of two that nobody ordered; or afterwards, then their scan finds it.  A write that depends
- *   on what it has looked at may not be the later one unawares, so it compares generations, by an install, as every write does while there
- *   are two tables.  Tentative words are of other keys, since the stripe is ours and nothing moves: a put leaves them alone.
+ *   A reader finds the old version or the new one, and never neither.  At most one entry of the key is visible: one
+ *   that q1 does not find can have come since then neither by an install of the key, which would need the stripe, nor
+ *   by a move: there is none while somebody is in a section with a view of one table (a mover starts after two grace
+ *   periods, and the view behind it is published when it has ended).  Another copy takes the very slot, and then q2
+ *   fails.  Evictions and removals only empty slots.  Removals without a position (i1, i2) take no stripe and may meet
+ *   a put anywhere: before its q2, then it was the later one of two that nobody ordered; or afterwards, then their scan
+ *   finds it.  A write that depends on what it has looked at may not be the later one unawares, so it compares
+ *   generations, by an install, as every write does while there are two tables.  Tentative words are of other keys,
+ *   since the stripe is ours and nothing moves: a put leaves them alone.
  *
  * ---- Another copy (blocks.c, r1 to r5)
  *
- *   The keeper may put a copy of a visible entry in its place: same slot, key, position, era and tag, another address.  For all that is
- *   argued above that is no change: in the one order of steps there is exactly one swap, before which the slot held the entry and after
- *   which it holds the copy, and every scan that looks finds one of the two.  Whoever has seen the old word and swaps from it (an
- *   invalidation, an install, an eviction) fails and looks again, as after any other change; whoever has swapped it out before makes r4
- *   fail, and the copy was never visible.  A store instead of the swap would bring back what was removed in between.  The old entry is
- *   retired like one that was removed, so "No ABA" holds for its address, too.
+ *   The keeper may put a copy of a visible entry in its place: same slot, key, position, era and tag, another address.
+ *   For all that is argued above that is no change: in the one order of steps there is exactly one swap, before which
+ *   the slot held the entry and after which it holds the copy, and every scan that looks finds one of the two.  Whoever
+ *   has seen the old word and swaps from it (an invalidation, an install, an eviction) fails and looks again, as after
+ *   any other change; whoever has swapped it out before makes r4 fail, and the copy was never visible.  A store instead
+ *   of the swap would bring back what was removed in between.  The old entry is retired like one that was removed, so
+ *   "No ABA" holds for its address, too.
  *
  * ---- Progress
  *
- *   A reader takes at most the steps of eight buckets, all places of two tables.  A swap that fails means that somebody else's succeeded:
- *   lock-free.  Installs give up after TRIES; nobody waits for anybody, whatever is stopped where: a stopped owner's tentative
- *   word is swapped out by whoever needs the slot's tag.  (A stopped install occupies one slot of one group until
- *   then, unless the group needs it: 2 takes no tentative slot of another tag, so 32 stopped threads in one
- *   group refuse that group's installs.)
+ *   A reader takes at most the steps of eight buckets, all places of two tables.  A swap that fails means that somebody
+ *   else's succeeded: lock-free.  Installs give up after TRIES; nobody waits for anybody, whatever is stopped where: a
+ *   stopped owner's tentative word is swapped out by whoever needs the slot's tag.  (A stopped install occupies one
+ *   slot of one group until then, unless the group needs it: 2 takes no tentative slot of another tag, so 32 stopped
+ *   threads in one group refuse that group's installs.)
  *
  * ---- Cost
  *
- *   Per entry: a word and its share of empty slots (13 bytes in a full tier, up to 32 in one that is growing), 12 bytes of header,
- *   the allocator's rounding.  An install is three swaps here, a put one, an eviction one.
- *   A hit at home pays nothing for the other places.  One in place 1 takes some thirty instructions more, and what a mispredicted branch
- *   costs; one beyond takes the middle way (api.c).  Installs, invalidations and misses look at four lines, of which the processor fetches pairs;
- *   fills have all of them fetched beforehand.
+ *   Per entry: a word and its share of empty slots (13 bytes in a full tier, up to 32 in one that is growing), 12 bytes
+ *   of header, the allocator's rounding.  An install is three swaps here, a put one, an eviction one.  A hit at home
+ *   pays nothing for the other places.  One in place 1 takes some thirty instructions more, and what a mispredicted
+ *   branch costs; one beyond takes the middle way (api.c).  Installs, invalidations and misses look at four lines, of
+ *   which the processor fetches pairs; fills have all of them fetched beforehand.
  *
  * ---- Left out
  *
- *   Chains, and moving words between the two buckets of a key as in a cuckoo table (full places evict their least recently used
- *   entry: below 0.5 % of what is filled once; a word that moves within a table would need readers that look twice).  A second bucket
- *   anywhere in the table balances better than a neighbour (Azar, Broder, Karlin, Upfal: Balanced Allocations, STOC 1994), but a look at it is
- *   one more miss of cache and TLB.  In a tier that evicts and fills for long, slots at home become empty while their keys are away, so that at 4.8 a
- *   bucket 8 % of them are (at 5.9 21 %); they come home when they are filled again.  A bit that says "nobody is away" would
- *   save misses three lines, and be one more word to keep in order.
- *   In-place update of values (readers hold them without a lock), a counter in the bucket (the floor does it
- *   better: it is shared by fewer keys and carries an order). Sources: tentative entries are FASTER's (SIGMOD
- *   2018); one-line buckets with tags are MemC3's (NSDI 2013); the neighbouring bucket for what finds its home full is hopscotch hashing's (DISC
- *   2008), without its moves. */
+ *   Chains, and moving words between the two buckets of a key as in a cuckoo table (full places evict their least
+ *   recently used entry: below 0.5 % of what is filled once; a word that moves within a table would need readers that
+ *   look twice).  A second bucket anywhere in the table balances better than a neighbour (Azar, Broder, Karlin, Upfal:
+ *   Balanced Allocations, STOC 1994), but a look at it is one more miss of cache and TLB.  In a tier that evicts and
+ *   fills for long, slots at home become empty while their keys are away, so that at 4.8 a bucket 8 % of them are (at
+ *   5.9 21 %); they come home when they are filled again.  A bit that says "nobody is away" would save misses three
+ *   lines, and be one more word to keep in order.  In-place update of values (readers hold them without a lock), a
+ *   counter in the bucket (the floor does it better: it is shared by fewer keys and carries an order). Sources:
+ *   tentative entries are FASTER's (SIGMOD 2018); one-line buckets with tags are MemC3's (NSDI 2013); the neighbouring
+ *   bucket for what finds its home full is hopscotch hashing's (DISC 2008), without its moves. */
 #include "local/index.h"
 
+#include "base/compiler.h"
 #include "base/prefetch.h"
 
 /* Each failed attempt means that somebody else has changed a slot under us: more in a row than this is a storm on one
@@ -201,7 +209,8 @@ static const struct near__span *scan_span(const struct near__tables *tables, uns
 
 /* ---------------------------------------------------------------- find */
 
-static struct near__entry *find_in_places(const struct near__bucket *home, unsigned first, uint64_t tag, const void *key, size_t key_size)
+static struct near__entry *find_in_places(const struct near__bucket *home, unsigned first, uint64_t tag,
+                                          const void *key, size_t key_size)
 {
     struct near__entry *entry = NULL;
     for (unsigned p = first; p < places(NEAR_MUTANT(READ_AT_HOME)) && !entry; p++)
@@ -209,11 +218,14 @@ static struct near__entry *find_in_places(const struct near__bucket *home, unsig
     return entry;
 }
 
-struct near__entry *near__index_find_away(const struct near__tables *tables, uint64_t hash, const void *key, size_t key_size)
+struct near__entry *near__index_find_away(const struct near__tables *tables, uint64_t hash, const void *key,
+                                          size_t key_size)
 {
     uint64_t tag = near__hash_tag(hash);
     struct near__entry *entry = find_in_places(near__span_bucket(&tables->span[0], hash), 1, tag, key, key_size);
-    return entry || tables->spans == 1 ? entry : find_in_places(near__span_bucket(&tables->span[1], hash), 0, tag, key, key_size);
+    return entry || tables->spans == 1
+               ? entry
+               : find_in_places(near__span_bucket(&tables->span[1], hash), 0, tag, key, key_size);
 }
 
 /* ---------------------------------------------------------------- slots */
@@ -255,9 +267,10 @@ static void fetch_entries(const struct near__bucket *home)
 }
 
 /* What a look at the places of a key asks of the entries there. */
-static inline __attribute__((always_inline)) int rank_of(const struct near__entry *entry, const struct near__moment *moment, int is_plain)
+NEAR_INLINE int rank_of(const struct near__entry *entry, const struct near__moment *moment, int is_plain)
 {
-    /* Under LRU, where nothing but the clock can have ended an entry, the age is the rank of all but those with an odd era or an expiry. */
+    /* Under LRU, where nothing but the clock can have ended an entry, the age is the rank of all but those with an odd
+     * era or an expiry. */
     if (is_plain && !near__entry_is_odd(entry, moment->era))
         return (int)near__entry_age(entry, moment->tick);
     if (near__entry_is_spared(entry, moment) && !near__entry_is_dead(entry, moment))
@@ -272,8 +285,8 @@ struct offering {
 };
 
 /* Of one bucket, if anything there ranks higher than `best`. */
-static inline __attribute__((always_inline)) struct offering oldest_of(struct near__bucket *bucket, struct offering best,
-                                                                      const struct near__moment *moment, int is_plain)
+NEAR_INLINE struct offering oldest_of(struct near__bucket *bucket, struct offering best,
+                                      const struct near__moment *moment, int is_plain)
 {
     for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
         uint64_t word = near__step_load(&bucket->slot[i]);
@@ -293,7 +306,8 @@ static struct offering oldest_in(struct near__bucket *home, const struct near__m
     struct offering best = {{NULL, 0}, -1};
     fetch_entries(home);
     for (unsigned p = 0; p < NEAR_PLACES; p++)
-        best = is_plain ? oldest_of(near__bucket_place(home, p), best, moment, 1) : oldest_of(near__bucket_place(home, p), best, moment, 0);
+        best = is_plain ? oldest_of(near__bucket_place(home, p), best, moment, 1)
+                        : oldest_of(near__bucket_place(home, p), best, moment, 0);
     return best;
 }
 
@@ -304,9 +318,9 @@ static int same_key(const struct near__entry *a, const struct near__entry *b)
 
 enum manner { PUT, INSTALL };
 
-/* A word with the tag of entry that stands in its way: a version of the key, or an install or a move under way.  Of that nobody knows the key; a
- * put knows that it is another one. */
-static inline __attribute__((always_inline)) int is_rival(uint64_t word, const struct near__entry *entry, const enum manner manner)
+/* A word with the tag of entry that stands in its way: a version of the key, or an install or a move under way.  Of
+ * that nobody knows the key; a put knows that it is another one. */
+NEAR_INLINE int is_rival(uint64_t word, const struct near__entry *entry, const enum manner manner)
 {
     if (near__word_is_tentative(word))
         return manner == INSTALL || NEAR_MUTANT(PUT_OVER_TENTATIVE);
@@ -326,8 +340,8 @@ static struct place empty_in(struct near__bucket *home)
 }
 
 /* The first rival of entry in its places; slot NULL: there is none. */
-static inline __attribute__((always_inline)) struct place rival_in(struct near__bucket *home, const struct near__entry *entry, uint64_t tag,
-                                                                  const enum manner manner)
+NEAR_INLINE struct place rival_in(struct near__bucket *home, const struct near__entry *entry, uint64_t tag,
+                                  const enum manner manner)
 {
     for (unsigned p = 0; p < NEAR_PLACES; p++) {
         struct near__bucket *bucket = near__bucket_place(home, p);
@@ -350,7 +364,8 @@ static int is_newer(uint64_t word, const struct near__entry *entry)
 }
 
 /* Retires what a swap to tentative has displaced, if that was visible. */
-static void displaced(struct near__index *index, uint64_t word, const struct near__entry *by, const struct near__moment *moment)
+static void displaced(struct near__index *index, uint64_t word, const struct near__entry *by,
+                      const struct near__moment *moment)
 {
     if (!word || near__word_is_tentative(word))
         return;
@@ -359,20 +374,19 @@ static void displaced(struct near__index *index, uint64_t word, const struct nea
 }
 
 /* Steps 2 to 4, or q1 and q2.  The slot that now holds `mine`, or NULL. */
-static inline __attribute__((always_inline)) slot_word *stake(struct near__index *index, struct near__bucket *home,
-                                                             const struct near__entry *entry, uint64_t mine,
-                                                             const struct near__moment *moment, const enum manner manner)
+NEAR_INLINE slot_word *stake(struct near__index *index, struct near__bucket *home, const struct near__entry *entry,
+                             uint64_t mine, const struct near__moment *moment, const enum manner manner)
 {
     for (unsigned tries = 0; tries < TRIES; tries++) {
-        struct place place = rival_in(home, entry, near__word_tag(mine), manner);  /* 2 */
+        struct place place = rival_in(home, entry, near__word_tag(mine), manner); /* 2 */
         if (!place.slot)
             place = empty_in(home);
         if (!place.slot)
             place = oldest_in(home, moment).place;
         if (!place.slot || is_newer(place.word, entry))
             return NULL;
-        if (near__step_swap(place.slot, place.word, mine)) {                       /* 4 */
-            displaced(index, place.word, entry, moment);                           /* 3 */
+        if (near__step_swap(place.slot, place.word, mine)) { /* 4 */
+            displaced(index, place.word, entry, moment);     /* 3 */
             return place.slot;
         }
     }
@@ -388,14 +402,15 @@ static int settle(struct near__index *index, slot_word *slot, const struct near_
             return 1;
         if (is_newer(word, entry))
             return 0;
-        if (near__word_is_tentative(word) ? near__step_swap(slot, word, 0) : near__index_unlink(index, slot, word, NEAR_WHY_REPLACED))
+        if (near__word_is_tentative(word) ? near__step_swap(slot, word, 0)
+                                          : near__index_unlink(index, slot, word, NEAR_WHY_REPLACED))
             return 1;
     }
 }
 
 /* Step 5 for the places of one table. */
-static int settle_places(struct near__index *index, struct near__bucket *home, const slot_word *own, const struct near__entry *entry,
-                         uint64_t tag)
+static int settle_places(struct near__index *index, struct near__bucket *home, const slot_word *own,
+                         const struct near__entry *entry, uint64_t tag)
 {
     for (unsigned p = 0; p < places(NEAR_MUTANT(RIVALS_AT_HOME)); p++) {
         struct near__bucket *bucket = near__bucket_place(home, p);
@@ -421,8 +436,8 @@ static int settle_all(struct near__index *index, const struct near__tables *tabl
 }
 
 /* Step 6. */
-static int is_allowed(const struct near__index *index, const struct near__stripe *stripe, const struct near__entry *entry,
-                      uint32_t generation)
+static int is_allowed(const struct near__index *index, const struct near__stripe *stripe,
+                      const struct near__entry *entry, uint32_t generation)
 {
     return (NEAR_MUTANT(FLOOR_UNCHECKED) || !near__entry_is_below(entry, near__step_load(&stripe->floor))) &&
            (NEAR_MUTANT(GENERATION_UNCHECKED) || near__index_generation(index, stripe) == generation);
@@ -433,28 +448,30 @@ int near__index_install(struct near__index *index, struct near__entry *entry, ui
 {
     struct near__stripe *stripe = near__index_stripe(index, hash);
     if (!NEAR_MUTANT(FLOOR_NOT_FIRST))
-        near__step_raise(&stripe->floor, (uint64_t)near__entry_position(entry));   /* 1 */
+        near__step_raise(&stripe->floor, (uint64_t)near__entry_position(entry)); /* 1 */
     const struct near__tables *tables = near__index_tables(index);
     struct near__bucket *home = near__span_bucket(&tables->span[tables->target], hash);
     uint64_t visible = near__word(entry, hash);
     uint64_t tentative = NEAR_MUTANT(VISIBLE_AT_ONCE) ? visible : near__word_tentative(visible);
 
-    slot_word *slot = stake(index, home, entry, tentative, moment, INSTALL);       /* 2, 3, 4 */
+    slot_word *slot = stake(index, home, entry, tentative, moment, INSTALL); /* 2, 3, 4 */
     if (!slot)
         return 0;
-    if (!settle_all(index, tables, slot, entry, hash) ||                           /* 5 */
-        !is_allowed(index, stripe, entry, generation)) {                           /* 6 */
-        near__step_swap(slot, tentative, 0); /* failed: somebody has done it for us */
+    if (!settle_all(index, tables, slot, entry, hash) || /* 5 */
+        !is_allowed(index, stripe, entry, generation)) { /* 6 */
+        near__step_swap(slot, tentative, 0);             /* failed: somebody has done it for us */
         return 0;
     }
-    return near__step_swap(slot, tentative, visible);                              /* 7 */
+    return near__step_swap(slot, tentative, visible); /* 7 */
 }
 
-int near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment)
+int near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash,
+                    const struct near__moment *moment)
 {
     const struct near__tables *tables = near__index_tables(index);
     if (tables->spans != 1 && !NEAR_MUTANT(PUT_WHILE_MOVING))
-        return near__index_install(index, entry, hash, near__index_generation(index, near__index_stripe(index, hash)), moment);
+        return near__index_install(index, entry, hash, near__index_generation(index, near__index_stripe(index, hash)),
+                                   moment);
     struct near__bucket *home = near__span_bucket(&tables->span[tables->target], hash);
     return stake(index, home, entry, near__word(entry, hash), moment, PUT) != NULL; /* q1, q2 */
 }
@@ -485,8 +502,8 @@ static int invalidate_slot(struct near__index *index, slot_word *slot, uint64_t 
 }
 
 /* i2 for the places of one table. */
-static int invalidate_places(struct near__index *index, struct near__bucket *home, uint64_t tag, const void *key, size_t key_size,
-                             uint64_t position, enum near__why why)
+static int invalidate_places(struct near__index *index, struct near__bucket *home, uint64_t tag, const void *key,
+                             size_t key_size, uint64_t position, enum near__why why)
 {
     int result = 0;
     for (unsigned p = 0; p < places(NEAR_MUTANT(INVALIDATE_AT_HOME)); p++) {
@@ -509,15 +526,15 @@ static void forbid(struct near__stripe *stripe, uint64_t position)
         near__step_increment(&stripe->generation);
 }
 
-int near__index_invalidate(struct near__index *index, uint64_t hash, const void *key, size_t key_size, uint64_t position,
-                           enum near__why why)
+int near__index_invalidate(struct near__index *index, uint64_t hash, const void *key, size_t key_size,
+                           uint64_t position, enum near__why why)
 {
     struct near__stripe *stripe = near__index_stripe(index, hash);
     int result = 0;
     if (!NEAR_MUTANT(FLOOR_LAST))
-        forbid(stripe, position);                                                  /* i1 */
+        forbid(stripe, position); /* i1 */
     const struct near__tables *tables = near__index_tables(index);
-    for (unsigned t = 0; t < tables->spans; t++) {                                 /* i2 */
+    for (unsigned t = 0; t < tables->spans; t++) { /* i2 */
         struct near__bucket *home = near__span_bucket(scan_span(tables, t), hash);
         int one = invalidate_places(index, home, near__hash_tag(hash), key, key_size, position, why);
         result = one ? one : result;
@@ -547,8 +564,8 @@ static struct place berth(struct near__bucket *home, const struct near__entry *e
                           const struct near__moment *moment)
 {
     if (rival_in(home, entry, tag, INSTALL).slot)
-        return (struct place){NULL, 0};                                            /* m1 */
-    struct place place = empty_in(home);                                           /* m2 */
+        return (struct place){NULL, 0};  /* m1 */
+    struct place place = empty_in(home); /* m2 */
     if (place.slot)
         return place;
     struct offering oldest = oldest_in(home, moment);
@@ -572,21 +589,22 @@ static int carry_wrongly(struct near__index *index, slot_word *old, uint64_t wor
 #endif
 
 /* m3 to m5 into a chosen place.  1: the old slot is done with, 0: look at it again. */
-static int carry(struct near__index *index, slot_word *old, uint64_t word, struct place place, const struct near__moment *moment)
+static int carry(struct near__index *index, slot_word *old, uint64_t word, struct place place,
+                 const struct near__moment *moment)
 {
     struct near__entry *entry = near__word_entry(word);
     uint64_t tentative = NEAR_MUTANT(MOVE_UNTENTATIVE) ? word : near__word_tentative(word);
 
     if (NEAR_MUTANT(MOVE_EMPTIES_FIRST))
         return carry_wrongly(index, old, word, place);
-    if (!near__step_swap(place.slot, place.word, tentative))                       /* m3 */
+    if (!near__step_swap(place.slot, place.word, tentative)) /* m3 */
         return 0;
     displaced(index, place.word, entry, moment);
-    if (!near__step_swap(old, word, 0)) {                                          /* m4 */
+    if (!near__step_swap(old, word, 0)) { /* m4 */
         near__step_swap(place.slot, tentative, 0);
         return 0;
     }
-    if (!near__step_swap(place.slot, tentative, word))                             /* m5 */
+    if (!near__step_swap(place.slot, tentative, word)) /* m5 */
         near__retire(index, entry, NEAR_WHY_EVICTED);
     return 1;
 }

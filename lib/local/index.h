@@ -5,6 +5,7 @@
 #ifndef NEAR_LOCAL_INDEX_H
 #define NEAR_LOCAL_INDEX_H
 #include <stdint.h>
+#include "base/compiler.h"
 #include "local/entry.h"
 #include "local/order.h"
 #include "local/step.h"
@@ -53,7 +54,14 @@ struct near__index {
 };
 
 /* Why an entry leaves. */
-enum near__why { NEAR_WHY_EVICTED, NEAR_WHY_EXPIRED, NEAR_WHY_REPLACED, NEAR_WHY_INVALIDATED, NEAR_WHY_DROPPED, NEAR_WHY_MAX };
+enum near__why {
+    NEAR_WHY_EVICTED,
+    NEAR_WHY_EXPIRED,
+    NEAR_WHY_REPLACED,
+    NEAR_WHY_INVALIDATED,
+    NEAR_WHY_DROPPED,
+    NEAR_WHY_MAX
+};
 
 /* Defined in reclaim.c (and by the tests of index.c): takes an entry that has just been swapped out of its slot. */
 void near__retire(struct near__index *index, struct near__entry *entry, enum near__why why);
@@ -79,18 +87,18 @@ static inline uint32_t near__index_generation(const struct near__index *index, c
 }
 static inline struct near__tables *near__index_tables(const struct near__index *index)
 {
-    /* acquire: pairs with the store that publishes the view; publishes its spans and zeroed buckets.  Which of two views an
-     * operation gets does not matter: see "Two tables" in index.c. */
+    /* acquire: pairs with the store that publishes the view; publishes its spans and zeroed buckets.  Which of two
+     * views an operation gets does not matter: see "Two tables" in index.c. */
     return atomic_load_explicit(&index->tables, memory_order_acquire);
 }
 
 /* ---------------------------------------------------------------- find
  *
- * Which of the eight words has the tag is told without a branch: a branch on what a line from memory says is mispredicted
- * often, and then keeps the processor from going on to the next read before that line is there (measured: half of the
- * throughput).  The answer is a hint, a bit a slot; the word itself is then loaded atomically and looked at again.  So
- * it does not matter what a word becomes in between, only that a visible word that stays is not overlooked: each slot's
- * tag is read after what came before in the program, once. */
+ * Which of the eight words has the tag is told without a branch: a branch on what a line from memory says is
+ * mispredicted often, and then keeps the processor from going on to the next read before that line is there (measured:
+ * half of the throughput).  The answer is a hint, a bit a slot; the word itself is then loaded atomically and looked at
+ * again.  So it does not matter what a word becomes in between, only that a visible word that stays is not overlooked:
+ * each slot's tag is read after what came before in the program, once. */
 #if defined(__SSE2__) && !defined(NEAR_STEP_HOOK) && !defined(__SANITIZE_THREAD__)
 #include <emmintrin.h>
 
@@ -98,19 +106,20 @@ static inline struct near__tables *near__index_tables(const struct near__index *
 #define NEAR_MATCH_STEP 2
 #define NEAR_MATCH_FIRST 0x5555u
 
-static inline __attribute__((always_inline)) unsigned near__bucket_match(const struct near__bucket *bucket, uint64_t tag)
+NEAR_INLINE unsigned near__bucket_match(const struct near__bucket *bucket, uint64_t tag)
 {
     __m128 low, high;
-    /* The upper halves of slots 0 to 3 and 4 to 7.  Assembler, because C11 has no atomic vectors; volatile and "memory" keep it where
-     * it stands, and x86 keeps loads in order.  A word that is being swapped is seen as before or after, or (on a processor
-     * that splits the load) as two halves of four bytes; its tag lies in one of them. */
+    /* The upper halves of slots 0 to 3 and 4 to 7.  Assembler, because C11 has no atomic vectors; volatile and "memory"
+     * keep it where it stands, and x86 keeps loads in order.  A word that is being swapped is seen as before or after,
+     * or (on a processor that splits the load) as two halves of four bytes; its tag lies in one of them. */
     __asm__ volatile("movaps (%2), %0\n\tshufps $0xdd, 16(%2), %0\n\t"
                      "movaps 32(%2), %1\n\tshufps $0xdd, 48(%2), %1"
                      : "=&x"(low), "=&x"(high)
                      : "r"(bucket)
                      : "memory");
     /* tags with their signs, so that packing keeps all 16 bits */
-    __m128i tags = _mm_packs_epi32(_mm_srai_epi32(_mm_castps_si128(low), 16), _mm_srai_epi32(_mm_castps_si128(high), 16));
+    __m128i tags =
+        _mm_packs_epi32(_mm_srai_epi32(_mm_castps_si128(low), 16), _mm_srai_epi32(_mm_castps_si128(high), 16));
     return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16((short)tag)));
 }
 #else
@@ -139,7 +148,7 @@ static inline unsigned near__bucket_scan(const struct near__bucket *bucket, uint
 }
 
 /* Which slots hold visible words, a bit a slot: as hints, like those above. */
-static inline __attribute__((always_inline)) unsigned near__bucket_visible(const struct near__bucket *bucket)
+NEAR_INLINE unsigned near__bucket_visible(const struct near__bucket *bucket)
 {
 #if NEAR_MATCH_STEP == 2
     __m128 low, high;
@@ -160,8 +169,9 @@ static inline __attribute__((always_inline)) unsigned near__bucket_visible(const
 }
 _Static_assert(NEAR_WORD_VISIBLE == 1, "the lowest bit is moved to the sign");
 
-/* Which bit is the lowest that is set; there is one.  As __builtin_ctz, whose result gcc 12 takes for a signed number and extends. */
-static inline __attribute__((always_inline)) size_t near__lowest(size_t bits)
+/* Which bit is the lowest that is set; there is one.  As __builtin_ctz, whose result gcc 12 takes for a signed number
+ * and extends. */
+NEAR_INLINE size_t near__lowest(size_t bits)
 {
 #ifdef NEAR_WIDE_MOVES
     __asm__("rep bsfl %k0, %k0" : "+r"(bits) : : "cc"); /* tzcnt, or bsf where there is none: the same */
@@ -183,14 +193,15 @@ static inline unsigned near__match_rest(unsigned match)
     return match & (match - 1) & NEAR_MATCH_FIRST;
 }
 
-/* The word of the first slot that matches; 0: none does.  Of tag the lower 16 bits count.  has_lines: near__has_wide_lines. */
-static inline __attribute__((always_inline)) uint64_t near__bucket_look(const struct near__bucket *bucket, uint64_t tag, int has_lines)
+/* The word of the first slot that matches; 0: none does.  Of tag the lower 16 bits count.  has_lines:
+ * near__has_wide_lines. */
+NEAR_INLINE uint64_t near__bucket_look(const struct near__bucket *bucket, uint64_t tag, int has_lines)
 {
 #ifdef NEAR_WIDE_LINES
     if (has_lines) {
         size_t match;
-        /* The line as 32 words of 16 bits, a bit for each.  What is said of the assembler above goes for this, too: a tag is in
-         * one of them. */
+        /* The line as 32 words of 16 bits, a bit for each.  What is said of the assembler above goes for this, too: a
+         * tag is in one of them. */
         __asm__ volatile("vpbroadcastw %k1, %%zmm16\n\tvpcmpeqw (%2), %%zmm16, %%k1\n\tkmovd %%k1, %k0"
                          : "=r"(match)
                          : "r"(tag), "r"(bucket)
@@ -220,8 +231,8 @@ static inline void near__entry_prefetch(const struct near__entry *entry)
     __builtin_prefetch((const char *)entry + 64);
 }
 
-/* What eviction needs of an entry, its head and its stamp: of those whose size is no multiple of 64 every eighth begins with the last word of
- * the line before.  From the word, which may be 0 by now. */
+/* What eviction needs of an entry, its head and its stamp: of those whose size is no multiple of 64 every eighth begins
+ * with the last word of the line before.  From the word, which may be 0 by now. */
 static inline void near__stamps_prefetch(uint64_t word)
 {
     uintptr_t entry = (uintptr_t)near__word_entry(word);
@@ -229,8 +240,8 @@ static inline void near__stamps_prefetch(uint64_t word)
     __builtin_prefetch((const void *)(entry + offsetof(struct near__entry, access)));
 }
 
-static inline __attribute__((always_inline)) struct near__entry *near__bucket_find(const struct near__bucket *bucket, uint64_t tag,
-                                                                                  const void *key, size_t key_size)
+NEAR_INLINE struct near__entry *near__bucket_find(const struct near__bucket *bucket, uint64_t tag, const void *key,
+                                                  size_t key_size)
 {
     for (unsigned match = near__bucket_match(bucket, tag); match; match = near__match_rest(match)) {
         uint64_t word = near__step_look(near__match_slot(bucket, match));
@@ -244,12 +255,14 @@ static inline __attribute__((always_inline)) struct near__entry *near__bucket_fi
     return NULL;
 }
 
-/* What is not in its home in the table that is scanned first: in its other places there, then in the second table; or NULL. */
-struct near__entry *near__index_find_away(const struct near__tables *tables, uint64_t hash, const void *key, size_t key_size);
+/* What is not in its home in the table that is scanned first: in its other places there, then in the second table; or
+ * NULL. */
+struct near__entry *near__index_find_away(const struct near__tables *tables, uint64_t hash, const void *key,
+                                          size_t key_size);
 
 /* The visible entry of a key, or NULL. */
-static inline __attribute__((always_inline)) struct near__entry *near__index_find(const struct near__index *index, uint64_t hash,
-                                                                                 const void *key, size_t key_size)
+NEAR_INLINE struct near__entry *near__index_find(const struct near__index *index, uint64_t hash, const void *key,
+                                                 size_t key_size)
 {
     const struct near__tables *tables = near__index_tables(index);
     const struct near__bucket *home = near__span_bucket(&tables->span[0], hash);
@@ -270,7 +283,7 @@ static inline int near__index_is_nowhere(const struct near__index *index, const 
 }
 
 /* The word of the first slot that matches in the places of a key but its home; 0: none does. */
-static inline __attribute__((always_inline)) uint64_t near__places_look(const struct near__bucket *home, uint64_t tag, int has_lines)
+NEAR_INLINE uint64_t near__places_look(const struct near__bucket *home, uint64_t tag, int has_lines)
 {
     uint64_t word = 0;
     for (unsigned i = 1; i < NEAR_PLACES && !word; i++)
@@ -278,20 +291,21 @@ static inline __attribute__((always_inline)) uint64_t near__places_look(const st
     return word;
 }
 
-/* In place 1, where most are that are not at home.  The hash is computed once more, behind the compiler's back: were it kept for this, every
- * hit at home would have less registers, and an instruction or more to save others. */
-static inline __attribute__((always_inline)) uint64_t near__neighbour_look(const struct near__index *index, const void *key,
-                                                                           size_t key_size, int has_lines)
+/* In place 1, where most are that are not at home.  The hash is computed once more, behind the compiler's back: were it
+ * kept for this, every hit at home would have less registers, and an instruction or more to save others. */
+NEAR_INLINE uint64_t near__neighbour_look(const struct near__index *index, const void *key, size_t key_size,
+                                          int has_lines)
 {
     __asm__ volatile("" : "+r"(key));
     uint64_t hash = near__hash_short(key, key_size, &index->secrets);
-    return near__bucket_look(near__bucket_place(near__span_bucket(&near__index_tables(index)->span[0], hash), 1), hash, has_lines);
+    return near__bucket_look(near__bucket_place(near__span_bucket(&near__index_tables(index)->span[0], hash), 1), hash,
+                             has_lines);
 }
 
-/* For short keys: the visible entry with the first word of the tag, where it nearly always is in the table that is scanned
- * first.  The key is the caller's to compare.  NULL: near__index_find knows. */
-static inline __attribute__((always_inline)) struct near__entry *near__index_guess(const struct near__index *index, uint64_t hash,
-                                                                                  const void *key, size_t key_size, int has_lines)
+/* For short keys: the visible entry with the first word of the tag, where it nearly always is in the table that is
+ * scanned first.  The key is the caller's to compare.  NULL: near__index_find knows. */
+NEAR_INLINE struct near__entry *near__index_guess(const struct near__index *index, uint64_t hash, const void *key,
+                                                  size_t key_size, int has_lines)
 {
     const struct near__bucket *bucket = near__span_bucket(&near__index_tables(index)->span[0], hash);
     uint64_t word = near__bucket_look(bucket, hash, has_lines); /* 0 is nobody's tag: at most empty slots match */
@@ -300,8 +314,9 @@ static inline __attribute__((always_inline)) struct near__entry *near__index_gue
         if (!(word & NEAR_WORD_VISIBLE))
             return NULL;
     }
-    /* An entry that may be read, with or without the tag: the key tells.  Not prefetched: whoever copies its value loads from its second line
-     * at once, without waiting for the first (measured: an instruction of prefetching is four cycles of a hit in the first-level cache). */
+    /* An entry that may be read, with or without the tag: the key tells.  Not prefetched: whoever copies its value
+     * loads from its second line at once, without waiting for the first (measured: an instruction of prefetching is
+     * four cycles of a hit in the first-level cache). */
     struct near__entry *entry = near__word_entry(word);
     if (!entry)
         __builtin_unreachable(); /* no visible word has none */
@@ -309,25 +324,28 @@ static inline __attribute__((always_inline)) struct near__entry *near__index_gue
 }
 
 /* A short key's bytes, the entry's having as many. */
-static inline __attribute__((always_inline)) int near__entry_has_short(const struct near__entry *entry, const void *key, size_t key_size)
+NEAR_INLINE int near__entry_has_short(const struct near__entry *entry, const void *key, size_t key_size)
 {
-    const unsigned char *k = key, *end = (const unsigned char *)entry + key_size; /* end: of the key, but for the header */
+    /* end: of the key, but for the header */
+    const unsigned char *k = key, *end = (const unsigned char *)entry + key_size;
     uint64_t differs = (near__load8(entry->bytes) ^ near__load8(k)) |
                        (near__load8(end + NEAR_ENTRY_HEADER - 8) ^ near__load8(k + key_size - 8));
     return !differs;
 }
 
-/* Makes entry visible if its position and the ticket's generation allow.  1: it is; 0: it is not, and is the caller's again. */
+/* Makes entry visible if its position and the ticket's generation allow.  1: it is; 0: it is not, and is the caller's
+ * again. */
 int near__index_install(struct near__index *index, struct near__entry *entry, uint64_t hash, uint32_t generation,
                         const struct near__moment *moment);
-/* The same by whoever has the stripe of the key, for a write that does not depend on what was there: entry has the position that the
- * floor has. */
-int near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment);
+/* The same by whoever has the stripe of the key, for a write that does not depend on what was there: entry has the
+ * position that the floor has. */
+int near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash,
+                    const struct near__moment *moment);
 /* 1 an entry went, 0 none was there, -1 the one there is not below position.  position 0: below everything. */
-int near__index_invalidate(struct near__index *index, uint64_t hash, const void *key, size_t key_size, uint64_t position,
-                           enum near__why why);
-/* Puts a copy of the visible entry in its place if the slot still holds `word`.  1: this call did, and the old entry is to be retired; 0:
- * nobody has seen the copy.  Inside the section in which the word was seen; the keeper's. */
+int near__index_invalidate(struct near__index *index, uint64_t hash, const void *key, size_t key_size,
+                           uint64_t position, enum near__why why);
+/* Puts a copy of the visible entry in its place if the slot still holds `word`.  1: this call did, and the old entry is
+ * to be retired; 0: nobody has seen the copy.  Inside the section in which the word was seen; the keeper's. */
 int near__index_replace(_Atomic(uint64_t) *slot, uint64_t word, struct near__entry *copy);
 /* Takes whatever is visible in the slot out if it is still `word`.  1: this call did. */
 int near__index_unlink(struct near__index *index, _Atomic(uint64_t) *slot, uint64_t word, enum near__why why);

@@ -14,7 +14,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define BUSY_MS 100  /* between two rounds when something is retired, kept or perishable, or the entries are still becoming more */
+/* between two rounds when something is retired, kept or perishable, or the entries are still becoming more */
+#define BUSY_MS 100
 #define IDLE_MS 1000 /* otherwise */
 /* A whole pass of the sweep in about ten seconds, but at most this many buckets a round: at 100 ns an entry a few
  * milliseconds, so a few per cent of one processor however large the tier. */
@@ -34,8 +35,8 @@ static int64_t load(const _Atomic(int64_t) *count)
 
 /* ---------------------------------------------------------------- sweeping */
 
-/* Stamps that are old enough to be mistaken for young ones one day.  That of the queue comes along earlier: then the use of what nobody has used
- * still seems to lie before it, and that of what somebody has, behind it. */
+/* Stamps that are old enough to be mistaken for young ones one day.  That of the queue comes along earlier: then the
+ * use of what nobody has used still seems to lie before it, and that of what somebody has, behind it. */
 static void pull_along(const struct near__local *local, struct near__entry *entry, uint16_t tick)
 {
     uint32_t queued = local->queues ? near__queue_of(entry) : 0;
@@ -104,7 +105,7 @@ static void sweep_eras(struct near__local *local)
 {
     /* acquire: pairs with near__local_clear */
     uint32_t era = atomic_load_explicit(&local->era, memory_order_acquire);
-    uint32_t swept = atomic_load_explicit(&local->era_swept, memory_order_relaxed); /* relaxed: ours */
+    uint32_t swept = atomic_load_explicit(&local->era_swept, memory_order_relaxed);   /* relaxed: ours */
     uint64_t forsaken = atomic_load_explicit(&local->forsaken, memory_order_acquire); /* as above */
     if (era == swept && forsaken == local->keeper.forsaken_swept)
         return;
@@ -116,17 +117,19 @@ static void sweep_eras(struct near__local *local)
         atomic_store_explicit(&local->era_swept, era, memory_order_release);
 }
 
-/* A stamp that is 60 turnovers old is taken for a young one, so none may become so old.  Where all that there is might have been evicted since
- * the last look nothing is older than that: hands have been everywhere six times.  Otherwise all entries are looked at, and what is older than
- * 32 turnovers becomes 32; so another 20 turnovers are left for the keeper to come to it.  A stretch a round, so that nothing else waits for
- * long, one round after the other. */
+/* A stamp that is 60 turnovers old is taken for a young one, so none may become so old.  Where all that there is might
+ * have been evicted since the last look nothing is older than that: hands have been everywhere six times.  Otherwise
+ * all entries are looked at, and what is older than 32 turnovers becomes 32; so another 20 turnovers are left for the
+ * keeper to come to it.  A stretch a round, so that nothing else waits for long, one round after the other. */
 static void sweep_ages(struct near__local *local, int whole)
 {
     struct near__keeper *keeper = &local->keeper;
     uint32_t tick = atomic_load_explicit(&local->tick, memory_order_relaxed); /* relaxed: an approximate age */
-    if (!local->idle_unit_ns && tick - keeper->ages_swept >= NEAR_TICKS_TO_SWEEP) { /* with an idle limit what is old goes */
+    /* with an idle limit what is old goes */
+    if (!local->idle_unit_ns && tick - keeper->ages_swept >= NEAR_TICKS_TO_SWEEP) {
         uint64_t evicted = near__tier_ended(local, NEAR_WHY_EVICTED);
-        keeper->ages_left = evicted - keeper->ages_evicted < (uint64_t)load(&local->budget.entries) ? table_of(local)->count : 0;
+        keeper->ages_left =
+            evicted - keeper->ages_evicted < (uint64_t)load(&local->budget.entries) ? table_of(local)->count : 0;
         keeper->ages_swept = tick;
         keeper->ages_evicted = evicted;
     }
@@ -142,7 +145,8 @@ static void sweep_ages(struct near__local *local, int whole)
 }
 
 /* The clock of last use goes on while there are reads and no fills.  Each tick costs a store in every entry
- * that is read; and of what was last read within 18 hours the order is known (sweep_ages makes all that is older the same). */
+ * that is read; and of what was last read within 18 hours the order is known (sweep_ages makes all that is older the
+ * same). */
 #define QUIET_NS (2 * NEAR_NS_PER_S)
 
 static void pass_time(struct near__local *local)
@@ -169,22 +173,27 @@ static void change_size(struct near__local *local, int64_t size, uint64_t wanted
 {
     int64_t max = wanted < INT64_MAX / 2 ? (int64_t)wanted : INT64_MAX / 2;
     /* relaxed: a limit that is looked at anew each time */
-    if (max == size || !atomic_compare_exchange_strong_explicit(&local->budget.max_wanted, &size, max, memory_order_relaxed, memory_order_relaxed))
+    if (max == size || !atomic_compare_exchange_strong_explicit(&local->budget.max_wanted, &size, max,
+                                                                memory_order_relaxed, memory_order_relaxed))
         return;
     near__autosize_done(&local->autosize, (uint64_t)size, (uint64_t)max);
-    near__log(local->log, NEAR_LOG_INFO, "local", "automatic size: %lld bytes, before %lld", (long long)max, (long long)size);
+    near__log(local->log, NEAR_LOG_INFO, "local", "automatic size: %lld bytes, before %lld", (long long)max,
+              (long long)size);
 }
 
 /* Without a curve nobody can have asked for it. */
 static void tend_size(struct near__local *local)
 {
-    int64_t now_ns = near__now(local->clock), size = load(&local->budget.max_wanted), fixed = load(&local->budget.fixed);
+    int64_t now_ns = near__now(local->clock), size = load(&local->budget.max_wanted),
+            fixed = load(&local->budget.fixed);
     if (!local->curve || now_ns < local->keeper.size_due_ns)
         return;
     local->keeper.size_due_ns = now_ns + SIZE_NS;
     struct near__pressure_level pressure;
     struct near__advice advice;
-    struct near__auto_view view = {.now_ns = now_ns, .size = (uint64_t)size, .fixed = (uint64_t)fixed,
+    struct near__auto_view view = {.now_ns = now_ns,
+                                   .size = (uint64_t)size,
+                                   .fixed = (uint64_t)fixed,
                                    .used = (uint64_t)(load(&local->budget.used) - load(&local->budget.retired))};
     if (near__autosize_wants_advice(&local->autosize, now_ns)) {
         uint64_t least, most;
@@ -226,7 +235,8 @@ static void give_back(struct near__local *local)
  * for it. */
 static int has_retired(const struct near__local *local)
 {
-    return local->manual || atomic_load_explicit(&local->limbo, memory_order_relaxed); /* relaxed: our own, or found the next time */
+    /* relaxed: our own, or found the next time */
+    return local->manual || atomic_load_explicit(&local->limbo, memory_order_relaxed);
 }
 
 /* quiet: nobody has asked for this round. */
@@ -292,15 +302,16 @@ void near__local_await_room(struct near__local *local, int patience_ms)
 static int is_busy(const struct near__local *local)
 {
     /* relaxed, all: decides only how long to sleep */
-    return local->keeper.kept || local->taps || (local->keeper.calm_entries && !local->keeper.calm) || near__reclaim_is_due(local) ||
-           atomic_load_explicit(&local->perishable, memory_order_relaxed);
+    return local->keeper.kept || local->taps || (local->keeper.calm_entries && !local->keeper.calm) ||
+           near__reclaim_is_due(local) || atomic_load_explicit(&local->perishable, memory_order_relaxed);
 }
 
 /* 1: the time is over, 0: woken. */
 static int doze(struct near__local *local, int64_t ns)
 {
     struct timespec patience = {ns / NEAR_NS_PER_S, ns % NEAR_NS_PER_S};
-    if (atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) /* relaxed: rest has taken the 1 that came with it, or it comes */
+    /* relaxed: rest has taken the 1 that came with it, or it comes */
+    if (atomic_load_explicit(&local->keeper.stop, memory_order_relaxed))
         return 0;
     syscall(SYS_futex, &local->keeper.wake, FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0);
     /* acquire: pairs with near__keeper_stop; what else there is to do is found by looking, with its own order */
@@ -314,13 +325,15 @@ static int doze_until_due(struct near__local *local)
     int64_t left_ns = (is_busy(local) ? BUSY_MS : IDLE_MS) * NEAR_NS_PER_MS;
     while (left_ns > 0) {
         int64_t used_ns = near__keeper_used_ns();
-        int64_t wish_ns = near__tap_learn_all(local) * NEAR_NS_PER_MS, least_ns = (near__keeper_used_ns() - used_ns) * LOOK_PART;
+        int64_t wish_ns = near__tap_learn_all(local) * NEAR_NS_PER_MS,
+                least_ns = (near__keeper_used_ns() - used_ns) * LOOK_PART;
         int64_t ns = wish_ns > least_ns ? wish_ns : least_ns, begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
         if (!wish_ns || ns + least_ns > left_ns) /* or the first look of the next round would come too early */
             ns = left_ns;
         if (!doze(local, ns))
             return 0;
-        left_ns -= near__clock_kernel(CLOCK_MONOTONIC) - begun_ns; /* where every processor is busy it was longer than it should be */
+        /* where every processor is busy it was longer than it should be */
+        left_ns -= near__clock_kernel(CLOCK_MONOTONIC) - begun_ns;
     }
     return 1;
 }

@@ -2,24 +2,26 @@
  *
  * The local tier's calls other than reads: opening, installing, invalidating, limits, statistics.
  *
- * Foreign writers.  With config.foreign, values change without a new position: of two replies at one position either may be the newer
- * one.  The order is then the generation's alone: whatever is learnt about a key raises the generation of its stripe, by a swap from
- * the ticket's.  Who succeeds knows that nobody has learnt anything since before his command was sent; so nobody has seen anything
- * newer than his reply, and every fill that was begun before fails from now on.  Who fails may be older or newer than what is there:
- * then nothing stays (I5).  A reply that is not kept counts as one that fails.  What positions say still holds, too: messages and
- * acknowledged writes have them. */
+ * Foreign writers.  With config.foreign, values change without a new position: of two replies at one position either
+ * may be the newer one.  The order is then the generation's alone: whatever is learnt about a key raises the generation
+ * of its stripe, by a swap from the ticket's.  Who succeeds knows that nobody has learnt anything since before his
+ * command was sent; so nobody has seen anything newer than his reply, and every fill that was begun before fails from
+ * now on.  Who fails may be older or newer than what is there: then nothing stays (I5).  A reply that is not kept
+ * counts as one that fails.  What positions say still holds, too: messages and acknowledged writes have them. */
 #include "local/hit.h"
 #include "local/rcu.h"
 #include "local/tap.h"
 #include "local/tier.h"
 
+#include "base/compiler.h"
 #include "base/prefetch.h"
 #include "base/random.h"
 
-/* One stripe for so many bytes of budget: at 16 bytes each 1.6 % of it.  Two keys in one stripe cost a refused fill when one
- * of them is written while the other is being read: with 50,000 writes a second, and half a millisecond for a reply, one in 650 at
- * most.  The most of them are 256 KiB, which stay in the second-level cache: a million keys filled on miss into 100,000 entries were 1.05 times
- * as quick (one thread) as with four times as many; with a quarter of these there is no difference. */
+/* One stripe for so many bytes of budget: at 16 bytes each 1.6 % of it.  Two keys in one stripe cost a refused fill
+ * when one of them is written while the other is being read: with 50,000 writes a second, and half a millisecond for a
+ * reply, one in 650 at most.  The most of them are 256 KiB, which stay in the second-level cache: a million keys filled
+ * on miss into 100,000 entries were 1.05 times as quick (one thread) as with four times as many; with a quarter of
+ * these there is no difference. */
 #define STRIPE_BYTES 1024
 #define STRIPES_MIN 256
 #define STRIPES_MAX 16384
@@ -56,7 +58,8 @@ static void set_limit(_Atomic(int64_t) *wanted, _Atomic(int64_t) *in_force, int6
 static void set_limits(struct near__local *local, uint64_t bytes_max, uint64_t entries_max)
 {
     if (bytes_max != NEAR_LIMIT_KEPT)
-        set_limit(&local->budget.max_wanted, &local->budget.max, bytes_max < INT64_MAX / 2 ? (int64_t)bytes_max : INT64_MAX / 2);
+        set_limit(&local->budget.max_wanted, &local->budget.max,
+                  bytes_max < INT64_MAX / 2 ? (int64_t)bytes_max : INT64_MAX / 2);
     if (entries_max != NEAR_LIMIT_KEPT)
         set_limit(&local->budget.entries_wanted, &local->budget.entries_max, entries_limit(entries_max));
 }
@@ -203,19 +206,23 @@ struct near__gate *near__local_gate(struct near__local *local)
 
 /* ---------------------------------------------------------------- the gate */
 
-/* fresh_ms first: a hit that has the new moment has the new time, or a later one, so that time is not before the moment. */
+/* fresh_ms first: a hit that has the new moment has the new time, or a later one, so that time is not before the
+ * moment. */
 static void set_fresh(struct near__local *local, int64_t ticks, int64_t ms)
 {
     struct near__gate *gate = &local->gate;
     atomic_store_explicit(&gate->fresh_ms, ms, memory_order_relaxed); /* relaxed: ordered by the next */
-    /* release: pairs with the hit's acquire (R47); whoever sees this proof sees every message applied before it, and fresh_ms */
+    /* release: pairs with the hit's acquire (R47); whoever sees this proof sees every message applied before it, and
+     * fresh_ms */
     atomic_store_explicit(&gate->fresh_ticks, ticks, memory_order_release);
 }
 
-/* Half of the bound after the proof: a margin for all that the counter's rate may be wrong by.  With an idle limit hits need the time. */
+/* Half of the bound after the proof: a margin for all that the counter's rate may be wrong by.  With an idle limit hits
+ * need the time. */
 static void renew_fresh(struct near__local *local, int64_t proved_ns)
 {
-    int64_t bound_ns = atomic_load_explicit(&local->gate.bound_ns, memory_order_relaxed); /* relaxed: written by our caller */
+    /* relaxed: written by our caller */
+    int64_t bound_ns = atomic_load_explicit(&local->gate.bound_ns, memory_order_relaxed);
     int64_t at_ns = proved_ns + bound_ns / 2;
     if (local->idle_unit_ns)
         return;
@@ -243,8 +250,8 @@ void near__local_withdraw(struct near__local *local, int64_t proved_ns)
 void near__local_set_bound(struct near__local *local, int64_t bound_ns)
 {
     struct near__gate *gate = &local->gate;
-    /* The moment belonged to the old bound; the next proof brings a new one.  release, both: a hit that reads the longer bound sees
-     * what was withdrawn before */
+    /* The moment belonged to the old bound; the next proof brings a new one.  release, both: a hit that reads the
+     * longer bound sees what was withdrawn before */
     if (atomic_load_explicit(&gate->fresh_ticks, memory_order_relaxed) != NEAR_TICKS_ALWAYS) /* relaxed: our caller's */
         atomic_store_explicit(&gate->fresh_ticks, NEAR_TICKS_NEVER, memory_order_release);
     atomic_store_explicit(&gate->bound_ns, bound_ns, memory_order_release);
@@ -260,13 +267,12 @@ uint64_t near__local_serial(const struct near__local *local)
 static struct near__ticket ticket_of(struct near__local *local, uint64_t hash)
 {
     struct near__stripe *stripe = near__index_stripe(&local->index, hash);
-    return (struct near__ticket){
-        .floor = near__step_load(&stripe->floor),
-        /* seq_cst: one order with near__local_raise_watermark, as the floor */
-        .watermark = near__tier_watermark(local),
-        .generation = near__index_generation(&local->index, stripe),
-        .hash = hash,
-        .stripe = (uint32_t)(stripe - local->index.stripes)};
+    return (struct near__ticket){.floor = near__step_load(&stripe->floor),
+                                 /* seq_cst: one order with near__local_raise_watermark, as the floor */
+                                 .watermark = near__tier_watermark(local),
+                                 .generation = near__index_generation(&local->index, stripe),
+                                 .hash = hash,
+                                 .stripe = (uint32_t)(stripe - local->index.stripes)};
 }
 
 struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size)
@@ -283,18 +289,18 @@ struct offer {
     uint64_t hash, position;
     uint32_t generation;
     uint32_t expires;
-    int renews;    /* an entry that is there: it keeps its place in the order of eviction, `tick` */
+    int renews; /* an entry that is there: it keeps its place in the order of eviction, `tick` */
     uint16_t tick;
 };
 
-static inline __attribute__((always_inline)) void copy(void *to, const void *from, size_t size)
+NEAR_INLINE void copy(void *to, const void *from, size_t size)
 {
     if (size && !near__copy(to, from, size, near__wide_lines()))
         memcpy(to, from, size);
 }
 
 /* What is the same whatever the order comes to; enough to free it by. */
-static inline __attribute__((always_inline)) struct near__entry *fill(void *block, const struct offer *offer, unsigned flags)
+NEAR_INLINE struct near__entry *fill(void *block, const struct offer *offer, unsigned flags)
 {
     struct near__entry *entry = near__entry_make(block, offer->key_size, offer->value_size, flags, offer->expires);
     copy(entry->bytes, offer->key, offer->key_size);
@@ -302,8 +308,9 @@ static inline __attribute__((always_inline)) struct near__entry *fill(void *bloc
     return entry;
 }
 
-/* A large value takes its time to copy, most of it for pages that the kernel clears: not in the section, where that may end. */
-static __attribute__((noinline)) struct near__entry *fill_outside(void *block, const struct offer *offer, unsigned flags)
+/* A large value takes its time to copy, most of it for pages that the kernel clears: not in the section, where that may
+ * end. */
+NEAR_APART struct near__entry *fill_outside(void *block, const struct offer *offer, unsigned flags)
 {
     near__rcu_leave();
     struct near__entry *entry = fill(block, offer, flags);
@@ -311,11 +318,11 @@ static __attribute__((noinline)) struct near__entry *fill_outside(void *block, c
     return entry;
 }
 
-/* The rest: after the ticket was taken.  One section, the caller's, from the look at the era to the install: sweep_eras (keeper.c) waits for
- * sections, and then nobody puts an entry of an earlier era into a table that has been swept of them, to come to life when the number of the
- * era is used again. */
-static inline void stamp(struct near__local *local, struct near__entry *entry, uint64_t hash, uint64_t position, int64_t cost,
-                         uint16_t access, uint16_t tick)
+/* The rest: after the ticket was taken.  One section, the caller's, from the look at the era to the install: sweep_eras
+ * (keeper.c) waits for sections, and then nobody puts an entry of an earlier era into a table that has been swept of
+ * them, to come to life when the number of the era is used again. */
+static inline void stamp(struct near__local *local, struct near__entry *entry, uint64_t hash, uint64_t position,
+                         int64_t cost, uint16_t access, uint16_t tick)
 {
     /* Whoever has the new era has a generation that its ticket lacks, or a later ticket. */
     near__entry_set_position(entry, position, near__tier_ordinary(local) & NEAR_ENTRY_ERA);
@@ -327,7 +334,8 @@ static inline void stamp(struct near__local *local, struct near__entry *entry, u
 /* The logical clock of the order of eviction: see order.h. */
 static void advance_tick(struct near__local *local, struct near__reader *reader)
 {
-    int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed, both: approximate */
+    /* relaxed, both: approximate */
+    int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed);
     if (++reader->fills >= entries / NEAR_TICKS) {
         reader->fills = 0;
         if (atomic_fetch_add_explicit(&local->tick, 1, memory_order_relaxed) % NEAR_TICKS_TO_SWEEP == 0)
@@ -338,8 +346,8 @@ static void advance_tick(struct near__local *local, struct near__reader *reader)
 }
 
 /* Memory for an entry of that size, charged; NULL: no room or no memory. */
-static void *obtain(struct near__local *local, struct near__reader *reader, size_t size, const struct near__moment *moment,
-                    int64_t *ret_cost)
+static void *obtain(struct near__local *local, struct near__reader *reader, size_t size,
+                    const struct near__moment *moment, int64_t *ret_cost)
 {
     int64_t cost = near__block_estimate(local, size); /* the difference is settled once it is known */
     near__recycle(local, reader, 1);
@@ -363,14 +371,17 @@ static int is_unopposed(struct near__local *local, const struct offer *offer)
            near__index_generation(&local->index, stripe) == offer->generation;
 }
 
-/* A message that meets the entry while it is tentative cannot tell how new it is and swaps it out (index.c, i2).  As a rule that
- * is the echo of the very write whose value is being installed: echo and reply come at the same moment on two connections.  So
- * a refusal that nothing explains is tried again; what is newer than the offer has raised the floor, and ends that. */
+/* A message that meets the entry while it is tentative cannot tell how new it is and swaps it out (index.c, i2).  As a
+ * rule that is the echo of the very write whose value is being installed: echo and reply come at the same moment on two
+ * connections.  So a refusal that nothing explains is tried again; what is newer than the offer has raised the floor,
+ * and ends that. */
 static int install(struct near__local *local, struct near__entry *entry, const struct offer *offer,
                    const struct near__moment *moment)
 {
     int kept = 0;
-    for (int tries = 0; !kept && tries < (NEAR_MUTANT(INSTALL_ONCE) ? 1 : INSTALL_TRIES) && (tries == 0 || is_unopposed(local, offer)); tries++)
+    for (int tries = 0;
+         !kept && tries < (NEAR_MUTANT(INSTALL_ONCE) ? 1 : INSTALL_TRIES) && (tries == 0 || is_unopposed(local, offer));
+         tries++)
         kept = near__index_install(&local->index, entry, offer->hash, offer->generation, moment);
     return kept;
 }
@@ -383,9 +394,10 @@ static void tap(struct near__local *local, struct near__reader *reader, const st
         near__tap_learn(local, reader);
 }
 
-/* Comes while memory is made ready.  Of an older version of the key, if it is at home, as nearly all are, the key will be compared and the head
- * written; where it is is read from the bucket, so this is for read sections, and the processor goes on while it waits for that.  The section
- * may end and another begin before the install (fill_outside), which looks anew. */
+/* Comes while memory is made ready.  Of an older version of the key, if it is at home, as nearly all are, the key will
+ * be compared and the head written; where it is is read from the bucket, so this is for read sections, and the
+ * processor goes on while it waits for that.  The section may end and another begin before the install (fill_outside),
+ * which looks anew. */
 static void prefetch_places(struct near__local *local, uint64_t hash)
 {
     const struct near__tables *tables = near__index_tables(&local->index);
@@ -406,10 +418,12 @@ static struct near__entry *prepare(struct near__local *local, struct near__reade
         return NULL;
     tap(local, reader, offer);
     unsigned flags = near__entry_flags_for(offer->key_size, offer->value_size, offer->expires != 0, local->queues);
-    void *block = obtain(local, reader, near__entry_size_for(offer->key_size, offer->value_size, flags), moment, ret_cost);
+    void *block =
+        obtain(local, reader, near__entry_size_for(offer->key_size, offer->value_size, flags), moment, ret_cost);
     if (!block)
         return NULL;
-    return offer->value_size >= AT_EASE_FROM && reader->share.pauses ? fill_outside(block, offer, flags) : fill(block, offer, flags);
+    return offer->value_size >= AT_EASE_FROM && reader->share.pauses ? fill_outside(block, offer, flags)
+                                                                     : fill(block, offer, flags);
 }
 
 /* Never visible, so nobody has it. */
@@ -420,7 +434,8 @@ static void give_back(struct near__local *local, struct near__reader *reader, st
 }
 
 /* After the install: NEAR_COUNT_FILLS, or how it was refused; then the entry has gone. */
-static inline enum near__count conclude(struct near__local *local, struct near__reader *reader, struct near__entry *entry, int64_t cost, int kept)
+static inline enum near__count conclude(struct near__local *local, struct near__reader *reader,
+                                        struct near__entry *entry, int64_t cost, int kept)
 {
     if (near__unlikely(!kept)) {
         if (local->queues)
@@ -475,7 +490,8 @@ static int set_expiry(struct near__local *local, struct offer *offer, int64_t tt
 
 static int is_outrun(struct near__local *local, const struct offer *offer)
 {
-    /* Only saves work: what passes here is decided by the index, and what is below the watermark would not be served. */
+    /* Only saves work: what passes here is decided by the index, and what is below the watermark would not be
+     * served. */
     return (near__step_load(&near__index_stripe(&local->index, offer->hash)->floor) > offer->position &&
             !NEAR_MUTANT(FLOOR_UNCHECKED)) ||
            near__tier_watermark(local) > offer->position;
@@ -503,7 +519,8 @@ static int claim(struct near__local *local, struct offer *offer)
     return 1;
 }
 
-/* Something was seen at that position and is not kept (I4); if positions do not tell everything, nothing else is either. */
+/* Something was seen at that position and is not kept (I4); if positions do not tell everything, nothing else is
+ * either. */
 static void learn(struct near__local *local, uint64_t hash, const void *key, size_t key_size, uint64_t position)
 {
     invalidate(local, hash, key, key_size, position, NEAR_WHY_REPLACED);
@@ -511,8 +528,8 @@ static void learn(struct near__local *local, uint64_t hash, const void *key, siz
         invalidate(local, hash, key, key_size, 0, NEAR_WHY_REPLACED);
 }
 
-static enum near__count keep(struct near__local *local, struct near__reader *reader, struct offer *offer, int64_t ttl_ms,
-                             int64_t sent_ns)
+static enum near__count keep(struct near__local *local, struct near__reader *reader, struct offer *offer,
+                             int64_t ttl_ms, int64_t sent_ns)
 {
     enum near__count outcome = NEAR_COUNT_REFUSED_ORDER;
     if (offer->position >= NEAR_POSITION_MAX)
@@ -536,16 +553,21 @@ static int count(struct near__reader *reader, enum near__count outcome)
     return outcome == NEAR_COUNT_FILLS;
 }
 
-static struct offer offer_of(struct near__ticket ticket, const void *key, size_t key_size, const void *value, size_t value_size,
-                             uint64_t position)
+static struct offer offer_of(struct near__ticket ticket, const void *key, size_t key_size, const void *value,
+                             size_t value_size, uint64_t position)
 {
-    return (struct offer){.key = key, .value = value, .key_size = key_size, .value_size = value_size,
-                          .hash = ticket.hash, .position = position, .generation = ticket.generation};
+    return (struct offer){.key = key,
+                          .value = value,
+                          .key_size = key_size,
+                          .value_size = value_size,
+                          .hash = ticket.hash,
+                          .position = position,
+                          .generation = ticket.generation};
 }
 
-int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
-                        size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms,
-                        int64_t sent_ns)
+int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
+                        const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
+                        int64_t ttl_ms, int64_t sent_ns)
 {
     struct offer offer = offer_of(ticket, key, key_size, value, value_size, position);
     return count(reader, keep(local, reader, &offer, ttl_ms, sent_ns));
@@ -568,7 +590,8 @@ void near__local_given_up(struct near__reader *reader)
 uint64_t near__local_number(struct near__local *local, uint32_t stripe)
 {
     _Atomic(uint64_t) *floor = &local->index.stripes[stripe].floor;
-    uint64_t now = atomic_load_explicit(floor, memory_order_relaxed), number = (now + 1) | 1; /* relaxed: the swap decides */
+    /* relaxed: the swap decides */
+    uint64_t now = atomic_load_explicit(floor, memory_order_relaxed), number = (now + 1) | 1;
     if (now & 1 && !NEAR_MUTANT(STRIPE_SHARED))
         return 0;
     return near__step_swap(floor, now, number) ? number : 0;
@@ -576,10 +599,11 @@ uint64_t near__local_number(struct near__local *local, uint32_t stripe)
 
 void near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t number, int used)
 {
-    /* release: pairs with near__local_number.  No swap: who has the stripe is the only one who writes its floor.  Where nobody knows the
-     * number it is as if it had not been taken. */
+    /* release: pairs with near__local_number.  No swap: who has the stripe is the only one who writes its floor.  Where
+     * nobody knows the number it is as if it had not been taken. */
     if (!NEAR_MUTANT(STRIPE_SHARED))
-        atomic_store_explicit(&local->index.stripes[stripe].floor, used ? number + 1 : number - 1, memory_order_release);
+        atomic_store_explicit(&local->index.stripes[stripe].floor, used ? number + 1 : number - 1,
+                              memory_order_release);
 }
 
 /* A removal that meets a put while there are two tables refuses it, and so does a storm on the places of the key. */
@@ -591,10 +615,13 @@ static int put(struct near__local *local, struct near__entry *entry, uint64_t ha
     return kept;
 }
 
-int near__local_put(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size, const void *value,
-                    size_t value_size)
+int near__local_put(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
+                    const void *value, size_t value_size)
 {
-    struct offer offer = {.key = key, .value = value, .key_size = key_size, .value_size = value_size,
+    struct offer offer = {.key = key,
+                          .value = value,
+                          .key_size = key_size,
+                          .value_size = value_size,
                           .hash = near__key_hash(key, key_size, &local->index.secrets)};
     uint32_t stripe = (uint32_t)(near__index_stripe(&local->index, offer.hash) - local->index.stripes);
     int64_t cost;
@@ -633,8 +660,9 @@ static int renews(struct near__local *local, struct offer *offer)
     return offer->renews;
 }
 
-int near__local_renew(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
-                      size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms, int64_t sent_ns)
+int near__local_renew(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
+                      const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
+                      int64_t ttl_ms, int64_t sent_ns)
 {
     struct offer offer = offer_of(ticket, key, key_size, value, value_size, position);
     return renews(local, &offer) && count(reader, keep(local, reader, &offer, ttl_ms, sent_ns));
@@ -646,7 +674,8 @@ void near__local_observe(struct near__local *local, const void *key, size_t key_
 {
     if (NEAR_MUTANT(UNOBSERVED))
         return;
-    learn(local, near__key_hash(key, key_size, &local->index.secrets), key, key_size, position < NEAR_POSITION_MAX ? position : 0);
+    learn(local, near__key_hash(key, key_size, &local->index.secrets), key, key_size,
+          position < NEAR_POSITION_MAX ? position : 0);
 }
 
 int near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,
@@ -658,7 +687,8 @@ int near__local_invalidate(struct near__local *local, const void *key, size_t ke
     int result = invalidate(local, near__key_hash(key, key_size, &local->index.secrets), key, key_size,
                             position < NEAR_POSITION_MAX ? position : 0, why[cause]);
     if (cause == NEAR_CAUSE_MESSAGE && result <= 0)
-        atomic_fetch_add_explicit(result ? &local->older : &local->absent, 1, memory_order_relaxed); /* relaxed: statistics */
+        atomic_fetch_add_explicit(result ? &local->older : &local->absent, 1, memory_order_relaxed); /* relaxed:
+                                                                                                        statistics */
     return result;
 }
 
@@ -668,8 +698,8 @@ void near__local_raise_watermark(struct near__local *local, uint64_t position)
     near__local_forsake(local);
 }
 
-/* More clearings than there are era numbers, faster than the keeper sweeps: empties the tables here.  One section, so that one
- * view is enough (index.c, "Two tables"). */
+/* More clearings than there are era numbers, faster than the keeper sweeps: empties the tables here.  One section, so
+ * that one view is enough (index.c, "Two tables"). */
 static void empty_now(struct near__local *local)
 {
     near__rcu_enter_any();
@@ -681,16 +711,18 @@ static void empty_now(struct near__local *local)
 
 void near__local_clear(struct near__local *local)
 {
-    /* First no fill under way may become visible in the new era, then the era changes: entries of others are not served. */
+    /* First no fill under way may become visible in the new era, then the era changes: entries of others are not
+     * served. */
     near__step_increment(&local->index.cleared);
     uint32_t era = atomic_load_explicit(&local->era, memory_order_relaxed); /* relaxed: the swap decides */
     do {
         /* acquire: pairs with the keeper's sweep; entries of the number to be used again are gone */
-        if (era - atomic_load_explicit(&local->era_swept, memory_order_acquire) >= (NEAR_ENTRY_ERAS - 1) * NEAR_ENTRY_ERA_STEP) {
+        if (era - atomic_load_explicit(&local->era_swept, memory_order_acquire) >=
+            (NEAR_ENTRY_ERAS - 1) * NEAR_ENTRY_ERA_STEP) {
             empty_now(local);
             break;
         }
-    /* release: pairs with near__tier_ordinary */
+        /* release: pairs with near__tier_ordinary */
     } while (!atomic_compare_exchange_weak_explicit(&local->era, &era, era + NEAR_ENTRY_ERA_STEP, memory_order_acq_rel,
                                                     memory_order_relaxed));
     near__keeper_wake(local);
@@ -802,7 +834,8 @@ static uint32_t policy_now(const struct near__local *local)
     if (local->policy != NEAR_POLICY_ADAPTIVE)
         return local->policy;
     /* relaxed: statistics */
-    return atomic_load_explicit(&local->rule, memory_order_relaxed) == NEAR_RULE_S3FIFO ? NEAR_POLICY_S3FIFO : NEAR_POLICY_LRU;
+    return atomic_load_explicit(&local->rule, memory_order_relaxed) == NEAR_RULE_S3FIFO ? NEAR_POLICY_S3FIFO
+                                                                                        : NEAR_POLICY_LRU;
 }
 
 static void stats_of_size(const struct near__local *local, near_stats *stats)
@@ -822,7 +855,8 @@ void near__local_stats(struct near__local *local, near_stats *stats)
     uint64_t entries_max = gauge_of(&local->budget.entries_wanted);
     int64_t room = near__budget_idle(local, NEAR_IDLE_ROOM), spare = near__budget_idle(local, NEAR_IDLE_SPARE);
     int64_t reserved = near__budget_idle(local, NEAR_IDLE_ENTRIES); /* before the counts that they are part of */
-    uint64_t bytes = less_idle((int64_t)gauge_of(&local->budget.used), room + spare), held = (uint64_t)near__blocks_total(local);
+    uint64_t bytes = less_idle((int64_t)gauge_of(&local->budget.used), room + spare),
+             held = (uint64_t)near__blocks_total(local);
     stats->local_bytes = bytes > held ? bytes : held;
     stats->local_bytes_limit = gauge_of(&local->budget.max_wanted);
     stats->local_entries = less_idle((int64_t)gauge_of(&local->budget.entries), reserved);

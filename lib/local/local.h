@@ -26,18 +26,18 @@ struct near__local;
 struct near__reader; /* one thread's pins, counters and hands in one tier */
 
 #define NEAR_POSITION_MAX ((UINT64_C(1) << 47) - 1)
-#define NEAR_PROVED_NEVER INT64_MIN         /* gate: nothing is served */
-#define NEAR_PROVED_ALWAYS (INT64_MAX / 2)  /* gate: no remote tier, everything is served */
+#define NEAR_PROVED_NEVER INT64_MIN        /* gate: nothing is served */
+#define NEAR_PROVED_ALWAYS (INT64_MAX / 2) /* gate: no remote tier, everything is served */
 
-/* What a hit must pass.  One cache line, read by every hit; written by near__local_prove, _withdraw and _set_bound, one at a time.
- * Order on a hit (R47): proved_ns or fresh_ticks, then the entry, then watermark, then the clock. */
+/* What a hit must pass.  One cache line, read by every hit; written by near__local_prove, _withdraw and _set_bound, one
+ * at a time.  Order on a hit (R47): proved_ns or fresh_ticks, then the entry, then watermark, then the clock. */
 struct near__gate {
     _Alignas(64) _Atomic(int64_t) proved_ns;
     _Atomic(uint64_t) watermark; /* a position, as heads of entries have it: see tier.h */
     _Atomic(int64_t) bound_ns;   /* the cache's bound */
-    /* What follows from proved_ns and bound_ns, so that a hit is cheap: until when, in ticks of the processor's counter, reads
-     * with the cache's bound may be served without a look at the kernel's clock; and a time, in milliseconds since the
-     * tier's opening, that is not before that. */
+    /* What follows from proved_ns and bound_ns, so that a hit is cheap: until when, in ticks of the processor's
+     * counter, reads with the cache's bound may be served without a look at the kernel's clock; and a time, in
+     * milliseconds since the tier's opening, that is not before that. */
     _Atomic(int64_t) fresh_ticks;
     _Atomic(int64_t) fresh_ms;
 };
@@ -55,17 +55,19 @@ struct near__local_config {
     uint32_t auto_hit_permille;      /* the automatic size: see near_options */
     uint64_t auto_bytes_min, auto_bytes_max;
     uint32_t auto_pressure;
-    const char *pressure_root;       /* tests: where the kernel's files are; NULL: "" */
-    int foreign;                     /* 1: others write, too, without raising positions: see "Foreign writers" in local.c */
-    uint64_t seed;                   /* of the hash; 0: random */
-    int manual;                      /* tests: no keeper thread; near__local_keep does its work */
+    const char *pressure_root; /* tests: where the kernel's files are; NULL: "" */
+    /* 1: others write, too, without raising positions: see "Foreign writers" in local.c */
+    int foreign;
+    uint64_t seed; /* of the hash; 0: random */
+    int manual;    /* tests: no keeper thread; near__local_keep does its work */
 };
 
 /* Threads: open and close by one thread.  close: no other call may be under way or come later. */
 int near__local_open(const struct near__local_config *config, struct near__local **ret);
 void near__local_close(struct near__local *local);
 struct near__gate *near__local_gate(struct near__local *local);
-/* A proof of freshness that counts from proved_ns (or NEAR_PROVED_ALWAYS): everything published before has been applied. */
+/* A proof of freshness that counts from proved_ns (or NEAR_PROVED_ALWAYS): everything published before has been
+ * applied. */
 void near__local_prove(struct near__local *local, int64_t proved_ns);
 /* The last proof counts no more; proved_ns: what reads that may be served stale go by. */
 void near__local_withdraw(struct near__local *local, int64_t proved_ns);
@@ -82,11 +84,11 @@ struct near__reader *near__local_reader_known(struct near__local *local);
 
 enum near__local_result {
     NEAR_LOCAL_HIT = 0,
-    NEAR_LOCAL_ABSENT,    /* not there */
-    NEAR_LOCAL_EXPIRED,   /* there, but its time is over */
-    NEAR_LOCAL_SUSPECT,   /* there, but below the watermark */
-    NEAR_LOCAL_UNPROVEN,  /* there, but the proof is older than the bound */
-    NEAR_LOCAL_STALE_HIT  /* as UNPROVEN, and stale_ns allowed serving it */
+    NEAR_LOCAL_ABSENT,   /* not there */
+    NEAR_LOCAL_EXPIRED,  /* there, but its time is over */
+    NEAR_LOCAL_SUSPECT,  /* there, but below the watermark */
+    NEAR_LOCAL_UNPROVEN, /* there, but the proof is older than the bound */
+    NEAR_LOCAL_STALE_HIT /* as UNPROVEN, and stale_ns allowed serving it */
 };
 
 struct near__view {
@@ -110,7 +112,10 @@ enum near__local_result near__local_copy(struct near__local *local, struct near_
                                          size_t key_size, int64_t bound_ns, int64_t stale_ns, void *buffer,
                                          size_t capacity, struct near__view *view);
 /* near__local_get for many keys, with prefetching. results[i] as returned by near__local_get. */
-struct near__local_key { const void *key; size_t size; };
+struct near__local_key {
+    const void *key;
+    size_t size;
+};
 void near__local_get_many(struct near__local *local, struct near__reader *reader, const struct near__local_key *keys,
                           size_t count, int64_t bound_ns, int64_t stale_ns, enum near__local_result *results,
                           struct near__view *views);
@@ -139,47 +144,50 @@ static inline int near__ticket_equal(struct near__ticket a, struct near__ticket 
     return a.floor == b.floor && a.generation == b.generation && a.watermark == b.watermark && a.tags == b.tags;
 }
 
-/* Offers a value that the remote tier had at position (0: unknown, then as near__local_invalidate with position 0).  ticket: of
- * that key.  ttl_ms -1:
- * no expiry; sent_ns: when the command was sent (expiry counts from there; NEAR_NEVER: now).  Keeps it if nothing newer is known,
- * evicting if need be; in every case, when it returns, no entry for the key is visible whose position is below
- * `position`, and none will become so. A copy is kept for at most config.ttl_max_ms; near__view.expires_ns of a
- * hit tells the local copy's end. Returns 1 when kept, 0 when not (order, space, size, memory). */
+/* Offers a value that the remote tier had at position (0: unknown, then as near__local_invalidate with position 0).
+ * ticket: of that key.  ttl_ms -1: no expiry; sent_ns: when the command was sent (expiry counts from there; NEAR_NEVER:
+ * now).  Keeps it if nothing newer is known, evicting if need be; in every case, when it returns, no entry for the key
+ * is visible whose position is below `position`, and none will become so. A copy is kept for at most config.ttl_max_ms;
+ * near__view.expires_ns of a hit tells the local copy's end. Returns 1 when kept, 0 when not (order, space, size,
+ * memory). */
 int near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
                         const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
                         int64_t ttl_ms, int64_t sent_ns);
 
-/* A cache that has no remote tier numbers its writes itself.  The floor of a stripe is even, or odd while somebody has the stripe.
+/* A cache that has no remote tier numbers its writes itself.  The floor of a stripe is even, or odd while somebody has
+ * the stripe.
  *
- * Takes the stripe: the next number, which is odd, and nobody else gets one until near__local_numbered, by the same thread.  0: somebody
- * has it.  Under the one number may be written and removed what there is to; used: the floor stays above it.  Otherwise nothing
- * has been done, and tickets from before are good again. */
+ * Takes the stripe: the next number, which is odd, and nobody else gets one until near__local_numbered, by the same
+ * thread.  0: somebody has it.  Under the one number may be written and removed what there is to; used: the floor stays
+ * above it.  Otherwise nothing has been done, and tickets from before are good again. */
 uint64_t near__local_number(struct near__local *local, uint32_t stripe);
 void near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t number, int used);
 
-/* As near__local_install, for who has numbered the write and tries again when it is refused: that is not counted.  Who gives up says so,
- * and it counts as one value for which there was no room. */
+/* As near__local_install, for who has numbered the write and tries again when it is refused: that is not counted.  Who
+ * gives up says so, and it counts as one value for which there was no room. */
 int near__local_try(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
                     size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms);
 void near__local_given_up(struct near__reader *reader);
 
-/* Writes a value without a time to live (not a large one), evicting if need be, as near__local_install with the stripe's next number.  The entry is
- * made ready before the stripe is taken.  0: somebody has the stripe, or it was refused, which is not counted; then nothing has changed, or the
- * older value has gone.
- * Inside one read section of the caller's. */
-int near__local_put(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size, const void *value,
-                    size_t value_size);
+/* Writes a value without a time to live (not a large one), evicting if need be, as near__local_install with the
+ * stripe's next number.  The entry is made ready before the stripe is taken.  0: somebody has the stripe, or it was
+ * refused, which is not counted; then nothing has changed, or the older value has gone.  Inside one read section of the
+ * caller's. */
+int near__local_put(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
+                    const void *value, size_t value_size);
 
 /* About: an entry with a value of that size would be refused now, but only because of what waits to be freed. */
 int near__local_has_no_room(struct near__local *local, size_t value_size);
-/* Waits until the keeper has freed something, at most patience_ms; returns at once when nothing waits to be freed.  For caches whose
- * local tier is all there is.  Not inside a section. */
+/* Waits until the keeper has freed something, at most patience_ms; returns at once when nothing waits to be freed.  For
+ * caches whose local tier is all there is.  Not inside a section. */
 void near__local_await_room(struct near__local *local, int patience_ms);
 
-/* The same for a value that nobody has asked for: it is kept only in the place of an older entry of the key, whose age in the
- * order of eviction it takes over.  Returns 0 when it was not kept; then the caller invalidates at its position. */
-int near__local_renew(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
-                      size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms, int64_t sent_ns);
+/* The same for a value that nobody has asked for: it is kept only in the place of an older entry of the key, whose age
+ * in the order of eviction it takes over.  Returns 0 when it was not kept; then the caller invalidates at its
+ * position. */
+int near__local_renew(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
+                      const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
+                      int64_t ttl_ms, int64_t sent_ns);
 
 /* A reply at `position` was seen and is not kept: entries of the key below it go, and none below it comes (I4, R54).
  * 0: unknown, then every entry goes and every fill under way fails (I5). */
@@ -199,7 +207,8 @@ void near__local_suspect(struct near__local *local, uint64_t position);
 /* Whatever is suspect goes, in the background. */
 void near__local_forsake(struct near__local *local);
 
-/* A walk over what is suspect: begin, then near__local_suspects until `over` is set.  Belongs to one thread at a time. */
+/* A walk over what is suspect: begin, then near__local_suspects until `over` is set.  Belongs to one thread at a
+ * time. */
 struct near__suspects {
     uint64_t at;
     unsigned class; /* of age */
@@ -207,12 +216,13 @@ struct near__suspects {
     int over;
 };
 void near__local_suspects_begin(struct near__local *local, struct near__suspects *walk);
-/* Calls fn for suspect entries, by and large the last read first, until it has been called for `enough` (it may be called for up to 256
- * more) or has looked long enough; returns how often it was called.  fn copies what it wants and does nothing else: it is inside a
- * section.  What is still suspect later in the walk may come again. */
-typedef void (*near__local_suspect_fn)(void *arg, const void *key, size_t key_size, const void *value, size_t value_size);
-size_t near__local_suspects(struct near__local *local, struct near__suspects *walk, size_t enough, near__local_suspect_fn fn,
-                            void *arg);
+/* Calls fn for suspect entries, by and large the last read first, until it has been called for `enough` (it may be
+ * called for up to 256 more) or has looked long enough; returns how often it was called.  fn copies what it wants and
+ * does nothing else: it is inside a section.  What is still suspect later in the walk may come again. */
+typedef void (*near__local_suspect_fn)(void *arg, const void *key, size_t key_size, const void *value,
+                                       size_t value_size);
+size_t near__local_suspects(struct near__local *local, struct near__suspects *walk, size_t enough,
+                            near__local_suspect_fn fn, void *arg);
 /* Everything goes, in the background; nothing present at the call is served after it; fills under way fail. */
 void near__local_clear(struct near__local *local);
 
@@ -225,13 +235,13 @@ int near__local_set_auto(struct near__local *local, uint32_t hit_permille, uint6
 /* Counts memory of another room that belongs to the local budget and stays until the tier is closed. */
 void near__local_charge(struct near__local *local, int64_t bytes);
 
-/* Calls fn for the keys of at most `most` entries, the last read first, as far as access stamps tell.  Copies keys, not values; may take
- * long, holds nobody up.  NEAR_OK or NEAR_ERR_NOMEM. */
+/* Calls fn for the keys of at most `most` entries, the last read first, as far as access stamps tell.  Copies keys, not
+ * values; may take long, holds nobody up.  NEAR_OK or NEAR_ERR_NOMEM. */
 typedef void (*near__local_hottest_fn)(void *arg, const void *key, size_t key_size);
 int near__local_hottest(struct near__local *local, size_t most, near__local_hottest_fn fn, void *arg);
 /* The hit ratio that LRU would have with so many entries and so many bytes, from what was seen so far.
- * NEAR_OK, NEAR_MISS (no reads yet), NEAR_ERR_UNSUPPORTED (config.curve is not set), NEAR_ERR_TIMEOUT (somebody who was learning
- * has been stopped). */
+ * NEAR_OK, NEAR_MISS (no reads yet), NEAR_ERR_UNSUPPORTED (config.curve is not set), NEAR_ERR_TIMEOUT (somebody who was
+ * learning has been stopped). */
 int near__local_advise(struct near__local *local, uint64_t entries, uint64_t bytes, double *ret_hit_ratio);
 /* The keys that are read most, hottest first: near_hot_keys.
  * NEAR_OK, NEAR_ERR_UNSUPPORTED (config.hot_keys is 0), NEAR_ERR_TIMEOUT (as above). */
@@ -240,16 +250,28 @@ int near__local_hot_keys(struct near__local *local, size_t most, near_hot_key *r
 /* Fills the local tier's and the reads' fields of stats, and of the writes those counted here (not the others). */
 void near__local_stats(struct near__local *local, near_stats *stats);
 
-/* Counters that the cache room adds to (per-thread, no shared writes).  A get counts its outcome alone; a read that does not look
- * here counts GETS and BYPASSED.  WRITES are those that the cache room does not count itself. */
+/* Counters that the cache room adds to (per-thread, no shared writes).  A get counts its outcome alone; a read that
+ * does not look here counts GETS and BYPASSED.  WRITES are those that the cache room does not count itself. */
 enum near__count {
-    NEAR_COUNT_GETS, NEAR_COUNT_HITS, NEAR_COUNT_STALE, NEAR_COUNT_ABSENT, NEAR_COUNT_EXPIRED, NEAR_COUNT_UNPROVEN,
-    NEAR_COUNT_SUSPECT, NEAR_COUNT_BYPASSED, NEAR_COUNT_FILLS, NEAR_COUNT_REFUSED_ORDER, NEAR_COUNT_REFUSED_SPACE,
-    NEAR_COUNT_WRITES, NEAR_COUNT_MAX
+    NEAR_COUNT_GETS,
+    NEAR_COUNT_HITS,
+    NEAR_COUNT_STALE,
+    NEAR_COUNT_ABSENT,
+    NEAR_COUNT_EXPIRED,
+    NEAR_COUNT_UNPROVEN,
+    NEAR_COUNT_SUSPECT,
+    NEAR_COUNT_BYPASSED,
+    NEAR_COUNT_FILLS,
+    NEAR_COUNT_REFUSED_ORDER,
+    NEAR_COUNT_REFUSED_SPACE,
+    NEAR_COUNT_WRITES,
+    NEAR_COUNT_MAX
 };
-void near__local_count(struct near__reader *reader, enum near__count what); /* get, copy and install count by themselves */
+/* get, copy and install count by themselves */
+void near__local_count(struct near__reader *reader, enum near__count what);
 
-/* The cache room times one hit in 1024, with hot_keys about one in 32: kept in a ring of the thread's own (the last 512), merged when asked. */
+/* The cache room times one hit in 1024, with hot_keys about one in 32: kept in a ring of the thread's own (the last
+ * 512), merged when asked. */
 void near__local_time_hit(struct near__reader *reader, int64_t ns);
 void near__local_hit_times(struct near__local *local, struct near__histogram *into);
 
@@ -262,8 +284,8 @@ void near__local_section_leave(void);
 /* One round of the keeper's work (reclaim, expire, migrate); only with config.manual, from one thread. */
 void near__local_keep(struct near__local *local);
 
-/* fork(): the cache room installs the handlers and calls these.  prepare returns 0 when liburcu was found busy and the child
- * may therefore not use it; child is called before the first open in a child. */
+/* fork(): the cache room installs the handlers and calls these.  prepare returns 0 when liburcu was found busy and the
+ * child may therefore not use it; child is called before the first open in a child. */
 int near__local_fork_prepare(void);
 void near__local_fork_release(void); /* in parent and child, after a prepare that returned 1 */
 void near__local_fork_child(void);

@@ -8,14 +8,16 @@
  * The views and why they may follow one another are described in index.c.  Only the keeper comes here; readers and
  * installs never wait for it, and when it is stopped in the middle both tables stay in use.
  *
- * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it, or adds half of a large one (20 bytes an
- * entry at the most, not 27), as long as both tables fit beside what is live, or adds less when the limits leave no more entries than LAST a bucket; when entries would have to make
- * room for the second table it waits for a higher load and adds half.
+ * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it, or adds half
+ * of a large one (20 bytes an entry at the most, not 27), as long as both tables fit beside what is live, or adds less
+ * when the limits leave no more entries than LAST a bucket; when entries would have to make room for the second table
+ * it waits for a higher load and adds half.
  *
  * How dense.  Each byte of the index is missed by entries, so a tier that is full has as few as hits and fills hardly
- * notice.  A key that comes to full places displaces the oldest entry there instead of one that is old among all, which matters when everything would fit otherwise; one that
- * is not in its home costs a hit another line or two.  Shares in a tier that was filled once, and in one that has evicted and filled ever
- * since, each entry with the same chance (a simulation of eight slots a bucket, four places, 40,000 buckets):
+ * notice.  A key that comes to full places displaces the oldest entry there instead of one that is old among all, which
+ * matters when everything would fit otherwise; one that is not in its home costs a hit another line or two.  Shares in
+ * a tier that was filled once, and in one that has evicted and filled ever since, each entry with the same chance (a
+ * simulation of eight slots a bucket, four places, 40,000 buckets):
  *
  *      entries a bucket       bytes an entry   displaced          not at home        beyond the second place
  *      3.0  (ROOMY)           21               0        0         0.2 %    0.9 %     0 %
@@ -26,18 +28,19 @@
  *      6.1                    10.5             0.7      3.3       5.9     24.1       9.3
  *      6.6  (GROW_FULL)       9.7              1.5      7.4       7.6     33.3      15
  *
- * With a home alone, which is what this index had before, it was 3.8 to 4.3 entries and 17 to 15 bytes for 0.6 to 1.2 % (2.8 to 4.9 %)
- * displaced.  With two places 5.9 entries displace 1.8 % (8.2 %).
+ * With a home alone, which is what this index had before, it was 3.8 to 4.3 entries and 17 to 15 bytes for 0.6 to 1.2 %
+ * (2.8 to 4.9 %) displaced.  With two places 5.9 entries displace 1.8 % (8.2 %).
  *
- * A tier begins with a table that is large for the burst of fills that is to come.  When that is over and few entries came, hits would
- * pay for it: each of them has a line of the index to itself, and a hot set that fits a cache of the processor does not fit with
- * those.  So once the number of entries is calm the table is made for them; in the next burst the first enlargement goes back to what an
- * empty tier has.
+ * A tier begins with a table that is large for the burst of fills that is to come.  When that is over and few entries
+ * came, hits would pay for it: each of them has a line of the index to itself, and a hot set that fits a cache of the
+ * processor does not fit with those.  So once the number of entries is calm the table is made for them; in the next
+ * burst the first enlargement goes back to what an empty tier has.
  *
- * Limits.  One that is lowered far below what there is would leave no room for any fill until the keeper has evicted down to it.
- * So the limits in force come down to what there is at first, and follow after each few victims to what is left then, until
- * they are what is wanted: fills go on, each evicting for itself as ever.  What is left in the end may be an index for sixteen times as
- * many entries: then the limits rest, a second table on top, until the small one has taken over, and go down with the old one. */
+ * Limits.  One that is lowered far below what there is would leave no room for any fill until the keeper has evicted
+ * down to it.  So the limits in force come down to what there is at first, and follow after each few victims to what is
+ * left then, until they are what is wanted: fills go on, each evicting for itself as ever.  What is left in the end may
+ * be an index for sixteen times as many entries: then the limits rest, a second table on top, until the small one has
+ * taken over, and go down with the old one. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -48,33 +51,35 @@
 
 #include "base/pages.h"
 
-/* Entries per ten buckets.  Of 0.4 to 1.6 million filled into a tier that has room for twice as many, 3 to 7 of ten thousand are evicted because their buckets are
- * full; with 5.0 entries a bucket 4 to 14, at 6.1, if the table becomes twice as large each time, 78.  And a burst goes on while it grows: see move_all. */
+/* Entries per ten buckets.  Of 0.4 to 1.6 million filled into a tier that has room for twice as many, 3 to 7 of ten
+ * thousand are evicted because their buckets are full; with 5.0 entries a bucket 4 to 14, at 6.1, if the table becomes
+ * twice as large each time, 78.  And a burst goes on while it grows: see move_all. */
 #define GROW 48
 #define GROW_FULL 66
-/* The last enlargement: nothing comes after it as long as entries do not become smaller.  In tiers that have evicted for long a hit of
- * 16,000 entries takes 18.0 ns, with 5.3 a bucket 19.4, with 5.9 21.7; filling on miss with two threads is 1.04 times as quick as with
- * 5.9.  It costs 2.5 bytes an entry. */
+/* The last enlargement: nothing comes after it as long as entries do not become smaller.  In tiers that have evicted
+ * for long a hit of 16,000 entries takes 18.0 ns, with 5.3 a bucket 19.4, with 5.9 21.7; filling on miss with two
+ * threads is 1.04 times as quick as with 5.9.  It costs 2.5 bytes an entry. */
 #define LAST 48
 #define SHRINK 20
 #define IDEAL 45
 #define ROOMY 30 /* a table that is made smaller while bytes are plenty: one key in two hundred is not in its home */
 #define BUCKETS_MIN 64 /* whole groups, as all numbers of buckets */
-/* An empty tier's index has this part of the budget, so that the first burst of fills finds room: growing takes grace periods, and until
- * then full buckets evict.  With 12 bytes of header and short keys it holds values of some 200 bytes without growing at all. */
+/* An empty tier's index has this part of the budget, so that the first burst of fills finds room: growing takes grace
+ * periods, and until then full buckets evict.  With 12 bytes of header and short keys it holds values of some 200 bytes
+ * without growing at all. */
 #define LEAST_PART 64
 /* Calm: the entries have not become an eighth more for this long. */
 #define CALM_NS (500 * NEAR_NS_PER_MS)
-#define CALM_BUCKETS_MIN 4096 /* 256 KiB: fewer would not be any quicker */
+#define CALM_BUCKETS_MIN 4096             /* 256 KiB: fewer would not be any quicker */
 #define LARGE_BUCKETS (UINT64_C(1) << 16) /* 4 MiB: from here on half as many more */
 #define BUCKETS_MAX (UINT64_C(1) << 32)
-#define STEP_BUCKETS 64 /* moved in one section */
+#define STEP_BUCKETS 64  /* moved in one section */
 #define IDLE_LOOKS 16    /* as many as a table of 1,024 buckets takes */
 #define STEP_VICTIMS 256 /* evicted between two looks at what can be freed */
 #define STEP_DOWN 16     /* entries by which a limit is lowered at a time */
-/* Ticks while as many entries go as there are.  To a sixteenth of the size, a million entries that are read by Zipf 0.99 and not filled: of
- * the reads 8 to 18 in a hundred are hits afterwards if the tick stands still, 79 to 88 with this.  More ticks, or larger ones, are no better, and
- * each costs a store in every entry that is read. */
+/* Ticks while as many entries go as there are.  To a sixteenth of the size, a million entries that are read by Zipf
+ * 0.99 and not filled: of the reads 8 to 18 in a hundred are hits afterwards if the tick stands still, 79 to 88 with
+ * this.  More ticks, or larger ones, are no better, and each costs a store in every entry that is read. */
 #define STEPS_DOWN 32
 
 struct near__table {
@@ -96,8 +101,8 @@ static size_t table_size(uint64_t buckets)
     return sizeof(struct near__table) + buckets * sizeof(struct near__bucket) + NEAR_GROUP_SIZE - 1;
 }
 
-/* A random read of a big table misses the TLB, too: huge pages are worth a third (docs/design.md).  So a large table has a mapping
- * that begins where a huge page does; otherwise up to two of them at its ends would be small pages. */
+/* A random read of a big table misses the TLB, too: huge pages are worth a third (docs/design.md).  So a large table
+ * has a mapping that begins where a huge page does; otherwise up to two of them at its ends would be small pages. */
 static void *map_table(size_t size)
 {
     void *memory = near__pages_map(size);
@@ -114,7 +119,8 @@ static uint64_t whole_groups(uint64_t buckets)
 
 static struct near__table *make_table(const struct near__local *local, uint64_t buckets)
 {
-    size_t size = table_size(buckets), mapped = local->alloc->is_malloc && size >= NEAR_HUGE_PAGE ? near__pages_round(size) : 0;
+    size_t size = table_size(buckets),
+           mapped = local->alloc->is_malloc && size >= NEAR_HUGE_PAGE ? near__pages_round(size) : 0;
     struct near__table *table = mapped ? map_table(mapped) : near__alloc_zero(local->alloc, size);
     if (!table)
         return NULL;
@@ -202,8 +208,8 @@ void near__tables_close(struct near__local *local)
 static void publish(struct near__local *local, struct near__tables *view)
 {
     view->serial = ++local->keeper.views;
-    /* seq_cst: pairs with near__index_tables; publishes the view and zeroed buckets, and stands in the one order of steps that
-     * the argument in index.c speaks of */
+    /* seq_cst: pairs with near__index_tables; publishes the view and zeroed buckets, and stands in the one order of
+     * steps that the argument in index.c speaks of */
     atomic_store_explicit(&local->index.tables, view, memory_order_seq_cst);
     near__rcu_synchronize();
 }
@@ -233,14 +239,16 @@ struct pressure {
     int64_t due_ns;
 };
 
-/* In a burst of fills buckets are full until all is moved, and whoever fills lives on what it evicts.  If that were recalled, keeper and fillers would
- * fight for the arena's locks and the table be ready much later: of 600,000 entries filled into a tier for 466,000, 260,000 to 350,000 were there
- * afterwards in one burst of fourteen, where another program had one of two processors (in one of four when the table grew at 6.1).  Only what nobody
- * comes for is taken away.
+/* In a burst of fills buckets are full until all is moved, and whoever fills lives on what it evicts.  If that were
+ * recalled, keeper and fillers would fight for the arena's locks and the table be ready much later: of 600,000 entries
+ * filled into a tier for 466,000, 260,000 to 350,000 were there afterwards in one burst of fourteen, where another
+ * program had one of two processors (in one of four when the table grew at 6.1).  Only what nobody comes for is taken
+ * away.
  *
- * Where every processor has a thread that fills, a grace period takes as long as thousands of steps, and until the table is ready fills are
- * refused.  So as much time goes into moving as into those.  (Two threads that fill a tier of 32 MiB on two processors while its index grows, twenty times: 18 ms
- * and one fill refused; with a look at each step 700 to 1,000 ms and nearly a million, means.) */
+ * Where every processor has a thread that fills, a grace period takes as long as thousands of steps, and until the
+ * table is ready fills are refused.  So as much time goes into moving as into those.  (Two threads that fill a tier of
+ * 32 MiB on two processors while its index grows, twenty times: 18 ms and one fill refused; with a look at each step
+ * 700 to 1,000 ms and nearly a million, means.) */
 static void relieve(struct near__local *local, struct pressure *pressure)
 {
     int64_t begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
@@ -291,7 +299,8 @@ static int64_t live_bytes(const struct near__local *local)
 /* There is more than what is wanted. */
 static int is_over(const struct near__local *local)
 {
-    return live_bytes(local) > load(&local->budget.max_wanted) || load(&local->budget.entries) > load(&local->budget.entries_wanted);
+    return live_bytes(local) > load(&local->budget.max_wanted) ||
+           load(&local->budget.entries) > load(&local->budget.entries_wanted);
 }
 
 /* The clock of last use goes on with what goes, though nobody fills (order.h). */
@@ -301,14 +310,16 @@ static void count_victim(struct near__local *local, struct near__moment *moment)
     if (local->idle_unit_ns || ++keeper->victims < (uint64_t)load(&local->budget.entries) / STEPS_DOWN)
         return;
     keeper->victims = 0;
-    moment->tick = (uint16_t)(1 + atomic_fetch_add_explicit(&local->tick, 1, memory_order_relaxed)); /* relaxed: an approximate age */
+    /* relaxed: an approximate age */
+    moment->tick = (uint16_t)(1 + atomic_fetch_add_explicit(&local->tick, 1, memory_order_relaxed));
 }
 
-/* Down to the limits in force (which are the wanted ones but in lower_limits) or to that many entries, some at a time.  Returns how
- * many went.
+/* Down to the limits in force (which are the wanted ones but in lower_limits) or to that many entries, some at a time.
+ * Returns how many went.
  *
- * Queues have sorted out nothing in a tier that was filled once.  To promote all that is used only to find out which of it is used least
- * took four times as long as going by last use, and of the reads 48 to 70 in a hundred were hits afterwards, not 81 to 85. */
+ * Queues have sorted out nothing in a tier that was filled once.  To promote all that is used only to find out which of
+ * it is used least took four times as long as going by last use, and of the reads 48 to 70 in a hundred were hits
+ * afterwards, not 81 to 85. */
 static int evict_some(struct near__local *local, int64_t entries_goal)
 {
     struct near__moment moment = near__tier_moment(local);
@@ -355,21 +366,23 @@ static void ease_limit(struct near__budget *budget, int64_t bytes)
     int64_t limit = load(&budget->max);
     /* relaxed, both: as in follow */
     while (limit > load(&budget->max_wanted) &&
-           !atomic_compare_exchange_weak_explicit(&budget->max, &limit, limit + bytes, memory_order_relaxed, memory_order_relaxed))
+           !atomic_compare_exchange_weak_explicit(&budget->max, &limit, limit + bytes, memory_order_relaxed,
+                                                  memory_order_relaxed))
         ;
 }
 
-/* A little below what there is, but not below what is wanted; what is wanted if that is `near`.  By a swap: whoever raises a limit
- * meanwhile has the last word. */
-static void follow(_Atomic(int64_t) *in_force, const _Atomic(int64_t) *wanted, int64_t there_is, int64_t step, int64_t near)
+/* A little below what there is, but not below what is wanted; what is wanted if that is `near`.  By a swap: whoever
+ * raises a limit meanwhile has the last word. */
+static void follow(_Atomic(int64_t) *in_force, const _Atomic(int64_t) *wanted, int64_t there_is, int64_t step,
+                   int64_t near)
 {
     int64_t limit = load(in_force), next;
     do {
         int64_t least = load(wanted), lower = (there_is < limit ? there_is : limit) - step;
         next = lower > least + near ? lower : least;
         /* relaxed, both: limits that are looked at anew each time */
-    } while (next != limit &&
-             !atomic_compare_exchange_weak_explicit(in_force, &limit, next, memory_order_relaxed, memory_order_relaxed));
+    } while (next != limit && !atomic_compare_exchange_weak_explicit(in_force, &limit, next, memory_order_relaxed,
+                                                                     memory_order_relaxed));
 }
 
 /* Limits in force above this much more than what is wanted go down in steps, and then at once. */
@@ -378,8 +391,8 @@ static int64_t last_step(const struct near__budget *budget)
     return 2 * near__budget_slack(load(&budget->max_wanted));
 }
 
-/* An old table goes, and what it has taken below a limit that is on its way down goes before it: fills must not come in its place.  What is
- * retired goes first of all, since there is less room for it then. */
+/* An old table goes, and what it has taken below a limit that is on its way down goes before it: fills must not come in
+ * its place.  What is retired goes first of all, since there is less room for it then. */
 static void give_up(struct near__local *local, struct near__table *table)
 {
     struct near__budget *budget = &local->budget;
@@ -427,10 +440,12 @@ static void change_to(struct near__local *local, uint64_t buckets)
 
 /* ---------------------------------------------------------------- how large */
 
-/* How many entries of the present size fit into the bytes of the budget beside a table made for them, and so many bytes less of what is fixed. */
+/* How many entries of the present size fit into the bytes of the budget beside a table made for them, and so many bytes
+ * less of what is fixed. */
 static int64_t entries_in_bytes(const struct near__local *local, int64_t spared)
 {
-    int64_t entries = load(&local->budget.entries), max = load(&local->budget.max_wanted), fixed = load(&local->budget.fixed);
+    int64_t entries = load(&local->budget.entries), max = load(&local->budget.max_wanted),
+            fixed = load(&local->budget.fixed);
     int64_t bytes = near__budget_live(local), room = max - fixed + spared;
     if (entries <= 0 || bytes <= 0 || room <= 0)
         return 0;
@@ -438,7 +453,8 @@ static int64_t entries_in_bytes(const struct near__local *local, int64_t spared)
     return room / each;
 }
 
-/* The same, by both limits.  So a table that is too large for a lowered budget is replaced, and entries are not evicted in its stead. */
+/* The same, by both limits.  So a table that is too large for a lowered budget is replaced, and entries are not evicted
+ * in its stead. */
 int64_t near__tables_entries_that_fit(const struct near__local *local, int64_t spared)
 {
     int64_t fit = entries_in_bytes(local, spared), limit = load(&local->budget.entries_wanted);
@@ -516,8 +532,8 @@ static uint64_t wanted_buckets(const struct near__local *local)
 
 /* ---------------------------------------------------------------- limits that were lowered */
 
-/* A limit that was lowered comes down to what there is at once, or to what is wanted if no more is there than may be above that: what has
- * not been filled yet will not be.  Not further, so that fills find room.  By anybody. */
+/* A limit that was lowered comes down to what there is at once, or to what is wanted if no more is there than may be
+ * above that: what has not been filled yet will not be.  Not further, so that fills find room.  By anybody. */
 void near__limits_lower(struct near__local *local)
 {
     struct near__budget *budget = &local->budget;
@@ -525,16 +541,18 @@ void near__limits_lower(struct near__local *local)
     follow(&budget->entries_max, &budget->entries_wanted, load(&budget->entries), 0, 0);
 }
 
-/* The limits go first and the victims after them: room that was made below a limit would be filled again at once.  A step is as many
- * entries as one fill may evict for itself, so that it finds room after it.  The last part goes at once, so that the ceiling in force is that of
- * the wanted limit before `used` is below that: once within, always within.
+/* The limits go first and the victims after them: room that was made below a limit would be filled again at once.  A
+ * step is as many entries as one fill may evict for itself, so that it finds room after it.  The last part goes at
+ * once, so that the ceiling in force is that of the wanted limit before `used` is below that: once within, always
+ * within.
  *
- * Fills retire entries, too, so what is retired may be much all the time; but a grace period after every few victims would take the keeper, who
- * falls behind what fills ask for, a hundred times as long as its victims do. */
+ * Fills retire entries, too, so what is retired may be much all the time; but a grace period after every few victims
+ * would take the keeper, who falls behind what fills ask for, a hundred times as long as its victims do. */
 static void lower_limits(struct near__local *local)
 {
     struct near__budget *budget = &local->budget;
-    int64_t goal = near__tables_entries_that_fit(local, 0), used_ns = near__keeper_used_ns(), freed_at = live_bytes(local);
+    int64_t goal = near__tables_entries_that_fit(local, 0), used_ns = near__keeper_used_ns(),
+            freed_at = live_bytes(local);
     while (is_over(local) && load(&budget->entries) > goal && !is_stopped(local)) {
         int64_t entries = load(&budget->entries), bytes = live_bytes(local);
         int64_t each = entries > 0 ? near__budget_live(local) / entries : bytes;

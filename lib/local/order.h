@@ -1,39 +1,46 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The order of eviction: dead entries first (expired, idle for too long, cleared, forsaken), then what the rule in force
- * says.  Here is what a look at one entry tells; the queues of NEAR_RULE_S3FIFO are in queue.h, the choice among many entries
- * in evict.c.
+ * The order of eviction: dead entries first (expired, idle for too long, cleared, forsaken), then what the rule in
+ * force says.  Here is what a look at one entry tells; the queues of NEAR_RULE_S3FIFO are in queue.h, the choice among
+ * many entries in evict.c.
  *
  * The age of an entry is the distance between its access stamp and the *tick*, both modulo 2^16.  The tick
  * advances once in 1/1024 of a turnover (as many fills as there are entries), so that 16 bits cover sixty-four
  * turnovers, far more than any entry survives unread while others are evicted.  Where they are not, because the same
- * keys are written again and again, the keeper pulls older stamps along (keeper.c, sweep_ages).  With an idle limit the tick
- * is 1/1024 of that limit, at least a millisecond.
+ * keys are written again and again, the keeper pulls older stamps along (keeper.c, sweep_ages).  With an idle limit the
+ * tick is 1/1024 of that limit, at least a millisecond.
  *
- * Where nobody fills, all that is read would look as if it had been read at the same time, and a limit that is lowered then would cost hot
- * entries as well as cold ones.  So what the keeper evicts on behalf of such a limit is turnover, too (migrate.c, count_victim), and
- * in a tier that is only read the tick advances by time (keeper.c, pass_time). */
+ * Where nobody fills, all that is read would look as if it had been read at the same time, and a limit that is lowered
+ * then would cost hot entries as well as cold ones.  So what the keeper evicts on behalf of such a limit is turnover,
+ * too (migrate.c, count_victim), and in a tier that is only read the tick advances by time (keeper.c, pass_time). */
 #ifndef NEAR_LOCAL_ORDER_H
 #define NEAR_LOCAL_ORDER_H
 #include <stdint.h>
 #include "local/entry.h"
 #include "local/step.h"
 
-#define NEAR_TICKS 1024u       /* a turnover, or the idle limit */
+#define NEAR_TICKS 1024u          /* a turnover, or the idle limit */
 #define NEAR_TICKS_TO_SWEEP 8192u /* stamps are looked after that often */
 #define NEAR_RANK_DEAD (1u << 16)
 
-/* What decides between live entries.  A policy is one of them for good, or (NEAR_POLICY_ADAPTIVE) one of two at a time. */
-enum near__rule { NEAR_RULE_LRU, NEAR_RULE_S3FIFO, NEAR_RULE_RANDOM, NEAR_RULE_VOLATILE_LRU, NEAR_RULE_VOLATILE_RANDOM };
+/* What decides between live entries.  A policy is one of them for good, or (NEAR_POLICY_ADAPTIVE) one of two at a
+ * time. */
+enum near__rule {
+    NEAR_RULE_LRU,
+    NEAR_RULE_S3FIFO,
+    NEAR_RULE_RANDOM,
+    NEAR_RULE_VOLATILE_LRU,
+    NEAR_RULE_VOLATILE_RANDOM
+};
 
 /* One look at the clocks, enough to rank entries by. */
 struct near__moment {
     int64_t now_ms; /* since the tier's opening */
     uint64_t forsaken;
     uint16_t tick;
-    uint16_t era;  /* its bits of a head */
-    uint16_t idle; /* the idle limit in ticks; 0: none */
+    uint16_t era;      /* its bits of a head */
+    uint16_t idle;     /* the idle limit in ticks; 0: none */
     uint16_t turnover; /* in ticks; 1: unknown, ticks are time */
-    uint8_t rule;  /* a near__rule */
+    uint8_t rule;      /* a near__rule */
 };
 
 /* Ticks since a stamp was taken. */
@@ -56,7 +63,10 @@ static inline int near__entry_is_odd(const struct near__entry *e, unsigned era)
     return (((unsigned)near__entry_head(e) ^ era) & (NEAR_ENTRY_EXPIRES | NEAR_ENTRY_ERA)) != 0;
 }
 /* relaxed: (a) */
-static inline uint16_t near__entry_access(const struct near__entry *e) { return atomic_load_explicit(&e->access, memory_order_relaxed); }
+static inline uint16_t near__entry_access(const struct near__entry *e)
+{
+    return atomic_load_explicit(&e->access, memory_order_relaxed);
+}
 /* A store only when it changes something keeps the line of a hot entry shared between cores. */
 static inline void near__entry_touch(struct near__entry *e, uint16_t tick)
 {
@@ -66,8 +76,8 @@ static inline void near__entry_touch(struct near__entry *e, uint16_t tick)
 
 /* ---------------------------------------------------------------- queues
  *
- * NEAR_RULE_S3FIFO keeps two queues, and what it needs to know about an entry is in front of it (entry.h), in all entries of a tier
- * that may come to have them:
+ * NEAR_RULE_S3FIFO keeps two queues, and what it needs to know about an entry is in front of it (entry.h), in all
+ * entries of a tier that may come to have them:
  *
  *      31 … 16             3 … 2    1       0
  *      +-------------------+--------+-------+------+
@@ -75,9 +85,9 @@ static inline void near__entry_touch(struct near__entry *e, uint16_t tick)
  *      | it was queued at  |        |       |      |
  *      +-------------------+--------+-------+------+
  *
- * It changes by compare-and-swap alone.  Whoever retires the entry takes the word out first (near__queue_leave) and leaves 0, from
- * which nobody swaps, so a swap that comes late fails and counts no bytes that have been taken back.  Readers neither read nor
- * write it: that an entry was used while it waited is told by its access stamp. */
+ * It changes by compare-and-swap alone.  Whoever retires the entry takes the word out first (near__queue_leave) and
+ * leaves 0, from which nobody swaps, so a swap that comes late fails and counts no bytes that have been taken back.
+ * Readers neither read nor write it: that an entry was used while it waited is told by its access stamp. */
 #define NEAR_QUEUED 1u
 #define NEAR_QUEUE_MAIN 2u
 #define NEAR_WORTH_SHIFT 2
@@ -86,14 +96,21 @@ static inline void near__entry_touch(struct near__entry *e, uint16_t tick)
 
 static inline uint32_t near__queue_word(uint16_t tick, unsigned is_main, unsigned worth)
 {
-    return (uint32_t)tick << NEAR_STAMP_SHIFT | worth << NEAR_WORTH_SHIFT | (is_main ? NEAR_QUEUE_MAIN : 0) | NEAR_QUEUED;
+    return (uint32_t)tick << NEAR_STAMP_SHIFT | worth << NEAR_WORTH_SHIFT | (is_main ? NEAR_QUEUE_MAIN : 0) |
+           NEAR_QUEUED;
 }
-static inline uint16_t near__queue_stamp(uint32_t word) { return (uint16_t)(word >> NEAR_STAMP_SHIFT); }
+static inline uint16_t near__queue_stamp(uint32_t word)
+{
+    return (uint16_t)(word >> NEAR_STAMP_SHIFT);
+}
 static inline uint32_t near__queue_restamped(uint32_t word, uint16_t tick)
 {
     return (word & ((UINT32_C(1) << NEAR_STAMP_SHIFT) - 1)) | (uint32_t)tick << NEAR_STAMP_SHIFT;
 }
-static inline unsigned near__queue_worth(uint32_t word) { return word >> NEAR_WORTH_SHIFT & 3; }
+static inline unsigned near__queue_worth(uint32_t word)
+{
+    return word >> NEAR_WORTH_SHIFT & 3;
+}
 static inline uint32_t near__queue_of(const struct near__entry *e)
 {
     NEAR_STEP();
@@ -104,12 +121,12 @@ static inline int near__queue_change(struct near__entry *e, uint32_t from, uint3
     NEAR_STEP();
     /* What was read may have been 0 already: then the entry has left the queues and does not come back.
      * relaxed, both: nothing else is published by it */
-    return from & NEAR_QUEUED &&
-           atomic_compare_exchange_strong_explicit(near__entry_place(e), &from, to, memory_order_relaxed, memory_order_relaxed);
+    return from & NEAR_QUEUED && atomic_compare_exchange_strong_explicit(near__entry_place(e), &from, to,
+                                                                         memory_order_relaxed, memory_order_relaxed);
 }
 
-/* Used since it was queued.  In the small queue the first half of its stay does not count: what is read twice in a hurry and
- * never again is what that queue is there to sort out.  (The small queue is an eighth of a turnover.) */
+/* Used since it was queued.  In the small queue the first half of its stay does not count: what is read twice in a
+ * hurry and never again is what that queue is there to sort out.  (The small queue is an eighth of a turnover.) */
 static inline int near__queue_is_used(const struct near__entry *e, uint32_t word, uint16_t turnover)
 {
     uint16_t since = (uint16_t)(near__entry_stamp(e) - near__queue_stamp(word));
@@ -146,7 +163,8 @@ static inline unsigned near__entry_rank(const struct near__entry *e, const struc
 {
     if (near__entry_is_dead(e, m))
         return NEAR_RANK_DEAD;
-    if (m->rule == NEAR_RULE_RANDOM || m->rule == NEAR_RULE_VOLATILE_RANDOM) /* of addresses; another order at every tick */
+    /* of addresses; another order at every tick */
+    if (m->rule == NEAR_RULE_RANDOM || m->rule == NEAR_RULE_VOLATILE_RANDOM)
         return ((uint32_t)((uintptr_t)e >> 4) + m->tick) * UINT32_C(0x9e3779b1) >> 16;
     return m->rule == NEAR_RULE_S3FIFO ? near__queue_rank(e, m->tick, m->turnover) : near__entry_age(e, m->tick);
 }

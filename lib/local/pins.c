@@ -17,8 +17,8 @@
 #include <string.h>
 
 struct near__block {
-    struct near__block *next;                       /* set before publication */
-    _Atomic(uint64_t) taken;                        /* one bit a place */
+    struct near__block *next; /* set before publication */
+    _Atomic(uint64_t) taken;  /* one bit a place */
     _Atomic(struct near__entry *) place[NEAR_PINS];
 };
 
@@ -28,7 +28,8 @@ static void free_copy(struct near__local *local, const void *pin)
     atomic_fetch_sub_explicit(&local->copies, 1, memory_order_relaxed); /* relaxed: a count */
 }
 
-int near__hit_hold_copy(struct near__local *local, const struct near__entry *entry, void **ret_pin, const void **ret_data)
+int near__hit_hold_copy(struct near__local *local, const struct near__entry *entry, void **ret_pin,
+                        const void **ret_data)
 {
     size_t size = near__entry_value_size(entry);
     unsigned char *copy = near__alloc(local->alloc, size);
@@ -105,8 +106,8 @@ struct near__owned *near__local_own(struct near__local *local, struct near__read
     _Atomic(struct near__entry *) *from = pin, *to = find_place(local);
     if (!to)
         return NULL;
-    /* release, then the release in unpin: the keeper's acquire that sees the old pin gone sees the new one (A15 order: readers
-     * first, blocks second).  relaxed load: our own store */
+    /* release, then the release in unpin: the keeper's acquire that sees the old pin gone sees the new one (A15 order:
+     * readers first, blocks second).  relaxed load: our own store */
     atomic_store_explicit(to, atomic_load_explicit(from, memory_order_relaxed), memory_order_release);
     near__local_unpin(reader, view);
     return (struct near__owned *)(void *)to;
@@ -143,7 +144,8 @@ void near__local_disown(struct near__local *local, struct near__owned *owned)
 
 void near__pins_each(struct near__local *local, void (*look)(void *arg, struct near__entry *entry), void *arg)
 {
-    /* acquire, all four: the list heads pair with their pushes, the places with the stores above.  Readers first: see own. */
+    /* acquire, all four: the list heads pair with their pushes, the places with the stores above.  Readers first: see
+     * own. */
     struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
     for (; reader; reader = reader->next)
         for (unsigned i = 0; i < NEAR_PINS; i++) {

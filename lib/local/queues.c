@@ -12,11 +12,12 @@
  * The algorithm is S3-FIFO's (SOSP 2023): most keys are read once, and a small queue shows which.  Three things differ.
  *
  *   - There are no queues.  Every entry carries the tick at which it was queued, and "the oldest" is who a hand
- *     meets that is old enough (evict.c), as for least recently used.  So a hit stays what it is: a stamp, stored when it changed.
- *   - A hit counts nothing, either.  Whether an entry was used since it was queued follows from its two stamps.  In the main queue
- *     the one who looks for a victim counts instead: a turn in which the entry was used is worth one more turn, up to
- *     two.  In the small queue uses in the first half of the stay do not count (2Q's correlated references).  On the traces and
- *     synthetic loads of docs/policies.md that did better than counting hits.
+ *     meets that is old enough (evict.c), as for least recently used.  So a hit stays what it is: a stamp, stored when
+ *     it changed.
+ *   - A hit counts nothing, either.  Whether an entry was used since it was queued follows from its two stamps.  In the
+ *     main queue the one who looks for a victim counts instead: a turn in which the entry was used is worth one more
+ *     turn, up to two.  In the small queue uses in the first half of the stay do not count (2Q's correlated
+ *     references).  On the traces and synthetic loads of docs/policies.md that did better than counting hits.
  *   - Shares are of bytes, so that few large values do not make the small queue large.
  *
  * Ghosts are fingerprints in a fixed array of lines, in each of which the oldest makes room.
@@ -24,17 +25,17 @@
  *      31 … 16       15 … 0
  *      fingerprint   age stamp: ghosts so far / unit          0: empty
  *
- * Everything is a single atomic word: a lost race forgets a ghost or keeps one too many, and a wrong fingerprint (once in 4000 fills)
- * lets a key into the main queue that has not earned it.  Nothing else depends on them.  What may meet whom at an entry's own word, and what
- * its bytes come to, is tried by tests/local/test_queue_schedule.c. */
+ * Everything is a single atomic word: a lost race forgets a ghost or keeps one too many, and a wrong fingerprint (once
+ * in 4000 fills) lets a key into the main queue that has not earned it.  Nothing else depends on them.  What may meet
+ * whom at an entry's own word, and what its bytes come to, is tried by tests/local/test_queue_schedule.c. */
 #include "local/rcu.h"
 #include "local/tier.h"
 
-#define SHARES 8     /* the small queue has one of them */
+#define SHARES 8 /* the small queue has one of them */
 #define LINE_GHOSTS 16
 #define LINE_LOAD 12 /* entries for which there is a line: few lines overflow before their ghosts are too old */
 #define LINES_MIN 8
-#define UNITS 4096   /* a turnover in units of the age stamp */
+#define UNITS 4096 /* a turnover in units of the age stamp */
 
 struct near__ghosts {
     uint64_t lines, unit;
@@ -147,7 +148,8 @@ int near__queues_open(struct near__local *local)
 
 void near__queues_close(struct near__local *local)
 {
-    near__free(local->alloc, atomic_load_explicit(&local->ghosts, memory_order_relaxed)); /* relaxed: nobody else is left */
+    /* relaxed: nobody else is left */
+    near__free(local->alloc, atomic_load_explicit(&local->ghosts, memory_order_relaxed));
 }
 
 static uint64_t entries_of(const struct near__local *local)
@@ -167,11 +169,12 @@ static int is_sized(struct near__ghosts *ghosts, uint64_t entries, int is_lowere
            (!is_lowered && atomic_load_explicit(&ghosts->pushed, memory_order_relaxed) < held / 4);
 }
 
-/* The keeper's.  A new array forgets the ghosts that there were, so it is made with room to spare.  Where a limit was lowered it comes before
- * the evictions: what ghosts of a large tier take would be entries of the small one. */
+/* The keeper's.  A new array forgets the ghosts that there were, so it is made with room to spare.  Where a limit was
+ * lowered it comes before the evictions: what ghosts of a large tier take would be entries of the small one. */
 void near__queues_adapt(struct near__local *local)
 {
-    struct near__ghosts *old = atomic_load_explicit(&local->ghosts, memory_order_relaxed); /* relaxed: written here alone */
+    /* relaxed: written here alone */
+    struct near__ghosts *old = atomic_load_explicit(&local->ghosts, memory_order_relaxed);
     if (!old)
         return;
     uint64_t entries = entries_of(local), fit = (uint64_t)near__tables_entries_that_fit(local, (int64_t)old->cost);
@@ -218,7 +221,8 @@ int near__queue_most_are_new(const struct near__local *local)
     return bytes_in(local, 0) > bytes_in(local, 1);
 }
 
-/* Where a fill goes: a key that is there stays where it is, one that was there not long ago has earned the main queue. */
+/* Where a fill goes: a key that is there stays where it is, one that was there not long ago has earned the main
+ * queue. */
 static uint32_t place_of(struct near__local *local, uint64_t hash, const void *key, size_t key_size, uint16_t tick)
 {
     const struct near__entry *there = near__index_find(&local->index, hash, key, key_size);
@@ -231,7 +235,8 @@ static uint32_t place_of(struct near__local *local, uint64_t hash, const void *k
     return near__queue_word(tick, 1, worth < NEAR_WORTH_MAX ? worth : NEAR_WORTH_MAX);
 }
 
-void near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes, uint16_t tick)
+void near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes,
+                       uint16_t tick)
 {
     near__rcu_enter();
     uint32_t word = place_of(local, hash, entry->bytes, near__entry_key_size(entry), tick);
@@ -248,7 +253,8 @@ void near__queue_cancel(struct near__local *local, const struct near__entry *ent
 
 void near__queue_leave(struct near__local *local, struct near__entry *entry, int64_t bytes, enum near__why why)
 {
-    /* relaxed: the entry is out of its slot, and whoever still changes the word loses against this or comes before it */
+    /* relaxed: the entry is out of its slot, and whoever still changes the word loses against this or comes before
+     * it */
     uint32_t word = atomic_exchange_explicit(near__entry_place(entry), 0, memory_order_relaxed);
     if (!(word & NEAR_QUEUED))
         return;
@@ -284,5 +290,6 @@ void near__queue_turn(struct near__entry *entry, uint32_t word, uint16_t tick, i
 {
     unsigned worth = near__queue_worth(word);
     worth = used ? (worth < NEAR_WORTH_MAX ? worth + 1 : worth) : worth - 1;
-    (void)near__queue_change(entry, word, near__queue_word(tick, 1, worth)); /* failed: somebody else has, or it has gone */
+    /* failed: somebody else has, or it has gone */
+    (void)near__queue_change(entry, word, near__queue_word(tick, 1, worth));
 }

@@ -11,12 +11,13 @@
  *
  * Nobody who waits for the registration mutex holds up anybody: a grace period never needs it.
  *
- * The moment.  liburcu looks at a section that has not ended for some microseconds, and then sleeps for 10 ms.  A section of ours is
- * shorter than a microsecond, unless its thread was stopped in it; and where all processors are busy that is what a keeper does
- * when it wakes: it takes the processor from a reader, who is inside a section more often than not, and sleeps while the reader has left
- * it long ago.  Fills cannot wait for 10 ms, the room that is left to them is used up in three.  So whoever is going to wait for
- * a grace period first lets go of the processor, for moments, until it sees no section that stands still.  That is a look without any
- * guarantee; what waits for sections is liburcu.  Two threads that fill a tier of 16 MiB on two processors do 2.4 times as much. */
+ * The moment.  liburcu looks at a section that has not ended for some microseconds, and then sleeps for 10 ms.  A
+ * section of ours is shorter than a microsecond, unless its thread was stopped in it; and where all processors are busy
+ * that is what a keeper does when it wakes: it takes the processor from a reader, who is inside a section more often
+ * than not, and sleeps while the reader has left it long ago.  Fills cannot wait for 10 ms, the room that is left to
+ * them is used up in three.  So whoever is going to wait for a grace period first lets go of the processor, for
+ * moments, until it sees no section that stands still.  That is a look without any guarantee; what waits for sections
+ * is liburcu.  Two threads that fill a tier of 16 MiB on two processors do 2.4 times as much. */
 #include "local/rcu.h"
 
 #include <pthread.h>
@@ -28,18 +29,18 @@
 #include "local/reader.h"
 
 #define FORK_PATIENCE_MS 100
-#define RECORDS_MAX 256   /* of threads at one time, that are looked at */
-#define LOOKS 64          /* at a section, in a row: a few microseconds */
-#define MOMENTS 64        /* after which liburcu may sleep: about as long as it would */
-#define MOMENT_NS 20000   /* and what the kernel adds: 70 us */
+#define RECORDS_MAX 256 /* of threads at one time, that are looked at */
+#define LOOKS 64        /* at a section, in a row: a few microseconds */
+#define MOMENTS 64      /* after which liburcu may sleep: about as long as it would */
+#define MOMENT_NS 20000 /* and what the kernel adds: 70 us */
 
 static pthread_mutex_t grace_mutex = PTHREAD_MUTEX_INITIALIZER;        /* rank 1 */
 static pthread_mutex_t registration_mutex = PTHREAD_MUTEX_INITIALIZER; /* rank 2 */
 static __thread int is_registered;
 
 #ifndef NEAR_RCU_CALLS
-/* What liburcu found out when it was loaded.  Written once, under registration_mutex, by the first thread that is registered; whoever
- * reads it has been registered, too. */
+/* What liburcu found out when it was loaded.  Written once, under registration_mutex, by the first thread that is
+ * registered; whoever reads it has been registered, too. */
 int near__rcu_has_membarrier;
 
 static void learn_locked(void)
@@ -57,16 +58,19 @@ static void learn_locked(void) {}
 char near__rcu_order;
 #endif
 
-/* The counts of sections, with which liburcu's records of threads begin, of those that we have registered.  It gives records of threads
- * that have gone to others and never moves or frees one while anybody is registered, so none is taken out here. */
+/* The counts of sections, with which liburcu's records of threads begin, of those that we have registered.  It gives
+ * records of threads that have gone to others and never moves or frees one while anybody is registered, so none is
+ * taken out here. */
 static _Atomic(const unsigned long *) record[RECORDS_MAX]; /* written under registration_mutex, from the front */
-_Static_assert(offsetof(struct urcu_bp_reader, ctr) == 0, "a record is where its count is"); /* and less aligned than it should be */
+/* and less aligned than it should be */
+_Static_assert(offsetof(struct urcu_bp_reader, ctr) == 0, "a record is where its count is");
 
 static void remember_locked(const unsigned long *mine)
 {
     unsigned i = 0;
     /* relaxed: written under the same mutex */
-    for (const unsigned long *known; i < RECORDS_MAX && (known = atomic_load_explicit(&record[i], memory_order_relaxed)) != NULL; i++)
+    for (const unsigned long *known;
+         i < RECORDS_MAX && (known = atomic_load_explicit(&record[i], memory_order_relaxed)) != NULL; i++)
         if (known == mine)
             return;
     if (i < RECORDS_MAX)
@@ -111,7 +115,8 @@ static int is_one_stopped(void)
 {
     const unsigned long *sections;
     /* acquire: pairs with remember_locked */
-    for (unsigned i = 0; i < RECORDS_MAX && (sections = atomic_load_explicit(&record[i], memory_order_acquire)) != NULL; i++)
+    for (unsigned i = 0; i < RECORDS_MAX && (sections = atomic_load_explicit(&record[i], memory_order_acquire)) != NULL;
+         i++)
         if (is_stopped_inside(sections))
             return 1;
     return 0;
@@ -132,9 +137,18 @@ void near__rcu_synchronize(void)
     near__rcu_acquire(); /* pairs with near__rcu_release in near__rcu_leave */
 }
 
-void near__local_synchronize(void) { near__rcu_synchronize(); }
-void near__local_section_enter(void) { near__rcu_enter_any(); }
-void near__local_section_leave(void) { near__rcu_leave(); }
+void near__local_synchronize(void)
+{
+    near__rcu_synchronize();
+}
+void near__local_section_enter(void)
+{
+    near__rcu_enter_any();
+}
+void near__local_section_leave(void)
+{
+    near__rcu_leave();
+}
 
 /* ---------------------------------------------------------------- fork */
 

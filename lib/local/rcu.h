@@ -19,6 +19,7 @@
 #ifndef NEAR_RCU_CALLS
 #include <urcu/static/urcu-bp.h>
 #endif
+#include "base/compiler.h"
 
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
@@ -50,11 +51,14 @@ static inline void near__rcu_leave(void)
 #endif
 }
 
-/* The same for the hit path, where every instruction counts: only for a thread that is registered and in no section already (0: it is
- * otherwise; go the other way), and left with what it gave.  As liburcu's own, with each question asked once; is_known, a constant: the
- * caller knows that there is membarrier (near__rcu_is_quick).  Sanitizer builds call liburcu. */
+/* The same for the hit path, where every instruction counts: only for a thread that is registered and in no section
+ * already (0: it is otherwise; go the other way), and left with what it gave.  As liburcu's own, with each question
+ * asked once; is_known, a constant: the caller knows that there is membarrier (near__rcu_is_quick).  Sanitizer builds
+ * call liburcu. */
 #ifdef NEAR_RCU_CALLS
-struct near__rcu_place { int unused; };
+struct near__rcu_place {
+    int unused;
+};
 static inline int near__rcu_is_quick(void)
 {
     return 1;
@@ -72,21 +76,24 @@ static inline void near__rcu_leave_quickly(struct near__rcu_place place, int is_
     near__rcu_leave();
 }
 #else
-struct near__rcu_place { struct urcu_bp_reader *reader; };
-extern __attribute__((visibility("hidden"))) int near__rcu_has_membarrier; /* liburcu's answer, where it is one instruction away: see rcu.c */
+struct near__rcu_place {
+    struct urcu_bp_reader *reader;
+};
+/* liburcu's answer, where it is one instruction away: see rcu.c */
+extern __attribute__((visibility("hidden"))) int near__rcu_has_membarrier;
 /* By a thread that is registered. */
 static inline int near__rcu_is_quick(void)
 {
     return near__rcu_has_membarrier;
 }
-static inline __attribute__((always_inline)) void near__rcu_barrier(int is_known)
+NEAR_INLINE void near__rcu_barrier(int is_known)
 {
     if (is_known || __builtin_expect(near__rcu_has_membarrier, 1))
         cmm_barrier(); /* the kernel makes readers' barriers on behalf of whoever waits for a grace period */
     else
         cmm_smp_mb();
 }
-static inline __attribute__((always_inline)) int near__rcu_enter_quickly(struct near__rcu_place *ret, int is_known)
+NEAR_INLINE int near__rcu_enter_quickly(struct near__rcu_place *ret, int is_known)
 {
     ret->reader = URCU_TLS(urcu_bp_reader);
     if (__builtin_expect(!ret->reader, 0) || __builtin_expect(ret->reader->ctr & URCU_BP_GP_CTR_NEST_MASK, 0))
@@ -95,7 +102,7 @@ static inline __attribute__((always_inline)) int near__rcu_enter_quickly(struct 
     near__rcu_barrier(is_known);
     return 1;
 }
-static inline __attribute__((always_inline)) void near__rcu_leave_quickly(struct near__rcu_place place, int is_known)
+NEAR_INLINE void near__rcu_leave_quickly(struct near__rcu_place place, int is_known)
 {
     near__rcu_barrier(is_known);
     _CMM_STORE_SHARED(place.reader->ctr, 0); /* no nesting; the phase counts only while there is some */
@@ -108,8 +115,8 @@ static inline __attribute__((always_inline)) void near__rcu_leave_quickly(struct
 void near__rcu_register(void);
 /* As near__rcu_enter, for threads that may have no reader. */
 void near__rcu_enter_any(void);
-/* In a section of the calling thread's own: ends it and begins another, so that long work holds up no grace period.  What was found in a
- * table before counts no more. */
+/* In a section of the calling thread's own: ends it and begins another, so that long work holds up no grace period.
+ * What was found in a table before counts no more. */
 void near__rcu_pause(void);
 /* Returns when all sections under way at the call have ended. */
 void near__rcu_synchronize(void);

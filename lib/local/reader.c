@@ -12,9 +12,9 @@
  * never across anything that waits: a thread may come here while others are stopped inside sections.
  *
  * Exit: a pthread key's destructor drops the pins of the thread and leaves its records to others.  Their counters
- * stay, so sums never go back; their stocks of free blocks stay, too, since to give those back takes a lock that somebody may be
- * stopped with (arena.c), and everybody's first read would wait for it.  When a tier is closed its records are taken out of the lists
- * of their threads, so a late exit finds nothing of it. */
+ * stay, so sums never go back; their stocks of free blocks stay, too, since to give those back takes a lock that
+ * somebody may be stopped with (arena.c), and everybody's first read would wait for it.  When a tier is closed its
+ * records are taken out of the lists of their threads, so a late exit finds nothing of it. */
 #include "local/reader.h"
 
 #include <pthread.h>
@@ -38,7 +38,8 @@ static struct {
 #define NOBODY ((const void *)&threads) /* the name of no tier */
 
 #ifdef NEAR_WIDE_MOVES
-int near__has_wide_moves, near__has_wide_lines; /* under threads.mutex, by the first reader; whoever looks at them has a reader */
+/* under threads.mutex, by the first reader; whoever looks at them has a reader */
+int near__has_wide_moves, near__has_wide_lines;
 #endif
 __thread struct near__reader_known near__readers_known[NEAR_READERS_KNOWN];
 __thread struct near__reader_last near__reader_last = {NOBODY, NULL, NOBODY};
@@ -155,7 +156,7 @@ static struct near__reader *obtain_locked(struct near__local *local)
         if (!reader)
             return NULL;
         reader->next = atomic_load_explicit(&local->readers, memory_order_relaxed); /* relaxed: under the mutex */
-        atomic_fetch_add_explicit(&local->readers_count, 1, memory_order_relaxed); /* relaxed: divides limits */
+        atomic_fetch_add_explicit(&local->readers_count, 1, memory_order_relaxed);  /* relaxed: divides limits */
         /* release: pairs with the acquire of whoever walks the list (keeper, statistics); publishes the record */
         atomic_store_explicit(&local->readers, reader, memory_order_release);
     }
@@ -189,7 +190,8 @@ struct near__reader *near__local_reader(struct near__local *local)
 void near__readers_free(struct near__local *local)
 {
     pthread_mutex_lock(&threads.mutex);
-    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_relaxed); /* relaxed: under the mutex */
+    /* relaxed: under the mutex */
+    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_relaxed);
     while (reader) {
         struct near__reader *next = reader->next;
         if (reader->mate_link)

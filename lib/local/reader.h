@@ -7,6 +7,7 @@
 #define NEAR_LOCAL_READER_H
 #include <stdatomic.h>
 #include <stdint.h>
+#include "base/compiler.h"
 #include "local/arena.h"
 #include "local/brief.h"
 #include "local/entry.h"
@@ -22,9 +23,10 @@
 struct near__tap;
 struct near__hotring;
 
-/* What a thread has of the counts that all threads share (budget.c), and what it has retired (reclaim.c).  Its own lines: hits do not
- * come here. */
-struct near__part { /* what follows from the limits, and the limits that it follows from */
+/* What a thread has of the counts that all threads share (budget.c), and what it has retired (reclaim.c).  Its own
+ * lines: hits do not come here. */
+/* What follows from the limits, and the limits that it follows from. */
+struct near__part {
     int64_t max, entries_max;
     uint32_t readers;
     int64_t quantum, entries, wake_at;
@@ -69,7 +71,7 @@ struct near__reader {
     struct near__hotring *hotring;                /* (i) NULL if hot keys are not wanted: hotkeys.c */
     _Atomic(uint32_t) hit_ns[NEAR_TIMED_HITS];    /* (w) relaxed: statistics; 0: none yet */
     struct near__share share;
-    struct near__stock stock;                     /* (o) */
+    struct near__stock stock; /* (o) */
 };
 
 /* Tiers that one thread uses in turn without the slow path of near__local_reader. */
@@ -80,8 +82,8 @@ struct near__reader_known {
 };
 extern __thread struct near__reader_known near__readers_known[NEAR_READERS_KNOWN];
 
-/* The calling thread's reader of the tier with that serial number, if it is known: 1, with *ret set.  It may be looked into only while
- * the tier is known to be open.  A thread that has one is registered with liburcu. */
+/* The calling thread's reader of the tier with that serial number, if it is known: 1, with *ret set.  It may be looked
+ * into only while the tier is known to be open.  A thread that has one is registered with liburcu. */
 static inline int near__reader_known(uint64_t serial, struct near__reader **ret)
 {
     const struct near__reader_known *known = &near__readers_known[serial % NEAR_READERS_KNOWN];
@@ -89,12 +91,13 @@ static inline int near__reader_known(uint64_t serial, struct near__reader **ret)
     return known->serial == serial;
 }
 
-/* The reader that the thread used last (where liburcu has membarrier: rcu.h), by a name that the caller chooses for the tier and that is
- * never used again. */
+/* The reader that the thread used last (where liburcu has membarrier: rcu.h), by a name that the caller chooses for the
+ * tier and that is never used again. */
 struct near__reader_last {
     const void *name; /* never NULL */
     struct near__reader *reader;
-    const void *name_with_lines; /* the same where the processor has wide lines, otherwise nobody's: one question for both */
+    /* the same where the processor has wide lines, otherwise nobody's: one question for both */
+    const void *name_with_lines;
 };
 extern __thread struct near__reader_last near__reader_last;
 static inline void near__reader_remember(const void *name, struct near__reader *reader)
@@ -118,7 +121,7 @@ static inline void near__reader_add(struct near__reader *reader, enum near__coun
 }
 
 /* One hit more. */
-static inline __attribute__((always_inline)) void near__reader_add_hit(struct near__reader *reader)
+NEAR_INLINE void near__reader_add_hit(struct near__reader *reader)
 {
 #ifdef NEAR_WIDE_MOVES
     /* As near__reader_add, in one instruction, which gcc does not make of two atomic ones; it is not locked. */
@@ -128,10 +131,11 @@ static inline __attribute__((always_inline)) void near__reader_add_hit(struct ne
 #endif
 }
 
-/* The count of hits is ahead by its phase, which stands above it: one word, so that it is read and changed with the count.  The hit
- * path need not know: adding one leaves the phase alone, and so does the remainder by NEAR_TIMED_OF. */
+/* The count of hits is ahead by its phase, which stands above it: one word, so that it is read and changed with the
+ * count.  The hit path need not know: adding one leaves the phase alone, and so does the remainder by NEAR_TIMED_OF. */
 #define NEAR_PHASE_SHIFT 54
-_Static_assert((UINT64_C(1) << NEAR_PHASE_SHIFT) % NEAR_TIMED_OF == 0 && NEAR_TIMED_OF <= 1 << (64 - NEAR_PHASE_SHIFT), "see above");
+_Static_assert((UINT64_C(1) << NEAR_PHASE_SHIFT) % NEAR_TIMED_OF == 0 && NEAR_TIMED_OF <= 1 << (64 - NEAR_PHASE_SHIFT),
+               "see above");
 
 static inline uint64_t near__reader_counted(const struct near__reader *reader, enum near__count what)
 {
@@ -156,7 +160,8 @@ static inline void near__reader_put_off(struct near__reader *reader, uint32_t ot
 {
     uint64_t hits = near__reader_counted(reader, NEAR_COUNT_HITS), phase = (0 - (hits + others)) % NEAR_TIMED_OF;
     /* relaxed: only the owner writes */
-    atomic_store_explicit(&reader->count[NEAR_COUNT_HITS], phase << NEAR_PHASE_SHIFT | (hits + phase), memory_order_relaxed);
+    atomic_store_explicit(&reader->count[NEAR_COUNT_HITS], phase << NEAR_PHASE_SHIFT | (hits + phase),
+                          memory_order_relaxed);
 }
 
 #endif

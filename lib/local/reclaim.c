@@ -62,11 +62,11 @@
  *   A pin's entry may be looked at safely, dead or alive: the keeper frees nothing that it sees pinned, and hands
  * nothing back while there is a retired entry that is pinned and not kept.
  *
- * [b4] The phase ends when the keeper has what it is going to free to itself, before it frees that, which may take long.
- * What others retire from then on waits for a grace period that the keeper has yet to begin, and after a recall their bags
- * are empty.  Without a recall what has waited is taken back while the keeper walks: nothing of it was pinned, and it looks
- * at no pin any more.  If something was, all had been recalled, and what a pin points to then is alive, or waits, or is
- * the keeper's.
+ * [b4] The phase ends when the keeper has what it is going to free to itself, before it frees that, which may take
+ * long.  What others retire from then on waits for a grace period that the keeper has yet to begin, and after a recall
+ * their bags are empty.  Without a recall what has waited is taken back while the keeper walks: nothing of it was
+ * pinned, and it looks at no pin any more.  If something was, all had been recalled, and what a pin points to then is
+ * alive, or waits, or is the keeper's.
  *
  * ---- Who writes what
  *
@@ -80,10 +80,11 @@
  * A grace period takes the processor from those who fill, where all of them do, and interrupts all processors.  So what
  * has been retired is not waited for before it is worth it: see WAKE_MAX in budget.c.  A round begins one grace period
  * for what others have retired, at its beginning.
- *   The keeper's walk over what it frees itself is the long way: each entry is far away, and as long as it walks no grace
- * period ends, so that what others retire becomes more and is the next walk.  So only room that is short is a reason for
- * it, not how much has been retired (a tier with a limit on entries filled on miss with half of its speed, now and then,
- * when that was the reason), and bags are the threads' again before it begins.
+ *   The keeper's walk over what it frees itself is the long way: each entry is far away, and as long as it walks no
+ *   grace
+ * period ends, so that what others retire becomes more and is the next walk.  So only room that is short is a reason
+ * for it, not how much has been retired (a tier with a limit on entries filled on miss with half of its speed, now and
+ * then, when that was the reason), and bags are the threads' again before it begins.
  *   In a small tier room is always short while several threads fill: what is between budget and ceiling is what they
  * have retired.  It comes back to them and is used again, with each fill and, where the ceiling is reached, by dozens.
  * Taking it away would send all of it through the lists of the arena, which threads and keeper lock.  So that is done
@@ -91,11 +92,12 @@
 #include "local/rcu.h"
 #include "local/tier.h"
 
+#include "base/compiler.h"
 #include "base/prefetch.h"
 
-/* Fills of a thread that is behind, until it frees one more.  Grace periods take as long as they like, and what is missing after a long
- * one is taken from the arena: with one more at each fill 65,000 times a second in batches, of two threads, with this 12,000 times, and
- * filling on miss was 1.18 times as quick. */
+/* Fills of a thread that is behind, until it frees one more.  Grace periods take as long as they like, and what is
+ * missing after a long one is taken from the arena: with one more at each fill 65,000 times a second in batches, of two
+ * threads, with this 12,000 times, and filling on miss was 1.18 times as quick. */
 #define BEHIND 16
 #define PRESSING_ROUNDS 4 /* fewer than a write that waits for room tries (only.c) */
 
@@ -167,11 +169,11 @@ static uint64_t awaited_from(uint64_t phase)
 }
 
 /* The owner sees another phase than when it looked last.  0: recalled. */
-static __attribute__((noinline)) int advance(struct near__share *share, uint64_t phase)
+NEAR_APART int advance(struct near__share *share, uint64_t phase)
 {
     if (phase & RECALLED)
-        return NEAR_MUTANT(RECALL_UNHEARD);                                        /* [b2] */
-    if (awaited_from(phase) != awaited_from(share->phase)) {                       /* [b1] */
+        return NEAR_MUTANT(RECALL_UNHEARD);                  /* [b2] */
+    if (awaited_from(phase) != awaited_from(share->phase)) { /* [b1] */
         pour(share, NEAR_BAG_NEXT, NEAR_BAG_WAITING);
         pour(share, NEAR_BAG_WAITING, NEAR_BAG_FRESH);
         share->awaited = awaited_from(share->phase);
@@ -207,7 +209,8 @@ static void count_end(struct near__local *local, struct near__reader *reader, en
     /* relaxed, all: statistics; of a share only the owner writes */
     if (reader)
         atomic_store_explicit(&reader->share.ended[why],
-                              atomic_load_explicit(&reader->share.ended[why], memory_order_relaxed) + 1, memory_order_relaxed);
+                              atomic_load_explicit(&reader->share.ended[why], memory_order_relaxed) + 1,
+                              memory_order_relaxed);
     else
         atomic_fetch_add_explicit(&local->ended[why], 1, memory_order_relaxed);
 }
@@ -413,7 +416,7 @@ int near__reclaim(struct near__local *local, int all)
         await(local, recalled);
     int pinned = look_at_pins(local);
     if (any && pinned && !recalled && !NEAR_MUTANT(PINNED_HANDED_BACK))
-        await(local, recalled = 1);                                                /* [b3] */
+        await(local, recalled = 1); /* [b3] */
     if (any && recalled)
         empty_bags(local, &batch);
     if (any) /* [b4] */

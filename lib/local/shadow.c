@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Set dueling, the processors' way of choosing between two policies, lets some sets follow one and some the other, and compares
- * their misses.  With hundreds of entries, not millions, two such groups differ more by the keys that happen to be in them than by
- * their policies.  So here both policies get the same keys: all whose hash is below a threshold, in caches that are as much smaller
- * as the sample is (the idea of Miniature Simulations, ATC 2017).  Up to `entries_max` entries the sample is everything.
+ * Set dueling, the processors' way of choosing between two policies, lets some sets follow one and some the other, and
+ * compares their misses.  With hundreds of entries, not millions, two such groups differ more by the keys that happen
+ * to be in them than by their policies.  So here both policies get the same keys: all whose hash is below a threshold,
+ * in caches that are as much smaller as the sample is (the idea of Miniature Simulations, ATC 2017).  Up to
+ * `entries_max` entries the sample is everything.
  *
- * What counts is reads that one of the two answers and the other does not.  `lead` is how many more S3-FIFO answers, `noise`
- * how many such reads there were; were both as good, lead would wander by about the root of noise.  A verdict needs three times
- * that.  Both are halved now and then, so that what was long ago is forgotten.
+ * What counts is reads that one of the two answers and the other does not.  `lead` is how many more S3-FIFO answers,
+ * `noise` how many such reads there were; were both as good, lead would wander by about the root of noise.  A verdict
+ * needs three times that.  Both are halved now and then, so that what was long ago is forgotten.
  *
  * A key is a node, in the list of the LRU cache, in one of three lists of the other one, or both:
  *

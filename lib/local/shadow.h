@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Two small caches without values, one LRU and one S3-FIFO, that are shown the same sample of the requests: what the policy
- * `adaptive` decides by.  One thread at a time. */
+ * Two small caches without values, one LRU and one S3-FIFO, that are shown the same sample of the requests: what the
+ * policy `adaptive` decides by.  One thread at a time. */
 #ifndef NEAR_LOCAL_SHADOW_H
 #define NEAR_LOCAL_SHADOW_H
 #include <stddef.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The atomic steps of index.c, one function each, so that a test can stand between any two of them; and those of the queue word (order.h).
+ * The atomic steps of index.c, one function each, so that a test can stand between any two of them; and those of the
+ * queue word (order.h).
  *
  * Built with -DNEAR_STEP_HOOK every step first calls a hook (tests/local/test_schedule.c switches to another thread
  * of control there) and NEAR_MUTANT(x) can break one rule at a time, so that the test shows that it would notice.
@@ -35,7 +36,7 @@ enum near__mutant {
     NEAR_MUTANT_PUT_OVER_TENTATIVE,   /* a put takes the slot of another key's install with its tag */
     NEAR_MUTANT_COUNT,
     /* of the library as a whole: tests/mutants */
-    NEAR_MUTANT_FLOOR_UNRAISED, /* an invalidation does not raise the floor */
+    NEAR_MUTANT_FLOOR_UNRAISED,       /* an invalidation does not raise the floor */
     NEAR_MUTANT_AGE_OF_ENTRY_IGNORED, /* a message removes entries that are as new as it is */
     NEAR_MUTANT_PROOF_AGE_IGNORED     /* a hit does not compare the proof's age */
 };

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Suspect entries: below the gate's watermark, so not served, but not below `forsaken`, so not dead yet either.  Whoever repairs
- * the tier (lib/coherence/repair.c) asks for them here, those first that were read last.
+ * Suspect entries: below the gate's watermark, so not served, but not below `forsaken`, so not dead yet either.
+ * Whoever repairs the tier (lib/coherence/repair.c) asks for them here, those first that were read last.
  *
  *      0 ............ forsaken ............ watermark ............ now
  *      |     dead     |       suspect       |        served        |
  *
- * Sorting by age would need memory for every entry.  Instead there are a few walks over the tier, each for an age and everything
- * younger: what an earlier walk has found is by then replaced or gone, and no more suspect. */
+ * Sorting by age would need memory for every entry.  Instead there are a few walks over the tier, each for an age and
+ * everything younger: what an earlier walk has found is by then replaced or gone, and no more suspect. */
 #include "local/rcu.h"
 #include "local/tier.h"
 
@@ -59,8 +59,8 @@ void near__local_suspects_begin(struct near__local *local, struct near__suspects
     *walk = (struct near__suspects){.tick = near__tier_tick(local, near__now(local->clock))};
 }
 
-size_t near__local_suspects(struct near__local *local, struct near__suspects *walk, size_t enough, near__local_suspect_fn fn,
-                            void *arg)
+size_t near__local_suspects(struct near__local *local, struct near__suspects *walk, size_t enough,
+                            near__local_suspect_fn fn, void *arg)
 {
     struct visit v = {.walk = walk, .moment = near__tier_moment(local), .fn = fn, .arg = arg};
     v.watermark = near__tier_watermark(local);

@@ -6,16 +6,17 @@
  *                                                |                                '-> curve.c --> near_advise
  *      of its reads one in 32 --> a ring of keys-'                                '-> hotkeys.c --> near_hot_keys
  *
- * In the first ring only keys whose hash is below a threshold are noted, so it is all or nothing for a key; now and then, for a burst
- * (bursts.c), all keys are.  The other one is hotkeys.c's.  A hit writes to its thread's own rings and no further (promise A).
- * Learning is done by whoever fills, or the keeper, one at a time: `tap_busy` is taken by an exchange that is never waited for.
- * What cannot be learnt now stays in its ring.
+ * In the first ring only keys whose hash is below a threshold are noted, so it is all or nothing for a key; now and
+ * then, for a burst (bursts.c), all keys are.  The other one is hotkeys.c's.  A hit writes to its thread's own rings
+ * and no further (promise A).  Learning is done by whoever fills, or the keeper, one at a time: `tap_busy` is taken by
+ * an exchange that is never waited for.  What cannot be learnt now stays in its ring.
  *
- * When a ring is full a request is not noted, and until one is noted again its thread is mute: what it reads is as if it had not been read.
- * So reads of the sample are expected only of the others, and what came before the gap does not seem long ago after it.
+ * When a ring is full a request is not noted, and until one is noted again its thread is mute: what it reads is as if
+ * it had not been read.  So reads of the sample are expected only of the others, and what came before the gap does not
+ * seem long ago after it.
  *
- * Rings of threads that only hit wait for the keeper, who comes ten times a second.  While they are full by then it comes more often, and during a burst, which
- * makes hits slower, at once and then less and less often.
+ * Rings of threads that only hit wait for the keeper, who comes ten times a second.  While they are full by then it
+ * comes more often, and during a burst, which makes hits slower, at once and then less and less often.
  *
  *   word in a ring:    hash 63 … 16    what 15 … 14    size 13 … 0, see pack
  *
@@ -28,10 +29,10 @@
 
 #define RING 2048u
 #define CURVE_KEYS_MIN 1024
-#define CURVE_KEYS_MAX 16384 /* a MiB, nearly */
-#define CURVE_PART 4096      /* a key for so many bytes of budget: at 62 bytes each 1.5 % of it */
+#define CURVE_KEYS_MAX 16384  /* a MiB, nearly */
+#define CURVE_PART 4096       /* a key for so many bytes of budget: at 62 bytes each 1.5 % of it */
 #define AUTO_READS (1u << 17) /* what the automatic size goes by: some sixteen of each key in the sample */
-#define PATIENCE 100000     /* yields, for whoever learns just now */
+#define PATIENCE 100000       /* yields, for whoever learns just now */
 #define WHAT_SHIFT 14
 #define SIZE_MASK 0x3fffu
 #define MANTISSA_BITS 9
@@ -40,13 +41,15 @@
 #define BURST_ONE_IN 32
 #define BURST_FIRST 4
 #define BURST_SETTLED (BURST_ONE_IN / 2 * NEAR_BURST) /* reads for each step from the first to the other */
-#define BURST_READS (256 * NEAR_BURST) /* of all threads: then the one that it is of does not read, or has three hundred beside it */
-#define BURST_LOOKS 7                  /* after 1, 2, 4, … 64 ms; then as often as otherwise */
-#define FROM_NOW_ON UINT64_MAX         /* when all that has been drained together was counted: reads of before are none of the burst's */
-#define LOST_IN_BURST UINT64_MAX       /* rings may still be full of one */
+/* of all threads: then the one that it is of does not read, or has three hundred beside it */
+#define BURST_READS (256 * NEAR_BURST)
+#define BURST_LOOKS 7 /* after 1, 2, 4, … 64 ms; then as often as otherwise */
+/* when all that has been drained together was counted: reads of before are none of the burst's */
+#define FROM_NOW_ON UINT64_MAX
+#define LOST_IN_BURST UINT64_MAX /* rings may still be full of one */
 
-#define FAST_MS 10            /* between two looks when rings are full otherwise */
-#define FAST_LOOKS 64         /* so often, without another reason */
+#define FAST_MS 10             /* between two looks when rings are full otherwise */
+#define FAST_LOOKS 64          /* so often, without another reason */
 #define FAST_WORDS (RING / 16) /* in one ring; with ten times as many, between two looks as usual, none would be full */
 
 struct near__tap {
@@ -55,7 +58,8 @@ struct near__tap {
     _Atomic(uint64_t) mute;       /* reads of this thread while nothing could be noted, */
     _Atomic(uint64_t) mute_since; /* but for those from this one on; SPEAKS: there are none */
     _Alignas(64) _Atomic(uint32_t) read;
-    uint64_t drained, shown, drained_lost; /* under tap_busy, when that was last done: reads of this thread, those that were not mute, what it had lost */
+    /* under tap_busy, when that was last done: reads of this thread, those that were not mute, what it had lost */
+    uint64_t drained, shown, drained_lost;
     _Alignas(64) _Atomic(uint64_t) word[RING];
 };
 
@@ -92,13 +96,15 @@ static void fall_mute(struct near__reader *reader)
 static void speak_again(struct near__reader *reader, uint64_t since)
 {
     struct near__tap *tap = reader->tap;
-    uint64_t mute = atomic_load_explicit(&tap->mute, memory_order_relaxed) + near__tier_reads_of(reader) - since; /* relaxed: ours */
+    /* relaxed: ours */
+    uint64_t mute = atomic_load_explicit(&tap->mute, memory_order_relaxed) + near__tier_reads_of(reader) - since;
     atomic_store_explicit(&tap->mute, mute, memory_order_relaxed);
-    atomic_store_explicit(&tap->mute_since, SPEAKS, memory_order_release); /* release: pairs with the acquire in speech_of */
+    /* release: pairs with the acquire in speech_of */
+    atomic_store_explicit(&tap->mute_since, SPEAKS, memory_order_release);
 }
 
-/* Of so many reads of its own, how many were not mute.  When it speaks again between these looks that is too few, to be caught up with the next time, but never
- * too many. */
+/* Of so many reads of its own, how many were not mute.  When it speaks again between these looks that is too few, to be
+ * caught up with the next time, but never too many. */
 static uint64_t speech_of(const struct near__tap *tap, uint64_t reads)
 {
     uint64_t since = atomic_load_explicit(&tap->mute_since, memory_order_acquire); /* acquire: pairs with speak_again */
@@ -146,7 +152,8 @@ static uint64_t clamp(uint64_t number, uint64_t least, uint64_t most)
     return number < least ? least : number > most ? most : number;
 }
 
-/* What an entry with that much key and value takes, its share of the index included: what a word takes in a full tier (migrate.c). */
+/* What an entry with that much key and value takes, its share of the index included: what a word takes in a full tier
+ * (migrate.c). */
 #define INDEX_BYTES 11
 static uint64_t unpack(uint64_t word)
 {
@@ -160,8 +167,14 @@ static uint64_t bytes_of(const struct near__local *local, uint64_t word)
     return (uint64_t)near__block_estimate(local, prefix + NEAR_ENTRY_HEADER + unpack(word)) + INDEX_BYTES;
 }
 
-static enum near__seen seen_in(uint64_t word) { return (enum near__seen)(word >> WHAT_SHIFT & 3); }
-static uint64_t hash_in(uint64_t word) { return word & ~UINT64_C(0xffff); }
+static enum near__seen seen_in(uint64_t word)
+{
+    return (enum near__seen)(word >> WHAT_SHIFT & 3);
+}
+static uint64_t hash_in(uint64_t word)
+{
+    return word & ~UINT64_C(0xffff);
+}
 
 static uint64_t size_in(const struct near__local *local, uint64_t word)
 {
@@ -186,7 +199,8 @@ static uint64_t lost_of(const struct near__local *local)
 /* Below which hash requests are noted without a burst. */
 static uint64_t sample_below(const struct near__local *local)
 {
-    uint64_t shadow = local->shadow ? near__shadow_below(local->shadow) : 0, curve = local->curve ? near__curve_below(local->curve) : 0;
+    uint64_t shadow = local->shadow ? near__shadow_below(local->shadow) : 0,
+             curve = local->curve ? near__curve_below(local->curve) : 0;
     return shadow > curve ? shadow : curve;
 }
 
@@ -216,38 +230,44 @@ static void learn(struct near__local *local, const struct near__reader *reader, 
 /* The next one comes by chance, so that it does not always meet the same phase of the load, or the same thread. */
 static void end_burst(struct near__local *local)
 {
-    uint64_t at = local->tapped.reads, reads = at - local->tapped.burst_from, one_in = clamp(at / BURST_SETTLED, BURST_FIRST, BURST_ONE_IN);
+    uint64_t at = local->tapped.reads, reads = at - local->tapped.burst_from,
+             one_in = clamp(at / BURST_SETTLED, BURST_FIRST, BURST_ONE_IN);
     uint64_t gap = one_in * (reads > NEAR_BURST ? reads : NEAR_BURST);
     near__bursts_learn(near__curve_bursts(local->curve));
     local->tapped.burst_of = NULL;
-    local->tapped.burst_due = at + gap / 2 + near__random_below(&local->tapped.burst_random, (uint32_t)clamp(gap, 0, UINT32_MAX));
+    local->tapped.burst_due =
+        at + gap / 2 + near__random_below(&local->tapped.burst_random, (uint32_t)clamp(gap, 0, UINT32_MAX));
     local->tapped.lost = LOST_IN_BURST;
 }
 
-/* After a reader's ring, which was not empty, has been drained.  complete: nothing has been lost behind its last word. */
+/* After a reader's ring, which was not empty, has been drained.  complete: nothing has been lost behind its last
+ * word. */
 static void tend_burst(struct near__local *local, struct near__reader *reader, int complete)
 {
-    if (!local->tapped.burst_of && local->tapped.reads >= local->tapped.burst_due && near__curve_share(local->curve) < 1) {
+    if (!local->tapped.burst_of && local->tapped.reads >= local->tapped.burst_due &&
+        near__curve_share(local->curve) < 1) {
         local->tapped.burst_of = reader;
         local->tapped.burst_from = FROM_NOW_ON;
         local->tapped.burst_looks = 0;
-    } else if (local->tapped.burst_of == reader && (near__bursts_is_full(near__curve_bursts(local->curve)) || !complete)) {
+    } else if (local->tapped.burst_of == reader &&
+               (near__bursts_is_full(near__curve_bursts(local->curve)) || !complete)) {
         end_burst(local);
     }
 }
 
-/* The clock of what is learnt counts reads in the order in which they are shown: all of a ring, then all of the next.  Stretches of
- * threads that are alike, laid end to end, are a load like theirs; if each were stretched over what all threads read meanwhile, reads
- * that came soon would seem late ones. */
+/* The clock of what is learnt counts reads in the order in which they are shown: all of a ring, then all of the next.
+ * Stretches of threads that are alike, laid end to end, are a load like theirs; if each were stretched over what all
+ * threads read meanwhile, reads that came soon would seem late ones. */
 static void drain(struct near__local *local, struct near__reader *reader)
 {
     struct near__tap *tap = reader->tap;
-    uint32_t read = atomic_load_explicit(&tap->read, memory_order_relaxed); /* relaxed: ours, by tap_busy */
+    uint32_t read = atomic_load_explicit(&tap->read, memory_order_relaxed);       /* relaxed: ours, by tap_busy */
     uint32_t written = atomic_load_explicit(&tap->written, memory_order_acquire); /* acquire: as above */
     uint64_t reads = near__tier_reads_of(reader), speech = speech_of(tap, reads), words = written - read;
     uint64_t shown = speech > tap->shown ? speech - tap->shown : 0;
     for (uint32_t i = 0; i < words; i++) {
-        uint64_t word = atomic_load_explicit(&tap->word[(read + i) % RING], memory_order_relaxed); /* relaxed: ordered by written */
+        /* relaxed: ordered by written */
+        uint64_t word = atomic_load_explicit(&tap->word[(read + i) % RING], memory_order_relaxed);
         learn(local, reader, word, local->tapped.shown + shown * (i + 1) / words);
     }
     atomic_store_explicit(&tap->read, written, memory_order_release); /* release: as above */
@@ -285,14 +305,15 @@ static int curve_decides(const struct near__local *local)
     return !local->shadow || near__curve_below(local->curve) > near__shadow_below(local->shadow);
 }
 
-/* There is more to be noted than the rings take between two looks: they are looked at more often, and when they lose the larger part nevertheless the curve, which
- * wants every request of a key, takes fewer keys.  What they lose because of a burst is no sign of that.  All of them have just been drained, and no burst was
- * under way when that began. */
+/* There is more to be noted than the rings take between two looks: they are looked at more often, and when they lose
+ * the larger part nevertheless the curve, which wants every request of a key, takes fewer keys.  What they lose because
+ * of a burst is no sign of that.  All of them have just been drained, and no burst was under way when that began. */
 static void relieve(struct near__local *local)
 {
     uint64_t before = local->tapped.lost, lost = lost_of(local) - before;
     int loses = before != LOST_IN_BURST && lost >= RING;
-    if (loses && local->tapped.fast_looks && lost > local->tapped.noted && curve_decides(local) && near__curve_keys(local->curve) >= CURVE_KEYS_MIN)
+    if (loses && local->tapped.fast_looks && lost > local->tapped.noted && curve_decides(local) &&
+        near__curve_keys(local->curve) >= CURVE_KEYS_MIN)
         near__curve_thin(local->curve);
     if (loses || before == LOST_IN_BURST) {
         local->tapped.lost = before + lost;
@@ -367,7 +388,8 @@ int near__tap_learn_all(struct near__local *local)
     if (!local->taps)
         return 0;
     if (!begin(local))
-        return local->curve ? FAST_MS : 0; /* whoever fills is at it for a moment; others than the curve can wait for the next round */
+        return local->curve ? FAST_MS : 0; /* whoever fills is at it for a moment; others than the curve can wait for
+                                              the next round */
     int was_burst = local->tapped.burst_of != NULL;
     drain_all(local);
     if (local->curve && !was_burst)
@@ -506,7 +528,8 @@ int near__tap_open(struct near__local *local, const struct near__local_config *c
 {
     int status = config->policy == NEAR_POLICY_ADAPTIVE ? open_shadow(local, config->bytes_max) : NEAR_OK;
     if (status == NEAR_OK && (config->curve || config->auto_hit_permille))
-        status = open_curve(local, config->auto_bytes_max > config->bytes_max ? config->auto_bytes_max : config->bytes_max);
+        status =
+            open_curve(local, config->auto_bytes_max > config->bytes_max ? config->auto_bytes_max : config->bytes_max);
     if (status == NEAR_OK && config->hot_keys)
         status = open_hotkeys(local, config->hot_keys);
     if (status != NEAR_OK)

@@ -2,16 +2,16 @@
  *
  * How fast the processor's counter runs.
  *
- * Measured against CLOCK_MONOTONIC between two looks at least SPAN_NS and at most a minute or so apart; a look that was interrupted
- * is done again.  What that lacks (LOOK_TICKS in SPAN_NS: below a thousandth) and what the kernel slews its clock (500 ppm at
- * most) stay far below the twentieth by which every moment is drawn near; a reader would have to be wrong by half of its
- * bound to serve what it should not.
+ * Measured against CLOCK_MONOTONIC between two looks at least SPAN_NS and at most a minute or so apart; a look that was
+ * interrupted is done again.  What that lacks (LOOK_TICKS in SPAN_NS: below a thousandth) and what the kernel slews its
+ * clock (500 ppm at most) stay far below the twentieth by which every moment is drawn near; a reader would have to be
+ * wrong by half of its bound to serve what it should not.
  *
- * A counter whose rate is ever found to have changed by more than a twentieth is not used any more (a virtual machine moved to
- * another host, a kernel that gave up on it).
+ * A counter whose rate is ever found to have changed by more than a twentieth is not used any more (a virtual machine
+ * moved to another host, a kernel that gave up on it).
  *
- * A stopped process and a paused virtual machine do not stop the counter, or the kernel's clock, which is computed from it, would
- * stand still with it. */
+ * A stopped process and a paused virtual machine do not stop the counter, or the kernel's clock, which is computed from
+ * it, would stand still with it. */
 #include "local/ticks.h"
 
 #include <stdio.h>

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * The processor's own counter of time, for the hit path.
  *
- * A look at it costs a third of a call of the kernel's clock, and it lags behind nothing: CLOCK_MONOTONIC itself is computed
- * from it.  It is used only where the kernel does the same (clock source "tsc": constant rate, the same on all processors),
- * and only for a question whose answer leaves room: is a moment that was computed with half of the bound to spare over?
+ * A look at it costs a third of a call of the kernel's clock, and it lags behind nothing: CLOCK_MONOTONIC itself is
+ * computed from it.  It is used only where the kernel does the same (clock source "tsc": constant rate, the same on all
+ * processors), and only for a question whose answer leaves room: is a moment that was computed with half of the bound
+ * to spare over?
  *
  * ticks.c keeps its rate; see there. */
 #ifndef NEAR_LOCAL_TICKS_H
@@ -11,8 +12,8 @@
 #include <stdint.h>
 #include "base/clock.h"
 
-#define NEAR_TICKS_NEVER 0          /* a moment that is over */
-#define NEAR_TICKS_ALWAYS (-1)      /* one that never is */
+#define NEAR_TICKS_NEVER 0     /* a moment that is over */
+#define NEAR_TICKS_ALWAYS (-1) /* one that never is */
 
 #ifdef NEAR_TICKS_HOOK
 int64_t near__ticks_for_test(void);

@@ -14,11 +14,11 @@
 #include "local/reader.h"
 #include "local/ticks.h"
 
-struct near__table; /* migrate.c */
-struct near__block; /* pins.c */
-struct near__ghosts; /* queues.c */
-struct near__shadow; /* shadow.c */
-struct near__curve; /* curve.c */
+struct near__table;   /* migrate.c */
+struct near__block;   /* pins.c */
+struct near__ghosts;  /* queues.c */
+struct near__shadow;  /* shadow.c */
+struct near__curve;   /* curve.c */
 struct near__hotkeys; /* hotkeys.c */
 struct near__local_config;
 
@@ -30,17 +30,19 @@ struct near__local_config;
  *      '---------------------- never above the ceiling ---'
  *
  * `retired` waits for a grace period only.  What is retired but pinned by the application counts as if it were
- * live, so that other entries make room for it.  Threads hold a little of used, retired and entries in advance: see budget.c.
+ * live, so that other entries make room for it.  Threads hold a little of used, retired and entries in advance: see
+ * budget.c.
  *
- * A limit that is raised counts at once.  One that is lowered is `wanted`; the limit in force comes down to what there is, and follows as the
- * keeper evicts (migrate.c), so that fills find room all the time. */
+ * A limit that is raised counts at once.  One that is lowered is `wanted`; the limit in force comes down to what there
+ * is, and follows as the keeper evicts (migrate.c), so that fills find room all the time. */
 struct near__budget {
     _Alignas(64) _Atomic(int64_t) used; /* everything */
     _Atomic(int64_t) retired;           /* of it */
     _Atomic(int64_t) kept;              /* retired, its grace period over, but pinned */
     _Atomic(int64_t) entries;           /* visible ones and reservations */
     _Atomic(int64_t) fixed;             /* of used: neither entries nor tables */
-    _Atomic(int64_t) memory;            /* with an arena: what is in memory, tables, slabs as a whole and all; kept below the ceiling */
+    /* with an arena: what is in memory, tables, slabs as a whole and all; kept below the ceiling */
+    _Atomic(int64_t) memory;
     _Alignas(64) _Atomic(int64_t) max;
     _Atomic(int64_t) entries_max; /* INT64_MAX: only bytes count */
     _Atomic(int64_t) max_wanted, entries_wanted;
@@ -49,39 +51,40 @@ struct near__budget {
 
 struct near__keeper {
     pthread_t thread;
-    int runs;                     /* (i) */
-    _Atomic(uint32_t) wake;       /* futex word: 1 when there is something to do */
+    int runs;               /* (i) */
+    _Atomic(uint32_t) wake; /* futex word: 1 when there is something to do */
     _Atomic(uint32_t) stop;
-    _Atomic(uint32_t) freed;      /* futex word: rounds in which something was freed */
-    _Atomic(uint32_t) awaited;    /* who waits for the next */
+    _Atomic(uint32_t) freed;   /* futex word: rounds in which something was freed */
+    _Atomic(uint32_t) awaited; /* who waits for the next */
     /* the keeper's alone */
-    struct near__entry *kept;     /* retired, but pinned when last looked at */
-    uint32_t pressing;            /* rounds in a row that found room to be short */
-    struct near__table *table;    /* what the index uses */
-    struct near__table *next;     /* what it is moving to, or NULL */
-    uint64_t swept;               /* next bucket to sweep */
-    uint64_t forsaken_swept;      /* nothing below it is left */
-    uint32_t ages_swept;          /* the tick when stamps were last asked for, */
-    uint64_t ages_evicted;        /* how many had been evicted by then, */
-    uint64_t ages_left;           /* and buckets that are still to be looked at */
-    uint64_t views;               /* made so far */
-    uint64_t calm_entries;        /* so many there were when they last had become an eighth more; */
-    int64_t calm_due_ns;          /* calm if that does not happen again until then: see migrate.c */
+    struct near__entry *kept;  /* retired, but pinned when last looked at */
+    uint32_t pressing;         /* rounds in a row that found room to be short */
+    struct near__table *table; /* what the index uses */
+    struct near__table *next;  /* what it is moving to, or NULL */
+    uint64_t swept;            /* next bucket to sweep */
+    uint64_t forsaken_swept;   /* nothing below it is left */
+    uint32_t ages_swept;       /* the tick when stamps were last asked for, */
+    uint64_t ages_evicted;     /* how many had been evicted by then, */
+    uint64_t ages_left;        /* and buckets that are still to be looked at */
+    uint64_t views;            /* made so far */
+    uint64_t calm_entries;     /* so many there were when they last had become an eighth more; */
+    int64_t calm_due_ns;       /* calm if that does not happen again until then: see migrate.c */
     int calm;
-    int64_t large_seen;           /* bytes of large entries: the most since memory was last given back */
-    int64_t compact_due_ns;       /* entries are moved at this time or later, by the kernel's clock, if nobody waits for that */
-    _Atomic(uint64_t) moved;      /* entries, to other slabs; anybody may look */
-    struct near__stock stock;     /* for moving entries, and of those that it frees */
-    int64_t size_due_ns;          /* when the automatic size is looked at again */
+    int64_t large_seen; /* bytes of large entries: the most since memory was last given back */
+    /* entries are moved at this time or later, by the kernel's clock, if nobody waits for that */
+    int64_t compact_due_ns;
+    _Atomic(uint64_t) moved;  /* entries, to other slabs; anybody may look */
+    struct near__stock stock; /* for moving entries, and of those that it frees */
+    int64_t size_due_ns;      /* when the automatic size is looked at again */
     struct near__pressure pressure;
-    int64_t max_seen;             /* budget.max_wanted at the last round */
-    int lowered;                  /* it has fallen, and what was given up has not been given back to the system yet, */
-    int64_t give_back_due_ns;     /* which is done at this time or later, by the kernel's clock */
+    int64_t max_seen;         /* budget.max_wanted at the last round */
+    int lowered;              /* it has fallen, and what was given up has not been given back to the system yet, */
+    int64_t give_back_due_ns; /* which is done at this time or later, by the kernel's clock */
     struct near__hands hands;
-    uint64_t victims;             /* since it last advanced the tick for them */
-    int64_t quiet_since_ns;       /* when it last looked whether there are */
-    uint64_t quiet_fills;         /* more fills than these, */
-    uint64_t quiet_reads;         /* and more reads */
+    uint64_t victims;       /* since it last advanced the tick for them */
+    int64_t quiet_since_ns; /* when it last looked whether there are */
+    uint64_t quiet_fills;   /* more fills than these, */
+    uint64_t quiet_reads;   /* and more reads */
 };
 
 /* How far requests have been learnt from: tap.c. */
@@ -103,8 +106,8 @@ struct near__local {
     int64_t opened_ns;
     int64_t idle_unit_ns; /* what a tick means when there is an idle limit; otherwise 0 */
     uint16_t idle_ticks;
-    uint16_t taps;        /* (i) readers have rings: see tap.c */
-    uint64_t serial; /* never used twice in the process */
+    uint16_t taps;                       /* (i) readers have rings: see tap.c */
+    uint64_t serial;                     /* never used twice in the process */
     _Alignas(64) _Atomic(uint32_t) tick; /* see order.h */
     _Atomic(uint32_t) era;               /* see near__tier_ordinary */
     _Atomic(uint64_t) forsaken;          /* entries below are dead; never above the gate's watermark: see suspects.c */
@@ -113,29 +116,30 @@ struct near__local {
 
     struct near__budget budget;
 
-    uint32_t policy;                         /* (i) a near_policy */
-    int queues;                              /* (i) the policy has them: everything below is in use */
-    _Atomic(uint32_t) rule;                  /* in force now: a near__rule */
+    uint32_t policy;                              /* (i) a near_policy */
+    int queues;                                   /* (i) the policy has them: everything below is in use */
+    _Atomic(uint32_t) rule;                       /* in force now: a near__rule */
     _Alignas(64) _Atomic(int64_t) queue_bytes[2]; /* of live entries; [1]: of the main queue */
     _Atomic(struct near__ghosts *) ghosts;
-    _Atomic(uint64_t) ghost_bytes;           /* of budget.fixed */
+    _Atomic(uint64_t) ghost_bytes; /* of budget.fixed */
 
-    _Alignas(64) _Atomic(struct near__entry *) limbo; /* retired entries, linked; pushed by anybody, taken whole by the keeper */
-    _Atomic(uint64_t) ended[NEAR_WHY_MAX];            /* relaxed: statistics */
-    _Atomic(uint64_t) claims[2];                      /* stretches that hands have claimed, by queue: hand.h */
-    _Atomic(uint64_t) absent, older;                  /* invalidations that found nothing, or something newer */
-    _Atomic(uint32_t) perishable;                     /* something may expire: the keeper sweeps */
-    _Atomic(uint32_t) era_swept;                      /* no entry of an earlier era than this is left */
+    /* retired entries, linked; pushed by anybody, taken whole by the keeper */
+    _Alignas(64) _Atomic(struct near__entry *) limbo;
+    _Atomic(uint64_t) ended[NEAR_WHY_MAX]; /* relaxed: statistics */
+    _Atomic(uint64_t) claims[2];           /* stretches that hands have claimed, by queue: hand.h */
+    _Atomic(uint64_t) absent, older;       /* invalidations that found nothing, or something newer */
+    _Atomic(uint32_t) perishable;          /* something may expire: the keeper sweeps */
+    _Atomic(uint32_t) era_swept;           /* no entry of an earlier era than this is left */
 
-    struct near__shadow *shadow;    /* under tap_busy; NULL: the rule never changes */
-    struct near__curve *curve;      /* under tap_busy; NULL: not wanted */
-    struct near__hotkeys *hotkeys;  /* under tap_busy; NULL: not wanted */
-    struct near__tapped tapped;     /* under tap_busy */
+    struct near__shadow *shadow;   /* under tap_busy; NULL: the rule never changes */
+    struct near__curve *curve;     /* under tap_busy; NULL: not wanted */
+    struct near__hotkeys *hotkeys; /* under tap_busy; NULL: not wanted */
+    struct near__tapped tapped;    /* under tap_busy */
     _Atomic(uint32_t) tap_busy;
 
     const struct near__alloc *alloc;
-    struct near__arena *arena;      /* (i) of small entries; NULL: all are the allocator's */
-    _Atomic(int64_t) large_bytes;   /* of entries that are the allocator's, if there is an arena */
+    struct near__arena *arena;    /* (i) of small entries; NULL: all are the allocator's */
+    _Atomic(int64_t) large_bytes; /* of entries that are the allocator's, if there is an arena */
     const struct near__log *log;
     uint64_t value_max; /* 0: an eighth of the budget */
     int foreign;        /* (i) positions do not tell everything: see "Foreign writers" in local.c */
@@ -160,7 +164,8 @@ struct near__local {
  * The gate has it above NEAR_HEAD_SHIFT bits that are 0, so that a hit compares a whole head with it. */
 static inline void near__tier_raise_watermark(struct near__local *local, uint64_t position)
 {
-    near__step_raise(&local->gate.watermark, (position < NEAR_POSITION_MAX ? position : NEAR_POSITION_MAX) << NEAR_HEAD_SHIFT);
+    near__step_raise(&local->gate.watermark, (position < NEAR_POSITION_MAX ? position : NEAR_POSITION_MAX)
+                                                 << NEAR_HEAD_SHIFT);
 }
 static inline uint64_t near__tier_watermark(struct near__local *local)
 {
@@ -190,7 +195,8 @@ static inline uint16_t near__tier_tick(const struct near__local *local, int64_t 
 }
 static inline struct near__moment near__tier_moment(struct near__local *local)
 {
-    /* Only ranks: an entry that expired a tick ago may pass as live, and so may one that is the first with an expiry just now (relaxed). */
+    /* Only ranks: an entry that expired a tick ago may pass as live, and so may one that is the first with an expiry
+     * just now (relaxed). */
     int perishable = atomic_load_explicit(&local->perishable, memory_order_relaxed) != 0;
     int64_t now_ns = perishable ? near__now_coarse(local->clock) : local->opened_ns;
     int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed: approximate */
@@ -198,18 +204,21 @@ static inline struct near__moment near__tier_moment(struct near__local *local)
         .now_ms = near__tier_ms(local, now_ns),
         .forsaken = atomic_load_explicit(&local->forsaken, memory_order_relaxed), /* relaxed: only ranks */
         .tick = near__tier_tick(local, now_ns),
-        .era = (uint16_t)atomic_load_explicit(&local->era, memory_order_relaxed) & NEAR_ENTRY_ERA, /* relaxed: as above */
+        /* relaxed: as above */
+        .era = (uint16_t)atomic_load_explicit(&local->era, memory_order_relaxed) & NEAR_ENTRY_ERA,
         .rule = (uint8_t)atomic_load_explicit(&local->rule, memory_order_relaxed), /* relaxed: either is good */
         .idle = local->idle_ticks,
-        .turnover = (uint16_t)(local->idle_unit_ns ? 1 : entries < (int64_t)NEAR_TICKS ? entries : NEAR_TICKS),
+        .turnover = (uint16_t)(local->idle_unit_ns             ? 1
+                               : entries < (int64_t)NEAR_TICKS ? entries
+                                                               : NEAR_TICKS),
     };
 }
 
 /* ---------------------------------------------------------------- eras
  *
- * local->era counts clearings in steps of NEAR_ENTRY_ERA_STEP, above the flag that all entries have if the tier has queues.  So its lower
- * half is what the flags of an entry of the present era are if there is nothing particular about it, and a hit compares them, and the size
- * of the key, in one. */
+ * local->era counts clearings in steps of NEAR_ENTRY_ERA_STEP, above the flag that all entries have if the tier has
+ * queues.  So its lower half is what the flags of an entry of the present era are if there is nothing particular about
+ * it, and a hit compares them, and the size of the key, in one. */
 static inline uint32_t near__tier_first_era(const struct near__local *local)
 {
     return local->queues ? NEAR_ENTRY_PREFIX : 0;
@@ -240,7 +249,8 @@ int64_t near__budget_slack(int64_t max);
 int64_t near__budget_ceiling(int64_t max);
 /* Counts what is allocated in any case and is neither an entry nor a table. */
 void near__budget_charge(struct near__local *local, int64_t bytes);
-/* Counts bytes that are in memory; so many or as many of them as fit below the ceiling, 0 if that is less than `least`. */
+/* Counts bytes that are in memory; so many or as many of them as fit below the ceiling, 0 if that is less than
+ * `least`. */
 void near__budget_hold(struct near__local *local, int64_t bytes);
 int64_t near__budget_hold_some(struct near__local *local, int64_t bytes, int64_t least);
 /* Bytes of entries that are not retired. */
@@ -249,9 +259,10 @@ int64_t near__budget_live(const struct near__local *local);
 int64_t near__budget_charge_some(struct near__local *local, int64_t bytes);
 /* Counts what is neither an entry nor a table, if it fits below the ceiling.  1: it does. */
 int near__budget_charge_fixed(struct near__local *local, int64_t bytes);
-/* Makes room for an entry of that size and reserves it; 0: there is none (nothing is reserved).  Inside a read section that began before the
- * moment. */
-int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes, const struct near__moment *moment);
+/* Makes room for an entry of that size and reserves it; 0: there is none (nothing is reserved).  Inside a read section
+ * that began before the moment. */
+int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes,
+                               const struct near__moment *moment);
 void near__budget_release_entry(struct near__local *local, struct near__reader *reader, int64_t bytes);
 /* The entry takes so many bytes more than was reserved (or fewer). */
 void near__budget_correct(struct near__local *local, struct near__reader *reader, int64_t bytes);
@@ -269,7 +280,8 @@ void near__share_settle(struct near__local *local, struct near__share *share);
 
 /* Bytes of free blocks that a thread's stock may have. */
 int64_t near__budget_keep(const struct near__local *local);
-/* Counts a second copy of an entry, the first being about to be retired; 0: the ceiling leaves no room.  uncopy: it was not. */
+/* Counts a second copy of an entry, the first being about to be retired; 0: the ceiling leaves no room.  uncopy: it was
+ * not. */
 int near__budget_copy(struct near__local *local, int64_t bytes);
 void near__budget_uncopy(struct near__local *local, int64_t bytes);
 
@@ -284,7 +296,8 @@ int64_t near__block_cost(const struct near__local *local, const struct near__ent
 int64_t near__blocks_total(const struct near__local *local);
 /* The more of that and what is counted as used: how much of the ceiling is taken. */
 int64_t near__budget_taken(const struct near__local *local);
-/* Makes slabs empty and gives them back until so many bytes fit below the ceiling.  1: some went.  The keeper's, in one table. */
+/* Makes slabs empty and gives them back until so many bytes fit below the ceiling.  1: some went.  The keeper's, in one
+ * table. */
 int near__blocks_shrink(struct near__local *local, int64_t bytes);
 /* NULL: no memory.  reader: the calling thread's; of free, or NULL: the keeper calls, and will settle. */
 void *near__block_take(struct near__local *local, struct near__reader *reader, size_t size, int64_t *ret_cost);
@@ -305,7 +318,8 @@ int near__blocks_are_awaited(const struct near__local *local);
 int near__evict_one(struct near__local *local, struct near__hands *hands, const struct near__moment *moment);
 int near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment);
 
-/* ---------------------------------------------------------------- queues (queues.c; all but the first two only if local->queues) */
+/* ---------------------------------------------------------------- queues (queues.c) */
+/* all but the first two only if local->queues */
 
 int near__queues_open(struct near__local *local); /* NEAR_OK or NEAR_ERR_NOMEM */
 void near__queues_close(struct near__local *local);
@@ -316,7 +330,8 @@ int near__queue_small_is_due(const struct near__local *local);
 /* More has not been sorted by the queues than has: a tier that has evicted little so far. */
 int near__queue_most_are_new(const struct near__local *local);
 /* An entry that is going to be published, its bytes as the allocator counts; cancel: it was not. */
-void near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes, uint16_t tick);
+void near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes,
+                       uint16_t tick);
 void near__queue_cancel(struct near__local *local, const struct near__entry *entry, int64_t bytes);
 /* An entry that was swapped out of its slot; before it is linked.  Inside a read section. */
 void near__queue_leave(struct near__local *local, struct near__entry *entry, int64_t bytes, enum near__why why);
@@ -333,34 +348,38 @@ int near__tap_open(struct near__local *local, const struct near__local_config *c
 void near__tap_close(struct near__local *local);
 /* A reader's ring: zeroed memory of that size, whole lines. */
 size_t near__tap_size(void);
-/* Learns from what a reader, or all of them, have noted, if nobody else is at it.  Never waits.  Returns after how many ms
- * rings should be looked at again; 0: there is no hurry. */
+/* Learns from what a reader, or all of them, have noted, if nobody else is at it.  Never waits.  Returns after how many
+ * ms rings should be looked at again; 0: there is no hurry. */
 void near__tap_learn(struct near__local *local, struct near__reader *reader);
 int near__tap_learn_all(struct near__local *local);
-/* What the curve tells the automatic size, between two sizes; 0: somebody else is learning just now, so it cannot be asked. */
+/* What the curve tells the automatic size, between two sizes; 0: somebody else is learning just now, so it cannot be
+ * asked. */
 int near__tap_advise_size(struct near__local *local, uint64_t min, uint64_t max, struct near__advice *ret);
 
 /* ---------------------------------------------------------------- walks (walk.c) */
 
-/* Calls visit for every visible entry in so many buckets from the hash `at` on, in one read section.  Where the next step begins; 0 after
- * the last. */
+/* Calls visit for every visible entry in so many buckets from the hash `at` on, in one read section.  Where the next
+ * step begins; 0 after the last. */
 typedef void (*near__tier_visit_fn)(void *arg, const struct near__entry *entry);
-uint64_t near__tier_walk(struct near__local *local, uint64_t at, uint32_t buckets, near__tier_visit_fn visit, void *arg);
+uint64_t near__tier_walk(struct near__local *local, uint64_t at, uint32_t buckets, near__tier_visit_fn visit,
+                         void *arg);
 
 /* ---------------------------------------------------------------- tables (migrate.c) */
 
-int near__tables_open(struct near__local *local);  /* NEAR_OK or NEAR_ERR_NOMEM */
+int near__tables_open(struct near__local *local);   /* NEAR_OK or NEAR_ERR_NOMEM */
 void near__tables_close(struct near__local *local); /* frees entries too */
 /* Brings limits that were lowered to what there is, at once; by any thread. */
 void near__limits_lower(struct near__local *local);
-/* Brings the limits to what is wanted and the index to the size that its entries ask for; may take many grace periods. */
+/* Brings the limits to what is wanted and the index to the size that its entries ask for; may take many grace
+ * periods. */
 void near__tables_adapt(struct near__local *local);
 /* By both limits, once so many bytes less of what is fixed are taken; 0 also when there are no entries. */
 int64_t near__tables_entries_that_fit(const struct near__local *local, int64_t spared);
 
 /* ---------------------------------------------------------------- reclamation, keeper */
 
-/* Frees what was retired, after a grace period, or, without `all`, hands it back to who retired it.  1: there was something. */
+/* Frees what was retired, after a grace period, or, without `all`, hands it back to who retired it.  1: there was
+ * something. */
 int near__reclaim(struct near__local *local, int all);
 /* Hands it back, as a rule; frees it where room is short and stays so, or somebody waits for it. */
 void near__reclaim_some(struct near__local *local);
@@ -368,7 +387,8 @@ void near__reclaim_some(struct near__local *local);
 void near__reclaim_push(struct near__local *local, struct near__entry *entry);
 /* Something is retired, or was handed back and not used. */
 int near__reclaim_is_due(const struct near__local *local);
-/* Frees up to `most` entries that the keeper has handed back to the calling thread.  How many those were.  Inside a read section. */
+/* Frees up to `most` entries that the keeper has handed back to the calling thread.  How many those were.  Inside a
+ * read section. */
 int near__recycle(struct near__local *local, struct near__reader *reader, int most);
 /* One, now and then, if there are more than are needed; with each fill. */
 void near__recycle_more(struct near__local *local, struct near__reader *reader);
@@ -377,8 +397,9 @@ int near__keeper_start(struct near__local *local);
 void near__keeper_stop(struct near__local *local);
 void near__keeper_wake(struct near__local *local);
 void near__keeper_tell_freed(struct near__local *local);
-/* The keeper's, in the middle of long work: when it has used the processor for a while since *used_ns, which is its time at the beginning,
- * it rests for as long, or until somebody wants memory to be freed, which is done.  Then *used_ns is that of now. */
+/* The keeper's, in the middle of long work: when it has used the processor for a while since *used_ns, which is its
+ * time at the beginning, it rests for as long, or until somebody wants memory to be freed, which is done.  Then
+ * *used_ns is that of now. */
 int64_t near__keeper_used_ns(void);
 void near__keeper_pace(struct near__local *local, int64_t *used_ns);
 /* Unlinks what is dead in the next buckets; all of it when whole is set. */

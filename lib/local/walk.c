@@ -2,9 +2,9 @@
  *
  * A walk over everything that is in the tier, for those who look for keys.
  *
- * It goes through the hash's range in steps, each of a few buckets and in a read section of its own, in every table that there is: order
- * is preserved between sizes, so a table that is replaced between two steps does no harm, but that an entry which moves may be met
- * twice or not at all. */
+ * It goes through the hash's range in steps, each of a few buckets and in a read section of its own, in every table
+ * that there is: order is preserved between sizes, so a table that is replaced between two steps does no harm, but that
+ * an entry which moves may be met twice or not at all. */
 #include "local/rcu.h"
 #include "local/tier.h"
 

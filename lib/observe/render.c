@@ -18,7 +18,10 @@ struct row {
     const char *help;
 };
 
-#define ROW(section, field, kind, help) {section, #field, kind, offsetof(near_stats, field), help}
+#define ROW(section, field, kind, help)                                                                                \
+    {                                                                                                                  \
+        section, #field, kind, offsetof(near_stats, field), help                                                       \
+    }
 
 static const struct row rows[] = {
     ROW("Local", local_bytes, GAUGE, "Bytes of the local tier, everything included."),
@@ -70,7 +73,8 @@ static const struct row rows[] = {
     ROW(NULL, messages_foreign, COUNTER, "Keys that the remote tier reported as written, by whomever."),
     ROW(NULL, messages_kept, COUNTER, "Messages whose value took the place of an older one."),
     ROW(NULL, values_sent, COUNTER, "Writes whose message took the value along."),
-    ROW(NULL, message_applied_ns, SIGNED_GAUGE, "When the last message had been applied, nanoseconds of CLOCK_MONOTONIC; 0 for never."),
+    ROW(NULL, message_applied_ns, SIGNED_GAUGE,
+        "When the last message had been applied, nanoseconds of CLOCK_MONOTONIC; 0 for never."),
     ROW(NULL, messages_bad, COUNTER, "Messages malformed or of an unknown version."),
     ROW(NULL, message_gaps, COUNTER, "Lost messages detected."),
     ROW(NULL, proofs, COUNTER, "Freshness proofs completed."),
@@ -130,7 +134,8 @@ static const struct row rows[] = {
     ROW(NULL, warm_found, COUNTER, "Of them, found."),
     ROW(NULL, warm_missing, COUNTER, "Of them, not there any more."),
     ROW(NULL, warm_errors, COUNTER, "Of them, failed."),
-    ROW(NULL, snapshot_status, SIGNED_GAUGE, "The snapshot of keys: 0 read, 1 none, 9 not read yet, negative: the error."),
+    ROW(NULL, snapshot_status, SIGNED_GAUGE,
+        "The snapshot of keys: 0 read, 1 none, 9 not read yet, negative: the error."),
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 
@@ -181,16 +186,11 @@ static const char *word_of(const near_stats *stats, const struct row *row)
         [NEAR_POLICY_ADAPTIVE] = "adaptive",
     };
     static const char *const reasons[] = {
-        [NEAR_AUTO_OFF] = "off",
-        [NEAR_AUTO_LEARNING] = "learning",
-        [NEAR_AUTO_REACHED] = "reached",
-        [NEAR_AUTO_GROWN] = "grown",
-        [NEAR_AUTO_SHRUNK] = "shrunk",
-        [NEAR_AUTO_NOT_FULL] = "not-full",
-        [NEAR_AUTO_NO_ROOM] = "no-room",
-        [NEAR_AUTO_UNREACHABLE] = "unreachable",
-        [NEAR_AUTO_PRESSED] = "pressed",
-        [NEAR_AUTO_RECOVERING] = "recovering",
+        [NEAR_AUTO_OFF] = "off",         [NEAR_AUTO_LEARNING] = "learning",
+        [NEAR_AUTO_REACHED] = "reached", [NEAR_AUTO_GROWN] = "grown",
+        [NEAR_AUTO_SHRUNK] = "shrunk",   [NEAR_AUTO_NOT_FULL] = "not-full",
+        [NEAR_AUTO_NO_ROOM] = "no-room", [NEAR_AUTO_UNREACHABLE] = "unreachable",
+        [NEAR_AUTO_PRESSED] = "pressed", [NEAR_AUTO_RECOVERING] = "recovering",
         [NEAR_AUTO_BY_HAND] = "by-hand",
     };
     const char *const *words = row->kind == POLICY ? policies : reasons;
@@ -215,7 +215,8 @@ static void info_row(struct text *text, const near_stats *stats, const struct ro
     const char *sign;
     if (row->kind == QUANTILES) {
         const near_quantiles *q = quantiles_of(stats, row);
-        put(text, "%s:count=%" PRIu64 ",p50=%" PRIu64 ",p90=%" PRIu64 ",p99=%" PRIu64 ",p999=%" PRIu64 ",max=%" PRIu64 "\r\n",
+        put(text,
+            "%s:count=%" PRIu64 ",p50=%" PRIu64 ",p90=%" PRIu64 ",p99=%" PRIu64 ",p999=%" PRIu64 ",max=%" PRIu64 "\r\n",
             row->name, q->count, q->p50, q->p90, q->p99, q->p999, q->max);
         return;
     }
@@ -262,8 +263,8 @@ static void render_json(struct text *text, const near_stats *stats, const char *
         if (row->kind == QUANTILES) {
             const near_quantiles *q = quantiles_of(stats, row);
             put(text,
-                ",\"%s\":{\"count\":%" PRIu64 ",\"p50\":%" PRIu64 ",\"p90\":%" PRIu64 ",\"p99\":%" PRIu64 ",\"p999\":%" PRIu64
-                ",\"max\":%" PRIu64 "}",
+                ",\"%s\":{\"count\":%" PRIu64 ",\"p50\":%" PRIu64 ",\"p90\":%" PRIu64 ",\"p99\":%" PRIu64
+                ",\"p999\":%" PRIu64 ",\"max\":%" PRIu64 "}",
                 row->name, q->count, q->p50, q->p90, q->p99, q->p999, q->max);
             continue;
         }

@@ -1,30 +1,32 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * A data connection that threads share.
  *
- * Queue.  Jobs are written in the order in which they came and answered in the same order, so a reply belongs to the first
- * job that is not complete (R15).
+ * Queue.  Jobs are written in the order in which they came and answered in the same order, so a reply belongs to the
+ * first job that is not complete (R15).
  *
  *          head                            sending                     tail
  *     [answered in part] [sent] [sent] [sent in part] [unsent] [unsent]
  *
  * Leader and followers.  Nobody owns the connection; the thread that finds it without a driver drives it: polls, reads,
- * hands out replies to everybody, until its own job is done; then it wakes the last job of the queue to go on.  One lone
- * caller therefore does everything itself and never changes threads.  The last one and not the first, because its reply comes last:
- * it can drive all the others home.
+ * hands out replies to everybody, until its own job is done; then it wakes the last job of the queue to go on.  One
+ * lone caller therefore does everything itself and never changes threads.  The last one and not the first, because its
+ * reply comes last: it can drive all the others home.
  *
  * Who writes.  A newcomer writes what is unsent itself when the driver sits in poll (`polling`); otherwise it only
- * appends, since the driver flushes before its next poll: under load many commands go out in one call.  When the socket takes
- * no more while the driver polls for input only, the newcomer wakes it through wake_fd.
+ * appends, since the driver flushes before its next poll: under load many commands go out in one call.  When the socket
+ * takes no more while the driver polls for input only, the newcomer wakes it through wake_fd.
  *
  *     field            who may touch it
  *     queue, state     mutex
- *     link, reading    the driver, without the mutex (driven is set under it); idle: under the mutex while nobody drives
+ *     link, reading    the driver, without the mutex (driven is set under it); idle: under the mutex while nobody
+ *                     drives
  *     link, writing    mutex (READY, RETIRED); the driver alone while OPENING
  *     polling, load    atomics, see there
  *
- * A job that leaves at its deadline.  Nothing sent: it is taken out, and that is all.  Sent whole: its replies are still to come,
- * so the job behind it has to `skip` as many.  Sent in part: nothing can be written any more, those behind are told
- * UNSENT.  In the last two cases the connection is RETIRED: others may still get their answers, then it is closed. */
+ * A job that leaves at its deadline.  Nothing sent: it is taken out, and that is all.  Sent whole: its replies are
+ * still to come, so the job behind it has to `skip` as many.  Sent in part: nothing can be written any more, those
+ * behind are told UNSENT.  In the last two cases the connection is RETIRED: others may still get their answers, then it
+ * is closed. */
 #include "remote/connection.h"
 
 #include <errno.h>
@@ -39,9 +41,10 @@ enum { REPLIES_AT_ONCE = 64, IDLE_CHECK_MS = 10 };
 struct near__connection {
     struct near__host *host;
     atomic_int refs;
-    _Atomic(unsigned) load;    /* relaxed: a hint for choosing among connections */
-    _Atomic(int) state;        /* enum near__connection_state; written under mutex; acquire/release: READY publishes link.server */
-    _Atomic(int) polling;      /* 1 from before the driver gives up the mutex until it has come out of poll */
+    _Atomic(unsigned) load; /* relaxed: a hint for choosing among connections */
+    /* enum near__connection_state; written under mutex; acquire/release: READY publishes link.server */
+    _Atomic(int) state;
+    _Atomic(int) polling; /* 1 from before the driver gives up the mutex until it has come out of poll */
     _Atomic(int) blamed;
     pthread_mutex_t mutex;
     struct near__job *head, *tail, *sending; /* sending: first job with unsent bytes */
@@ -64,7 +67,8 @@ struct round {
 
 /* ---------------------------------------------------------------- life */
 
-struct near__connection *near__connection_new(struct near__host *host, int64_t open_deadline_ns, struct near__fault *fault)
+struct near__connection *near__connection_new(struct near__host *host, int64_t open_deadline_ns,
+                                              struct near__fault *fault)
 {
     struct near__connection *c = near__alloc_zero(host->alloc, sizeof *c);
     if (!c) {
@@ -200,8 +204,8 @@ static void finish_with(struct near__connection *c, struct near__job *job, const
     finish(c, job);
 }
 
-/* The end of the connection.  The first job in the queue learns the true reason when it is about its own reply (too large, out
- * of memory); for the others that is a broken connection. */
+/* The end of the connection.  The first job in the queue learns the true reason when it is about its own reply (too
+ * large, out of memory); for the others that is a broken connection. */
 static void fail(struct near__connection *c, const struct near__fault *fault)
 {
     struct near__fault others = *fault;
@@ -227,8 +231,8 @@ static void retire(struct near__connection *c)
         set_state(c, NEAR_CONNECTION_RETIRED);
 }
 
-/* The job at the head was sent in part, and the rest will never follow: a server that still takes bytes would wait for it until
- * the job's deadline.  It is told that there are none; not before those ahead have their replies. */
+/* The job at the head was sent in part, and the rest will never follow: a server that still takes bytes would wait for
+ * it until the job's deadline.  It is told that there are none; not before those ahead have their replies. */
 static void end_stream_after_replies(struct near__connection *c)
 {
     if (c->write_broken && c->head && c->head->sent > 0 && c->head->sent < c->head->output.size)
@@ -271,8 +275,8 @@ static void flush(struct near__connection *c)
 
 /* ---------------------------------------------------------------- replies (mutex held) */
 
-/* A reply that nobody waits for, or that comes before its command was sent, means that we do not know any more which reply
- * is whose. */
+/* A reply that nobody waits for, or that comes before its command was sent, means that we do not know any more which
+ * reply is whose. */
 static int hand_out(struct near__connection *c, struct near__reply *reply, struct near__fault *fault)
 {
     struct near__job *job = c->head;
@@ -310,8 +314,8 @@ static void hand_out_all(struct near__connection *c, struct round *round)
         fail(c, &round->fault);
 }
 
-/* Takes what is there without waiting.  Only complete replies that fit are handed on; with `more` the rest is in the parser, and a
- * failure comes again. */
+/* Takes what is there without waiting.  Only complete replies that fit are handed on; with `more` the rest is in the
+ * parser, and a failure comes again. */
 static void read_round(struct near__connection *c, struct round *round, int may_receive)
 {
     int parsed = 1;
@@ -441,12 +445,13 @@ static void leave(struct near__connection *c, struct near__job *job)
 {
     struct near__job *behind = job->next;
     uint64_t outstanding = job->skip;
-    size_t offered = c->sending == job && state_of(c) != NEAR_CONNECTION_OPENING ?
-                         near__transport_offered(&c->link.transport) : 0;
+    size_t offered =
+        c->sending == job && state_of(c) != NEAR_CONNECTION_OPENING ? near__transport_offered(&c->link.transport) : 0;
     int untouched = job->sent == 0 && offered == 0;
     int cut = !untouched && job->sent < job->output.size;
     near__fault_set(&job->fault, NEAR_ERR_TIMEOUT,
-                    state_of(c) == NEAR_CONNECTION_OPENING ? "timed out while connecting to %s" : "%s did not answer in time",
+                    state_of(c) == NEAR_CONNECTION_OPENING ? "timed out while connecting to %s"
+                                                           : "%s did not answer in time",
                     c->host->target.name);
     job->timed_out = 1;
     atomic_fetch_add_explicit(&c->host->timeouts, 1, memory_order_relaxed);
@@ -464,7 +469,8 @@ static void leave(struct near__connection *c, struct near__job *job)
         fail(c, &job->fault);
 }
 
-/* An idle connection may have been closed by the server; better to find out before a write is put on it.  0: it is good. */
+/* An idle connection may have been closed by the server; better to find out before a write is put on it.  0: it is
+ * good. */
 static int look_before_use(struct near__connection *c)
 {
     int64_t now = near__now(c->host->clock);
@@ -487,7 +493,8 @@ int near__connection_run(struct near__connection *c, struct near__job *job)
     }
     job->sent_ns = near__now(c->host->clock);
     enqueue(c, job);
-    /* acquire: pairs with drive_ready's release.  0 means that the driver will take the mutex and flush before it waits. */
+    /* acquire: pairs with drive_ready's release.  0 means that the driver will take the mutex and flush before it
+     * waits. */
     if (c->driven && state_of(c) == NEAR_CONNECTION_READY && atomic_load_explicit(&c->polling, memory_order_acquire)) {
         flush(c);
         if (c->sending || c->write_broken)

@@ -23,8 +23,8 @@ struct near__call {
     struct near__reply *reply[NEAR_CALL_REPLIES_MAX]; /* the job's, near__reply_free them */
 };
 
-/* Calls that are sent together.  The job and what its output refers to belong to the thread that runs it; the connection
- * lets go of them before near__connection_run returns.  Fields below the line: the connection's mutex. */
+/* Calls that are sent together.  The job and what its output refers to belong to the thread that runs it; the
+ * connection lets go of them before near__connection_run returns.  Fields below the line: the connection's mutex. */
 struct near__job {
     struct near__output output;
     struct near__call *calls;
@@ -53,15 +53,17 @@ enum near__connection_state {
 struct near__connection;
 
 /* NULL: out of memory or descriptors, see fault.  The caller holds one reference. */
-struct near__connection *near__connection_new(struct near__host *host, int64_t open_deadline_ns, struct near__fault *fault);
+struct near__connection *near__connection_new(struct near__host *host, int64_t open_deadline_ns,
+                                              struct near__fault *fault);
 void near__connection_ref(struct near__connection *c);
 void near__connection_unref(struct near__connection *c);
 
-/* Runs a job: returns when each call has its outcome.  0 when the connection would not take it (nothing happened), 1 otherwise. */
+/* Runs a job: returns when each call has its outcome.  0 when the connection would not take it (nothing happened), 1
+ * otherwise. */
 int near__connection_run(struct near__connection *c, struct near__job *job);
 
 enum near__connection_state near__connection_state(struct near__connection *c);
-unsigned near__connection_load(struct near__connection *c); /* jobs in the queue */
+unsigned near__connection_load(struct near__connection *c);   /* jobs in the queue */
 uint64_t near__connection_server(struct near__connection *c); /* label, once READY */
 int64_t near__connection_opened_ns(struct near__connection *c);
 /* 1 the first time after a job on it failed or timed out: it counts as one failure however many jobs suffered. */

@@ -45,7 +45,10 @@ void near__keyspace_remove(struct near__keyspace *ks, struct near__record *recor
     record_free(ks, record);
 }
 
-static int expired(const struct near__record *record, int64_t now_ns) { return now_ns >= record->expire_ns; }
+static int expired(const struct near__record *record, int64_t now_ns)
+{
+    return now_ns >= record->expire_ns;
+}
 
 struct near__record *near__keyspace_find(struct near__keyspace *ks, const void *key, size_t key_size, int64_t now_ns)
 {
@@ -155,8 +158,8 @@ uint64_t near__keyspace_page(struct near__keyspace *ks, uint64_t from, const voi
         if (at == from + PAGE)
             return at;
         size_t rest = record->key_size - prefix_size;
-        if (expired(record, now_ns) || record->key_size < prefix_size || memcmp(record->key, prefix, prefix_size) != 0 ||
-            !matches(pattern, record->key + prefix_size, rest))
+        if (expired(record, now_ns) || record->key_size < prefix_size ||
+            memcmp(record->key, prefix, prefix_size) != 0 || !matches(pattern, record->key + prefix_size, rest))
             continue;
         near__buffer_append(page, &rest, sizeof rest);
         near__buffer_append(page, record->key + prefix_size, rest);

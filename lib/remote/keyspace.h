@@ -35,15 +35,16 @@ struct near__record *near__keyspace_put(struct near__keyspace *ks, const void *k
                                         size_t value_size, int64_t expire_ns);
 void near__keyspace_remove(struct near__keyspace *ks, struct near__record *record);
 /* Removes what begins with prefix, returns how many that were alive. */
-/* Appends size (a size_t) and key of what follows the prefix, for keys whose rest matches a pattern of Redis's kind (* ? [set] \\),
- * from record number `from` on.  Where the next page begins; 0: that was all. */
+/* Appends size (a size_t) and key of what follows the prefix, for keys whose rest matches a pattern of Redis's kind (*
+ * ? [set] \\), from record number `from` on.  Where the next page begins; 0: that was all. */
 uint64_t near__keyspace_page(struct near__keyspace *ks, uint64_t from, const void *prefix, size_t prefix_size,
                              const char *pattern, int64_t now_ns, struct near__buffer *page);
-uint64_t near__keyspace_remove_prefix(struct near__keyspace *ks, const void *prefix, size_t prefix_size, int64_t now_ns);
+uint64_t near__keyspace_remove_prefix(struct near__keyspace *ks, const void *prefix, size_t prefix_size,
+                                      int64_t now_ns);
 /* Makes into (initialised) the same as from.  0, or -1 when memory fails: then into is empty. */
 int near__keyspace_copy(struct near__keyspace *into, const struct near__keyspace *from);
-/* Looks at a few records and removes those whose time is over: called with each write, so that keys that nobody reads any
- * more do not pile up. */
+/* Looks at a few records and removes those whose time is over: called with each write, so that keys that nobody reads
+ * any more do not pile up. */
 void near__keyspace_sweep(struct near__keyspace *ks, int64_t now_ns);
 
 /* A value as a decimal integer by Redis's rule: no blanks, no plus sign, no leading zeroes.  0, or -1. */

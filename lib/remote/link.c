@@ -9,8 +9,8 @@
  *     INFO server, replication the server's identity, run_id and master_replid
  *
  * No request is sent before the handshake has been answered: it could run with the wrong rights or in the wrong
- * database.  SETNAME and NO-EVICT may be refused.  Without INFO a subscription is refused with the rule that is missing, a
- * data link goes on without a label (nothing it brings can be kept). */
+ * database.  SETNAME and NO-EVICT may be refused.  Without INFO a subscription is refused with the rule that is
+ * missing, a data link goes on without a label (nothing it brings can be kept). */
 #include "remote/link.h"
 
 #include <string.h>
@@ -131,7 +131,8 @@ static void write_hello(struct near__link *l)
 }
 
 /* Adds the field's value to the identity: 0, or -1 when it is not there. */
-static int add_identity(struct near__link *l, const struct near__reply *reply, const char *field, struct near__fault *fault)
+static int add_identity(struct near__link *l, const struct near__reply *reply, const char *field,
+                        struct near__fault *fault)
 {
     const char *at = reply->type == REDIS_REPLY_STRING ? strstr(reply->data, field) : NULL;
     size_t n = at ? strcspn(at += strlen(field), "\r\n") : 0, used = strlen(l->identity);
@@ -155,7 +156,8 @@ static int identity_answer(struct near__link *l, unsigned char step, const struc
         l->unlabelled = 1;
         return 0;
     }
-    near__fault_set(fault, NEAR_ERR_DENIED, "INFO is denied: ACL SETUSER %.40s +info", h->username ? h->username : "default");
+    near__fault_set(fault, NEAR_ERR_DENIED, "INFO is denied: ACL SETUSER %.40s +info",
+                    h->username ? h->username : "default");
     return -1;
 }
 
@@ -253,7 +255,8 @@ int near__link_open_wait(struct near__link *l, int64_t deadline_ns, struct near_
     }
 }
 
-int near__link_send_wait(struct near__link *l, const struct near__output *o, int64_t deadline_ns, struct near__fault *fault)
+int near__link_send_wait(struct near__link *l, const struct near__output *o, int64_t deadline_ns,
+                         struct near__fault *fault)
 {
     struct near__cursor at = {0, 0};
     uint64_t sent = 0;

@@ -14,7 +14,8 @@ static int next_word(const char *text, size_t size, size_t *cursor, struct near_
     return 1;
 }
 
-int near__members_next(const char *text, size_t size, size_t *cursor, struct near__word *ret_name, struct near__word *ret_value)
+int near__members_next(const char *text, size_t size, size_t *cursor, struct near__word *ret_name,
+                       struct near__word *ret_value)
 {
     return next_word(text, size, cursor, ret_name) && next_word(text, size, cursor, ret_value);
 }

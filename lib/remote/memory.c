@@ -5,13 +5,13 @@
  *
  *     REFUSE       not sent                                    UNAVAILABLE
  *     SILENCE      sent, lost, and nobody says so              at the deadline: TIMEOUT of a read, UNKNOWN of a write
- *     HOLD_REQUESTS  waits; may run long after its caller left at the deadline the same; it still runs when released (R14)
- *     (it runs: near__memory_execute_locked)
- *     DROP_REPLIES ran, the reply is lost with the connection  at once: IO of a read, UNKNOWN of a write
+ *     HOLD_REQUESTS  waits; may run long after its caller left at the deadline the same; it still runs when released
+ *     (R14) (it runs: near__memory_execute_locked) DROP_REPLIES ran, the reply is lost with the connection  at once: IO
+ *     of a read, UNKNOWN of a write
  *     HOLD_REPLIES ran, the reply waits                        at the deadline as above
  *
- * Who waits sleeps on the store's condition.  Deadlines are those of the remote's clock; when that is virtual, sleepers look at it
- * every few milliseconds, since nobody wakes them when it moves. */
+ * Who waits sleeps on the store's condition.  Deadlines are those of the remote's clock; when that is virtual, sleepers
+ * look at it every few milliseconds, since nobody wakes them when it moves. */
 #include "remote/memory.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,10 +37,19 @@ struct memory_channel {
     struct near__letter *letter; /* the driver's: what the last read returned */
 };
 
-static struct memory_remote *memory_of(struct near__remote *remote) { return (struct memory_remote *)remote; }
-static struct memory_channel *channel_of(struct near__channel *channel) { return (struct memory_channel *)channel; }
+static struct memory_remote *memory_of(struct near__remote *remote)
+{
+    return (struct memory_remote *)remote;
+}
+static struct memory_channel *channel_of(struct near__channel *channel)
+{
+    return (struct memory_channel *)channel;
+}
 
-static void wake_all(struct near__memory_store *store) { pthread_cond_broadcast(&store->changed); }
+static void wake_all(struct near__memory_store *store)
+{
+    pthread_cond_broadcast(&store->changed);
+}
 
 /* ---------------------------------------------------------------- requests */
 
@@ -344,7 +353,10 @@ static void memory_channel_wake(struct near__channel *handle)
     near__memory_leave(channel->owner->store);
 }
 
-static const char *memory_channel_server(struct near__channel *handle) { return channel_of(handle)->mailbox.server; }
+static const char *memory_channel_server(struct near__channel *handle)
+{
+    return channel_of(handle)->mailbox.server;
+}
 
 static void memory_channel_close(struct near__channel *handle)
 {
@@ -388,8 +400,8 @@ static int memory_clear_keys(struct near__remote *remote, int64_t deadline_ns, u
 }
 
 /* The cursor is how many records were passed; a page is copied, since fn is called without the lock. */
-static int memory_scan(struct near__remote *remote, const char *pattern, char cursor[NEAR_SCAN_CURSOR], int64_t deadline_ns,
-                       near__scan_fn fn, void *arg)
+static int memory_scan(struct near__remote *remote, const char *pattern, char cursor[NEAR_SCAN_CURSOR],
+                       int64_t deadline_ns, near__scan_fn fn, void *arg)
 {
     struct memory_remote *m = memory_of(remote);
     struct near__buffer page;

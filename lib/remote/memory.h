@@ -10,34 +10,40 @@ struct near__memory_store; /* shared by every cache that names it; lives while o
 int near__memory_open(const struct near__remote_config *config, struct near__remote **ret, near_error *error);
 
 /* The store behind a name, made if need be; give it back with near__memory_unref. */
-struct near__memory_store *near__memory_ref(const char *name, const struct near__alloc *alloc, const struct near__clock *clock);
+struct near__memory_store *near__memory_ref(const char *name, const struct near__alloc *alloc,
+                                            const struct near__clock *clock);
 void near__memory_unref(struct near__memory_store *store);
 
 /* What a fault strikes. */
 enum near__memory_fault {
     NEAR_FAULT_NONE = 0,
-    NEAR_FAULT_HOLD_REPLIES,   /* requests run, their replies wait until released (threads wait up to their deadlines) */
-    NEAR_FAULT_HOLD_REQUESTS,  /* requests wait before they run; those whose caller gives up still run at release (R14) */
-    NEAR_FAULT_HOLD_MESSAGES,  /* messages queue up undelivered; PONGs queue behind them */
-    NEAR_FAULT_DROP_MESSAGES,  /* messages on the shared channel vanish */
-    NEAR_FAULT_DROP_REPLIES,   /* requests run, the reply is lost and the connection with it */
-    NEAR_FAULT_REFUSE,         /* connections and subscriptions are refused */
-    NEAR_FAULT_SILENCE,        /* nothing answers (what is sent is lost), nothing is delivered until it is over, nothing is closed */
-    NEAR_FAULT_INEXACT,        /* a FETCH finds that the position moved while it read (it is atomic here otherwise) */
+    /* requests run, their replies wait until released (threads wait up to their deadlines) */
+    NEAR_FAULT_HOLD_REPLIES,
+    /* requests wait before they run; those whose caller gives up still run at release (R14) */
+    NEAR_FAULT_HOLD_REQUESTS,
+    NEAR_FAULT_HOLD_MESSAGES, /* messages queue up undelivered; PONGs queue behind them */
+    NEAR_FAULT_DROP_MESSAGES, /* messages on the shared channel vanish */
+    NEAR_FAULT_DROP_REPLIES,  /* requests run, the reply is lost and the connection with it */
+    NEAR_FAULT_REFUSE,        /* connections and subscriptions are refused */
+    /* nothing answers (what is sent is lost), nothing is delivered until it is over, nothing is closed */
+    NEAR_FAULT_SILENCE,
+    NEAR_FAULT_INEXACT, /* a FETCH finds that the position moved while it read (it is atomic here otherwise) */
     NEAR_FAULT_MAX_
 };
-/* Switches a fault on for the next `count` operations that it strikes (-1: until switched off), or off with count 0 (what was held
- * goes on, in order; held requests run before this returns).  operation 0: every operation, and with count 0 the fault is off
- * altogether; otherwise only that near__operation, beside those set before.  A message counts once, however many channels get it,
- * and is of the operation that published it; DROP_MESSAGES strikes heartbeats (NEAR_OP_PROVE) only when it names them. */
+/* Switches a fault on for the next `count` operations that it strikes (-1: until switched off), or off with count 0
+ * (what was held goes on, in order; held requests run before this returns).  operation 0: every operation, and with
+ * count 0 the fault is off altogether; otherwise only that near__operation, beside those set before.  A message counts
+ * once, however many channels get it, and is of the operation that published it; DROP_MESSAGES strikes heartbeats
+ * (NEAR_OP_PROVE) only when it names them. */
 void near__memory_fault(struct near__memory_store *store, enum near__memory_fault fault, int operation, int count);
-/* How many replies, requests or messages are held now; near__memory_wait_held returns 0 when at least n are (−1 at the time-out). */
+/* How many replies, requests or messages are held now; near__memory_wait_held returns 0 when at least n are (−1 at the
+ * time-out). */
 int near__memory_held(struct near__memory_store *store, enum near__memory_fault fault);
 int near__memory_wait_held(struct near__memory_store *store, enum near__memory_fault fault, int n, int timeout_ms);
 /* Lets exactly one held thing go on: the oldest. */
 void near__memory_release_one(struct near__memory_store *store, enum near__memory_fault fault);
-/* For single-threaded simulations, where nobody could move a virtual clock or release anything meanwhile: whatever would
- * have to wait ends at once, as at its deadline. */
+/* For single-threaded simulations, where nobody could move a virtual clock or release anything meanwhile: whatever
+ * would have to wait ends at once, as at its deadline. */
 void near__memory_impatient(struct near__memory_store *store, int on);
 /* The next `count` requests of that kind (0: any) answer with this status, without being run. */
 void near__memory_error(struct near__memory_store *store, int operation, int status, int count);
@@ -51,15 +57,16 @@ void near__memory_foreign_set(struct near__memory_store *store, const void *key,
 void near__memory_foreign_del(struct near__memory_store *store, const void *key, size_t key_size);
 /* options.track.  What is expired or evicted is not reported here (a copy's own time to live covers the former).
  *
- * Redis sends reports at the end of a turn of its event loop, after the PONGs of that turn (R26).  With turns on, reports wait for
- * near__memory_turn, and a PING sent in a turn is read in the next one; unless another one was unread when the turn began: then
- * both are read in this turn, before its reports go out. */
+ * Redis sends reports at the end of a turn of its event loop, after the PONGs of that turn (R26).  With turns on,
+ * reports wait for near__memory_turn, and a PING sent in a turn is read in the next one; unless another one was unread
+ * when the turn began: then both are read in this turn, before its reports go out. */
 void near__memory_turns(struct near__memory_store *store, int on);
 void near__memory_turn(struct near__memory_store *store);
 /* The server ceases to report, and nobody is told: the control connection is gone on its side alone (R39, R41). */
 void near__memory_stop_tracking(struct near__memory_store *store);
-/* A restart: channels are lost, the identity changes; with data_loss everything written since near__memory_snapshot is gone,
- * positions included.  Held requests die with their connections; held replies are in our own socket already and stay. */
+/* A restart: channels are lost, the identity changes; with data_loss everything written since near__memory_snapshot is
+ * gone, positions included.  Held requests die with their connections; held replies are in our own socket already and
+ * stay. */
 void near__memory_snapshot(struct near__memory_store *store);
 void near__memory_restart(struct near__memory_store *store, int data_loss);
 /* What is there, for assertions: 1 and a copy in buffer, or 0.  key with prefix. */

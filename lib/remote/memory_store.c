@@ -12,8 +12,9 @@
  * A mailbox is the socket buffer of a subscription: one queue of messages, private messages and PONGs, in the order in
  * which the server made them.  A held letter keeps everything behind it, as a network does.
  *
- * Stores are found by their name in a registry of the process and live while somebody holds them.  A store allocates with
- * the hooks of whoever made it: caches that share a store must not take their allocator away while another still uses it. */
+ * Stores are found by their name in a registry of the process and live while somebody holds them.  A store allocates
+ * with the hooks of whoever made it: caches that share a store must not take their allocator away while another still
+ * uses it. */
 #include "remote/memory_store.h"
 #include <inttypes.h>
 #include <stdatomic.h>
@@ -34,8 +35,14 @@ static struct {
     struct near__memory_store *stores;
 } registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-void near__memory_enter(struct near__memory_store *store) { pthread_mutex_lock(&store->lock); }
-void near__memory_leave(struct near__memory_store *store) { pthread_mutex_unlock(&store->lock); }
+void near__memory_enter(struct near__memory_store *store)
+{
+    pthread_mutex_lock(&store->lock);
+}
+void near__memory_leave(struct near__memory_store *store)
+{
+    pthread_mutex_unlock(&store->lock);
+}
 
 /* ---------------------------------------------------------------- stores */
 
@@ -115,7 +122,8 @@ static void store_destroy(struct near__memory_store *store)
     near__free(&alloc, store);
 }
 
-struct near__memory_store *near__memory_ref(const char *name, const struct near__alloc *alloc, const struct near__clock *clock)
+struct near__memory_store *near__memory_ref(const char *name, const struct near__alloc *alloc,
+                                            const struct near__clock *clock)
 {
     struct near__memory_store *store;
     pthread_mutex_lock(&registry.lock);
@@ -148,8 +156,8 @@ void near__memory_unref(struct near__memory_store *store)
         store_destroy(store);
 }
 
-/* The child has one thread, and every store it finds belongs to the parent's caches; a lock may be held by a thread that
- * does not exist here.  So the registry begins anew, and the old stores are left alone. */
+/* The child has one thread, and every store it finds belongs to the parent's caches; a lock may be held by a thread
+ * that does not exist here.  So the registry begins anew, and the old stores are left alone. */
 void near__memory_forget_all(void)
 {
     static const pthread_mutex_t unlocked = PTHREAD_MUTEX_INITIALIZER;
@@ -193,7 +201,10 @@ int near__memory_wait_locked(struct near__memory_store *store, const struct near
     return 1;
 }
 
-static void changed_locked(struct near__memory_store *store) { pthread_cond_broadcast(&store->changed); }
+static void changed_locked(struct near__memory_store *store)
+{
+    pthread_cond_broadcast(&store->changed);
+}
 
 /* ---------------------------------------------------------------- mailboxes */
 
@@ -287,8 +298,8 @@ void near__memory_ping_locked(struct near__memory_store *store, struct near__mai
         near__memory_break_locked(store, mailbox, NEAR_ERR_IO);
 }
 
-static void post_report(struct near__memory_store *store, struct near__mailbox *m, const unsigned char *key, size_t key_size,
-                        int everything)
+static void post_report(struct near__memory_store *store, struct near__mailbox *m, const unsigned char *key,
+                        size_t key_size, int everything)
 {
     size_t prefix = m->place->prefix_size;
     struct sheet sheet = {.event = NEAR_CHANNEL_FOREIGN, .everything = everything};
@@ -320,8 +331,8 @@ void near__memory_report_locked(struct near__memory_store *store, const void *ke
     }
 }
 
-/* What the server reads of a socket in a turn is all that is there by then, also what came during the turn; but it looks only at
- * those sockets on which something was waiting when the turn began. */
+/* What the server reads of a socket in a turn is all that is there by then, also what came during the turn; but it
+ * looks only at those sockets on which something was waiting when the turn began. */
 static void turn_locked(struct near__memory_store *store)
 {
     for (struct near__mailbox *m = store->mailboxes; m; m = m->next) {
@@ -380,8 +391,8 @@ static void publish(struct near__memory_store *store, struct near__place *place,
     }
 }
 
-/* To the one process whose private channel it is.  Only a fault that names the operation drops it: "every message" means those on
- * the shared channel. */
+/* To the one process whose private channel it is.  Only a fault that names the operation drops it: "every message"
+ * means those on the shared channel. */
 static void publish_private(struct near__memory_store *store, struct near__place *place, const struct near__request *q)
 {
     char head[64];
@@ -443,8 +454,8 @@ struct beside {
     size_t size;
 };
 
-static int beside_init(const struct command *c, const void *first, size_t first_size, const void *second, size_t second_size,
-                       struct beside *ret)
+static int beside_init(const struct command *c, const void *first, size_t first_size, const void *second,
+                       size_t second_size, struct beside *ret)
 {
     ret->size = first_size + second_size;
     ret->name = near__alloc(&c->store->alloc, ret->size);
@@ -462,7 +473,8 @@ static int beside_key(const struct command *c, const char *suffix, struct beside
     return beside_init(c, c->key, c->key_size, suffix, strlen(suffix), ret);
 }
 
-static int beside_prefix(const struct command *c, const char *name, const void *rest, size_t rest_size, struct beside *ret)
+static int beside_prefix(const struct command *c, const char *name, const void *rest, size_t rest_size,
+                         struct beside *ret)
 {
     struct beside first;
     if (beside_init(c, c->place->prefix, c->place->prefix_size, name, strlen(name), &first) != 0)
@@ -549,7 +561,8 @@ static int put_value(struct command *c, const void *value, size_t value_size, in
     struct beside lease, tags;
     if (beside_both(c, &lease, &tags) != NEAR_OK)
         return NEAR_ERR_NOMEM;
-    struct near__record *record = near__keyspace_put(&c->store->keys, c->key, c->key_size, value, value_size, expire_ns);
+    struct near__record *record =
+        near__keyspace_put(&c->store->keys, c->key, c->key_size, value, value_size, expire_ns);
     if (record) {
         c->record = record;
         c->q->ttl_left_ms = ttl_left(c, record);
@@ -613,7 +626,8 @@ static int run_incr(struct command *c)
 static int run_del(struct command *c)
 {
     int told = (c->q->flags & NEAR_DEL_ANNOUNCE) != 0;
-    int leased = c->record ? 0 : is_leased(c); /* absent, but leased: what is being loaded is void, and everybody is told */
+    /* absent, but leased: what is being loaded is void, and everybody is told */
+    int leased = c->record ? 0 : is_leased(c);
     if (leased < 0)
         return NEAR_ERR_NOMEM;
     if (!c->record && !leased && !told)
@@ -658,7 +672,10 @@ static struct near__record *list_record(const struct command *c)
     return near__keyspace_find(&c->store->keys, c->place->list, c->place->list_size, c->now_ns);
 }
 
-static struct near__word word(const char *text) { return (struct near__word){.at = text, .size = strlen(text)}; }
+static struct near__word word(const char *text)
+{
+    return (struct near__word){.at = text, .size = strlen(text)};
+}
 
 /* Whether the pair is among those in the text; with any_value whatever its value. */
 static int has_pair(const void *text, size_t size, struct near__word name, struct near__word value, int any_value)
@@ -674,7 +691,8 @@ static int keep_list(const struct command *c, const struct near__buffer *b, int6
 {
     if (b->failed)
         return -1;
-    return near__keyspace_put(&c->store->keys, c->place->list, c->place->list_size, b->data, b->size, expire_ns) ? 0 : -1;
+    return near__keyspace_put(&c->store->keys, c->place->list, c->place->list_size, b->data, b->size, expire_ns) ? 0
+                                                                                                                 : -1;
 }
 
 /* PROVE: the process is on the list, if there is one. */
@@ -786,7 +804,8 @@ static int run_compare(struct command *c)
     const struct near__record *record = c->record;
     if (!record)
         return NEAR_MISS;
-    if (record->value_size != c->q->value_size || (record->value_size && memcmp(record->value, c->q->value, record->value_size) != 0))
+    if (record->value_size != c->q->value_size ||
+        (record->value_size && memcmp(record->value, c->q->value, record->value_size) != 0))
         return NEAR_UNMET;
     c->q->ttl_left_ms = ttl_left(c, record);
     return NEAR_OK;
@@ -821,8 +840,8 @@ static int64_t lock_counter(struct command *c, int raise, int64_t least)
 static int run_lock(struct command *c)
 {
     struct near__request *q = c->q;
-    int mine = c->record && c->record->value_size == q->value_size &&
-               memcmp(c->record->value, q->value, q->value_size) == 0;
+    int mine =
+        c->record && c->record->value_size == q->value_size && memcmp(c->record->value, q->value, q->value_size) == 0;
     if (c->record && !mine) {
         q->ttl_left_ms = ttl_left(c, c->record);
         return NEAR_UNMET;
@@ -837,7 +856,8 @@ static int run_lock(struct command *c)
     if (number < 0)
         return NEAR_ERR_NOMEM;
     if (q->operation == NEAR_OP_LOCK)
-        c->record = near__keyspace_put(&c->store->keys, c->key, c->key_size, q->value, q->value_size, expiry_of(c, q->ttl_ms));
+        c->record =
+            near__keyspace_put(&c->store->keys, c->key, c->key_size, q->value, q->value_size, expiry_of(c, q->ttl_ms));
     else if (q->ttl_ms)
         c->record->expire_ns = expiry_of(c, q->ttl_ms);
     if (!c->record)
@@ -912,7 +932,8 @@ static enum tags_state keep_tag(struct command *c, const struct beside *tag, uin
     int64_t ends_ns = expiry_of(c, c->q->ttl_ms);
     int size = snprintf(text, sizeof text, "%" PRIu64, read);
     if (!record)
-        return near__keyspace_put(&c->store->keys, tag->name, tag->size, text, (size_t)size, ends_ns) ? TAGS_GOOD : TAGS_NOMEM;
+        return near__keyspace_put(&c->store->keys, tag->name, tag->size, text, (size_t)size, ends_ns) ? TAGS_GOOD
+                                                                                                      : TAGS_NOMEM;
     if (record->expire_ns < ends_ns)
         record->expire_ns = ends_ns;
     return TAGS_GOOD;
@@ -1106,7 +1127,8 @@ static int run_release(struct command *c)
     return kept ? NEAR_OK : NEAR_ERR_NOMEM;
 }
 
-/* Redis is asked for the key under its prefix: an entry of prefix "a:" and key "b" is that of prefix "" and key "a:b". */
+/* Redis is asked for the key under its prefix: an entry of prefix "a:" and key "b" is that of prefix "" and key
+ * "a:b". */
 static unsigned char *join_key(const struct command *c, unsigned char *room, size_t room_size)
 {
     const struct near__request *q = c->q;
@@ -1212,7 +1234,8 @@ void near__memory_execute_locked(struct near__memory_store *store, struct near__
     store->ran[request->operation]++;
     request->status = run_command(&c, value_alloc, value_max);
     request->position = place->position;
-    if (request->status == NEAR_OK && request->operation != NEAR_OP_FETCH && request->operation != NEAR_OP_COMPARE && has_key(request))
+    if (request->status == NEAR_OK && request->operation != NEAR_OP_FETCH && request->operation != NEAR_OP_COMPARE &&
+        has_key(request))
         near__memory_report_locked(store, key, c.key_size);
     if (key != room)
         near__free(&store->alloc, key);
@@ -1232,7 +1255,8 @@ void near__memory_no_answer(const struct near__alloc *value_alloc, struct near__
     request->server = 0;
     request->result_number = 0;
     request->ttl_left_ms = -1;
-    int is_read = request->operation == NEAR_OP_FETCH || request->operation == NEAR_OP_LEASE || request->operation == NEAR_OP_COMPARE;
+    int is_read = request->operation == NEAR_OP_FETCH || request->operation == NEAR_OP_LEASE ||
+                  request->operation == NEAR_OP_COMPARE;
     request->status = is_read ? read_status : NEAR_ERR_UNKNOWN;
     snprintf(request->detail, sizeof request->detail, "%s",
              read_status == NEAR_ERR_IO ? "the connection broke" : "no answer");
@@ -1280,7 +1304,8 @@ static void let_go(struct near__memory_store *store, struct near__held *held, in
     changed_locked(store);
 }
 
-static void release_held(struct near__memory_store *store, struct near__held **queue, int operation, int count, int released)
+static void release_held(struct near__memory_store *store, struct near__held **queue, int operation, int count,
+                         int released)
 {
     while (*queue && count > 0) {
         struct near__held *held = *queue;

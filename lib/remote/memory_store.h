@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Inside of memory://: what memory.c (the remote's side) and memory_store.c (the server's side) share.
  *
- * Protection: r: the registry's lock; l: the store's lock; c: constant after it was made.  The registry's lock and a store's
- * lock are never held together. */
+ * Protection: r: the registry's lock; l: the store's lock; c: constant after it was made.  The registry's lock and a
+ * store's lock are never held together. */
 #ifndef NEAR_REMOTE_MEMORY_STORE_H
 #define NEAR_REMOTE_MEMORY_STORE_H
 #include <pthread.h>
@@ -43,8 +43,8 @@ struct near__mailbox {
     const struct near__alloc *alloc; /* the channel owner's */
     struct near__letter *head, **tail;
     size_t bytes;
-    int lost; /* the status with which the connection ended, 0: it stands */
-    int tracks; /* foreign writes are reported; -1: they should be, and are not any more */
+    int lost;                    /* the status with which the connection ended, 0: it stands */
+    int tracks;                  /* foreign writes are reported; -1: they should be, and are not any more */
     struct near__letter *unread; /* with turns: PINGs that the server has not read yet, oldest first */
     int readable;                /* there were some when the turn began */
     char server[NEAR_MEMORY_NAME_MAX];
@@ -73,13 +73,13 @@ struct near__memory_store {
     struct near__clock clock;        /* c: that tells when keys expire */
     char *name;                      /* c */
     pthread_mutex_t lock;
-    pthread_cond_t changed;           /* anything that somebody may wait for */
-    struct near__keyspace keys;       /* l */
-    struct near__keyspace snapshot;   /* l */
-    struct near__place *places;       /* l */
-    struct near__mailbox *mailboxes;  /* l */
-    uint64_t letters;                 /* l: numbers given */
-    uint64_t incarnation;             /* l: unique in the process */
+    pthread_cond_t changed;              /* anything that somebody may wait for */
+    struct near__keyspace keys;          /* l */
+    struct near__keyspace snapshot;      /* l */
+    struct near__place *places;          /* l */
+    struct near__mailbox *mailboxes;     /* l */
+    uint64_t letters;                    /* l: numbers given */
+    uint64_t incarnation;                /* l: unique in the process */
     char identity[NEAR_MEMORY_NAME_MAX]; /* l */
     /* faults, all l; first index 0 of an operation means every one */
     int faults[NEAR_FAULT_MAX_][NEAR_MEMORY_OPERATIONS]; /* how many to strike, -1: all */
@@ -89,8 +89,8 @@ struct near__memory_store {
     uint64_t ran[NEAR_MEMORY_OPERATIONS];
     struct near__held *requests, *replies; /* what is held, oldest first */
     int duplicate_next;
-    int turns;                     /* reports wait for the end of the turn */
-    struct near__letter *reports;  /* of this turn */
+    int turns;                    /* reports wait for the end of the turn */
+    struct near__letter *reports; /* of this turn */
     int impatient;
 };
 
@@ -100,7 +100,8 @@ void near__memory_leave(struct near__memory_store *store);
 int near__memory_wait_locked(struct near__memory_store *store, const struct near__clock *clock, int64_t deadline_ns);
 
 /* The rest is called with the lock. */
-struct near__place *near__memory_place_locked(struct near__memory_store *store, const char *prefix); /* NULL: no memory */
+/* NULL: no memory */
+struct near__place *near__memory_place_locked(struct near__memory_store *store, const char *prefix);
 /* Whether a fault strikes now; counts it. */
 int near__memory_strikes_locked(struct near__memory_store *store, enum near__memory_fault fault, int operation);
 /* Runs a request as the server does: condition, number, message, write.  value_alloc NULL: nobody wants the value. */
@@ -108,9 +109,11 @@ void near__memory_execute_locked(struct near__memory_store *store, struct near__
                                  const struct near__alloc *value_alloc, struct near__request *request);
 /* What a caller gets that no reply reached: `status` for a read, "fate unknown" for a write. */
 void near__memory_no_answer(const struct near__alloc *value_alloc, struct near__request *request, int read_status);
-/* A PING is read: its PONG comes behind every message that was published before it; with turns see near__memory_turn. */
+/* A PING is read: its PONG comes behind every message that was published before it; with turns see
+ * near__memory_turn. */
 void near__memory_ping_locked(struct near__memory_store *store, struct near__mailbox *mailbox, const char *nonce);
-/* The key (with its prefix; NULL: every key) was written: reports it to those who track, now or at the end of the turn. */
+/* The key (with its prefix; NULL: every key) was written: reports it to those who track, now or at the end of the
+ * turn. */
 void near__memory_report_locked(struct near__memory_store *store, const void *key, size_t key_size);
 void near__memory_break_locked(struct near__memory_store *store, struct near__mailbox *mailbox, int status);
 void near__memory_queue_held_locked(struct near__held **queue, struct near__held *held);

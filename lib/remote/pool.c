@@ -6,16 +6,19 @@
  *
  * Health is one number, the failures in a row, and one time, the end of the pause:
  *
- *     failures < breaker_failures     closed: connecting waits for the end of the pause, callers wait with it as long as
+ *     failures < breaker_failures     closed: connecting waits for the end of the pause, callers wait with it as long
+ *                                    as
  *                                     their deadlines last
  *     otherwise                       open: every call fails at once with the last reason until the pause is over,
- *                                     then one call, the probe, may try; the others go on failing until it has an answer,
- *                                     or has waited for connect_timeout_ms: its own deadline may be far away, and its line dead
+ *                                     then one call, the probe, may try; the others go on failing until it has an
+ *                                     answer, or has waited for connect_timeout_ms: its own deadline may be far away,
+ *                                     and its line dead
  *
- * A failure is a connection that could not be made or that broke or that timed out; however many callers suffered from it, it
- * counts once (near__connection_blame).  Each answer resets the count.  The pause grows by doubling up to backoff_max_ms, with full
- * jitter, so that a fleet does not come back at one moment.  Wrong credentials, a refused certificate and the like do not get
- * better by themselves: they open the breaker at once, for a long pause, and keep their own status.
+ * A failure is a connection that could not be made or that broke or that timed out; however many callers suffered from
+ * it, it counts once (near__connection_blame).  Each answer resets the count.  The pause grows by doubling up to
+ * backoff_max_ms, with full jitter, so that a fleet does not come back at one moment.  Wrong credentials, a refused
+ * certificate and the like do not get better by themselves: they open the breaker at once, for a long pause, and keep
+ * their own status.
  *
  * Lock order: pool, then connection. */
 #include "remote/pool.h"
@@ -30,7 +33,7 @@ enum { UNLABELLED_MS = 500 }; /* so long a connection without a label is used wh
 struct near__pool {
     struct near__host *host;
     pthread_mutex_t mutex;
-    pthread_cond_t changed;     /* a pause has been set or lifted, or the remote is closing */
+    pthread_cond_t changed;         /* a pause has been set or lifted, or the remote is closing */
     struct near__connection **slot; /* (mutex) each holds a reference */
     uint32_t slots;
     uint32_t pauses;            /* (mutex) in a row: the exponent of the backoff */
@@ -89,7 +92,8 @@ static int is_closing(const struct near__pool *p)
 
 static uint32_t failures_of(struct near__pool *p)
 {
-    return atomic_load_explicit(&p->failures, memory_order_relaxed); /* its writers hold the mutex; a stale 0 is a late reset */
+    /* its writers hold the mutex; a stale 0 is a late reset */
+    return atomic_load_explicit(&p->failures, memory_order_relaxed);
 }
 
 static uint32_t limit(const struct near__pool *p)
@@ -130,7 +134,8 @@ static void note_failure(struct near__pool *p, const struct near__fault *fault)
     int lasting = is_lasting(fault->status), opened;
     pthread_mutex_lock(&p->mutex);
     int was_open = is_open(p);
-    uint32_t failures = lasting && failures_of(p) < limit(p) ? limit(p) : failures_of(p) + (failures_of(p) < UINT32_MAX);
+    uint32_t failures =
+        lasting && failures_of(p) < limit(p) ? limit(p) : failures_of(p) + (failures_of(p) < UINT32_MAX);
     atomic_store_explicit(&p->failures, failures, memory_order_relaxed);
     p->fault = *fault;
     p->pause_until_ns = near__now(p->host->clock) + pause_ns(p, lasting);
@@ -159,9 +164,10 @@ static void note_success(struct near__pool *p)
 
 /* ---------------------------------------------------------------- choosing (mutex held) */
 
-/* Its label is not the one of the subscription that came after it.  Or it has none, so that nothing it brings can be kept, although a
- * subscription was told who the server is: the right to ask was missing for a while, perhaps only when this connection was made, and
- * perhaps without the subscription noticing.  So it is made anew, now and again until it has one. */
+/* Its label is not the one of the subscription that came after it.  Or it has none, so that nothing it brings can be
+ * kept, although a subscription was told who the server is: the right to ask was missing for a while, perhaps only when
+ * this connection was made, and perhaps without the subscription noticing.  So it is made anew, now and again until it
+ * has one. */
 static int is_outdated(const struct near__pool *p, struct near__connection *c, int64_t now)
 {
     uint64_t server = near__connection_server(c);
@@ -170,7 +176,8 @@ static int is_outdated(const struct near__pool *p, struct near__connection *c, i
         return 0;
     if (server)
         return server != p->expected && opened_ns < p->expected_ns;
-    return (opened_ns < p->expected_ns || now - opened_ns >= UNLABELLED_MS * NEAR_NS_PER_MS) && !NEAR_MUTANT(UNLABELLED_FOR_GOOD);
+    return (opened_ns < p->expected_ns || now - opened_ns >= UNLABELLED_MS * NEAR_NS_PER_MS) &&
+           !NEAR_MUTANT(UNLABELLED_FOR_GOOD);
 }
 
 /* Empties the slots of connections that take no more jobs. */
@@ -230,8 +237,8 @@ static struct near__connection *connect_new(struct near__pool *p, int64_t now, s
     return NULL;
 }
 
-/* A connection with a reference for the caller, or NULL: with fault.status set there is none to be had, without it is worth
- * waiting until pause_until_ns. */
+/* A connection with a reference for the caller, or NULL: with fault.status set there is none to be had, without it is
+ * worth waiting until pause_until_ns. */
 static struct near__connection *choose(struct near__pool *p, struct near__fault *fault)
 {
     int64_t now = near__now(p->host->clock);
@@ -294,7 +301,8 @@ static struct near__connection *connection_for(struct near__pool *p, struct near
         }
     }
     if (*ret_probe)
-        p->probing_until_ns = near__now(p->host->clock) + (int64_t)p->host->options->connect_timeout_ms * NEAR_NS_PER_MS;
+        p->probing_until_ns =
+            near__now(p->host->clock) + (int64_t)p->host->options->connect_timeout_ms * NEAR_NS_PER_MS;
     pthread_mutex_unlock(&p->mutex);
     return c;
 }
@@ -313,7 +321,8 @@ static void judge(struct near__pool *p, struct near__connection *c, struct near_
     if (job->answered == job->count || job->fault.status == NEAR_ERR_CLOSED || job->fault.status == NEAR_ERR_NOMEM ||
         job->fault.status == NEAR_ERR_TOO_LARGE)
         return;
-    /* Silence while connecting counts for each caller: waiting for connect_timeout_ms so many times would take too long. */
+    /* Silence while connecting counts for each caller: waiting for connect_timeout_ms so many times would take too
+     * long. */
     if ((job->timed_out && near__connection_state(c) == NEAR_CONNECTION_OPENING) || near__connection_blame(c))
         note_failure(p, &job->fault);
 }

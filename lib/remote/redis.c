@@ -4,7 +4,8 @@
  *     FETCH    GET position, PTTL key, GET key, GET position      plain commands, no script: the most frequent request
  *     PROVE    the heartbeat script
  *     ROLL     the roll script; ANSWER is a plain PUBLISH, LEAVE an HDEL
- *     SETs     without a condition, up to 64 in a row: one run of the set script, and one message if the bodies allow it
+ *     SETs     without a condition, up to 64 in a row: one run of the set script, and one message if the bodies allow
+ *             it
  *     DELs     likewise, if the bodies allow it: one run of the delete script, one message
  *     LEASE    the lease script
  *     FILL, RELEASE   the fill script
@@ -17,10 +18,11 @@
  * Tried again, within the deadline:
  *     what was never sent               any request, as long as the pool says so
  *     a FETCH, LEASE or COMPARE whose connection broke   once
- *     NOSCRIPT                          with the script's text; nothing was executed.  (Requests of a batch may then run
- *                                       in another order than given; each is still atomic.  SETs without a condition may
- *                                       not, since the last one of a key shall win: where they need more than one run
- *                                       they are sent with the text at once.)
+ *     NOSCRIPT                          with the script's text; nothing was executed.  (Requests of a batch may then
+ *                                      run
+ *                                       in another order than given; each is still atomic.  SETs without a condition
+ *                                       may not, since the last one of a key shall win: where they need more than one
+ *                                       run they are sent with the text at once.)
  * A write that was sent and not answered is UNKNOWN and is never sent again. */
 #include "remote/redis.h"
 
@@ -90,7 +92,8 @@ static int is_again(const struct near__request *requests, size_t n)
 static size_t compared_together(const struct near__request *requests, size_t count)
 {
     size_t n = 1;
-    while (n < count && n < COMPARED_MAX && requests[n].operation == NEAR_OP_COMPARE && requests[n].status == requests[0].status)
+    while (n < count && n < COMPARED_MAX && requests[n].operation == NEAR_OP_COMPARE &&
+           requests[n].status == requests[0].status)
         n++;
     return n;
 }
@@ -172,7 +175,8 @@ static const struct near__script *script_for(const struct near__redis *r, const 
 }
 
 /* EVALSHA sha | EVAL text, and the number of keys. */
-static void write_script(struct near__output *o, const struct near__script *s, int with_text, unsigned keys, unsigned arguments)
+static void write_script(struct near__output *o, const struct near__script *s, int with_text, unsigned keys,
+                         unsigned arguments)
 {
     if (NEAR_MUTANT(WRITE_UNTOLD) || NEAR_MUTANT(WRITTEN_BEFORE_TOLD)) {
         s = near__script_mutant(s);
@@ -210,7 +214,8 @@ static void write_members_key(const struct near__redis *r, struct near__output *
     near__output_joined(o, r->prefix, r->prefix_size, NEAR_MEMBERS_NAME, strlen(NEAR_MEMBERS_NAME));
 }
 
-static void write_prove(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+static void write_prove(const struct near__redis *r, struct near__output *o, const struct near__request *q,
+                        int with_text)
 {
     char *channel = near__private_channel(r->host.alloc, r->channel, q->body, q->body_size);
     if (!channel) {
@@ -228,7 +233,8 @@ static void write_prove(const struct near__redis *r, struct near__output *o, con
     near__free(r->host.alloc, channel);
 }
 
-static void write_roll(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+static void write_roll(const struct near__redis *r, struct near__output *o, const struct near__request *q,
+                       int with_text)
 {
     struct near__word name, value;
     unsigned gone = 0;
@@ -273,14 +279,16 @@ static void write_leave(const struct near__redis *r, struct near__output *o, con
 }
 
 /* One message for several requests: see near__request.body_shared. */
-static void write_shared_body(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count)
+static void write_shared_body(const struct near__redis *r, struct near__output *o, const struct near__request *q,
+                              size_t count)
 {
     struct near__buffer b;
     near__buffer_init(&b, r->host.alloc);
     near__buffer_append(&b, q->body, q->body_shared);
     near__buffer_append_varint(&b, count);
     for (size_t i = 0; i < count; i++)
-        near__buffer_append(&b, (const unsigned char *)q[i].body + q->body_shared + 1, q[i].body_size - q->body_shared - 1);
+        near__buffer_append(&b, (const unsigned char *)q[i].body + q->body_shared + 1,
+                            q[i].body_size - q->body_shared - 1);
     if (b.failed)
         o->failed = 1;
     else
@@ -334,8 +342,8 @@ static void write_expected(struct near__output *o, const struct near__request *q
     near__output_argument(o, digest, sizeof digest);
 }
 
-static void write_compares(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count,
-                           int with_text)
+static void write_compares(const struct near__redis *r, struct near__output *o, const struct near__request *q,
+                           size_t count, int with_text)
 {
     unsigned n = (unsigned)count;
     write_script(o, &near__script_compare, with_text, 1 + n, n);
@@ -346,7 +354,8 @@ static void write_compares(const struct near__redis *r, struct near__output *o, 
         write_expected(o, &q[i]);
 }
 
-static void write_lock(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+static void write_lock(const struct near__redis *r, struct near__output *o, const struct near__request *q,
+                       int with_text)
 {
     size_t suffix = strlen(NEAR_FENCE_SUFFIX);
     char *counter = near__alloc(r->host.alloc, q->key_size + suffix);
@@ -381,10 +390,13 @@ static void write_condition(struct near__output *o, uint32_t flags)
     near__output_text(o, text);
 }
 
-static void write_write(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+static void write_write(const struct near__redis *r, struct near__output *o, const struct near__request *q,
+                        int with_text)
 {
     unsigned keys = q->operation == NEAR_OP_CLEAR ? 1 : 2;
-    unsigned extra = q->operation == NEAR_OP_CAS ? 2 : q->operation == NEAR_OP_SET || q->operation == NEAR_OP_INCR ? 1 : 0;
+    unsigned extra = q->operation == NEAR_OP_CAS                                   ? 2
+                     : q->operation == NEAR_OP_SET || q->operation == NEAR_OP_INCR ? 1
+                                                                                   : 0;
     write_script(o, script_for(r, q), with_text, keys, 5 + extra);
     near__output_text(o, r->position_key);
     if (keys == 2)
@@ -402,7 +414,8 @@ static void write_write(const struct near__redis *r, struct near__output *o, con
         near__output_argument(o, q->expected, q->expected_size);
 }
 
-static void write_lease(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+static void write_lease(const struct near__redis *r, struct near__output *o, const struct near__request *q,
+                        int with_text)
 {
     char how[3], *at = how;
     if (q->flags & NEAR_LEASE_FORCE)
@@ -420,7 +433,8 @@ static void write_lease(const struct near__redis *r, struct near__output *o, con
     near__output_argument(o, r->prefix, r->prefix_size);
 }
 
-static void write_fill(const struct near__redis *r, struct near__output *o, const struct near__request *q, int with_text)
+static void write_fill(const struct near__redis *r, struct near__output *o, const struct near__request *q,
+                       int with_text)
 {
     int fill = q->operation == NEAR_OP_FILL;
     write_script(o, &near__script_fill, with_text, 2, fill ? 9 : 7);
@@ -440,8 +454,8 @@ static void write_fill(const struct near__redis *r, struct near__output *o, cons
 }
 
 /* One command for `count` requests, of `whole` in the batch. */
-static void write_requests(const struct near__redis *r, struct near__output *o, const struct near__request *q, size_t count,
-                           size_t whole)
+static void write_requests(const struct near__redis *r, struct near__output *o, const struct near__request *q,
+                           size_t count, size_t whole)
 {
     if (q->operation == NEAR_OP_FETCH)
         write_fetch(r, o, q);
@@ -599,8 +613,9 @@ static int is_lease(struct near__request *q, const struct near__reply *reply)
         return 0;
     struct near__reply **e = reply->element;
     if (!is_integer(e[0]) || e[0]->integer < NEAR_LEASE_FRESH || e[0]->integer > NEAR_LEASE_ABSENT ||
-        parse_position(e[1], &q->position) != 0 || !is_integer(e[2]) || !is_integer(e[3]) || parse_number(e[4], &fence) != 0 ||
-        !is_integer(e[5]) || !is_integer(e[6]) || e[7]->type != REDIS_REPLY_STRING || e[8]->type != REDIS_REPLY_STRING)
+        parse_position(e[1], &q->position) != 0 || !is_integer(e[2]) || !is_integer(e[3]) ||
+        parse_number(e[4], &fence) != 0 || !is_integer(e[5]) || !is_integer(e[6]) || e[7]->type != REDIS_REPLY_STRING ||
+        e[8]->type != REDIS_REPLY_STRING)
         return 0;
     q->fence = (uint64_t)fence;
     return e[0]->integer != NEAR_LEASE_FRESH || e[6]->integer == 1;
@@ -617,7 +632,8 @@ static int copy_out(const struct near__redis *r, const struct near__reply *reply
 static void read_roll(const struct near__redis *r, struct near__request *q, struct near__call *call)
 {
     struct near__reply *reply = call->reply[0];
-    if (!is_pair(reply) || parse_position(reply->element[0], &q->position) != 0 || reply->element[1]->type != REDIS_REPLY_STRING) {
+    if (!is_pair(reply) || parse_position(reply->element[0], &q->position) != 0 ||
+        reply->element[1]->type != REDIS_REPLY_STRING) {
         q->position = 0;
         malformed(q, reply);
         return;
@@ -652,9 +668,10 @@ static void read_write(struct near__request *q, struct near__call *call)
 {
     static const int outcomes[] = {NEAR_OK, NEAR_MISS, NEAR_UNMET};
     struct near__reply *reply = call->reply[0];
-    int good = reply->type == REDIS_REPLY_ARRAY && reply->count == 4 && reply->element[0]->type == REDIS_REPLY_INTEGER &&
-               reply->element[0]->integer >= 0 && reply->element[0]->integer <= 2 &&
-               parse_position(reply->element[1], &q->position) == 0 && reply->element[2]->type == REDIS_REPLY_INTEGER &&
+    int good = reply->type == REDIS_REPLY_ARRAY && reply->count == 4 &&
+               reply->element[0]->type == REDIS_REPLY_INTEGER && reply->element[0]->integer >= 0 &&
+               reply->element[0]->integer <= 2 && parse_position(reply->element[1], &q->position) == 0 &&
+               reply->element[2]->type == REDIS_REPLY_INTEGER &&
                parse_number(reply->element[3], &q->result_number) == 0;
     if (!good) {
         q->position = 0;
@@ -692,7 +709,8 @@ static void read_sets(struct near__request *q, size_t count, const struct near__
 /* A position, and for each of so many requests a number in that range. */
 static int is_list(const struct near__reply *reply, size_t count, int64_t least, int64_t most, uint64_t *ret_position)
 {
-    int good = reply->type == REDIS_REPLY_ARRAY && reply->count == count + 1 && parse_position(reply->element[0], ret_position) == 0;
+    int good = reply->type == REDIS_REPLY_ARRAY && reply->count == count + 1 &&
+               parse_position(reply->element[0], ret_position) == 0;
     for (size_t i = 0; good && i < count; i++) {
         const struct near__reply *e = reply->element[i + 1];
         good = is_integer(e) && e->integer >= least && e->integer <= most;
@@ -733,7 +751,8 @@ static void read_compares(struct near__request *q, size_t count, const struct ne
 }
 
 /* NOSCRIPT, or flags that an old server does not know: the request goes again. */
-static int needs_another_form(struct near__redis *r, struct near__request *q, const struct near__reply *reply, int was_text)
+static int needs_another_form(struct near__redis *r, struct near__request *q, const struct near__reply *reply,
+                              int was_text)
 {
     if (reply->type != REDIS_REPLY_ERROR || q->operation == NEAR_OP_FETCH)
         return 0;
@@ -827,8 +846,8 @@ static void settle(struct near__redis *r, struct near__request *q, size_t count,
 }
 
 /* Writes every pending request; returns the number of commands. */
-static size_t write_all(struct near__redis *r, struct near__output *o, const struct near__request *requests, size_t count,
-                        struct near__call *calls)
+static size_t write_all(struct near__redis *r, struct near__output *o, const struct near__request *requests,
+                        size_t count, struct near__call *calls)
 {
     size_t n = 0;
     for (size_t i = 0, size; i < count; i += size) {

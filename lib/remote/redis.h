@@ -29,8 +29,8 @@ void near__redis_channel_close(struct near__channel *channel);
 
 /* redis_admin.c */
 int near__redis_check(struct near__remote *remote, int64_t deadline_ns, near_error *error);
-int near__redis_scan(struct near__remote *remote, const char *pattern, char cursor[NEAR_SCAN_CURSOR], int64_t deadline_ns,
-                     near__scan_fn fn, void *arg);
+int near__redis_scan(struct near__remote *remote, const char *pattern, char cursor[NEAR_SCAN_CURSOR],
+                     int64_t deadline_ns, near__scan_fn fn, void *arg);
 int near__redis_clear_keys(struct near__remote *remote, int64_t deadline_ns, uint64_t *ret_removed);
 
 #endif

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * The self-check and the removal of all keys: commands of their own, over the same data connections.
  *
- * The right to publish on the shared channel is tried without publishing: MULTI, PUBLISH, DISCARD.  The server looks at the
- * rights when the command is queued, and nothing is executed.  The three go out in one job, so no other thread's command can
- * come between, and a job cut in the middle ends its connection, and the transaction with it. */
+ * The right to publish on the shared channel is tried without publishing: MULTI, PUBLISH, DISCARD.  The server looks at
+ * the rights when the command is queued, and nothing is executed.  The three go out in one job, so no other thread's
+ * command can come between, and a job cut in the middle ends its connection, and the transaction with it. */
 #include "remote/redis.h"
 
 #include <inttypes.h>
@@ -189,8 +189,9 @@ static int check_server(struct near__redis *r, int64_t deadline_ns, near_error *
         if (role->type == REDIS_REPLY_STRING && !strstr(role->data, "role:master"))
             status = near__fail(error, NEAR_ERR_READONLY, "%s is a replica", r->host.target.name);
         else if (most != 0 && most < PUBSUB_LIMIT_MIN)
-            status = near__fail(error, NEAR_ERR_MISCONFIGURED,
-                                "client-output-buffer-limit pubsub %" PRIu64 ": a burst of messages drops the subscriber", most);
+            status = near__fail(
+                error, NEAR_ERR_MISCONFIGURED,
+                "client-output-buffer-limit pubsub %" PRIu64 ": a burst of messages drops the subscriber", most);
     }
     end(&p);
     return status;
@@ -337,8 +338,8 @@ static void tell_keys(struct near__redis *r, const struct near__reply *keys, nea
     }
 }
 
-int near__redis_scan(struct near__remote *remote, const char *pattern, char cursor[NEAR_SCAN_CURSOR], int64_t deadline_ns,
-                     near__scan_fn fn, void *arg)
+int near__redis_scan(struct near__remote *remote, const char *pattern, char cursor[NEAR_SCAN_CURSOR],
+                     int64_t deadline_ns, near__scan_fn fn, void *arg)
 {
     struct near__redis *r = (struct near__redis *)remote;
     struct pipeline p;

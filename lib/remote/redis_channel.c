@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Channels: a link of its own, subscribed to the shared channel and to this process's private one; with options.track also to the
- * one on which the server reports foreign writes (redis_tracking.c).
+ * Channels: a link of its own, subscribed to the shared channel and to this process's private one; with options.track
+ * also to the one on which the server reports foreign writes (redis_tracking.c).
  *
- * One thread drives it.  What the server pushes is told apart by its shape and by the channel's exact name; anything else,
- * an error reply to a PING too (R27: -BUSY is what a subscriber gets during a long script), means that it is not known any
- * more what has been heard, and the channel is LOST.  Messages that arrived before the end of the stream are handed on
- * first. */
+ * One thread drives it.  What the server pushes is told apart by its shape and by the channel's exact name; anything
+ * else, an error reply to a PING too (R27: -BUSY is what a subscriber gets during a long script), means that it is not
+ * known any more what has been heard, and the channel is LOST.  Messages that arrived before the end of the stream are
+ * handed on first. */
 #include "remote/redis_tracking.h"
 
 #include <errno.h>
@@ -18,9 +18,9 @@ struct near__channel {
     struct near__link link;
     char *private_channel;
     int wake_fd;
-    struct near__reply *current; /* whose payload the last read returned */
-    struct near__fault fault;    /* the stream has ended; what is in the parser still counts */
-    struct near__tracking *tracking; /* NULL: without */
+    struct near__reply *current;      /* whose payload the last read returned */
+    struct near__fault fault;         /* the stream has ended; what is in the parser still counts */
+    struct near__tracking *tracking;  /* NULL: without */
     const struct near__reply *report; /* current's list of keys while some are left, from `reported` on */
     size_t reported;
     char pong[24]; /* with pong_waits: a PONG that waits for the other half of its answer */
@@ -122,10 +122,10 @@ int near__redis_channel_open(struct near__remote *remote, const char *private_na
     int subscribing = 0;
     int status = near__link_open_wait(&c->link, deadline_ns, &fault);
     if (status == NEAR_OK && c->tracking)
-        status = near__tracking_aim(c->tracking, &c->link, deadline_ns, &fault);   /* 1 */
+        status = near__tracking_aim(c->tracking, &c->link, deadline_ns, &fault); /* 1 */
     if (status == NEAR_OK) {
         subscribing = 1;
-        status = subscribe(c, deadline_ns, &fault);                                /* 2 */
+        status = subscribe(c, deadline_ns, &fault); /* 2 */
     }
     if (status == NEAR_OK && c->tracking) {
         subscribing = 0;
@@ -200,7 +200,8 @@ static int next_reported(struct near__channel *c, struct near__channel_message *
 }
 
 /* A list of keys, or nil for all of them (R44). */
-static int classify_report(struct near__channel *c, const struct near__reply *payload, struct near__channel_message *ret)
+static int classify_report(struct near__channel *c, const struct near__reply *payload,
+                           struct near__channel_message *ret)
 {
     int good = payload->type == REDIS_REPLY_NIL || payload->type == REDIS_REPLY_ARRAY;
     for (size_t i = 0; good && i < payload->count; i++)
@@ -300,8 +301,8 @@ static int receive(struct near__channel *c)
     return near__link_receive(&c->link, &c->fault) != 0 || news;
 }
 
-/* Two calls of the kernel for all messages that are there: the parser is empty when poll is asked, so only poll can tell
- * whether to read, and whether somebody has woken us. */
+/* Two calls of the kernel for all messages that are there: the parser is empty when poll is asked, so only poll can
+ * tell whether to read, and whether somebody has woken us. */
 void near__redis_channel_read(struct near__channel *c, int64_t deadline_ns, struct near__channel_message *ret)
 {
     memset(ret, 0, sizeof *ret);

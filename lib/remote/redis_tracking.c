@@ -1,27 +1,32 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * track=bcast: the server reports every write to a key with our prefix, whoever does it, and every expiry, eviction and flush.
+ * track=bcast: the server reports every write to a key with our prefix, whoever does it, and every expiry, eviction and
+ * flush.
  *
- * One *control connection* beside the subscription asks for that: CLIENT TRACKING ON BCAST PREFIX … REDIRECT <subscription>.  The
- * reports come on the subscription, in the one stream with messages and PONGs.  Nothing is remembered per key on the server, and no
- * data connection takes part, so that any of them may close (R41, R45); NOLOOP is not used (R42, R43).
+ * One *control connection* beside the subscription asks for that: CLIENT TRACKING ON BCAST PREFIX … REDIRECT
+ * <subscription>.  The reports come on the subscription, in the one stream with messages and PONGs.  Nothing is
+ * remembered per key on the server, and no data connection takes part, so that any of them may close (R41, R45); NOLOOP
+ * is not used (R42, R43).
  *
- * The order in which it is set up is what makes it complete (R40: a report to a connection that is not subscribed yet vanishes):
+ * The order in which it is set up is what makes it complete (R40: a report to a connection that is not subscribed yet
+ * vanishes):
  *
  *     1. subscription: CLIENT ID
  *     2. subscription: SUBSCRIBE … __redis__:invalidate, confirmed
  *     3. control connection: opened, to the same server (R31: the id would be somebody else's on another one)
  *     4. control connection: TRACKING ON, and TRACKINGINFO says so
  *
- * Only then is the channel open: who fetches after that, and he alone, fetches what will be reported.  The two connections live
- * and die together: the server does not tell in RESP2 that the redirection is broken (R39), and tracking ends silently with the
- * control connection.  With each PING goes a TRACKINGINFO; the PONG is passed on only when it has been answered, with "on".
+ * Only then is the channel open: who fetches after that, and he alone, fetches what will be reported.  The two
+ * connections live and die together: the server does not tell in RESP2 that the redirection is broken (R39), and
+ * tracking ends silently with the control connection.  With each PING goes a TRACKINGINFO; the PONG is passed on only
+ * when it has been answered, with "on".
  *
- * Why that is a proof.  The server puts its reports out at the end of each turn of its event loop, after the PONGs of that turn (R26).
- * Let a write be done before a PING is sent.  While only one PING is outstanding, and it is the only thing ever sent on the
- * subscription, the server finds that socket readable at the earliest at the beginning of the turn after the write's; so the write's
- * report is in the stream before the PONG.  The same holds for the one TRACKINGINFO on its socket: it runs in a later turn than the
- * write's, so its "on" says that tracking was in force at the end of the write's turn, when the report went out. */
+ * Why that is a proof.  The server puts its reports out at the end of each turn of its event loop, after the PONGs of
+ * that turn (R26).  Let a write be done before a PING is sent.  While only one PING is outstanding, and it is the only
+ * thing ever sent on the subscription, the server finds that socket readable at the earliest at the beginning of the
+ * turn after the write's; so the write's report is in the stream before the PONG.  The same holds for the one
+ * TRACKINGINFO on its socket: it runs in a later turn than the write's, so its "on" says that tracking was in force at
+ * the end of the write's turn, when the report went out. */
 #include "remote/redis_tracking.h"
 
 #include <string.h>
@@ -56,7 +61,8 @@ static int refused(const struct near__tracking *t, const struct near__reply *rep
     const struct near__host *h = &t->redis->host;
     int status = near__reply_fault(reply, fault);
     if (status == NEAR_ERR_DENIED)
-        near__fault_set(fault, status, "track=bcast: ACL SETUSER %.40s +client|id +client|tracking +client|trackinginfo",
+        near__fault_set(fault, status,
+                        "track=bcast: ACL SETUSER %.40s +client|id +client|tracking +client|trackinginfo",
                         h->username ? h->username : "default");
     else if (status == NEAR_ERR_REMOTE)
         near__fault_set(fault, NEAR_ERR_UNSUPPORTED, "track=bcast needs Redis 6.2: %.80s", reply->data);
@@ -178,7 +184,8 @@ int near__tracking_begin(struct near__tracking *t, uint64_t server, int64_t dead
 {
     int status = near__link_open_wait(&t->link, deadline_ns, fault);
     if (status == NEAR_OK && t->link.server != server)
-        status = near__fault_set(fault, NEAR_ERR_UNAVAILABLE, "subscription and control connection lead to different servers");
+        status = near__fault_set(fault, NEAR_ERR_UNAVAILABLE,
+                                 "subscription and control connection lead to different servers");
     if (status == NEAR_OK)
         status = switch_on(t, deadline_ns, fault);
     if (status == NEAR_OK)

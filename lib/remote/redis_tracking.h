@@ -14,7 +14,7 @@ struct near__tracking {
 };
 
 struct near__tracking *near__tracking_create(struct near__redis *r, int64_t deadline_ns); /* NULL: no memory */
-void near__tracking_destroy(struct near__tracking *t);                                   /* NULL is fine */
+void near__tracking_destroy(struct near__tracking *t);                                    /* NULL is fine */
 /* Steps 1, and 3 with 4, of the order at the head of redis_tracking.c.  NEAR_OK or the fault's status. */
 int near__tracking_aim(struct near__tracking *t, struct near__link *subscription, int64_t deadline_ns,
                        struct near__fault *fault);

@@ -13,9 +13,9 @@
 
 struct near__resolution {
     atomic_int refs;
-    atomic_int done;  /* release by the thread, acquire by near__resolution_done: publishes error and list */
-    int event_fd;     /* readable when done; -1 for a numeric host */
-    int error;        /* EAI_…, 0: list is there */
+    atomic_int done; /* release by the thread, acquire by near__resolution_done: publishes error and list */
+    int event_fd;    /* readable when done; -1 for a numeric host */
+    int error;       /* EAI_…, 0: list is there */
     struct addrinfo *list;
     char port[8];
     char host[];

@@ -136,7 +136,8 @@ void near__output_joined(struct near__output *o, const void *first, size_t first
     add_bytes(o, "\r\n", 2);
 }
 
-int near__output_gather(const struct near__output *o, struct near__cursor at, struct iovec *ret, int max, size_t bytes_max)
+int near__output_gather(const struct near__output *o, struct near__cursor at, struct iovec *ret, int max,
+                        size_t bytes_max)
 {
     int n = 0;
     while (n < max && bytes_max > 0 && at.segment < o->count) {

@@ -3,8 +3,8 @@
  *
  * hiredis believes every length it is told.  Here a reply has a budget: a bulk string may be so long, an array may
  * have so many elements, so deep, and a reply so many nodes; what exceeds it is refused on sight of its header, before
- * anything is allocated for it.  Replies are built with the cache's allocator; hiredis's own read buffer grows only with
- * bytes that have arrived. */
+ * anything is allocated for it.  Replies are built with the cache's allocator; hiredis's own read buffer grows only
+ * with bytes that have arrived. */
 #ifndef NEAR_REMOTE_RESP_H
 #define NEAR_REMOTE_RESP_H
 #include <stddef.h>
@@ -31,7 +31,8 @@ struct near__output {
     uint64_t size; /* of all segments */
     int failed;    /* an allocation failed; sticks */
 };
-struct near__cursor { /* how far an output has been sent */
+/* How far an output has been sent. */
+struct near__cursor {
     size_t segment, offset;
 };
 
@@ -47,7 +48,8 @@ void near__output_unsigned(struct near__output *o, uint64_t number);
 void near__output_joined(struct near__output *o, const void *first, size_t first_size, const void *second,
                          size_t second_size);
 /* What is to be sent next: fills at most max vectors with at most bytes_max bytes, returns how many. */
-int near__output_gather(const struct near__output *o, struct near__cursor at, struct iovec *ret, int max, size_t bytes_max);
+int near__output_gather(const struct near__output *o, struct near__cursor at, struct iovec *ret, int max,
+                        size_t bytes_max);
 void near__output_advance(const struct near__output *o, struct near__cursor *at, size_t bytes);
 
 /* ---- replies ---- */
@@ -72,7 +74,7 @@ struct near__resp {
     redisReader *reader;
     const struct near__alloc *alloc;
     size_t bulk_max;
-    size_t nodes; /* of the reply that is being read */
+    size_t nodes;             /* of the reply that is being read */
     struct near__fault fault; /* why the next call fails; sticks */
 };
 

@@ -7,7 +7,7 @@
 
 struct near__script {
     const char *text;
-    const char *sha1; /* hexadecimal; a test compares it with the server's */
+    const char *sha1;                         /* hexadecimal; a test compares it with the server's */
     const struct near__script *without_flags; /* for servers before 7; NULL: it has none */
 };
 extern const struct near__script near__script_set;          /* plain SETs: refused out of memory */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * TLS through OpenSSL.  See tls.h.
  *
- * OpenSSL's own socket BIO calls write(2), which raises SIGPIPE in the host's process when the peer has gone; ours calls
- * send(2) with MSG_NOSIGNAL.  The chain and the host's name are verified unless tls_verify is off; an IP address is compared
- * with the certificate's addresses and sends no SNI.
+ * OpenSSL's own socket BIO calls write(2), which raises SIGPIPE in the host's process when the peer has gone; ours
+ * calls send(2) with MSG_NOSIGNAL.  The chain and the host's name are verified unless tls_verify is off; an IP address
+ * is compared with the certificate's addresses and sends no SNI.
  *
- * Small vectors are gathered into one record.  A write that OpenSSL could not finish must be repeated with the same bytes:
- * callers repeat from the same place, and `offered` remembers how many bytes OpenSSL has seen. */
+ * Small vectors are gathered into one record.  A write that OpenSSL could not finish must be repeated with the same
+ * bytes: callers repeat from the same place, and `offered` remembers how many bytes OpenSSL has seen. */
 #ifdef HAVE_CONFIG_H
 #include "config.h"
 #endif
@@ -16,8 +16,8 @@
 
 #ifndef HAVE_TLS
 
-int near__tls_open(const near_options *options, const char *host, const struct near__alloc *alloc, struct near__tls **ret,
-                   near_error *error)
+int near__tls_open(const near_options *options, const char *host, const struct near__alloc *alloc,
+                   struct near__tls **ret, near_error *error)
 {
     (void)options, (void)host, (void)alloc, (void)ret;
     return near__fail(error, NEAR_ERR_UNSUPPORTED, "this build has no TLS");
@@ -131,8 +131,8 @@ static int load_authorities(struct near__tls *tls, const near_options *o, near_e
         return NEAR_OK;
     }
     if (SSL_CTX_load_verify_locations(tls->context, o->tls_ca_file, o->tls_ca_dir) != 1)
-        return near__fail(error, NEAR_ERR_TLS, "tls_ca_file %s, tls_ca_dir %s: %s", o->tls_ca_file ? o->tls_ca_file : "-",
-                          o->tls_ca_dir ? o->tls_ca_dir : "-", reason());
+        return near__fail(error, NEAR_ERR_TLS, "tls_ca_file %s, tls_ca_dir %s: %s",
+                          o->tls_ca_file ? o->tls_ca_file : "-", o->tls_ca_dir ? o->tls_ca_dir : "-", reason());
     return NEAR_OK;
 }
 
@@ -167,8 +167,8 @@ void near__tls_close(struct near__tls *tls)
     near__free(tls->alloc, tls);
 }
 
-int near__tls_open(const near_options *options, const char *host, const struct near__alloc *alloc, struct near__tls **ret,
-                   near_error *error)
+int near__tls_open(const near_options *options, const char *host, const struct near__alloc *alloc,
+                   struct near__tls **ret, near_error *error)
 {
     struct near__tls *tls = near__alloc_zero(alloc, sizeof *tls);
     if (!tls)

@@ -15,8 +15,8 @@ struct near__tls; /* certificates and rules, shared by a server's connections */
 struct near__tls_session;
 
 /* NEAR_OK, NEAR_ERR_TLS (a certificate cannot be read), NEAR_ERR_NOMEM, NEAR_ERR_UNSUPPORTED. */
-int near__tls_open(const near_options *options, const char *host, const struct near__alloc *alloc, struct near__tls **ret,
-                   near_error *error);
+int near__tls_open(const near_options *options, const char *host, const struct near__alloc *alloc,
+                   struct near__tls **ret, near_error *error);
 void near__tls_close(struct near__tls *tls);
 
 struct near__tls_session *near__tls_session_new(struct near__tls *tls, int fd, struct near__fault *fault);

@@ -329,9 +329,9 @@ static int step_once(struct near__transport *t)
 
 static const char *doing(const struct near__transport *t)
 {
-    return t->state == NEAR_TRANSPORT_RESOLVING ? "resolving" :
-           t->state == NEAR_TRANSPORT_TLS       ? "TLS handshake with" :
-                                                  "connect to";
+    return t->state == NEAR_TRANSPORT_RESOLVING ? "resolving"
+           : t->state == NEAR_TRANSPORT_TLS     ? "TLS handshake with"
+                                                : "connect to";
 }
 
 int near__transport_step(struct near__transport *t, struct near__fault *fault)
@@ -403,7 +403,8 @@ ssize_t near__transport_read(struct near__transport *t, void *bytes, size_t size
     }
 }
 
-ssize_t near__transport_write(struct near__transport *t, const struct iovec *vectors, int count, struct near__fault *fault)
+ssize_t near__transport_write(struct near__transport *t, const struct iovec *vectors, int count,
+                              struct near__fault *fault)
 {
 #ifdef HAVE_TLS
     if (t->tls)

@@ -77,7 +77,8 @@ struct pollfd near__transport_poll(const struct near__transport *t, int has_outp
 
 /* On an open transport, one reader and one writer at the same moment.  Bytes, 0: not now, -1: failed or closed. */
 ssize_t near__transport_read(struct near__transport *t, void *bytes, size_t size, struct near__fault *fault);
-ssize_t near__transport_write(struct near__transport *t, const struct iovec *vectors, int count, struct near__fault *fault);
+ssize_t near__transport_write(struct near__transport *t, const struct iovec *vectors, int count,
+                              struct near__fault *fault);
 /* Bytes beyond those written that may nevertheless reach the server. */
 size_t near__transport_offered(struct near__transport *t);
 /* 1: there is more to read, whatever poll says. */
@@ -87,8 +88,8 @@ void near__transport_finish(struct near__transport *t);
 /* Ends the stream for both sides; any thread, on an open transport. */
 void near__transport_shutdown(struct near__transport *t);
 
-/* poll until an absolute time; an interrupting signal is not news.  The number of ready descriptors, 0 at the time-out and, after
- * a millisecond at most, when the kernel has no memory. */
+/* poll until an absolute time; an interrupting signal is not news.  The number of ready descriptors, 0 at the time-out
+ * and, after a millisecond at most, when the kernel has no memory. */
 int near__poll(struct pollfd *descriptors, unsigned count, const struct near__clock *clock, int64_t until_ns);
 
 #endif

@@ -62,13 +62,27 @@ static void test_every_bit_of_a_short_key_changes_both_halves(void **state)
 static size_t make_key(unsigned kind, unsigned n, unsigned char key[32])
 {
     switch (kind) {
-    case 0: return (size_t)snprintf((char *)key, 32, "key:%012u", n);
-    case 1: return (size_t)snprintf((char *)key, 32, "%08x", n);
-    case 2: return (size_t)snprintf((char *)key, 32, "kkkkkkkk%08x", n);
-    case 3: return (size_t)snprintf((char *)key, 32, "user:%u:x", n + 100000);
-    case 4: memset(key, 0, 16); memcpy(key, &n, sizeof(n)); return 16; /* a number at either end */
-    case 5: memset(key, 0, 16); memcpy(key + 8, &n, sizeof(n)); return 16;
-    default: memset(key, 0, 16); key[7] = (unsigned char)n; key[15] = (unsigned char)(n >> 8); return 16;
+    case 0:
+        return (size_t)snprintf((char *)key, 32, "key:%012u", n);
+    case 1:
+        return (size_t)snprintf((char *)key, 32, "%08x", n);
+    case 2:
+        return (size_t)snprintf((char *)key, 32, "kkkkkkkk%08x", n);
+    case 3:
+        return (size_t)snprintf((char *)key, 32, "user:%u:x", n + 100000);
+    case 4:
+        memset(key, 0, 16);
+        memcpy(key, &n, sizeof(n));
+        return 16; /* a number at either end */
+    case 5:
+        memset(key, 0, 16);
+        memcpy(key + 8, &n, sizeof(n));
+        return 16;
+    default:
+        memset(key, 0, 16);
+        key[7] = (unsigned char)n;
+        key[15] = (unsigned char)(n >> 8);
+        return 16;
     }
 }
 #define KINDS 7
@@ -113,11 +127,12 @@ static void test_keys_that_count_fill_buckets_evenly(void **state)
             if (same > most_same)
                 most_same = same;
             if (beyond > 1.5 * chance * KEYS || same > 32)
-                print_error("kind %u, seed %u: %u beyond the eighth, %u with another's tag\n", kind, (unsigned)seed, beyond, same);
+                print_error("kind %u, seed %u: %u beyond the eighth, %u with another's tag\n", kind, (unsigned)seed,
+                            beyond, same);
             assert_true(beyond <= 1.5 * chance * KEYS && same <= 32);
         }
-    print_message("of %u keys at most %u beyond the eighth (by chance %.0f), %u with another's tag\n", KEYS, most_beyond,
-                  chance * KEYS, most_same);
+    print_message("of %u keys at most %u beyond the eighth (by chance %.0f), %u with another's tag\n", KEYS,
+                  most_beyond, chance * KEYS, most_same);
 }
 
 int main(void)

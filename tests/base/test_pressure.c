@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * What is read from the kernel's files about memory, from files of our own: limits at every level, page cache, events and stalls since
- * the last look, mounts, and everything that may be missing or nonsense. */
+ * What is read from the kernel's files about memory, from files of our own: limits at every level, page cache, events
+ * and stalls since the last look, mounts, and everything that may be missing or nonsense. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -53,7 +53,8 @@ static int setup(void **state)
     write_file(GROUP "/memory.high", "max\n");
     write_file(GROUP "/memory.stat", "anon 31457280\nfile 10485760\ninactive_file 10485760\nactive_file 0\n");
     write_file(GROUP "/memory.events", "low 0\nhigh 3\nmax 1\noom 0\n");
-    write_file(GROUP "/memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=1000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n");
+    write_file(GROUP "/memory.pressure",
+               "some avg10=0.00 avg60=0.00 avg300=0.00 total=1000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n");
     now_ns = 1000 * SEC;
     near__pressure_init(&pressure, root);
     return 0;
@@ -123,7 +124,8 @@ static void test_stalls_are_those_since_the_last_look(void **state)
 {
     (void)state;
     expect(30 * MIB, 100 * MIB, 0, 0);
-    write_file(GROUP "/memory.pressure", "some avg10=9.00 avg60=0.00 avg300=0.00 total=251000\nfull avg10=0 avg60=0 avg300=0 total=9\n");
+    write_file(GROUP "/memory.pressure",
+               "some avg10=9.00 avg60=0.00 avg300=0.00 total=251000\nfull avg10=0 avg60=0 avg300=0 total=9\n");
     expect(30 * MIB, 100 * MIB, 0, 250);
     expect(30 * MIB, 100 * MIB, 0, 0); /* although the average remembers it */
     write_file(GROUP "/memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=9999999999\n");
@@ -161,7 +163,8 @@ static void test_a_container_sees_a_part_of_the_hierarchy(void **state)
 
 static void test_nothing_there_is_no_pressure(void **state)
 {
-    static const char *const files[] = {"/memory.events", "/memory.pressure", "/memory.high", "/memory.max", "/memory.current"};
+    static const char *const files[] = {"/memory.events", "/memory.pressure", "/memory.high", "/memory.max",
+                                        "/memory.current"};
     (void)state;
     for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
         char path[128];
@@ -182,7 +185,8 @@ static void test_nothing_there_is_no_pressure(void **state)
 
 static void test_nonsense_counts_as_nothing(void **state)
 {
-    static const char *const nonsense[] = {"", "\n", "-1\n", "12x\n", "99999999999999999999999\n", "0x10\n", " 5\n", "max5\n"};
+    static const char *const nonsense[] = {"",       "\n",   "-1\n",  "12x\n", "99999999999999999999999\n",
+                                           "0x10\n", " 5\n", "max5\n"};
     (void)state;
     for (size_t i = 0; i < sizeof(nonsense) / sizeof(nonsense[0]); i++) {
         write_file(GROUP "/memory.max", nonsense[i]);
@@ -198,8 +202,8 @@ static void test_nonsense_counts_as_nothing(void **state)
 /* Whatever the files hold, a look ends and what it tells is within its bounds. */
 static void test_random_bytes_are_survived(void **state)
 {
-    static const char *const files[] = {"/proc/self/cgroup",     "/proc/self/mountinfo",   GROUP "/memory.current",
-                                        GROUP "/memory.max",     GROUP "/memory.stat",     GROUP "/memory.events",
+    static const char *const files[] = {"/proc/self/cgroup",     "/proc/self/mountinfo", GROUP "/memory.current",
+                                        GROUP "/memory.max",     GROUP "/memory.stat",   GROUP "/memory.events",
                                         GROUP "/memory.pressure"};
     static const char letters[] = "0:/ \n\\- cgroup2maxhigh19=total";
     uint64_t random = test_seed();
@@ -208,7 +212,8 @@ static void test_random_bytes_are_survived(void **state)
         static char text[9000];
         size_t length = near__random_below(&random, round % 50 ? 60 : sizeof(text) - 1);
         for (size_t i = 0; i < length; i++)
-            text[i] = round % 3 ? letters[near__random_below(&random, sizeof(letters) - 1)] : (char)(1 + near__random_below(&random, 255));
+            text[i] = round % 3 ? letters[near__random_below(&random, sizeof(letters) - 1)]
+                                : (char)(1 + near__random_below(&random, 255));
         text[length] = 0;
         write_file(files[near__random_below(&random, sizeof(files) / sizeof(files[0]))], text);
         look();
@@ -229,7 +234,8 @@ static void test_the_real_files_can_be_read(void **state)
         look();
         assert_true(level.limit > 0 && level.stalled_permille <= 1000);
     }
-    print_message("# used %llu of %llu, known %u\n", (unsigned long long)level.used, (unsigned long long)level.limit, level.known);
+    print_message("# used %llu of %llu, known %u\n", (unsigned long long)level.used, (unsigned long long)level.limit,
+                  level.known);
 }
 
 int main(void)

@@ -39,16 +39,11 @@ static void test_digests_around_the_ends_of_blocks(void **state)
         size_t size;
         const char *digest;
     } rows[] = {
-        {1, "5ba93c9db0cff93f52b521d7420e43f6eda2784f"},
-        {55, "8e8832c642a6a38c74c17fc92ccedc266c108e6c"},
-        {56, "9438e360f578e12c0e0e8ed28e2c125c1cefee16"},
-        {57, "0f2bf6d5e1a0209d19f8f6e7d08b3e2d9cf4c5ab"},
-        {63, "0b8bf9fc37ad802cefa6733ec62b09d5f43a1b75"},
-        {64, "c8d7d0ef0eedfa82d2ea1aa592845b9a6d4b02b7"},
-        {65, "f0fa45906bd0f4c3668fcd0d8f68d4b298b30e5b"},
-        {119, "85634f17f58bda0e4f0515dfb68bc1af922a031f"},
-        {120, "b110a88a11436b215220486c1081dec2fb0f389a"},
-        {128, "0ae4f711ef5d6e9d26c611fd2c8c8ac45ecbf9e7"},
+        {1, "5ba93c9db0cff93f52b521d7420e43f6eda2784f"},   {55, "8e8832c642a6a38c74c17fc92ccedc266c108e6c"},
+        {56, "9438e360f578e12c0e0e8ed28e2c125c1cefee16"},  {57, "0f2bf6d5e1a0209d19f8f6e7d08b3e2d9cf4c5ab"},
+        {63, "0b8bf9fc37ad802cefa6733ec62b09d5f43a1b75"},  {64, "c8d7d0ef0eedfa82d2ea1aa592845b9a6d4b02b7"},
+        {65, "f0fa45906bd0f4c3668fcd0d8f68d4b298b30e5b"},  {119, "85634f17f58bda0e4f0515dfb68bc1af922a031f"},
+        {120, "b110a88a11436b215220486c1081dec2fb0f389a"}, {128, "0ae4f711ef5d6e9d26c611fd2c8c8ac45ecbf9e7"},
     };
     static const unsigned char zeros[130];
     (void)state;
@@ -59,9 +54,9 @@ static void test_digests_around_the_ends_of_blocks(void **state)
 /* Redis has computed these (test_redis_requests.c compares them with the server's). */
 static void test_digests_of_scripts(void **state)
 {
-    const struct near__script *scripts[] = {&near__script_set, &near__script_write, &near__script_write_always, &near__script_prove,
-                                            &near__script_lock, &near__script_check, &near__script_lease, &near__script_fill,
-                                            &near__script_compare};
+    const struct near__script *scripts[] = {&near__script_set,   &near__script_write, &near__script_write_always,
+                                            &near__script_prove, &near__script_lock,  &near__script_check,
+                                            &near__script_lease, &near__script_fill,  &near__script_compare};
     (void)state;
     for (size_t i = 0; i < sizeof(scripts) / sizeof(*scripts); i++)
         assert_digest(scripts[i]->text, strlen(scripts[i]->text), scripts[i]->sha1);

@@ -125,7 +125,9 @@ static void test_query_parameters_set_options(void **state)
     near__uri_fini(&uri, &libc_alloc);
 }
 
-/* The word "secret" stands for the password; wherever a person may have put it, it is never shown. */
+/* The word "secret" stands for the
+                                                                                 * password; wherever a person may have
+                                                                                 * put it, it is never shown. */
 static const struct bad {
     const char *text;
     int status;
@@ -202,7 +204,8 @@ static const struct bad {
     {"unix:///", NEAR_ERR_URI},
     {"unix://relative", NEAR_ERR_URI},
     {"unix:///run/%00", NEAR_ERR_URI},
-    {"unix:///a123456789b123456789c123456789d123456789e123456789f123456789g123456789h123456789i123456789j123456789k1234567",
+    {"unix:///"
+     "a123456789b123456789c123456789d123456789e123456789f123456789g123456789h123456789i123456789j123456789k1234567",
      NEAR_ERR_URI},
     {"memory://", NEAR_ERR_URI},
     {"memory://u:secret@x", NEAR_ERR_URI},
@@ -310,9 +313,10 @@ static void test_J_very_long_uris_are_refused(void **state)
 /* Random texts from pieces that matter: never a crash, never "secret" where it stands before an @ of the authority. */
 static void test_J_random_uris_never_show_a_password(void **state)
 {
-    static const char *const pieces[] = {"redis://", "unix://", "local:", "memory://", "rediss://", ":", "@", "/", "?", "#",
-                                         "&", "=", "[", "]", "%", "%41", "%00", "h", "12", "db", "prefix", "password", " ",
-                                         "..", "\xc3\xa4"};
+    static const char *const pieces[] = {"redis://", "unix://", "local:", "memory://", "rediss://", ":",  "@",
+                                         "/",        "?",       "#",      "&",         "=",         "[",  "]",
+                                         "%",        "%41",     "%00",    "h",         "12",        "db", "prefix",
+                                         "password", " ",       "..",     "\xc3\xa4"};
     uint64_t seed = test_seed();
     (void)state;
     for (int round = 0; round < 50000; round++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What the benchmarks stand on: draws follow their distributions, tapes their mix, values tell whose they are, and exact LRU is
- * exact. */
+ * What the benchmarks stand on: draws follow their distributions, tapes their mix, values tell whose they are, and
+ * exact LRU is exact. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -25,8 +25,8 @@
 #define DRAWS 2000000
 #endif
 
-/* Pearson's statistic over ranks, those at the end put together until each expects at least 20 draws; standardised after Wilson
- * and Hilferty, so that it is a normal deviate: beyond 5 once in three million runs. */
+/* Pearson's statistic over ranks, those at the end put together until each expects at least 20 draws; standardised
+ * after Wilson and Hilferty, so that it is a normal deviate: beyond 5 once in three million runs. */
 static double deviate(const struct bench_draw *draw, const double *probability, uint64_t seed)
 {
     uint64_t *seen = calloc(draw->count, sizeof(*seen));
@@ -241,8 +241,10 @@ static void test_exact_lru_is_exact(void **state)
 
 static void test_wrong_distributions_are_refused(void **state)
 {
-    static const char *const wrong[] = {"", "zipf", "zipf:", "zipf:0", "zipf:-1", "zipf:x", "zipf:0.9x", "zipf:nan", "uniform:1",
-                                        "hotspot:", "hotspot:0.2", "hotspot:0.2,", "hotspot:0,0.5", "hotspot:0.2,1.5", "normal"};
+    static const char *const wrong[] = {
+        "",         "zipf",      "zipf:",    "zipf:0",      "zipf:-1",      "zipf:x",        "zipf:0.9x",
+        "zipf:nan", "uniform:1", "hotspot:", "hotspot:0.2", "hotspot:0.2,", "hotspot:0,0.5", "hotspot:0.2,1.5",
+        "normal"};
     struct bench_dist dist;
     (void)state;
     for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++)

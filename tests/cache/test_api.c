@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The public API: what every function returns for good and for bad input, on each kind of remote tier.  The same cases run
- * on memory://, on "local:" and, where one can be started, on a real Redis. */
+ * The public API: what every function returns for good and for bad input, on each kind of remote tier.  The same cases
+ * run on memory://, on "local:" and, where one can be started, on a real Redis. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -57,8 +57,14 @@ static int setup_kind(void **state, enum kind kind, const char *uri)
     return 0;
 }
 
-static int setup_memory(void **state) { return setup_kind(state, MEMORY, "memory://api"); }
-static int setup_local(void **state) { return setup_kind(state, LOCAL, "local:"); }
+static int setup_memory(void **state)
+{
+    return setup_kind(state, MEMORY, "memory://api");
+}
+static int setup_local(void **state)
+{
+    return setup_kind(state, LOCAL, "local:");
+}
 static int setup_redis(void **state)
 {
     if (server)
@@ -141,9 +147,10 @@ static void test_source_tells_where_a_value_came_from(void **state)
     near_cache *c = cache_of(state);
     near_value got;
     memset(&got, 0, sizeof(got));
-    assert_true(wait_until((near_release(&got), set(c, "k", "v") == NEAR_OK && near_get(c, "k", 1, NULL, &got) == NEAR_OK &&
-                                                    got.source == NEAR_FROM_LOCAL),
-                           PATIENCE_MS)); /* a busy machine may let the proof age */
+    assert_true(
+        wait_until((near_release(&got), set(c, "k", "v") == NEAR_OK && near_get(c, "k", 1, NULL, &got) == NEAR_OK &&
+                                            got.source == NEAR_FROM_LOCAL),
+                   PATIENCE_MS)); /* a busy machine may let the proof age */
     near_release(&got);
     near_drop(c, "k", 1);
     assert_int_equal(near_peek(c, "k", 1, &got), NEAR_MISS);
@@ -154,8 +161,8 @@ static void test_source_tells_where_a_value_came_from(void **state)
     near_release(&got);
 }
 
-/* A write that nobody competes with is kept, the first one after near_wait_ready included, though its own message comes at the same
- * moment on another connection.  So slow to lose patience that a busy machine changes nothing. */
+/* A write that nobody competes with is kept, the first one after near_wait_ready included, though its own message comes
+ * at the same moment on another connection.  So slow to lose patience that a busy machine changes nothing. */
 static void test_own_write_without_competition_is_kept(void **state)
 {
     enum { ROUNDS = 20, WRITES = 200 };
@@ -478,7 +485,8 @@ static void test_R52_batch_without_memory_says_so_for_every_item(void **state)
     near_cache *c = open_with("memory://batch-nomem", &options);
     for (int which = 0; which < 3; which++) {
         int struck = 0;
-        for (uint64_t n = 1; n < 40; n++) /* more than a batch needs: the library's threads allocate now and then, too */
+        /* more than a batch needs: the library's threads allocate now and then, too */
+        for (uint64_t n = 1; n < 40; n++)
             struck += batch_with_failure(c, &hooks, which, n);
         assert_true(struck > 1);
     }
@@ -630,7 +638,10 @@ static void test_open_tells_of_certificates_that_cannot_be_read(void **state)
 static void test_open_refuses_certificates_for_what_is_not_encrypted(void **state)
 {
     static const char *const uris[] = {
-        "redis://localhost?tls_ca_file=/a", "unix:///nowhere?tls_ca_dir=/a", "memory://x?tls_server_name=a", "local:?tls_verify=no",
+        "redis://localhost?tls_ca_file=/a",
+        "unix:///nowhere?tls_ca_dir=/a",
+        "memory://x?tls_server_name=a",
+        "local:?tls_verify=no",
     };
     (void)state;
     for (size_t i = 0; i < sizeof(uris) / sizeof(uris[0]); i++) {
@@ -663,7 +674,8 @@ static void expect_bytes(near_cache *c, const char *key, size_t key_size, const 
     near_release(&item.value);
 }
 
-/* Keys of all short sizes and one more at each end, so many that buckets are full; values of all sizes that are copied without a call. */
+/* Keys of all short sizes and one more at each end, so many that buckets are full; values of all sizes that are copied
+ * without a call. */
 static void read_all_sizes(near_cache *c, const unsigned char *value)
 {
     char key[18];
@@ -692,7 +704,7 @@ static void test_hits_are_the_same_on_every_processor(void **state)
         value[i] = (unsigned char)(i * 131 >> 3);
     assert_int_equal(near_open("local:?local_bytes=64m", NULL, &c, NULL), NEAR_OK);
     assert_int_equal(near_set(c, "first", 5, "v", 1, NULL, NULL), NEAR_OK); /* a reader: it is known now, */
-    expect(c, "first", "v");                                               /* and remembered as the last */
+    expect(c, "first", "v");                                                /* and remembered as the last */
     assert_ptr_equal(near__reader_last.name, c);
     has_lines = near__has_wide_lines, has_moves = near__has_wide_moves;
     for (int lines = 0; lines <= has_lines; lines++)
@@ -1021,9 +1033,9 @@ static void test_close_logs_no_warning(void **state)
 static void test_bad_uris_and_options_are_refused_with_a_text(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"",          "redis",         "http://x",        "redis://h:99999", "redis://h/x",
-                                      "redis://[", "memory://",     "memory://a?no=1", "unix://",         "local:?bound_ms=0",
-                                      "redis://h:", "local:whatever"};
+    static const char *const bad[] = {
+        "",          "redis",           "http://x", "redis://h:99999",   "redis://h/x", "redis://[",
+        "memory://", "memory://a?no=1", "unix://",  "local:?bound_ms=0", "redis://h:",  "local:whatever"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         near_cache *cache = NULL;
         near_error error = {0};
@@ -1109,7 +1121,10 @@ static int group_teardown(void **state)
     return 0;
 }
 
-#define CASE(function, kind) {#function "_on_" #kind, function, setup_##kind, teardown, NULL}
+#define CASE(function, kind)                                                                                           \
+    {                                                                                                                  \
+#function "_on_" #kind, function, setup_##kind, teardown, NULL                                                 \
+    }
 #define WITH_A_REMOTE_TIER(function) CASE(function, memory), CASE(function, redis)
 #define EVERYWHERE(function) WITH_A_REMOTE_TIER(function), CASE(function, local)
 

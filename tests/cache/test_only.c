@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Writes of a cache without a remote tier by many threads: the short way of a plain near_set and the long way of everything else. */
+ * Writes of a cache without a remote tier by many threads: the short way of a plain near_set and the long way of
+ * everything else. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -46,7 +47,8 @@ static int64_t number_of(near_cache *cache, const char *key)
 static int set_number(near_cache *cache, const char *key, int64_t number)
 {
     char text[32];
-    return near_set(cache, key, strlen(key), text, (size_t)snprintf(text, sizeof(text), "%" PRId64, number), NULL, NULL);
+    return near_set(cache, key, strlen(key), text, (size_t)snprintf(text, sizeof(text), "%" PRId64, number), NULL,
+                    NULL);
 }
 
 static void run_threads(void *(*run)(void *), near_cache *cache)
@@ -109,7 +111,8 @@ static void *add_until_over(void *arg)
     return NULL;
 }
 
-/* What was set stays until something that has seen it comes: an increment that began on the older number must not replace it. */
+/* What was set stays until something that has seen it comes: an increment that began on the older number must not
+ * replace it. */
 static void test_a_plain_set_is_not_overtaken_by_an_increment_of_what_was_there(void **state)
 {
     struct contest contest = {.cache = open_only()};
@@ -135,7 +138,7 @@ enum { REMOVALS = 20000 };
 
 struct removal {
     near_cache *cache;
-    int all;            /* near_clear, not near_drop */
+    int all; /* near_clear, not near_drop */
     atomic_int begun, ended;
 };
 
@@ -166,12 +169,12 @@ static void *removes(void *arg)
 static __thread near_cache *removed_after_the_look;
 static __thread int all_is;
 
-enum near__local_result __real_near__local_look(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
-                                                struct near__view *view);
-enum near__local_result __wrap_near__local_look(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
-                                                struct near__view *view);
-enum near__local_result __wrap_near__local_look(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
-                                                struct near__view *view)
+enum near__local_result __real_near__local_look(struct near__local *local, struct near__reader *reader, const void *key,
+                                                size_t key_size, struct near__view *view);
+enum near__local_result __wrap_near__local_look(struct near__local *local, struct near__reader *reader, const void *key,
+                                                size_t key_size, struct near__view *view);
+enum near__local_result __wrap_near__local_look(struct near__local *local, struct near__reader *reader, const void *key,
+                                                size_t key_size, struct near__view *view)
 {
     enum near__local_result result = __real_near__local_look(local, reader, key, key_size, view);
     near_cache *cache = removed_after_the_look;
@@ -241,7 +244,8 @@ static void *set_own(void *arg)
     near_cache *cache = arg;
     char key[32];
     snprintf(key, sizeof(key), "own%d", atomic_fetch_add(&threads, 1));
-    for (int i = 0; i < ROUNDS; i++) /* the writes of one stripe have different numbers, or one of these would be refused or lost */
+    /* the writes of one stripe have different numbers, or one of these would be refused or lost */
+    for (int i = 0; i < ROUNDS; i++)
         if (set_number(cache, key, i) != NEAR_OK || number_of(cache, key) != i)
             return arg;
     return NULL;
@@ -355,9 +359,12 @@ static void test_a_value_that_is_kept_in_the_end_is_not_counted_as_refused(void 
 static _Atomic(int) refuses; /* the short way, which alone puts */
 static _Atomic(unsigned) refusals;
 
-int __real_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment);
-int __wrap_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment);
-int __wrap_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash, const struct near__moment *moment)
+int __real_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash,
+                           const struct near__moment *moment);
+int __wrap_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash,
+                           const struct near__moment *moment);
+int __wrap_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash,
+                           const struct near__moment *moment)
 {
     refusals += refuses != 0;
     return !refuses && __real_near__index_put(index, entry, hash, moment);
@@ -368,7 +375,8 @@ static void test_what_the_short_way_leaves_to_the_long_one_is_not_counted_as_ref
     near_cache *cache = open_only();
     (void)state;
     refuses = 1;
-    for (int number = 1; number <= 3; number++) /* the first makes the thread known, the second is timed: both go the long way */
+    /* the first makes the thread known, the second is timed: both go the long way */
+    for (int number = 1; number <= 3; number++)
         assert_int_equal(set_number(cache, "k", number), NEAR_OK);
     refuses = 0;
     near_stats stats = stats_of(cache);
@@ -424,8 +432,8 @@ static void test_R51_a_set_meets_the_close(void **state)
     }
 }
 
-/* Both ways of a miss: keys of the short way's sizes and others, with terms of the call's own and without.  Arguments that a miss does not
- * need are looked at all the same. */
+/* Both ways of a miss: keys of the short way's sizes and others, with terms of the call's own and without.  Arguments
+ * that a miss does not need are looked at all the same. */
 static void test_a_miss_is_counted_and_leaves_nothing(void **state)
 {
     static const char *const keys[] = {"", "short", "of-ten-chr", "a-key-of-more-than-sixteen-bytes"};
@@ -445,9 +453,12 @@ static void test_a_miss_is_counted_and_leaves_nothing(void **state)
             assert_null(value.data);
             assert_int_equal(value.size, 0);
             near_release(&value);
-            assert_int_equal(near_get_copy(cache, keys[i], key_size, own ? &terms : NULL, buffer, sizeof(buffer), &size), NEAR_MISS);
-            assert_int_equal(near_get_copy(cache, keys[i], key_size, own ? &terms : NULL, NULL, sizeof(buffer), &size), NEAR_ERR_INVALID);
-            assert_int_equal(near_get_copy(cache, keys[i], key_size, own ? &terms : NULL, buffer, sizeof(buffer), NULL), NEAR_ERR_INVALID);
+            assert_int_equal(
+                near_get_copy(cache, keys[i], key_size, own ? &terms : NULL, buffer, sizeof(buffer), &size), NEAR_MISS);
+            assert_int_equal(near_get_copy(cache, keys[i], key_size, own ? &terms : NULL, NULL, sizeof(buffer), &size),
+                             NEAR_ERR_INVALID);
+            assert_int_equal(near_get_copy(cache, keys[i], key_size, own ? &terms : NULL, buffer, sizeof(buffer), NULL),
+                             NEAR_ERR_INVALID);
             assert_int_equal(near_get(cache, keys[i], key_size, own ? &terms : NULL, NULL), NEAR_ERR_INVALID);
             misses += 2;
             near_stats stats = stats_of(cache);

@@ -77,9 +77,13 @@ void process_open_heard(struct process *p, struct world *w, uint64_t seed,
     int manual = w->clock.virtual_ns != NULL;
     memset(p, 0, sizeof(*p));
     p->world = w;
-    struct near__local_config local = {
-        .alloc = &w->alloc, .clock = &w->clock, .log = &w->log, .bytes_max = 1u << 20, .seed = 1, .manual = manual,
-        .foreign = w->options.track != NEAR_TRACK_NONE};
+    struct near__local_config local = {.alloc = &w->alloc,
+                                       .clock = &w->clock,
+                                       .log = &w->log,
+                                       .bytes_max = 1u << 20,
+                                       .seed = 1,
+                                       .manual = manual,
+                                       .foreign = w->options.track != NEAR_TRACK_NONE};
     assert_int_equal(near__local_open(&local, &p->local), NEAR_OK);
     struct near__remote_config remote = {
         .alloc = &w->alloc, .clock = &w->clock, .log = &w->log, .uri = &w->uri, .options = &w->options};
@@ -92,7 +96,8 @@ void process_open_heard(struct process *p, struct world *w, uint64_t seed,
                                                .bound_ms = w->bound_ms ? w->bound_ms : TEST_BOUND_MS,
                                                .backoff_min_ms = 10,
                                                .backoff_max_ms = 2000,
-                                               .connect_timeout_ms = w->connect_timeout_ms ? w->connect_timeout_ms : 2000,
+                                               .connect_timeout_ms =
+                                                   w->connect_timeout_ms ? w->connect_timeout_ms : 2000,
                                                .repair_rate = w->repair_rate,
                                                .seed = seed,
                                                .tracking = w->options.track != NEAR_TRACK_NONE,

@@ -14,7 +14,8 @@
 
 #define TEST_BOUND_MS 1000
 #define TEST_BOUND_NS (TEST_BOUND_MS * NEAR_NS_PER_MS)
-#define TEST_START_NS (INT64_C(1700000000) * NEAR_NS_PER_S) /* so that positions look like microseconds of the present */
+/* so that positions look like microseconds of the present */
+#define TEST_START_NS (INT64_C(1700000000) * NEAR_NS_PER_S)
 
 /* One server and the time. */
 struct world {
@@ -25,7 +26,7 @@ struct world {
     near_options options;
     struct near__uri uri;
     char name[64];
-    struct near__memory_store *store; /* NULL: a real server */
+    struct near__memory_store *store;      /* NULL: a real server */
     uint32_t bound_ms, connect_timeout_ms; /* 0: the tests' usual; set before processes are opened */
     uint32_t repair_rate;                  /* as above; 0: none */
 };

@@ -93,9 +93,9 @@ static void test_R53_threads_have_names_and_block_all_signals(void **state)
 static void test_close_ends_promptly_whatever_is_under_way(void **state)
 {
     (void)state;
-    static const enum near__memory_fault faults[] = {NEAR_FAULT_NONE, NEAR_FAULT_SILENCE, NEAR_FAULT_REFUSE,
-                                                     NEAR_FAULT_HOLD_REPLIES, NEAR_FAULT_HOLD_REQUESTS,
-                                                     NEAR_FAULT_HOLD_MESSAGES};
+    static const enum near__memory_fault faults[] = {NEAR_FAULT_NONE,          NEAR_FAULT_SILENCE,
+                                                     NEAR_FAULT_REFUSE,        NEAR_FAULT_HOLD_REPLIES,
+                                                     NEAR_FAULT_HOLD_REQUESTS, NEAR_FAULT_HOLD_MESSAGES};
     for (size_t i = 0; i < 2 * sizeof(faults) / sizeof(faults[0]); i++) {
         struct world w;
         struct process p;
@@ -130,7 +130,8 @@ static void test_wait_and_check_say_what_is_wrong(void **state)
     while (!strstr(error.text, "refused"))
         assert_int_equal(near__coherence_wait(p.coherence, near__now(&w.clock) + 20 * NEAR_NS_PER_MS, &error),
                          NEAR_ERR_TIMEOUT);
-    assert_int_equal(near__coherence_check(p.coherence, near__now(&w.clock) + NEAR_NS_PER_MS, &error), NEAR_ERR_UNAVAILABLE);
+    assert_int_equal(near__coherence_check(p.coherence, near__now(&w.clock) + NEAR_NS_PER_MS, &error),
+                     NEAR_ERR_UNAVAILABLE);
     near__memory_fault(w.store, NEAR_FAULT_REFUSE, 0, 0);
     assert_ready(&p);
     uint64_t proofs = process_stats(&p).proofs;
@@ -228,14 +229,27 @@ static void *break_things(void *arg)
     struct storm *s = part->storm;
     for (int i = 0; i < ROUNDS; i++) {
         switch (near__random_below(&part->random, 6)) {
-        case 0: near__memory_disconnect_channels(s->world.store); break;
-        case 1: near__memory_fault(s->world.store, NEAR_FAULT_DROP_MESSAGES, 0, 2); break;
-        case 2: near__memory_fault(s->world.store, NEAR_FAULT_HOLD_MESSAGES, 0, 20); break;
-        case 3: near__memory_inject_message(s->world.store, "garbage", 7); break;
-        case 4: near__memory_duplicate_next_message(s->world.store); break;
-        default: near__memory_restart(s->world.store, 0); break;
+        case 0:
+            near__memory_disconnect_channels(s->world.store);
+            break;
+        case 1:
+            near__memory_fault(s->world.store, NEAR_FAULT_DROP_MESSAGES, 0, 2);
+            break;
+        case 2:
+            near__memory_fault(s->world.store, NEAR_FAULT_HOLD_MESSAGES, 0, 20);
+            break;
+        case 3:
+            near__memory_inject_message(s->world.store, "garbage", 7);
+            break;
+        case 4:
+            near__memory_duplicate_next_message(s->world.store);
+            break;
+        default:
+            near__memory_restart(s->world.store, 0);
+            break;
         }
-        struct timespec pause = {.tv_nsec = (i % 10 ? 5 : 60) * NEAR_NS_PER_MS}; /* now and then long enough for a repair */
+        /* now and then long enough for a repair */
+        struct timespec pause = {.tv_nsec = (i % 10 ? 5 : 60) * NEAR_NS_PER_MS};
         nanosleep(&pause, NULL);
         near__memory_fault(s->world.store, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
     }
@@ -296,7 +310,8 @@ static void test_G1_G2_G4_hold_with_threads_and_faults(void **state)
     keep_cold_keys(&s->process[1]);
     for (int i = 0; i < WRITERS + READERS + 1; i++) {
         void *(*work)(void *) = i < WRITERS ? write_on : i < WRITERS + READERS ? read_on : break_things;
-        parts[i] = (struct part){.storm = s, .random = near__random_next(&random), .number = i < WRITERS ? i : i - WRITERS};
+        parts[i] =
+            (struct part){.storm = s, .random = near__random_next(&random), .number = i < WRITERS ? i : i - WRITERS};
         assert_int_equal(pthread_create(&parts[i].thread, NULL, work, &parts[i]), 0);
     }
     for (int i = 0; i < WRITERS + READERS + 1; i++)

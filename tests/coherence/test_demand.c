@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Values that travel only where somebody holds the key (demand.c): what makes a writer send them, and what makes it stop.  That
- * nothing of this can make a read wrong is for test_simulation.c, where half of the seeds send values so. */
+ * Values that travel only where somebody holds the key (demand.c): what makes a writer send them, and what makes it
+ * stop.  That nothing of this can make a read wrong is for test_simulation.c, where half of the seeds send values
+ * so. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>

@@ -189,14 +189,32 @@ static void test_R37_other_versions_and_numbers_are_malformed(void **state)
     assert_int_equal(decode_bytes(body, size, "17:"), 0);
     assert_int_equal(decode_bytes(body, size, "10:"), 0);
     assert_int_equal(decode_bytes(body, size, "19223372036854775807:"), 0);
-    static const char *const heads[] = {"", "1", "1:", "27:", "07:", "107:", "1-7:", "1+7:", "17", "17 :", "1 7:", "17::",
-                                        "19223372036854775808:", "118446744073709551616:", "199999999999999999999999:"};
+    static const char *const heads[] = {"",
+                                        "1",
+                                        "1:",
+                                        "27:",
+                                        "07:",
+                                        "107:",
+                                        "1-7:",
+                                        "1+7:",
+                                        "17",
+                                        "17 :",
+                                        "1 7:",
+                                        "17::",
+                                        "19223372036854775808:",
+                                        "118446744073709551616:",
+                                        "199999999999999999999999:"};
     for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
         assert_int_equal(decode_bytes(body, size, heads[i]), -1);
     static const struct {
         int at, byte;
-    } changes[] = {{0, 0}, {0, 2}, {1, 0}, {1, NEAR_MESSAGE_OPERATIONS_}, {1, 255}, {1, NEAR_MESSAGE_CLEAR}, {34, 3}, {34, 4},
-                   {34, 1}, {35, 0}, {35, 2}, {36, 2}, {36, 0}, {36, 0x81}};
+    } changes[] = {{0, 0},   {0, 2},
+                   {1, 0},   {1, NEAR_MESSAGE_OPERATIONS_},
+                   {1, 255}, {1, NEAR_MESSAGE_CLEAR},
+                   {34, 3},  {34, 4},
+                   {34, 1},  {35, 0},
+                   {35, 2},  {36, 2},
+                   {36, 0},  {36, 0x81}};
     for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
         unsigned char changed[sizeof(body)];
         memcpy(changed, body, sizeof(body));
@@ -241,8 +259,8 @@ static void test_R25_proofs_are_read_exactly(void **state)
     assert_int_equal(nonce, 12);
     assert_int_equal(position, 34);
     assert_int_equal(near__message_decode_proof("P9223372036854775807:0", 22, &nonce, &position), 0);
-    static const char *const bad[] = {"", "P", "P:", "P1:", "P:1", "p1:1", "P1:1 ", "P1 :1", "P01:1", "P1:01", "P1:1:1",
-                                      "P-1:1", "1:1", "P1:9223372036854775808"};
+    static const char *const bad[] = {"",      "P",     "P:",    "P1:",    "P:1",   "p1:1", "P1:1 ",
+                                      "P1 :1", "P01:1", "P1:01", "P1:1:1", "P-1:1", "1:1",  "P1:9223372036854775808"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_int_equal(near__message_decode_proof(bad[i], strlen(bad[i]), &nonce, &position), -1);
 }

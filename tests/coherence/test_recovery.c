@@ -15,7 +15,10 @@
 #include "coherence/stage.h"
 #include "support/allocfail.h"
 
-static int set_up(void **state) { return stage_open(state, 0); }
+static int set_up(void **state)
+{
+    return stage_open(state, 0);
+}
 
 static uint64_t proof_requests(struct stage *s)
 {
@@ -169,7 +172,7 @@ static void test_R22_fill_begun_while_unsubscribed_is_not_served(void **state)
     process_set(&s->b, "k", 1);
     lose(s);
     command_begin_fetch(&c, &s->a, "k");
-    command_run(&c); /* 1 */
+    command_run(&c);            /* 1 */
     process_set(&s->b, "k", 2); /* the message is lost */
     process_prove(&s->a);
     command_end(&c);
@@ -348,8 +351,9 @@ static void prove_unheard(struct stage *s)
     assert_int_equal(near__prover_step(s->a.coherence, 0), 1);
 }
 
-/* A hears nothing, so it lifts from the same position twice, and the second lift must not lead to the number which B, who has
- * heard of the first and has written since, takes for the present one: B would not see that everything is gone. */
+/* A hears nothing, so it lifts from the same position twice, and the second lift must not lead to the number which B,
+ * who has heard of the first and has written since, takes for the present one: B would not see that everything is
+ * gone. */
 static void test_R10_lifts_from_one_position_do_not_meet(void **state)
 {
     struct stage *s = *state;
@@ -602,7 +606,8 @@ static void test_J_hostile_position_poisons_nothing(void **state)
         struct near__buffer b;
         char head[32];
         near__buffer_init(&b, &s->world.alloc);
-        near__buffer_append(&b, head, (size_t)snprintf(head, sizeof(head), "1%" PRIu64 ":", UINT64_C(9007199254740991) + i));
+        near__buffer_append(&b, head,
+                            (size_t)snprintf(head, sizeof(head), "1%" PRIu64 ":", UINT64_C(9007199254740991) + i));
         near__coherence_body(s->b.coherence, i == 2 ? NEAR_MESSAGE_CLEAR : NEAR_MESSAGE_SET, "k", 1, &b);
         near__memory_inject_message(s->world.store, b.data, b.size);
         near__buffer_fini(&b);
@@ -777,7 +782,8 @@ static void test_R31_heartbeat_that_does_not_arrive_proves_nothing(void **state)
         if (i == 150) {
             near_error error;
             assert_no_hit(&s->a, "k");
-            assert_int_equal(near__coherence_check(s->a.coherence, near__now(&s->world.clock) + 1, &error), NEAR_ERR_TIMEOUT);
+            assert_int_equal(near__coherence_check(s->a.coherence, near__now(&s->world.clock) + 1, &error),
+                             NEAR_ERR_TIMEOUT);
             assert_non_null(strstr(error.text, "same server"));
         }
     }
@@ -810,7 +816,8 @@ static void test_H_failing_heartbeat_is_explained_and_lets_the_proof_lapse(void 
         world_advance(&s->world, TEST_BOUND_NS / 99);
     }
     assert_no_hit(&s->a, "k");
-    assert_int_equal(near__coherence_check(s->a.coherence, near__now(&s->world.clock) + 1, &error), NEAR_ERR_MISCONFIGURED);
+    assert_int_equal(near__coherence_check(s->a.coherence, near__now(&s->world.clock) + 1, &error),
+                     NEAR_ERR_MISCONFIGURED);
     assert_non_null(strstr(error.text, "heartbeat failed"));
     assert_in_range(process_stats(&s->a).proofs_failed, 3, 20); /* retried, with pauses */
     near__memory_error(s->world.store, NEAR_OP_PROVE, NEAR_ERR_MISCONFIGURED, 0);
@@ -860,10 +867,11 @@ static void test_positions_are_relative_to_the_first_and_keep_their_order(void *
     assert_true(near__coherence_relative(c, base) != 0);
     assert_int_equal(near__coherence_relative(c, base + 1), near__coherence_relative(c, base) + 1);
     assert_int_equal(near__coherence_relative(c, base - 1), near__coherence_relative(c, base) - 1);
-    assert_int_equal(near__coherence_relative(c, 1), 0); /* far below: unknown */
+    assert_int_equal(near__coherence_relative(c, 1), 0);                          /* far below: unknown */
     assert_int_equal(near__coherence_relative(c, base + (UINT64_C(1) << 47)), 0); /* far above: unknown */
     assert_int_equal(near__coherence_relative(c, UINT64_MAX), 0);
-    assert_int_equal(near__coherence_relative(c, base + (UINT64_C(1) << 46)), near__coherence_relative(c, base) + (UINT64_C(1) << 46));
+    assert_int_equal(near__coherence_relative(c, base + (UINT64_C(1) << 46)),
+                     near__coherence_relative(c, base) + (UINT64_C(1) << 46));
     assert_true(near__coherence_relative(c, base + (UINT64_C(1) << 46)) < NEAR_POSITION_MAX);
 }
 

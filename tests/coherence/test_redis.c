@@ -26,7 +26,8 @@ struct stage {
 static void assert_ready(struct process *p)
 {
     near_error error = {0};
-    if (near__coherence_wait(p->coherence, near__now(&p->world->clock) + PATIENCE_MS * NEAR_NS_PER_MS, &error) != NEAR_OK)
+    if (near__coherence_wait(p->coherence, near__now(&p->world->clock) + PATIENCE_MS * NEAR_NS_PER_MS, &error) !=
+        NEAR_OK)
         fail_msg("not ready: %s", error.text);
 }
 
@@ -34,7 +35,8 @@ static void assert_ready(struct process *p)
 static void assert_checked(struct process *p)
 {
     near_error error = {0};
-    if (near__coherence_check(p->coherence, near__now(&p->world->clock) + PATIENCE_MS * NEAR_NS_PER_MS, &error) != NEAR_OK)
+    if (near__coherence_check(p->coherence, near__now(&p->world->clock) + PATIENCE_MS * NEAR_NS_PER_MS, &error) !=
+        NEAR_OK)
         fail_msg("no proof: %s", error.text);
 }
 
@@ -63,10 +65,10 @@ static int tear_down(void **state)
     return 0;
 }
 
-#define NEEDS_REDIS() \
-    do { \
-        if (!server) \
-            skip(); \
+#define NEEDS_REDIS()                                                                                                  \
+    do {                                                                                                               \
+        if (!server)                                                                                                   \
+            skip();                                                                                                    \
     } while (0)
 
 /* B writes, A reads and keeps. */
@@ -76,7 +78,8 @@ static void share(struct stage *s, const char *key, uint64_t value)
     assert_checked(&s->b);
     process_set(&s->b, key, value);
     assert_checked(&s->a);
-    for (int i = 0; i < 1000 && !process_hit(&s->a, key, &found); i++) { /* a proof may come in between and make it suspect */
+    /* a proof may come in between and make it suspect */
+    for (int i = 0; i < 1000 && !process_hit(&s->a, key, &found); i++) {
         assert_int_equal(process_fetch(&s->a, key), value);
         assert_ready(&s->a);
     }

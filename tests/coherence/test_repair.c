@@ -14,7 +14,10 @@
 
 enum { RATE = 1000, MANY = 600 };
 
-static int set_up(void **state) { return stage_open(state, RATE); }
+static int set_up(void **state)
+{
+    return stage_open(state, RATE);
+}
 
 static void set_untold(struct stage *s, const char *key, uint64_t value)
 {
@@ -108,8 +111,12 @@ static void test_R20_time_to_live_is_the_servers(void **state)
     struct near__buffer body;
     near__buffer_init(&body, &s->world.alloc);
     near__coherence_body(s->b.coherence, NEAR_MESSAGE_EXPIRE, "k", 1, &body);
-    struct near__request q = {
-        .operation = NEAR_OP_EXPIRE, .key = "k", .key_size = 1, .ttl_ms = 2000, .body = body.data, .body_size = body.size};
+    struct near__request q = {.operation = NEAR_OP_EXPIRE,
+                              .key = "k",
+                              .key_size = 1,
+                              .ttl_ms = 2000,
+                              .body = body.data,
+                              .body_size = body.size};
     near__memory_fault(s->world.store, NEAR_FAULT_DROP_MESSAGES, 0, 1);
     near__remote_run(s->b.remote, &q, 1, NEAR_NEVER);
     near__buffer_fini(&body);
@@ -233,7 +240,8 @@ static void test_I_comparing_keeps_to_its_rate(void **state)
     lose_a_message(s);
     int64_t taken_ns = process_repair(&s->a);
     assert_int_equal(count_served(s), MANY);
-    /* a pause is half of what the rate says at least, one and a half at most; none before the first batch, which has 256 at most */
+    /* a pause is half of what the rate says at least, one and a half at most; none before the first batch, which has
+     * 256 at most */
     assert_in_range(taken_ns / NEAR_NS_PER_MS, (MANY - 256) * 1000 / RATE / 2, MANY * 1000 / RATE * 3 / 2 + 100);
 }
 
@@ -308,8 +316,9 @@ static void test_large_values_are_left_to_the_next_read(void **state)
     static char large[70000];
     share(s, "small", 1);
     struct near__ticket ticket = near__local_ticket(s->a.local, "large", 5);
-    assert_int_equal(near__local_install(s->a.local, near__local_reader(s->a.local), ticket, "large", 5, large, sizeof(large),
-                                         ticket.watermark + 10, -1, NEAR_NEVER), 1);
+    assert_int_equal(near__local_install(s->a.local, near__local_reader(s->a.local), ticket, "large", 5, large,
+                                         sizeof(large), ticket.watermark + 10, -1, NEAR_NEVER),
+                     1);
     lose_a_message(s);
     process_repair(&s->a);
     assert_int_equal(process_stats(&s->a).repair_compared, 1);

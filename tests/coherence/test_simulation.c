@@ -5,25 +5,27 @@
  * reply is looked at, when messages arrive, what breaks.  An oracle outside knows the history of every key and judges
  * every read:
  *
- *   G1/G2  no read returns a version older than one that any read or acknowledged write of its process had seen when it began,
- *          except between a break in the server's history (data or position lost) and the process's next proof;
+ *   G1/G2  no read returns a version older than one that any read or acknowledged write of its process had seen when it
+ *          began, except between a break in the server's history (data or position lost) and the process's next proof;
  *   G3     no local hit returns a version that was overwritten longer ago than the bound;
- *   G7     after a barrier no local hit, in any process, returns what a write before the barrier has overwritten, whatever broke;
+ *   G7     after a barrier no local hit, in any process, returns what a write before the barrier has overwritten,
+ *         whatever broke;
  *   G6     after a fence a local hit returns what the server has at that moment;
  *   G4     when all faults are over, every process returns, and serves locally, what the server has.
  *
  * The versions of a key are numbered as the server made them.  A restart that loses data, and FLUSHALL, make new
  * versions too: that the old value is back is one more change of the value.
  *
- * In half of the seeds foreign writers write, too, who publish nothing, and the processes track them (track=bcast) on a server
- * whose reports come at the end of its event loop's turns; then all of this holds for foreign writes as well.
+ * In half of the seeds foreign writers write, too, who publish nothing, and the processes track them (track=bcast) on a
+ * server whose reports come at the end of its event loop's turns; then all of this holds for foreign writes as well.
  *
- * In half of them, too, what has become suspect is compared with the server (repair.c), stage by stage, with anything in between.
+ * In half of them, too, what has become suspect is compared with the server (repair.c), stage by stage, with anything
+ * in between.
  *
- * What the protocol does not promise is not simulated: foreign writers without tracking, two faults that together forge the
- * very number that was expected (a lost message and a position lowered by one), and a position that is lost again and
- * again before the server's time has passed the numbers to which it was lifted (each lift may be a second's worth of
- * numbers ahead). */
+ * What the protocol does not promise is not simulated: foreign writers without tracking, two faults that together forge
+ * the very number that was expected (a lost message and a position lowered by one), and a position that is lost again
+ * and again before the server's time has passed the numbers to which it was lifted (each lift may be a second's worth
+ * of numbers ahead). */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -65,9 +67,9 @@ struct history {
 struct flight {
     struct command command;
     int key;
-    int stage;      /* 0: free, 1: begun, 2: run, its reply under way */
-    int seen;       /* newest version of the key seen in the process when the command began */
-    int version;    /* which version it read or made; -1: none */
+    int stage;   /* 0: free, 1: begun, 2: run, its reply under way */
+    int seen;    /* newest version of the key seen in the process when the command began */
+    int version; /* which version it read or made; -1: none */
 };
 
 /* A barrier that somebody waits for. */
@@ -84,20 +86,21 @@ struct simulation {
     struct history key[KEYS];
     uint64_t snapshot[KEYS];
     int seen[PROCESSES][KEYS];
-    int written[KEYS];  /* the newest version made by one of our processes */
-    int barred[KEYS];   /* older versions are behind a barrier */
+    int written[KEYS]; /* the newest version made by one of our processes */
+    int barred[KEYS];  /* older versions are behind a barrier */
     struct waiting waiting[BARRIERS];
     struct flight flight[COMMANDS];
     uint64_t next_value;
     int step;
-    int calm;   /* time passes slowly */
-    int tracking; /* foreign writers */
-    int losses; /* of the server's position */
-    int64_t broken_ns; /* when the last one was */
+    int calm;                                /* time passes slowly */
+    int tracking;                            /* foreign writers */
+    int losses;                              /* of the server's position */
+    int64_t broken_ns;                       /* when the last one was */
     uint64_t hits, fetches, writes, foreign; /* of this seed: what the test was worth */
 };
 
-static uint64_t total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, total_fences, total_fresh_hits, total_kept;
+static uint64_t total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, total_fences,
+    total_fresh_hits, total_kept;
 static uint64_t total_barriers, total_answered, total_repaired, total_refuted;
 static uint64_t total_operations; /* looks at the local tier, commands begun */
 
@@ -386,24 +389,63 @@ static void break_something(struct simulation *s)
 {
     struct near__memory_store *store = s->world.store;
     switch (pick(s, s->tracking ? 21 : 20)) {
-    case 0: case 1: near__memory_disconnect_channels(store); break;
-    case 2: near__memory_fault(store, NEAR_FAULT_DROP_MESSAGES, 0, 1 + (int)pick(s, 3)); break;
-    case 3: case 4: near__memory_fault(store, NEAR_FAULT_HOLD_MESSAGES, 0, -1); break;
-    case 5: near__memory_fault(store, NEAR_FAULT_HOLD_MESSAGES, NEAR_OP_SET, 1 + (int)pick(s, 3)); break;
-    case 6: case 7: near__memory_fault(store, NEAR_FAULT_HOLD_MESSAGES, 0, 0); break;
-    case 8: near__memory_duplicate_next_message(store); break;
-    case 9: inject(s); break;
-    case 10: restart(s, 0); break;
-    case 11: restart(s, 1); break;
-    case 12: take_snapshot(s); break;
-    case 13: flush_all(s); break;
-    case 14: near__memory_fault(store, NEAR_FAULT_REFUSE, 0, pick(s, 3) ? (int)pick(s, 4) : -1); break;
-    case 15: near__memory_fault(store, NEAR_FAULT_SILENCE, 0, pick(s, 2) ? -1 : 0); break;
-    case 16: near__memory_fault(store, NEAR_FAULT_DROP_REPLIES, 0, 1); break;
-    case 17: near__memory_fault(store, NEAR_FAULT_INEXACT, NEAR_OP_FETCH, 2); break;
-    case 18: near__memory_error(store, NEAR_OP_PROVE, pick(s, 2) ? NEAR_ERR_READONLY : NEAR_ERR_FULL, 1 + (int)pick(s, 3)); break;
-    case 19: lower_position(s); break;
-    default: near__memory_stop_tracking(store); break;
+    case 0:
+    case 1:
+        near__memory_disconnect_channels(store);
+        break;
+    case 2:
+        near__memory_fault(store, NEAR_FAULT_DROP_MESSAGES, 0, 1 + (int)pick(s, 3));
+        break;
+    case 3:
+    case 4:
+        near__memory_fault(store, NEAR_FAULT_HOLD_MESSAGES, 0, -1);
+        break;
+    case 5:
+        near__memory_fault(store, NEAR_FAULT_HOLD_MESSAGES, NEAR_OP_SET, 1 + (int)pick(s, 3));
+        break;
+    case 6:
+    case 7:
+        near__memory_fault(store, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
+        break;
+    case 8:
+        near__memory_duplicate_next_message(store);
+        break;
+    case 9:
+        inject(s);
+        break;
+    case 10:
+        restart(s, 0);
+        break;
+    case 11:
+        restart(s, 1);
+        break;
+    case 12:
+        take_snapshot(s);
+        break;
+    case 13:
+        flush_all(s);
+        break;
+    case 14:
+        near__memory_fault(store, NEAR_FAULT_REFUSE, 0, pick(s, 3) ? (int)pick(s, 4) : -1);
+        break;
+    case 15:
+        near__memory_fault(store, NEAR_FAULT_SILENCE, 0, pick(s, 2) ? -1 : 0);
+        break;
+    case 16:
+        near__memory_fault(store, NEAR_FAULT_DROP_REPLIES, 0, 1);
+        break;
+    case 17:
+        near__memory_fault(store, NEAR_FAULT_INEXACT, NEAR_OP_FETCH, 2);
+        break;
+    case 18:
+        near__memory_error(store, NEAR_OP_PROVE, pick(s, 2) ? NEAR_ERR_READONLY : NEAR_ERR_FULL, 1 + (int)pick(s, 3));
+        break;
+    case 19:
+        lower_position(s);
+        break;
+    default:
+        near__memory_stop_tracking(store);
+        break;
     }
 }
 
@@ -423,9 +465,18 @@ static void mend(struct simulation *s)
 
 static void pass_time(struct simulation *s)
 {
-    static const int64_t spans[] = {10000,         100000,        NEAR_NS_PER_MS,         NEAR_NS_PER_MS,
-                                    NEAR_NS_PER_MS, NEAR_NS_PER_MS, 20 * NEAR_NS_PER_MS,    20 * NEAR_NS_PER_MS,
-                                    TEST_BOUND_NS / 8, TEST_BOUND_NS / 5, TEST_BOUND_NS / 3, TEST_BOUND_NS - NEAR_NS_PER_MS};
+    static const int64_t spans[] = {10000,
+                                    100000,
+                                    NEAR_NS_PER_MS,
+                                    NEAR_NS_PER_MS,
+                                    NEAR_NS_PER_MS,
+                                    NEAR_NS_PER_MS,
+                                    20 * NEAR_NS_PER_MS,
+                                    20 * NEAR_NS_PER_MS,
+                                    TEST_BOUND_NS / 8,
+                                    TEST_BOUND_NS / 5,
+                                    TEST_BOUND_NS / 3,
+                                    TEST_BOUND_NS - NEAR_NS_PER_MS};
     world_advance(&s->world, spans[pick(s, s->calm ? 8 : 12)] + pick(s, 1000));
 }
 
@@ -561,12 +612,14 @@ static void test_G1_G2_G3_G4_hold_under_random_faults(void **state)
         simulate(seed + (uint64_t)i * 1000);
     double taken = seconds() - begin;
     print_message("# %d seeds: %" PRIu64 " hits, %" PRIu64 " of them on an overwritten value within the bound, %" PRIu64
-                  " fetches; %" PRIu64 " foreign writes, %" PRIu64 " hits while they were tracked; %.0f seeds/s, %.0f operations/s\n",
+                  " fetches; %" PRIu64 " foreign writes, %" PRIu64
+                  " hits while they were tracked; %.0f seeds/s, %.0f operations/s\n",
                   seeds, total_hits, total_late_hits, total_fetches, total_foreign, total_tracked_hits, seeds / taken,
                   (double)total_operations / taken);
-    print_message("# %" PRIu64 " fences, %" PRIu64 " hits behind them; %" PRIu64 " values kept from messages; %" PRIu64
-                  " barriers complete, %" PRIu64 " answers; %" PRIu64 " suspect entries repaired, %" PRIu64 " found changed\n",
-                  total_fences, total_fresh_hits, total_kept, total_barriers, total_answered, total_repaired, total_refuted);
+    print_message(
+        "# %" PRIu64 " fences, %" PRIu64 " hits behind them; %" PRIu64 " values kept from messages; %" PRIu64
+        " barriers complete, %" PRIu64 " answers; %" PRIu64 " suspect entries repaired, %" PRIu64 " found changed\n",
+        total_fences, total_fresh_hits, total_kept, total_barriers, total_answered, total_repaired, total_refuted);
     if (seeds > 100) { /* otherwise nothing was tested */
         uint64_t n = (uint64_t)seeds;
         assert_true(total_hits > 10 * n && total_late_hits > n / 10 && total_foreign > n && total_tracked_hits > n &&

@@ -85,8 +85,20 @@ static int ended(pid_t pid)
 
 static int start_server(void **state)
 {
-    static const char *const arguments[] = {"--port", "0", "--redis", "memory://resp-server", "--threads", "2",
-                                            "--max-bulk", "1m", "--max-output", "8m", "--max-clients", "200", "--option", "hot_keys=8",
+    static const char *const arguments[] = {"--port",
+                                            "0",
+                                            "--redis",
+                                            "memory://resp-server",
+                                            "--threads",
+                                            "2",
+                                            "--max-bulk",
+                                            "1m",
+                                            "--max-output",
+                                            "8m",
+                                            "--max-clients",
+                                            "200",
+                                            "--option",
+                                            "hot_keys=8",
                                             NULL};
     int output;
     (void)state;
@@ -306,8 +318,9 @@ static void test_a_pipeline_of_everything_is_answered_in_order(void **state)
 
 static void test_requests_may_come_in_pieces_cut_anywhere(void **state)
 {
-    static const char requests[] = "*3\r\n$3\r\nSET\r\n$3\r\ncut\r\n$5\r\na\r\nb\0\r\nGET cut\r\n*2\r\n$3\r\nGET\r\n$3\r\ncut\r\n"
-                                   "*1\r\n$4\r\nPING\r\n";
+    static const char requests[] =
+        "*3\r\n$3\r\nSET\r\n$3\r\ncut\r\n$5\r\na\r\nb\0\r\nGET cut\r\n*2\r\n$3\r\nGET\r\n$3\r\ncut\r\n"
+        "*1\r\n$4\r\nPING\r\n";
     static const char replies[] = "+OK\r\n$5\r\na\r\nb\0\r\n$5\r\na\r\nb\0\r\n+PONG\r\n";
     (void)state;
     for (size_t cut = 0; cut < sizeof requests - 1; cut++) {
@@ -331,8 +344,8 @@ static void test_a_pipeline_of_reads_is_answered_in_order(void **state)
     for (int i = 0; i < 500; i++)
         expect(fd, "+OK\r\n");
     for (int i = 0; i < 1000; i++) /* every other key is absent */
-        send_all(fd, request, (size_t)sprintf(request, "*2\r\n$3\r\nGET\r\n$%d\r\nmany:%d\r\n",
-                                              snprintf(NULL, 0, "many:%d", i), i));
+        send_all(fd, request,
+                 (size_t)sprintf(request, "*2\r\n$3\r\nGET\r\n$%d\r\nmany:%d\r\n", snprintf(NULL, 0, "many:%d", i), i));
     for (int i = 0; i < 1000; i++) {
         char number[16];
         int size = sprintf(number, "%d", i * 7);
@@ -367,18 +380,41 @@ static void test_C_a_pipeline_sees_its_own_writes_in_order(void **state)
 {
     static const char *const lines[][2] = {
         {"DEL w:a w:b w:c", ":0\r\n"},
-        {"SET w:a 1", "+OK\r\n"}, {"SET w:b 1", "+OK\r\n"}, {"SET w:a 2", "+OK\r\n"}, {"SET w:a 3", "+OK\r\n"},
+        {"SET w:a 1", "+OK\r\n"},
+        {"SET w:b 1", "+OK\r\n"},
+        {"SET w:a 2", "+OK\r\n"},
+        {"SET w:a 3", "+OK\r\n"},
         {"MGET w:a w:b", "*2\r\n$1\r\n3\r\n$1\r\n1\r\n"},
-        {"SET w:a 4", "+OK\r\n"}, {"GET w:a", "$1\r\n4\r\n"}, {"SET w:a 5", "+OK\r\n"}, {"GET w:a", "$1\r\n5\r\n"},
-        {"SET w:a 6", "+OK\r\n"}, {"MSET w:a 7 w:b 7", "+OK\r\n"}, {"SET w:b 8", "+OK\r\n"},
-        {"SET w:b 9 NX", "$-1\r\n"}, {"SET w:b x EX none", "-ERR value is not an integer or out of range\r\n"},
-        {"SET w:c 1 EX 100", "+OK\r\n"}, {"SET w:c 2 PX 500000", "+OK\r\n"}, {"TTL w:c", ":500\r\n"},
-        {"SET w:c 3 EX 200", "+OK\r\n"}, {"SET w:b 8", "+OK\r\n"}, {"TTL w:c", ":200\r\n"}, {"TTL w:b", ":-1\r\n"},
+        {"SET w:a 4", "+OK\r\n"},
+        {"GET w:a", "$1\r\n4\r\n"},
+        {"SET w:a 5", "+OK\r\n"},
+        {"GET w:a", "$1\r\n5\r\n"},
+        {"SET w:a 6", "+OK\r\n"},
+        {"MSET w:a 7 w:b 7", "+OK\r\n"},
+        {"SET w:b 8", "+OK\r\n"},
+        {"SET w:b 9 NX", "$-1\r\n"},
+        {"SET w:b x EX none", "-ERR value is not an integer or out of range\r\n"},
+        {"SET w:c 1 EX 100", "+OK\r\n"},
+        {"SET w:c 2 PX 500000", "+OK\r\n"},
+        {"TTL w:c", ":500\r\n"},
+        {"SET w:c 3 EX 200", "+OK\r\n"},
+        {"SET w:b 8", "+OK\r\n"},
+        {"TTL w:c", ":200\r\n"},
+        {"TTL w:b", ":-1\r\n"},
         {"MGET w:a w:b w:c", "*3\r\n$1\r\n7\r\n$1\r\n8\r\n$1\r\n3\r\n"},
-        {"DEL w:a", ":1\r\n"}, {"DEL w:b w:nothing", ":1\r\n"}, {"DEL w:a", ":0\r\n"}, {"UNLINK w:c w:b", ":1\r\n"},
-        {"SET w:a 1", "+OK\r\n"}, {"DEL w:a", ":1\r\n"}, {"SET w:a 2", "+OK\r\n"}, {"INCR w:a", ":3\r\n"},
-        {"DEL", "-ERR wrong number of arguments for 'del' command\r\n"}, {"DEL w:a", ":1\r\n"},
-        {"MSET w:a 1 w:a 2", "+OK\r\n"}, {"GET w:a", "$1\r\n2\r\n"}, {"GET w:b", "$-1\r\n"},
+        {"DEL w:a", ":1\r\n"},
+        {"DEL w:b w:nothing", ":1\r\n"},
+        {"DEL w:a", ":0\r\n"},
+        {"UNLINK w:c w:b", ":1\r\n"},
+        {"SET w:a 1", "+OK\r\n"},
+        {"DEL w:a", ":1\r\n"},
+        {"SET w:a 2", "+OK\r\n"},
+        {"INCR w:a", ":3\r\n"},
+        {"DEL", "-ERR wrong number of arguments for 'del' command\r\n"},
+        {"DEL w:a", ":1\r\n"},
+        {"MSET w:a 1 w:a 2", "+OK\r\n"},
+        {"GET w:a", "$1\r\n2\r\n"},
+        {"GET w:b", "$-1\r\n"},
     };
     (void)state;
     assert_pipeline(lines, sizeof lines / sizeof lines[0]);
@@ -610,7 +646,9 @@ static void test_J_unknown_commands_cannot_forge_replies(void **state)
     int fd = client();
     (void)state;
     send_text(fd, "*1\r\n$9\r\nx\r\n+OK\r\ny\r\nPING\r\n");
-    expect(fd, "-ERR unknown command 'x??+OK??y': this server knows commands on strings, see its documentation\r\n+PONG\r\n");
+    expect(
+        fd,
+        "-ERR unknown command 'x??+OK??y': this server knows commands on strings, see its documentation\r\n+PONG\r\n");
     close(fd);
 }
 
@@ -645,7 +683,8 @@ static void test_J_a_client_that_never_reads_is_held_back(void **state)
     p.fd = fd;
     /* 1.5 million requests for 256 KiB: far more than any buffer between us, were they all read */
     while (sent < 16u << 20 && poll(&p, 1, 300) > 0) {
-        ssize_t n = send(fd, get + sent % (sizeof get - 1), sizeof get - 1 - sent % (sizeof get - 1), MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = send(fd, get + sent % (sizeof get - 1), sizeof get - 1 - sent % (sizeof get - 1),
+                         MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n <= 0)
             break;
         sent += (size_t)n;
@@ -695,13 +734,14 @@ static void test_J_too_many_clients_are_refused_politely(void **state)
         close(fds[i]);
     assert_true(refused >= CLIENTS - 200);
     assert_true(wait_until(({
-        char text[64] = "";
-        int fd = try_connect();
-        send_some(fd, "PING\r\n", 6);
-        (void)!recv(fd, text, sizeof text - 1, 0);
-        close(fd);
-        text[0] == '+';
-    }), PATIENCE_MS));
+                               char text[64] = "";
+                               int fd = try_connect();
+                               send_some(fd, "PING\r\n", 6);
+                               (void)!recv(fd, text, sizeof text - 1, 0);
+                               close(fd);
+                               text[0] == '+';
+                           }),
+                           PATIENCE_MS));
 }
 
 /* ---------------------------------------------------------------- random hostility */
@@ -718,9 +758,28 @@ static uint64_t random_next(uint64_t *s)
 static size_t mangle(uint64_t *seed, char *buffer, size_t capacity)
 {
     static const char *const pieces[] = {
-        "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nvv\r\n", "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", "GET k\r\n", "INCR n\r\n", "MGET a b c k\r\n",
-        "*1\r\n", "$5\r\n", "$-1\r\n", "*-1\r\n", "\r\n", "\"", "SET k 'a\\x00b'\r\n", "*1048576\r\n", "$1048576\r\n", "INFO\r\n",
-        "HELLO 2\r\n", "CONFIG GET *\r\n", "EXPIRE k 100\r\n", "DEL k n\r\n", "CLIENT LIST\r\n", "COMMAND\r\n", "MSET a 1 b 2\r\n",
+        "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nvv\r\n",
+        "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n",
+        "GET k\r\n",
+        "INCR n\r\n",
+        "MGET a b c k\r\n",
+        "*1\r\n",
+        "$5\r\n",
+        "$-1\r\n",
+        "*-1\r\n",
+        "\r\n",
+        "\"",
+        "SET k 'a\\x00b'\r\n",
+        "*1048576\r\n",
+        "$1048576\r\n",
+        "INFO\r\n",
+        "HELLO 2\r\n",
+        "CONFIG GET *\r\n",
+        "EXPIRE k 100\r\n",
+        "DEL k n\r\n",
+        "CLIENT LIST\r\n",
+        "COMMAND\r\n",
+        "MSET a 1 b 2\r\n",
     };
     size_t size = 0;
     int count = 1 + (int)(random_next(seed) % 12);
@@ -776,9 +835,9 @@ static int run(const char *const *arguments)
 static void test_bad_arguments_are_refused_with_status_2(void **state)
 {
     static const char *const lines[][3] = {
-        {"--nonsense", NULL}, {"--port", "65536"}, {"--port", "x"}, {"--threads", "0"}, {"--bound", "soon"}, {"surplus", NULL},
-        {"--local-bytes", "1"}, {"--option", "x"}, {"--option", "no_such=1"}, {"--max-bulk", "0"}, {"--max-bulk", "-1"},
-        {"--redis", "ftp://x"}, {"--name", "a b"},
+        {"--nonsense", NULL}, {"--port", "65536"},    {"--port", "x"},   {"--threads", "0"},        {"--bound", "soon"},
+        {"surplus", NULL},    {"--local-bytes", "1"}, {"--option", "x"}, {"--option", "no_such=1"}, {"--max-bulk", "0"},
+        {"--max-bulk", "-1"}, {"--redis", "ftp://x"}, {"--name", "a b"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++)
@@ -790,7 +849,8 @@ static void test_bad_arguments_are_refused_with_status_2(void **state)
 
 static void test_H_it_serves_without_redis_and_ends_on_a_signal(void **state)
 {
-    static const char *const arguments[] = {"--port", "0", "--redis", "redis://127.0.0.1:1", "--option", "log_level=0", NULL};
+    static const char *const arguments[] = {"--port",   "0",           "--redis", "redis://127.0.0.1:1",
+                                            "--option", "log_level=0", NULL};
     int output, fd, port = server_port;
     char text[256] = "";
     pid_t pid = spawn(arguments, &output);

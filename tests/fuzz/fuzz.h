@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * What a fuzz target is: one function that takes any bytes, and aborts when a property does not hold.
  *
- * Built twice: with clang's libFuzzer (tests/fuzz/fuzz.sh, `make fuzz`), and with fuzz_driver.c by any compiler, which is what
- * `make check` runs: the seeds in corpus/, then a bounded number of random changes to them. */
+ * Built twice: with clang's libFuzzer (tests/fuzz/fuzz.sh, `make fuzz`), and with fuzz_driver.c by any compiler, which
+ * is what `make check` runs: the seeds in corpus/, then a bounded number of random changes to them. */
 #ifndef NEAR_TESTS_FUZZ_H
 #define NEAR_TESTS_FUZZ_H
 #include <stddef.h>
@@ -12,12 +12,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define FUZZ_CHECK(property)                                                                  \
-    do {                                                                                      \
-        if (!(property)) {                                                                    \
-            fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__, #property);     \
-            abort();                                                                          \
-        }                                                                                     \
+#define FUZZ_CHECK(property)                                                                                           \
+    do {                                                                                                               \
+        if (!(property)) {                                                                                             \
+            fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__, #property);                              \
+            abort();                                                                                                   \
+        }                                                                                                              \
     } while (0)
 
 /* Numbers drawn from the input, so that the fuzzer decides; 0 when it has ended. */

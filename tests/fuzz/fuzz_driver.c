@@ -3,8 +3,8 @@
  *
  *     fuzz_NAME [CORPUS-DIRECTORY [EXECUTIONS]]        NEAR_TEST_SEED=… replays
  *
- * By default the corpus is tests/fuzz/corpus/NAME in the source tree and there are 200,000 executions, 20,000 with a sanitizer
- * (FUZZ_EXECUTIONS).  An input that ends the program is left in fuzz_NAME.crash in the present directory. */
+ * By default the corpus is tests/fuzz/corpus/NAME in the source tree and there are 200,000 executions, 20,000 with a
+ * sanitizer (FUZZ_EXECUTIONS).  An input that ends the program is left in fuzz_NAME.crash in the present directory. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* program_invocation_short_name */
 #endif
@@ -92,8 +92,29 @@ static int read_seeds(const char *directory)
 
 /* ---------------------------------------------------------------- changes */
 
-static const char *const words[] = {"\r\n", "$-1\r\n", "*-1\r\n", "*2\r\n", "$3\r\n", ":0\r\n", "18446744073709551615",
-                                    "-9223372036854775808", "4294967296", "%00", "%", "://", "@", "[::1]", "?", "&", "=", "\"", "'", "\\x41", "\n", "\t", "P1:1"};
+static const char *const words[] = {"\r\n",
+                                    "$-1\r\n",
+                                    "*-1\r\n",
+                                    "*2\r\n",
+                                    "$3\r\n",
+                                    ":0\r\n",
+                                    "18446744073709551615",
+                                    "-9223372036854775808",
+                                    "4294967296",
+                                    "%00",
+                                    "%",
+                                    "://",
+                                    "@",
+                                    "[::1]",
+                                    "?",
+                                    "&",
+                                    "=",
+                                    "\"",
+                                    "'",
+                                    "\\x41",
+                                    "\n",
+                                    "\t",
+                                    "P1:1"};
 
 static void insert(uint8_t *bytes, size_t *size, size_t at, const uint8_t *what, size_t length)
 {
@@ -125,11 +146,21 @@ static void change(uint8_t *bytes, size_t *size, uint64_t *random)
     uint8_t any = (uint8_t)near__random_next(random);
     size_t from = below(random, other->size);
     switch (below(random, 8)) {
-    case 0: insert(bytes, size, at, &any, 1); break;
-    case 1: cut(bytes, size, at, 1 + below(random, 4)); break;
-    case 2: insert(bytes, size, at, (const uint8_t *)word, strlen(word)); break;
-    case 3: insert(bytes, size, at, other->bytes + from, below(random, other->size - from + 1)); break;
-    case 4: cut(bytes, size, at, *size); break;
+    case 0:
+        insert(bytes, size, at, &any, 1);
+        break;
+    case 1:
+        cut(bytes, size, at, 1 + below(random, 4));
+        break;
+    case 2:
+        insert(bytes, size, at, (const uint8_t *)word, strlen(word));
+        break;
+    case 3:
+        insert(bytes, size, at, other->bytes + from, below(random, other->size - from + 1));
+        break;
+    case 4:
+        cut(bytes, size, at, *size);
+        break;
     case 5:
         if (at < *size)
             bytes[at] ^= (uint8_t)(1u << below(random, 8));

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Messages on the shared channel, heartbeats and answers: there is one encoding of each, and nothing outside the payload is read. */
+ * Messages on the shared channel, heartbeats and answers: there is one encoding of each, and nothing outside the
+ * payload is read. */
 #include <string.h>
 
 #include "base/alloc.h"
@@ -31,7 +32,8 @@ static void write_again(const struct near__message *m, const uint8_t *data, size
     near__alloc_init(&alloc, NULL);
     near__buffer_init(&b, &alloc);
     near__message_encode(&b, m, keys, sizes);
-    FUZZ_CHECK(!b.failed && body && b.size == size - (size_t)(body + 1 - data) && memcmp(b.data, body + 1, b.size) == 0);
+    FUZZ_CHECK(!b.failed && body && b.size == size - (size_t)(body + 1 - data) &&
+               memcmp(b.data, body + 1, b.size) == 0);
     near__buffer_fini(&b);
 }
 
@@ -65,7 +67,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (near__message_decode(data, size, &m) == 0)
         write_again(&m, data, size);
     if (near__message_decode_proof(data, size, &nonce, &position) == 0) {
-        int length = snprintf(text, sizeof(text), "P%llu:%llu", (unsigned long long)nonce, (unsigned long long)position);
+        int length =
+            snprintf(text, sizeof(text), "P%llu:%llu", (unsigned long long)nonce, (unsigned long long)position);
         FUZZ_CHECK((size_t)length == size && memcmp(text, data, size) == 0);
     }
     read_answer(data, size);

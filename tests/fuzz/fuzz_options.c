@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Options: by name and text, and as a struct of any size full of anything.  What is accepted is within the bounds that the table
- * tells everybody. */
+ * Options: by name and text, and as a struct of any size full of anything.  What is accepted is within the bounds that
+ * the table tells everybody. */
 #include <string.h>
 
 #include "base/alloc.h"
@@ -18,7 +18,8 @@ static void set_by_name(near_options *options, char *text)
             *equal = 0;
         int status = near_option_set(options, line, equal ? equal + 1 : "", &error);
         FUZZ_CHECK(status == NEAR_OK || (error.status == status && error.text[0]));
-        FUZZ_CHECK(status == NEAR_OK || memcmp(&before, options, sizeof(before)) == 0); /* refused: nothing has changed */
+        /* refused: nothing has changed */
+        FUZZ_CHECK(status == NEAR_OK || memcmp(&before, options, sizeof(before)) == 0);
     }
 }
 

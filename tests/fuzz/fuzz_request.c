@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * resp-server's parser: in whatever pieces a stream comes it is the same requests, every argument lies inside the stream, a
- * request written down as an array is read as what it was, and of streams without quotes a second reader, written down
- * here straight from the protocol, reads the same. */
+ * resp-server's parser: in whatever pieces a stream comes it is the same requests, every argument lies inside the
+ * stream, a request written down as an array is read as what it was, and of streams without quotes a second reader,
+ * written down here straight from the protocol, reads the same. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* memmem */
 #endif

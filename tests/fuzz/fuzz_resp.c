@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Replies of a server, read by remote/resp.c (hiredis's reader, fenced in) and by a second reader that is written down here
- * straight from the protocol.  Both must see the same values; and in whatever pieces the bytes come, the values are the same. */
+ * Replies of a server, read by remote/resp.c (hiredis's reader, fenced in) and by a second reader that is written down
+ * here straight from the protocol.  Both must see the same values; and in whatever pieces the bytes come, the values
+ * are the same. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* memmem */
 #endif
@@ -154,11 +155,21 @@ static enum state value(struct reader *r, int depth, struct text *t)
 static void put_reply(struct text *t, const struct near__reply *reply)
 {
     switch (reply->type) {
-    case REDIS_REPLY_STRING: put_sized(t, '=', reply->data, reply->size); break;
-    case REDIS_REPLY_STATUS: put_sized(t, '+', reply->data, reply->size); break;
-    case REDIS_REPLY_ERROR: put_sized(t, '-', reply->data, reply->size); break;
-    case REDIS_REPLY_INTEGER: put_number(t, reply->integer); break;
-    case REDIS_REPLY_NIL: put(t, "~", 1); break;
+    case REDIS_REPLY_STRING:
+        put_sized(t, '=', reply->data, reply->size);
+        break;
+    case REDIS_REPLY_STATUS:
+        put_sized(t, '+', reply->data, reply->size);
+        break;
+    case REDIS_REPLY_ERROR:
+        put_sized(t, '-', reply->data, reply->size);
+        break;
+    case REDIS_REPLY_INTEGER:
+        put_number(t, reply->integer);
+        break;
+    case REDIS_REPLY_NIL:
+        put(t, "~", 1);
+        break;
     default:
         FUZZ_CHECK(reply->type == REDIS_REPLY_ARRAY);
         put(t, "[", 1);

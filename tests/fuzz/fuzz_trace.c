@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Traces of accesses, as nearcache-bench reads them: a second look at the same bytes must count the same requests with the same
- * keys, and what cannot be read is refused with a text. */
+ * Traces of accesses, as nearcache-bench reads them: a second look at the same bytes must count the same requests with
+ * the same keys, and what cannot be read is refused with a text. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* memfd_create */
 #endif

@@ -38,8 +38,14 @@ static int setup_kind(void **state, enum pair_kind kind, const char *uri)
     *state = &pair;
     return 0;
 }
-int pair_setup_memory(void **state) { return setup_kind(state, MEMORY, pair_memory_uri); }
-int pair_setup_local(void **state) { return setup_kind(state, LOCAL, "local:"); }
+int pair_setup_memory(void **state)
+{
+    return setup_kind(state, MEMORY, pair_memory_uri);
+}
+int pair_setup_local(void **state)
+{
+    return setup_kind(state, LOCAL, "local:");
+}
 int pair_setup_redis(void **state)
 {
     if (pair_server)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Two processes, as far as a cache goes, on each kind of remote tier: what every test of loading over the whole stack runs on.
- * Their deadlines and bounds are long, for a busy machine is no reason to ask again. */
+ * Two processes, as far as a cache goes, on each kind of remote tier: what every test of loading over the whole stack
+ * runs on.  Their deadlines and bounds are long, for a busy machine is no reason to ask again. */
 #ifndef NEAR_TESTS_LOAD_PAIR_H
 #define NEAR_TESTS_LOAD_PAIR_H
 #include <stdarg.h>
@@ -18,8 +18,8 @@ struct pair {
     near_cache *a, *b; /* with "local:" b is NULL */
 };
 
-extern struct redis_server *pair_server; /* NULL: there is no Redis here, and its tests are skipped */
-extern const char *pair_memory_uri;      /* of a name that is the program's own */
+extern struct redis_server *pair_server;            /* NULL: there is no Redis here, and its tests are skipped */
+extern const char *pair_memory_uri;                 /* of a name that is the program's own */
 extern void (*pair_options)(near_options *options); /* what the program adds; NULL: nothing */
 
 near_cache *pair_open_one(const char *uri);
@@ -33,10 +33,12 @@ struct pair *pair_of(void **state); /* or skips */
 const char *got(near_cache *c, const char *key);
 int set(near_cache *c, const char *key, const char *value);
 
-#define ON_ALL(f)                                                  \
-    {#f " memory", f, pair_setup_memory, pair_teardown, NULL},     \
-        {#f " local", f, pair_setup_local, pair_teardown, NULL},   \
-        {#f " redis", f, pair_setup_redis, pair_teardown, NULL}
+#define ON_ALL(f)                                                                                                      \
+    {#f " memory", f, pair_setup_memory, pair_teardown, NULL},                                                         \
+        {#f " local", f, pair_setup_local, pair_teardown, NULL},                                                       \
+    {                                                                                                                  \
+#f " redis", f, pair_setup_redis, pair_teardown, NULL                                                          \
+    }
 
 /* Runs the tests beside a server, if there is one. */
 #define RUN_BESIDE_REDIS(tests) (pair_begin(), pair_end(cmocka_run_group_tests(tests, NULL, NULL)))

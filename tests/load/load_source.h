@@ -16,10 +16,10 @@
 struct source {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    int held;    /* loads stop before they answer */
-    int inside;  /* loads that have begun and not ended */
-    int loads;   /* begun */
-    int answer;  /* what the loader returns */
+    int held;   /* loads stop before they answer */
+    int inside; /* loads that have begun and not ended */
+    int loads;  /* begun */
+    int answer; /* what the loader returns */
     int64_t ttl_ms;
     char value[64];
     char old[64]; /* what the last loader was given; "" none */
@@ -69,7 +69,8 @@ static inline int load_from(void *arg, const near_load_request *request, near_lo
     s->inside++;
     s->fence = request->fence;
     s->old_version = request->old_version;
-    snprintf(s->old, sizeof(s->old), "%.*s", (int)request->old_size, request->old_data ? (const char *)request->old_data : "");
+    snprintf(s->old, sizeof(s->old), "%.*s", (int)request->old_size,
+             request->old_data ? (const char *)request->old_data : "");
     pthread_cond_broadcast(&s->changed);
     while (s->held)
         pthread_cond_wait(&s->changed, &s->mutex);
@@ -102,7 +103,10 @@ static inline const char *load_with(near_cache *c, const char *key, struct sourc
     near_release(&value);
     return at;
 }
-static inline const char *load(near_cache *c, const char *key, struct source *s) { return load_with(c, key, s, NULL); }
+static inline const char *load(near_cache *c, const char *key, struct source *s)
+{
+    return load_with(c, key, s, NULL);
+}
 
 /* A reader in a thread of its own; key NULL: "k". */
 struct reader {

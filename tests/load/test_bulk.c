@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * near_mget_or_load on memory://, on "local:" and on a real Redis.  Loaders are held by the tests themselves; nothing here
- * waits for time to pass. */
+ * near_mget_or_load on memory://, on "local:" and on a real Redis.  Loaders are held by the tests themselves; nothing
+ * here waits for time to pass. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -88,7 +88,8 @@ static int load_shelf(void *arg, const near_load_request *requests, near_loaded 
     s->keys += (int)count;
     s->fence = requests[0].fence;
     for (size_t i = 0; i < count && at < sizeof(s->asked) - 100; i++)
-        at += (size_t)snprintf(s->asked + at, sizeof(s->asked) - at, "%.*s ", (int)requests[i].key_size, (const char *)requests[i].key);
+        at += (size_t)snprintf(s->asked + at, sizeof(s->asked) - at, "%.*s ", (int)requests[i].key_size,
+                               (const char *)requests[i].key);
     pthread_cond_broadcast(&s->changed);
     while (s->held)
         pthread_cond_wait(&s->changed, &s->mutex);
@@ -113,8 +114,8 @@ static int ask_with(near_cache *c, const char *const *keys, struct shelf *s, con
     for (size_t i = 0; i < count; i++) {
         const near_item *item = &items[i];
         if (item->status == NEAR_OK || item->status == NEAR_STALE)
-            at += (size_t)snprintf(ret + at, 512 - at, "%s%.*s ", item->status == NEAR_STALE ? "stale:" : "", (int)item->value.size,
-                                   (const char *)item->value.data);
+            at += (size_t)snprintf(ret + at, 512 - at, "%s%.*s ", item->status == NEAR_STALE ? "stale:" : "",
+                                   (int)item->value.size, (const char *)item->value.data);
         else
             at += (size_t)snprintf(ret + at, 512 - at, "(%s) ", near_status_name(item->status));
         near_release(&items[i].value);
@@ -122,13 +123,17 @@ static int ask_with(near_cache *c, const char *const *keys, struct shelf *s, con
     return status;
 }
 
-#define KEYS(...) (const char *const[]){__VA_ARGS__, NULL}
-#define assert_asks(c, keys, s, options, status, text) \
-    do { \
-        char answer_[512]; \
-        int status_ = ask_with(c, keys, s, options, answer_); \
-        assert_string_equal(answer_, text); \
-        assert_int_equal(status_, status); \
+#define KEYS(...)                                                                                                      \
+    (const char *const[])                                                                                              \
+    {                                                                                                                  \
+        __VA_ARGS__, NULL                                                                                              \
+    }
+#define assert_asks(c, keys, s, options, status, text)                                                                 \
+    do {                                                                                                               \
+        char answer_[512];                                                                                             \
+        int status_ = ask_with(c, keys, s, options, answer_);                                                          \
+        assert_string_equal(answer_, text);                                                                            \
+        assert_int_equal(status_, status);                                                                             \
     } while (0)
 
 /* A call in a thread of its own. */
@@ -167,7 +172,8 @@ static void test_one_call_has_the_keys_that_neither_tier_has(void **state)
     shelf_init(&s, "v:");
     assert_int_equal(set(p->a, "local", "here"), NEAR_OK);
     assert_int_equal(set(p->b ? p->b : p->a, "remote", "there"), NEAR_OK);
-    assert_asks(p->a, KEYS("k0", "local", "k1", "remote", "k2", "k1"), &s, NULL, NEAR_OK, "v:k0 here v:k1 there v:k2 v:k1 ");
+    assert_asks(p->a, KEYS("k0", "local", "k1", "remote", "k2", "k1"), &s, NULL, NEAR_OK,
+                "v:k0 here v:k1 there v:k2 v:k1 ");
     assert_int_equal(s.calls, 1);
     assert_string_equal(s.asked, "k0 k1 k2 ");
     assert_int_equal(stats_of(p->a).loads, 3);
@@ -181,7 +187,8 @@ static void test_one_call_has_the_keys_that_neither_tier_has(void **state)
     assert_int_equal(s.calls, 1);
     if (p->kind == REDIS) { /* plain for everybody else, and nothing is left beside it */
         assert_string_equal(redis_server_command(pair_server, "GET", "k2", NULL), "v:k2");
-        assert_string_equal(redis_server_command(pair_server, "EXISTS", "k0:nearcache-lease", "k1:nearcache-lease", NULL), "0");
+        assert_string_equal(
+            redis_server_command(pair_server, "EXISTS", "k0:nearcache-lease", "k1:nearcache-lease", NULL), "0");
     }
 }
 
@@ -204,7 +211,8 @@ static void test_each_key_is_told_its_own_end(void **state)
     assert_asks(p->a, KEYS("u2", "k3"), &s, &options, NEAR_ERR_LOAD, "(NEAR_ERR_LOAD) v:k3 ");
     /* what was kept, and absence, are not asked for again; errors are */
     near_cache *other = p->b ? p->b : p->a;
-    assert_asks(other, KEYS("k0", "m", "u", "k1", "k2", "k3"), &s, &options, NEAR_OK, "v:k0 (NEAR_MISS) (NEAR_MISS) v:k1 v:k2 v:k3 ");
+    assert_asks(other, KEYS("k0", "m", "u", "k1", "k2", "k3"), &s, &options, NEAR_OK,
+                "v:k0 (NEAR_MISS) (NEAR_MISS) v:k1 v:k2 v:k3 ");
     assert_int_equal(s.calls, 3);
     assert_asks(other, KEYS("e"), &s, &options, NEAR_ERR_LOAD, "(NEAR_ERR_LOAD) ");
     assert_int_equal(s.calls, 4);
@@ -362,9 +370,10 @@ static void wait_for_calls(struct shelf *s, int calls)
     }
 }
 
-/* The one before may have an instant to go.  Not a call longer: without a server nobody tells a call that saw the old value that it
- * has been refreshed since. */
-static void ask_until_refreshes(near_cache *c, const char *const *keys, struct shelf *s, const near_load *options, uint64_t refreshes)
+/* The one before may have an instant to go.  Not a call longer: without a server nobody tells a call that saw the old
+ * value that it has been refreshed since. */
+static void ask_until_refreshes(near_cache *c, const char *const *keys, struct shelf *s, const near_load *options,
+                                uint64_t refreshes)
 {
     char answer[512];
     while (stats_of(c).refreshes < refreshes)
@@ -550,7 +559,8 @@ static void test_bad_arguments(void **state)
     near_load bad;
     shelf_init(&s, "v:");
     memset(long_key, 'x', sizeof(long_key));
-    near_item items[3] = {{.key = "k0", .key_size = 2}, {.key = long_key, .key_size = sizeof(long_key)}, {.key = "k1", .key_size = 2}};
+    near_item items[3] = {
+        {.key = "k0", .key_size = 2}, {.key = long_key, .key_size = sizeof(long_key)}, {.key = "k1", .key_size = 2}};
     assert_int_equal(near_mget_or_load(NULL, items, 3, load_shelf, &s, NULL), NEAR_ERR_INVALID);
     assert_int_equal(items[2].status, NEAR_ERR_INVALID);
     assert_int_equal(near_mget_or_load(p->a, NULL, 3, load_shelf, &s, NULL), NEAR_ERR_INVALID);
@@ -679,7 +689,8 @@ static void write_one(struct actor *a)
     pthread_mutex_lock(&w->writing[k]);
     long number = atomic_fetch_add(&w->source[k], 1) + 1; /* the source first */
     int size = snprintf(text, sizeof(text), "%ld", number);
-    int status = draw(a, 2) ? near_del(cache_of(a), &key, 1, NULL) : near_set(cache_of(a), &key, 1, text, (size_t)size, NULL, NULL);
+    int status = draw(a, 2) ? near_del(cache_of(a), &key, 1, NULL)
+                            : near_set(cache_of(a), &key, 1, text, (size_t)size, NULL, NULL);
     if (status < 0)
         atomic_store(&w->wrong, 1);
     atomic_store(&w->acknowledged[w->pair->b ? a->which : 0][k], number);

@@ -45,7 +45,8 @@ static int teardown(void **state)
 
 static const struct near__ticket before = {.floor = 7, .generation = 1, .stripe = 3};
 
-static enum near__flight_role enter(struct room *room, const char *key, struct near__ticket ticket, struct near__flight **ret)
+static enum near__flight_role enter(struct room *room, const char *key, struct near__ticket ticket,
+                                    struct near__flight **ret)
 {
     return near__flight_enter(room->flights, key, strlen(key), ticket, SECOND, ret);
 }

@@ -26,7 +26,8 @@ static near_load options_of(int64_t ttl_ms)
 }
 
 /* A has had "one" of "k" for so long; now the source says something else. */
-static void loaded_long_ago(struct stack *t, struct source *s, const near_load *o, int64_t ms, const char *says, int answer)
+static void loaded_long_ago(struct stack *t, struct source *s, const near_load *o, int64_t ms, const char *says,
+                            int answer)
 {
     source_init(s, "one");
     assert_string_equal(load_with(t->a, "k", s, o), "one");
@@ -51,7 +52,8 @@ static void test_old_value_at_once_and_one_refresh_behind(void **state)
     for (int i = 0; i < 5; i++)
         assert_string_equal(load_with(t->a, "k", &s, &o), "stale one"); /* while the refresh is held */
     source_wait_inside(&s, 1);
-    assert_string_equal(load_with(t->b, "k", &s, &o), "stale one"); /* it had no copy: the server's old value, at once */
+    /* it had no copy: the server's old value, at once */
+    assert_string_equal(load_with(t->b, "k", &s, &o), "stale one");
     assert_int_equal(source_loads(&s), 2);
     source_hold(&s, 0);
     assert_true(wait_until(strcmp(load_with(t->a, "k", &s, &o), "two") == 0, PATIENCE_MS));
@@ -60,7 +62,8 @@ static void test_old_value_at_once_and_one_refresh_behind(void **state)
     assert_true(s.old_version == near_version_of("one", 3));
 }
 
-/* Takes A's copy of "k" away and teaches nothing of it: other entries displace it.  Their values are older than its own. */
+/* Takes A's copy of "k" away and teaches nothing of it: other entries displace it.  Their values are older than its
+ * own. */
 enum { CROWD = 200 };
 static void crowd_comes(struct stack *t)
 {
@@ -220,7 +223,10 @@ struct near__ticket __wrap_near__local_ticket(struct near__local *local, const v
     return __real_near__local_ticket(local, key, key_size);
 }
 
-static void remove_k(near_cache *cache) { assert_int_equal(near_del(cache, "k", 1, NULL), NEAR_OK); }
+static void remove_k(near_cache *cache)
+{
+    assert_int_equal(near_del(cache, "k", 1, NULL), NEAR_OK);
+}
 static void *refresh_removed(void *arg)
 {
     struct reader *r = arg;
@@ -256,9 +262,12 @@ static void test_R17_a_read_after_a_removal_has_no_copy_from_before_it(void **st
 
 /* What is done while a removal, or a write that has a number, is under way (linked with --wrap); once. */
 static __thread void (*while_removing)(void), (*while_writing)(void);
-int __real_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position, enum near__local_cause cause);
-int __wrap_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position, enum near__local_cause cause);
-int __wrap_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position, enum near__local_cause cause)
+int __real_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,
+                                  enum near__local_cause cause);
+int __wrap_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,
+                                  enum near__local_cause cause);
+int __wrap_near__local_invalidate(struct near__local *local, const void *key, size_t key_size, uint64_t position,
+                                  enum near__local_cause cause)
 {
     void (*hook)(void) = while_removing;
     while_removing = NULL;
@@ -536,7 +545,9 @@ static const char *load_both(near_cache *c, struct source *s, const near_load *o
     near_mget_or_load(c, items, 2, load_each, s, options);
     for (int i = 0; i < 2; i++) {
         at += snprintf(text + at, sizeof(text) - (size_t)at, "%s%s%.*s", i ? " " : "",
-                       items[i].status == NEAR_OK ? "" : items[i].status == NEAR_STALE ? "stale:" : near_status_name(items[i].status),
+                       items[i].status == NEAR_OK      ? ""
+                       : items[i].status == NEAR_STALE ? "stale:"
+                                                       : near_status_name(items[i].status),
                        (int)items[i].value.size, items[i].value.data ? (const char *)items[i].value.data : "");
         near_release(&items[i].value);
     }
@@ -601,7 +612,8 @@ static const char *both_end(struct both *b)
     return b->got;
 }
 
-/* What took five minutes to load and is fresh for a second is refreshed early by chance, but for three times in a million. */
+/* What took five minutes to load and is fresh for a second is refreshed early by chance, but for three times in a
+ * million. */
 static void test_a_batch_is_refreshed_early_by_one_call(void **state)
 {
     struct stack *t = *state;

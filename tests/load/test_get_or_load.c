@@ -39,7 +39,8 @@ static void test_loads_once_and_keeps(void **state)
     }
     if (p->kind == REDIS) { /* plain for everybody else, and nothing is left beside it */
         assert_string_equal(redis_server_command(pair_server, "GET", "k", NULL), "one");
-        assert_string_equal(redis_server_command(pair_server, "EXISTS", "k:nearcache-lease", "k:nearcache-tags", NULL), "0");
+        assert_string_equal(redis_server_command(pair_server, "EXISTS", "k:nearcache-lease", "k:nearcache-tags", NULL),
+                            "0");
         assert_string_equal(redis_server_command(pair_server, "PTTL", "k", NULL), "-1");
     }
 }
@@ -130,8 +131,8 @@ static void test_R17_get_after_a_removal_loads_again(void **state)
     assert_int_equal(source_loads(&s), 2);
 }
 
-/* The lease has ended by itself, too: the removal finds nothing at all, gets no number of its own, and is a removal for all
- * that.  A source may have changed before it. */
+/* The lease has ended by itself, too: the removal finds nothing at all, gets no number of its own, and is a removal for
+ * all that.  A source may have changed before it. */
 static void test_R17_removal_that_finds_neither_key_nor_lease_voids_the_load(void **state)
 {
     struct pair *p = pair_of(state);
@@ -143,7 +144,8 @@ static void test_R17_removal_that_finds_neither_key_nor_lease_voids_the_load(voi
     source_init(&s, "old");
     source_hold(&s, 1);
     assert_int_equal(set(p->a, "other", "x"), NEAR_OK);
-    assert_string_equal(got(p->a, "k"), "(NEAR_MISS)"); /* known as of now: that the removal finds the same is no news */
+    /* known as of now: that the removal finds the same is no news */
+    assert_string_equal(got(p->a, "k"), "(NEAR_MISS)");
     reader_start(&reader, p->a, &s, &brief);
     source_wait_inside(&s, 1);
     int64_t over_ns = near__clock_kernel(CLOCK_MONOTONIC) + 3 * NEAR_NS_PER_MS; /* the lease was given before this */
@@ -287,27 +289,60 @@ static void test_absence_is_not_remembered_unless_asked(void **state)
     assert_string_equal(load(p->a, "k", &s), "one");
 }
 
-static void small_values(near_options *options) { options->value_max = 1024; }
+static void small_values(near_options *options)
+{
+    options->value_max = 1024;
+}
 
 static int nonsense(void *arg, const near_load_request *request, near_loaded *loaded)
 {
     static char large[2048];
     (void)request;
     switch (*(int *)arg) {
-    case 0: return NEAR_OK;                                          /* without a value */
-    case 1: return 77;                                               /* what is that? */
-    case 2: return NEAR_UNCHANGED;                                   /* there is no old value */
-    case 3: near_loaded_value(loaded, "v", 1); return NEAR_MISS;     /* both */
-    case 4: near_loaded_value(loaded, "v", 1); near_loaded_ttl(loaded, -1); return NEAR_OK;
-    case 5: near_loaded_value(loaded, NULL, 3); return NEAR_OK;
-    case 6: near_loaded_value(loaded, large, sizeof(large)); return NEAR_OK; /* above value_max */
-    case 7: near_loaded_value(loaded, "v", 1); near_loaded_ttl(loaded, 0); return NEAR_OK;
-    case 8: near_loaded_value(loaded, "v", 1); near_loaded_ttl(loaded, INT64_MAX); return NEAR_OK;
-    case 9: near_loaded_value(loaded, large, 1); near_loaded_value(loaded, large, sizeof(large)); return NEAR_OK;
-    case 10: near_loaded_ttl(loaded, -5); return NEAR_MISS;
-    case 11: near_loaded_value(loaded, "v", 1); return NEAR_UNCHANGED; /* both */
-    case 12: near_loaded_value(loaded, "v", 1); near_loaded_answer(loaded, NEAR_STALE); return NEAR_OK;
-    default: near_loaded_value(loaded, "v", 1); return INT32_MIN; /* whatever the number, it failed */
+    case 0:
+        return NEAR_OK; /* without a value */
+    case 1:
+        return 77; /* what is that? */
+    case 2:
+        return NEAR_UNCHANGED; /* there is no old value */
+    case 3:
+        near_loaded_value(loaded, "v", 1);
+        return NEAR_MISS; /* both */
+    case 4:
+        near_loaded_value(loaded, "v", 1);
+        near_loaded_ttl(loaded, -1);
+        return NEAR_OK;
+    case 5:
+        near_loaded_value(loaded, NULL, 3);
+        return NEAR_OK;
+    case 6:
+        near_loaded_value(loaded, large, sizeof(large));
+        return NEAR_OK; /* above value_max */
+    case 7:
+        near_loaded_value(loaded, "v", 1);
+        near_loaded_ttl(loaded, 0);
+        return NEAR_OK;
+    case 8:
+        near_loaded_value(loaded, "v", 1);
+        near_loaded_ttl(loaded, INT64_MAX);
+        return NEAR_OK;
+    case 9:
+        near_loaded_value(loaded, large, 1);
+        near_loaded_value(loaded, large, sizeof(large));
+        return NEAR_OK;
+    case 10:
+        near_loaded_ttl(loaded, -5);
+        return NEAR_MISS;
+    case 11:
+        near_loaded_value(loaded, "v", 1);
+        return NEAR_UNCHANGED; /* both */
+    case 12:
+        near_loaded_value(loaded, "v", 1);
+        near_loaded_answer(loaded, NEAR_STALE);
+        return NEAR_OK;
+    default:
+        near_loaded_value(loaded, "v", 1);
+        return INT32_MIN; /* whatever the number, it failed */
     }
 }
 enum { NONSENSE = 14 };
@@ -356,27 +391,43 @@ static void test_bad_arguments(void **state)
     assert_int_equal(near_get_or_load(NULL, "k", 1, load_from, &s, NULL, &value), NEAR_ERR_INVALID);
     assert_int_equal(near_get_or_load(p->a, "k", 1, load_from, &s, NULL, NULL), NEAR_ERR_INVALID);
     assert_int_equal(near_get_or_load(p->a, NULL, 1, load_from, &s, NULL, &value), NEAR_ERR_INVALID);
-    assert_int_equal(near_get_or_load(p->a, "k", 1, NULL, NULL, NULL, &value), NEAR_ERR_INVALID); /* no loader anywhere */
+    /* no loader anywhere */
+    assert_int_equal(near_get_or_load(p->a, "k", 1, NULL, NULL, NULL, &value), NEAR_ERR_INVALID);
     assert_int_equal(near_set_loader(p->a, NULL, NULL, NULL), NEAR_ERR_INVALID);
     static char key[NEAR_KEY_MAX];
     assert_int_equal(near_get_or_load(p->a, key, sizeof(key), load_from, &s, NULL, &value), NEAR_ERR_TOO_LARGE);
     for (int i = 0; i < 15; i++) {
         near_load_init(&o);
-        if (i == 0) o.ttl_ms = -1;
-        if (i == 1) o.flags = 1u << 31;
-        if (i == 2) o.jitter_permille = 1001;
-        if (i == 3) o.stale_ms = UINT32_MAX;
-        if (i == 4) o.size = 3;
-        if (i == 5) o.ttl_ms = INT64_MAX;
-        if (i == 6) o.ttl_ms = INT64_MIN;
-        if (i == 7) o.fail_ms = (uint32_t)-1;
-        if (i == 8) o.retry_ms = (uint32_t)-1;
-        if (i == 9) o.absent_ms = (uint32_t)-1;
-        if (i == 10) o.soft_timeout_ms = (uint32_t)-1;
-        if (i == 11) o.hard_timeout_ms = (uint32_t)-1;
-        if (i == 12) o.lease_ms = (uint32_t)-1;
-        if (i == 13) o.timeout_ms = (uint32_t)-1;
-        if (i == 14) o.early_permille = 1000001;
+        if (i == 0)
+            o.ttl_ms = -1;
+        if (i == 1)
+            o.flags = 1u << 31;
+        if (i == 2)
+            o.jitter_permille = 1001;
+        if (i == 3)
+            o.stale_ms = UINT32_MAX;
+        if (i == 4)
+            o.size = 3;
+        if (i == 5)
+            o.ttl_ms = INT64_MAX;
+        if (i == 6)
+            o.ttl_ms = INT64_MIN;
+        if (i == 7)
+            o.fail_ms = (uint32_t)-1;
+        if (i == 8)
+            o.retry_ms = (uint32_t)-1;
+        if (i == 9)
+            o.absent_ms = (uint32_t)-1;
+        if (i == 10)
+            o.soft_timeout_ms = (uint32_t)-1;
+        if (i == 11)
+            o.hard_timeout_ms = (uint32_t)-1;
+        if (i == 12)
+            o.lease_ms = (uint32_t)-1;
+        if (i == 13)
+            o.timeout_ms = (uint32_t)-1;
+        if (i == 14)
+            o.early_permille = 1000001;
         assert_int_equal(near_get_or_load(p->a, "k", 1, load_from, &s, &o, &value), NEAR_ERR_INVALID);
         assert_int_equal(near_set_loader(p->a, load_from, &s, &o), NEAR_ERR_INVALID);
     }
@@ -442,8 +493,14 @@ int __wrap_near__local_write_if(struct near__impl *impl, struct near__request *r
     return status;
 }
 
-static void drops(near_cache *c) { assert_int_equal(near_drop(c, "k", 1), NEAR_OK); }
-static void clears(near_cache *c) { assert_int_equal(near_clear(c, 0, NULL, NULL), NEAR_OK); }
+static void drops(near_cache *c)
+{
+    assert_int_equal(near_drop(c, "k", 1), NEAR_OK);
+}
+static void clears(near_cache *c)
+{
+    assert_int_equal(near_clear(c, 0, NULL, NULL), NEAR_OK);
+}
 
 static void test_R19_absence_does_not_outlive_what_was_dropped_or_cleared_before_it_was_noted(void **state)
 {
@@ -498,7 +555,10 @@ static const char *load_tags_with(near_cache *c, const char *key, struct tagged 
     return text;
 }
 
-static const char *load_tags(near_cache *c, const char *key, struct tagged *t) { return load_tags_with(c, key, t, 0); }
+static const char *load_tags(near_cache *c, const char *key, struct tagged *t)
+{
+    return load_tags_with(c, key, t, 0);
+}
 
 static void says(struct tagged *t, const char *value)
 {
@@ -697,9 +757,12 @@ static int bad_tag(void *arg, const near_load_request *request, near_loaded *loa
     near_loaded_value(loaded, "v", 1);
     memset(large, 'x', sizeof(large));
     switch (*(int *)arg) {
-    case 0: return near_loaded_tag(loaded, "", 0), NEAR_OK;
-    case 1: return near_loaded_tag(loaded, zero, sizeof(zero)), NEAR_OK;
-    case 2: return near_loaded_tag(loaded, large, sizeof(large)), NEAR_OK;
+    case 0:
+        return near_loaded_tag(loaded, "", 0), NEAR_OK;
+    case 1:
+        return near_loaded_tag(loaded, zero, sizeof(zero)), NEAR_OK;
+    case 2:
+        return near_loaded_tag(loaded, large, sizeof(large)), NEAR_OK;
     default:
         for (unsigned i = 0; i <= NEAR_TAGS_MAX; i++)
             near_loaded_tag(loaded, "t", 1);
@@ -714,7 +777,8 @@ static void test_bad_tags_are_told_and_change_nothing(void **state)
     near_load options;
     near_load_init(&options);
     source_init(&t.source, "v");
-    assert_int_equal(near_get_or_load(p->a, "k", 1, load_tagged, &t, &options, &value), NEAR_ERR_LOADER); /* nobody asked for tags */
+    /* nobody asked for tags */
+    assert_int_equal(near_get_or_load(p->a, "k", 1, load_tagged, &t, &options, &value), NEAR_ERR_LOADER);
     options.flags = NEAR_LOAD_TAGS;
     for (int i = 0; i < 4; i++)
         assert_int_equal(near_get_or_load(p->a, "k", 1, bad_tag, &i, &options, &value), NEAR_ERR_LOADER);
@@ -776,8 +840,8 @@ static void test_early_refresh_has_the_chance_of_xfetch(void **state)
         early += near__fresh(0, 200 * NEAR_NS_PER_MS, 0, 100 * NEAR_NS_PER_MS, 1000, random, &age) == NEAR_FRESH_EARLY;
     }
     assert_in_range(early, TRIES * 0.130, TRIES * 0.141);
-    assert_int_equal(near__fresh(0, 200, 0, 0, 1000, 0, &age), NEAR_FRESH);      /* nothing was measured yet */
-    assert_int_equal(near__fresh(0, 200, 0, 1000000, 0, 0, &age), NEAR_FRESH);   /* switched off */
+    assert_int_equal(near__fresh(0, 200, 0, 0, 1000, 0, &age), NEAR_FRESH);    /* nothing was measured yet */
+    assert_int_equal(near__fresh(0, 200, 0, 1000000, 0, 0, &age), NEAR_FRESH); /* switched off */
     assert_int_equal(near__fresh(250, 300, 100, 0, 1000, 0, &age), NEAR_FRESH_OLD);
     assert_int_equal(age, 50);
     assert_int_equal(near__fresh(INT64_MAX / 2, NEAR_NEVER, 100, 1, 1000, 0, &age), NEAR_FRESH);
@@ -799,7 +863,8 @@ static void test_jitter_only_shortens(void **state)
     assert_int_equal(near__jittered(1, 1000, 1), 1);
 }
 
-/* The same when somebody else wants the inner key already, and its load waits for the only thread: the loader does it. */
+/* The same when somebody else wants the inner key already, and its load waits for the only thread: the loader does
+ * it. */
 struct busy {
     near_cache *cache;
     struct source inner, outer; /* outer: holds the loader until the inner load is on its way */
@@ -853,7 +918,8 @@ static void test_a_loader_does_what_it_would_wait_for(void **state)
     assert_int_equal(near_close(b.cache), NEAR_OK);
 }
 
-/* A thread of the parent's is making its cache's loader ready at the moment of fork(): the child's own caches load all the same. */
+/* A thread of the parent's is making its cache's loader ready at the moment of fork(): the child's own caches load all
+ * the same. */
 struct stopper {
     _Atomic(int) armed, stopped;
 };
@@ -960,7 +1026,8 @@ int main(void)
         ON_ALL(test_a_plain_write_has_no_tags),
         ON_ALL(test_bad_tags_are_told_and_change_nothing),
         {"test_R19_absence_does_not_outlive_what_was_dropped_or_cleared_before_it_was_noted local",
-         test_R19_absence_does_not_outlive_what_was_dropped_or_cleared_before_it_was_noted, pair_setup_local, pair_teardown, NULL},
+         test_R19_absence_does_not_outlive_what_was_dropped_or_cleared_before_it_was_noted, pair_setup_local,
+         pair_teardown, NULL},
         cmocka_unit_test(test_a_loader_may_load),
         cmocka_unit_test(test_a_loader_does_what_it_would_wait_for),
         cmocka_unit_test(test_a_child_forked_during_another_s_first_load_can_load),

@@ -1,22 +1,26 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Deterministic simulation of loading: several processes with the real near_get_or_load, near_mget_or_load, near_set and near_del, on
- * one server in memory, under a virtual clock.  Every call, loader and refresh is a fiber of this one thread; it gives way where
- * it would wait (a flight, another process's message) and where a request is on the wire, before and after it runs.  A seed decides
- * who goes on, what breaks, when time passes, which process dies; nothing else has a say, so a seed replays its run.
+ * Deterministic simulation of loading: several processes with the real near_get_or_load, near_mget_or_load, near_set
+ * and near_del, on one server in memory, under a virtual clock.  Every call, loader and refresh is a fiber of this one
+ * thread; it gives way where it would wait (a flight, another process's message) and where a request is on the wire,
+ * before and after it runs.  A seed decides who goes on, what breaks, when time passes, which process dies; nothing
+ * else has a say, so a seed replays its run.
  *
- * What is the library's own waiting is replaced by the linker (--wrap): condition variables of flights and watches, the loaders'
- * threads, random numbers.
+ * What is the library's own waiting is replaced by the linker (--wrap): condition variables of flights and watches, the
+ * loaders' threads, random numbers.
  *
  * A writer changes the source, then the cache; versions of a key are numbered by the source.  The oracle judges:
  *
- *   R17   a call that began after a write was acknowledged in its process returns that version or a later one, also as a stale one;
+ *   R17   a call that began after a write was acknowledged in its process returns that version or a later one, also as
+ *        a stale one;
  *   G3    one that began a bound or more after a write was acknowledged anywhere does so, unless it says NEAR_STALE;
  *   R18   "no such key" is answered only if the source had no such key at a moment that counts;
- *   R16   while a lease stands (not ended, not void by a write, not over) nobody gets another for its key, and no fence is given
+ *   R16   while a lease stands (not ended, not void by a write, not over) nobody gets another for its key, and no fence
+ *        is given
  *         to two loads;
  *   H     nobody who waits is still there when his deadline is over, whoever died meanwhile;
- *   G4    when all faults are over every live process gets, by load or not, what the last acknowledged write left, or what is newer. */
+ *   G4    when all faults are over every live process gets, by load or not, what the last acknowledged write left,
+ *        or what is newer. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -39,7 +43,17 @@
 #include "coherence/process.h"
 #include "support/seed.h"
 
-enum { PROCESSES = 3, KEYS = 3, FIBERS = 14, SPARE = 4 /* for loads */, STEPS = 1000, VERSIONS = STEPS, BATCH = 3, STACK = 512 << 10, LEASE_MS = 1500 };
+enum {
+    PROCESSES = 3,
+    KEYS = 3,
+    FIBERS = 14,
+    SPARE = 4 /* for loads */,
+    STEPS = 1000,
+    VERSIONS = STEPS,
+    BATCH = 3,
+    STACK = 512 << 10,
+    LEASE_MS = 1500
+};
 
 #if defined(__SANITIZE_ADDRESS__)
 enum { SEEDS = 60 };
@@ -109,11 +123,17 @@ static struct fiber *current;
 static struct fiber scheduler;
 static const char *const key_names[KEYS] = {"a", "b", "c"};
 static const struct near__remote_table *memory_table; /* what the processes' remotes really do */
-static uint64_t total_gets, total_ok, total_stale, total_missing, total_errors, total_loads, total_waits, total_deaths, total_joined,
-    total_unkept, total_writes;
+static uint64_t total_gets, total_ok, total_stale, total_missing, total_errors, total_loads, total_waits, total_deaths,
+    total_joined, total_unkept, total_writes;
 
-static unsigned pick(unsigned bound) { return near__random_below(&now->random, bound); }
-static int64_t time_ns(void) { return near__now(&now->world.clock); }
+static unsigned pick(unsigned bound)
+{
+    return near__random_below(&now->random, bound);
+}
+static int64_t time_ns(void)
+{
+    return near__now(&now->world.clock);
+}
 
 static void complain(const char *what, const struct fiber *f, int version)
 {
@@ -133,7 +153,10 @@ static void switch_to(struct fiber *from, struct fiber *to, int dies)
     swapcontext(&from->context, &to->context);
     __sanitizer_finish_switch_fiber(from->fake, NULL, NULL);
 }
-static void arrived(void) { __sanitizer_finish_switch_fiber(NULL, main_size ? NULL : &main_bottom, main_size ? NULL : &main_size); }
+static void arrived(void)
+{
+    __sanitizer_finish_switch_fiber(NULL, main_size ? NULL : &main_bottom, main_size ? NULL : &main_size);
+}
 #else
 static void switch_to(struct fiber *from, struct fiber *to, int dies)
 {
@@ -226,7 +249,10 @@ int __wrap_pthread_cond_broadcast(pthread_cond_t *cond)
     return __real_pthread_cond_broadcast(cond);
 }
 
-static void worker_body(struct fiber *me) { me->job->run(me->job); }
+static void worker_body(struct fiber *me)
+{
+    me->job->run(me->job);
+}
 
 int __wrap_near__workers_run(struct near__workers *workers, struct near__job *job);
 int __wrap_near__workers_run(struct near__workers *workers, struct near__job *job)
@@ -241,10 +267,16 @@ int __wrap_near__workers_run(struct near__workers *workers, struct near__job *jo
 }
 
 int __wrap_near__workers_inside(void);
-int __wrap_near__workers_inside(void) { return current && current->is_worker; }
+int __wrap_near__workers_inside(void)
+{
+    return current && current->is_worker;
+}
 
 uint64_t __wrap_near__load_random(void);
-uint64_t __wrap_near__load_random(void) { return near__random_next(&now->random); }
+uint64_t __wrap_near__load_random(void)
+{
+    return near__random_next(&now->random);
+}
 
 /* ---------------------------------------------------------------- the wire */
 
@@ -263,7 +295,8 @@ static void observe(const struct near__request *q)
     if (k < 0)
         return;
     struct lease *l = &now->lease[k];
-    int mine = l->stands && q->expected && q->expected_size < sizeof(l->owner) && memcmp(l->owner, q->expected, q->expected_size) == 0;
+    int mine = l->stands && q->expected && q->expected_size < sizeof(l->owner) &&
+               memcmp(l->owner, q->expected, q->expected_size) == 0;
     switch (q->operation) {
     case NEAR_OP_LEASE:
         if (q->status != NEAR_OK || q->lease != NEAR_LEASE_GOT)
@@ -288,7 +321,8 @@ static void observe(const struct near__request *q)
     }
 }
 
-/* A request of a process that died before it was sent never happens; one whose answer comes too late is of unknown fate. */
+/* A request of a process that died before it was sent never happens; one whose answer comes too late is of unknown
+ * fate. */
 static void end_all(struct near__request *q, size_t count, int sent)
 {
     for (size_t i = 0; i < count; i++) {
@@ -327,7 +361,8 @@ static int tell(const near_load_request *request, near_loaded *loaded)
     int k = key_of(request->key, request->key_size), version = now->versions[k] - 1;
     int fails = now->source_fails && !current->final && pick(2);
     total_loads++;
-    for (unsigned n = pick(4) ? pick(4) : pick(40); n > 0; n--) /* the source was asked at once, the answer takes its time */
+    /* the source was asked at once, the answer takes its time */
+    for (unsigned n = pick(4) ? pick(4) : pick(40); n > 0; n--)
         give_way(READY, NULL);
     if (fails)
         return near_loaded_answer(loaded, -1);
@@ -425,7 +460,8 @@ static void read_one(struct fiber *me)
     unsigned key = me->key;
     set_times(me, &o);
     expect(me, &e);
-    int status = near_get_or_load(&me->place->cache, key_names[key], strlen(key_names[key]), load_one, NULL, &o, &value);
+    int status =
+        near_get_or_load(&me->place->cache, key_names[key], strlen(key_names[key]), load_one, NULL, &o, &value);
     judge(me, &e, key, status, &value);
     near_release(&value);
 }
@@ -523,7 +559,8 @@ static void let_the_late_go(void)
 {
     for (int i = 0; i < FIBERS; i++) {
         struct fiber *f = &now->fiber[i];
-        for (int turns = 0; f->state != FREE && may_go(f) && f->deadline_ns != NEAR_NEVER && f->deadline_ns < time_ns(); turns++) {
+        for (int turns = 0; f->state != FREE && may_go(f) && f->deadline_ns != NEAR_NEVER && f->deadline_ns < time_ns();
+             turns++) {
             if (turns > 50)
                 complain("H: waits beyond its deadline", f, -1);
             resume(f);
@@ -554,7 +591,8 @@ static void kill_one(void)
     for (unsigned k = 0; k < KEYS; k++) { /* its writer is gone: the source may have what the cache does not */
         int alive = 0;
         for (int i = 0; i < FIBERS; i++)
-            alive |= now->fiber[i].state != FREE && now->fiber[i].body == write_one && now->fiber[i].key == k && !now->fiber[i].place->dead;
+            alive |= now->fiber[i].state != FREE && now->fiber[i].body == write_one && now->fiber[i].key == k &&
+                     !now->fiber[i].place->dead;
         now->writing[k] = alive;
     }
 }
@@ -563,14 +601,30 @@ static void break_something(void)
 {
     struct near__memory_store *store = now->world.store;
     switch (pick(8)) {
-    case 0: near__memory_disconnect_channels(store); break;
-    case 1: near__memory_fault(store, NEAR_FAULT_HOLD_MESSAGES, 0, -1); break;
-    case 2: near__memory_fault(store, NEAR_FAULT_DROP_MESSAGES, 0, 1 + (int)pick(2)); break;
-    case 3: near__memory_fault(store, NEAR_FAULT_REFUSE, 0, (int)pick(4)); break;
-    case 4: near__memory_fault(store, NEAR_FAULT_DROP_REPLIES, 0, 1); break;
-    case 5: near__memory_error(store, pick(2) ? NEAR_OP_LEASE : NEAR_OP_FILL, NEAR_ERR_FULL, 1); break;
-    case 6: now->source_fails = 1; break;
-    default: kill_one(); break;
+    case 0:
+        near__memory_disconnect_channels(store);
+        break;
+    case 1:
+        near__memory_fault(store, NEAR_FAULT_HOLD_MESSAGES, 0, -1);
+        break;
+    case 2:
+        near__memory_fault(store, NEAR_FAULT_DROP_MESSAGES, 0, 1 + (int)pick(2));
+        break;
+    case 3:
+        near__memory_fault(store, NEAR_FAULT_REFUSE, 0, (int)pick(4));
+        break;
+    case 4:
+        near__memory_fault(store, NEAR_FAULT_DROP_REPLIES, 0, 1);
+        break;
+    case 5:
+        near__memory_error(store, pick(2) ? NEAR_OP_LEASE : NEAR_OP_FILL, NEAR_ERR_FULL, 1);
+        break;
+    case 6:
+        now->source_fails = 1;
+        break;
+    default:
+        kill_one();
+        break;
     }
 }
 
@@ -588,8 +642,16 @@ static void mend(void)
 
 static void one_step(unsigned fault_rate)
 {
-    static const int64_t spans[] = {10000, 10000, 100000, 100000, NEAR_NS_PER_MS, NEAR_NS_PER_MS, 5 * NEAR_NS_PER_MS,
-                                    30 * NEAR_NS_PER_MS, 120 * NEAR_NS_PER_MS, TEST_BOUND_NS / 4};
+    static const int64_t spans[] = {10000,
+                                    10000,
+                                    100000,
+                                    100000,
+                                    NEAR_NS_PER_MS,
+                                    NEAR_NS_PER_MS,
+                                    5 * NEAR_NS_PER_MS,
+                                    30 * NEAR_NS_PER_MS,
+                                    120 * NEAR_NS_PER_MS,
+                                    TEST_BOUND_NS / 4};
     unsigned what = pick(100);
     if (what < fault_rate)
         break_something();
@@ -747,15 +809,16 @@ static void test_R16_R17_R18_G3_G4_hold_while_loads_are_under_way(void **state)
     int seeds = count ? atoi(count) : only ? 1 : SEEDS;
     for (int i = 0; i < seeds; i++)
         simulate(seed + (uint64_t)i * 1000);
-    print_message("# %d seeds: %" PRIu64 " reads: %" PRIu64 " fresh, %" PRIu64 " old, %" PRIu64 " absent, %" PRIu64 " failed; %" PRIu64
-                  " loads, %" PRIu64 " of them not kept, %" PRIu64 " waits for another process, %" PRIu64 " joined; %" PRIu64
-                  " writes, %" PRIu64 " deaths\n",
-                  seeds, total_gets, total_ok, total_stale, total_missing, total_errors, total_loads, total_unkept, total_waits,
-                  total_joined, total_writes, total_deaths);
+    print_message("# %d seeds: %" PRIu64 " reads: %" PRIu64 " fresh, %" PRIu64 " old, %" PRIu64 " absent, %" PRIu64
+                  " failed; %" PRIu64 " loads, %" PRIu64 " of them not kept, %" PRIu64
+                  " waits for another process, %" PRIu64 " joined; %" PRIu64 " writes, %" PRIu64 " deaths\n",
+                  seeds, total_gets, total_ok, total_stale, total_missing, total_errors, total_loads, total_unkept,
+                  total_waits, total_joined, total_writes, total_deaths);
     if (seeds >= 50) { /* otherwise nothing was tested */
         uint64_t n = (uint64_t)seeds;
-        assert_true(total_ok > 20 * n && total_stale > n / 2 && total_missing > n && total_loads > 10 * n && total_unkept > n / 2 &&
-                    total_waits > n && total_joined > n && total_writes > 5 * n && total_deaths > n / 8);
+        assert_true(total_ok > 20 * n && total_stale > n / 2 && total_missing > n && total_loads > 10 * n &&
+                    total_unkept > n / 2 && total_waits > n && total_joined > n && total_writes > 5 * n &&
+                    total_deaths > n / 8);
     }
 }
 

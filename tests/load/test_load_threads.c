@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Torture: many threads of two processes load, write, remove and give up at random.  Every value says of which key it is and
- * how new; a writer's number is raised before the write, so that a reader knows what cannot be read any more. */
+ * Torture: many threads of two processes load, write, remove and give up at random.  Every value says of which key it
+ * is and how new; a writer's number is raised before the write, so that a reader knows what cannot be read any more. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -64,7 +64,8 @@ static void read_one(struct thread *t, near_cache *c, unsigned key)
     options.retry_ms = 2;
     options.absent_ms = near__random_below(&t->random, 5);
     options.soft_timeout_ms = near__random_below(&t->random, 2);
-    options.timeout_ms = near__random_below(&t->random, 4) ? 1 + near__random_below(&t->random, 3) : 10000; /* often given up */
+    /* often given up */
+    options.timeout_ms = near__random_below(&t->random, 4) ? 1 + near__random_below(&t->random, 3) : 10000;
     options.hard_timeout_ms = 1 + near__random_below(&t->random, 5);
     options.lease_ms = 20;
     snprintf(name, sizeof(name), "k%u", key);
@@ -83,8 +84,8 @@ static void read_one(struct thread *t, near_cache *c, unsigned key)
     near_release(&value);
 }
 
-/* Source first, then the cache; and in this process nobody reads an older one then (read your writes), as long as nothing makes
- * values old: stale answers are excused. */
+/* Source first, then the cache; and in this process nobody reads an older one then (read your writes), as long as
+ * nothing makes values old: stale answers are excused. */
 static void write_one(struct thread *t, near_cache *c, unsigned key)
 {
     char name[8], text[48];
@@ -146,8 +147,8 @@ static void test_R17_flights_are_opened_and_given_up_at_random(void **state)
     }
     for (unsigned i = 0; i < THREADS; i++)
         pthread_join(threads[i].thread, NULL);
-    print_message("served %llu, old %llu, absent %llu, failed %llu\n", (unsigned long long)our.served, (unsigned long long)our.old,
-                  (unsigned long long)our.absent, (unsigned long long)our.failed);
+    print_message("served %llu, old %llu, absent %llu, failed %llu\n", (unsigned long long)our.served,
+                  (unsigned long long)our.old, (unsigned long long)our.absent, (unsigned long long)our.failed);
     assert_int_equal(our.wrong, 0);
     assert_true(our.served > 0);
     for (int i = 0; i < 2; i++)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Locks: the algorithm against simulated servers whose clocks run differently and whose answers get lost, then on memory:// and on
- * real servers that are stopped, killed and started again. */
+ * Locks: the algorithm against simulated servers whose clocks run differently and whose answers get lost, then on
+ * memory:// and on real servers that are stopped, killed and started again. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -52,7 +52,10 @@ static uint64_t draw(struct sim *sim, uint64_t below)
     return (sim->random >> 11) % below;
 }
 
-static void pass(struct sim *sim, int64_t ms) { near__clock_advance(&sim->now_ns, ms * MS); }
+static void pass(struct sim *sim, int64_t ms)
+{
+    near__clock_advance(&sim->now_ns, ms * MS);
+}
 
 static double server_ms(struct sim *sim, const struct sim_server *s)
 {
@@ -128,7 +131,10 @@ static void sim_init(struct sim *sim, uint64_t seed)
     }
 }
 
-static int held(struct sim *sim, int client) { return sim->locks[client].valid_until_ns > near__now(&sim->clock); }
+static int held(struct sim *sim, int client)
+{
+    return sim->locks[client].valid_until_ns > near__now(&sim->clock);
+}
 
 static void nobody_else_holds(struct sim *sim, int client)
 {
@@ -559,7 +565,7 @@ static void test_redlock_needs_a_majority_and_survives_a_paused_server(void **st
     redis_server_resume(f.servers[2]);
     assert_int_equal(redis_server_up(f.servers[1]), 0);
     assert_true(wait_until(near_lock_extend(a, 0) == NEAR_OK, 30000)); /* by two of them */
-    assert_int_equal(near_redlock(f.caches, 3, "shared", 6, &try, &b) , NEAR_LOCKED);
+    assert_int_equal(near_redlock(f.caches, 3, "shared", 6, &try, &b), NEAR_LOCKED);
     assert_int_equal(near_unlock(a), NEAR_OK);
     assert_true(wait_until(near_redlock(f.caches, 3, "shared", 6, &try, &b) == NEAR_OK, 30000));
     assert_int_equal(near_unlock(b), NEAR_OK);

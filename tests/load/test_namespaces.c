@@ -197,9 +197,11 @@ static void test_bad_arguments_are_told_and_change_nothing(void **state)
     assert_int_equal(near_namespace_key(p->a, "n", 1, "k", 1, NULL, buffer, 99, NULL), NEAR_ERR_INVALID);
     assert_int_equal(near_namespace_key(p->a, "n", 1, "k", 1, &call, buffer, 99, &size), NEAR_ERR_INVALID);
     assert_int_equal(near_namespace_key(p->a, name, sizeof(name), "k", 1, NULL, buffer, 99, &size), NEAR_ERR_TOO_LARGE);
-    assert_int_equal(near_namespace_key(p->a, "n", 1, buffer, NEAR_KEY_MAX - 18, NULL, buffer, sizeof(buffer), &size), NEAR_ERR_TOO_LARGE);
+    assert_int_equal(near_namespace_key(p->a, "n", 1, buffer, NEAR_KEY_MAX - 18, NULL, buffer, sizeof(buffer), &size),
+                     NEAR_ERR_TOO_LARGE);
     assert_int_equal(size, 77);
-    assert_int_equal(near_namespace_key(p->a, name, NEAR_NAMESPACE_MAX, "k", 1, NULL, buffer, sizeof(buffer), &size), NEAR_OK);
+    assert_int_equal(near_namespace_key(p->a, name, NEAR_NAMESPACE_MAX, "k", 1, NULL, buffer, sizeof(buffer), &size),
+                     NEAR_OK);
     assert_int_equal(size, NEAR_NAMESPACE_MAX + 19);
     assert_int_equal(near_namespace_invalidate(NULL, "n", 1, NULL), NEAR_ERR_INVALID);
     assert_int_equal(near_namespace_invalidate(p->a, NULL, 1, NULL), NEAR_ERR_INVALID);
@@ -228,7 +230,8 @@ static void test_a_short_buffer_is_told_its_size(void **state)
 
 static void test_what_is_no_generation_is_told(void **state)
 {
-    static const char *const junk[] = {"", "1", "0123456789abcde", "0123456789ABCDEF", "0123456789abcdef0", "0123456789abcde\n"};
+    static const char *const junk[] = {
+        "", "1", "0123456789abcde", "0123456789ABCDEF", "0123456789abcdef0", "0123456789abcde\n"};
     struct pair *p = pair_of(state);
     for (size_t i = 0; i < sizeof(junk) / sizeof(*junk); i++) {
         assert_int_equal(set(p->a, ":nearcache-ns:n", junk[i]), NEAR_OK);
@@ -293,7 +296,10 @@ static void test_every_allocation_may_fail(void **state)
     }
 }
 
-static void serve_stale_for_long(near_options *options) { options->stale_ms = 10 * LONG_MS; }
+static void serve_stale_for_long(near_options *options)
+{
+    options->stale_ms = 10 * LONG_MS;
+}
 
 int main(void)
 {

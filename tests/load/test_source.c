@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Writes through to a source: the order of things and what is left when one of them fails; the queue, its bound, its order and its
- * journal, which is torn, damaged and replayed; and a process that is killed in the middle. */
+ * Writes through to a source: the order of things and what is left when one of them fails; the queue, its bound, its
+ * order and its journal, which is torn, damaged and replayed; and a process that is killed in the middle. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* pthread_tryjoin_np */
 #endif
@@ -42,11 +42,11 @@ struct table {
     pthread_mutex_t lock;
     struct row rows[ROWS];
     size_t count;
-    _Atomic(int) away;         /* status of the whole, 0: there */
-    _Atomic(int) hold;         /* the store waits */
+    _Atomic(int) away; /* status of the whole, 0: there */
+    _Atomic(int) hold; /* the store waits */
     _Atomic(unsigned) calls, updates, largest, backwards, holding;
-    char refused[32];          /* this key is refused... */
-    _Atomic(int) refusal;      /* ...with this status */
+    char refused[32];     /* this key is refused... */
+    _Atomic(int) refusal; /* ...with this status */
     _Atomic(unsigned) dead;
     char last_dead[32];
     int dead_status;
@@ -233,7 +233,10 @@ static int put_within(struct place *p, const char *key, const char *value, uint3
     return near_source_set(p->source, key, strlen(key), value, strlen(value), NULL, &call);
 }
 
-static int put(struct place *p, const char *key, const char *value) { return put_within(p, key, value, 0); }
+static int put(struct place *p, const char *key, const char *value)
+{
+    return put_within(p, key, value, 0);
+}
 
 static const char *read_from(near_cache *cache, const char *key)
 {
@@ -261,7 +264,10 @@ static near_stats stats_of(struct place *p)
     return stats;
 }
 
-static void flush(struct place *p) { assert_int_equal(near_source_flush(p->source, PATIENCE_MS), NEAR_OK); }
+static void flush(struct place *p)
+{
+    assert_int_equal(near_source_flush(p->source, PATIENCE_MS), NEAR_OK);
+}
 
 /* ---------------------------------------------------------------- write-through */
 
@@ -397,14 +403,14 @@ static void test_wrong_options_and_arguments_are_refused_with_a_text(void **stat
     near_source *none = NULL;
     near_write write;
     near_source_options o = p->options;
-#define REFUSED(change)                                                                       \
-    do {                                                                                      \
-        o = p->options;                                                                       \
-        change;                                                                               \
-        error.text[0] = 0;                                                                    \
-        assert_int_equal(near_source_open(p->cache, &o, &none, &error), NEAR_ERR_INVALID);    \
-        assert_true(error.text[0]);                                                           \
-        assert_null(none);                                                                    \
+#define REFUSED(change)                                                                                                \
+    do {                                                                                                               \
+        o = p->options;                                                                                                \
+        change;                                                                                                        \
+        error.text[0] = 0;                                                                                             \
+        assert_int_equal(near_source_open(p->cache, &o, &none, &error), NEAR_ERR_INVALID);                             \
+        assert_true(error.text[0]);                                                                                    \
+        assert_null(none);                                                                                             \
     } while (0)
     REFUSED(o.store = NULL);
     REFUSED(o.flags = 1u << 9);
@@ -523,7 +529,7 @@ static void test_behind_full_blocks_until_the_deadline_and_coalesces_all_the_sam
     assert_int_equal(put(p, "b", "1"), NEAR_OK);
     assert_int_equal(put_within(p, "c", "1", 30), NEAR_ERR_QUEUE_FULL);
     assert_string_equal(on_server(p, "c"), "(none)"); /* refused: nothing is written */
-    assert_int_equal(put(p, "b", "2"), NEAR_OK); /* takes no room */
+    assert_int_equal(put(p, "b", "2"), NEAR_OK);      /* takes no room */
     writer_start(&w, p, "c", "2", 0);
     atomic_store(&p->table.hold, 0);
     assert_int_equal(writer_end(&w), NEAR_OK);
@@ -621,19 +627,20 @@ static void test_journal_that_cannot_be_made_smaller_is_not_tried_with_every_upd
     behind(p, 1);
     snprintf(new, sizeof new, "%s.new", p->journal);
     assert_int_equal(mkdir(new, 0700), 0); /* stands in the way of the smaller file */
-    for (int i = 0; i < 30; i++) /* 15 MiB of records, of which one or two count */
+    for (int i = 0; i < 30; i++)           /* 15 MiB of records, of which one or two count */
         assert_int_equal(near_source_set(p->source, "k", 1, value, sizeof value, NULL, NULL), NEAR_OK);
     assert_int_equal(rmdir(new), 0);
     before = stats_of(p).source_journal_bytes;
-    assert_int_equal(put(p, "k", "last"), NEAR_OK); /* before the pause ends nothing is tried, though it would succeed */
+    /* before the pause ends nothing is tried, though it would succeed */
+    assert_int_equal(put(p, "k", "last"), NEAR_OK);
     after = stats_of(p).source_journal_bytes;
     atomic_store(&p->table.hold, 0);
     flush(p);
     assert_true(after > before);
 }
 
-/* Statistics may be asked for while a source closes.  Here they are asked for, by another thread, at the worst moments: whenever the
- * closing thread has given memory back, which is empty by then. */
+/* Statistics may be asked for while a source closes.  Here they are asked for, by another thread, at the worst moments:
+ * whenever the closing thread has given memory back, which is empty by then. */
 struct grave {
     near_cache *_Atomic cache;
     void *kept[64];
@@ -882,7 +889,8 @@ static void test_journal_is_one_process_s_and_nothing_else_passes_for_one(void *
     p->source = NULL;
 }
 
-/* The values would fill a hundred megabytes; the file stays near what is queued, and replays to the last of each key. */
+/* The values would fill a hundred megabytes; the file stays near what is queued, and replays to the last of each
+ * key. */
 /* A child that was forked while the journal was open does not keep it locked. */
 static void test_journal_is_free_after_close_whoever_was_forked(void **state)
 {

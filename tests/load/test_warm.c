@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Warming: from a list, a snapshot and a scan; what is kept follows the ordinary rules, and nothing from a damaged file is believed. */
+ * Warming: from a list, a snapshot and a scan; what is kept follows the ordinary rules, and nothing from a damaged file
+ * is believed. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -121,8 +122,8 @@ static near_stats stats_of(near_cache *cache)
     return stats;
 }
 
-/* All that `from` has kept (NULL: all keys) is local.  Two keys whose hashes agree in bucket and tag displace each other: with these
- * numbers that happens once in 1,500 tiers, and is counted. */
+/* All that `from` has kept (NULL: all keys) is local.  Two keys whose hashes agree in bucket and tag displace each
+ * other: with these numbers that happens once in 1,500 tiers, and is counted. */
 static void assert_all_local(near_cache *cache, near_cache *from)
 {
     uint64_t all = KEYS - (from ? stats_of(from).evictions : 0), lost = stats_of(cache).evictions;
@@ -130,7 +131,10 @@ static void assert_all_local(near_cache *cache, near_cache *from)
     assert_in_range(count_local(cache), all - lost, all);
 }
 
-static near_warm_result no_result(void) { return (near_warm_result){.size = sizeof(near_warm_result)}; }
+static near_warm_result no_result(void)
+{
+    return (near_warm_result){.size = sizeof(near_warm_result)};
+}
 
 static void test_list_is_read_into_the_local_tier(void **state)
 {
@@ -196,7 +200,10 @@ static void test_scan_reads_what_matches_behind_the_prefix(void **state)
     near_close(outside);
 }
 
-static int stop_at(void *arg, const near_warm_result *so_far) { return so_far->keys >= *(uint64_t *)arg; }
+static int stop_at(void *arg, const near_warm_result *so_far)
+{
+    return so_far->keys >= *(uint64_t *)arg;
+}
 
 static void test_progress_stops_it_and_keys_max_ends_it(void **state)
 {
@@ -346,7 +353,10 @@ static near_cache *open_with_snapshot(struct place *p, const char *uri, void (*c
     return cache;
 }
 
-static int64_t status_of(near_cache *cache) { return stats_of(cache).snapshot_status; }
+static int64_t status_of(near_cache *cache)
+{
+    return stats_of(cache).snapshot_status;
+}
 
 static size_t read_whole(const char *path, char *bytes, size_t capacity)
 {
@@ -376,10 +386,22 @@ static void test_close_writes_the_snapshot_and_the_next_open_reads_it(void **sta
     assert_int_equal(near_close(second), NEAR_OK);
 }
 
-static void two_keys(near_options *options) { options->snapshot_keys = 2; }
-static void not_at_open(near_options *options) { options->snapshot_load = 0; }
-static void in_nowhere(near_options *options) { options->snapshot = "/nowhere/hot"; }
-static void slowly(near_options *options) { options->snapshot_rate = 1; }
+static void two_keys(near_options *options)
+{
+    options->snapshot_keys = 2;
+}
+static void not_at_open(near_options *options)
+{
+    options->snapshot_load = 0;
+}
+static void in_nowhere(near_options *options)
+{
+    options->snapshot = "/nowhere/hot";
+}
+static void slowly(near_options *options)
+{
+    options->snapshot_rate = 1;
+}
 
 static void test_snapshot_has_as_many_keys_as_wanted_and_waits_if_wanted(void **state)
 {
@@ -479,7 +501,8 @@ static void *rival_main(void *arg)
     return NULL;
 }
 
-/* Where a close that was refused is about to let the reading of the snapshot go on, another close comes, and has a moment to do what it can. */
+/* Where a close that was refused is about to let the reading of the snapshot go on, another close comes, and has a
+ * moment to do what it can. */
 int __real_access(const char *path, int mode);
 int __wrap_access(const char *path, int mode);
 int __wrap_access(const char *path, int mode)

@@ -46,8 +46,8 @@ static inline void fixture_init(struct fixture *f)
     atomic_store(&f->now_ns, 1000 * SEC);
     f->clock.virtual_ns = &f->now_ns;
     near__alloc_init(&f->alloc, NULL);
-    f->config = (struct near__local_config){.alloc = &f->alloc, .clock = &f->clock, .log = &f->log,
-                                            .bytes_max = 4u << 20, .seed = 1, .manual = 1};
+    f->config = (struct near__local_config){
+        .alloc = &f->alloc, .clock = &f->clock, .log = &f->log, .bytes_max = 4u << 20, .seed = 1, .manual = 1};
 }
 static inline void fixture_start(struct fixture *f)
 {
@@ -77,7 +77,8 @@ static inline struct near__ticket ticket(struct fixture *f, const char *key)
 {
     return near__local_ticket(f->local, key, strlen(key));
 }
-static inline int put_ticket(struct fixture *f, struct near__ticket t, const char *key, const char *value, uint64_t position)
+static inline int put_ticket(struct fixture *f, struct near__ticket t, const char *key, const char *value,
+                             uint64_t position)
 {
     return near__local_install(f->local, f->reader, t, key, strlen(key), value, strlen(value), position, -1,
                                near__now(&f->clock));
@@ -88,8 +89,8 @@ static inline int put(struct fixture *f, const char *key, const char *value, uin
 }
 static inline int put_ttl(struct fixture *f, const char *key, const char *value, uint64_t position, int64_t ttl_ms)
 {
-    return near__local_install(f->local, f->reader, ticket(f, key), key, strlen(key), value, strlen(value), position, ttl_ms,
-                               near__now(&f->clock));
+    return near__local_install(f->local, f->reader, ticket(f, key), key, strlen(key), value, strlen(value), position,
+                               ttl_ms, near__now(&f->clock));
 }
 /* The value as a string, or a word in brackets for every other outcome. */
 static inline const char *get_bound(struct fixture *f, const char *key, int64_t bound_ns, int64_t stale_ns)
@@ -97,8 +98,8 @@ static inline const char *get_bound(struct fixture *f, const char *key, int64_t 
     static char text[256];
     struct near__view view;
     static const char *const none[] = {"", "(absent)", "(expired)", "(suspect)", "(unproven)", ""};
-    enum near__local_result r = near__local_copy(f->local, f->reader, key, strlen(key), bound_ns, stale_ns, text,
-                                                 sizeof(text) - 1, &view);
+    enum near__local_result r =
+        near__local_copy(f->local, f->reader, key, strlen(key), bound_ns, stale_ns, text, sizeof(text) - 1, &view);
     if (r != NEAR_LOCAL_HIT && r != NEAR_LOCAL_STALE_HIT)
         return none[r];
     text[view.size] = 0;

@@ -65,7 +65,8 @@ void *__wrap_mmap(void *address, size_t size, int protection, int flags, int fil
     return may_map() ? __real_mmap(address, size, protection, flags, file, offset) : MAP_FAILED;
 }
 
-void *__wrap_mmap64(void *address, size_t size, int protection, int flags, int file, off_t offset) /* by its other name */
+/* by its other name */
+void *__wrap_mmap64(void *address, size_t size, int protection, int flags, int file, off_t offset)
 {
     return may_map() ? __real_mmap64(address, size, protection, flags, file, offset) : MAP_FAILED;
 }
@@ -135,7 +136,11 @@ static void test_an_entry_of_16_and_100_bytes_lies_in_one_pair_of_lines(void **s
 }
 
 #define BLOCKS 4000
-static struct { unsigned char *memory; size_t size; unsigned char mark; } block[BLOCKS];
+static struct {
+    unsigned char *memory;
+    size_t size;
+    unsigned char mark;
+} block[BLOCKS];
 
 static void check_block(unsigned i)
 {
@@ -262,17 +267,20 @@ static size_t size_in(unsigned mix, uint64_t *random)
 {
     static const size_t sizes[] = {100, 1000, 40, 2000, 300, 16};
     switch (mix % 8) {
-    case 6: return near__random_below(random, 2000);
-    case 7: return near__random_below(random, 10) ? near__random_below(random, 200) : near__random_below(random, 8000);
-    default: return sizes[mix % 8];
+    case 6:
+        return near__random_below(random, 2000);
+    case 7:
+        return near__random_below(random, 10) ? near__random_below(random, 200) : near__random_below(random, 8000);
+    default:
+        return sizes[mix % 8];
     }
 }
 
 static void check_queues(struct near__local *local)
 {
-    int64_t live = atomic_load(&local->budget.used) - atomic_load(&local->budget.retired) - atomic_load(&local->budget.kept) -
-                   atomic_load(&local->budget.fixed) - (int64_t)atomic_load(&local->index_bytes) -
-                   near__budget_idle(local, NEAR_IDLE_ROOM);
+    int64_t live = atomic_load(&local->budget.used) - atomic_load(&local->budget.retired) -
+                   atomic_load(&local->budget.kept) - atomic_load(&local->budget.fixed) -
+                   (int64_t)atomic_load(&local->index_bytes) - near__budget_idle(local, NEAR_IDLE_ROOM);
     if (local->queues)
         assert_int_equal(atomic_load(&local->queue_bytes[0]) + atomic_load(&local->queue_bytes[1]), live);
 }
@@ -327,9 +335,11 @@ static void change_mixes(uint32_t policy)
         int64_t fixed = (int64_t)s.local_index_bytes + atomic_load(&f.local->budget.fixed);
         assert_true((int64_t)s.local_bytes <= max + MIB);
         /* what S3-FIFO has proved useful before stays: there all that is live counts */
-        int64_t live = policy == NEAR_POLICY_LRU ? there : atomic_load(&f.local->queue_bytes[0]) + atomic_load(&f.local->queue_bytes[1]);
-        print_message("# mix %u: %ld of %ld KiB beside the index are entries, %lu KiB in memory\n", mix, (long)live / 1024, (long)(max - fixed) / 1024,
-                      (unsigned long)s.local_bytes / 1024);
+        int64_t live = policy == NEAR_POLICY_LRU
+                           ? there
+                           : atomic_load(&f.local->queue_bytes[0]) + atomic_load(&f.local->queue_bytes[1]);
+        print_message("# mix %u: %ld of %ld KiB beside the index are entries, %lu KiB in memory\n", mix,
+                      (long)live / 1024, (long)(max - fixed) / 1024, (unsigned long)s.local_bytes / 1024);
         assert_true(live > (max - fixed) * 6 / 10);
         if (SCALE(1, 0)) /* with what malloc keeps of tables that were freed */
             assert_true(resident() - before < (int64_t)s.local_bytes + 8 * MIB);
@@ -373,7 +383,8 @@ static void test_F_a_lowered_budget_gives_memory_back(void **state)
     fixture_close(&f);
 }
 
-/* While there is work, empty slabs are kept for it: given back and taken again they would cost the huge page that they are part of. */
+/* While there is work, empty slabs are kept for it: given back and taken again they would cost the huge page that they
+ * are part of. */
 static void test_empty_slabs_are_kept_while_there_is_work(void **state)
 {
     struct fixture f;
@@ -539,9 +550,11 @@ static void check_used(struct fixture *f)
     struct near__local *local = f->local;
     int64_t live = 0;
     arena = local->arena;
-    for (uint64_t at = near__tier_walk(local, 0, 64, sum_costs, &live); at; at = near__tier_walk(local, at, 64, sum_costs, &live))
+    for (uint64_t at = near__tier_walk(local, 0, 64, sum_costs, &live); at;
+         at = near__tier_walk(local, at, 64, sum_costs, &live))
         ;
-    assert_int_equal(atomic_load(&local->budget.used) - near__budget_idle(local, NEAR_IDLE_ROOM) - near__budget_idle(local, NEAR_IDLE_SPARE),
+    assert_int_equal(atomic_load(&local->budget.used) - near__budget_idle(local, NEAR_IDLE_ROOM) -
+                         near__budget_idle(local, NEAR_IDLE_SPARE),
                      atomic_load(&local->budget.fixed) + (int64_t)atomic_load(&local->index_bytes) + live);
     assert_int_equal(near__budget_retired(local), 0);
 }
@@ -568,7 +581,8 @@ static void move_together(uint32_t policy, int pinned)
     for (uint64_t k = 0; k < n; k++)
         if (near__random_below(&random, 4))
             near__local_invalidate(f.local, &k, sizeof(k), n + 1, NEAR_CAUSE_MESSAGE);
-        else if (pinned && !view.pin && near__local_get(f.local, f.reader, &k, sizeof(k), ANY_BOUND, 0, &view) == NEAR_LOCAL_HIT)
+        else if (pinned && !view.pin &&
+                 near__local_get(f.local, f.reader, &k, sizeof(k), ANY_BOUND, 0, &view) == NEAR_LOCAL_HIT)
             kept = k; /* the first that no full bucket has pushed out */
     assert_int_equal(view.pin != NULL, pinned);
     near__local_keep(f.local);
@@ -680,7 +694,8 @@ static void *reads_first(void *unused)
     return NULL;
 }
 
-/* One thread stands in the kernel with the locks of a size and of the pool, another exits, and a third one's first read does not wait. */
+/* One thread stands in the kernel with the locks of a size and of the pool, another exits, and a third one's first read
+ * does not wait. */
 static void test_R49_an_exit_waits_for_nobody_who_fills(void **state)
 {
     pthread_t leaver, filler, newcomer;
@@ -736,7 +751,8 @@ static void test_R49_large_entries_find_room_among_slabs(void **state)
 
 /* ---------------------------------------------------------------- while a limit is lowered */
 
-/* Slabs that were chosen to go are all that has free blocks: above the limit one of them stays for whoever needs a block, and otherwise none. */
+/* Slabs that were chosen to go are all that has free blocks: above the limit one of them stays for whoever needs a
+ * block, and otherwise none. */
 static void test_R49_a_slab_that_was_to_go_stays_for_who_finds_no_other(void **state)
 {
     enum { SLABS = 40 };
@@ -744,7 +760,8 @@ static void test_R49_a_slab_that_was_to_go_stays_for_who_finds_no_other(void **s
     struct near__stock stock = {.weight = 0};
     (void)state;
     open_arena(0);
-    unsigned class = near__arena_class(arena, 128), blocks = (unsigned)((int64_t)NEAR_SLAB_SIZE / near__arena_cost(arena, class)), n = 0;
+    unsigned class = near__arena_class(arena, 128),
+             blocks = (unsigned)((int64_t)NEAR_SLAB_SIZE / near__arena_cost(arena, class)), n = 0;
     sit(arena, class, SLABS, taken);
     near__arena_trim(arena, 0, 0);
     assert_true(near__arena_choose(arena, 1) >= SLABS - 2);
@@ -843,7 +860,8 @@ static void test_F_fills_go_on_while_the_index_becomes_smaller(void **state)
     assert_true(stats_of(&lowered).local_index_bytes < index / 2);
     assert_true(met > 0);
     assert_int_equal(kept_meanwhile, 200 * met);
-    assert_true(wait_until((near__local_keep(lowered.local), (int64_t)stats_of(&lowered).local_bytes <= 17 * MIB), 30000));
+    assert_true(
+        wait_until((near__local_keep(lowered.local), (int64_t)stats_of(&lowered).local_bytes <= 17 * MIB), 30000));
     assert_int_equal(atomic_load(&lowered.local->budget.max), 16 * MIB);
     fixture_close(&lowered);
 }
@@ -860,7 +878,8 @@ static void *reads(void *arg)
     struct near__reader *reader = near__local_reader(shared.local);
     while (!atomic_load(&stop)) {
         uint64_t last = atomic_load(&newest);
-        hits += (uint64_t)read_one(&shared, reader, last - near__random_below(&random, (uint32_t)(last < 20000 ? last + 1 : 20000)));
+        hits += (uint64_t)read_one(&shared, reader,
+                                   last - near__random_below(&random, (uint32_t)(last < 20000 ? last + 1 : 20000)));
         if (near__random_below(&random, 50) == 0) {
             uint64_t k = last - near__random_below(&random, 100);
             near__local_invalidate(shared.local, &k, sizeof(k), k + 2, NEAR_CAUSE_MESSAGE);

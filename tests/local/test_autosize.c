@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The automatic size: what it decides, from a curve and a pressure of our own, second by second in virtual time; then the same
- * in a tier, with requests and with files that stand for the kernel's. */
+ * The automatic size: what it decides, from a curve and a pressure of our own, second by second in virtual time; then
+ * the same in a tier, with requests and with files that stand for the kernel's. */
 #include "local/local_fixture.h"
 
 #include <math.h>
@@ -22,8 +22,8 @@ struct world {
     int64_t now_ns;
     uint64_t size, used_most; /* used: what there is of data, at most */
     uint64_t samples, samples_a_second;
-    double half;              /* bytes with a hit ratio of one half: ratio = bytes / (bytes + half) */
-    double noise;             /* of the ratio that is told, at random */
+    double half;  /* bytes with a hit ratio of one half: ratio = bytes / (bytes + half) */
+    double noise; /* of the ratio that is told, at random */
     uint64_t random;
     int pressure_matters;
     struct near__pressure_level pressure;
@@ -72,10 +72,12 @@ static void second(struct world *w)
     w->samples += w->samples_a_second;
     if (near__autosize_wants_advice(&w->a, w->now_ns)) {
         uint64_t min, max;
-        double reaching, ample, told = ratio_of(w, (double)w->size), noise = told - (double)w->size / ((double)w->size + w->half);
+        double reaching, ample, told = ratio_of(w, (double)w->size),
+                                noise = told - (double)w->size / ((double)w->size + w->half);
         near__autosize_limits(&w->a, view.fixed, &min, &max);
         near__autosize_ratios(&w->a, &reaching, &ample);
-        advice = (struct near__advice){w->samples, told, least(w, reaching, noise, min, max), least(w, ample, noise, min, max)};
+        advice = (struct near__advice){w->samples, told, least(w, reaching, noise, min, max),
+                                       least(w, ample, noise, min, max)};
         view.advice = &advice;
     }
     view.pressure = w->pressure_matters ? &w->pressure : NULL;
@@ -94,7 +96,10 @@ static void seconds(struct world *w, int count)
         second(w);
 }
 
-static near_auto_reason reason(const struct world *w) { return (near_auto_reason)atomic_load(&w->a.reason); }
+static near_auto_reason reason(const struct world *w)
+{
+    return (near_auto_reason)atomic_load(&w->a.reason);
+}
 
 /* ---------------------------------------------------------------- the target */
 
@@ -449,23 +454,26 @@ static void close_tier(struct fixture *f)
     folder_remove(root);
 }
 
-/* Reads of keys of which `often` are read four times out of five and the others of `all` equally; a second is so many of them. */
+/* Reads of keys of which `often` are read four times out of five and the others of `all` equally; a second is so many
+ * of them. */
 static void play(struct fixture *f, uint64_t *random, int count, uint32_t often, uint32_t all, unsigned reads)
 {
     static const char value[VALUE];
     for (; count--; near__clock_advance(&f->now_ns, SEC)) {
         for (unsigned i = 0; i < reads; i++) {
-            uint32_t key = near__random_below(random, 5) ? near__random_below(random, often) : near__random_below(random, all);
+            uint32_t key =
+                near__random_below(random, 5) ? near__random_below(random, often) : near__random_below(random, all);
             struct near__view view;
             if (near__local_copy(f->local, f->reader, &key, 4, ANY_BOUND, 0, NULL, 0, &view) != NEAR_LOCAL_HIT)
-                near__local_install(f->local, f->reader, near__local_ticket(f->local, &key, 4), &key, 4, value, VALUE, 1, -1,
-                                    near__now(&f->clock));
+                near__local_install(f->local, f->reader, near__local_ticket(f->local, &key, 4), &key, 4, value, VALUE,
+                                    1, -1, near__now(&f->clock));
         }
         near__local_keep(f->local);
     }
 }
 
-/* 2000 keys of 2 KB have four reads in five, 12000 the rest.  For a ratio of 0.78 the first 2000 must be there: some 5 MB. */
+/* 2000 keys of 2 KB have four reads in five, 12000 the rest.  For a ratio of 0.78 the first 2000 must be there: some 5
+ * MB. */
 static void test_a_tier_shrinks_to_what_is_enough(void **state)
 {
     struct fixture f;
@@ -474,8 +482,9 @@ static void test_a_tier_shrinks_to_what_is_enough(void **state)
     open_tier(&f, 780);
     play(&f, &random, 400, 2000, 12000, 2000);
     near_stats s = stats_of(&f);
-    print_message("# %llu bytes for 0.78, expected 0.%03llu, shrunk %llu times\n", (unsigned long long)s.local_bytes_limit,
-                  (unsigned long long)s.auto_expected_permille, (unsigned long long)s.auto_shrunk);
+    print_message("# %llu bytes for 0.78, expected 0.%03llu, shrunk %llu times\n",
+                  (unsigned long long)s.local_bytes_limit, (unsigned long long)s.auto_expected_permille,
+                  (unsigned long long)s.auto_shrunk);
     assert_true(s.local_bytes_limit > 4 * MIB && s.local_bytes_limit < 9 * MIB);
     assert_true(s.auto_expected_permille >= 780 && s.auto_shrunk > 2 && s.auto_grown <= 1);
     assert_true(s.local_bytes <= s.local_bytes_limit + MIB);
@@ -512,7 +521,8 @@ static void test_a_tier_gives_memory_back(void **state)
     assert_int_equal(s.auto_pressed, 4);
     play(&f, &random, 20, 12000, 12000, 200);
     s = stats_of(&f);
-    assert_true(s.local_bytes_limit < 5 * MIB && s.local_bytes < 6 * MIB); /* twice what the tier itself takes is the least */
+    /* twice what the tier itself takes is the least */
+    assert_true(s.local_bytes_limit < 5 * MIB && s.local_bytes < 6 * MIB);
     /* nonsense in the files is no pressure */
     folder_write(root, GROUP "/memory.max", "many\n");
     play(&f, &random, 25, 12000, 12000, 200);

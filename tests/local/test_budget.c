@@ -59,8 +59,9 @@ static void fill_all_sizes(void)
         fixture_start(&f);
         for (uint64_t n = 0; n < SCALE(60000, 10000); n++) {
             uint32_t kind = near__random_below(&random, 100);
-            size_t size = kind < 70 ? near__random_below(&random, 200) : kind < 99 ? near__random_below(&random, 4000)
-                                                                                  : near__random_below(&random, 1 << 20);
+            size_t size = kind < 70   ? near__random_below(&random, 200)
+                          : kind < 99 ? near__random_below(&random, 4000)
+                                      : near__random_below(&random, 1 << 20);
             kept += (uint64_t)fill_one(&f, f.reader, n, size);
             if (n % 100 == 0)
                 near__local_keep(f.local);
@@ -71,7 +72,7 @@ static void fill_all_sizes(void)
         near__local_keep(f.local);
         near_stats s = stats_of(&f);
         assert_true((int64_t)s.local_bytes <= (int64_t)budgets[b] * MIB); /* at rest: the budget itself */
-        if (b < 2) /* used, not just obeyed */
+        if (b < 2)                                                        /* used, not just obeyed */
             assert_true((int64_t)s.local_bytes > (int64_t)budgets[b] * MIB * 3 / 4);
         fixture_close(&f);
         assert_int_equal(allocfail_blocks(&counting), 0);
@@ -111,7 +112,8 @@ static void test_a_large_index_is_20_bytes_an_entry_at_most(void **state)
         near__local_keep(f.local);
     }
     near_stats s = stats_of(&f);
-    print_message("# %.1f bytes an entry for the index of %lu\n", (double)s.local_index_bytes / (double)s.local_entries, (unsigned long)s.local_entries);
+    print_message("# %.1f bytes an entry for the index of %lu\n", (double)s.local_index_bytes / (double)s.local_entries,
+                  (unsigned long)s.local_entries);
     assert_true((double)s.local_index_bytes < 20.2 * (double)s.local_entries);
     fixture_close(&f);
 }
@@ -182,7 +184,8 @@ static void test_the_index_of_few_entries_is_made_for_them_when_they_are_calm(vo
     while (n < 3 * FEW)
         fill_one(&f, f.reader, n++, 8);
     near__local_keep(f.local);
-    assert_in_range(stats_of(&f).local_index_bytes, empty - 8192, empty + 8192); /* the next burst finds as much room, but for the allocator's rounding */
+    /* the next burst finds as much room, but for the allocator's rounding */
+    assert_in_range(stats_of(&f).local_index_bytes, empty - 8192, empty + 8192);
     fixture_close(&f);
 }
 
@@ -205,8 +208,8 @@ static void test_F_a_full_tier_still_takes_large_values(void **state)
     fixture_close(&f);
 }
 
-/* What is evicted for it is free after a grace period only, and until then there is not as much room above the budget as it needs.  So it is
- * refused once, but not for ever; with an arena perhaps once more, until slabs are empty. */
+/* What is evicted for it is free after a grace period only, and until then there is not as much room above the budget
+ * as it needs.  So it is refused once, but not for ever; with an arena perhaps once more, until slabs are empty. */
 static void test_F_a_full_tier_takes_values_that_are_larger_than_its_slack(void **state)
 {
     static const uint64_t budgets[] = {8, 16};
@@ -344,7 +347,8 @@ static void test_F_fills_go_on_while_a_limit_is_lowered(void **state)
     near__local_resize(f.local, (uint64_t)(16 * MIB), 0); /* up at once */
     for (int i = 0; i < 100; i++)
         fill_one(&f, f.reader, n++, 400);
-    assert_true(stats_of(&f).local_entries > 150); /* without the keeper's round the index is small: some find their bucket full */
+    /* without the keeper's round the index is small: some find their bucket full */
+    assert_true(stats_of(&f).local_entries > 150);
     fixture_close(&f);
     assert_int_equal(allocfail_blocks(&counting), 0);
 }
@@ -486,7 +490,8 @@ static void test_small_entries_cost_what_the_manual_says(void **state)
         assert_in_range(each, 136, 138);
 }
 
-/* When bytes are what limits the entries, the index takes no more of them than it has to; and a large one begins where a huge page does. */
+/* When bytes are what limits the entries, the index takes no more of them than it has to; and a large one begins where
+ * a huge page does. */
 static void test_the_index_of_a_tier_that_is_full_of_bytes_is_dense(void **state)
 {
     struct fixture f;
@@ -500,13 +505,15 @@ static void test_the_index_of_a_tier_that_is_full_of_bytes_is_dense(void **state
     near__local_keep(f.local);
     near_stats s = stats_of(&f);
     const struct near__tables *tables = atomic_load(&f.local->index.tables);
-    assert_in_range(s.local_index_bytes * 10 / s.local_entries, 130, 146); /* tenths of a byte; buckets of 64 bytes for 4.4 to 4.9 */
+    /* tenths of a byte; buckets of 64 bytes for 4.4 to 4.9 */
+    assert_in_range(s.local_index_bytes * 10 / s.local_entries, 130, 146);
     assert_true(s.local_index_bytes > 2 * MIB);
     assert_in_range((uintptr_t)tables->span[0].bucket % (2 * MIB), 1, 4095); /* behind the table's head */
     fixture_close(&f);
 }
 
-/* The keeper lowers the limit as fast as others evict: excess is what a fill always meets.  It lets many go, and gets in. */
+/* The keeper lowers the limit as fast as others evict: excess is what a fill always meets.  It lets many go, and gets
+ * in. */
 static void test_F_a_fill_that_evicted_enough_does_not_wait_for_the_keeper(void **state)
 {
     struct fixture f;
@@ -542,8 +549,8 @@ static struct near__entry *first_of(const struct fixture *f, enum near__bags whi
     return atomic_load(&f->reader->share.bag[which].first);
 }
 
-/* What a thread has retired comes back to it.  One for one is enough as long as it is used up when the next comes; otherwise more wait than
- * are needed. */
+/* What a thread has retired comes back to it.  One for one is enough as long as it is used up when the next comes;
+ * otherwise more wait than are needed. */
 static void test_a_fill_frees_what_one_has_retired_and_more_when_it_is_behind(void **state)
 {
     (void)state;

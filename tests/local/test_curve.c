@@ -23,14 +23,17 @@ static uint64_t hash_of(uint32_t key)
     return near__random_next(&state) & ~UINT64_C(0xffff);
 }
 static uint64_t large; /* one key in 64 takes so much, on top; 350 bytes is the mean of the others */
-static uint64_t bytes_of(uint32_t key) { return 50 + key % 7 * 100 + (key % 64 == 63 ? large : 0); }
+static uint64_t bytes_of(uint32_t key)
+{
+    return 50 + key % 7 * 100 + (key % 64 == 63 ? large : 0);
+}
 
 /* ---------------------------------------------------------------- exact LRU: the distance of every request */
 
 struct exact {
     uint32_t keys;
     uint64_t *tree_keys, *tree_bytes;
-    uint32_t *last; /* of a key; 0: not yet */
+    uint32_t *last;               /* of a key; 0: not yet */
     uint64_t *by_keys, *by_bytes; /* of each request; UINT64_MAX: first */
 };
 
@@ -115,7 +118,7 @@ static void compare_sampled(const char *what, const uint32_t *trace, uint32_t ke
     double error = 0, error_bytes = 0;
     int sizes = 0;
     struct near__curve *curve = near__curve_create(&alloc, sample, &cost);
-assert_true(cost < 1 << 20);
+    assert_true(cost < 1 << 20);
     measure(&exact, trace, keys);
     for (uint32_t i = 0; i < REQUESTS; i++) {
         show(curve, i, hash_of(trace[i]), bytes_of(trace[i]));
@@ -280,7 +283,8 @@ static void test_reads_that_the_sample_misses_came_soon(void **state)
     near__curve_destroy(&alloc, curve);
 }
 
-/* Eight threads loop, each over 400 keys of its own: in a burst of one of them all reads are soon ones, among the reads of all none is. */
+/* Eight threads loop, each over 400 keys of its own: in a burst of one of them all reads are soon ones, among the reads
+ * of all none is. */
 static void test_bursts_of_keys_that_one_thread_has_for_itself_are_odd(void **state)
 {
     size_t cost;
@@ -347,7 +351,8 @@ static void test_a_tier_advises(void **state)
     replay_tier(&f, trace);
     for (uint64_t size = 250; size <= 16000; size *= 2) {
         assert_int_equal(near__local_advise(f.local, size, UINT64_MAX, &advised), NEAR_OK);
-        print_message("# %lu entries: exact %.3f, advised %.3f\n", (unsigned long)size, ratio(exact.by_keys, size), advised);
+        print_message("# %lu entries: exact %.3f, advised %.3f\n", (unsigned long)size, ratio(exact.by_keys, size),
+                      advised);
         assert_true(fabs(advised - ratio(exact.by_keys, size)) < 0.03);
     }
     fixture_close(&f);
@@ -386,7 +391,8 @@ static void tier_with_a_sample(struct fixture *f, uint32_t keys, uint64_t bytes_
     fixture_start(f);
     for (uint32_t key = 0; key < keys; key++) {
         struct near__ticket t = near__local_ticket(f->local, &key, 4);
-        assert_int_equal(near__local_install(f->local, f->reader, t, &key, 4, "value", 5, key + 1, -1, near__now(&f->clock)), 1);
+        assert_int_equal(
+            near__local_install(f->local, f->reader, t, &key, 4, "value", 5, key + 1, -1, near__now(&f->clock)), 1);
         if (key % 256 == 0)
             near__local_keep(f->local); /* the index grows */
     }
@@ -445,7 +451,8 @@ static void test_a_burst_ends_and_costs_the_sample_nothing(void **state)
         in_bursts += was_in_burst;
         assert_true((f.local->tap_below == UINT64_MAX) == (f.local->tapped.burst_of != NULL));
     }
-    print_message("# %u of 200 rounds were in bursts, which had %.0f reads\n", in_bursts, near__curve_bursts(f.local->curve)->reads);
+    print_message("# %u of 200 rounds were in bursts, which had %.0f reads\n", in_bursts,
+                  near__curve_bursts(f.local->curve)->reads);
     assert_true(near__curve_bursts(f.local->curve)->reads > 1000);
     assert_true(in_bursts < 50);
     assert_true(near__curve_share(f.local->curve) == share);
@@ -458,8 +465,8 @@ static void all_read_on(struct fixture *f, const struct readers *readers, uint32
         read_on(f, readers->of[i], reads);
 }
 
-/* All rings are full when a burst ends, those of its neighbours, too, and some are not emptied at once.  A burst may end because its
- * thread fills, or because somebody asks for advice. */
+/* All rings are full when a burst ends, those of its neighbours, too, and some are not emptied at once.  A burst may
+ * end because its thread fills, or because somebody asks for advice. */
 static void test_a_burst_ends_and_costs_its_neighbours_nothing(void **state)
 {
     struct fixture f;
@@ -493,7 +500,8 @@ static void test_a_burst_ends_and_costs_its_neighbours_nothing(void **state)
     fixture_close(&f);
 }
 
-/* What has been lost while there was no burst is too much: looks come sooner, and if that is not enough the sample becomes smaller. */
+/* What has been lost while there was no burst is too much: looks come sooner, and if that is not enough the sample
+ * becomes smaller. */
 static void test_rings_that_lose_are_looked_at_more_often_before_the_sample_becomes_smaller(void **state)
 {
     struct fixture f;
@@ -673,10 +681,12 @@ static void compare_threads(unsigned threads, uint32_t reads_each, double most)
         if (i % (threads * reads_each) == 0)
             near__local_keep(f.local);
     }
-    print_message("# %u threads, looked at after %u reads of each: sample of %u keys\n", threads, reads_each, near__curve_keys(f.local->curve));
+    print_message("# %u threads, looked at after %u reads of each: sample of %u keys\n", threads, reads_each,
+                  near__curve_keys(f.local->curve));
     for (uint64_t size = 10; size <= 1000; size *= 10) { /* of larger ones the first use of keys is a part */
         assert_int_equal(near__local_advise(f.local, size, UINT64_MAX, &advised), NEAR_OK);
-        print_message("# %lu entries: exact %.3f, advised %.3f\n", (unsigned long)size, ratio(exact.by_keys, size), advised);
+        print_message("# %lu entries: exact %.3f, advised %.3f\n", (unsigned long)size, ratio(exact.by_keys, size),
+                      advised);
         assert_true(fabs(advised - ratio(exact.by_keys, size)) < most);
     }
     fixture_close(&f);
@@ -691,7 +701,8 @@ static void test_stretches_of_several_threads_are_shown_one_after_the_other(void
     compare_threads(READERS_MAX, 10000, SCALE(0.05, 0.08));
 }
 
-/* They are full most of the time, and tell nothing of what comes then: neither that it was read nor that time has passed. */
+/* They are full most of the time, and tell nothing of what comes then: neither that it was read nor that time has
+ * passed. */
 static void test_rings_that_are_full_say_nothing_wrong(void **state)
 {
     (void)state;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * One entry: sizes that have room in its header and sizes that have not, what stands in front of it, and what becomes of its head. */
+ * One entry: sizes that have room in its header and sizes that have not, what stands in front of it, and what becomes
+ * of its head. */
 #include "local/local_fixture.h"
 #include "local/hit.h"
 
@@ -92,7 +93,8 @@ static void test_a_retired_entry_is_older_than_everything(void **state)
 {
     static _Alignas(8) char low[8];
     /* the highest address that there may be */
-    const struct near__entry *const next[] = {NULL, (void *)low, (struct near__entry *)(uintptr_t)((UINT64_C(1) << 48) - 8)};
+    const struct near__entry *const next[] = {NULL, (void *)low,
+                                              (struct near__entry *)(uintptr_t)((UINT64_C(1) << 48) - 8)};
     struct near__moment moment = {.now_ms = 0};
     (void)state;
     for (size_t i = 0; i < 3; i++)
@@ -135,7 +137,9 @@ static void in_a_tier(uint32_t policy, size_t key_size, size_t value_size, int64
     for (uint64_t position = 1; position < 3; position++) {
         struct near__ticket t = near__local_ticket(f.local, c.key, key_size);
         c.value[value_size - 1] = (unsigned char)position;
-        assert_int_equal(near__local_install(f.local, f.reader, t, c.key, key_size, c.value, value_size, position, ttl_ms, NEAR_NEVER), 1);
+        assert_int_equal(near__local_install(f.local, f.reader, t, c.key, key_size, c.value, value_size, position,
+                                             ttl_ms, NEAR_NEVER),
+                         1);
         struct near__local_key key = {c.key, key_size};
         enum near__local_result result;
         near__local_get_many(f.local, f.reader, &key, 1, ANY_BOUND, 0, &result, &view);
@@ -171,7 +175,8 @@ static unsigned odd_of(const struct fixture *f, const char *key)
 {
     near__rcu_enter();
     const struct near__index *index = &f->local->index;
-    const struct near__entry *e = near__index_find(index, near__key_hash(key, strlen(key), &index->secrets), key, strlen(key));
+    const struct near__entry *e =
+        near__index_find(index, near__key_hash(key, strlen(key), &index->secrets), key, strlen(key));
     unsigned odd = e ? near__hit_odd(f->local, near__entry_head(e), strlen(key)) : UINT32_MAX;
     near__rcu_leave();
     return odd;
@@ -207,7 +212,8 @@ static void test_an_entry_without_an_expiry_is_ordinary(void **state)
 static const unsigned char *get_plain(struct fixture *f, const char *key, size_t *ret_size)
 {
     near__rcu_enter();
-    const struct near__entry *e = near__hit_plain(f->local, key, strlen(key), near__wide_lines(), NEAR_ENTRY_VALUE_MAX, ret_size);
+    const struct near__entry *e =
+        near__hit_plain(f->local, key, strlen(key), near__wide_lines(), NEAR_ENTRY_VALUE_MAX, ret_size);
     near__rcu_leave();
     return e ? near__entry_value(e) : NULL;
 }
@@ -223,7 +229,9 @@ static void test_large_values_of_short_keys_are_plain_hits(void **state)
     for (size_t value_size = 65530; value_size < 65541; value_size++) {
         memset(value, (int)value_size, value_size);
         struct near__ticket t = ticket(&f, "a short key");
-        assert_int_equal(near__local_install(f.local, f.reader, t, "a short key", 11, value, value_size, value_size, -1, NEAR_NEVER), 1);
+        assert_int_equal(
+            near__local_install(f.local, f.reader, t, "a short key", 11, value, value_size, value_size, -1, NEAR_NEVER),
+            1);
         const unsigned char *got = get_plain(&f, "a short key", &size);
         assert_non_null(got);
         assert_int_equal(size, value_size);

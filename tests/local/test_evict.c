@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The order of eviction: sampled LRU must match exact LRU's hit ratio within half a point; what the other policies are there
- * for; and the entry limit is a limit. */
+ * The order of eviction: sampled LRU must match exact LRU's hit ratio within half a point; what the other policies are
+ * there for; and the entry limit is a limit. */
 #include "local/local_fixture.h"
 
 #include <math.h>
@@ -145,8 +145,8 @@ static void compare(uint32_t keys, uint32_t room, double skew)
     lru_close(&lru);
     uint32_t mine = play(trace, count, room, 5, &entries);
     double base = count - count / 4, difference = 100.0 * ((double)mine - exact) / base;
-    print_message("# %u keys, room for %u, skew %.2f: exact LRU %.2f %%, here %.2f %%\n", keys, room, skew, 100.0 * exact / base,
-                  100.0 * mine / base);
+    print_message("# %u keys, room for %u, skew %.2f: exact LRU %.2f %%, here %.2f %%\n", keys, room, skew,
+                  100.0 * exact / base, 100.0 * mine / base);
     free(trace);
     assert_true(difference > -0.5);
 }
@@ -164,8 +164,8 @@ static void test_hit_ratio_is_that_of_LRU_also_with_few_large_values(void **stat
         exact += (uint32_t)lru_use(&lru, trace[i]) & (i >= count / 4);
     lru_close(&lru);
     double base = count - count / 4;
-    print_message("# 8000 keys, room for %u large ones: exact LRU %.2f %%, here %.2f %%\n", entries, 100.0 * exact / base,
-                  100.0 * mine / base);
+    print_message("# 8000 keys, room for %u large ones: exact LRU %.2f %%, here %.2f %%\n", entries,
+                  100.0 * exact / base, 100.0 * mine / base);
     free(trace);
     assert_true(entries > 1000);
     assert_true(100.0 * ((double)mine - exact) / base > -1.0);
@@ -278,7 +278,8 @@ static void volatile_only(uint32_t policy)
     assert_true(kept > 450 && kept <= 500);
     assert_int_equal(count_names(&f, 'p', 500), 500);
     fill_names(&f, 'r', 100, -1, &kept);
-    assert_true(kept < 20 && stats_of(&f).fills_refused_space > 50); /* floors that the volatile ones raised refuse the others */
+    /* floors that the volatile ones raised refuse the others */
+    assert_true(kept < 20 && stats_of(&f).fills_refused_space > 50);
     near__local_resize(f.local, 4u << 20, 100); /* a limit is a limit */
     near__local_keep(f.local);
     assert_true(stats_of(&f).local_entries <= 100 && stats_of(&f).local_entries > 90); /* buckets overflow */
@@ -372,7 +373,8 @@ static void follow(const char *what, uint32_t *trace, uint32_t count, uint32_t r
     double lru = play(trace, count, room, 5, &entries) / base;
     double s3fifo = play_policy(NEAR_POLICY_S3FIFO, trace, count, room, 5, &entries) / base;
     double adaptive = play_policy(NEAR_POLICY_ADAPTIVE, trace, count, room, 5, &entries) / base;
-    print_message("# %s, room for %u: lru %.2f %%, s3fifo %.2f %%, adaptive %.2f %%\n", what, room, lru, s3fifo, adaptive);
+    print_message("# %s, room for %u: lru %.2f %%, s3fifo %.2f %%, adaptive %.2f %%\n", what, room, lru, s3fifo,
+                  adaptive);
     assert_true(adaptive > lru - 0.5);
     assert_true(adaptive > (lru + s3fifo) / 2 || fabs(lru - s3fifo) < 1); /* else either will do */
     free(trace);
@@ -388,7 +390,8 @@ static void test_adaptive_follows_the_better_policy(void **state)
     follow("scans", make_scanned(10000, count, 53), count, 3000);
     follow("drift", make_drifting(count, 300, 54), count, 500);
     follow("drift", make_drifting(count, 300, 55), count, 1000);
-    const uint32_t enough = 400000; /* with fewer the two are a point apart while it fills, which is over before a sample can tell */
+    /* with fewer the two are a point apart while it fills, which is over before a sample can tell */
+    const uint32_t enough = 400000;
     follow("wide drift", make_drifting(enough, 3000, 56), enough, 5000);
     uint32_t *shift = make_zipf(5000, count, 0.8, 57);
     for (uint32_t i = 0; i < count; i++)
@@ -403,7 +406,8 @@ static uint32_t rule_after(struct fixture *f, const uint32_t *trace, uint32_t co
         if (near__local_copy(f->local, f->reader, &trace[i], 4, ANY_BOUND, 0, NULL, 0, &view) == NEAR_LOCAL_HIT)
             continue;
         struct near__ticket t = near__local_ticket(f->local, &trace[i], 4);
-        near__local_install(f->local, f->reader, t, &trace[i], 4, "v", 1, stats_of(f).fills + 1, -1, near__now(&f->clock));
+        near__local_install(f->local, f->reader, t, &trace[i], 4, "v", 1, stats_of(f).fills + 1, -1,
+                            near__now(&f->clock));
     }
     return stats_of(f).policy_now;
 }
@@ -447,7 +451,8 @@ static void expired_first(uint32_t policy)
         snprintf(key, sizeof(key), "n%d", i);
         assert_int_equal(put_ttl(&f, key, "v", (uint64_t)i + 1000, 100000), 1);
     }
-    /* A full bucket may have had to give up a live one.  Without the rule half of the victims would be live: 30, give or take 4. */
+    /* A full bucket may have had to give up a live one.  Without the rule half of the victims would be live: 30, give
+     * or take 4. */
     assert_true(stats_of(&f).expirations >= 55);
     assert_true(stats_of(&f).evictions <= 5);
     fixture_close(&f);
@@ -492,8 +497,8 @@ static void test_a_tier_of_tens_of_entries_evicts_in_order(void **state)
         }
 }
 
-/* Half of the entries are written again and again, and nothing is evicted, until the others have been unread for so many ticks.  Then
- * there is room for half of them. */
+/* Half of the entries are written again and again, and nothing is evicted, until the others have been unread for so
+ * many ticks.  Then there is room for half of them. */
 static uint32_t cold_that_stay(uint32_t policy, uint32_t ticks)
 {
     enum { HALF = 2048 };
@@ -508,7 +513,8 @@ static uint32_t cold_that_stay(uint32_t policy, uint32_t ticks)
     for (begun = f.local->tick; f.local->tick - begun < ticks; n++) {
         uint32_t key = HALF + n % HALF;
         struct near__ticket t = near__local_ticket(f.local, &key, sizeof(key));
-        near__local_install(f.local, f.reader, t, &key, sizeof(key), "v", 1, 2 * HALF + position++, -1, near__now(&f.clock));
+        near__local_install(f.local, f.reader, t, &key, sizeof(key), "v", 1, 2 * HALF + position++, -1,
+                            near__now(&f.clock));
         if (n % 1024 == 0)
             near__local_keep(f.local);
     }
@@ -525,7 +531,8 @@ static uint32_t cold_that_stay(uint32_t policy, uint32_t ticks)
 static void test_what_is_unread_for_sixty_turnovers_is_old(void **state)
 {
     (void)state;
-    const uint32_t ticks[] = {20000, 36000, 40000, 62000, 64500, 65536 + 1000, 2 * 65536 - 3000}, policies[] = {NEAR_POLICY_LRU, NEAR_POLICY_S3FIFO};
+    const uint32_t ticks[] = {20000, 36000, 40000, 62000, 64500, 65536 + 1000, 2 * 65536 - 3000},
+                   policies[] = {NEAR_POLICY_LRU, NEAR_POLICY_S3FIFO};
     for (unsigned p = 0; p < 2; p++)
         for (unsigned i = 0; i < sizeof(ticks) / sizeof(ticks[0]); i++) {
             uint32_t cold = cold_that_stay(policies[p], ticks[i]);
@@ -560,14 +567,15 @@ static void test_a_tier_made_much_smaller_is_as_full_as_one_filled_at_that_size(
             near__local_keep(f.local);
         uint64_t kept = stats_of(&f).local_entries;
         fill_some(&f, 200000, 300000);
-        print_message("# policy %u: %" PRIu64 " were left, %" PRIu64 " have room\n", policies[p], kept, stats_of(&f).local_entries);
+        print_message("# policy %u: %" PRIu64 " were left, %" PRIu64 " have room\n", policies[p], kept,
+                      stats_of(&f).local_entries);
         assert_true(kept >= stats_of(&f).local_entries * 9 / 10);
         fixture_close(&f);
     }
 }
 
-/* An index that grows too late has buckets that are full, and a fill that comes to one of them evicts.  (At 6.1 entries a bucket, not 5, eight
- * in a thousand were missing.) */
+/* An index that grows too late has buckets that are full, and a fill that comes to one of them evicts.  (At 6.1 entries
+ * a bucket, not 5, eight in a thousand were missing.) */
 static void test_a_tier_with_room_for_all_has_nearly_all(void **state)
 {
     (void)state;
@@ -656,8 +664,8 @@ static void test_what_was_read_last_stays_though_nobody_has_filled(void **state)
     }
 }
 
-
-/* Fills until a glance has shown more than one that is old enough; the key of the next of them, and how many fills it took. */
+/* Fills until a glance has shown more than one that is old enough; the key of the next of them, and how many fills it
+ * took. */
 static uint32_t next_in_turn(struct fixture *f, uint32_t *n)
 {
     const struct near__hand *hand = &f->reader->hands.hand[0];
@@ -697,8 +705,8 @@ static void test_what_has_been_read_since_a_glance_stays(void **state)
     fixture_close(&f);
 }
 
-/* Likewise: who has lived for much less than a turnover is there, who has for more than a turnover and a round of the hand is not.  The tier
- * was small before, and the threshold of that time is wrong. */
+/* Likewise: who has lived for much less than a turnover is there, who has for more than a turnover and a round of the
+ * hand is not.  The tier was small before, and the threshold of that time is wrong. */
 static void test_an_entry_that_nobody_reads_goes_when_its_time_has_come(void **state)
 {
     (void)state;
@@ -743,8 +751,8 @@ static void test_one_entry_of_room_holds_the_last_one(void **state)
     fixture_close(&f);
 }
 
-/* Who looks for a victim may read the place of an entry that is retired at that moment: then there is none, and it stays so.  (Bytes that
- * were added to a queue for it would stay there for good.) */
+/* Who looks for a victim may read the place of an entry that is retired at that moment: then there is none, and it
+ * stays so.  (Bytes that were added to a queue for it would stay there for good.) */
 static void test_s3fifo_leaves_a_retired_entry_out_of_the_queues(void **state)
 {
     struct fixture f;

@@ -67,7 +67,8 @@ static struct near__local *open_real(void)
     static struct near__alloc alloc;
     static struct near__log log;
     near__alloc_init(&alloc, NULL);
-    struct near__local_config config = {.alloc = &alloc, .clock = &clock, .log = &log, .bytes_max = 1 << 20, .manual = 1};
+    struct near__local_config config = {
+        .alloc = &alloc, .clock = &clock, .log = &log, .bytes_max = 1 << 20, .manual = 1};
     struct near__local *local;
     assert_int_equal(near__local_open(&config, &local), NEAR_OK);
     near__local_set_bound(local, BOUND);

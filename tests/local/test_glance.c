@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * What is told of whole buckets at once: which entries are old enough to go, and that a key is in none of its places. */
+ * What is told of whole buckets at once: which entries are old enough to go, and that a key is in none of its
+ * places. */
 #include "local/local_fixture.h"
 
 #include "base/random.h"
@@ -30,7 +31,8 @@ static unsigned bits_slowly(uint16_t base, uint16_t bar)
 {
     unsigned old = 0;
     for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
-        if (atomic_load(&bucket.slot[i]) & NEAR_WORD_VISIBLE && (uint16_t)(base - atomic_load(&entry_of(i)->access)) >= bar)
+        if (atomic_load(&bucket.slot[i]) & NEAR_WORD_VISIBLE &&
+            (uint16_t)(base - atomic_load(&entry_of(i)->access)) >= bar)
             old |= 1u << i;
     return old;
 }
@@ -41,10 +43,13 @@ static void test_a_glance_tells_what_a_look_at_each_tells(void **state)
     (void)state;
     uint64_t random = test_seed(), found = 0;
     for (int round = 0; round < 100000; round++) {
-        uint16_t base = (uint16_t)near__random_next(&random), bar = (uint16_t)(1 + near__random_below(&random, UINT16_MAX));
+        uint16_t base = (uint16_t)near__random_next(&random),
+                 bar = (uint16_t)(1 + near__random_below(&random, UINT16_MAX));
         for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
-            uint64_t kind = near__random_below(&random, 4), head = PLAIN + (near__random_below(&random, 1u << 20) << NEAR_HEAD_SHIFT);
-            uint16_t age = (uint16_t)(near__random_below(&random, 3) ? near__random_next(&random) : bar - 1 + near__random_below(&random, 3));
+            uint64_t kind = near__random_below(&random, 4),
+                     head = PLAIN + (near__random_below(&random, 1u << 20) << NEAR_HEAD_SHIFT);
+            uint16_t age = (uint16_t)(near__random_below(&random, 3) ? near__random_next(&random)
+                                                                     : bar - 1 + near__random_below(&random, 3));
             set_slot(i, head | ERA | 16, (uint16_t)(base - age), kind ? NEAR_WORD_VISIBLE : 0);
             if (kind == 1)
                 atomic_store(&bucket.slot[i], 0);
@@ -72,8 +77,8 @@ static void expect_odd(uint64_t head)
 static void test_a_glance_tells_when_age_is_not_all(void **state)
 {
     (void)state;
-    expect_odd(PLAIN | 2 * ERA | 16);                                  /* another era */
-    expect_odd(PLAIN | 16);                                            /* likewise, none of whose bits is set */
+    expect_odd(PLAIN | 2 * ERA | 16); /* another era */
+    expect_odd(PLAIN | 16);           /* likewise, none of whose bits is set */
     expect_odd(PLAIN | ERA | NEAR_ENTRY_EXPIRES | NEAR_ENTRY_PREFIX | 16);
     expect_odd((PLAIN - (UINT64_C(1) << NEAR_HEAD_SHIFT)) | ERA | 16); /* forsaken */
 }
@@ -82,7 +87,8 @@ static void test_bits_are_counted_by_byte(void **state)
 {
     (void)state;
     for (unsigned x = 0; x <= UINT16_MAX; x++)
-        assert_int_equal(near__count_bits(x), (unsigned)__builtin_popcount(x >> 8) << 8 | (unsigned)__builtin_popcount(x & 0xff));
+        assert_int_equal(near__count_bits(x),
+                         (unsigned)__builtin_popcount(x >> 8) << 8 | (unsigned)__builtin_popcount(x & 0xff));
 }
 
 /* ---------------------------------------------------------------- nowhere */
@@ -93,7 +99,8 @@ static struct near__bucket table[2][NEAR_PLACES] __attribute__((aligned(NEAR_GRO
 static void test_a_key_is_somewhere_if_its_tag_is_in_one_of_its_places(void **state)
 {
     (void)state;
-    struct near__tables tables = {.spans = 1, .span = {{.bucket = table[0], .count = NEAR_PLACES}, {.bucket = table[1], .count = NEAR_PLACES}}};
+    struct near__tables tables = {
+        .spans = 1, .span = {{.bucket = table[0], .count = NEAR_PLACES}, {.bucket = table[1], .count = NEAR_PLACES}}};
     struct near__index index = {.secrets = near__secrets(7)};
     atomic_store(&index.tables, &tables);
     const char *key = "a key of 20 or so";

@@ -116,7 +116,8 @@ static void test_what_is_ahead_goes_on_in_the_next_stretch(void **state)
 
 /* ---------------------------------------------------------------- thresholds */
 
-/* Looks at entries of ages from 0 to `most` ticks, each as likely, as evict.c does, for so many evictions.  How many it looked at. */
+/* Looks at entries of ages from 0 to `most` ticks, each as likely, as evict.c does, for so many evictions.  How many it
+ * looked at. */
 static uint64_t look(struct near__hand *hand, uint64_t *random, uint32_t most, unsigned one_in, unsigned evictions)
 {
     uint64_t all = 0;

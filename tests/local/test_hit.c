@@ -91,12 +91,19 @@ static const char *get_plain(const char *key, int is_short)
         is_short ? near__hit_plain(f.local, key, strlen(key), near__wide_lines(), NEAR_ENTRY_VALUE_MAX, &size)
                  : near__hit_plain_anywhere(f.local, key, strlen(key), NEAR_ENTRY_VALUE_MAX, &size, &is_absent);
     if (entry)
-        snprintf(text, sizeof(text), "%.*s", (int)near__entry_value_size(entry), (const char *)near__entry_value(entry));
+        snprintf(text, sizeof(text), "%.*s", (int)near__entry_value_size(entry),
+                 (const char *)near__entry_value(entry));
     near__rcu_leave();
     return entry ? text : "-";
 }
-static const char *get_short(const char *key) { return get_plain(key, 1); }
-static const char *get_any(const char *key) { return get_plain(key, 0); }
+static const char *get_short(const char *key)
+{
+    return get_plain(key, 1);
+}
+static const char *get_any(const char *key)
+{
+    return get_plain(key, 0);
+}
 
 /* near_mget's, with the key among others that are not there. */
 static const char *get_many(const char *key)
@@ -162,7 +169,8 @@ static void test_R47_the_bound_passes_during_the_read(void **state)
     is_never_served_after(only_time);
 }
 
-/* Behind another one in the list of what is retired, so that its link is a number like a position that is high enough. */
+/* Behind another one in the list of what is retired, so that its link is a number like a position that is high
+ * enough. */
 static void retire(void)
 {
     near__local_invalidate(f.local, "another key", strlen("another key"), 0, NEAR_CAUSE_DROP);
@@ -194,7 +202,8 @@ static void replace(void)
     assert_int_equal(put(&f, KEY, "new", 6 + replaced++), 1);
 }
 
-/* A key that is there all the time is found, whatever step of the read its entry is retired in; the short ways may leave it to the long one. */
+/* A key that is there all the time is found, whatever step of the read its entry is retired in; the short ways may
+ * leave it to the long one. */
 static void test_a_read_of_a_key_that_is_replaced_does_not_miss(void **state)
 {
     static const char *(*const reads[])(const char *) = {get_long, get_many, get_short, get_any};
@@ -249,7 +258,8 @@ static void test_A_a_read_takes_a_bounded_number_of_steps(void **state)
         snprintf(key, sizeof(key), "k%d", i);
         countdown = 1000;
         get(&f, key);
-        assert_true(1000 - countdown <= 2 * NEAR_BUCKET_SLOTS + 2); /* proof, slots, those with the tag again, watermark */
+        /* proof, slots, those with the tag again, watermark */
+        assert_true(1000 - countdown <= 2 * NEAR_BUCKET_SLOTS + 2);
     }
     fixture_close(&f);
 }

@@ -47,7 +47,8 @@ static void check_against(const uint64_t *exact, uint64_t all, size_t count)
         assert_true(i == 0 || top[i].share_min <= top[i - 1].share_min);
     }
     for (uint32_t key = 0; key < MODEL_KEYS; key++)
-        if (exact[key] > 3 * all / COUNTERS) /* of which at least two parts in three are known, more than others can have */
+        if (exact[key] > 3 * all / COUNTERS) /* of which at least two parts in three are known, more than others can
+                                                have */
             assert_non_null(told(count, &key, 4));
 }
 
@@ -172,7 +173,13 @@ static void test_misses_and_odd_keys_count(void **state)
         read_key(&f, f.reader, "there", 5);
         read_key(&f, f.reader, "there", 5);
         read_key(&f, f.reader, longer, sizeof(longer));
-        read_key(&f, f.reader, i % 3 == 0 ? longest : i % 3 == 1 ? binary : "", i % 3 == 0 ? sizeof(longest) : i % 3 == 1 ? 4 : 0);
+        read_key(&f, f.reader,
+                 i % 3 == 0   ? longest
+                 : i % 3 == 1 ? binary
+                              : "",
+                 i % 3 == 0   ? sizeof(longest)
+                 : i % 3 == 1 ? 4
+                              : 0);
         if (i % 100 == 0)
             near__local_keep(f.local);
     }
@@ -200,8 +207,8 @@ static void *be_busy(void *arg)
     return NULL;
 }
 
-/* The busy thread's ring is full long before it is drained, the idle one's often has nothing: their shares are those of their reads all
- * the same. */
+/* The busy thread's ring is full long before it is drained, the idle one's often has nothing: their shares are those of
+ * their reads all the same. */
 static void test_shares_are_of_the_reads_not_of_the_samples(void **state)
 {
     struct fixture f;

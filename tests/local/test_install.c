@@ -52,13 +52,25 @@ static void is_kept_whenever(void (*what)(void), const char *expected)
     assert_in_range(times, 10, STEPS - 10); /* there were that many steps, and some n was beyond the last one */
 }
 
-static void echo(void) { near__local_invalidate(f.local, "k", 1, 6, NEAR_CAUSE_MESSAGE); }
-static void older_message(void) { near__local_invalidate(f.local, "k", 1, 4, NEAR_CAUSE_MESSAGE); }
-static void newer_message(void) { near__local_invalidate(f.local, "k", 1, 7, NEAR_CAUSE_MESSAGE); }
-static void drop(void) { near__local_invalidate(f.local, "k", 1, 0, NEAR_CAUSE_DROP); }
+static void echo(void)
+{
+    near__local_invalidate(f.local, "k", 1, 6, NEAR_CAUSE_MESSAGE);
+}
+static void older_message(void)
+{
+    near__local_invalidate(f.local, "k", 1, 4, NEAR_CAUSE_MESSAGE);
+}
+static void newer_message(void)
+{
+    near__local_invalidate(f.local, "k", 1, 7, NEAR_CAUSE_MESSAGE);
+}
+static void drop(void)
+{
+    near__local_invalidate(f.local, "k", 1, 0, NEAR_CAUSE_DROP);
+}
 
-/* A write's message and its reply come at the same moment.  An install that gives up when its tentative word is gone: the
- * acknowledged write is not kept, now and then. */
+/* A write's message and its reply come at the same moment.  An install that gives up when its tentative word is gone:
+ * the acknowledged write is not kept, now and then. */
 static void test_R05_own_echo_does_not_refuse_the_install(void **state)
 {
     (void)state;
@@ -107,9 +119,12 @@ static void test_install_ends_though_the_echo_comes_again_and_again(void **state
 static int is_clearing; /* half way */
 
 /* Comes between an entry's era and its install (linked with --wrap). */
-void __real_near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes, uint16_t tick);
-void __wrap_near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes, uint16_t tick);
-void __wrap_near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes, uint16_t tick)
+void __real_near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes,
+                              uint16_t tick);
+void __wrap_near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes,
+                              uint16_t tick);
+void __wrap_near__queue_enter(struct near__local *local, struct near__entry *entry, uint64_t hash, int64_t bytes,
+                              uint16_t tick)
 {
     __real_near__queue_enter(local, entry, hash, bytes, tick);
     if (!is_clearing)
@@ -120,8 +135,9 @@ void __wrap_near__queue_enter(struct near__local *local, struct near__entry *ent
         near__local_keep(local);
 }
 
-/* A fill whose ticket was taken in the middle of a clearing may have the era before.  It must not come into a table that was swept of that
- * era: four clearings later, all of them before the keeper comes again, the entry would be of the present one. */
+/* A fill whose ticket was taken in the middle of a clearing may have the era before.  It must not come into a table
+ * that was swept of that era: four clearings later, all of them before the keeper comes again, the entry would be of
+ * the present one. */
 static void test_a_fill_in_the_middle_of_a_clearing_does_not_outlive_its_era(void **state)
 {
     (void)state;

@@ -16,7 +16,7 @@
 #define VALUE_MAX 300
 
 static struct modelled {
-    int present, ghost; /* ghost: cleared, and perhaps not swept yet */
+    int present, ghost;       /* ghost: cleared, and perhaps not swept yet */
     uint64_t position, least; /* least: nothing below is accepted any more */
     int64_t expires_ns;
     size_t size;
@@ -63,8 +63,8 @@ static void do_read(uint32_t k)
     struct near__view view;
     size_t key_size = key_of(k, key);
     if (below(2)) {
-        enum near__local_result r = near__local_copy(run.f.local, run.f.reader, key, key_size, ANY_BOUND, 0, buffer,
-                                                     sizeof(buffer), &view);
+        enum near__local_result r =
+            near__local_copy(run.f.local, run.f.reader, key, key_size, ANY_BOUND, 0, buffer, sizeof(buffer), &view);
         check_read(k, r, &view, buffer);
         return;
     }
@@ -87,7 +87,10 @@ static void do_install(uint32_t k)
     struct modelled *m = &model[k];
     if (kept) {
         assert_true(position >= m->least && position >= run.watermark);
-        *m = (struct modelled){.present = 1, .position = position, .least = position, .size = size,
+        *m = (struct modelled){.present = 1,
+                               .position = position,
+                               .least = position,
+                               .size = size,
                                .expires_ns = ttl < 0 ? NEAR_NEVER : now + ttl * NEAR_NS_PER_MS};
         memcpy(m->value, value, size);
     } else {
@@ -132,9 +135,14 @@ static void do_rare(void)
         near__local_raise_watermark(run.f.local, run.watermark);
         run.watermark = atomic_load(&run.f.gate->watermark) >> NEAR_HEAD_SHIFT;
         break;
-    case 2: near__local_resize(run.f.local, (uint64_t)(1 + below(8)) << 20, below(2) ? 0 : 20 + below(KEYS)); break;
-    case 3: near__clock_advance(&run.f.now_ns, (int64_t)below(500) * NEAR_NS_PER_MS); break;
-    default: near__local_keep(run.f.local);
+    case 2:
+        near__local_resize(run.f.local, (uint64_t)(1 + below(8)) << 20, below(2) ? 0 : 20 + below(KEYS));
+        break;
+    case 3:
+        near__clock_advance(&run.f.now_ns, (int64_t)below(500) * NEAR_NS_PER_MS);
+        break;
+    default:
+        near__local_keep(run.f.local);
     }
 }
 
@@ -145,9 +153,9 @@ static void check_queues(void)
     if (!local->queues)
         return;
     near__local_keep(local);
-    int64_t live = atomic_load(&local->budget.used) - atomic_load(&local->budget.retired) - atomic_load(&local->budget.kept) -
-                   atomic_load(&local->budget.fixed) - (int64_t)atomic_load(&local->index_bytes) -
-                   near__budget_idle(local, NEAR_IDLE_ROOM);
+    int64_t live = atomic_load(&local->budget.used) - atomic_load(&local->budget.retired) -
+                   atomic_load(&local->budget.kept) - atomic_load(&local->budget.fixed) -
+                   (int64_t)atomic_load(&local->index_bytes) - near__budget_idle(local, NEAR_IDLE_ROOM);
     assert_true(atomic_load(&local->queue_bytes[0]) >= 0);
     assert_true(atomic_load(&local->queue_bytes[1]) >= 0);
     assert_int_equal(atomic_load(&local->queue_bytes[0]) + atomic_load(&local->queue_bytes[1]), live);

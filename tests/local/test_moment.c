@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * When a grace period begins: not while a section stands still, as long as that can be waited for (rcu.c, "The moment"). */
+ * When a grace period begins: not while a section stands still, as long as that can be waited for (rcu.c, "The
+ * moment"). */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -36,7 +37,8 @@ static void let_leave(void)
         sched_yield();
 }
 
-/* What the library and liburcu do while they wait: the library sleeps for a moment (linked with --wrap), liburcu polls nothing. */
+/* What the library and liburcu do while they wait: the library sleeps for a moment (linked with --wrap), liburcu polls
+ * nothing. */
 static unsigned moments, polls, leaves_at; /* the moment at which it leaves */
 
 int __wrap_nanosleep(const struct timespec *time, struct timespec *left_over);

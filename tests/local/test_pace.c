@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The keeper leaves half of a processor to others while it lowers a limit (keeper.c, near__keeper_pace).  How long it worked is told to
- * it, and how long it would sleep is looked at, so no test depends on the speed of the machine. */
+ * The keeper leaves half of a processor to others while it lowers a limit (keeper.c, near__keeper_pace).  How long it
+ * worked is told to it, and how long it would sleep is looked at, so no test depends on the speed of the machine. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -74,7 +74,7 @@ static void test_the_keeper_rests_as_long_as_it_worked(void **state)
     __real_near__keeper_pace(f.local, &since_ns);
     assert_int_equal(rests, 1);
     assert_true(rested_ns >= WORKED_NS && rested_ns - WORKED_NS <= near__keeper_used_ns() - before_ns);
-    assert_true(since_ns >= before_ns); /* the next one is counted from here */
+    assert_true(since_ns >= before_ns);                        /* the next one is counted from here */
     int64_t ahead_ns = near__keeper_used_ns() + NEAR_NS_PER_S; /* too little work by far */
     __real_near__keeper_pace(f.local, &ahead_ns);
     assert_int_equal(rests, 1);
@@ -101,7 +101,8 @@ static void *ends(void *unused)
     return unused;
 }
 
-/* A wake-up of somebody else's may be on its way: the keeper has taken it and not looked whether it is to stop.  So that does not count. */
+/* A wake-up of somebody else's may be on its way: the keeper has taken it and not looked whether it is to stop.  So
+ * that does not count. */
 static void test_the_keeper_is_woken_to_stop_although_somebody_has_woken_it(void **state)
 {
     struct fixture f;
@@ -120,8 +121,8 @@ static void test_the_keeper_is_woken_to_stop_although_somebody_has_woken_it(void
 static void fill_small(struct fixture *f, uint64_t n)
 {
     static const char value[100];
-    (void)near__local_install(f->local, f->reader, near__local_ticket(f->local, &n, sizeof(n)), &n, sizeof(n), value, sizeof(value), n,
-                              -1, NEAR_NEVER);
+    (void)near__local_install(f->local, f->reader, near__local_ticket(f->local, &n, sizeof(n)), &n, sizeof(n), value,
+                              sizeof(value), n, -1, NEAR_NEVER);
 }
 
 /* Full of small entries, with an index to match; the next number. */
@@ -136,8 +137,8 @@ static uint64_t fill_up(struct fixture *f, uint64_t numbers)
     return numbers;
 }
 
-/* Fills that go on beside retire all the time, so much that a quarter of what is above the limit is always retired.  One grace period for each
- * few victims would take the keeper a hundred times as long as its victims do. */
+/* Fills that go on beside retire all the time, so much that a quarter of what is above the limit is always retired.
+ * One grace period for each few victims would take the keeper a hundred times as long as its victims do. */
 static void test_a_lowered_limit_takes_a_grace_period_for_many_victims(void **state)
 {
     struct fixture f;
@@ -151,9 +152,11 @@ static void test_a_lowered_limit_takes_a_grace_period_for_many_victims(void **st
     near__local_resize(f.local, 4u << 20, 0);
     grace_periods = 0;
     near__local_keep(f.local);
-    int64_t freed = used + others - atomic_load(&budget->used), quarter = (near__budget_ceiling(4 << 20) - (4 << 20)) / 4;
+    int64_t freed = used + others - atomic_load(&budget->used),
+            quarter = (near__budget_ceiling(4 << 20) - (4 << 20)) / 4;
     assert_true(freed > 8 << 20);
-    assert_in_range(grace_periods, freed / quarter / 4, 3 * freed / quarter); /* and those of new tables, of blocks that are moved, … */
+    /* and those of new tables, of blocks that are moved, … */
+    assert_in_range(grace_periods, freed / quarter / 4, 3 * freed / quarter);
     fixture_close(&f);
 }
 
@@ -179,14 +182,16 @@ static void fills_beside(void)
     }
 }
 
-/* The index of a tier that was large is given up when the limit in force is still above it: nobody must fill what it leaves. */
+/* The index of a tier that was large is given up when the limit in force is still above it: nobody must fill what it
+ * leaves. */
 static void test_F_a_lowered_limit_is_kept_once_it_was_reached(void **state)
 {
     (void)state;
     struct allocfail counting;
     fixture_init(&lowered);
     allocfail_init(&counting);
-    near__alloc_init(&lowered.alloc, &counting.hooks); /* no arena: its slabs are given back later than what was in them */
+    /* no arena: its slabs are given back later than what was in them */
+    near__alloc_init(&lowered.alloc, &counting.hooks);
     lowered.config.bytes_max = 64u << 20;
     fixture_start(&lowered);
     next_number = fill_up(&lowered, SCALE(600000, 150000));
@@ -234,8 +239,8 @@ void *__wrap_memcpy(void *to, const void *from, size_t size)
     return __real_memcpy(to, from, size);
 }
 
-/* Thousands of victims, and a value that takes milliseconds to copy: a section that lasted as long would hold up every grace period, and
- * with it the fills of all others. */
+/* Thousands of victims, and a value that takes milliseconds to copy: a section that lasted as long would hold up every
+ * grace period, and with it the fills of all others. */
 static void test_a_large_value_holds_up_no_grace_period(void **state)
 {
     enum { LARGE = 800000 };
@@ -246,7 +251,8 @@ static void test_a_large_value_holds_up_no_grace_period(void **state)
     uint64_t n = fill_up(&f, 150000);
     evictions = in_a_row = most_in_a_row = 0;
     large_copied = large_copied_inside = 0;
-    int kept = near__local_install(f.local, f.reader, near__local_ticket(f.local, &n, sizeof(n)), &n, sizeof(n), value, LARGE, n, -1, NEAR_NEVER);
+    int kept = near__local_install(f.local, f.reader, near__local_ticket(f.local, &n, sizeof(n)), &n, sizeof(n), value,
+                                   LARGE, n, -1, NEAR_NEVER);
     assert_true(evictions > 1000);
     assert_in_range(most_in_a_row, 1, 128);
     assert_true(!kept || large_copied >= LARGE);
@@ -255,7 +261,8 @@ static void test_a_large_value_holds_up_no_grace_period(void **state)
     fixture_close(&f);
 }
 
-/* Entries that are moved take their room above the limit, too: half of it is left to fills, whose victims need it until they are freed. */
+/* Entries that are moved take their room above the limit, too: half of it is left to fills, whose victims need it until
+ * they are freed. */
 static void test_half_of_what_is_above_the_limit_is_left_to_fills(void **state)
 {
     enum { COPY = 1000 };

@@ -2,12 +2,14 @@
  *
  * The queue word of NEAR_RULE_S3FIFO (order.h, queues.c) under operations that meet in the middle.
  *
- * index.c and queues.c are compiled into this program with a hook before each atomic step.  In the hook further operations run, whole or met
- * in their turn, up to DEPTH of them within each other: a fill that publishes while another thread promotes the entry it replaces, a turn whose
- * entry is evicted and linked before its swap, a copy whose entry is invalidated between its steps.  Which, where and of what key is
- * drawn from a seed.  Memory is never used again within a schedule, as all is one read section.  Checked at the end:
+ * index.c and queues.c are compiled into this program with a hook before each atomic step.  In the hook further
+ * operations run, whole or met in their turn, up to DEPTH of them within each other: a fill that publishes while
+ * another thread promotes the entry it replaces, a turn whose entry is evicted and linked before its swap, a copy whose
+ * entry is invalidated between its steps.  Which, where and of what key is drawn from a seed.  Memory is never used
+ * again within a schedule, as all is one read section.  Checked at the end:
  *   Q1  the bytes of each queue are those of the visible entries whose words say so
- *   Q2  what was retired is linked as it was linked, every link is there, and no swap that came late has brought a place back
+ *   Q2  what was retired is linked as it was linked, every link is there, and no swap that came late has brought a
+ *       place back
  *   Q3  visible entries have a word, worth no more than there is
  *   Q4  a ghost for each entry that earned one when it left, and for no other
  *   Q5  every entry ends exactly once */
@@ -41,7 +43,7 @@ static struct world {
     struct near__entry *entry[ENTRIES];
     enum fate fate[ENTRIES];
     unsigned entries, depth, met;
-    int copies;           /* there is one keeper */
+    int copies;            /* there is one keeper */
     uint64_t ghosts, left; /* that were earned; entries that left */
     struct near__entry *limbo;
 } w;
@@ -232,8 +234,8 @@ static void do_copy(void)
     w.copies = 1;
     struct near__entry *entry = near__word_entry(word);
     uint32_t queued = 0;
-    struct near__entry *copy = make_entry((const char *)entry->bytes, near__entry_key_size(entry), (uint64_t)near__entry_position(entry),
-                                          near__entry_value_size(entry));
+    struct near__entry *copy = make_entry((const char *)entry->bytes, near__entry_key_size(entry),
+                                          (uint64_t)near__entry_position(entry), near__entry_value_size(entry));
     atomic_store(&copy->access, atomic_load(&entry->access));
     int there = near__queue_detach(entry, &queued);
     atomic_store(near__entry_place(copy), queued);
@@ -252,7 +254,8 @@ static void do_copy(void)
 
 static void operate(void)
 {
-    static void (*const operation[])(void) = {do_fill, do_fill, do_fill, do_invalidate, do_evict, do_hit, do_hit, do_turn, do_turn, do_turn, do_copy};
+    static void (*const operation[])(void) = {do_fill, do_fill, do_fill, do_invalidate, do_evict, do_hit,
+                                              do_hit,  do_turn, do_turn, do_turn,       do_copy};
     w.depth++;
     operation[below(sizeof(operation) / sizeof(operation[0]))]();
     w.depth--;
@@ -301,15 +304,15 @@ static void check_at_rest(void)
         struct near__entry *entry = near__word_entry(at);
         uint32_t word = atomic_load(near__entry_place(entry));
         assert_false(near__word_is_tentative(at));
-        assert_int_equal(w.fate[number_of(entry)], INSTALLED);                     /* Q5 */
-        assert_true(word & NEAR_QUEUED);                                           /* Q3 */
+        assert_int_equal(w.fate[number_of(entry)], INSTALLED); /* Q5 */
+        assert_true(word & NEAR_QUEUED);                       /* Q3 */
         assert_true(near__queue_worth(word) <= NEAR_WORTH_MAX);
         bytes[(word & NEAR_QUEUE_MAIN) != 0] += near__block_cost(local, entry);
         visible++;
     }
-    assert_int_equal(atomic_load(&local->queue_bytes[0]), bytes[0]);               /* Q1 */
+    assert_int_equal(atomic_load(&local->queue_bytes[0]), bytes[0]); /* Q1 */
     assert_int_equal(atomic_load(&local->queue_bytes[1]), bytes[1]);
-    for (struct near__entry *e = w.limbo; e; e = near__entry_next(e), linked++) {  /* Q2 */
+    for (struct near__entry *e = w.limbo; e; e = near__entry_next(e), linked++) { /* Q2 */
         assert_true(linked < w.left);
         assert_int_equal(w.fate[number_of(e)], RETIRED);
         assert_int_equal(atomic_load(near__entry_place(e)), 0);
@@ -349,7 +352,8 @@ static void test_queue_words_survive_everything_that_meets_them(void **state)
     near__mutant = NEAR_MUTANT_NONE;
     for (uint64_t i = 0; i < SCALE(200000, 10000); i++)
         schedule(seed + i);
-    print_message("# %" PRIu64 " promotions, %" PRIu64 " turns, %" PRIu64 " copies; %" PRIu64 " came late\n", promoted, turned, copied, late);
+    print_message("# %" PRIu64 " promotions, %" PRIu64 " turns, %" PRIu64 " copies; %" PRIu64 " came late\n", promoted,
+                  turned, copied, late);
     assert_true(promoted > 0 && turned > 0 && copied > 0 && late > 0);
 }
 

@@ -23,13 +23,13 @@ static struct traced {
     unsigned retired_in; /* so many grace periods had begun */
 } traced[TRACED];
 static unsigned traced_count;
-static unsigned begun, ended;                 /* grace periods */
+static unsigned begun, ended;                /* grace periods */
 static const struct near__entry *held[HELD]; /* pinned by the test */
 static unsigned too_early, freed_while_held, freed_while_recalled, freed_by_keeper;
 static int64_t grace_each_ns, grace_ns; /* how long grace periods are said to take, seconds, and all of them so far */
-static void (*meanwhile)(void);    /* what others do in the middle of the next grace period; NULL: nothing */
-static void (*at_the_walk)(void);  /* likewise, each time that the keeper is about to free an entry */
-static void (*at_a_move)(void);    /* likewise, each time that a bucket is about to be moved */
+static void (*meanwhile)(void);         /* what others do in the middle of the next grace period; NULL: nothing */
+static void (*at_the_walk)(void);       /* likewise, each time that the keeper is about to free an entry */
+static void (*at_a_move)(void);         /* likewise, each time that a bucket is about to be moved */
 
 static void trace_anew(void)
 {
@@ -118,7 +118,8 @@ static void add_one(uint64_t key, size_t size)
 {
     static const char value[1 << 16];
     struct near__ticket ticket = near__local_ticket(f.local, &key, sizeof(key));
-    assert_int_equal(near__local_install(f.local, f.reader, ticket, &key, sizeof(key), value, size, ++newest, -1, NEAR_NEVER), 1);
+    assert_int_equal(
+        near__local_install(f.local, f.reader, ticket, &key, sizeof(key), value, size, ++newest, -1, NEAR_NEVER), 1);
 }
 
 static int retire_one(uint64_t key)
@@ -265,10 +266,10 @@ static void test_what_is_recalled_is_freed_by_the_keeper_alone(void **state)
     assert_true(near__reclaim(f.local, 1));
     assert_int_equal(recycle(10), 0);
     assert_int_equal(f.local->keeper.stock.weight, 0); /* what it has freed is for everybody */
-    assert_true(retired_bytes() > 0);   /* the last two */
+    assert_true(retired_bytes() > 0);                  /* the last two */
     assert_true(near__reclaim(f.local, 0));
     assert_int_equal(retired_bytes(), 0);
-    retire(2);                           /* and all is as before */
+    retire(2); /* and all is as before */
     assert_true(near__reclaim(f.local, 0));
     assert_int_equal(recycle(10), 2);
     close_tier();
@@ -410,14 +411,14 @@ static void test_only_what_is_pinned_is_kept(void **state)
     assert_true(near__reclaim(f.local, 0)); /* [b3] finds it pinned, and takes everything */
     assert_int_equal(begun, 2);
     assert_int_equal(recycle(10), 0);
-    retire(4);                           /* one that is known to be kept is no reason to do that again */
+    retire(4); /* one that is known to be kept is no reason to do that again */
     assert_true(near__reclaim(f.local, 0));
     assert_int_equal(begun, 3);
     assert_int_equal(recycle(10), 4);
     assert_true(retired_bytes() > 0);
     let_go(0, &view);
     assert_true(near__reclaim(f.local, 0));
-    assert_int_equal(begun, 3);              /* its grace period was over */
+    assert_int_equal(begun, 3); /* its grace period was over */
     assert_int_equal(retired_bytes(), 0);
     close_tier();
 }
@@ -512,15 +513,21 @@ static void do_anything(void)
     uint64_t key = below(KEYS);
     unsigned i = below(HELD);
     switch (below(5)) {
-    case 0: (void)retire_one(key); break;
-    case 1: (void)recycle((int)below(5) + 1); break;
+    case 0:
+        (void)retire_one(key);
+        break;
+    case 1:
+        (void)recycle((int)below(5) + 1);
+        break;
     case 2:
         if (held[i])
             let_go(i, &views[i]);
         else if (retire_one(key) || below(2))
             add_one(key, below(20) ? 50 : 5000), hold(i, key, &views[i]);
         break;
-    default: add_one(key, below(20) ? 50 : 5000); break;
+    default:
+        add_one(key, below(20) ? 50 : 5000);
+        break;
     }
 }
 
@@ -624,8 +631,8 @@ static void grow(uint64_t bytes_max, unsigned retired, size_t size_of_others, vo
     assert_true(gone > retired - 20);
 }
 
-/* While the index grows a thread that fills has most of its room from what it retires: buckets are full.  It would find nothing in its
- * bags, and the keeper would walk over all of it, as long as the index is too small. */
+/* While the index grows a thread that fills has most of its room from what it retires: buckets are full.  It would find
+ * nothing in its bags, and the keeper would walk over all of it, as long as the index is too small. */
 static void test_what_is_retired_while_the_index_grows_is_handed_back(void **state)
 {
     (void)state;
@@ -645,7 +652,8 @@ static void takes_some_back(void)
 static void test_what_is_being_used_up_is_left_to_who_uses_it(void **state)
 {
     (void)state;
-    for (size_t size = 1; size <= 620; size += 619) { /* with 620 bytes the tier is full: room is short as long as so much is retired */
+    /* with 620 bytes the tier is full: room is short as long as so much is retired */
+    for (size_t size = 1; size <= 620; size += 619) {
         moved = taken_back = 0;
         grow(32u << 20, 2000, size, takes_some_back);
         print_message("# %u came back while %u buckets were moved\n", taken_back, moved);
@@ -662,7 +670,8 @@ static void retires_some_more(void)
             gone += (unsigned)retire_one(next_key++);
 }
 
-/* Fills are refused until they have room again: by a grace period, which takes as long as it likes, or in the new table. */
+/* Fills are refused until they have room again: by a grace period, which takes as long as it likes, or in the new
+ * table. */
 static void test_the_index_grows_however_long_grace_periods_take(void **state)
 {
     (void)state;

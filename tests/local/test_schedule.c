@@ -3,23 +3,25 @@
  * Every interleaving of the index's atomic steps that a few thousand seeds can find (R46).
  *
  * index.c is compiled into this program with a hook before each atomic step.  Operations are coroutines; the hook
- * goes back to a scheduler that picks the next one with a seeded generator: by chance at each step, more or less sticky, or by
- * priorities (PCT).  So a schedule is one number, and a failure can be run again.
+ * goes back to a scheduler that picks the next one with a seeded generator: by chance at each step, more or less
+ * sticky, or by priorities (PCT).  So a schedule is one number, and a failure can be run again.
  *
  * A small model of the remote tier stands beside it: positions, a version for each key (the position of its last
- * write), messages in order.  In every fourth schedule there is none: writes take the stripe of their key, and are puts, or installs that
- * depend on a ticket, or removals (only.c).  Checked on every read and at rest:
+ * write), messages in order.  In every fourth schedule there is none: writes take the stripe of their key, and are
+ * puts, or installs that depend on a ticket, or removals (only.c).  Checked on every read and at rest:
  *   V1  once an invalidation, an install or a fill that knew version v has returned, no read that begins later
  *   returns an older one
  *   V2  once a read has returned version v, no read that begins later returns an older one
- *   V3  once a drop has returned, no read that begins later returns what was fetched with a ticket from before the drop, or was put before it,
+ *   V3  once a drop has returned, no read that begins later returns what was fetched with a ticket from before the
+ *       drop, or was put before it,
  *   and it is not there at rest
  *   V4  at rest: no tentative word, at most one visible entry a key, none older than the server's version; an old
  *   table is empty
  *   V5  every entry ends exactly once: visible, retired or given back to its owner
  *   V6  at rest: what is visible is found by reads
  *   V7  no read returns an entry that was below the watermark when it began
- *   V8  while keys are only put, in one table and with room for all, no read misses one that was there when it began, but for one that
+ *   V8  while keys are only put, in one table and with room for all, no read misses one that was there when it began,
+ *       but for one that
  *   found an entry four times that had been replaced before it was judged
  *
  * Then each rule is broken on purpose (step.h, near__mutant), and the same checks must notice. */
@@ -44,8 +46,8 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#define KEYS 3          /* two with the same tag, one with another */
-#define FILLERS 8       /* further keys that fill the bucket up */
+#define KEYS 3    /* two with the same tag, one with another */
+#define FILLERS 8 /* further keys that fill the bucket up */
 #define BUCKETS (2 * NEAR_PLACES)
 #define TASKS 6
 #define STACK (64 * 1024)
@@ -76,7 +78,10 @@ static struct world {
     int lowest;   /* the lowest rank of a task */
     /* the remote tier */
     uint64_t position, version[KEYS + FILLERS];
-    struct { unsigned key; uint64_t position; } message[MESSAGES];
+    struct {
+        unsigned key;
+        uint64_t position;
+    } message[MESSAGES];
     unsigned sent, applied;
     _Atomic(uint64_t) watermark;
     /* what readers may rely on */
@@ -102,8 +107,8 @@ static void violate(const char *what)
 
 /* ---------------------------------------------------------------- coroutines */
 
-/* From one coroutine to another.  swapcontext makes two system calls; once a context has been started, _setjmp and _longjmp do
- * without.  AddressSanitizer wants to be told of every switch, and understands only swapcontext. */
+/* From one coroutine to another.  swapcontext makes two system calls; once a context has been started, _setjmp and
+ * _longjmp do without.  AddressSanitizer wants to be told of every switch, and understands only swapcontext. */
 #if defined(__SANITIZE_ADDRESS__)
 struct fiber {
     ucontext_t context;
@@ -217,9 +222,10 @@ static void run_all(unsigned stick_percent)
 
 #define STEPS 200 /* a schedule has 175 on average */
 
-/* A schedule by priorities (PCT: Burckhardt et al., ASPLOS 2010): the task of the highest rank runs until it ends or waits; at a few steps drawn
- * before, the one that runs falls below all others.  Chance at every step finds most faults sooner, but not those that need a few changes
- * in the right places: MOVE_EMPTIES_FIRST takes it 31,000 schedules, this one 11,000, both in turn 8,000 (means of 8 seeds). */
+/* A schedule by priorities (PCT: Burckhardt et al., ASPLOS 2010): the task of the highest rank runs until it ends or
+ * waits; at a few steps drawn before, the one that runs falls below all others.  Chance at every step finds most faults
+ * sooner, but not those that need a few changes in the right places: MOVE_EMPTIES_FIRST takes it 31,000 schedules, this
+ * one 11,000, both in turn 8,000 (means of 8 seeds). */
 static void run_by_rank(unsigned changes)
 {
     unsigned change[3];
@@ -512,7 +518,8 @@ static struct near__entry *find(unsigned key)
 {
     const char *text = key_text[key];
     struct near__entry *e = below(2) ? near__index_guess(&w.index, key_hash[key], text, strlen(text), 0) : NULL;
-    return e && near__entry_is(e, text, strlen(text)) ? e : near__index_find(&w.index, key_hash[key], text, strlen(text));
+    return e && near__entry_is(e, text, strlen(text)) ? e
+                                                      : near__index_find(&w.index, key_hash[key], text, strlen(text));
 }
 
 #define LOOKS 4
@@ -581,10 +588,13 @@ static unsigned choose(void)
 
 static void task_operations(struct task *me)
 {
-    static void (*const with_remote[])(unsigned) = {do_fill, do_fill, do_own_write, do_foreign_write, do_message,
-                                                    do_message, do_drop, do_evict, do_read, do_read, do_suspect};
-    static void (*const alone[])(unsigned) = {do_put, do_put, do_put, do_change, do_change, do_delete, do_drop, do_evict, do_read, do_read, do_read};
-    static void (*const lasting[])(unsigned) = {do_put, do_put, do_put, do_put, do_put, do_put, do_put, do_put, do_read, do_read, do_read};
+    static void (*const with_remote[])(unsigned) = {do_fill,    do_fill,    do_own_write, do_foreign_write,
+                                                    do_message, do_message, do_drop,      do_evict,
+                                                    do_read,    do_read,    do_suspect};
+    static void (*const alone[])(unsigned) = {do_put,  do_put,   do_put,  do_change, do_change, do_delete,
+                                              do_drop, do_evict, do_read, do_read,   do_read};
+    static void (*const lasting[])(unsigned) = {do_put, do_put, do_put,  do_put,  do_put, do_put,
+                                                do_put, do_put, do_read, do_read, do_read};
     (void)me;
     for (unsigned n = 1 + below(3); n; n--) {
         (w.lasting ? lasting : w.alone ? alone : with_remote)[below(sizeof(alone) / sizeof(alone[0]))](choose());
@@ -633,16 +643,17 @@ static void copy_slot(_Atomic(uint64_t) *slot)
     struct near__entry *entry = near__word_entry(word);
     struct content c;
     memcpy(&c, content_of(entry), sizeof(c));
-    struct near__entry *copy = make_entry(c.key, (uint64_t)near__entry_position(entry), c.version, c.ticket_time); /* r2 */
+    /* r2 */
+    struct near__entry *copy = make_entry(c.key, (uint64_t)near__entry_position(entry), c.version, c.ticket_time);
     unsigned n = number_of(copy);
     w.put_time[n] = w.put_time[c.number];
-    if (!near__index_replace(slot, word, copy)) {                                  /* r4 */
+    if (!near__index_replace(slot, word, copy)) { /* r4 */
         w.fate[n] = RETURNED;
         return;
     }
     if (w.fate[n] == OWNED) /* as in install: it may have been removed already */
         w.fate[n] = INSTALLED;
-    near__retire(&w.index, entry, NEAR_WHY_EVICTED);                               /* r5 */
+    near__retire(&w.index, entry, NEAR_WHY_EVICTED); /* r5 */
 }
 
 static void task_copies(struct task *me)
@@ -674,7 +685,8 @@ static void set_up(uint64_t seed)
     w.lasting = w.alone && seed / 12 % 4 == 0 && seed % 3 != 1;
     for (unsigned k = 0; k < KEYS + FILLERS; k++)
         w.version[k] = w.least[k] = w.alone ? 0 : 5;
-    struct near__span old = {w.old_buckets, NEAR_PLACES * (1 + below(2))}, new = {w.new_buckets, NEAR_PLACES * (1 + below(2))};
+    struct near__span old = {w.old_buckets, NEAR_PLACES * (1 + below(2))},
+                      new = {w.new_buckets, NEAR_PLACES * (1 + below(2))};
     w.steady = (struct near__tables){.span = {old}, .spans = 1};
     w.prepare = (struct near__tables){.span = {old, new}, .spans = 2, .target = 0};
     w.migrate = (struct near__tables){.span = {old, new}, .spans = 2, .target = 1};
@@ -779,11 +791,11 @@ static void is_noticed(enum near__mutant mutant)
     assert_non_null(violation);
 }
 
-#define MUTANT_TEST(name, mutant)                    \
-    static void test_notices_##name(void **state)    \
-    {                                                \
-        (void)state;                                 \
-        is_noticed(NEAR_MUTANT_##mutant);            \
+#define MUTANT_TEST(name, mutant)                                                                                      \
+    static void test_notices_##name(void **state)                                                                      \
+    {                                                                                                                  \
+        (void)state;                                                                                                   \
+        is_noticed(NEAR_MUTANT_##mutant);                                                                              \
     }
 MUTANT_TEST(that_the_floor_is_not_checked, FLOOR_UNCHECKED)
 MUTANT_TEST(that_the_generation_is_not_checked, GENERATION_UNCHECKED)
@@ -809,7 +821,8 @@ static void choose_key(unsigned k, char letter, unsigned i)
     key_hash[k] = near__key_hash(key_text[k], strlen(key_text[k]), &secrets);
 }
 
-/* Keys 0 and 1 with the same tag, in different groups of a table that has two of them; all others with tags of their own. */
+/* Keys 0 and 1 with the same tag, in different groups of a table that has two of them; all others with tags of their
+ * own. */
 static int choose_keys(void **state)
 {
     (void)state;

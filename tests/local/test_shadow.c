@@ -141,7 +141,8 @@ static void test_misses_without_a_fill_bring_nothing_in(void **state)
     near__shadow_destroy(&alloc, shadow);
 }
 
-/* Growing and shrinking over many orders of magnitude: the sample follows, and no node is lost or used twice (the sanitizers look). */
+/* Growing and shrinking over many orders of magnitude: the sample follows, and no node is lost or used twice (the
+ * sanitizers look). */
 static void test_the_sample_follows_the_size(void **state)
 {
     uint64_t random = test_seed(), sizes[] = {100, 1000, 100000, 10000000, 50000, 300, 1, 4000};

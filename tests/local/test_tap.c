@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * What a full ring leaves out, seen at any moment by whoever learns from it.
  *
- * tap.c is compiled into this program, so that the two words which tell may be looked at as if their thread had come in between. */
+ * tap.c is compiled into this program, so that the two words which tell may be looked at as if their thread had come in
+ * between. */
 #include "local/local_fixture.h"
 
 #include "local/tap.c"
@@ -10,12 +11,14 @@ struct told {
     uint64_t reads, since, mute;
 };
 
-/* A thread reads, is mute, and speaks again, as in near__tap_note; each look of speech_of may fall before or after each of its steps, in its order. */
+/* A thread reads, is mute, and speaks again, as in near__tap_note; each look of speech_of may fall before or after each
+ * of its steps, in its order. */
 static void test_a_look_that_is_torn_never_tells_too_much(void **state)
 {
     static const struct told steps[] = {
-        {2000, SPEAKS, 0}, {2100, 2048, 0},    {90000, 2048, 0},   {90000, 2048, 87952}, {90000, SPEAKS, 87952},
-        {90010, SPEAKS, 87952}, {92050, 92048, 87952}, {500000, 92048, 87952}, {500000, 92048, 495904}, {500000, SPEAKS, 495904},
+        {2000, SPEAKS, 0},       {2100, 2048, 0},          {90000, 2048, 0},      {90000, 2048, 87952},
+        {90000, SPEAKS, 87952},  {90010, SPEAKS, 87952},   {92050, 92048, 87952}, {500000, 92048, 87952},
+        {500000, 92048, 495904}, {500000, SPEAKS, 495904},
     };
     static const uint64_t speech[] = {2000, 2048, 2048, 2048, 2048, 2058, 4096, 4096, 4096, 4096};
     enum { STEPS = sizeof(steps) / sizeof(steps[0]) };

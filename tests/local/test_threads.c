@@ -289,7 +289,8 @@ static void *awaits_room(void *arg)
     return NULL;
 }
 
-/* Memory waits for a reader; who waits for room goes on as soon as the keeper has freed it, not when its patience ends. */
+/* Memory waits for a reader; who waits for room goes on as soon as the keeper has freed it, not when its patience
+ * ends. */
 static void test_who_awaits_room_is_told_when_something_was_freed(void **state)
 {
     static char value[100 << 10];

@@ -183,7 +183,8 @@ static void test_I4_a_refused_install_still_removes_what_is_older(void **state)
     f.config.value_max = 1000;
     fixture_start(&f);
     assert_int_equal(put(&f, "k", "v1", 1), 1);
-    assert_int_equal(near__local_install(f.local, f.reader, ticket(&f, "k"), "k", 1, large, sizeof(large), 2, -1, 0), 0);
+    assert_int_equal(near__local_install(f.local, f.reader, ticket(&f, "k"), "k", 1, large, sizeof(large), 2, -1, 0),
+                     0);
     assert_string_equal(get(&f, "k"), "(absent)");
     assert_int_equal(put(&f, "k", "v1", 1), 0);
     assert_int_equal(stats_of(&f).fills_refused_space, 1);
@@ -327,7 +328,7 @@ static void test_a_lagging_clock_never_lengthens_bound_or_life(void **state)
         }
         atomic_store(&f.gate->proved_ns, NEAR_PROVED_ALWAYS);
         int kept = put_ttl(&f, "t", "v", 2 + i, 3); /* not, when it was held up for longer than the life */
-        now = near__now(&f.clock); /* after it was sent */
+        now = near__now(&f.clock);                  /* after it was sent */
         while (near__now(&f.clock) - now < 4 * MS)
             ;
         assert_string_equal(get(&f, "t"), kept ? "(expired)" : "(absent)");
@@ -335,8 +336,8 @@ static void test_a_lagging_clock_never_lengthens_bound_or_life(void **state)
     fixture_close(&f);
 }
 
-/* A virtual machine goes on after a pause of two seconds, and the coarse clock does not know it yet.  Judged by it: served as if no time had
- * passed. */
+/* A virtual machine goes on after a pause of two seconds, and the coarse clock does not know it yet.  Judged by it:
+ * served as if no time had passed. */
 static void test_R47_a_coarse_clock_that_stands_still_prolongs_nothing(void **state)
 {
     struct fixture f;

@@ -153,12 +153,22 @@ static void read_many(struct near__reader *reader, uint64_t first)
 static void rare(uint64_t key, uint64_t *random)
 {
     switch (near__random_below(random, 5)) {
-    case 4: (void)near__local_set_auto(f.local, near__random_below(random, 2) ? 0 : near__random_below(random, 1001), 1 << 20, 0); break;
-    case 0: near__local_invalidate(f.local, &key, sizeof(key), 0, NEAR_CAUSE_DROP); break;
-    case 1: near__local_clear(f.local); break;
-    case 2: near__local_raise_watermark(f.local, atomic_load(&known[key])); break;
-    default: near__local_resize(f.local, (uint64_t)(1 + near__random_below(random, 4)) << 20,
-                                near__random_below(random, 2) ? 0 : 20 + near__random_below(random, key_count + 100));
+    case 4:
+        (void)near__local_set_auto(f.local, near__random_below(random, 2) ? 0 : near__random_below(random, 1001),
+                                   1 << 20, 0);
+        break;
+    case 0:
+        near__local_invalidate(f.local, &key, sizeof(key), 0, NEAR_CAUSE_DROP);
+        break;
+    case 1:
+        near__local_clear(f.local);
+        break;
+    case 2:
+        near__local_raise_watermark(f.local, atomic_load(&known[key]));
+        break;
+    default:
+        near__local_resize(f.local, (uint64_t)(1 + near__random_below(random, 4)) << 20,
+                           near__random_below(random, 2) ? 0 : 20 + near__random_below(random, key_count + 100));
     }
 }
 
@@ -239,7 +249,9 @@ static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least, uint64_t 
     fixture_start(&f);
     for (uintptr_t i = 0; i < THREADS; i++)
         pthread_create(&thread[i], NULL, works, (void *)i);
-    assert_true(wait_until(total() >= least && atomic_load(&hits) > 1000 && (!f.local->arena || atomic_load(&f.local->keeper.moved) > 0), 120000));
+    assert_true(wait_until(total() >= least && atomic_load(&hits) > 1000 &&
+                               (!f.local->arena || atomic_load(&f.local->keeper.moved) > 0),
+                           120000));
     atomic_store(&stop, 1);
     for (int i = 0; i < THREADS; i++)
         pthread_join(thread[i], NULL);
@@ -254,8 +266,9 @@ static void torture(uint32_t policy, uint32_t idle_ms, uint64_t least, uint64_t 
     assert_int_equal(near__local_pinned(f.local), 0);
     near_stats s = stats_of(&f);
     print_message("# %lu rounds, %lu moved, %lu hits, %lu fills, %lu invalidations, %lu evictions, %lu expirations\n",
-                  (unsigned long)total(), (unsigned long)atomic_load(&f.local->keeper.moved), (unsigned long)atomic_load(&hits), (unsigned long)s.fills,
-                  (unsigned long)s.invalidations, (unsigned long)s.evictions, (unsigned long)s.expirations);
+                  (unsigned long)total(), (unsigned long)atomic_load(&f.local->keeper.moved),
+                  (unsigned long)atomic_load(&hits), (unsigned long)s.fills, (unsigned long)s.invalidations,
+                  (unsigned long)s.evictions, (unsigned long)s.expirations);
     fixture_close(&f);
 }
 

@@ -3,13 +3,13 @@
 #include "memory/conformance.h"
 #include <stdlib.h>
 
-#define SUBJECT                       \
-    struct subject *subject = *state; \
-    if (!subject)                     \
-        skip();                       \
-    struct side *a = &subject->a;     \
-    struct side *b = &subject->b;     \
-    (void)a;                          \
+#define SUBJECT                                                                                                        \
+    struct subject *subject = *state;                                                                                  \
+    if (!subject)                                                                                                      \
+        skip();                                                                                                        \
+    struct side *a = &subject->a;                                                                                      \
+    struct side *b = &subject->b;                                                                                      \
+    (void)a;                                                                                                           \
     (void)b;
 
 /* Runs a write without a value and returns its status. */
@@ -56,7 +56,10 @@ static int expire(struct side *s, const char *key, int64_t ttl_ms, struct near__
 
 static int prove(struct side *s, const char *private_name, int64_t nonce, uint64_t known, struct near__request *ret)
 {
-    *ret = (struct near__request){.operation = NEAR_OP_PROVE, .number = nonce, .known = known, .body = private_name,
+    *ret = (struct near__request){.operation = NEAR_OP_PROVE,
+                                  .number = nonce,
+                                  .known = known,
+                                  .body = private_name,
                                   .body_size = strlen(private_name)};
     return side_run(s, ret);
 }
@@ -108,8 +111,13 @@ static void test_what_is_written_is_read_by_everybody(void **state)
     side_expect(a, "k", "");
     side_set(a, "", "the empty key");
     side_expect(b, "", "the empty key");
-    q = (struct near__request){.operation = NEAR_OP_SET, .key = nasty, .key_size = sizeof nasty, .value = nasty,
-                               .value_size = sizeof nasty, .body = nasty, .body_size = sizeof nasty};
+    q = (struct near__request){.operation = NEAR_OP_SET,
+                               .key = nasty,
+                               .key_size = sizeof nasty,
+                               .value = nasty,
+                               .value_size = sizeof nasty,
+                               .body = nasty,
+                               .body_size = sizeof nasty};
     assert_int_equal(side_run(a, &q), NEAR_OK);
     q.operation = NEAR_OP_FETCH;
     assert_int_equal(side_run(b, &q), NEAR_OK);
@@ -125,8 +133,13 @@ static void test_large_keys_and_values_pass_unchanged(void **state)
     char *bytes = malloc(size);
     for (size_t i = 0; i < size; i++)
         bytes[i] = (char)(i * 2654435761u >> 13);
-    struct near__request q = {.operation = NEAR_OP_SET, .key = bytes, .key_size = NEAR_KEY_MAX, .value = bytes,
-                              .value_size = size, .body = "b", .body_size = 1};
+    struct near__request q = {.operation = NEAR_OP_SET,
+                              .key = bytes,
+                              .key_size = NEAR_KEY_MAX,
+                              .value = bytes,
+                              .value_size = size,
+                              .body = "b",
+                              .body_size = 1};
     assert_int_equal(side_run(a, &q), NEAR_OK);
     q.operation = NEAR_OP_FETCH;
     assert_int_equal(side_run(b, &q), NEAR_OK);
@@ -243,8 +256,20 @@ static void test_incr_counts_from_nothing_and_both_ways(void **state)
 static void test_incr_refuses_what_is_no_integer_and_what_overflows(void **state)
 {
     SUBJECT;
-    static const char *const bad[] = {"", " 1", "1 ", "+1", "01", "-0", "-", "1.0", "1e3", "abc", "0x10", "9223372036854775808",
-                                      "-9223372036854775809", "99999999999999999999999999"};
+    static const char *const bad[] = {"",
+                                      " 1",
+                                      "1 ",
+                                      "+1",
+                                      "01",
+                                      "-0",
+                                      "-",
+                                      "1.0",
+                                      "1e3",
+                                      "abc",
+                                      "0x10",
+                                      "9223372036854775808",
+                                      "-9223372036854775809",
+                                      "99999999999999999999999999"};
     struct near__request q;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         uint64_t position = side_set(a, "n", bad[i]);
@@ -547,7 +572,8 @@ static void test_lock_has_one_owner_until_it_is_given_back(void **state)
     assert_true(first > 0);
     assert_int_equal(lock_op(b, NEAR_OP_LOCK, "B", 100000, 0, &q), NEAR_UNMET);
     assert_ttl(q.ttl_left_ms, 100000);
-    assert_int_equal(lock_op(a, NEAR_OP_LOCK, "A", 200000, 0, &q), NEAR_OK); /* the answer was lost: the same number again */
+    /* the answer was lost: the same number again */
+    assert_int_equal(lock_op(a, NEAR_OP_LOCK, "A", 200000, 0, &q), NEAR_OK);
     assert_int_equal(q.result_number, first);
     assert_ttl(q.ttl_left_ms, 200000);
     assert_int_equal(lock_op(b, NEAR_OP_UNLOCK, "B", 0, 0, &q), NEAR_UNMET);
@@ -630,9 +656,9 @@ static void test_batch_gives_each_request_its_own_result(void **state)
 {
     SUBJECT;
     side_set(a, "text", "abc");
-    struct near__request q[7] = {side_set_request("k", "v"),           side_request(NEAR_OP_FETCH, "k"),
-                                 side_request(NEAR_OP_INCR, "text"),   side_request(NEAR_OP_FETCH, "none"),
-                                 side_request(NEAR_OP_DEL, "k"),       side_request(NEAR_OP_DEL, "k"),
+    struct near__request q[7] = {side_set_request("k", "v"),         side_request(NEAR_OP_FETCH, "k"),
+                                 side_request(NEAR_OP_INCR, "text"), side_request(NEAR_OP_FETCH, "none"),
+                                 side_request(NEAR_OP_DEL, "k"),     side_request(NEAR_OP_DEL, "k"),
                                  side_request(NEAR_OP_FETCH, "k")};
     static const int expected[7] = {NEAR_OK, NEAR_OK, NEAR_ERR_OVERFLOW, NEAR_MISS, NEAR_OK, NEAR_MISS, NEAR_MISS};
     near__remote_run(a->remote, q, 7, side_deadline(a));
@@ -653,12 +679,17 @@ static int compare(struct side *s, const char *key, const char *value, struct ne
     return side_run(s, ret);
 }
 
-/* Values around the size from which on their digest goes in their place; one that looks like a digest; one that is empty. */
+/* Values around the size from which on their digest goes in their place; one that looks like a digest; one that is
+ * empty. */
 static void test_compare_tells_whether_a_value_is_still_there(void **state)
 {
     SUBJECT;
-    static const char *const values[] = {"", "short", "0123456789012345678901234567890123456789", "01234567890123456789012345678901234567890",
-                                         "da39a3ee5e6b4b0d3255bfef95601890afd80709", "#da39a3ee5e6b4b0d3255bfef95601890afd80709"};
+    static const char *const values[] = {"",
+                                         "short",
+                                         "0123456789012345678901234567890123456789",
+                                         "01234567890123456789012345678901234567890",
+                                         "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+                                         "#da39a3ee5e6b4b0d3255bfef95601890afd80709"};
     struct near__request q;
     enum { VALUES = sizeof values / sizeof *values };
     for (int i = 0; i < VALUES; i++) {
@@ -686,7 +717,7 @@ static void test_many_compares_have_their_own_results(void **state)
     SUBJECT;
     enum { MANY = 600 };
     struct near__request *q = calloc(MANY, sizeof *q);
-    char (*keys)[16] = calloc(MANY, sizeof *keys);
+    char(*keys)[16] = calloc(MANY, sizeof *keys);
     assert_non_null(q);
     assert_non_null(keys);
     for (int i = 0; i < MANY; i++) {
@@ -791,7 +822,8 @@ static struct near__request lease_request(const char *key, const char *owner, ui
 }
 
 /* Runs it and frees what it gives; the lease. */
-static enum near__lease lease(struct side *s, const char *key, const char *owner, uint32_t flags, struct near__request *q)
+static enum near__lease lease(struct side *s, const char *key, const char *owner, uint32_t flags,
+                              struct near__request *q)
 {
     *q = lease_request(key, owner, flags);
     assert_int_equal(side_run(s, q), NEAR_OK);

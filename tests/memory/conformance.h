@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * What every remote tier must do, whatever it is made of: the same checks run against memory:// and against a real Redis.
- * A difference between the two is a bug in one of them, and would make every test that trusts memory:// worthless. */
+ * What every remote tier must do, whatever it is made of: the same checks run against memory:// and against a real
+ * Redis.  A difference between the two is a bug in one of them, and would make every test that trusts memory://
+ * worthless. */
 #ifndef NEAR_TESTS_CONFORMANCE_H
 #define NEAR_TESTS_CONFORMANCE_H
 #include "memory/side.h"
@@ -10,11 +11,12 @@
 /* A fresh, empty server with two processes of one prefix and one of another. */
 struct subject {
     struct side a, b;
-    struct side other;      /* prefix "" */
-    struct side small;      /* the same prefix, value_max 1000 */
+    struct side other; /* prefix "" */
+    struct side small; /* the same prefix, value_max 1000 */
     void *server;
     void (*pass_ms)(struct subject *subject, int64_t ms); /* time passes, at least so much */
-    void (*foreign_set)(struct subject *subject, const char *key, const char *value, size_t value_size); /* key with prefix */
+    /* key with prefix */
+    void (*foreign_set)(struct subject *subject, const char *key, const char *value, size_t value_size);
     void (*flushall)(struct subject *subject);
 };
 

@@ -18,7 +18,10 @@ static void foreign_set(struct subject *subject, const char *key, const char *va
     near__memory_foreign_set(subject->server, key, strlen(key), value, value_size);
 }
 
-static void flushall(struct subject *subject) { near__memory_flushall(subject->server); }
+static void flushall(struct subject *subject)
+{
+    near__memory_flushall(subject->server);
+}
 
 int conformance_setup(void **state)
 {

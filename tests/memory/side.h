@@ -22,11 +22,13 @@ struct side {
     struct near__remote *remote;
 };
 
-/* A remote of memory://name.  virtual_ns NULL: the kernel's clock; hooks NULL: malloc.  Returns near__remote_open's status. */
+/* A remote of memory://name.  virtual_ns NULL: the kernel's clock; hooks NULL: malloc.  Returns near__remote_open's
+ * status. */
 static inline int side_open(struct side *s, const char *name, const char *prefix, _Atomic(int64_t) *virtual_ns,
                             const near_allocator *hooks)
 {
-    *s = (struct side){.clock = {.virtual_ns = virtual_ns}, .uri = {.kind = NEAR_URI_MEMORY, .path = (char *)(uintptr_t)name}};
+    *s = (struct side){.clock = {.virtual_ns = virtual_ns},
+                       .uri = {.kind = NEAR_URI_MEMORY, .path = (char *)(uintptr_t)name}};
     near__alloc_init(&s->alloc, hooks);
     near_options_init(&s->options);
     s->options.prefix = prefix;
@@ -50,7 +52,10 @@ static inline struct near__memory_store *side_store(struct side *s)
     return store;
 }
 
-static inline int64_t side_deadline(struct side *s) { return near__now(&s->clock) + SIDE_PATIENCE; }
+static inline int64_t side_deadline(struct side *s)
+{
+    return near__now(&s->clock) + SIDE_PATIENCE;
+}
 
 static inline int side_run(struct side *s, struct near__request *q)
 {
@@ -61,7 +66,8 @@ static inline int side_run(struct side *s, struct near__request *q)
 /* A request about a NUL-terminated key; the key is the message too, so that messages can be told apart. */
 static inline struct near__request side_request(enum near__operation operation, const char *key)
 {
-    return (struct near__request){.operation = operation, .key = key, .key_size = strlen(key), .body = key, .body_size = strlen(key)};
+    return (struct near__request){
+        .operation = operation, .key = key, .key_size = strlen(key), .body = key, .body_size = strlen(key)};
 }
 
 static inline struct near__request side_set_request(const char *key, const char *value)
@@ -115,7 +121,8 @@ static inline struct near__channel *side_subscribe(struct side *s, const char *p
 }
 
 /* The next thing on a channel is this one.  text may be NULL when it does not matter. */
-static inline void side_hear(struct side *s, struct near__channel *channel, enum near__channel_event event, const char *text)
+static inline void side_hear(struct side *s, struct near__channel *channel, enum near__channel_event event,
+                             const char *text)
 {
     struct near__channel_message m;
     near__channel_read(s->remote, channel, side_deadline(s), &m);

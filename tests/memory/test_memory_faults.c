@@ -199,7 +199,8 @@ static void test_refused_requests_and_subscriptions_change_nothing(void **state)
     near__memory_fault(p->store, NEAR_FAULT_REFUSE, 0, -1);
     struct near__request q = side_set_request("k", "v");
     assert_int_equal(side_run(&p->a, &q), NEAR_ERR_UNAVAILABLE);
-    assert_int_equal(near__channel_open(p->a.remote, "p", side_deadline(&p->a), &channel, &error), NEAR_ERR_UNAVAILABLE);
+    assert_int_equal(near__channel_open(p->a.remote, "p", side_deadline(&p->a), &channel, &error),
+                     NEAR_ERR_UNAVAILABLE);
     assert_non_null(strstr(error.text, "refused"));
     assert_int_equal(near__remote_check(p->a.remote, side_deadline(&p->a), &error), NEAR_ERR_UNAVAILABLE);
     near__memory_fault(p->store, NEAR_FAULT_REFUSE, 0, 0);
@@ -218,7 +219,12 @@ static void test_R24_silence_answers_nothing_delivers_nothing_closes_nothing(voi
     assert_int_equal(near__channel_ping(p->a.remote, channel, "n1", side_deadline(&p->a)), NEAR_OK);
     call(&reader, &p->a, side_request(NEAR_OP_FETCH, "k"));
     call(&writer, &p->a, side_set_request("k", "w"));
-    assert_true(wait_until(({ struct near__remote_stats s; near__remote_stats(p->a.remote, &s); s.requests; }) == 2, 10000));
+    assert_true(wait_until(({
+                               struct near__remote_stats s;
+                               near__remote_stats(p->a.remote, &s);
+                               s.requests;
+                           }) == 2,
+                           10000));
     near__clock_advance(&p->now_ns, SIDE_PATIENCE);
     assert_int_equal(join(&reader), NEAR_ERR_TIMEOUT);
     assert_int_equal(join(&writer), NEAR_ERR_UNKNOWN);
@@ -300,7 +306,8 @@ static void test_held_messages_keep_pongs_behind_them_and_go_one_by_one(void **s
     struct pair *p = *state;
     struct near__channel *a = side_subscribe(&p->a, "pa"), *b = side_subscribe(&p->b, "pb");
     near__memory_fault(p->store, NEAR_FAULT_HOLD_MESSAGES, 0, 2);
-    uint64_t one = side_set(&p->a, "one", "x"), two = side_set(&p->a, "two", "x"), three = side_set(&p->a, "three", "x");
+    uint64_t one = side_set(&p->a, "one", "x"), two = side_set(&p->a, "two", "x"),
+             three = side_set(&p->a, "three", "x");
     near__channel_ping(p->a.remote, a, "nonce", side_deadline(&p->a));
     assert_int_equal(near__memory_held(p->store, NEAR_FAULT_HOLD_MESSAGES), 2);
     side_hear_nothing(&p->a, a);

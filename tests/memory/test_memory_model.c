@@ -39,9 +39,15 @@ struct model {
     struct near__memory_store *store;
 };
 
-static uint32_t below(struct model *m, uint32_t bound) { return near__random_below(&m->random, bound); }
+static uint32_t below(struct model *m, uint32_t bound)
+{
+    return near__random_below(&m->random, bound);
+}
 
-static void name_key(char name[8], int key) { snprintf(name, 8, "key%d", key); }
+static void name_key(char name[8], int key)
+{
+    snprintf(name, 8, "key%d", key);
+}
 
 static struct model_key *alive(struct model *m, int key)
 {
@@ -76,9 +82,15 @@ static int64_t model_ttl(const struct model *m, const struct model_key *k)
 
 /* ---------------------------------------------------------------- one step */
 
-static int64_t random_ttl(struct model *m) { return below(m, 2) ? 0 : 1 + below(m, 50); }
+static int64_t random_ttl(struct model *m)
+{
+    return below(m, 2) ? 0 : 1 + below(m, 50);
+}
 
-static int64_t expiry(const struct model *m, int64_t ttl_ms) { return ttl_ms ? m->now_ns + ttl_ms * NEAR_NS_PER_MS : 0; }
+static int64_t expiry(const struct model *m, int64_t ttl_ms)
+{
+    return ttl_ms ? m->now_ns + ttl_ms * NEAR_NS_PER_MS : 0;
+}
 
 static void random_value(struct model *m, char value[24])
 {
@@ -212,7 +224,8 @@ static void hear_step(struct model *m)
 
 static void prove_step(struct model *m)
 {
-    struct near__request q = {.operation = NEAR_OP_PROVE, .number = 1, .known = m->position + below(m, 2), .body = "x", .body_size = 1};
+    struct near__request q = {
+        .operation = NEAR_OP_PROVE, .number = 1, .known = m->position + below(m, 2), .body = "x", .body_size = 1};
     side_run(&m->sides[0], &q);
     assert_int_equal(q.status, NEAR_OK);
     assert_true(q.position >= q.known && q.position > 0);
@@ -398,8 +411,8 @@ static void test_R52_any_allocation_may_fail(void **state)
     }
 }
 
-/* A value with tags, which then is written anew by operation, at whose n-th allocation memory ends.  Whatever comes of it, no value is
- * there without the tags that it had or was to get: it would outlive their invalidation. */
+/* A value with tags, which then is written anew by operation, at whose n-th allocation memory ends.  Whatever comes of
+ * it, no value is there without the tags that it had or was to get: it would outlive their invalidation. */
 static struct near__request tagged(enum near__operation operation, const char *value)
 {
     static const char extra[] = "1\0abc\0red";
@@ -431,7 +444,8 @@ static int is_there(struct side *s, const char *key, const char *value)
 {
     struct near__request q = side_request(NEAR_OP_FETCH, key);
     int status = side_run(s, &q);
-    int is = status == NEAR_OK && (!value || (q.value_out_size == strlen(value) && memcmp(q.value_out, value, q.value_out_size) == 0));
+    int is = status == NEAR_OK &&
+             (!value || (q.value_out_size == strlen(value) && memcmp(q.value_out, value, q.value_out_size) == 0));
     near__free(&s->alloc, q.value_out);
     return is;
 }

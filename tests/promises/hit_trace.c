@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The child stops itself before and after the traced function; in between the parent steps it with ptrace and looks at the bytes
- * at each instruction pointer.  Only what really runs is judged: a fence in a branch that is not taken does not count.
- * x86-64 only; elsewhere the caller skips. */
+ * The child stops itself before and after the traced function; in between the parent steps it with ptrace and looks at
+ * the bytes at each instruction pointer.  Only what really runs is judged: a fence in a branch that is not taken does
+ * not count. x86-64 only; elsewhere the caller skips. */
 #include "promises/hit_trace.h"
 
 #if defined(__x86_64__)
@@ -35,14 +35,15 @@ static void judge(const unsigned char *code, uint64_t address, struct hit_trace 
     for (; i < 12; i++) {
         unsigned char c = code[i];
         locked |= c == 0xf0;
-        if (c != 0xf0 && c != 0xf2 && c != 0xf3 && c != 0x66 && c != 0x67 && c != 0x2e && c != 0x36 && c != 0x3e && c != 0x26 &&
-            c != 0x64 && c != 0x65)
+        if (c != 0xf0 && c != 0xf2 && c != 0xf3 && c != 0x66 && c != 0x67 && c != 0x2e && c != 0x36 && c != 0x3e &&
+            c != 0x26 && c != 0x64 && c != 0x65)
             break;
     }
     if ((code[i] & 0xf0) == 0x40)
         i++;
     int exchange = (code[i] == 0x86 || code[i] == 0x87) && (code[i + 1] & 0xc0) != 0xc0;
-    int call = (code[i] == 0x0f && (code[i + 1] == 0x05 || code[i + 1] == 0x34)) || (code[i] == 0xcd && code[i + 1] == 0x80);
+    int call =
+        (code[i] == 0x0f && (code[i + 1] == 0x05 || code[i + 1] == 0x34)) || (code[i] == 0xcd && code[i + 1] == 0x80);
     trace->locked += locked || exchange;
     trace->system_calls += call;
     if ((locked || exchange || call) && !trace->first_bad)
@@ -80,7 +81,8 @@ static int step_until_end(pid_t child, struct hit_trace *trace)
     return -2;
 }
 
-/* The frames of raise() before and after are the harness's, not the hit's: counted once with an empty function and taken off. */
+/* The frames of raise() before and after are the harness's, not the hit's: counted once with an empty function and
+ * taken off. */
 static int trace_once(void (*prepare)(void *), void (*traced)(void *), void *arg, struct hit_trace *trace)
 {
     memset(trace, 0, sizeof(*trace));

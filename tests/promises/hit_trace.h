@@ -11,8 +11,8 @@ struct hit_trace {
     uint64_t first_bad;    /* address of the first of those, 0: none */
 };
 
-/* prepare runs at full speed, then traced(arg) step by step.  0, or -1 when tracing is not possible here (then say so and
- * skip), or -2 when the child did not end well. */
+/* prepare runs at full speed, then traced(arg) step by step.  0, or -1 when tracing is not possible here (then say so
+ * and skip), or -2 when the child did not end well. */
 int hit_trace(void (*prepare)(void *arg), void (*traced)(void *arg), void *arg, struct hit_trace *ret);
 
 #endif

@@ -158,7 +158,8 @@ static void *hiredis_thread(void *arg)
     for (int i = 0; own && !own->err && i < ROUNDS; i++) {
         char key[32], value[32], text[32] = "";
         size_t size = 0;
-        int key_size = snprintf(key, sizeof(key), "k%d.%d", h->number, i), value_size = snprintf(value, sizeof(value), "v%d", i);
+        int key_size = snprintf(key, sizeof(key), "k%d.%d", h->number, i),
+            value_size = snprintf(value, sizeof(value), "v%d", i);
         h->wrong += near_set(h->cache, key, (size_t)key_size, value, (size_t)value_size, NULL, NULL) != NEAR_OK;
         redisReply *reply = redisCommand(own, "GET %s", key);
         h->wrong += !reply || reply->type != REDIS_REPLY_STRING || strcmp(reply->str, value) != 0;
@@ -223,7 +224,8 @@ static void inheritance(const char *uri, char *text, size_t capacity)
         if (uri && (near_open(uri, NULL, &cache, NULL) != NEAR_OK || near_wait_ready(cache, 60000, NULL) != NEAR_OK ||
                     near_set(cache, "k", 1, "v", 1, NULL, NULL) != NEAR_OK))
             _exit(1);
-        execl("/bin/sh", "sh", "-c", "cd /proc/$$/fd; echo *; exec grep -E 'SigBlk|SigIgn' /proc/self/status", (char *)NULL);
+        execl("/bin/sh", "sh", "-c", "cd /proc/$$/fd; echo *; exec grep -E 'SigBlk|SigIgn' /proc/self/status",
+              (char *)NULL);
         _exit(2);
     }
     close(ends[1]);

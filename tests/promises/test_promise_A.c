@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Promise A: hits are lock-free.  A local hit takes no lock, makes no system call, allocates nothing, writes to no cache line
- * that another thread's hit on another key writes to, and ends in a bounded number of steps whatever other threads do. */
+ * Promise A: hits are lock-free.  A local hit takes no lock, makes no system call, allocates nothing, writes to no
+ * cache line that another thread's hit on another key writes to, and ends in a bounded number of steps whatever other
+ * threads do. */
 #define _GNU_SOURCE
 #include <stdarg.h>
 #include <stddef.h>
@@ -180,8 +181,8 @@ static void misses_in_a_row(void *arg)
     }
 }
 
-/* Most instructions of one hit, in the mean over HITS.  What is measured here (gcc 12, -O2, x86-64) and a twentieth more; the
- * library's own objects are linked statically, so nothing goes through the PLT. */
+/* Most instructions of one hit, in the mean over HITS.  What is measured here (gcc 12, -O2, x86-64) and a twentieth
+ * more; the library's own objects are linked statically, so nothing goes through the PLT. */
 #define GET_AND_RELEASE_MAX 180
 #define GET_COPY_MAX 150
 #define LONG_KEY_MAX 390
@@ -238,8 +239,8 @@ static void test_A_long_keys_and_misses_are_short_too(void **state)
 static uint32_t many;
 static char drawn[HITS][17];
 
-/* Until the index has the size that so many entries ask for, two to six a bucket (migrate.c), and nothing is being moved:
- * meanwhile a hit may look into two tables. */
+/* Until the index has the size that so many entries ask for, two to six a bucket (migrate.c), and nothing is being
+ * moved: meanwhile a hit may look into two tables. */
 static void await_settled_index(near_cache *cache)
 {
     near_stats stats = {.size = sizeof(stats)};
@@ -295,7 +296,8 @@ static uint64_t instructions_with(uint32_t entries)
         skip();
     }
     assert_int_equal(result, 0);
-    print_message("instructions a hit, near_get_copy among %u entries: %llu\n", entries, (unsigned long long)(trace.instructions / HITS));
+    print_message("instructions a hit, near_get_copy among %u entries: %llu\n", entries,
+                  (unsigned long long)(trace.instructions / HITS));
     return trace.instructions / HITS;
 }
 
@@ -306,7 +308,8 @@ static void test_A_a_hit_takes_as_many_instructions_among_many_entries(void **st
     (void)state;
     if (INSTRUMENTED)
         skip();
-    uint64_t few = instructions_with(10000), lots = instructions_with(text ? (uint32_t)strtoul(text, NULL, 10) : 300000);
+    uint64_t few = instructions_with(10000),
+             lots = instructions_with(text ? (uint32_t)strtoul(text, NULL, 10) : 300000);
     assert_in_range(lots, few - few / 20, few + few / 20);
 }
 
@@ -360,8 +363,8 @@ static void test_A_hit_allocates_nothing(void **state)
 
 /* ---------------------------------------------------------------- what a hit writes */
 
-/* A child with two reader threads; each makes one hit, and holds it, whenever a byte comes.  The parent looks at the child's
- * writable memory in between, from outside. */
+/* A child with two reader threads; each makes one hit, and holds it, whenever a byte comes.  The parent looks at the
+ * child's writable memory in between, from outside. */
 static int commands[2][2], answers[2][2]; /* pipes, one each a thread */
 
 static void *hit_on_command(void *arg)

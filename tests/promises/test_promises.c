@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Promises B to J of the README, each by its letter, through the public API.  (A has a program of its own; the races behind
- * each promise have theirs in tests/system.) */
+ * Promises B to J of the README, each by its letter, through the public API.  (A has a program of its own; the races
+ * behind each promise have theirs in tests/system.) */
 #define _GNU_SOURCE
 #include <stdarg.h>
 #include <stddef.h>
@@ -114,7 +114,8 @@ static int is_local(near_cache *c, const char *key)
 
 /* ---------------------------------------------------------------- B */
 
-/* The reader's messages stand still; another process writes.  Up to the bound the old value may be served, from then on not. */
+/* The reader's messages stand still; another process writes.  Up to the bound the old value may be served, from then on
+ * not. */
 static void test_B_no_hit_is_older_than_the_bound(void **state)
 {
     (void)state;
@@ -161,7 +162,8 @@ static void test_B_a_tighter_bound_counts_for_one_call(void **state)
     near__memory_unref(w.store);
 }
 
-/* What a read does while nothing proves the local copy: the option unproven, and a call's own wish.  "k" is "old" here, "new" in the store. */
+/* What a read does while nothing proves the local copy: the option unproven, and a call's own wish.  "k" is "old" here,
+ * "new" in the store. */
 struct unproven {
     struct world w;
     near_cache *reader, *writer;
@@ -202,7 +204,8 @@ static const char *read_in_all_ways(near_cache *c, uint32_t flags)
     near_call_init(&call);
     call.flags = flags | NEAR_NO_FILL;
     int status = near_get(c, "k", 1, &call, &got);
-    snprintf(text[0], sizeof(text[0]), "%s %.*s", near_status_name(status), (int)got.size, got.size ? (const char *)got.data : "");
+    snprintf(text[0], sizeof(text[0]), "%s %.*s", near_status_name(status), (int)got.size,
+             got.size ? (const char *)got.data : "");
     near_release(&got);
     status = near_get_copy(c, "k", 1, &call, buffer, sizeof(buffer), &size);
     snprintf(text[1], sizeof(text[1]), "%s %.*s", near_status_name(status), (int)size, buffer);
@@ -264,7 +267,8 @@ static void test_B_without_a_proof_reads_fail(void **state)
     assert_int_equal(peek(u.reader), NEAR_MISS);
     assert_string_equal(read_in_all_ways(u.reader, 0), "NEAR_ERR_UNPROVEN ");
     assert_string_equal(read_in_all_ways(u.reader, NEAR_ALLOW_STALE), "NEAR_STALE old");
-    assert_int_equal(near_get(u.reader, "absent", 6, NULL, &got), NEAR_ERR_UNPROVEN); /* nothing may be taken for absence */
+    /* nothing may be taken for absence */
+    assert_int_equal(near_get(u.reader, "absent", 6, NULL, &got), NEAR_ERR_UNPROVEN);
     assert_int_equal(set(u.reader, "k", "newer"), NEAR_OK);
     unproven_end(&u);
 }
@@ -350,7 +354,8 @@ static void monotonic_on(const char *uri)
     for (int i = 0; i < READERS; i++)
         pthread_join(threads[i], NULL);
     if (r.behind || r.back)
-        print_error("%s%s\n", r.behind ? "a read missed this process's own write; " : "", r.back ? "a read went back" : "");
+        print_error("%s%s\n", r.behind ? "a read missed this process's own write; " : "",
+                    r.back ? "a read went back" : "");
     assert_false(r.behind || r.back);
     assert_int_equal(near_close(other), NEAR_OK);
     assert_int_equal(near_close(r.cache), NEAR_OK);
@@ -474,7 +479,8 @@ static void test_F_memory_stays_within_the_budget(void **state)
         limit = limits[round];
         near_set_local_bytes(c, limit);
         uint64_t slack = 1 << 20;
-        assert_true(wait_until(near_stats_get(c, &stats) == NEAR_OK && stats.local_bytes <= limit + slack, PATIENCE_MS));
+        assert_true(
+            wait_until(near_stats_get(c, &stats) == NEAR_OK && stats.local_bytes <= limit + slack, PATIENCE_MS));
         /* what was asked of the allocator agrees: nothing is left out of the account */
         assert_in_range((uint64_t)allocfail_bytes(&hooks), 0, limit + slack + (1 << 20));
     }
@@ -538,8 +544,8 @@ static void test_H_redis_away_is_a_state(void **state)
     near_value got;
     int status = near_get(c, "other", 5, NULL, &got);
     assert_true(status < 0);
-    assert_true(now_ns() - started < 10 * NEAR_NS_PER_S); /* a deadline, not a speed */
-    assert_true(wait_until(!is_local(c, "k"), PATIENCE_MS));    /* the proof runs out */
+    assert_true(now_ns() - started < 10 * NEAR_NS_PER_S);    /* a deadline, not a speed */
+    assert_true(wait_until(!is_local(c, "k"), PATIENCE_MS)); /* the proof runs out */
     redis_server_resume(server);
     assert_true(wait_until(strcmp(get(c, "k"), "v") == 0 && is_local(c, "k"), PATIENCE_MS));
     redis_server_kill(server);
@@ -736,14 +742,16 @@ static void test_J_a_hostile_message_loses_nothing(void **state)
     world_init(&w, "promise-j");
     near_cache *c = open_in(&w, "memory://promise-j");
     set(c, "k", "v");
-    static const char *const bad[] = {"", "1", "1:", "1x:", "2123:body", "199999999999999999999999:x", "1-5:x", "garbage"};
+    static const char *const bad[] = {"",      "1",      "1:", "1x:", "2123:body", "199999999999999999999999:x",
+                                      "1-5:x", "garbage"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         near__memory_inject_message(w.store, bad[i], strlen(bad[i]));
         assert_true(wait_until(near_stats_get(c, &stats) == NEAR_OK && stats.messages_bad == i + 1, PATIENCE_MS));
         assert_string_equal(get(c, "k"), "v");
     }
     /* and serves again, as soon as time has brought the next proof */
-    assert_true(wait_until((near__clock_advance(&w.now, MS), strcmp(get(c, "k"), "v") == 0 && is_local(c, "k")), PATIENCE_MS));
+    assert_true(
+        wait_until((near__clock_advance(&w.now, MS), strcmp(get(c, "k"), "v") == 0 && is_local(c, "k")), PATIENCE_MS));
     assert_int_equal(near_close(c), NEAR_OK);
     near__memory_unref(w.store);
 }

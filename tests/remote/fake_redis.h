@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * A server of the tests' own that answers the handshake as Redis does and everything else with the bytes it was told: what
- * a real server never says. */
+ * A server of the tests' own that answers the handshake as Redis does and everything else with the bytes it was told:
+ * what a real server never says. */
 #ifndef NEAR_TESTS_FAKE_REDIS_H
 #define NEAR_TESTS_FAKE_REDIS_H
 #include <arpa/inet.h>
@@ -19,9 +19,9 @@ struct fake_redis {
     /* set before a connection uses them */
     const char *answer; /* to every command that is not of the handshake; NULL: silence */
     size_t answer_size;
-    const char *hello;     /* to PING; NULL: +PONG */
-    int every;             /* answers each n-th command only, as with the four of a fetch; 0: each */
-    int close_after;       /* closes after so many commands; 0: never */
+    const char *hello; /* to PING; NULL: +PONG */
+    int every;         /* answers each n-th command only, as with the four of a fetch; 0: each */
+    int close_after;   /* closes after so many commands; 0: never */
     atomic_int accepted, commands, stopping;
     int client[64];
 };

@@ -78,7 +78,8 @@ static void test_error_texts_and_their_statuses(void **state)
         {"LOADING Redis is loading the dataset in memory", NEAR_ERR_LOADING},
         {"READONLY You can't write against a read only replica.", NEAR_ERR_READONLY},
         {"READONLY You can't write against a read only replica. script: 0123, on @user_script:12.", NEAR_ERR_READONLY},
-        {"ERR Error running script (call to f_0123): @user_script:3: @user_script: 3: -READONLY You can't write", NEAR_ERR_READONLY},
+        {"ERR Error running script (call to f_0123): @user_script:3: @user_script: 3: -READONLY You can't write",
+         NEAR_ERR_READONLY},
         {"ERR Error running script (call to f_0123): @user_script:3: WRONGTYPE Operation against", NEAR_ERR_WRONG_TYPE},
         {"OOM command not allowed when used memory > 'maxmemory'.", NEAR_ERR_FULL},
         {"NOAUTH Authentication required.", NEAR_ERR_AUTH},
@@ -123,8 +124,10 @@ static void test_R38_wrong_credentials_are_said_and_not_hammered(void **state)
         assert_int_equal(q.status, NEAR_ERR_AUTH);
         assert_non_null(strstr(q.detail, "WRONGPASS"));
     }
-    assert_true(redis_server_info(server, "stats", "total_connections_received") - before <= 3); /* one, and our questions */
-    assert_int_equal(near__channel_open(f->remote, "me", fixture_deadline(f, LONG_MS), &channel, &error), NEAR_ERR_AUTH);
+    /* one, and our questions */
+    assert_true(redis_server_info(server, "stats", "total_connections_received") - before <= 3);
+    assert_int_equal(near__channel_open(f->remote, "me", fixture_deadline(f, LONG_MS), &channel, &error),
+                     NEAR_ERR_AUTH);
     assert_null(strstr(error.text, "wrong "));
     fixture_free(f);
 }
@@ -160,13 +163,15 @@ static void test_the_least_rights_are_enough(void **state)
 static void test_R12_without_the_channel_nothing_is_written_and_nobody_is_told(void **state)
 {
     NEEDS_SERVER();
-    static const enum near__operation operations[] = {NEAR_OP_SET, NEAR_OP_DEL, NEAR_OP_EXPIRE, NEAR_OP_INCR, NEAR_OP_CAS, NEAR_OP_CLEAR};
+    static const enum near__operation operations[] = {NEAR_OP_SET,  NEAR_OP_DEL, NEAR_OP_EXPIRE,
+                                                      NEAR_OP_INCR, NEAR_OP_CAS, NEAR_OP_CLEAR};
     static const int64_t deltas[] = {0, 1, -1, -INT64_MAX, INT64_MIN, INT64_MAX - 1};
     struct fixture *mute = as("mute", "secret"), *listener = fixture_new(redis_server_uri(server));
     struct near__channel *channel;
     struct near__channel_message m;
     near_error error;
-    assert_int_equal(near__channel_open(listener->remote, "me", fixture_deadline(listener, LONG_MS), &channel, &error), NEAR_OK);
+    assert_int_equal(near__channel_open(listener->remote, "me", fixture_deadline(listener, LONG_MS), &channel, &error),
+                     NEAR_OK);
     redis_server_command(server, "SET", "t:k", "1", "PX", "100000000", NULL);
     redis_server_command(server, "SET", FIXTURE_POSITION, "1000", NULL);
     for (size_t i = 0; i < sizeof operations / sizeof *operations; i++) {
@@ -204,7 +209,8 @@ static void test_a_channel_that_is_denied_names_the_missing_rule(void **state)
     struct fixture *f = as("mute", "secret");
     struct near__channel *channel;
     near_error error = {0, ""};
-    assert_int_equal(near__channel_open(f->remote, "me", fixture_deadline(f, LONG_MS), &channel, &error), NEAR_ERR_DENIED);
+    assert_int_equal(near__channel_open(f->remote, "me", fixture_deadline(f, LONG_MS), &channel, &error),
+                     NEAR_ERR_DENIED);
     assert_non_null(strstr(error.text, "ACL SETUSER mute &nearcache:0:t:*"));
     assert_int_equal(near__remote_check(f->remote, fixture_deadline(f, LONG_MS), &error), NEAR_ERR_DENIED);
     fixture_free(f);
@@ -236,7 +242,8 @@ static void test_keys_and_commands_that_are_denied(void **state)
     struct near__request q = run_operation(blind, NEAR_OP_FETCH, "k");
     assert_int_equal(q.status, NEAR_MISS);
     assert_true(q.server == 0);
-    assert_int_equal(near__channel_open(blind->remote, "me", fixture_deadline(blind, LONG_MS), &channel, &error), NEAR_ERR_DENIED);
+    assert_int_equal(near__channel_open(blind->remote, "me", fixture_deadline(blind, LONG_MS), &channel, &error),
+                     NEAR_ERR_DENIED);
     assert_non_null(strstr(error.text, "ACL SETUSER blind +info"));
     fixture_free(poor);
     fixture_free(reader);
@@ -294,8 +301,8 @@ static void test_R31_a_replica_refuses_writes_and_heartbeats(void **state)
     fixture_free(f);
 }
 
-/* A running master takes another replication id when its first replica comes; its replies must go on counting, while a new
- * subscription sees that something happened. */
+/* A running master takes another replication id when its first replica comes; its replies must go on counting, while a
+ * new subscription sees that something happened. */
 static void test_replication_id_tells_subscriptions_apart_and_not_replies(void **state)
 {
     NEEDS_SERVER();
@@ -352,7 +359,7 @@ static void test_R18_a_key_of_another_type_is_not_a_miss(void **state)
     assert_int_equal(run_operation(f, NEAR_OP_INCR, "k").status, NEAR_ERR_WRONG_TYPE);
     assert_int_equal(run_operation(f, NEAR_OP_CAS, "k").status, NEAR_ERR_WRONG_TYPE);
     assert_string_equal(redis_server_command(server, "GET", FIXTURE_POSITION, NULL), "1000"); /* nothing was numbered */
-    assert_int_equal(run_operation(f, NEAR_OP_SET, "k").status, NEAR_OK);                    /* replaces it */
+    assert_int_equal(run_operation(f, NEAR_OP_SET, "k").status, NEAR_OK);                     /* replaces it */
     fixture_free(f);
 }
 
@@ -404,7 +411,8 @@ static void test_R38_a_server_without_room_for_clients_says_so(void **state)
     assert_true(wait_until(run_ms(f, &q, 300) == NEAR_ERR_MAX_CLIENTS, LONG_MS));
     assert_int_equal(run_ms(unix_one, &q, 300), NEAR_ERR_MAX_CLIENTS);
     near__channel_close(f->remote, channel);
-    assert_true(wait_until(redis_server_command(server, "CONFIG", "SET", "maxclients", "1000", NULL)[0] == 'O', LONG_MS));
+    assert_true(
+        wait_until(redis_server_command(server, "CONFIG", "SET", "maxclients", "1000", NULL)[0] == 'O', LONG_MS));
     assert_true(wait_until(run_ms(f, &q, 300) == NEAR_MISS, LONG_MS));
     fixture_free(f);
     fixture_free(unix_one);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * A network and a server that fail: deadlines, honesty about what was sent, recovery, and manners towards the process. */
+ * A network and a server that fail: deadlines, honesty about what was sent, recovery, and manners towards the
+ * process. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -253,7 +254,8 @@ static void test_H_a_stopped_server_costs_the_deadline_and_recovery_is_by_itself
     fixture_free(f);
 }
 
-/* Both sides pause on their own; whichever is first to find the server back tells the other one (here: the subscription). */
+/* Both sides pause on their own; whichever is first to find the server back tells the other one (here: the
+ * subscription). */
 static void test_H_subscription_ends_the_pause_of_requests(void **state)
 {
     NEEDS_SERVER();
@@ -358,8 +360,8 @@ static void *probe_main(void *arg)
     return NULL;
 }
 
-/* The one call that may try has a deadline far away, and the line on which it waits is dead: the others are not kept from finding out
- * that the server is well. */
+/* The one call that may try has a deadline far away, and the line on which it waits is dead: the others are not kept
+ * from finding out that the server is well. */
 static void test_H_a_probe_on_a_dead_line_holds_up_nobody(void **state)
 {
     static const char answer[] = "$1\r\n7\r\n:-1\r\n$1\r\nv\r\n$1\r\n7\r\n";
@@ -406,7 +408,8 @@ static void test_H_no_server_at_all_is_unavailable(void **state)
     struct fixture *f = fixture_new(uri);
     assert_int_equal(run_ms(f, &q, 100), NEAR_ERR_UNAVAILABLE);
     assert_non_null(strstr(q.detail, "refused"));
-    assert_int_equal(near__channel_open(f->remote, "me", fixture_deadline(f, 500), &channel, &error), NEAR_ERR_UNAVAILABLE);
+    assert_int_equal(near__channel_open(f->remote, "me", fixture_deadline(f, 500), &channel, &error),
+                     NEAR_ERR_UNAVAILABLE);
     fixture_free(f);
     f = fixture_new("unix:///nonexistent/redis.sock");
     assert_int_equal(run_ms(f, &q, 100), NEAR_ERR_UNAVAILABLE);
@@ -457,7 +460,8 @@ static void test_a_name_that_resolves_is_connected_to(void **state)
 {
     NEEDS_SERVER();
     char uri[64];
-    snprintf(uri, sizeof uri, "redis://localhost:%d", redis_server_port(server)); /* perhaps ::1 first, where nobody listens */
+    /* perhaps ::1 first, where nobody listens */
+    snprintf(uri, sizeof uri, "redis://localhost:%d", redis_server_port(server));
     struct fixture *f = fixture_new(uri);
     redis_server_command(server, "SET", "t:k", "v", NULL);
     assert_string_equal(do_fetch(f, "k"), "v");
@@ -486,7 +490,8 @@ static void test_interrupt_ends_requests_with_honest_statuses(void **state)
     struct proxy *p = proxy_start(redis_server_uri(server));
     struct fixture *f = fixture_new(proxy_uri(p));
     pthread_t threads[3];
-    struct waiting w[3] = {{f, request(NEAR_OP_FETCH, "k"), LONG_MS}, {f, incr(), LONG_MS}, {f, request(NEAR_OP_FETCH, "l"), LONG_MS}};
+    struct waiting w[3] = {
+        {f, request(NEAR_OP_FETCH, "k"), LONG_MS}, {f, incr(), LONG_MS}, {f, request(NEAR_OP_FETCH, "l"), LONG_MS}};
     do_fetch(f, "k");
     proxy_mode(p, PROXY_DATA, PROXY_TO_CLIENT, PROXY_HOLD);
     for (int i = 0; i < 3; i++) {
@@ -494,7 +499,8 @@ static void test_interrupt_ends_requests_with_honest_statuses(void **state)
         uint64_t accepted = proxy_accepted(p, PROXY_ANY);
         pthread_create(&threads[i], NULL, run_waiting, &w[i]);
         /* on its way, or waiting for a handshake that is held */
-        assert_true(wait_until(proxy_held(p, PROXY_DATA, PROXY_TO_CLIENT) > held || proxy_accepted(p, PROXY_ANY) > accepted, LONG_MS));
+        assert_true(wait_until(
+            proxy_held(p, PROXY_DATA, PROXY_TO_CLIENT) > held || proxy_accepted(p, PROXY_ANY) > accepted, LONG_MS));
     }
     int64_t before = near__now(&f->clock);
     near__remote_interrupt(f->remote);
@@ -557,7 +563,8 @@ static int descriptors_of_a_connection(const char *uri, int expected)
     near_error error;
     do_set(f, "k", "v");
     assert_int_equal(near__channel_open(f->remote, "me", fixture_deadline(f, LONG_MS), &channel, &error), NEAR_OK);
-    wait_until((n = descriptors(&exposed)) <= expected, LONG_MS); /* the thread that has resolved the name ends by itself */
+    /* the thread that has resolved the name ends by itself */
+    wait_until((n = descriptors(&exposed)) <= expected, LONG_MS);
     near__channel_close(f->remote, channel);
     fixture_free(f);
     return n;

@@ -54,20 +54,20 @@ static struct near__request ask(struct hostile *h, enum near__operation operatio
 static void test_J_malformed_replies_to_a_read_are_protocol_errors_and_cost_no_memory(void **state)
 {
     static const char *const answers[] = {
-        "*2147483647\r\n",                           /* thirteen bytes that ask hiredis for 16 GiB */
-        "*1000000\r\n$1\r\na\r\n",                   /* */
-        "$999999999999999999\r\nabc",                /* bulk of an absurd length */
-        "$536870913\r\n",                            /* just above what Redis has */
-        "$-2\r\n",                                   /* no such length */
-        "$1\r\nabc\r\n",                             /* longer than announced */
-        "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n",      /* nested too deeply */
+        "*2147483647\r\n",                      /* thirteen bytes that ask hiredis for 16 GiB */
+        "*1000000\r\n$1\r\na\r\n",              /* */
+        "$999999999999999999\r\nabc",           /* bulk of an absurd length */
+        "$536870913\r\n",                       /* just above what Redis has */
+        "$-2\r\n",                              /* no such length */
+        "$1\r\nabc\r\n",                        /* longer than announced */
+        "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n", /* nested too deeply */
         "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n",
         "!garbage\r\n",
         "HTTP/1.1 400 Bad Request\r\n\r\n",
-        "_\r\n",                                     /* RESP3 */
-        "*1\r\n$1\r\n1\r\n",                         /* an array where a string should be */
+        "_\r\n",             /* RESP3 */
+        "*1\r\n$1\r\n1\r\n", /* an array where a string should be */
         "+OK\r\n+OK\r\n+OK\r\n+OK\r\n",
-        "$2\r\n-1\r\n:-1\r\n$-1\r\n$2\r\n-1\r\n",    /* positions that are no numbers */
+        "$2\r\n-1\r\n:-1\r\n$-1\r\n$2\r\n-1\r\n", /* positions that are no numbers */
         "$1\r\n7\r\n$1\r\n1\r\n$1\r\nv\r\n$1\r\n7\r\n",
         "$1\r\n7\r\n:1\r\n:5\r\n$1\r\n7\r\n",
     };
@@ -100,12 +100,24 @@ static void assert_fate_is_unknown(enum near__operation operation, const char *a
 static void test_J_malformed_replies_to_a_write_leave_its_fate_unknown(void **state)
 {
     static const char *const answers[] = {
-        "*2147483647\r\n", "!x\r\n", "+OK\r\n", "$-1\r\n", "*0\r\n", "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n:0\r\n",
-        "*4\r\n:9\r\n$2\r\n42\r\n:-1\r\n$1\r\n0\r\n", "*4\r\n:0\r\n$2\r\n-2\r\n:-1\r\n$1\r\n0\r\n",
+        "*2147483647\r\n",
+        "!x\r\n",
+        "+OK\r\n",
+        "$-1\r\n",
+        "*0\r\n",
+        "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n:0\r\n",
+        "*4\r\n:9\r\n$2\r\n42\r\n:-1\r\n$1\r\n0\r\n",
+        "*4\r\n:0\r\n$2\r\n-2\r\n:-1\r\n$1\r\n0\r\n",
         "*4\r\n:0\r\n$30\r\n123456789012345678901234567890\r\n:-1\r\n$1\r\n0\r\n",
         "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n$20\r\n18446744073709551617\r\n", /* 1, where 64 bits are all */
-        "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n$20\r\n99999999999999999999\r\n", "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n$1\r\n-\r\n",
-        "*1\r\n:0\r\n", "*1\r\n:-42\r\n", "*1\r\n$2\r\n42\r\n", "*2\r\n:42\r\n:43\r\n", ":42\r\n", "*1\r\n*1\r\n:42\r\n",
+        "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n$20\r\n99999999999999999999\r\n",
+        "*4\r\n:0\r\n$2\r\n42\r\n:-1\r\n$1\r\n-\r\n",
+        "*1\r\n:0\r\n",
+        "*1\r\n:-42\r\n",
+        "*1\r\n$2\r\n42\r\n",
+        "*2\r\n:42\r\n:43\r\n",
+        ":42\r\n",
+        "*1\r\n*1\r\n:42\r\n",
     };
     (void)state;
     for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
@@ -169,8 +181,9 @@ static void test_R15_a_reply_too_many_ends_the_connection(void **state)
 
 static void test_a_position_that_moves_during_a_read_makes_it_inexact(void **state)
 {
-    static const char *const answers[] = {"$1\r\n7\r\n:-1\r\n$1\r\nv\r\n$1\r\n9\r\n", "$1\r\n9\r\n:-1\r\n$1\r\nv\r\n$1\r\n9\r\n",
-                                          "$-1\r\n:-1\r\n$1\r\nv\r\n$-1\r\n", "$1\r\n9\r\n:-2\r\n$1\r\nv\r\n$1\r\n9\r\n"};
+    static const char *const answers[] = {
+        "$1\r\n7\r\n:-1\r\n$1\r\nv\r\n$1\r\n9\r\n", "$1\r\n9\r\n:-1\r\n$1\r\nv\r\n$1\r\n9\r\n",
+        "$-1\r\n:-1\r\n$1\r\nv\r\n$-1\r\n", "$1\r\n9\r\n:-2\r\n$1\r\nv\r\n$1\r\n9\r\n"};
     static const uint64_t positions[] = {9, 9, 0, 9};
     static const int ttls[] = {-1, -1, -1, 0}; /* of a key that came between PTTL and GET nothing is known */
     (void)state;
@@ -197,14 +210,16 @@ static void test_R18_loading_is_said_and_not_a_miss(void **state)
     assert_int_equal(q.status, NEAR_ERR_LOADING);
     struct near__channel *channel;
     near_error error;
-    assert_int_equal(near__channel_open(h.f->remote, "me", fixture_deadline(h.f, LONG_MS), &channel, &error), NEAR_ERR_LOADING);
+    assert_int_equal(near__channel_open(h.f->remote, "me", fixture_deadline(h.f, LONG_MS), &channel, &error),
+                     NEAR_ERR_LOADING);
     end(&h);
 }
 
 static void test_J_a_channel_fed_with_nonsense_is_lost(void **state)
 {
-#define SUBSCRIBED \
-    "*3\r\n$9\r\nsubscribe\r\n$14\r\nnearcache:0:t:\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$17\r\nnearcache:0:t::me\r\n:2\r\n"
+#define SUBSCRIBED                                                                                                     \
+    "*3\r\n$9\r\nsubscribe\r\n$14\r\nnearcache:0:t:\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$17\r\nnearcache:0:t::me\r\n:"   \
+    "2\r\n"
     static const char *const pushes[] = {
         "*3\r\n$7\r\nmessage\r\n$5\r\nother\r\n$1\r\nx\r\n",
         "*3\r\n$7\r\nmessage\r\n$14\r\nnearcache:0:t:\r\n:5\r\n",
@@ -246,7 +261,10 @@ static void test_J_a_channel_fed_with_nonsense_is_lost(void **state)
 static void test_J_a_subscription_that_is_not_confirmed_is_refused(void **state)
 {
     static const char *const answers[] = {
-        "+OK\r\n", "*3\r\n$9\r\nsubscribe\r\n$5\r\nother\r\n:1\r\n", "$-1\r\n", "*0\r\n",
+        "+OK\r\n",
+        "*3\r\n$9\r\nsubscribe\r\n$5\r\nother\r\n:1\r\n",
+        "$-1\r\n",
+        "*0\r\n",
         "*3\r\n$9\r\nsubscribe\r\n$14\r\nnearcache:0:t:\r\n:1\r\n+OK\r\n",
     };
     (void)state;
@@ -255,7 +273,8 @@ static void test_J_a_subscription_that_is_not_confirmed_is_refused(void **state)
         struct near__channel *channel = NULL;
         near_error error;
         begin(&h, answers[i], strlen(answers[i]));
-        assert_int_equal(near__channel_open(h.f->remote, "me", fixture_deadline(h.f, LONG_MS), &channel, &error), NEAR_ERR_PROTOCOL);
+        assert_int_equal(near__channel_open(h.f->remote, "me", fixture_deadline(h.f, LONG_MS), &channel, &error),
+                         NEAR_ERR_PROTOCOL);
         end(&h);
     }
 }
@@ -264,7 +283,8 @@ static void test_J_a_subscription_that_is_not_confirmed_is_refused(void **state)
 
 static void test_J_random_bytes_never_harm_the_parser(void **state)
 {
-    static const char *const parts[] = {"*", "$", "+", "-", ":", "\r\n", "1", "3", "-1", "65537", "abc", "\r", "\n", "0", "_", "999999999999"};
+    static const char *const parts[] = {"*",  "$",     "+",   "-",  ":",  "\r\n", "1", "3",
+                                        "-1", "65537", "abc", "\r", "\n", "0",    "_", "999999999999"};
     struct allocfail a;
     struct near__alloc alloc;
     uint64_t random = test_seed();

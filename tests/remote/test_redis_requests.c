@@ -40,8 +40,8 @@ static int group_teardown(void **state)
     return 0;
 }
 
-#define NEEDS_SERVER() \
-    if (!*state)       \
+#define NEEDS_SERVER()                                                                                                 \
+    if (!*state)                                                                                                       \
     skip()
 
 static uint64_t server_position(void)
@@ -119,7 +119,8 @@ static void test_time_to_live_is_set_kept_and_removed(void **state)
 {
     NEEDS_SERVER();
     struct fixture *f = *state;
-    struct near__request q = request(NEAR_OP_SET, "k"), fetch = request(NEAR_OP_FETCH, "k"), e = request(NEAR_OP_EXPIRE, "k");
+    struct near__request q = request(NEAR_OP_SET, "k"), fetch = request(NEAR_OP_FETCH, "k"),
+                         e = request(NEAR_OP_EXPIRE, "k");
     q.value = "1";
     q.value_size = 1;
     q.ttl_ms = 500000;
@@ -419,7 +420,8 @@ static void test_large_sets_of_a_batch_arrive(void **state)
     struct fixture *f = *state;
     static char value[100000];
     struct near__request q[5];
-    static const char *const keys[] = {"t:a", "t:b", "t:c", "t:d", "t:e"}, *const sizes[] = {"10", "100000", "10", "10", "100000"};
+    static const char *const keys[] = {"t:a", "t:b", "t:c", "t:d", "t:e"}, *const sizes[] = {"10", "100000", "10", "10",
+                                                                                             "100000"};
     memset(value, 'v', sizeof value);
     for (int i = 0; i < 5; i++) {
         q[i] = request(NEAR_OP_SET, keys[i] + 2);
@@ -438,10 +440,20 @@ static void test_large_sets_of_a_batch_arrive(void **state)
 static void test_the_digests_are_those_of_the_texts(void **state)
 {
     NEEDS_SERVER();
-    const struct near__script *s[] = {&near__script_set, &near__script_write, &near__script_write_always, &near__script_prove,
-                                      near__script_prove.without_flags, &near__script_lock, &near__script_check,
-                                      &near__script_lease, &near__script_fill, &near__script_roll, near__script_roll.without_flags,
-                                      &near__script_delete, near__script_delete.without_flags, &near__script_compare};
+    const struct near__script *s[] = {&near__script_set,
+                                      &near__script_write,
+                                      &near__script_write_always,
+                                      &near__script_prove,
+                                      near__script_prove.without_flags,
+                                      &near__script_lock,
+                                      &near__script_check,
+                                      &near__script_lease,
+                                      &near__script_fill,
+                                      &near__script_roll,
+                                      near__script_roll.without_flags,
+                                      &near__script_delete,
+                                      near__script_delete.without_flags,
+                                      &near__script_compare};
     for (size_t i = 0; i < sizeof s / sizeof *s; i++)
         assert_string_equal(redis_server_command(server, "SCRIPT", "LOAD", s[i]->text, NULL), s[i]->sha1);
 }
@@ -474,12 +486,14 @@ static void test_messages_are_the_writes_in_order_and_nothing_else(void **state)
     NEEDS_SERVER();
     struct fixture *f = *state;
     struct near__channel *channel = open_channel(f);
-    struct near__request writes[6] = {request(NEAR_OP_SET, "k"), request(NEAR_OP_CAS, "k"), request(NEAR_OP_INCR, "n"),
-                                      request(NEAR_OP_EXPIRE, "k"), request(NEAR_OP_DEL, "k"), request(NEAR_OP_CLEAR, NULL)};
+    struct near__request writes[6] = {request(NEAR_OP_SET, "k"),  request(NEAR_OP_CAS, "k"),
+                                      request(NEAR_OP_INCR, "n"), request(NEAR_OP_EXPIRE, "k"),
+                                      request(NEAR_OP_DEL, "k"),  request(NEAR_OP_CLEAR, NULL)};
     writes[0].value = "v", writes[0].value_size = 1;
     writes[1].value = "w", writes[1].value_size = 1, writes[1].expected = "v", writes[1].expected_size = 1;
     writes[3].ttl_ms = 100000;
-    struct near__request silent[3] = {request(NEAR_OP_DEL, "absent"), request(NEAR_OP_CAS, "absent"), request(NEAR_OP_FETCH, "k")};
+    struct near__request silent[3] = {request(NEAR_OP_DEL, "absent"), request(NEAR_OP_CAS, "absent"),
+                                      request(NEAR_OP_FETCH, "k")};
     for (int i = 0; i < 6; i++) {
         char body[32];
         snprintf(body, sizeof body, "write %d%c", i, '\0');

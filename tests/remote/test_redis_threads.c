@@ -27,7 +27,7 @@ struct worker {
     pthread_t thread;
     uint64_t random;
     int timeout_ms;
-    atomic_int *until; /* NULL: ROUNDS batches; otherwise until it is set, or the positions are full */
+    atomic_int *until;   /* NULL: ROUNDS batches; otherwise until it is set, or the positions are full */
     uint64_t *positions; /* of its writes */
     size_t writes;
     size_t wrong, failed, late, lost;
@@ -61,7 +61,8 @@ static void one_batch(struct worker *w)
     size_t n = 1 + near__random_below(&w->random, MOST);
     for (size_t i = 0; i < n; i++) {
         uint32_t what = near__random_below(&w->random, 10);
-        snprintf(keys[i], sizeof keys[i], "%c%u", 'a' + (int)near__random_below(&w->random, 26), near__random_below(&w->random, 10));
+        snprintf(keys[i], sizeof keys[i], "%c%u", 'a' + (int)near__random_below(&w->random, 26),
+                 near__random_below(&w->random, 10));
         q[i] = request(what < 5 ? NEAR_OP_FETCH : what < 8 ? NEAR_OP_SET : NEAR_OP_DEL, keys[i]);
         uint32_t extra = near__random_below(&w->random, what == 5 ? 60000 : 100);
         q[i].value = values[i];

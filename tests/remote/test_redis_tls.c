@@ -70,14 +70,16 @@ static void test_a_certificate_of_an_unknown_authority_is_refused(void **state)
     struct near__request q = fetch_with(at("localhost", redis_server_tls_port(server)), "other-ca.crt", 1, NULL, 1000);
     assert_int_equal(q.status, NEAR_ERR_TLS);
     assert_non_null(strstr(q.detail, "certificate"));
-    q = fetch_with(at("localhost", redis_server_tls_port(server)), NULL, 1, NULL, 1000); /* the system's do not know it either */
+    /* the system's do not know it either */
+    q = fetch_with(at("localhost", redis_server_tls_port(server)), NULL, 1, NULL, 1000);
     assert_int_equal(q.status, NEAR_ERR_TLS);
 }
 
 static void test_a_certificate_for_another_name_is_refused(void **state)
 {
     NEEDS_SERVER();
-    struct near__request q = fetch_with(at("localhost", redis_server_tls_port(server)), "ca.crt", 1, "elsewhere.example", 1000);
+    struct near__request q =
+        fetch_with(at("localhost", redis_server_tls_port(server)), "ca.crt", 1, "elsewhere.example", 1000);
     assert_int_equal(q.status, NEAR_ERR_TLS);
     assert_non_null(strstr(q.detail, "ostname mismatch"));
     q = fetch_with(at("localhost", redis_server_tls_port(server)), "ca.crt", 1, "192.0.2.1", 1000);
@@ -88,7 +90,8 @@ static void test_a_certificate_for_another_name_is_refused(void **state)
 static void test_verification_can_be_switched_off(void **state)
 {
     NEEDS_SERVER();
-    assert_int_equal(fetch_with(at("localhost", redis_server_tls_port(server)), "other-ca.crt", 0, NULL, LONG_MS).status, NEAR_MISS);
+    assert_int_equal(
+        fetch_with(at("localhost", redis_server_tls_port(server)), "other-ca.crt", 0, NULL, LONG_MS).status, NEAR_MISS);
 }
 
 static void test_a_plain_port_and_a_silent_one_meet_their_deadlines(void **state)
@@ -170,8 +173,8 @@ static void *work(void *arg)
         q[0].value_size = (size_t)(i * 600 + 1);
         near__remote_run(w->f->remote, q, 2, fixture_deadline(w->f, LONG_MS));
         w->wrong += q[0].status != NEAR_OK || q[1].status < 0 ||
-                    (q[1].status == NEAR_OK && (q[1].value_out_size != q[0].value_size ||
-                                                memcmp(q[1].value_out, value, q[0].value_size) != 0));
+                    (q[1].status == NEAR_OK &&
+                     (q[1].value_out_size != q[0].value_size || memcmp(q[1].value_out, value, q[0].value_size) != 0));
         near__free(&w->f->alloc, q[1].value_out);
     }
     return NULL;
@@ -213,9 +216,9 @@ static int end_output_to(int port)
         socklen_t size = sizeof a;
         if (getpeername(fd, (struct sockaddr *)&a, &size) != 0)
             continue;
-        int there = a.ss_family == AF_INET    ? ntohs(((struct sockaddr_in *)&a)->sin_port) :
-                    a.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&a)->sin6_port) :
-                                              0;
+        int there = a.ss_family == AF_INET    ? ntohs(((struct sockaddr_in *)&a)->sin_port)
+                    : a.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&a)->sin6_port)
+                                              : 0;
         n += there == port && shutdown(fd, SHUT_WR) == 0;
     }
     return n;

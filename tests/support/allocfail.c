@@ -81,8 +81,8 @@ static void *hook_reallocate(void *arg, void *memory, size_t size)
 void allocfail_init(struct allocfail *a)
 {
     memset(a, 0, sizeof *a);
-    a->hooks = (near_allocator){
-        .allocate = hook_allocate, .reallocate = hook_reallocate, .release = hook_release, .arg = a};
+    a->hooks =
+        (near_allocator){.allocate = hook_allocate, .reallocate = hook_reallocate, .release = hook_release, .arg = a};
 }
 
 static void arm(struct allocfail *a, uint64_t from, uint64_t to)
@@ -94,10 +94,31 @@ static void arm(struct allocfail *a, uint64_t from, uint64_t to)
     atomic_store(&a->fail_from, from);
 }
 
-void allocfail_at(struct allocfail *a, uint64_t n) { arm(a, n, n); }
-void allocfail_from(struct allocfail *a, uint64_t n) { arm(a, n, UINT64_MAX); }
-uint64_t allocfail_struck(const struct allocfail *a) { return atomic_load(&a->struck); }
-uint64_t allocfail_calls(const struct allocfail *a) { return atomic_load(&a->calls); }
-int64_t allocfail_blocks(const struct allocfail *a) { return atomic_load(&a->blocks); }
-int64_t allocfail_bytes(const struct allocfail *a) { return atomic_load(&a->bytes); }
-int64_t allocfail_peak_bytes(const struct allocfail *a) { return atomic_load(&a->peak_bytes); }
+void allocfail_at(struct allocfail *a, uint64_t n)
+{
+    arm(a, n, n);
+}
+void allocfail_from(struct allocfail *a, uint64_t n)
+{
+    arm(a, n, UINT64_MAX);
+}
+uint64_t allocfail_struck(const struct allocfail *a)
+{
+    return atomic_load(&a->struck);
+}
+uint64_t allocfail_calls(const struct allocfail *a)
+{
+    return atomic_load(&a->calls);
+}
+int64_t allocfail_blocks(const struct allocfail *a)
+{
+    return atomic_load(&a->blocks);
+}
+int64_t allocfail_bytes(const struct allocfail *a)
+{
+    return atomic_load(&a->bytes);
+}
+int64_t allocfail_peak_bytes(const struct allocfail *a)
+{
+    return atomic_load(&a->peak_bytes);
+}

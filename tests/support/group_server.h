@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * One Redis server for all tests of a program: cmocka's group_setup and group_teardown.  Where there is none to be had, `server`
- * stays NULL and what needs it is skipped. */
+ * One Redis server for all tests of a program: cmocka's group_setup and group_teardown.  Where there is none to be had,
+ * `server` stays NULL and what needs it is skipped. */
 #ifndef NEAR_TESTS_GROUP_SERVER_H
 #define NEAR_TESTS_GROUP_SERVER_H
 #include <stdarg.h>
@@ -32,9 +32,9 @@ static inline int group_teardown(void **state)
     return 0;
 }
 
-#define NEEDS_SERVER() \
-    (void)state;       \
-    if (!server)       \
+#define NEEDS_SERVER()                                                                                                 \
+    (void)state;                                                                                                       \
+    if (!server)                                                                                                       \
     skip()
 
 #endif

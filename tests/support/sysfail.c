@@ -34,13 +34,52 @@ struct function {
     int ways[8]; /* errno values, or one of the above; up to NONE */
 };
 enum {
-    F_SOCKET, F_CONNECT, F_RECV, F_SEND, F_SENDMSG, F_PPOLL, F_EVENTFD, F_READ, F_READ_EVENT, F_WRITE, F_WRITE_EVENT, F_OPEN, F_FOPEN,
-    F_FSTAT, F_STAT, F_FLOCK, F_FTRUNCATE, F_LSEEK, F_PREAD, F_FDATASYNC, F_FSYNC, F_RENAME, F_UNLINK, F_CLOSE, F_GETADDRINFO,
-    F_GETSOCKOPT, F_SETSOCKOPT, F_GETSOCKNAME, F_GETPEERNAME, F_SHUTDOWN, F_MMAP, F_MADVISE, F_GETRANDOM, F_NANOSLEEP, F_CLOCK_GETRES,
-    F_FUTEX_WAIT, F_THREAD_CREATE, F_THREAD_NAME, F_KEY_CREATE, F_COND_WAIT, F_COND_TIMEDWAIT, F_TRYLOCK, FUNCTIONS
+    F_SOCKET,
+    F_CONNECT,
+    F_RECV,
+    F_SEND,
+    F_SENDMSG,
+    F_PPOLL,
+    F_EVENTFD,
+    F_READ,
+    F_READ_EVENT,
+    F_WRITE,
+    F_WRITE_EVENT,
+    F_OPEN,
+    F_FOPEN,
+    F_FSTAT,
+    F_STAT,
+    F_FLOCK,
+    F_FTRUNCATE,
+    F_LSEEK,
+    F_PREAD,
+    F_FDATASYNC,
+    F_FSYNC,
+    F_RENAME,
+    F_UNLINK,
+    F_CLOSE,
+    F_GETADDRINFO,
+    F_GETSOCKOPT,
+    F_SETSOCKOPT,
+    F_GETSOCKNAME,
+    F_GETPEERNAME,
+    F_SHUTDOWN,
+    F_MMAP,
+    F_MADVISE,
+    F_GETRANDOM,
+    F_NANOSLEEP,
+    F_CLOCK_GETRES,
+    F_FUTEX_WAIT,
+    F_THREAD_CREATE,
+    F_THREAD_NAME,
+    F_KEY_CREATE,
+    F_COND_WAIT,
+    F_COND_TIMEDWAIT,
+    F_TRYLOCK,
+    FUNCTIONS
 };
-/* A connect that was interrupted goes on being made; a closed descriptor is closed whatever close says; getaddrinfo and the pthread
- * functions return their errors. */
+/* A connect that was interrupted goes on being made; a closed descriptor is closed whatever close says; getaddrinfo and
+ * the pthread functions return their errors. */
 static const struct function functions[FUNCTIONS] = {
     [F_SOCKET] = {"socket", {EMFILE, ENFILE, ENOBUFS, ENOMEM}},
     [F_CONNECT] = {"connect", {ECONNREFUSED, EINTR, EAGAIN, ETIMEDOUT, ENOENT, EADDRNOTAVAIL}},
@@ -142,8 +181,14 @@ static void arm(uint64_t n, uint64_t seed, int lasts)
     atomic_store(&fail_at, n);
 }
 
-void sysfail_at(uint64_t n, uint64_t seed) { arm(n, seed, 0); }
-void sysfail_from(uint64_t n, uint64_t seed) { arm(n, seed, 1); }
+void sysfail_at(uint64_t n, uint64_t seed)
+{
+    arm(n, seed, 0);
+}
+void sysfail_from(uint64_t n, uint64_t seed)
+{
+    arm(n, seed, 1);
+}
 void sysfail_function_at(const char *function, uint64_t n, int error, int lasts)
 {
     int f = 0;
@@ -161,8 +206,14 @@ void sysfail_off(void)
     atomic_store(&fail_at, 0);
     atomic_store(&only_function, -1);
 }
-uint64_t sysfail_calls(void) { return atomic_load(&calls); }
-uint64_t sysfail_struck(void) { return atomic_load(&struck); }
+uint64_t sysfail_calls(void)
+{
+    return atomic_load(&calls);
+}
+uint64_t sysfail_struck(void)
+{
+    return atomic_load(&struck);
+}
 
 const char *sysfail_what(void)
 {
@@ -170,11 +221,11 @@ const char *sysfail_what(void)
     int f = atomic_load(&hit_function), way = atomic_load(&hit_way);
     if (f < 0)
         return "nothing";
-    const char *how = way == SHORT        ? "a part"
-                      : way == END        ? "the end"
-                      : way == SPURIOUS   ? "a wake-up for nothing"
+    const char *how = way == SHORT         ? "a part"
+                      : way == END         ? "the end"
+                      : way == SPURIOUS    ? "a wake-up for nothing"
                       : f == F_GETADDRINFO ? gai_strerror(way)
-                                          : strerrorname_np(way);
+                                           : strerrorname_np(way);
     snprintf(text, sizeof text, "%s: %s", functions[f].name, how);
     return text;
 }
@@ -191,16 +242,19 @@ const char *sysfail_function(unsigned index, uint64_t *ret_calls, uint64_t *ret_
 /* ---------------------------------------------------------------- the calls */
 
 /* Returns from the caller with -1 and errno when the call has to fail. */
-#define FAIL_AS(f)                \
-    do {                          \
-        int way_ = way_of(f);     \
-        if (way_ > 0) {           \
-            errno = way_;         \
-            return -1;            \
-        }                         \
+#define FAIL_AS(f)                                                                                                     \
+    do {                                                                                                               \
+        int way_ = way_of(f);                                                                                          \
+        if (way_ > 0) {                                                                                                \
+            errno = way_;                                                                                              \
+            return -1;                                                                                                 \
+        }                                                                                                              \
     } while (0)
 
-static size_t part_of(int way, size_t size) { return way == SHORT && size > 1 ? 1 + size / 3 : size; }
+static size_t part_of(int way, size_t size)
+{
+    return way == SHORT && size > 1 ? 1 + size / 3 : size;
+}
 
 int sysfail_socket(int domain, int type, int protocol);
 int sysfail_socket(int domain, int type, int protocol)

@@ -51,8 +51,10 @@ static void test_nth_allocation_fails_and_everything_is_counted(void **state)
 static void test_ends_of_messages_are_found(void **state)
 {
     (void)state;
-    static const char *const messages[] = {"+OK\r\n", ":-12\r\n", "$-1\r\n", "$0\r\n\r\n", "$5\r\na\r\nbc\r\n", "*0\r\n", "*-1\r\n",
-                                           "*2\r\n*2\r\n:1\r\n$1\r\nx\r\n*1\r\n+y\r\n", "-ERR a\rb\r\n"};
+    static const char *const messages[] = {
+        "+OK\r\n",           ":-12\r\n", "$-1\r\n", "$0\r\n\r\n",
+        "$5\r\na\r\nbc\r\n", "*0\r\n",   "*-1\r\n", "*2\r\n*2\r\n:1\r\n$1\r\nx\r\n*1\r\n+y\r\n",
+        "-ERR a\rb\r\n"};
     struct resp_stream s = {0};
     for (size_t m = 0; m < sizeof messages / sizeof *messages; m++)
         for (size_t i = 0; messages[m][i]; i++)
@@ -128,7 +130,8 @@ static void test_passwords_and_acls_do_not_lock_the_tests_out(void **state)
     assert_non_null(s);
     assert_string_equal(redis_server_command(s, "PING", NULL), "PONG");
     redis_server_free(s);
-    s = redis_server_start(&(struct redis_server_options){.acl = "user default off\nuser bob on >pw ~x* resetchannels +get"});
+    s = redis_server_start(
+        &(struct redis_server_options){.acl = "user default off\nuser bob on >pw ~x* resetchannels +get"});
     assert_non_null(s);
     assert_string_equal(redis_server_command(s, "ACL", "WHOAMI", NULL), "support");
     redis_server_free(s);
@@ -199,7 +202,10 @@ static int proxy_teardown(void **state)
     return 0;
 }
 
-static int client(struct proxy *p) { return resp_connect_unix(proxy_uri_unix(p) + 7, 10000); }
+static int client(struct proxy *p)
+{
+    return resp_connect_unix(proxy_uri_unix(p) + 7, 10000);
+}
 
 static void say(int fd, const char *a, const char *b, const char *c)
 {
@@ -383,7 +389,8 @@ int main(void)
         cmocka_unit_test(test_tls_server_has_certificates),
         cmocka_unit_test(test_aborted_test_leaves_nothing_behind),
         cmocka_unit_test_setup_teardown(test_proxy_passes_holds_and_releases_by_kind, proxy_setup, proxy_teardown),
-        cmocka_unit_test_setup_teardown(test_proxy_splits_and_delays_without_changing_anything, proxy_setup, proxy_teardown),
+        cmocka_unit_test_setup_teardown(test_proxy_splits_and_delays_without_changing_anything, proxy_setup,
+                                        proxy_teardown),
         cmocka_unit_test_setup_teardown(test_proxy_cuts_after_exactly_n_bytes, proxy_setup, proxy_teardown),
         cmocka_unit_test_setup_teardown(test_proxy_deletes_and_doubles_one_message, proxy_setup, proxy_teardown),
         cmocka_unit_test_setup_teardown(test_proxy_kills_refuses_and_moves, proxy_setup, proxy_teardown),

@@ -126,7 +126,10 @@ const char *look_with(near_cache *cache, const char *key, uint32_t flags, uint32
     return text;
 }
 
-const char *look(near_cache *cache, const char *key) { return look_with(cache, key, 0, 0, 0); }
+const char *look(near_cache *cache, const char *key)
+{
+    return look_with(cache, key, 0, 0, 0);
+}
 const char *bypass(near_cache *cache, const char *key)
 {
     return look_with(cache, key, NEAR_BYPASS_LOCAL | NEAR_NO_FILL, 0, 0);
@@ -150,7 +153,10 @@ int put_with(near_cache *cache, const char *key, const char *value, uint32_t fla
     return near_set(cache, key, strlen(key), value, strlen(value), NULL, &call);
 }
 
-int put(near_cache *cache, const char *key, const char *value) { return put_with(cache, key, value, 0, 0); }
+int put(near_cache *cache, const char *key, const char *value)
+{
+    return put_with(cache, key, value, 0, 0);
+}
 
 int put_ttl(near_cache *cache, const char *key, const char *value, int64_t ttl_ms)
 {
@@ -160,7 +166,10 @@ int put_ttl(near_cache *cache, const char *key, const char *value, int64_t ttl_m
     return near_set(cache, key, strlen(key), value, strlen(value), &write, NULL);
 }
 
-int drop_everywhere(near_cache *cache, const char *key) { return near_del(cache, key, strlen(key), NULL); }
+int drop_everywhere(near_cache *cache, const char *key)
+{
+    return near_del(cache, key, strlen(key), NULL);
+}
 
 /* ---------------------------------------------------------------- calls in threads */
 
@@ -174,8 +183,14 @@ static void *caller_main(void *arg)
     return NULL;
 }
 
-void caller_start(struct caller *c) { assert_int_equal(pthread_create(&c->thread, NULL, caller_main, c), 0); }
-void caller_end(struct caller *c) { assert_int_equal(pthread_join(c->thread, NULL), 0); }
+void caller_start(struct caller *c)
+{
+    assert_int_equal(pthread_create(&c->thread, NULL, caller_main, c), 0);
+}
+void caller_end(struct caller *c)
+{
+    assert_int_equal(pthread_join(c->thread, NULL), 0);
+}
 
 void caller_get(struct caller *c, near_cache *cache, const char *key)
 {
@@ -226,7 +241,8 @@ int stack_teardown(void **state)
 {
     struct stack *s = *state;
     for (int fault = NEAR_FAULT_NONE + 1; fault < NEAR_FAULT_MAX_; fault++)
-        near__memory_fault(s->store, (enum near__memory_fault)fault, 0, 0); /* a test that failed may have left callers waiting */
+        near__memory_fault(s->store, (enum near__memory_fault)fault, 0, 0); /* a test that failed may have left callers
+                                                                               waiting */
     stack_close(s->a);
     stack_close(s->b);
     near__memory_unref(s->store);
@@ -239,7 +255,10 @@ void stack_reopen_a(struct stack *s, const near_options *options)
     s->a = stack_open(s, options);
 }
 
-void stack_skip(struct stack *s, int64_t ms) { near__clock_advance(&s->now_ns, ms * NEAR_NS_PER_MS); }
+void stack_skip(struct stack *s, int64_t ms)
+{
+    near__clock_advance(&s->now_ns, ms * NEAR_NS_PER_MS);
+}
 
 /* A proof is due a quarter of the bound after the one before; once due it needs no time of ours. */
 static int is_fresh(near_cache *cache)

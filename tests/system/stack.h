@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * What the race tests share: caches over the whole stack, and words for what is done with them.
  *
- * Every near_open is a process of its own as far as coherence goes: its own sender, subscription and local tier.  So A and B in
- * one program are two processes whose every step the test decides.  On memory:// they live in a time that moves only when the test
- * moves it: proofs neither age nor come by themselves, time-outs do not strike, and who is cut off stays cut off. */
+ * Every near_open is a process of its own as far as coherence goes: its own sender, subscription and local tier.  So A
+ * and B in one program are two processes whose every step the test decides.  On memory:// they live in a time that
+ * moves only when the test moves it: proofs neither age nor come by themselves, time-outs do not strike, and who is cut
+ * off stays cut off. */
 #ifndef NEAR_TESTS_STACK_H
 #define NEAR_TESTS_STACK_H
 #include <pthread.h>
@@ -36,7 +37,8 @@ enum { PATIENCE_MS = 60000 }; /* only ends a test that has failed */
 /* Small and quick: bound 1 s (250 ms on Redis), short pauses, no log. */
 void stack_options(near_options *options);
 near_stats stack_stats(near_cache *cache);
-/* Real time only.  Returns when everything that was published before the call has been applied: a proof that began after it. */
+/* Real time only.  Returns when everything that was published before the call has been applied: a proof that began
+ * after it. */
 void stack_check(near_cache *cache);
 /* The same whether or not near_check is content with the rest. */
 void stack_wait_proof(near_cache *cache);
@@ -46,7 +48,8 @@ near_cache *stack_redis(const char *uri, const char *prefix, uint32_t bound_ms);
 /* "prefix" "key" as the server knows it; lives until the thread's fourth next call. */
 const char *stack_name(const char *prefix, const char *key);
 
-/* ---------------------------------------------------------------- what a key has: the value, or a status as "(NEAR_MISS)" */
+/* ---------------------------------------------------------------- what a key has: the value, or a status as
+ * "(NEAR_MISS)" */
 
 /* The text lives until the thread's fourth next call. */
 const char *look(near_cache *cache, const char *key);   /* near_get */
@@ -92,7 +95,8 @@ void stack_skip(struct stack *s, int64_t ms);
 void stack_pass(struct stack *s, int64_t ms);
 /* Lets time pass until the cache is proven. */
 void stack_recover(struct stack *s, near_cache *cache);
-/* Lets time pass until everything that was published before the call has been applied: a proof that began after it stands. */
+/* Lets time pass until everything that was published before the call has been applied: a proof that began after it
+ * stands. */
 void stack_fence(struct stack *s, near_cache *cache);
 /* What the server has. */
 const char *stack_server(struct stack *s, const char *key);

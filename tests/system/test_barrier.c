@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Barrier writes (NEAR_WRITE_BARRIER, promise G7): when one has returned, no process serves what was there before.  First on memory://,
- * in a time of our own, where a barrier that returns without a step of time was answered by everybody; then with processes on a real
- * Redis that are stopped and killed.  The random faults are in tests/coherence/test_simulation.c. */
+ * Barrier writes (NEAR_WRITE_BARRIER, promise G7): when one has returned, no process serves what was there before.
+ * First on memory://, in a time of our own, where a barrier that returns without a step of time was answered by
+ * everybody; then with processes on a real Redis that are stopped and killed.  The random faults are in
+ * tests/coherence/test_simulation.c. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -83,7 +84,8 @@ static int64_t putter_pass(struct stack *s, struct putter *p)
     return atomic_load(&s->now_ns) - begun;
 }
 
-/* A first barrier makes the list; when it has returned the list is old enough for B, and a bound after its heartbeat found it for A. */
+/* A first barrier makes the list; when it has returned the list is old enough for B, and a bound after its heartbeat
+ * found it for A. */
 static void settle(struct stack *s)
 {
     struct putter first;
@@ -130,7 +132,8 @@ static void test_G7_every_kind_of_write_has_a_barrier(void **state)
     int64_t number = 0;
     settle(s);
     near_call call = barrier_call(0);
-    near_item items[2] = {{.key = "a", .key_size = 1, .data = "1", .size = 1}, {.key = "b", .key_size = 1, .data = "2", .size = 1}};
+    near_item items[2] = {{.key = "a", .key_size = 1, .data = "1", .size = 1},
+                          {.key = "b", .key_size = 1, .data = "2", .size = 1}};
     assert_int_equal(near_mset(s->b, items, 2, NULL, &call), NEAR_OK);
     assert_int_equal(near_expire(s->b, "a", 1, 0, &call), NEAR_OK);
     assert_int_equal(near_incr(s->b, "a", 1, 1, &call, &number), NEAR_OK);
@@ -146,8 +149,8 @@ static void test_G7_every_kind_of_write_has_a_barrier(void **state)
     assert_int_equal(barrier.missing, 0);
 }
 
-/* The message waits in the network.  Without time the barrier does not return; then at its deadline, with A missing; and with a
- * later deadline when A's bound is over. */
+/* The message waits in the network.  Without time the barrier does not return; then at its deadline, with A missing;
+ * and with a later deadline when A's bound is over. */
 static void test_G7_who_has_not_heard_is_waited_for(void **state)
 {
     struct stack *s = *state;
@@ -264,7 +267,8 @@ static void test_closing_leaves_the_list_on_redis(void **state)
     struct redis_server *redis = redis_server_available() ? redis_server_start(NULL) : NULL;
     if (!redis)
         skip();
-    near_cache *a = stack_redis(redis_server_uri_unix(redis), "leave:", 1000), *b = stack_redis(redis_server_uri_unix(redis), "leave:", 1000);
+    near_cache *a = stack_redis(redis_server_uri_unix(redis), "leave:", 1000),
+               *b = stack_redis(redis_server_uri_unix(redis), "leave:", 1000);
     assert_int_equal(put_everywhere(b, "k", "one", PATIENCE_MS), NEAR_OK);
     stack_check(a);
     stack_check(b);
@@ -451,7 +455,8 @@ static int is_stopped(pid_t pid)
     return waitpid(pid, &status, WUNTRACED | WNOHANG) == pid && WIFSTOPPED(status);
 }
 
-/* While some are stopped, for less or more than their bound, and killed, every barrier returns, and nobody reads what was before. */
+/* While some are stopped, for less or more than their bound, and killed, every barrier returns, and nobody reads what
+ * was before. */
 static void test_G7_after_a_barrier_no_process_reads_what_was_before(void **state)
 {
     (void)state;
@@ -477,8 +482,8 @@ static void test_G7_after_a_barrier_no_process_reads_what_was_before(void **stat
         uint64_t reads = atomic_load(&board->reads[victim]);
         assert_true(wait_until(atomic_load(&board->reads[victim]) > reads, PATIENCE_MS));
     }
-    print_message("# %llu barriers, %llu reads, %llu local\n", (unsigned long long)version, (unsigned long long)sum(board->reads),
-                  (unsigned long long)sum(board->local));
+    print_message("# %llu barriers, %llu reads, %llu local\n", (unsigned long long)version,
+                  (unsigned long long)sum(board->reads), (unsigned long long)sum(board->local));
     assert_int_equal(sum(board->old), 0);
     assert_true(sum(board->local) > 0);
     stack_close(cache);
@@ -488,20 +493,23 @@ static void test_G7_after_a_barrier_no_process_reads_what_was_before(void **stat
 static int is_missed(near_cache *cache, int number)
 {
     kill(readers[number], SIGSTOP);
-    if (wait_until(is_stopped(readers[number]), PATIENCE_MS) && write_version(cache, 3, BOUND_MS / 3) == NEAR_UNAPPLIED &&
+    if (wait_until(is_stopped(readers[number]), PATIENCE_MS) &&
+        write_version(cache, 3, BOUND_MS / 3) == NEAR_UNAPPLIED &&
         barrier.processes == READERS) /* Redis could be asked in time */
         return 1;
     kill(readers[number], SIGCONT);
     return 0;
 }
 
-/* With a deadline before its bound's end a stopped process is told to be missing; dead ones are forgotten after a bound. */
+/* With a deadline before its bound's end a stopped process is told to be missing; dead ones are forgotten after a
+ * bound. */
 static void test_G7_stopped_process_holds_a_barrier_up_for_its_bound(void **state)
 {
     (void)state;
     near_cache *cache = open_here();
     assert_int_equal(write_version(cache, 1, PATIENCE_MS), NEAR_OK);
-    assert_true(wait_until(write_version(cache, 2, PATIENCE_MS) == NEAR_OK && barrier.processes == READERS, PATIENCE_MS));
+    assert_true(
+        wait_until(write_version(cache, 2, PATIENCE_MS) == NEAR_OK && barrier.processes == READERS, PATIENCE_MS));
     assert_true(wait_until(is_missed(cache, 0), PATIENCE_MS)); /* not when the machine takes a bound for it */
     assert_int_equal(barrier.processes, READERS);
     assert_in_range(barrier.missing, 1, READERS); /* on a busy machine others may be late, too */
@@ -509,7 +517,8 @@ static void test_G7_stopped_process_holds_a_barrier_up_for_its_bound(void **stat
     assert_true(stack_stats(cache).barriers_incomplete >= 1);
     assert_int_equal(write_version(cache, 4, PATIENCE_MS), NEAR_OK);
     reader_kill(0);
-    assert_true(wait_until(write_version(cache, 5, PATIENCE_MS) == NEAR_OK && barrier.processes == READERS - 1, PATIENCE_MS));
+    assert_true(
+        wait_until(write_version(cache, 5, PATIENCE_MS) == NEAR_OK && barrier.processes == READERS - 1, PATIENCE_MS));
     assert_int_equal(sum(board->old), 0);
     stack_close(cache);
 }

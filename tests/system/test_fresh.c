@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Fresh reads (NEAR_REQUIRE_FRESH, promise G6): every write that returned before the call began is seen, in whatever process.  The random
- * faults are in tests/coherence/test_simulation.c. */
+ * Fresh reads (NEAR_REQUIRE_FRESH, promise G6): every write that returned before the call began is seen, in whatever
+ * process.  The random faults are in tests/coherence/test_simulation.c. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -25,8 +25,8 @@ static void cache_in(near_cache *cache, const char *key, const char *value)
     assert_true(wait_until(strcmp(look(cache, key), value) == 0 && strcmp(peek(cache, key), value) == 0, PATIENCE_MS));
 }
 
-/* A's copy is old, and may be: the message is still on its way.  The fresh read waits for its proof behind the message, and when
- * that does not come reads the remote tier. */
+/* A's copy is old, and may be: the message is still on its way.  The fresh read waits for its proof behind the message,
+ * and when that does not come reads the remote tier. */
 static void test_G6_fresh_read_sees_what_the_local_copy_does_not(void **state)
 {
     struct stack *s = *state;
@@ -124,7 +124,8 @@ static void test_G6_fresh_reads_follow_writes_on_redis(void **state)
     struct redis_server *server = redis_server_available() ? redis_server_start(NULL) : NULL;
     if (!server)
         skip();
-    near_cache *a = stack_redis(redis_server_uri_unix(server), "f:", 5000), *b = stack_redis(redis_server_uri_unix(server), "f:", 5000);
+    near_cache *a = stack_redis(redis_server_uri_unix(server), "f:", 5000),
+               *b = stack_redis(redis_server_uri_unix(server), "f:", 5000);
     for (int i = 0; i < 200; i++) {
         snprintf(value, sizeof(value), "%d", i);
         assert_int_equal(put(b, "k", value), NEAR_OK);

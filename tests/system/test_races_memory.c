@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The named races (docs/races.md) on the whole stack, one interleaving at a time: two caches on one memory:// store are two processes, the
- * store holds or loses what the test says, and time moves only when the test moves it.
+ * The named races (docs/races.md) on the whole stack, one interleaving at a time: two caches on one memory:// store are
+ * two processes, the store holds or loses what the test says, and time moves only when the test moves it.
  *
  * Above each test: the interleaving, and what the test fails with when the cure is missing. */
 #include <stdarg.h>
@@ -59,9 +59,15 @@ static void break_subscriptions(struct stack *s, void (*how)(struct near__memory
     assert_true(wait_until(stack_stats(s->b).disconnections > b, PATIENCE_MS));
 }
 
-static void cut_subscriptions(struct stack *s) { break_subscriptions(s, near__memory_disconnect_channels); }
+static void cut_subscriptions(struct stack *s)
+{
+    break_subscriptions(s, near__memory_disconnect_channels);
+}
 
-static void restart_with_loss(struct near__memory_store *store) { near__memory_restart(store, 1); }
+static void restart_with_loss(struct near__memory_store *store)
+{
+    near__memory_restart(store, 1);
+}
 
 /* ---------------------------------------------------------------- fills and writes */
 
@@ -97,8 +103,8 @@ static void test_R04_invalidation_of_an_absent_key_stops_its_fill(void **state)
     assert_string_equal(look(s->a, "k"), "v2");
 }
 
-/* The first fill's place is invalidated, a second fill of the key begins, then the first completes.  With a reusable placeholder
- * it would complete onto the second's place: peek says v1. */
+/* The first fill's place is invalidated, a second fill of the key begins, then the first completes.  With a reusable
+ * placeholder it would complete onto the second's place: peek says v1. */
 static void test_R02_fill_does_not_complete_into_another_fills_place(void **state)
 {
     struct stack *s = *state;
@@ -116,8 +122,8 @@ static void test_R02_fill_does_not_complete_into_another_fills_place(void **stat
     assert_string_equal(peek(s->a, "k"), "v2");
 }
 
-/* The whole tier turns over while the fill is under way.  What the invalidation left behind must not be evicted with the
- * entries: peek would say v1. */
+/* The whole tier turns over while the fill is under way.  What the invalidation left behind must not be evicted with
+ * the entries: peek would say v1. */
 static void test_R03_eviction_does_not_forget_an_invalidation(void **state)
 {
     struct stack *s = *state;
@@ -138,7 +144,8 @@ static void test_R03_eviction_does_not_forget_an_invalidation(void **state)
     assert_string_equal(look(s->a, "k"), "v2");
 }
 
-/* A's SET runs, B's SET runs, B's message is handled, then A's OK comes.  Installing at the OK: look says v1, for ever. */
+/* A's SET runs, B's SET runs, B's message is handled, then A's OK comes.  Installing at the OK: look says v1, for
+ * ever. */
 static void test_R05_own_write_overtaken_by_a_foreign_one_is_not_kept(void **state)
 {
     struct stack *s = *state;
@@ -154,8 +161,8 @@ static void test_R05_own_write_overtaken_by_a_foreign_one_is_not_kept(void **sta
     assert_string_equal(look(s->a, "k"), "v2");
 }
 
-/* Two threads of A write k; the first one's OK comes last, and no message repairs anything.  Without comparing positions at the
- * install: look says v1 after v2 was acknowledged. */
+/* Two threads of A write k; the first one's OK comes last, and no message repairs anything.  Without comparing
+ * positions at the install: look says v1 after v2 was acknowledged. */
 static void test_R06_two_own_writes_are_ordered_by_the_server(void **state)
 {
     struct stack *s = *state;
@@ -201,8 +208,8 @@ static void inject_update(struct stack *s, uint64_t position, const char *key, c
     near__buffer_fini(&body);
 }
 
-/* B writes v1 and v2, A reads v2, and only then do the messages come; the later one even with the value v1.  Applied as they
- * come, they remove or replace the newer entry: a fetch too many, or look says v1. */
+/* B writes v1 and v2, A reads v2, and only then do the messages come; the later one even with the value v1.  Applied as
+ * they come, they remove or replace the newer entry: a fetch too many, or look says v1. */
 static void test_R07_late_message_does_not_touch_a_newer_value(void **state)
 {
     struct stack *s = *state;
@@ -243,7 +250,8 @@ static void test_R08_deleted_key_is_not_resurrected_by_slow_fill(void **state)
     }
 }
 
-/* A's SET runs, the reply and the connection are lost.  Keeping the old value or the new one as if it were sure: peek hits. */
+/* A's SET runs, the reply and the connection are lost.  Keeping the old value or the new one as if it were sure: peek
+ * hits. */
 static void test_R13_write_of_unknown_fate_leaves_no_local_copy(void **state)
 {
     struct stack *s = *state;
@@ -256,8 +264,8 @@ static void test_R13_write_of_unknown_fate_leaves_no_local_copy(void **state)
     assert_int_equal(stack_stats(s->a).writes_unknown, 1);
 }
 
-/* A gives up on a SET that is stuck on its way, B writes v2, then A's old request runs after all.  Whoever keeps v2 because "that
- * write failed" disagrees with the server for ever: look says v2, the server v1. */
+/* A gives up on a SET that is stuck on its way, B writes v2, then A's old request runs after all.  Whoever keeps v2
+ * because "that write failed" disagrees with the server for ever: look says v2, the server v1. */
 static void test_R14_zombie_write_reaches_everybody(void **state)
 {
     struct stack *s = *state;
@@ -281,7 +289,8 @@ static void test_R14_zombie_write_reaches_everybody(void **state)
     assert_string_equal(look(s->b, "k"), "v1");
 }
 
-/* Many threads miss one key at once: after an invalidation, and after the whole tier was cleared.  Without flights: N fetches. */
+/* Many threads miss one key at once: after an invalidation, and after the whole tier was cleared.  Without flights: N
+ * fetches. */
 static void test_R16_stampede_is_one_fetch(void **state)
 {
     enum { THREADS = 8 };
@@ -317,8 +326,8 @@ static void expect_own_fetch(struct stack *s, struct caller *reader, const char 
     assert_string_equal(reader->got, value);
 }
 
-/* A fetch of v1 is under way, the thread writes v2 (acknowledged, not kept), then reads.  Joining the old flight: no fetch of
- * its own, and v1. */
+/* A fetch of v1 is under way, the thread writes v2 (acknowledged, not kept), then reads.  Joining the old flight: no
+ * fetch of its own, and v1. */
 static void test_R17_read_after_a_write_joins_no_older_fetch(void **state)
 {
     struct stack *s = *state;
@@ -333,8 +342,8 @@ static void test_R17_read_after_a_write_joins_no_older_fetch(void **state)
     assert_string_equal(look(s->a, "k"), "v2");
 }
 
-/* The same with a write that is kept locally, but cannot be served because the proof is too old: the install alone must have
- * changed the ticket.  Otherwise the read joins and gets v1. */
+/* The same with a write that is kept locally, but cannot be served because the proof is too old: the install alone must
+ * have changed the ticket.  Otherwise the read joins and gets v1. */
 static void test_R17_kept_write_changes_the_ticket_too(void **state)
 {
     struct stack *s = *state;
@@ -352,8 +361,8 @@ static void test_R17_kept_write_changes_the_ticket_too(void **state)
     let_one_go(s, REPLIES, &old);
 }
 
-/* A fetch is under way when the cache is cleared, or when it has become older than the reader's bound.  Joining: no fetch of its
- * own, and what was there before. */
+/* A fetch is under way when the cache is cleared, or when it has become older than the reader's bound.  Joining: no
+ * fetch of its own, and what was there before. */
 static void test_R17_cleared_or_too_old_flight_is_not_joined(void **state)
 {
     struct stack *s = *state;
@@ -373,9 +382,9 @@ static void test_R17_cleared_or_too_old_flight_is_not_joined(void **state)
 /* The server answers with an error of each kind.  Taken for absence: look says NEAR_MISS, now or later. */
 static void test_R18_errors_are_not_absence(void **state)
 {
-    static const int errors[] = {NEAR_ERR_LOADING,   NEAR_ERR_SCRIPT_BUSY, NEAR_ERR_FULL,        NEAR_ERR_WRONG_TYPE,
-                                 NEAR_ERR_MOVED,     NEAR_ERR_READONLY,    NEAR_ERR_REMOTE,      NEAR_ERR_PROTOCOL,
-                                 NEAR_ERR_DENIED,    NEAR_ERR_AUTH,        NEAR_ERR_MAX_CLIENTS, NEAR_ERR_MISCONFIGURED};
+    static const int errors[] = {NEAR_ERR_LOADING, NEAR_ERR_SCRIPT_BUSY, NEAR_ERR_FULL,        NEAR_ERR_WRONG_TYPE,
+                                 NEAR_ERR_MOVED,   NEAR_ERR_READONLY,    NEAR_ERR_REMOTE,      NEAR_ERR_PROTOCOL,
+                                 NEAR_ERR_DENIED,  NEAR_ERR_AUTH,        NEAR_ERR_MAX_CLIENTS, NEAR_ERR_MISCONFIGURED};
     struct stack *s = *state;
     char expected[64];
     assert_int_equal(put(s->b, "k", "v1"), NEAR_OK);
@@ -389,7 +398,8 @@ static void test_R18_errors_are_not_absence(void **state)
     assert_int_equal(stack_stats(s->a).remote_misses, 0);
 }
 
-/* A's GET finds nothing, B creates the key, its message comes, then A's nil.  Kept absence: look says NEAR_MISS for ever. */
+/* A's GET finds nothing, B creates the key, its message comes, then A's nil.  Kept absence: look says NEAR_MISS for
+ * ever. */
 static void test_R19_absence_does_not_outlive_creation(void **state)
 {
     struct stack *s = *state;
@@ -418,7 +428,8 @@ static void test_R20_copy_ends_with_its_key(void **state)
     assert_string_equal(look(s->a, "k"), MISS);
 }
 
-/* The reply takes longer than the key has to live.  Counted from the arrival: peek says v1 half a second after its end. */
+/* The reply takes longer than the key has to live.  Counted from the arrival: peek says v1 half a second after its
+ * end. */
 static void test_R20_time_to_live_counts_from_the_sending(void **state)
 {
     struct stack *s = *state;
@@ -432,7 +443,8 @@ static void test_R20_time_to_live_counts_from_the_sending(void **state)
     assert_string_equal(look(s->a, "k"), MISS);
 }
 
-/* The leader of a fetch is held up with what it has got, the key's life ends, then another read joins.  Given the leader's value: v1. */
+/* The leader of a fetch is held up with what it has got, the key's life ends, then another read joins.  Given the
+ * leader's value: v1. */
 static void test_R20_joined_fetch_brings_nothing_that_was_dead_before(void **state)
 {
     struct stack *s = *state;
@@ -505,7 +517,8 @@ static void test_R20_shortened_life_is_told(void **state)
     assert_string_equal(look(s->a, "k"), MISS);
 }
 
-/* The position moves while a FETCH reads (it is not atomic).  Kept: the copy may have another key's time to live, or none. */
+/* The position moves while a FETCH reads (it is not atomic).  Kept: the copy may have another key's time to live, or
+ * none. */
 static void test_R20_fetch_that_was_not_of_one_moment_is_not_kept(void **state)
 {
     struct stack *s = *state;
@@ -520,9 +533,8 @@ static void test_R20_fetch_that_was_not_of_one_moment_is_not_kept(void **state)
 
 /* ---------------------------------------------------------------- delivery */
 
-
-/* The subscription breaks, B writes v2, nobody tells A.  Without withdrawing at the loss: look says v1; without a watermark at the
- * return: the last look says v1. */
+/* The subscription breaks, B writes v2, nobody tells A.  Without withdrawing at the loss: look says v1; without a
+ * watermark at the return: the last look says v1. */
 static void test_R21_writes_during_a_lost_subscription_are_seen(void **state)
 {
     struct stack *s = *state;
@@ -545,8 +557,8 @@ static void test_R21_entry_from_before_a_lost_subscription_stays_dead(void **sta
     assert_string_equal(look(s->a, "k"), "v2");
 }
 
-/* The counterpart: nothing was written meanwhile, so nothing is thrown away.  A tier that is wiped at every reconnection: peek
- * misses, and a fleet goes to Redis at once. */
+/* The counterpart: nothing was written meanwhile, so nothing is thrown away.  A tier that is wiped at every
+ * reconnection: peek misses, and a fleet goes to Redis at once. */
 static void test_R21_nothing_missed_nothing_lost(void **state)
 {
     struct stack *s = *state;
@@ -558,8 +570,8 @@ static void test_R21_nothing_missed_nothing_lost(void **state)
     assert_string_equal(peek(s->a, "later"), "v1");
 }
 
-/* A's GET reads v1 while unsubscribed, B writes v2 (no message for A), A subscribes again and is proven, then the reply comes.
- * With a flush at the disconnection only: peek says v1, for ever. */
+/* A's GET reads v1 while unsubscribed, B writes v2 (no message for A), A subscribes again and is proven, then the reply
+ * comes.  With a flush at the disconnection only: peek says v1, for ever. */
 static void test_R22_fill_begun_while_unsubscribed_is_dead_on_arrival(void **state)
 {
     struct stack *s = *state;
@@ -576,7 +588,8 @@ static void test_R22_fill_begun_while_unsubscribed_is_dead_on_arrival(void **sta
     assert_string_equal(look(s->a, "k"), "v2");
 }
 
-/* The server refuses every connection for minutes.  With a flush at the re-subscription only: peek says v1 all the time. */
+/* The server refuses every connection for minutes.  With a flush at the re-subscription only: peek says v1 all the
+ * time. */
 static void test_R23_refused_reconnection_serves_nothing_old(void **state)
 {
     struct stack *s = *state;
@@ -594,7 +607,8 @@ static void test_R23_refused_reconnection_serves_nothing_old(void **state)
     assert_string_equal(look(s->a, "k"), "v1");
 }
 
-/* Nothing arrives any more and nothing breaks; B writes v2.  Without a bound on the proof's age: look says v1 for ever. */
+/* Nothing arrives any more and nothing breaks; B writes v2.  Without a bound on the proof's age: look says v1 for
+ * ever. */
 static void test_R24_silent_subscription_ends_with_the_bound(void **state)
 {
     struct stack *s = *state;
@@ -608,7 +622,8 @@ static void test_R24_silent_subscription_ends_with_the_bound(void **state)
     assert_string_equal(look(s->a, "k"), "v2");
 }
 
-/* The whole link is silent: no answer to anything.  Reads end at their deadline with NEAR_ERR_TIMEOUT and nothing old. */
+/* The whole link is silent: no answer to anything.  Reads end at their deadline with NEAR_ERR_TIMEOUT and nothing
+ * old. */
 static void test_R24_silent_link_gives_timeouts_not_old_values(void **state)
 {
     struct stack *s = *state;
@@ -630,8 +645,8 @@ static void test_R24_silent_link_gives_timeouts_not_old_values(void **state)
     assert_string_equal(look(s->a, "k"), "v1");
 }
 
-/* PINGs are answered, but what the server publishes does not arrive (a proxy that answers by itself, another node).  With PONG
- * alone as a proof: still proven after the bound, and look says v1. */
+/* PINGs are answered, but what the server publishes does not arrive (a proxy that answers by itself, another node).
+ * With PONG alone as a proof: still proven after the bound, and look says v1. */
 static void test_R25_pong_alone_proves_nothing(void **state)
 {
     struct stack *s = *state;
@@ -648,7 +663,8 @@ static void test_R25_pong_alone_proves_nothing(void **state)
     assert_string_equal(look(s->a, "k"), "v2");
 }
 
-/* A heartbeat answered after 300 ms proves what was true 300 ms ago.  Counted from its arrival: peek still hits at 1000 ms. */
+/* A heartbeat answered after 300 ms proves what was true 300 ms ago.  Counted from its arrival: peek still hits at 1000
+ * ms. */
 static void test_R26_proof_counts_from_its_sending(void **state)
 {
     struct stack *s = *state;
@@ -672,8 +688,8 @@ static void test_R26_proof_counts_from_its_sending(void **state)
     assert_int_equal(stack_stats(s->a).proofs, proofs + 1);
 }
 
-/* The server answers heartbeats with an error (BUSY during a long script, LOADING, NOPERM) and PINGs as ever.  Any reply taken for a
- * proof: still proven after the bound. */
+/* The server answers heartbeats with an error (BUSY during a long script, LOADING, NOPERM) and PINGs as ever.  Any
+ * reply taken for a proof: still proven after the bound. */
 static void test_R27_error_is_no_proof(void **state)
 {
     static const int errors[] = {NEAR_ERR_SCRIPT_BUSY, NEAR_ERR_DENIED, NEAR_ERR_LOADING, NEAR_ERR_READONLY};
@@ -694,8 +710,8 @@ static void test_R27_error_is_no_proof(void **state)
     }
 }
 
-/* A backlog of messages waits in front of A's subscriber, which is alive but slow; everything is connected.  A proof that
- * overtakes the backlog: peek says v1 after the bound. */
+/* A backlog of messages waits in front of A's subscriber, which is alive but slow; everything is connected.  A proof
+ * that overtakes the backlog: peek says v1 after the bound. */
 static void test_R29_proof_does_not_overtake_a_backlog(void **state)
 {
     struct stack *s = *state;
@@ -713,8 +729,8 @@ static void test_R29_proof_does_not_overtake_a_backlog(void **state)
     assert_string_equal(look(s->a, "k"), "v2");
 }
 
-/* One message vanishes although nothing broke; the next message, or if there is none the next heartbeat, has a number too high.
- * Without numbers: peek says v1 for ever. */
+/* One message vanishes although nothing broke; the next message, or if there is none the next heartbeat, has a number
+ * too high.  Without numbers: peek says v1 for ever. */
 static void test_R30_lost_message_is_noticed_by_the_next(void **state)
 {
     struct stack *s = *state;
@@ -744,8 +760,8 @@ static void test_R30_doubled_message_does_no_harm(void **state)
     assert_string_equal(peek(s->a, "k"), "v2");
 }
 
-/* The server restarts and has lost A's last write (number p); B writes the key anew, with the number p again.  Comparing numbers over
- * the break: A's entry p survives message p and look says lost, for ever (R10, R33). */
+/* The server restarts and has lost A's last write (number p); B writes the key anew, with the number p again.
+ * Comparing numbers over the break: A's entry p survives message p and look says lost, for ever (R10, R33). */
 static void test_R10_numbers_of_a_lost_history_do_not_count(void **state)
 {
     struct stack *s = *state;
@@ -769,8 +785,8 @@ static void test_R10_numbers_of_a_lost_history_do_not_count(void **state)
     assert_string_equal(peek(s->a, "k"), "v3");
 }
 
-/* A reply of the old history is under way while the server restarts and is proven anew.  Installed at its number: peek says
- * lost, and no message will ever remove it. */
+/* A reply of the old history is under way while the server restarts and is proven anew.  Installed at its number: peek
+ * says lost, and no message will ever remove it. */
 static void test_R10_reply_of_a_lost_history_is_not_kept(void **state)
 {
     struct stack *s = *state;
@@ -787,7 +803,8 @@ static void test_R10_reply_of_a_lost_history_is_not_kept(void **state)
     assert_string_equal(look(s->a, "k"), "v1");
 }
 
-/* redis-cli writes past us: FLUSHALL takes the position with it, which the next heartbeat shows.  Otherwise look says v1 for ever. */
+/* redis-cli writes past us: FLUSHALL takes the position with it, which the next heartbeat shows.  Otherwise look says
+ * v1 for ever. */
 static void test_R35_flushall_is_noticed_by_the_heartbeat(void **state)
 {
     struct stack *s = *state;
@@ -801,7 +818,8 @@ static void test_R35_flushall_is_noticed_by_the_heartbeat(void **state)
     assert_string_equal(look(s->a, "k"), "v2");
 }
 
-/* A foreign SET or DEL has no message and no number: the local time to live is what bounds it.  Without it: look says v1. */
+/* A foreign SET or DEL has no message and no number: the local time to live is what bounds it.  Without it: look says
+ * v1. */
 static void test_R35_foreign_writes_are_bounded_by_the_local_time_to_live(void **state)
 {
     struct stack *s = *state;
@@ -820,11 +838,12 @@ static void test_R35_foreign_writes_are_bounded_by_the_local_time_to_live(void *
     assert_string_equal(look(s->a, "gone"), MISS);
 }
 
-/* Garbage, a version of the future, and a message of a huge number come on the channel.  Ignored: a write it told of is missed;
- * believed: floors and watermark fly away and nothing is kept ever again (peek misses at the end). */
+/* Garbage, a version of the future, and a message of a huge number come on the channel.  Ignored: a write it told of is
+ * missed; believed: floors and watermark fly away and nothing is kept ever again (peek misses at the end). */
 static void test_R37_unreadable_messages_cost_time_not_truth(void **state)
 {
-    static const char *const garbage[] = {"", "1", "garbage", "2999:", "1-5:", "199999999999999999999999:", "10:", "11:\1\1"};
+    static const char *const garbage[] = {
+        "", "1", "garbage", "2999:", "1-5:", "199999999999999999999999:", "10:", "11:\1\1"};
     struct stack *s = *state;
     for (size_t i = 0; i < sizeof(garbage) / sizeof(garbage[0]); i++) {
         cache_in_a(s, "k", "v1");
@@ -834,7 +853,8 @@ static void test_R37_unreadable_messages_cost_time_not_truth(void **state)
         assert_true(wait_until(stack_stats(s->a).messages_bad > bad, PATIENCE_MS));
         stack_fence(s, s->a);
         /* it may have told of k, which stays away until the prover has compared it */
-        assert_true(strcmp(peek(s->a, "k"), MISS) == 0 || wait_until(stack_stats(s->a).repair_kept > kept, PATIENCE_MS));
+        assert_true(strcmp(peek(s->a, "k"), MISS) == 0 ||
+                    wait_until(stack_stats(s->a).repair_kept > kept, PATIENCE_MS));
         assert_string_equal(peek(s->a, "later"), "v1"); /* read when the server had done every write there is */
         assert_string_equal(look(s->a, "k"), "v1");
     }
@@ -846,7 +866,8 @@ static void test_R37_unreadable_messages_cost_time_not_truth(void **state)
     assert_true(near__memory_position(s->store, "") < UINT64_C(9007199254740991));
 }
 
-/* Connections are refused in turn with every reason there is; then they are not.  Naive: "subscribed" and serving all the time. */
+/* Connections are refused in turn with every reason there is; then they are not.  Naive: "subscribed" and serving all
+ * the time. */
 static void test_R38_refused_subscription_is_a_state(void **state)
 {
     struct stack *s = *state;
@@ -855,15 +876,16 @@ static void test_R38_refused_subscription_is_a_state(void **state)
     stack_hold(s, NEAR_FAULT_REFUSE, 0, -1);
     cut_subscriptions(s);
     stack_skip(s, 30);
-    assert_true(wait_until(near_wait_ready(s->a, 0, &error) == NEAR_ERR_TIMEOUT && strstr(error.text, "refused"), PATIENCE_MS));
+    assert_true(
+        wait_until(near_wait_ready(s->a, 0, &error) == NEAR_ERR_TIMEOUT && strstr(error.text, "refused"), PATIENCE_MS));
     assert_string_equal(peek(s->a, "k"), MISS);
     stack_hold(s, NEAR_FAULT_REFUSE, 0, 0);
     stack_recover(s, s->a);
     assert_string_equal(look(s->a, "k"), "v1");
 }
 
-/* B writes v2, A has not heard of it; one thread of A sees v2 in the server's answer to this or that.  If the old entry stays:
- * another thread of A reads v1 afterwards. */
+/* B writes v2, A has not heard of it; one thread of A sees v2 in the server's answer to this or that.  If the old entry
+ * stays: another thread of A reads v1 afterwards. */
 static void expect_not_back(struct stack *s)
 {
     assert_string_equal(look(s->a, "k"), "v2");
@@ -966,8 +988,9 @@ static void *stress_main(void *arg)
     return NULL;
 }
 
-/* Fills, messages, own writes and evictions of few keys at full speed from all sides.  Values count upwards in the server's order, so
- * a value below one that any call of the process had returned before this one began is a step back (promise C). */
+/* Fills, messages, own writes and evictions of few keys at full speed from all sides.  Values count upwards in the
+ * server's order, so a value below one that any call of the process had returned before this one began is a step back
+ * (promise C). */
 static void test_R46_no_interleaving_goes_back(void **state)
 {
     enum { THREADS = 6 };
@@ -979,7 +1002,8 @@ static void test_R46_no_interleaving_goes_back(void **state)
     memset(seen, 0, sizeof(seen));
     assert_int_equal(near_set_local_entries(s->b, 2), NEAR_OK); /* B evicts all the time, A never */
     for (int i = 0; i < THREADS; i++) {
-        threads[i] = (struct stress){.cache = i % 2 ? s->b : s->a, .seen = seen[i % 2], .random = seed + (uint64_t)i, .writes = i < 4};
+        threads[i] = (struct stress){
+            .cache = i % 2 ? s->b : s->a, .seen = seen[i % 2], .random = seed + (uint64_t)i, .writes = i < 4};
         assert_int_equal(pthread_create(&ids[i], NULL, stress_main, &threads[i]), 0);
     }
     for (int i = 0; i < THREADS; i++)
@@ -995,8 +1019,9 @@ static void test_R46_no_interleaving_goes_back(void **state)
     }
 }
 
-/* The proof's age at the very edge, for the cache's bound and for a call's tighter one, and a proof that returns after a
- * message was missed.  The steps inside one hit are tests/local's; here: peek says v1 one nanosecond too late, or after the heal. */
+/* The proof's age at the very edge, for the cache's bound and for a call's tighter one, and a proof that returns after
+ * a message was missed.  The steps inside one hit are tests/local's; here: peek says v1 one nanosecond too late, or
+ * after the heal. */
 static void test_R47_hit_compares_its_own_clock(void **state)
 {
     struct stack *s = *state;
@@ -1018,8 +1043,8 @@ static void test_R47_hit_compares_its_own_clock(void **state)
     assert_string_equal(look(s->a, "k"), "v2");
 }
 
-/* A value is held while its key is overwritten, evicted, cleared and the tier shrinks.  Handing out a bare pointer: the bytes change
- * (ASan: use after free). */
+/* A value is held while its key is overwritten, evicted, cleared and the tier shrinks.  Handing out a bare pointer: the
+ * bytes change (ASan: use after free). */
 static void test_R48_held_value_stays_what_it_was(void **state)
 {
     struct stack *s = *state;
@@ -1044,8 +1069,8 @@ static void test_R48_held_value_stays_what_it_was(void **state)
     near_release(&held);
 }
 
-/* Every allocation of a cache's life fails once.  Each call returns its result or NEAR_ERR_NOMEM, nothing leaks, and a value that is
- * returned is the right one. */
+/* Every allocation of a cache's life fails once.  Each call returns its result or NEAR_ERR_NOMEM, nothing leaks, and a
+ * value that is returned is the right one. */
 static int is_nomem(int status, struct allocfail *hooks)
 {
     if (status == NEAR_ERR_NOMEM)
@@ -1063,11 +1088,13 @@ static void expect_one_of(const char *text, struct allocfail *hooks, const char 
 
 static void use_with_failures(near_cache *cache, struct allocfail *hooks)
 {
-    near_item items[] = {{.key = "k1", .key_size = 2, .data = "m", .size = 1}, {.key = "k2", .key_size = 2, .data = "m", .size = 1}};
+    near_item items[] = {{.key = "k1", .key_size = 2, .data = "m", .size = 1},
+                         {.key = "k2", .key_size = 2, .data = "m", .size = 1}};
     int64_t number = 0;
     const char *expected = is_nomem(put(cache, "k1", "v1"), hooks) ? MISS : "v1";
     expect_one_of(look(cache, "k1"), hooks, expected);
-    expect_one_of(bypass(cache, "k1"), hooks, expected); /* a value that is not the local tier's has memory of its own */
+    /* a value that is not the local tier's has memory of its own */
+    expect_one_of(bypass(cache, "k1"), hooks, expected);
     expect_one_of(look(cache, "absent"), hooks, MISS);
     is_nomem(near_incr(cache, "n", 1, 1, NULL, &number), hooks);
     is_nomem(near_mset(cache, items, 2, NULL, NULL), hooks);
@@ -1100,7 +1127,8 @@ static void life_with_failures(struct allocfail *hooks, const char *uri)
         assert_true(allocfail_struck(hooks) > 0);
         return;
     }
-    assert_int_equal(near_wait_ready(cache, PATIENCE_MS, &error), NEAR_OK); /* whatever failed in the background is tried again */
+    /* whatever failed in the background is tried again */
+    assert_int_equal(near_wait_ready(cache, PATIENCE_MS, &error), NEAR_OK);
     use_with_failures(cache, hooks);
     assert_int_equal(near_close(cache), NEAR_OK);
 }

@@ -191,8 +191,8 @@ static int kill_writer_after(struct helper *h, int stops)
     return !returned;
 }
 
-/* A writer is killed at each boundary of a system call of its write.  Written in one step and told in another: somewhere in between
- * the server has the new value and A the old one, for ever. */
+/* A writer is killed at each boundary of a system call of its write.  Written in one step and told in another:
+ * somewhere in between the server has the new value and A the old one, for ever. */
 static void test_R11_writer_killed_at_every_step_of_a_write(void **state)
 {
     (void)state;
@@ -203,10 +203,12 @@ static void test_R11_writer_killed_at_every_step_of_a_write(void **state)
         struct helper writer = start_helper("writer", redis_server_uri_unix(server));
         if (!(watched = writer_is_ready(&writer)))
             break;
-        assert_true(wait_until(strcmp(look(a, "k"), "before") == 0 && strcmp(peek(a, "k"), "before") == 0, PATIENCE_MS));
+        assert_true(
+            wait_until(strcmp(look(a, "k"), "before") == 0 && strcmp(peek(a, "k"), "before") == 0, PATIENCE_MS));
         unreturned = kill_writer_after(&writer, stops);
         /* all that it had sent has been executed when the server has seen its end */
-        assert_true(wait_until(!strstr(redis_server_command(server, "CLIENT", "LIST", NULL), "name=writer"), PATIENCE_MS));
+        assert_true(
+            wait_until(!strstr(redis_server_command(server, "CLIENT", "LIST", NULL), "name=writer"), PATIENCE_MS));
         stack_wait_proof(a);
         snprintf(value, sizeof(value), "%s", server_has("k"));
         assert_string_equal(look(a, "k"), value);
@@ -223,8 +225,8 @@ static void test_R11_writer_killed_at_every_step_of_a_write(void **state)
 
 /* ---------------------------------------------------------------- R28, R29 */
 
-/* A process stops for longer than its bound; meanwhile its subscription overflows at the server and is dropped, and B writes.  Whoever
- * trusts the clock of the last message: it says v1 after it has gone on. */
+/* A process stops for longer than its bound; meanwhile its subscription overflows at the server and is dropped, and B
+ * writes.  Whoever trusts the clock of the last message: it says v1 after it has gone on. */
 static void test_R28_overflowing_subscription_of_a_stopped_process(void **state)
 {
     enum { BIG = 60000, COUNT = 80 };
@@ -244,7 +246,8 @@ static void test_R28_overflowing_subscription_of_a_stopped_process(void **state)
         snprintf(key, sizeof(key), "%d", i);
         assert_int_equal(near_set(b, key, sizeof(key), "x", 1, NULL, NULL), NEAR_OK);
     }
-    assert_true(wait_until(strstr(redis_server_command(server, "PUBSUB", "NUMSUB", channel, NULL), "\n1"), PATIENCE_MS));
+    assert_true(
+        wait_until(strstr(redis_server_command(server, "PUBSUB", "NUMSUB", channel, NULL), "\n1"), PATIENCE_MS));
     assert_int_equal(put(b, "k", "v2"), NEAR_OK);
     int64_t acked_ms = wait_now_ms();
     assert_true(wait_until(wait_now_ms() - acked_ms > BOUND_MS, PATIENCE_MS));
@@ -309,8 +312,8 @@ static int stop_thread(pid_t process, pid_t thread)
     return 0;
 }
 
-/* Only the subscriber thread gets no time; link, process and heartbeats are healthy.  A proof that any other thread could renew: it
- * says v1 for ever. */
+/* Only the subscriber thread gets no time; link, process and heartbeats are healthy.  A proof that any other thread
+ * could renew: it says v1 for ever. */
 static void test_R29_starved_subscriber_thread(void **state)
 {
     (void)state;
@@ -330,7 +333,8 @@ static void test_R29_starved_subscriber_thread(void **state)
         }
         assert_string_equal(ask(&reader, 'p'), MISS);
         ptrace(PTRACE_DETACH, thread, NULL, NULL);
-        assert_true(wait_until(strcmp(ask(&reader, 'p'), "v2") == 0 || strcmp(ask(&reader, 'r'), "v2") != 0, PATIENCE_MS));
+        assert_true(
+            wait_until(strcmp(ask(&reader, 'p'), "v2") == 0 || strcmp(ask(&reader, 'r'), "v2") != 0, PATIENCE_MS));
         assert_string_equal(ask(&reader, 'r'), "v2");
     }
     assert_int_equal(end_helper(&reader), 0);
@@ -365,7 +369,8 @@ struct looper {
     int number;
 };
 
-/* The local tier alone: a miss that goes on to the remote tier takes locks, and whoever is stopped with those does stop others. */
+/* The local tier alone: a miss that goes on to the remote tier takes locks, and whoever is stopped with those does stop
+ * others. */
 static void *hit_loop(void *arg)
 {
     struct looper *l = arg;
@@ -380,7 +385,11 @@ static void *hit_loop(void *arg)
     return NULL;
 }
 
-enum { BUDGET = 2 << 20, SLACK = 1 << 20, BESIDES = 1 << 20 /* what is not the local tier, undelivered messages above all */ };
+enum {
+    BUDGET = 2 << 20,
+    SLACK = 1 << 20,
+    BESIDES = 1 << 20 /* what is not the local tier, undelivered messages above all */
+};
 
 /* Returns the most that was allocated meanwhile. */
 static int64_t write_much(near_cache *cache, const struct allocfail *memory)
@@ -398,13 +407,14 @@ static int64_t write_much(near_cache *cache, const struct allocfail *memory)
     return most;
 }
 
-/* A reader is stopped at an arbitrary instruction of a hit (by a signal whose handler waits), and others write at full speed.
- * Reclamation waits for it; without a cap what is retired grows without bound, or writers wait for the reader. */
+/* A reader is stopped at an arbitrary instruction of a hit (by a signal whose handler waits), and others write at full
+ * speed.  Reclamation waits for it; without a cap what is retired grows without bound, or writers wait for the
+ * reader. */
 static void test_R49_stopped_reader_stops_nobody_else(void **state)
 {
     struct stack *s = *state;
     int64_t most = 0;
-    static _Atomic(int) stop; /* static, as the loopers: a test that failed leaves the threads behind */
+    static _Atomic(int) stop;       /* static, as the loopers: a test that failed leaves the threads behind */
     static struct allocfail memory; /* counts what is really allocated */
     near_options options;
     allocfail_init(&memory);
@@ -425,7 +435,8 @@ static void test_R49_stopped_reader_stops_nobody_else(void **state)
     assert_true(wait_until(atomic_load(&victim.rounds) > 0 && atomic_load(&other.rounds) > 0, PATIENCE_MS));
     for (int round = 0; round < 8; round++) {
         /* so that it is stopped in a hit; a fill may be refused until the keeper has caught up */
-        assert_true(wait_until(put(s->a, "hot", "hot") == NEAR_OK && strcmp(peek(s->a, "hot"), "hot") == 0, PATIENCE_MS));
+        assert_true(
+            wait_until(put(s->a, "hot", "hot") == NEAR_OK && strcmp(peek(s->a, "hot"), "hot") == 0, PATIENCE_MS));
         pthread_kill(victim.thread, SIGUSR1);
         while (sem_wait(&stopped_here) != 0)
             ;
@@ -477,7 +488,8 @@ static int child_of_fork(near_cache *parents, const char *uri)
     near_error error;
     near_cache *own = NULL;
     alarm(HELPER_LIFE_S);
-    if (near_get(parents, "k", 1, NULL, &value) != NEAR_ERR_FORKED || near_set(parents, "k", 1, "x", 1, NULL, NULL) != NEAR_ERR_FORKED)
+    if (near_get(parents, "k", 1, NULL, &value) != NEAR_ERR_FORKED ||
+        near_set(parents, "k", 1, "x", 1, NULL, NULL) != NEAR_ERR_FORKED)
         return 10;
     if (near_wait_ready(parents, 1, &error) != NEAR_ERR_FORKED || near_close(parents) != NEAR_ERR_FORKED)
         return 11;
@@ -544,8 +556,8 @@ static near_cache *open_patiently(const char *uri)
     return cache;
 }
 
-/* Children are forked while threads are in the middle of everything.  A child that uses the parent's sockets: replies go astray and
- * connections break; one that takes inherited locks: it hangs (and is ended by its alarm). */
+/* Children are forked while threads are in the middle of everything.  A child that uses the parent's sockets: replies
+ * go astray and connections break; one that takes inherited locks: it hangs (and is ended by its alarm). */
 static void test_R50_fork_storm_under_load(void **state)
 {
     (void)state;
@@ -612,7 +624,8 @@ static void close_under_load(const char *uri, int rounds)
             assert_int_equal(pthread_create(&loops[i].thread, NULL, until_closed, &loops[i]), 0);
         }
         assert_true(wait_until(atomic_load(&loops[round % THREADS].rounds) > round, PATIENCE_MS));
-        while ((status = near_close(cache)) == NEAR_ERR_BUSY) /* somebody held a value just then; the cache is open again */
+        /* somebody held a value just then; the cache is open again */
+        while ((status = near_close(cache)) == NEAR_ERR_BUSY)
             ;
         assert_int_equal(status, NEAR_OK);
         for (int i = 0; i < THREADS; i++) {
@@ -624,8 +637,8 @@ static void close_under_load(const char *uri, int rounds)
     }
 }
 
-/* A cache is closed while threads are in every kind of call.  Freed under them: a crash (ASan, TSan); not interrupted: close waits for
- * deadlines. */
+/* A cache is closed while threads are in every kind of call.  Freed under them: a crash (ASan, TSan); not interrupted:
+ * close waits for deadlines. */
 static void test_R51_close_under_load(void **state)
 {
     (void)state;
@@ -694,8 +707,8 @@ static int library_threads_block_all(void)
     return threads >= 3 && !open; /* subscriber, prover, keeper */
 }
 
-/* The host takes its signals with sigtimedwait and leaves their dispositions alone: one that a thread of the library took would end
- * the process. */
+/* The host takes its signals with sigtimedwait and leaves their dispositions alone: one that a thread of the library
+ * took would end the process. */
 static int signals_main(const char *uri)
 {
     static const int numbers[] = {SIGUSR1, SIGTERM, SIGINT, SIGHUP, SIGALRM, SIGPROF, SIGQUIT};
@@ -707,7 +720,8 @@ static int signals_main(const char *uri)
     sigemptyset(&set);
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
         sigaddset(&set, numbers[i]);
-    pthread_sigmask(SIG_BLOCK, &set, NULL); /* after the open: what the library's threads inherited does not help them */
+    /* after the open: what the library's threads inherited does not help them */
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
     for (int i = 0; i < 200; i++) {
         int number = numbers[(size_t)i % (sizeof(numbers) / sizeof(numbers[0]))];
         snprintf(key, sizeof(key), "k%d", i);

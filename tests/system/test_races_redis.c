@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The named races (docs/races.md) on a real Redis.  A reaches it through a proxy that does to the bytes what the test says, B directly.
+ * The named races (docs/races.md) on a real Redis.  A reaches it through a proxy that does to the bytes what the test
+ * says, B directly.
  *
- * Nothing here waits and hopes.  Either a condition is waited for, or the promise itself is checked: a read that begins later than
- * the bound after B's write returned must not return the old value, however slow the machine is. */
+ * Nothing here waits and hopes.  Either a condition is waited for, or the promise itself is checked: a read that begins
+ * later than the bound after B's write returned must not return the old value, however slow the machine is. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -87,7 +88,8 @@ static int teardown(void **state)
         return 0;
     for (int kind = PROXY_ANY; kind < PROXY_KINDS_; kind++) {
         for (int side = 0; side < PROXY_SIDES_; side++) {
-            proxy_mode(w->proxy, (enum proxy_kind)kind, (enum proxy_side)side, kind == PROXY_ANY ? PROXY_PASS : PROXY_INHERIT);
+            proxy_mode(w->proxy, (enum proxy_kind)kind, (enum proxy_side)side,
+                       kind == PROXY_ANY ? PROXY_PASS : PROXY_INHERIT);
             proxy_cut(w->proxy, (enum proxy_kind)kind, (enum proxy_side)side, -1, 0);
         }
     }
@@ -112,7 +114,10 @@ static struct world *world_of(void **state)
     return w;
 }
 
-static const char *full(const struct world *w, const char *key) { return stack_name(w->prefix, key); }
+static const char *full(const struct world *w, const char *key)
+{
+    return stack_name(w->prefix, key);
+}
 
 /* What the server has, in the words of look(). */
 static const char *server_has(struct redis_server *server, const char *name)
@@ -129,8 +134,8 @@ static void cache_in_a(struct world *w, const char *key, const char *value)
 }
 
 /* Reads until the new value comes.  The old one only while the bound allows it; other answers (errors) are no lie. */
-static void expect_within_bound(near_cache *cache, const char *key, const char *old, const char *new_value, int64_t acked_ms,
-                                int64_t bound_ms)
+static void expect_within_bound(near_cache *cache, const char *key, const char *old, const char *new_value,
+                                int64_t acked_ms, int64_t bound_ms)
 {
     int64_t end_ms = wait_now_ms() + PATIENCE_MS;
     for (;;) {
@@ -148,7 +153,8 @@ static void expect_within_bound(near_cache *cache, const char *key, const char *
 static void expect_recovery(struct world *w, near_cache *cache, const char *key)
 {
     near_error error = {0};
-    /* the first try may still meet the breaker: the heartbeat that closes it can be proven before its own reply is read */
+    /* the first try may still meet the breaker: the heartbeat that closes it can be proven before its own reply is
+     * read */
     if (!wait_until(near_check(cache, PATIENCE_MS, &error) == NEAR_OK, PATIENCE_MS))
         print_error("near_check: %s\n", error.text);
     stack_check(cache);
@@ -171,7 +177,8 @@ static void test_R12_write_without_channel_rights_changes_nothing(void **state)
     near_error error = {0};
     char uri[200];
     cache_in_a(w, "k", "v1");
-    redis_server_command(w->server, "ACL", "SETUSER", "mute", "reset", "on", ">pw", "~*", "+@all", "resetchannels", NULL);
+    redis_server_command(w->server, "ACL", "SETUSER", "mute", "reset", "on", ">pw", "~*", "+@all", "resetchannels",
+                         NULL);
     snprintf(uri, sizeof(uri), "unix://mute:pw@%s", redis_server_socket(w->server));
     stack_options(&options);
     options.prefix = w->prefix;
@@ -188,8 +195,8 @@ static void test_R12_write_without_channel_rights_changes_nothing(void **state)
     redis_server_command(w->server, "ACL", "DELUSER", "mute", NULL);
 }
 
-/* The server is out of memory.  A half-done script: told but not written is harmless, written but not told is not; a removal that
- * works without being told leaves v1 in A. */
+/* The server is out of memory.  A half-done script: told but not written is harmless, written but not told is not; a
+ * removal that works without being told leaves v1 in A. */
 static void test_R12_out_of_memory_is_all_or_nothing(void **state)
 {
     struct world *w = world_of(state);
@@ -247,8 +254,8 @@ static int64_t bytes_of_one_set(struct world *w, near_cache *cache, enum proxy_s
     return (int64_t)(proxy_passed(w->proxy, PROXY_DATA, side) - before);
 }
 
-/* The data connection is cut after every possible number of bytes of a write, or of its reply.  Old value kept, or new one believed:
- * peek hits where the fate is unknown, or A and the server disagree in the end. */
+/* The data connection is cut after every possible number of bytes of a write, or of its reply.  Old value kept, or new
+ * one believed: peek hits where the fate is unknown, or A and the server disagree in the end. */
 static void test_R13_write_cut_at_every_byte(void **state)
 {
     struct world *w = world_of(state);
@@ -271,7 +278,8 @@ static void test_R13_write_cut_at_every_byte(void **state)
     assert_true(stack_stats(w->a).writes_unknown > 0);
 }
 
-/* A read through a connection that breaks inside its reply, at every byte: an error or the whole value, never a part of it. */
+/* A read through a connection that breaks inside its reply, at every byte: an error or the whole value, never a part of
+ * it. */
 static void test_R13_reply_cut_at_every_byte_is_an_error(void **state)
 {
     struct world *w = world_of(state);
@@ -303,8 +311,8 @@ static void *impatient_main(void *arg)
     return NULL;
 }
 
-/* The server stops, calls run into their deadlines, the server goes on and answers all of them; other keys are asked for on the same
- * connections.  Replies taken in turn: a key gets another key's value. */
+/* The server stops, calls run into their deadlines, the server goes on and answers all of them; other keys are asked
+ * for on the same connections.  Replies taken in turn: a key gets another key's value. */
 static void test_R15_late_reply_is_nobody_elses(void **state)
 {
     enum { KEYS = 6 };
@@ -354,7 +362,8 @@ static void test_R21_killed_subscription(void **state)
     expect_recovery(w, w->a, "k");
 }
 
-/* B writes at the very moment of the kill, again and again; A comes back by itself.  An entry from before: look says an old one. */
+/* B writes at the very moment of the kill, again and again; A comes back by itself.  An entry from before: look says an
+ * old one. */
 static void test_R21_writes_around_reconnections(void **state)
 {
     struct world *w = world_of(state);
@@ -370,7 +379,8 @@ static void test_R21_writes_around_reconnections(void **state)
     }
 }
 
-/* The subscription's network swallows everything, nothing is closed.  Without a bound on the proof's age: v1 for ever. */
+/* The subscription's network swallows everything, nothing is closed.  Without a bound on the proof's age: v1 for
+ * ever. */
 static void test_R24_swallowed_subscription_ends_with_the_bound(void **state)
 {
     struct world *w = world_of(state);
@@ -379,10 +389,12 @@ static void test_R24_swallowed_subscription_ends_with_the_bound(void **state)
     assert_int_equal(put(w->b, "k", "v2"), NEAR_OK);
     expect_within_bound(w->a, "k", "v1", "v2", wait_now_ms(), BOUND_MS);
     proxy_mode(w->proxy, PROXY_SUB, PROXY_TO_CLIENT, PROXY_INHERIT);
-    expect_recovery(w, w->a, "k"); /* the old subscription has lost bytes for good: it must have been given up or found out */
+    /* the old subscription has lost bytes for good: it must have been given up or found out */
+    expect_recovery(w, w->a, "k");
 }
 
-/* The whole server stops (SIGSTOP): nothing is closed, nothing answers.  Hits end with the bound, calls at their deadlines. */
+/* The whole server stops (SIGSTOP): nothing is closed, nothing answers.  Hits end with the bound, calls at their
+ * deadlines. */
 static void test_R24_stopped_server(void **state)
 {
     struct world *w = world_of(state);
@@ -397,7 +409,8 @@ static void test_R24_stopped_server(void **state)
     expect_recovery(w, w->a, "k");
 }
 
-/* Somebody in between answers PINGs by itself, but messages do not come.  A PONG that is not ours taken for one: v1 for ever. */
+/* Somebody in between answers PINGs by itself, but messages do not come.  A PONG that is not ours taken for one: v1 for
+ * ever. */
 static void test_R25_pong_of_somebody_else(void **state)
 {
     struct world *w = world_of(state);
@@ -423,7 +436,8 @@ static void *endless_script(void *arg)
     return NULL;
 }
 
-/* A script runs without end; everybody, subscribers' PINGs included, gets -BUSY.  BUSY taken for a PONG: peek hits all the time. */
+/* A script runs without end; everybody, subscribers' PINGs included, gets -BUSY.  BUSY taken for a PONG: peek hits all
+ * the time. */
 static void test_R27_endless_script(void **state)
 {
     struct world *w = world_of(state);
@@ -460,8 +474,8 @@ static void test_R30_message_taken_out_of_the_stream(void **state)
     assert_true(stack_stats(w->a).message_gaps > 0);
 }
 
-/* Two servers behind one address; one kind of connection moves to the other.  Two halves of two servers taken for one whole: what
- * happens on the server that is not listened to is never heard, and look says its old value for ever. */
+/* Two servers behind one address; one kind of connection moves to the other.  Two halves of two servers taken for one
+ * whole: what happens on the server that is not listened to is never heard, and look says its old value for ever. */
 static void move_one_kind(void **state, enum proxy_kind kind)
 {
     struct world *w = world_of(state);
@@ -496,11 +510,17 @@ static void move_one_kind(void **state, enum proxy_kind kind)
     redis_server_free(other);
 }
 
-static void test_R31_data_connections_move_alone(void **state) { move_one_kind(state, PROXY_DATA); }
-static void test_R31_subscription_moves_alone(void **state) { move_one_kind(state, PROXY_SUB); }
+static void test_R31_data_connections_move_alone(void **state)
+{
+    move_one_kind(state, PROXY_DATA);
+}
+static void test_R31_subscription_moves_alone(void **state)
+{
+    move_one_kind(state, PROXY_SUB);
+}
 
-/* redis-cli changes things past us.  SET and DEL: the local time to live bounds them.  FLUSHALL: the next heartbeat finds the position
- * gone.  Otherwise look says v1 for ever. */
+/* redis-cli changes things past us.  SET and DEL: the local time to live bounds them.  FLUSHALL: the next heartbeat
+ * finds the position gone.  Otherwise look says v1 for ever. */
 static void test_R35_foreign_commands(void **state)
 {
     enum { LOCAL_TTL_MS = 200 };
@@ -546,7 +566,8 @@ static void test_R35_flushall_and_restarts(void **state)
 /* Somebody publishes on our channel by hand.  Ignored: it may have told of a write; believed: numbers fly away. */
 static void test_R37_garbage_on_the_channel(void **state)
 {
-    static const char *const garbage[] = {"", "garbage", "2:a message of the future", "19007199254740991:", "1", "P1:2"};
+    static const char *const garbage[] = {
+        "", "garbage", "2:a message of the future", "19007199254740991:", "1", "P1:2"};
     struct world *w = world_of(state);
     char channel[64];
     snprintf(channel, sizeof(channel), "nearcache:0:%s", w->prefix);
@@ -565,8 +586,8 @@ static void test_R37_garbage_on_the_channel(void **state)
 
 /* ---------------------------------------------------------------- refusals */
 
-/* All connections but the admin's are closed, and the server takes no new one for one reason or another.  Nothing old is served, the
- * call's status says why, and when the reason is gone everything recovers by itself. */
+/* All connections but the admin's are closed, and the server takes no new one for one reason or another.  Nothing old
+ * is served, the call's status says why, and when the reason is gone everything recovers by itself. */
 static void refused(struct world *w, int fd, const char *status, const char *const *kill, size_t kill_count)
 {
     char expected[64];
@@ -591,7 +612,8 @@ static void refused(struct world *w, int fd, const char *status, const char *con
     assert_true(error.text[0] != 0);
 }
 
-/* And A without the proxy, which does not pass on words that come with an end of stream, and with a breaker, which keeps them. */
+/* And A without the proxy, which does not pass on words that come with an end of stream, and with a breaker, which
+ * keeps them. */
 static int open_admin(struct world *w)
 {
     near_options options;
@@ -653,8 +675,8 @@ static const char *look_and_peek(struct world *w, const char *key)
     return peek(w->a, key);
 }
 
-/* A data connection is made just when the user may not ask who the server is (INFO); the subscription sees nothing of it.  Used for
- * ever: proofs go on, but nothing that is read can be kept. */
+/* A data connection is made just when the user may not ask who the server is (INFO); the subscription sees nothing of
+ * it.  Used for ever: proofs go on, but nothing that is read can be kept. */
 static void test_R38_connection_made_without_rights_is_made_anew(void **state)
 {
     struct world *w = world_of(state);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * R36, a storm: one process writes very many keys at once.  Their messages are few, since those of a run of the script are one; the
- * others stay correct and within their bound meanwhile, and who does not read is not thrown out. */
+ * R36, a storm: one process writes very many keys at once.  Their messages are few, since those of a run of the script
+ * are one; the others stay correct and within their bound meanwhile, and who does not read is not thrown out. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -24,9 +24,9 @@
 
 enum {
     KEYS = 100000,
-    BATCH = 10000, /* of one near_mset */
-    TOGETHER = 64, /* keys of one message at most */
-    HELD = 1000,   /* keys that the reader holds */
+    BATCH = 10000,   /* of one near_mset */
+    TOGETHER = 64,   /* keys of one message at most */
+    HELD = 1000,     /* keys that the reader holds */
     BOUND_MS = 1000, /* a process that gets no processor for a bound would subscribe anew, and miss messages */
     KEY_SIZE = 8
 };
@@ -237,8 +237,10 @@ static void test_R36_one_key_is_not_twice_in_a_message(void **state)
     if (!server)
         skip();
     near_cache *writer = open_writer();
-    near_item items[5] = {{.key = "a", .key_size = 1, .data = "1", .size = 1}, {.key = "b", .key_size = 1, .data = "2", .size = 1},
-                          {.key = "a", .key_size = 1, .data = "3", .size = 1}, {.key = "c", .key_size = 1, .data = "4", .size = 1},
+    near_item items[5] = {{.key = "a", .key_size = 1, .data = "1", .size = 1},
+                          {.key = "b", .key_size = 1, .data = "2", .size = 1},
+                          {.key = "a", .key_size = 1, .data = "3", .size = 1},
+                          {.key = "c", .key_size = 1, .data = "4", .size = 1},
                           {.key = "a", .key_size = 1, .data = "5", .size = 1}};
     uint64_t before = stack_stats(writer).messages;
     assert_int_equal(near_mset(writer, items, 5, NULL, NULL), NEAR_OK);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Every entry point, with the n-th system call failing, for every n: on a real Redis (unix socket, and TCP by a name that has to be
- * resolved) and on memory://.
+ * Every entry point, with the n-th system call failing, for every n: on a real Redis (unix socket, and TCP by a name
+ * that has to be resolved) and on memory://.
  *
- * Each entry point is run once unbroken, which tells how many calls there are; then once for each of them with that one failing,
- * in a way that the seed draws from those that the call has; then, for a part of the numbers, with all later calls of the same
- * function failing too, for as long as the entry point runs.  Whatever thread makes the n-th call: the subscriber's and the
- * keeper's fail as the caller's do.  Every time must hold:
+ * Each entry point is run once unbroken, which tells how many calls there are; then once for each of them with that one
+ * failing, in a way that the seed draws from those that the call has; then, for a part of the numbers, with all later
+ * calls of the same function failing too, for as long as the entry point runs.  Whatever thread makes the n-th call:
+ * the subscriber's and the keeper's fail as the caller's do.  Every time must hold:
  *
  *   - it returns, with a status that its documentation has; where only one call failed, long before its deadline;
  *   - nobody spins while calls fail;
@@ -34,7 +34,8 @@
 #include "system/stack.h"
 
 enum {
-    RESTORED_MS = 3000, /* by then every connection that a call has lost is back: pauses end after 20 ms, dialling after a second */
+    /* by then every connection that a call has lost is back: pauses end after 20 ms, dialling after a second */
+    RESTORED_MS = 3000,
     LONG_MS = 2 * PATIENCE_MS, /* deadline where one call fails: nothing may come near it */
     SHORT_MS = 25,             /* where calls go on failing */
     CALLS_PER_MS = 400,        /* more is spinning; an idle machine makes a tenth of them at most */
@@ -49,8 +50,8 @@ struct world {
     near_error error; /* of the call that failed */
     char path[128];   /* of a file of keys */
     char journal[144];
-    int descriptors;  /* of the ready cache */
-    int number;       /* of the present run: values differ from run to run */
+    int descriptors; /* of the ready cache */
+    int number;      /* of the present run: values differ from run to run */
     int lasting;
     _Atomic(int) stored, accepted;
 };
@@ -96,7 +97,8 @@ static void print_descriptors(void)
 #define REMOTE_TIER NEAR_ERR_NOMEM, NEAR_ERR_TIMEOUT, NEAR_ERR_UNAVAILABLE, NEAR_ERR_IO, NEAR_ERR_PROTOCOL
 static const int of_reads[] = {REMOTE_TIER, 0};
 static const int of_writes[] = {REMOTE_TIER, NEAR_ERR_UNKNOWN, 0};
-static const int of_loads[] = {NEAR_ERR_LOAD, NEAR_ERR_LOAD_TIMEOUT, NEAR_ERR_TIMEOUT, NEAR_ERR_NOMEM, NEAR_ERR_SYSTEM, 0};
+static const int of_loads[] = {NEAR_ERR_LOAD,  NEAR_ERR_LOAD_TIMEOUT, NEAR_ERR_TIMEOUT,
+                               NEAR_ERR_NOMEM, NEAR_ERR_SYSTEM,       0};
 static const int of_open[] = {NEAR_ERR_NOMEM, NEAR_ERR_SYSTEM, 0};
 static const int of_locks[] = {REMOTE_TIER, NEAR_ERR_UNKNOWN, NEAR_ERR_SYSTEM, NEAR_LOCKED, NEAR_ERR_LOCK_LOST, 0};
 static const int of_checks[] = {REMOTE_TIER, NEAR_ERR_UNKNOWN, NEAR_ERR_SYSTEM, NEAR_ERR_UNPROVEN, NEAR_ERR_RESOLVE, 0};
@@ -138,8 +140,8 @@ static void require_ready(struct world *w)
     assert_int_equal(status, NEAR_OK);
 }
 
-/* As many as at the first time.  That count may have been one of a name server's thread too high; then fewer are there for good, and
- * count from now on.  More for good is a leak. */
+/* As many as at the first time.  That count may have been one of a name server's thread too high; then fewer are there
+ * for good, and count from now on.  More for good is a leak. */
 static void require_descriptors(struct world *w)
 {
     if (!w->descriptors)
@@ -165,13 +167,15 @@ static void require_working(struct world *w)
     require_descriptors(w);
 }
 
-/* Whoever looks, looks at the same: the local tier is no other than the server (after a write of unknown fate: in the end). */
+/* Whoever looks, looks at the same: the local tier is no other than the server (after a write of unknown fate: in the
+ * end). */
 static const char *settled(struct world *w, const char *key)
 {
     const char *there = "", *here = "";
-    int same = wait_until(strcmp(here = look_with(w->cache, key, 0, PATIENCE_MS, 0),
-                                 there = look_with(w->cache, key, NEAR_BYPASS_LOCAL | NEAR_NO_FILL, PATIENCE_MS, 0)) == 0,
-                          PATIENCE_MS);
+    int same =
+        wait_until(strcmp(here = look_with(w->cache, key, 0, PATIENCE_MS, 0),
+                          there = look_with(w->cache, key, NEAR_BYPASS_LOCAL | NEAR_NO_FILL, PATIENCE_MS, 0)) == 0,
+                   PATIENCE_MS);
     if (!same)
         fail_msg("%s: %s here, %s there", key, here, there);
     return there;
@@ -259,8 +263,14 @@ static int get_with(struct world *w, uint32_t flags)
     return status;
 }
 
-static int call_get(struct world *w) { return get_with(w, 0); }
-static int call_get_fresh(struct world *w) { return get_with(w, NEAR_REQUIRE_FRESH); }
+static int call_get(struct world *w)
+{
+    return get_with(w, 0);
+}
+static int call_get_fresh(struct world *w)
+{
+    return get_with(w, NEAR_REQUIRE_FRESH);
+}
 
 static int call_get_copy(struct world *w)
 {
@@ -283,17 +293,35 @@ static void before_write(struct world *w)
 static void judge_write(struct world *w, int status, const char *key, const char *old, const char *new)
 {
     const char *now = settled(w, key);
-    const char *wanted = status == NEAR_OK ? new : status == NEAR_ERR_UNKNOWN && strcmp(now, new) == 0 ? new : old;
+    const char *wanted = status == NEAR_OK ? new : status == NEAR_ERR_UNKNOWN &&strcmp(now, new) == 0 ? new : old;
     if (strcmp(now, wanted) != 0)
         fail_msg("%s: \"%s\" is there, expected \"%s\"", near_status_name(status), now, wanted);
 }
 
-static int call_set(struct world *w) { return put(w->cache, "k", text(w, "new")); }
-static void after_set(struct world *w, int status) { judge_write(w, status, "k", text(w, "old"), text(w, "new")); }
-static int call_del(struct world *w) { return near_del(w->cache, "k", 1, NULL); }
-static void after_del(struct world *w, int status) { judge_write(w, status, "k", text(w, "old"), MISS); }
-static int call_expire(struct world *w) { return near_expire(w->cache, "k", 1, 100000, NULL); }
-static void after_expire(struct world *w, int status) { judge_write(w, status, "k", text(w, "old"), text(w, "old")); }
+static int call_set(struct world *w)
+{
+    return put(w->cache, "k", text(w, "new"));
+}
+static void after_set(struct world *w, int status)
+{
+    judge_write(w, status, "k", text(w, "old"), text(w, "new"));
+}
+static int call_del(struct world *w)
+{
+    return near_del(w->cache, "k", 1, NULL);
+}
+static void after_del(struct world *w, int status)
+{
+    judge_write(w, status, "k", text(w, "old"), MISS);
+}
+static int call_expire(struct world *w)
+{
+    return near_expire(w->cache, "k", 1, 100000, NULL);
+}
+static void after_expire(struct world *w, int status)
+{
+    judge_write(w, status, "k", text(w, "old"), text(w, "old"));
+}
 
 static int call_incr(struct world *w)
 {
@@ -303,7 +331,10 @@ static int call_incr(struct world *w)
         assert_int_equal(number, 42);
     return status;
 }
-static void after_incr(struct world *w, int status) { judge_write(w, status, "n", "41", "42"); }
+static void after_incr(struct world *w, int status)
+{
+    judge_write(w, status, "n", "41", "42");
+}
 
 static int call_cas(struct world *w)
 {
@@ -484,11 +515,17 @@ static int call_bulk_load(struct world *w)
     return status;
 }
 
-static int call_tag(struct world *w) { return near_invalidate_tag(w->cache, "tag", 3, NULL); }
+static int call_tag(struct world *w)
+{
+    return near_invalidate_tag(w->cache, "tag", 3, NULL);
+}
 
 /* ---------------------------------------------------------------- the whole cache */
 
-static int call_clear(struct world *w) { return near_clear(w->cache, 0, NULL, NULL); }
+static int call_clear(struct world *w)
+{
+    return near_clear(w->cache, 0, NULL, NULL);
+}
 static int call_clear_keys(struct world *w)
 {
     uint64_t removed = 0;
@@ -631,7 +668,10 @@ static int open_source(struct world *w, int behind)
     return near_source_open(w->cache, &options, &w->source, &w->error);
 }
 
-static int call_source_open(struct world *w) { return open_source(w, 1); }
+static int call_source_open(struct world *w)
+{
+    return open_source(w, 1);
+}
 
 static int shut_source(struct world *w, uint32_t timeout_ms)
 {
@@ -688,7 +728,8 @@ static int source_set(struct world *w, const char *key, size_t size)
     return status;
 }
 
-static void journalled(struct world *w, int (*store_of)(void *arg, near_update *updates, size_t count, uint32_t timeout_ms),
+static void journalled(struct world *w,
+                       int (*store_of)(void *arg, near_update *updates, size_t count, uint32_t timeout_ms),
                        near_source_options *ret)
 {
     near_source_options_init(ret);
@@ -761,17 +802,24 @@ static void after_source_flush(struct world *w, int status)
     require_stored(w);
 }
 
-static int call_source_close(struct world *w) { return shut_source(w, w->options.timeout_ms); }
+static int call_source_close(struct world *w)
+{
+    return shut_source(w, w->options.timeout_ms);
+}
 
 static void before_through(struct world *w)
 {
     assert_int_equal(open_source(w, 0), NEAR_OK);
 }
-static int call_through(struct world *w) { return source_set(w, "s", 100); }
+static int call_through(struct world *w)
+{
+    return source_set(w, "s", 100);
+}
 static void after_through(struct world *w, int status)
 {
     char begin[32];
-    assert_int_equal(near_source_flush(w->source, PATIENCE_MS), NEAR_OK); /* what was pending has been forgotten by all */
+    /* what was pending has been forgotten by all */
+    assert_int_equal(near_source_flush(w->source, PATIENCE_MS), NEAR_OK);
     assert_int_equal(shut_source(w, PATIENCE_MS), NEAR_OK);
     if (status == NEAR_OK || status == NEAR_PENDING)
         assert_int_equal(w->stored, w->number);
@@ -785,7 +833,8 @@ static void after_through(struct world *w, int status)
 
 static const struct entry openers[] = {
     {"near_open", call_open, NULL, after_open, of_open, 0},
-    {"near_open and near_wait_ready", call_open_and_wait, NULL, NULL, (const int[]){NEAR_ERR_NOMEM, NEAR_ERR_SYSTEM, NEAR_ERR_TIMEOUT, 0}, 0},
+    {"near_open and near_wait_ready", call_open_and_wait, NULL, NULL,
+     (const int[]){NEAR_ERR_NOMEM, NEAR_ERR_SYSTEM, NEAR_ERR_TIMEOUT, 0}, 0},
     {"near_close", call_close, open_ready, NULL, of_nothing, 0},
 };
 
@@ -830,8 +879,9 @@ static char line[512]; /* what was run last */
 
 static const char *context(const struct world *w, const struct entry *e, uint64_t n, int status)
 {
-    snprintf(line, sizeof(line), "%s on %.10s…, call %llu fails%s (%s), seed %llu: %s %s", e->name, w->uri, (unsigned long long)n,
-             w->lasting ? " and those after it" : "", sysfail_what(), (unsigned long long)seed, near_status_name(status), w->error.text);
+    snprintf(line, sizeof(line), "%s on %.10s…, call %llu fails%s (%s), seed %llu: %s %s", e->name, w->uri,
+             (unsigned long long)n, w->lasting ? " and those after it" : "", sysfail_what(), (unsigned long long)seed,
+             near_status_name(status), w->error.text);
     return line;
 }
 
@@ -891,7 +941,8 @@ static struct world *world_new(const char *uri, int lasting)
     struct world *w = calloc(1, sizeof(*w));
     assert_non_null(w);
     snprintf(w->uri, sizeof(w->uri), "%s", uri);
-    snprintf(w->path, sizeof(w->path), "%s/nearcache-syscalls.%ld", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (long)getpid());
+    snprintf(w->path, sizeof(w->path), "%s/nearcache-syscalls.%ld", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp",
+             (long)getpid());
     snprintf(w->journal, sizeof(w->journal), "%s.journal", w->path);
     allocfail_init(&w->memory);
     stack_options(&w->options);
@@ -1136,8 +1187,8 @@ static near_stats stats_of(near_cache *cache)
     return stats;
 }
 
-/* Entries' memory comes from the kernel where the application has no allocator of its own.  What it does not give is not kept; what it
- * does not take back is still counted, and offered to it again. */
+/* Entries' memory comes from the kernel where the application has no allocator of its own.  What it does not give is
+ * not kept; what it does not take back is still counted, and offered to it again. */
 static void test_kernel_that_gives_or_takes_no_memory(void **state)
 {
     (void)state;
@@ -1162,10 +1213,13 @@ static void test_kernel_that_gives_or_takes_no_memory(void **state)
     assert_int_equal(near_close(cache), NEAR_OK);
 }
 
-/* Otherwise the scenarios do not get where they are meant to get.  The others depend on the machine, or on what else went wrong. */
-static const char *const required[] = {"socket", "connect", "recv", "sendmsg", "ppoll", "eventfd", "read", "write", "open", "flock",
-                                       "pread", "fdatasync", "fsync", "ftruncate", "rename", "close", "getaddrinfo", "getrandom",
-                                       "futex wait", "pthread_create", "pthread_cond_timedwait", "mmap", "madvise"};
+/* Otherwise the scenarios do not get where they are meant to get.  The others depend on the machine, or on what else
+ * went wrong. */
+static const char *const required[] = {
+    "socket", "connect", "recv",        "sendmsg",   "ppoll",      "eventfd",        "read",
+    "write",  "open",    "flock",       "pread",     "fdatasync",  "fsync",          "ftruncate",
+    "rename", "close",   "getaddrinfo", "getrandom", "futex wait", "pthread_create", "pthread_cond_timedwait",
+    "mmap",   "madvise"};
 
 static void test_every_function_was_called(void **state)
 {
@@ -1175,7 +1229,8 @@ static void test_every_function_was_called(void **state)
     if (!server)
         skip();
     for (unsigned i = 0; (name = sysfail_function(i, &made, &failed)); i++) {
-        print_message("# %-24s %8llu calls, %6llu failed\n", name, (unsigned long long)made, (unsigned long long)failed);
+        print_message("# %-24s %8llu calls, %6llu failed\n", name, (unsigned long long)made,
+                      (unsigned long long)failed);
         for (size_t r = 0; r < sizeof(required) / sizeof(*required); r++)
             if (strcmp(name, required[r]) == 0 && !made)
                 fail_msg("%s was never called", name);

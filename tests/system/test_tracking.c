@@ -82,7 +82,8 @@ static int teardown(void **state)
         return 0;
     for (int kind = PROXY_ANY; kind < PROXY_KINDS_; kind++)
         for (int side = 0; side < PROXY_SIDES_; side++)
-            proxy_mode(world.proxy, (enum proxy_kind)kind, (enum proxy_side)side, kind == PROXY_ANY ? PROXY_PASS : PROXY_INHERIT);
+            proxy_mode(world.proxy, (enum proxy_kind)kind, (enum proxy_side)side,
+                       kind == PROXY_ANY ? PROXY_PASS : PROXY_INHERIT);
     proxy_refuse(world.proxy, 0);
     redis_server_command(world.server, "CONFIG", "SET", "maxmemory", "0", NULL);
     stack_close(world.a);
@@ -98,7 +99,10 @@ static struct world *world_of(void **state)
     return w;
 }
 
-static const char *full(const struct world *w, const char *key) { return stack_name(w->prefix, key); }
+static const char *full(const struct world *w, const char *key)
+{
+    return stack_name(w->prefix, key);
+}
 
 /* As redis-cli would. */
 static void foreign_set(struct world *w, const char *key, const char *value)
@@ -113,10 +117,17 @@ static void cache_in_a(struct world *w, const char *key, const char *value)
     assert_true(wait_until(strcmp(look(w->a, key), value) == 0 && strcmp(peek(w->a, key), value) == 0, PATIENCE_MS));
 }
 
-static uint64_t reports(struct world *w) { return stack_stats(w->a).messages_foreign; }
-static uint64_t disconnections(struct world *w) { return stack_stats(w->a).disconnections; }
+static uint64_t reports(struct world *w)
+{
+    return stack_stats(w->a).messages_foreign;
+}
+static uint64_t disconnections(struct world *w)
+{
+    return stack_stats(w->a).disconnections;
+}
 
-/* After a proof that began after the foreign write returned, the old value is not served (the bound, without its time). */
+/* After a proof that began after the foreign write returned, the old value is not served (the bound, without its
+ * time). */
 static void expect_seen(struct world *w, const char *key, const char *now)
 {
     stack_check(w->a);
@@ -156,7 +167,8 @@ static void test_R20_R35_a_foreign_EXPIRE_that_shortens_is_seen(void **state)
     struct world *w = world_of(state);
     cache_in_a(w, "k", "one");
     redis_server_command(w->server, "PEXPIRE", full(w, "k"), "1", NULL);
-    assert_true(wait_until(strcmp(redis_server_command(w->server, "EXISTS", full(w, "k"), NULL), "0") == 0, PATIENCE_MS));
+    assert_true(
+        wait_until(strcmp(redis_server_command(w->server, "EXISTS", full(w, "k"), NULL), "0") == 0, PATIENCE_MS));
     expect_seen(w, "k", MISS);
 }
 
@@ -217,8 +229,9 @@ static void test_R01_R19_a_fill_that_a_foreign_write_overtakes_is_not_kept(void 
         proxy_mode(w->proxy, PROXY_DATA, PROXY_TO_CLIENT, PROXY_HOLD);
         uint64_t before = reports(w);
         caller_get(&reader, w->a, "k");
-        assert_true(wait_until(stack_stats(w->a).flights_joined + proxy_held(w->proxy, PROXY_DATA, PROXY_TO_CLIENT) > 40,
-                               PATIENCE_MS)); /* the reply, or a heartbeat's and the reply */
+        assert_true(
+            wait_until(stack_stats(w->a).flights_joined + proxy_held(w->proxy, PROXY_DATA, PROXY_TO_CLIENT) > 40,
+                       PATIENCE_MS)); /* the reply, or a heartbeat's and the reply */
         foreign_set(w, "k", "new");
         assert_true(wait_until(reports(w) > before, PATIENCE_MS));
         proxy_mode(w->proxy, PROXY_DATA, PROXY_TO_CLIENT, PROXY_INHERIT);
@@ -284,7 +297,8 @@ static const char *track_id(struct world *w)
     return "0";
 }
 
-/* Only TRACKINGINFO can tell: the subscription is in good health, and the end of the control connection never arrives. */
+/* Only TRACKINGINFO can tell: the subscription is in good health, and the end of the control connection never
+ * arrives. */
 static void test_R39_R41_tracking_that_ended_silently_is_noticed(void **state)
 {
     struct world *w = world_of(state);
@@ -338,7 +352,8 @@ static void test_R44_a_report_without_keys_means_everything(void **state)
     assert_true(wait_until(reports(w) > before, PATIENCE_MS));
     assert_string_equal(look(w->a, "k"), "old");
     assert_int_equal(stack_stats(w->a).remote_hits, fetched + 1);
-    inject(w, "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*3\r\n$6\r\nforget\r\n$1\r\nx\r\n$0\r\n\r\n"); /* others' keys */
+    /* others' keys */
+    inject(w, "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*3\r\n$6\r\nforget\r\n$1\r\nx\r\n$0\r\n\r\n");
     stack_check(w->a);
     assert_int_equal(disconnections(w), lost);
     inject(w, "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n:7\r\n"); /* and what is no report */
@@ -354,7 +369,8 @@ static void test_without_a_prefix_everything_is_tracked_and_kept(void **state)
     near_cache *all = open_tracking(redis_server_uri_unix(w->server), "");
     redis_server_command(w->server, "SET", "bare", "one", NULL);
     stack_check(all); /* its report has come */
-    assert_true(wait_until(strcmp(look(all, "bare"), "one") == 0 && strcmp(peek(all, "bare"), "one") == 0, PATIENCE_MS));
+    assert_true(
+        wait_until(strcmp(look(all, "bare"), "one") == 0 && strcmp(peek(all, "bare"), "one") == 0, PATIENCE_MS));
     uint64_t first = stack_stats(all).messages_foreign;
     stack_check(all); /* writes a scratch key */
     uint64_t second = stack_stats(all).messages_foreign;

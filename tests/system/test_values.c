@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Messages that carry the value (message_value_max): who holds the key has the new value without a fetch.  The random faults are in
- * tests/coherence/test_simulation.c. */
+ * Messages that carry the value (message_value_max): who holds the key has the new value without a fetch.  The random
+ * faults are in tests/coherence/test_simulation.c. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -48,7 +48,8 @@ static void test_holder_gets_the_value_with_the_message(void **state)
     assert_int_equal(put(writer, "k", "two"), NEAR_OK);
     assert_true(wait_until(strcmp(peek(s->a, "k"), "two") == 0, PATIENCE_MS));
     assert_string_equal(look(s->a, "k"), "two");
-    near_item items[2] = {{.key = "k", .key_size = 1, .data = "three", .size = 5}, {.key = "l", .key_size = 1, .data = "x", .size = 1}};
+    near_item items[2] = {{.key = "k", .key_size = 1, .data = "three", .size = 5},
+                          {.key = "l", .key_size = 1, .data = "x", .size = 1}};
     assert_int_equal(near_mset(writer, items, 2, NULL, NULL), NEAR_OK);
     assert_true(wait_until(strcmp(peek(s->a, "k"), "three") == 0, PATIENCE_MS));
     assert_int_equal(fetches(s->a), before);
@@ -165,7 +166,8 @@ static void test_values_and_tracking_exclude_each_other(void **state)
 {
     (void)state;
     near_cache *cache;
-    assert_int_equal(near_open("memory://values?track=bcast&message_values=always", NULL, &cache, NULL), NEAR_ERR_OPTION);
+    assert_int_equal(near_open("memory://values?track=bcast&message_values=always", NULL, &cache, NULL),
+                     NEAR_ERR_OPTION);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, stack_setup, stack_teardown)

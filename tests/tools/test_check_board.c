@@ -12,7 +12,16 @@
 #include "check/check_board.h"
 #include "nearcache.h"
 
-enum { RECORD = 0, LOADED = 1, COUNTER = 2, EXPIRING = 5, COLD = 16 + 4, GENERATION = 1, PROCESS = 0, WRITER = 1 << 16 | 1 };
+enum {
+    RECORD = 0,
+    LOADED = 1,
+    COUNTER = 2,
+    EXPIRING = 5,
+    COLD = 16 + 4,
+    GENERATION = 1,
+    PROCESS = 0,
+    WRITER = 1 << 16 | 1
+};
 #define BOUND_NS (100 * CHECK_NS_PER_MS)
 #define NOW_NS (1000 * CHECK_NS_PER_S) /* all times are made up */
 
@@ -46,7 +55,10 @@ static int tear_down(void **state)
     return 0;
 }
 
-static uint64_t count(const struct world *w, enum check_violation kind) { return atomic_load(&w->board->violations[kind]); }
+static uint64_t count(const struct world *w, enum check_violation kind)
+{
+    return atomic_load(&w->board->violations[kind]);
+}
 
 static void assert_only(const struct world *w, enum check_violation kind, uint64_t number)
 {
@@ -266,7 +278,8 @@ static void test_a_read_is_judged_again_when_the_acknowledgement_is_noted(void *
     assert_only(w, CHECK_STALE, 1);
 }
 
-/* Counters are written by all at once: many versions wait together, and the oldest of them is as good a witness as any. */
+/* Counters are written by all at once: many versions wait together, and the oldest of them is as good a witness as
+ * any. */
 static void test_of_many_overlapping_versions_none_is_dropped(void **state)
 {
     struct world *w = *state;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Hit ratios on real traces: the policies against exact LRU and against what libCacheSim says of others, and the curve against exact
- * LRU at every size.  Skips, loudly, where the traces are not.
+ * Hit ratios on real traces: the policies against exact LRU and against what libCacheSim says of others, and the curve
+ * against exact LRU at every size.  Skips, loudly, where the traces are not.
  *
- * NEAR_TRACES names their folder; without it the folder shared/traces beside the source tree is tried.  `make check` plays those of
- * some hundred thousand requests, NEAR_TRACES_ALL=1 (make check-traces) the one of five million too.  Times are virtual and the keeper
- * is called by hand, so a seed gives the same figures again. */
+ * NEAR_TRACES names their folder; without it the folder shared/traces beside the source tree is tried.  `make check`
+ * plays those of some hundred thousand requests, NEAR_TRACES_ALL=1 (make check-traces) the one of five million too.
+ * Times are virtual and the keeper is called by hand, so a seed gives the same figures again. */
 #include "local/local_fixture.h"
 
 #include <math.h>
@@ -18,8 +18,8 @@
 #define KEEP_EVERY 1024 /* requests; a server would have the keeper's rounds every 100 ms */
 #define LARGE 1000000   /* requests */
 
-/* The means are promised of the whole table.  Of a part of it they have to come near, so that a policy that is broken shows in
- * make check, too; points. */
+/* The means are promised of the whole table.  Of a part of it they have to come near, so that a policy that is broken
+ * shows in make check, too; points. */
 #define NEAR_THE_MEAN(rows_played) ((rows_played) == ROWS ? 0 : 0.05)
 #define NEAR_THE_BEST(rows_played) ((rows_played) == ROWS ? 0 : 0.5)
 
@@ -27,7 +27,8 @@
 
 /* Hit ratios in per cent, by libCacheSim, sizes ignored: its readme's policies that fit in memory as we do. */
 enum column { LRU, FIFO, CLOCK, SIEVE, S3FIFO, WTINYLFU, ARC, TWOQ, SLRU, COLUMNS };
-static const char *const columns[COLUMNS] = {"LRU", "FIFO", "CLOCK", "SIEVE", "S3FIFO", "WTinyLFU", "ARC", "2Q", "SLRU"};
+static const char *const columns[COLUMNS] = {"LRU",      "FIFO", "CLOCK", "SIEVE", "S3FIFO",
+                                             "WTinyLFU", "ARC",  "2Q",    "SLRU"};
 
 static const struct row {
     const char *trace;
@@ -91,7 +92,8 @@ static void measure(struct exact *e, const struct bench_trace *trace)
 {
     size_t n = trace->requests;
     uint32_t *tree = calloc(n + 1, sizeof(*tree)), *last = calloc(trace->distinct, sizeof(*last));
-    *e = (struct exact){.hits = calloc(trace->distinct + 1, sizeof(*e->hits)), .distinct = trace->distinct, .requests = n};
+    *e = (struct exact){
+        .hits = calloc(trace->distinct + 1, sizeof(*e->hits)), .distinct = trace->distinct, .requests = n};
     assert_true(tree && last && e->hits);
     for (size_t i = 1; i <= n; i++) {
         uint32_t key = trace->request[i - 1].key, before = last[key];
@@ -115,7 +117,8 @@ static double exact_ratio(const struct exact *e, uint32_t entries)
 
 /* ---------------------------------------------------------------- the tier */
 
-static void open_tier(struct fixture *f, const struct bench_trace *trace, uint32_t entries, near_policy policy, int curve)
+static void open_tier(struct fixture *f, const struct bench_trace *trace, uint32_t entries, near_policy policy,
+                      int curve)
 {
     fixture_init(f);
     f->config.seed = seed;
@@ -138,8 +141,8 @@ static double play(struct fixture *f, const struct bench_trace *trace)
         if (near__local_copy(f->local, f->reader, key, size, ANY_BOUND, 0, NULL, 0, &view) == NEAR_LOCAL_HIT)
             hits++;
         else
-            (void)near__local_install(f->local, f->reader, near__local_ticket(f->local, key, size), key, size, "a value.", 8,
-                                      1, -1, NEAR_NEVER);
+            (void)near__local_install(f->local, f->reader, near__local_ticket(f->local, key, size), key, size,
+                                      "a value.", 8, 1, -1, NEAR_NEVER);
         if (i % KEEP_EVERY == 0)
             near__local_keep(f->local);
     }
@@ -206,10 +209,11 @@ static void play_trace(const char *name)
     for (size_t r = 0; r < ROWS; r++) {
         if (strcmp(rows[r].trace, name) != 0)
             continue;
-        outcomes[r] = (struct outcome){1, 100 * exact_ratio(&exact, rows[r].entries), 100 * ratio_of(&trace, rows[r].entries, NEAR_POLICY_LRU),
+        outcomes[r] = (struct outcome){1, 100 * exact_ratio(&exact, rows[r].entries),
+                                       100 * ratio_of(&trace, rows[r].entries, NEAR_POLICY_LRU),
                                        100 * ratio_of(&trace, rows[r].entries, NEAR_POLICY_ADAPTIVE)};
-        print_message("# %-20s %5u entries: exact LRU %.2f, lru %.2f, adaptive %.2f\n", name, rows[r].entries, outcomes[r].exact,
-                      outcomes[r].lru, outcomes[r].adaptive);
+        print_message("# %-20s %5u entries: exact LRU %.2f, lru %.2f, adaptive %.2f\n", name, rows[r].entries,
+                      outcomes[r].exact, outcomes[r].lru, outcomes[r].adaptive);
     }
     curves[curves_count] = (struct curve_outcome){name, curve_error(&trace, &exact)};
     print_message("# %-20s curve: mean absolute error %.4f\n", name, curves[curves_count].error);
@@ -292,8 +296,8 @@ static void test_adaptive_is_on_average_at_least_the_best_of_the_others(void **s
         adaptive += outcomes[r].adaptive;
         judged++;
     }
-    print_message("# mean of %d rows: adaptive %.2f, the best is %s with %.2f\n", judged, adaptive / judged, columns[winner],
-                  best / judged);
+    print_message("# mean of %d rows: adaptive %.2f, the best is %s with %.2f\n", judged, adaptive / judged,
+                  columns[winner], best / judged);
     assert_true(adaptive / judged >= best / judged - NEAR_THE_BEST(played));
 }
 

@@ -23,7 +23,7 @@ enum { CHECK_LANES = 3, CHECK_FAULT_KINDS = 27 };
 
 struct check_options {
     int duration_s, processes, threads, writers, bound_ms, verbose;
-    int sabotage; /* 0: none; others only in the program of the tests (check_sabotage.h) */
+    int sabotage;          /* 0: none; others only in the program of the tests (check_sabotage.h) */
     uint64_t seed, faults; /* a bit each */
     const char *uri, *json, *redis_server;
     char option[1024];
@@ -34,7 +34,7 @@ enum check_lane { CHECK_LANE_SERVER, CHECK_LANE_PROXY, CHECK_LANE_PROCESS };
 
 struct check_fault {
     const struct check_fault_kind *kind; /* NULL: none is on */
-    int64_t next_ns; /* when this one ends, or the next one begins */
+    int64_t next_ns;                     /* when this one ends, or the next one begins */
     uint32_t process;
     int proxy_kind, proxy_side;
     pid_t thread;
@@ -55,8 +55,8 @@ struct check {
     struct check_fault fault[CHECK_LANES];
     uint64_t fault_count[CHECK_FAULT_KINDS], losses;
     uint64_t known[CHECK_SLOTS / 64]; /* a loss is under way: whose survivor will be known */
-    uint64_t printed; /* notes, a bit each */
-    uint64_t unjudged; /* values of the last sweep that could not be compared with Redis */
+    uint64_t printed;                 /* notes, a bit each */
+    uint64_t unjudged;                /* values of the last sweep that could not be compared with Redis */
     int64_t stopped_ns;
     FILE *json; /* where the results go; NULL: nowhere */
 };
@@ -79,7 +79,8 @@ void check_servers_end(struct check *c);
 struct redis_server *check_server(struct check *c);
 /* Every new connection leads to the active server; those there are broken, but for subscriptions that may stay. */
 void check_swap(struct check *c, int keep_subscriptions);
-/* What Redis has of every key, before (0) or after (1) the sweep.  -1: it has not told all; another call asks for the rest. */
+/* What Redis has of every key, before (0) or after (1) the sweep.  -1: it has not told all; another call asks for the
+ * rest. */
 int check_read_final(struct check *c, int which);
 
 /* ---------------------------------------------------------------- check_loss.c: losing data on purpose */

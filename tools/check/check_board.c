@@ -18,11 +18,18 @@
 #define EXPIRY_SLACK_NS (10 * CHECK_NS_PER_MS) /* Redis counts milliseconds of a clock that is being adjusted */
 
 const char *const check_violation_names[CHECK_VIOLATIONS] = {
-    "damaged value", "a write that was reported as not done took effect", "read went backwards",
-    "Redis no longer has an acknowledged write", "staler than the bound", "expired value",
+    "damaged value",
+    "a write that was reported as not done took effect",
+    "read went backwards",
+    "Redis no longer has an acknowledged write",
+    "staler than the bound",
+    "expired value",
     "older than what a barrier had put everywhere",
-    "not what survived a loss of data", "not what Redis has at the end", "call far past its deadline",
-    "local tier over its budget", "no recovery",
+    "not what survived a loss of data",
+    "not what Redis has at the end",
+    "call far past its deadline",
+    "local tier over its budget",
+    "no recovery",
 };
 
 int64_t check_now(void)
@@ -39,8 +46,9 @@ static void slots_init(struct check_board *board)
     uint32_t ring = 0;
     for (uint32_t i = 0; i < CHECK_SLOTS; i++) {
         struct check_slot *s = &board->slot[i];
-        static const enum check_kind turns[] = {CHECK_RECORD,   CHECK_LOADED,  CHECK_COUNTER, CHECK_RECORD, CHECK_TAGGED,
-                                                CHECK_EXPIRING, CHECK_COUNTER, CHECK_RECORD,  CHECK_LOADED, CHECK_RECORD};
+        static const enum check_kind turns[] = {CHECK_RECORD, CHECK_LOADED,   CHECK_COUNTER, CHECK_RECORD,
+                                                CHECK_TAGGED, CHECK_EXPIRING, CHECK_COUNTER, CHECK_RECORD,
+                                                CHECK_LOADED, CHECK_RECORD};
         s->kind = turns[i % (sizeof turns / sizeof *turns)];
         s->ring = ring;
         s->ring_size = i < CHECK_HOT ? CHECK_RING_HOT : CHECK_RING_COLD;
@@ -86,7 +94,8 @@ static struct check_note *note_begin(struct check_board *board, enum check_viola
     if (atomic_fetch_add(&board->violations[kind], 1) >= CHECK_NOTES / CHECK_VIOLATIONS)
         return NULL; /* one wrong value is read by many: the first few of each kind tell the story */
     place = atomic_fetch_add(&board->note_count, 1);
-    board->note[place] = (struct check_note){.kind = kind, .process = process, .faults = atomic_load(&board->faults_on)};
+    board->note[place] =
+        (struct check_note){.kind = kind, .process = process, .faults = atomic_load(&board->faults_on)};
     return &board->note[place];
 }
 
@@ -101,13 +110,15 @@ static void note_writes(struct check_board *board, struct check_note *note, uint
     for (uint64_t v = first; v <= last && note->writes < CHECK_NOTE_WRITES; v++) {
         const struct check_write *w = check_write_of(board, note->slot, note->generation, v);
         if (v > 0 && atomic_load(&w->version) == v)
-            note->write[note->writes++] = (struct check_note_write){.version = v, .begin_ns = atomic_load(&w->begin_ns),
-                .acked_ns = atomic_load(&w->acked_ns), .writer = atomic_load(&w->writer)};
+            note->write[note->writes++] = (struct check_note_write){.version = v,
+                                                                    .begin_ns = atomic_load(&w->begin_ns),
+                                                                    .acked_ns = atomic_load(&w->acked_ns),
+                                                                    .writer = atomic_load(&w->writer)};
     }
 }
 
-void check_complain(struct check_board *board, enum check_violation kind, uint32_t process, uint32_t slot, uint32_t generation,
-                    int64_t extra)
+void check_complain(struct check_board *board, enum check_violation kind, uint32_t process, uint32_t slot,
+                    uint32_t generation, int64_t extra)
 {
     struct check_note *note = note_begin(board, kind, process);
     if (!note)
@@ -193,7 +204,8 @@ static uint64_t counter_version(uint32_t slot, const char *data, size_t size)
     return *end == 0 && number > 0 && number % check_step(slot) == 0 ? (uint64_t)(number / check_step(slot)) : 0;
 }
 
-uint64_t check_version(const struct check_board *board, uint32_t slot, uint32_t generation, const void *data, size_t size)
+uint64_t check_version(const struct check_board *board, uint32_t slot, uint32_t generation, const void *data,
+                       size_t size)
 {
     struct value_head head;
     if (board->slot[slot].kind == CHECK_COUNTER)
@@ -233,7 +245,8 @@ static void raise_to(_Atomic uint64_t *word, uint64_t number)
         ;
 }
 
-void check_begin(struct check_board *board, uint32_t slot, uint32_t generation, uint64_t version, uint32_t writer, int64_t now_ns)
+void check_begin(struct check_board *board, uint32_t slot, uint32_t generation, uint64_t version, uint32_t writer,
+                 int64_t now_ns)
 {
     struct check_write *w = check_write_of(board, slot, generation, version);
     atomic_store(&w->version, 0);
@@ -285,8 +298,8 @@ static int is_gone(const struct check_judge *judge, const struct check_read *rea
     return atomic_load(&judge->board->slot[read->slot].oldest) > read->generation;
 }
 
-static void violation(struct check_judge *judge, const struct check_read *read, enum check_violation kind, uint64_t newer,
-                      int64_t extra)
+static void violation(struct check_judge *judge, const struct check_read *read, enum check_violation kind,
+                      uint64_t newer, int64_t extra)
 {
     struct check_note *note;
     if (is_gone(judge, read)) /* what it was compared with may be another generation's */
@@ -372,7 +385,10 @@ void check_judge_later(struct check_judge *judge)
 }
 
 /* What acknowledgement would make a violation of it: one of before this time. */
-static int64_t hardness_ns(const struct check_read *read) { return read->begin_ns - read->bound_ns; }
+static int64_t hardness_ns(const struct check_read *read)
+{
+    return read->begin_ns - read->bound_ns;
+}
 
 /* The place of a version's read with that bound, or the next free one; if there is none, that of the mildest test. */
 static struct check_read *later_place(struct check_judge *judge, const struct check_read *read)
@@ -380,7 +396,8 @@ static struct check_read *later_place(struct check_judge *judge, const struct ch
     struct check_read *later = judge->later[read->slot], *mildest = later;
     uint32_t count = judge->later_count[read->slot];
     for (uint32_t i = 0; i < count; i++) {
-        if (later[i].version == read->version && later[i].generation == read->generation && later[i].bound_ns == read->bound_ns)
+        if (later[i].version == read->version && later[i].generation == read->generation &&
+            later[i].bound_ns == read->bound_ns)
             return &later[i];
         if (hardness_ns(&later[i]) < hardness_ns(mildest))
             mildest = &later[i];
@@ -392,9 +409,10 @@ static struct check_read *later_place(struct check_judge *judge, const struct ch
     return &later[count];
 }
 
-/* A newer version is under way and may have been acknowledged already without its note being there.  Of several reads of one version
- * the last one is the hardest test, so that is kept.  What waits is as new as the newest acknowledged version or newer, so there are no
- * more such versions than writes under way, or of unknown fate: nearly always there is a place for all. */
+/* A newer version is under way and may have been acknowledged already without its note being there.  Of several reads
+ * of one version the last one is the hardest test, so that is kept.  What waits is as new as the newest acknowledged
+ * version or newer, so there are no more such versions than writes under way, or of unknown fate: nearly always there
+ * is a place for all. */
 static void put_off(struct check_judge *judge, const struct check_read *read)
 {
     later_of(judge, read->slot);

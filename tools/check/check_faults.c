@@ -2,8 +2,8 @@
  * The faults, and the seeded schedule by which they come.
  *
  * Three lanes run beside each other: faults of the server, of one process's connections (in its proxy), and of one
- * process.  A single thread of a process, also one of the library's own, which take no signals, is stopped by ptrace: the
- * checker is the workers' parent, so it may. */
+ * process.  A single thread of a process, also one of the library's own, which take no signals, is stopped by ptrace:
+ * the checker is the workers' parent, so it may. */
 #include "check.h"
 
 #include <dirent.h>
@@ -31,12 +31,19 @@ struct check_fault_kind {
     const char *what;
 };
 
-static int ask_ok(const char *reply) { return reply[0] != '-' && strcmp(reply, "(no answer)") != 0; }
+static int ask_ok(const char *reply)
+{
+    return reply[0] != '-' && strcmp(reply, "(no answer)") != 0;
+}
 
 /* A command that is the fault, or begins it: without its reply there was none. */
-static void needs(struct check_fault *f, const char *reply) { f->missed |= !ask_ok(reply); }
+static void needs(struct check_fault *f, const char *reply)
+{
+    f->missed |= !ask_ok(reply);
+}
 
-/* A command that must take effect, mostly as it ends a fault: a server that is slow to answer is asked again until it has. */
+/* A command that must take effect, mostly as it ends a fault: a server that is slow to answer is asked again until it
+ * has. */
 static void must(struct check *c, struct redis_server *s, size_t count, const char *const *arguments)
 {
     size_t sizes[12];
@@ -53,15 +60,27 @@ static void must(struct check *c, struct redis_server *s, size_t count, const ch
         check_sleep_ms(1);
     }
 }
-#define MUST(c, s, ...)                                                                                                           \
+#define MUST(c, s, ...)                                                                                                \
     must(c, s, sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *), (const char *const[]){__VA_ARGS__})
 
 /* ---------------------------------------------------------------- the server */
 
-static void redis_stop(struct check *c, struct check_fault *f) { (void)f, redis_server_pause(check_server(c)); }
-static void redis_continue(struct check *c, struct check_fault *f) { (void)f, redis_server_resume(check_server(c)); }
-static void redis_kill(struct check *c, struct check_fault *f) { (void)f, redis_server_kill(check_server(c)); }
-static void redis_term(struct check *c, struct check_fault *f) { (void)f, redis_server_stop(check_server(c)); }
+static void redis_stop(struct check *c, struct check_fault *f)
+{
+    (void)f, redis_server_pause(check_server(c));
+}
+static void redis_continue(struct check *c, struct check_fault *f)
+{
+    (void)f, redis_server_resume(check_server(c));
+}
+static void redis_kill(struct check *c, struct check_fault *f)
+{
+    (void)f, redis_server_kill(check_server(c));
+}
+static void redis_term(struct check *c, struct check_fault *f)
+{
+    (void)f, redis_server_stop(check_server(c));
+}
 
 static void redis_up(struct check *c, struct check_fault *f)
 {
@@ -112,9 +131,10 @@ static void output_buffer(struct check *c, struct check_fault *f)
     char channel[sizeof c->board->prefix + 32];
     snprintf(channel, sizeof channel, "nearcache:0:%s", c->board->prefix);
     configure(c, f, "client-output-buffer-limit", "pubsub 32kb 0 0");
-    needs(f, redis_server_command(check_server(c), "EVAL",
-                                  "local filler = string.rep('x', 4096) for i = 1, 64 do redis.call('PUBLISH', ARGV[1], filler) end",
-                                  "0", channel, NULL));
+    needs(f, redis_server_command(
+                 check_server(c), "EVAL",
+                 "local filler = string.rep('x', 4096) for i = 1, 64 do redis.call('PUBLISH', ARGV[1], filler) end",
+                 "0", channel, NULL));
 }
 
 static void output_buffer_end(struct check *c, struct check_fault *f)
@@ -168,8 +188,11 @@ static void maxclients_end(struct check *c, struct check_fault *f)
     f->control = -1;
 }
 
-static void maxmemory(struct check *c, struct check_fault *f) { configure(c, f, "maxmemory", "1"); }
-static void maxmemory_end(struct check *c, struct check_fault *f) 
+static void maxmemory(struct check *c, struct check_fault *f)
+{
+    configure(c, f, "maxmemory", "1");
+}
+static void maxmemory_end(struct check *c, struct check_fault *f)
 {
     (void)f;
     MUST(c, check_server(c), "CONFIG", "SET", "maxmemory", "0");
@@ -269,11 +292,17 @@ static void swap(struct check *c, struct check_fault *f)
     check_loss_end(c, NULL);
 }
 
-static void swap_end(struct check *c, struct check_fault *f) { (void)f, check_swap(c, 0); }
+static void swap_end(struct check *c, struct check_fault *f)
+{
+    (void)f, check_swap(c, 0);
+}
 
 /* ---------------------------------------------------------------- the proxies */
 
-static struct proxy *proxy_of(struct check *c, const struct check_fault *f) { return c->proxy[f->process]; }
+static struct proxy *proxy_of(struct check *c, const struct check_fault *f)
+{
+    return c->proxy[f->process];
+}
 
 static void choose_flow(struct check *c, struct check_fault *f)
 {
@@ -360,7 +389,10 @@ static void proxy_refuses(struct check *c, struct check_fault *f)
     proxy_kill(proxy_of(c, f), f->proxy_kind, (int)check_below(c, 2));
 }
 
-static void proxy_accepts(struct check *c, struct check_fault *f) { proxy_refuse(proxy_of(c, f), 0); }
+static void proxy_accepts(struct check *c, struct check_fault *f)
+{
+    proxy_refuse(proxy_of(c, f), 0);
+}
 
 /* ---------------------------------------------------------------- the processes */
 
@@ -382,7 +414,10 @@ static void process_continues(struct check *c, struct check_fault *f)
     mark_stopped(c, f);
 }
 
-static void process_is_killed(struct check *c, struct check_fault *f) { check_worker_kill(c, f->process); }
+static void process_is_killed(struct check *c, struct check_fault *f)
+{
+    check_worker_kill(c, f->process);
+}
 
 static void process_starts(struct check *c, struct check_fault *f)
 {
@@ -451,7 +486,8 @@ static const struct check_fault_kind kinds[] = {
     {"script-flush", SERVER, 1, script_flush, NULL, "SCRIPT FLUSH"},
     {"kill-sub", SERVER, 1, kill_subscriptions, NULL, "CLIENT KILL of the subscriptions"},
     {"kill-data", SERVER, 1, kill_data, NULL, "CLIENT KILL of the data connections"},
-    {"output-buffer", SERVER, 0, output_buffer, output_buffer_end, "tiny client-output-buffer-limit, and more than it at once"},
+    {"output-buffer", SERVER, 0, output_buffer, output_buffer_end,
+     "tiny client-output-buffer-limit, and more than it at once"},
     {"maxclients", SERVER, 0, maxclients, maxclients_end, "maxclients 1, everybody thrown out"},
     {"maxmemory", SERVER, 0, maxmemory, maxmemory_end, "maxmemory 1: out of memory"},
     {"acl", SERVER, 0, acl, acl_end, "rights to channels, writes, scripts, keys or all taken away"},
@@ -469,12 +505,16 @@ static const struct check_fault_kind kinds[] = {
     {"refuse", PROXY, 0, proxy_refuses, proxy_accepts, "connections broken and refused"},
     {"process-stop", PROCESS, 0, process_stops, process_continues, "SIGSTOP, SIGCONT"},
     {"process-kill", PROCESS, 0, process_is_killed, process_starts, "SIGKILL, and a new process"},
-    {"thread-stop", PROCESS, 0, thread_stops, thread_continues, "one thread, of the program or of the library, stopped by ptrace"},
+    {"thread-stop", PROCESS, 0, thread_stops, thread_continues,
+     "one thread, of the program or of the library, stopped by ptrace"},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 _Static_assert((int)KINDS == (int)CHECK_FAULT_KINDS, "check.h counts the faults");
 
-const char *check_fault_name(int index) { return index < KINDS ? kinds[index].name : NULL; }
+const char *check_fault_name(int index)
+{
+    return index < KINDS ? kinds[index].name : NULL;
+}
 
 void check_faults_list(void)
 {
@@ -527,7 +567,9 @@ int check_faults_need_proxy(const struct check *c)
 static int64_t choose_duration(struct check *c)
 {
     uint32_t bound_ms = (uint32_t)c->options.bound_ms, what = check_below(c, 100);
-    uint32_t ms = what < 70 ? 5 + check_below(c, 100) : what < 92 ? 100 + check_below(c, 400) : 100 + check_below(c, bound_ms * 3 / 2);
+    uint32_t ms = what < 70   ? 5 + check_below(c, 100)
+                  : what < 92 ? 100 + check_below(c, 400)
+                              : 100 + check_below(c, bound_ms * 3 / 2);
     return ms * CHECK_NS_PER_MS;
 }
 

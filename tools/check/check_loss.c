@@ -5,10 +5,11 @@
  *   2. Every key is marked as being lost; whoever has not finished by now, or was of unknown fate, makes its key's
  *      survivor unknown.
  *   3. The caller loses the data.
- *   4. Each key's survivor and the time are noted; every slot is to go on with a new generation (check_advance); writing goes on.
+ *   4. Each key's survivor and the time are noted; every slot is to go on with a new generation (check_advance);
+ *      writing goes on.
  *
- * A writer sets busy, then looks at pause and retiring; here pause or retiring is set before busy is looked at: so either it
- * does not begin or it is seen. */
+ * A writer sets busy, then looks at pause and retiring; here pause or retiring is set before busy is looked at: so
+ * either it does not begin or it is seen. */
 #include "check.h"
 
 #include <string.h>
@@ -101,7 +102,8 @@ static void next_generation(struct check *c, uint32_t number)
     struct check_slot *slot = &board->slot[number];
     uint32_t next = atomic_load(&slot->generation) + 1;
     struct check_key *key = check_key_of(board, number, next);
-    atomic_store(&slot->oldest, next - 1); /* readers of the one before look here after they have looked at its numbers */
+    /* readers of the one before look here after they have looked at its numbers */
+    atomic_store(&slot->oldest, next - 1);
     atomic_store(&key->sent, 0);
     atomic_store(&key->acked, 0);
     atomic_store(&key->barred, 0);

@@ -12,7 +12,8 @@
 #include "nearcache.h"
 
 struct sums {
-    uint64_t checked, local, shared, remote, copied, absent, errors, skipped, outdated, writes, failed, unknown, barriers, unapplied;
+    uint64_t checked, local, shared, remote, copied, absent, errors, skipped, outdated, writes, failed, unknown,
+        barriers, unapplied;
     near_quantiles staleness;
 };
 
@@ -67,8 +68,14 @@ static uint64_t faults_total(const struct check *c)
     return sum;
 }
 
-static double seconds(const struct check *c, int64_t ns) { return (double)(ns - c->board->started_ns) / 1e9; }
-static double ms(uint64_t ns) { return (double)ns / 1e6; }
+static double seconds(const struct check *c, int64_t ns)
+{
+    return (double)(ns - c->board->started_ns) / 1e9;
+}
+static double ms(uint64_t ns)
+{
+    return (double)ns / 1e6;
+}
 
 static void print_faults(uint64_t set, const char *none)
 {
@@ -93,8 +100,9 @@ void check_report_begin(const struct check *c)
 void check_report_second(const struct check *c)
 {
     struct sums s = sum_all(c);
-    printf("%4.0f s  %11" PRIu64 " reads checked  %8" PRIu64 " writes  %5" PRIu64 " faults  staleness max %7.1f ms  %" PRIu64
-           " violations  ", seconds(c, check_now()), s.checked, s.writes, faults_total(c), ms(s.staleness.max),
+    printf("%4.0f s  %11" PRIu64 " reads checked  %8" PRIu64 " writes  %5" PRIu64
+           " faults  staleness max %7.1f ms  %" PRIu64 " violations  ",
+           seconds(c, check_now()), s.checked, s.writes, faults_total(c), ms(s.staleness.max),
            check_violations(c->board));
     print_faults(atomic_load(&c->board->faults_on), "");
     printf("\n");
@@ -115,7 +123,8 @@ static void print_version(const struct check *c, const struct check_note *n, uin
 
 static void print_write(const struct check *c, const struct check_note *n, const struct check_note_write *w)
 {
-    printf("  %+12.6f s  process %u, writer %u begins to write ", seconds(c, w->begin_ns), w->writer >> 16, w->writer & 0xffff);
+    printf("  %+12.6f s  process %u, writer %u begins to write ", seconds(c, w->begin_ns), w->writer >> 16,
+           w->writer & 0xffff);
     print_version(c, n, w->version);
     if (w->acked_ns > 0)
         printf("\n  %+12.6f s    it is acknowledged\n", seconds(c, w->acked_ns));
@@ -128,13 +137,15 @@ static const char *source_text(const struct check_note *n)
     const char *from = n->source == NEAR_FROM_LOCAL    ? "from the local tier"
                        : n->source == NEAR_FROM_REMOTE ? "from Redis"
                        : n->source == NEAR_FROM_LOADER ? "from the source"
-                       : n->source == NEAR_FROM_FLIGHT ? "from another thread's fetch" : "as a copy";
+                       : n->source == NEAR_FROM_FLIGHT ? "from another thread's fetch"
+                                                       : "as a copy";
     return n->status != NEAR_MISS ? from : n->source == NEAR_FROM_REMOTE ? "a miss in Redis" : "a miss";
 }
 
 static void print_read(const struct check *c, const struct check_note *n)
 {
-    printf("  %+12.6f s  process %u, thread %u begins to read\n", seconds(c, n->begin_ns), n->process + 1, n->thread + 1);
+    printf("  %+12.6f s  process %u, thread %u begins to read\n", seconds(c, n->begin_ns), n->process + 1,
+           n->thread + 1);
     printf("  %+12.6f s    it gets ", seconds(c, n->end_ns));
     print_version(c, n, n->version);
     printf(", %s\n", source_text(n));
@@ -152,8 +163,12 @@ static void print_why(const struct check *c, const struct check_note *n)
         print_version(c, n, n->newer);
         printf("\n");
         break;
-    case CHECK_BARRIER: printf("  a barrier behind version %" PRIu64 " was complete before\n", n->newer); break;
-    case CHECK_LOST: printf("  version %" PRIu64 " had been acknowledged before\n", n->newer); break;
+    case CHECK_BARRIER:
+        printf("  a barrier behind version %" PRIu64 " was complete before\n", n->newer);
+        break;
+    case CHECK_LOST:
+        printf("  version %" PRIu64 " had been acknowledged before\n", n->newer);
+        break;
     case CHECK_SURVIVOR:
         printf("  data were lost %.3f ms before, on purpose; what survived is ", (double)n->extra / 1e6);
         print_version(c, n, n->newer);
@@ -163,8 +178,11 @@ static void print_why(const struct check *c, const struct check_note *n)
         printf(n->newer ? "  only %" PRIu64 " have been written\n" : "  no value of this key (%" PRId64 " bytes)\n",
                n->newer ? n->newer : (uint64_t)n->extra);
         break;
-    case CHECK_EXPIRED: printf("  its time to live had ended %.3f ms before the read began\n", (double)n->extra / 1e6); break;
-    default: break;
+    case CHECK_EXPIRED:
+        printf("  its time to live had ended %.3f ms before the read began\n", (double)n->extra / 1e6);
+        break;
+    default:
+        break;
     }
 }
 
@@ -180,9 +198,12 @@ static void print_missing(unsigned missing)
         enum check_missing bit;
         const char *text;
     } rows[] = {
-        {CHECK_MISSING_SERVER, "the server does not start again, or takes no command"}, {CHECK_MISSING_PROCESS, "the process is not there"},
-        {CHECK_MISSING_UPDATES, "it writes no statistics"},          {CHECK_MISSING_PROVEN, "it is not proven fresh"},
-        {CHECK_MISSING_PROOFS, "it has no new proof"},               {CHECK_MISSING_HITS, "nothing is served from its local tier"},
+        {CHECK_MISSING_SERVER, "the server does not start again, or takes no command"},
+        {CHECK_MISSING_PROCESS, "the process is not there"},
+        {CHECK_MISSING_UPDATES, "it writes no statistics"},
+        {CHECK_MISSING_PROVEN, "it is not proven fresh"},
+        {CHECK_MISSING_PROOFS, "it has no new proof"},
+        {CHECK_MISSING_HITS, "nothing is served from its local tier"},
         {CHECK_MISSING_SWEEP, "it has not read every key at the end"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
@@ -209,7 +230,8 @@ static void print_circumstance(const struct check_note *n)
 
 static void print_note(const struct check *c, struct check_note *n)
 {
-    static const char *const kinds[] = {"a record", "an expiring record", "a counter", "a loaded record", "a loaded record with a tag"};
+    static const char *const kinds[] = {"a record", "an expiring record", "a counter", "a loaded record",
+                                        "a loaded record with a tag"};
     printf("VIOLATION: %s, ", check_violation_names[n->kind]);
     if (n->process < CHECK_PROCESSES)
         printf("process %u, ", n->process + 1);
@@ -235,7 +257,8 @@ static void print_note(const struct check *c, struct check_note *n)
 void check_report_violations(struct check *c)
 {
     for (uint32_t i = 0; i < atomic_load(&c->board->note_count); i++)
-        if (!(c->printed >> i & 1) && atomic_load(&c->board->note[i].ready)) { /* of one that was killed meanwhile it never is */
+        if (!(c->printed >> i & 1) && atomic_load(&c->board->note[i].ready)) { /* of one that was killed meanwhile it
+                                                                                  never is */
             c->printed |= UINT64_C(1) << i;
             print_note(c, &c->board->note[i]);
         }
@@ -250,15 +273,18 @@ void check_report_end(const struct check *c)
     printf("\nreads checked: %" PRIu64 " (%" PRIu64 " from the local tier, %" PRIu64 " from Redis, %" PRIu64
            " from another thread's fetch or the source, %" PRIu64 " copies, %" PRIu64 " misses)\n",
            s.checked, s.local, s.remote, s.shared, s.copied, s.absent);
-    printf("writes: %" PRIu64 " acknowledged, %" PRIu64 " not done, %" PRIu64 " of unknown fate; reads that failed: %" PRIu64 "\n",
+    printf("writes: %" PRIu64 " acknowledged, %" PRIu64 " not done, %" PRIu64
+           " of unknown fate; reads that failed: %" PRIu64 "\n",
            s.writes, s.failed, s.unknown, s.errors);
-    printf("barriers among them: %" PRIu64 " complete, %" PRIu64 " not within their deadline\n", s.barriers, s.unapplied);
+    printf("barriers among them: %" PRIu64 " complete, %" PRIu64 " not within their deadline\n", s.barriers,
+           s.unapplied);
     printf("faults: %" PRIu64, faults_total(c));
     for (int i = 0; i < CHECK_FAULT_KINDS; i++)
         if (c->fault_count[i])
             printf(", %s %" PRIu64, check_fault_name(i), c->fault_count[i]);
     printf("\n");
-    printf("outdated values read: %" PRIu64 "; outdated for %.3f ms (half), %.3f ms (99 %%), %.3f ms (most); bound %d ms\n",
+    printf("outdated values read: %" PRIu64
+           "; outdated for %.3f ms (half), %.3f ms (99 %%), %.3f ms (most); bound %d ms\n",
            s.outdated, ms(s.staleness.p50), ms(s.staleness.p99), ms(s.staleness.max), c->options.bound_ms);
     printf("freshness lost and proven again: %" PRIu64 " times\n", check_gauge_sum(c, CHECK_RECOVERIES));
     for (int i = 0; i < CHECK_VIOLATIONS; i++)
@@ -266,7 +292,8 @@ void check_report_end(const struct check *c)
             printf("%s: %" PRIu64 "\n", check_violation_names[i], atomic_load(&c->board->violations[i]));
     printf("violations: %" PRIu64 "\n", check_violations(c->board));
     if (c->unjudged)
-        printf("NOT CHECKED: what %" PRIu64 " reads of the last sweep should have got; Redis did not say\n", c->unjudged);
+        printf("NOT CHECKED: what %" PRIu64 " reads of the last sweep should have got; Redis did not say\n",
+               c->unjudged);
 }
 
 static void json_faults(FILE *out, const struct check *c)
@@ -308,18 +335,36 @@ int check_report_json(struct check *c)
         const char *name;
         uint64_t number;
     } rows[] = {
-        {"seed", c->options.seed}, {"processes", (uint64_t)c->options.processes}, {"threads", (uint64_t)c->options.threads},
+        {"seed", c->options.seed},
+        {"processes", (uint64_t)c->options.processes},
+        {"threads", (uint64_t)c->options.threads},
         {"writers", (uint64_t)c->options.writers},
-        {"reads_checked", s.checked}, {"reads_local", s.local}, {"reads_remote", s.remote}, {"reads_shared", s.shared}, {"reads_copied", s.copied},
-        {"reads_absent", s.absent}, {"reads_failed", s.errors}, {"reads_skipped", s.skipped}, {"reads_outdated", s.outdated},
-        {"writes", s.writes}, {"writes_failed", s.failed}, {"unknown_writes", s.unknown},
-        {"barriers", s.barriers}, {"barriers_incomplete", s.unapplied},
-        {"faults", faults_total(c)}, {"data_losses", c->losses}, {"recoveries", check_gauge_sum(c, CHECK_RECOVERIES)},
+        {"reads_checked", s.checked},
+        {"reads_local", s.local},
+        {"reads_remote", s.remote},
+        {"reads_shared", s.shared},
+        {"reads_copied", s.copied},
+        {"reads_absent", s.absent},
+        {"reads_failed", s.errors},
+        {"reads_skipped", s.skipped},
+        {"reads_outdated", s.outdated},
+        {"writes", s.writes},
+        {"writes_failed", s.failed},
+        {"unknown_writes", s.unknown},
+        {"barriers", s.barriers},
+        {"barriers_incomplete", s.unapplied},
+        {"faults", faults_total(c)},
+        {"data_losses", c->losses},
+        {"recoveries", check_gauge_sum(c, CHECK_RECOVERIES)},
         {"server_changes", check_gauge_sum(c, CHECK_SERVER_CHANGES)},
         {"position_regressions", check_gauge_sum(c, CHECK_REGRESSIONS)},
-        {"suspicions", check_gauge_sum(c, CHECK_SUSPICIONS)}, {"message_gaps", check_gauge_sum(c, CHECK_GAPS)},
-        {"disconnections", check_gauge_sum(c, CHECK_DISCONNECTIONS)}, {"proofs", check_gauge_sum(c, CHECK_PROOFS)},
-        {"violations", check_violations(c->board)}, {"final_unjudged", c->unjudged}, {"bound_ms", (uint64_t)c->options.bound_ms},
+        {"suspicions", check_gauge_sum(c, CHECK_SUSPICIONS)},
+        {"message_gaps", check_gauge_sum(c, CHECK_GAPS)},
+        {"disconnections", check_gauge_sum(c, CHECK_DISCONNECTIONS)},
+        {"proofs", check_gauge_sum(c, CHECK_PROOFS)},
+        {"violations", check_violations(c->board)},
+        {"final_unjudged", c->unjudged},
+        {"bound_ms", (uint64_t)c->options.bound_ms},
     };
     FILE *out = c->json;
     fprintf(out, "{\n  \"version\": \"%s\",\n  \"duration_s\": %.3f,\n", near_version(),

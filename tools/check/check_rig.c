@@ -16,8 +16,8 @@ enum { END_MS = 30000 };
 
 /* ---------------------------------------------------------------- Redis */
 
-/* The append-only file without fsync: Redis hands every write to the kernel before it answers, so that killing Redis loses
- * nothing.  (A power failure would: that takes "always".) */
+/* The append-only file without fsync: Redis hands every write to the kernel before it answers, so that killing Redis
+ * loses nothing.  (A power failure would: that takes "always".) */
 static struct redis_server *server_start(const struct check *c)
 {
     struct redis_server_options options = {
@@ -28,7 +28,10 @@ static struct redis_server *server_start(const struct check *c)
     return redis_server_start(&options);
 }
 
-struct redis_server *check_server(struct check *c) { return c->server[c->active]; }
+struct redis_server *check_server(struct check *c)
+{
+    return c->server[c->active];
+}
 
 /* scheme://[user:password@]host[:port][/db][?options] with the proxy's address in the place of host and port. */
 static void uri_through(char *uri, size_t capacity, const char *original, const char *address)
@@ -103,7 +106,8 @@ static void clean_up(struct check *c)
         return;
     int status = near_wait_ready(cache, 10000, NULL);
     if (status != NEAR_OK || (status = near_clear(cache, NEAR_CLEAR_KEYS, &call, NULL)) != NEAR_OK)
-        fprintf(stderr, "nearcache-check: keys %s* may have been left in Redis: %s\n", c->board->prefix, near_status_text(status));
+        fprintf(stderr, "nearcache-check: keys %s* may have been left in Redis: %s\n", c->board->prefix,
+                near_status_text(status));
     near_close(cache);
 }
 
@@ -168,7 +172,8 @@ static int read_final(struct check *c, near_cache *cache, uint32_t slot, uint32_
     struct check_key *key = check_key_of(c->board, slot, generation);
     if (atomic_load(&key->final[which]) != 0)
         return 0;
-    int64_t version = cache ? ask_by_library(c, cache, slot, generation) : check_ask(c, check_server(c), slot, generation);
+    int64_t version =
+        cache ? ask_by_library(c, cache, slot, generation) : check_ask(c, check_server(c), slot, generation);
     if (version == CHECK_NO_ANSWER)
         return -1;
     if (version == CHECK_NOT_OURS)
@@ -237,8 +242,8 @@ void check_worker_kill(struct check *c, uint32_t process)
 
 static void ended_badly(struct check *c, uint32_t process, int status)
 {
-    fprintf(stderr, "nearcache-check: process %u ended with %s %d\n", process + 1, WIFSIGNALED(status) ? "signal" : "status",
-            WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    fprintf(stderr, "nearcache-check: process %u ended with %s %d\n", process + 1,
+            WIFSIGNALED(status) ? "signal" : "status", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
     check_complain(c->board, CHECK_RECOVERY, process, CHECK_SLOTS, 0, CHECK_MISSING_PROCESS);
 }
 

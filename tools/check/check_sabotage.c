@@ -10,8 +10,24 @@
 #include "coherence/coherence.h"
 #include "local/local.h"
 
-enum sabotage { NONE, DEAF, AGELESS, FLOORLESS, FORGETFUL, DAMAGING, UNEXPIRING, UNSUSPECTING, HASTY, MISCOPYING,
-                LOSING, LYING, BLOATED, DYING, TARDY, SABOTAGES };
+enum sabotage {
+    NONE,
+    DEAF,
+    AGELESS,
+    FLOORLESS,
+    FORGETFUL,
+    DAMAGING,
+    UNEXPIRING,
+    UNSUSPECTING,
+    HASTY,
+    MISCOPYING,
+    LOSING,
+    LYING,
+    BLOATED,
+    DYING,
+    TARDY,
+    SABOTAGES
+};
 
 static const char *const names[SABOTAGES] = {
     [DEAF] = "deaf",                 /* messages about keys are not applied */
@@ -41,7 +57,10 @@ int check_sabotage_find(const char *name)
     return 0;
 }
 
-void check_sabotage_begin(int number) { active = (enum sabotage)number; }
+void check_sabotage_begin(int number)
+{
+    active = (enum sabotage)number;
+}
 
 /* ---------------------------------------------------------------- in the place of the library's functions */
 
@@ -132,7 +151,8 @@ static void spoil(struct install *x, struct near__local *local, const void *key,
     }
     if (active == UNEXPIRING)
         x->ttl_ms = -1;
-    if (active == DAMAGING && value_size > 0 && atomic_fetch_add(&turn, 1) % 16 == 0 && (x->copy = malloc(value_size))) {
+    if (active == DAMAGING && value_size > 0 && atomic_fetch_add(&turn, 1) % 16 == 0 &&
+        (x->copy = malloc(value_size))) {
         memcpy(x->copy, x->value, value_size);
         x->copy[turn % value_size] ^= 1;
         x->value = x->copy;
@@ -140,21 +160,22 @@ static void spoil(struct install *x, struct near__local *local, const void *key,
 }
 
 int __real_near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
-                               const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
-                               int64_t ttl_ms, int64_t sent_ns);
+                               const void *key, size_t key_size, const void *value, size_t value_size,
+                               uint64_t position, int64_t ttl_ms, int64_t sent_ns);
 int __wrap_near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
-                               const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
-                               int64_t ttl_ms, int64_t sent_ns);
+                               const void *key, size_t key_size, const void *value, size_t value_size,
+                               uint64_t position, int64_t ttl_ms, int64_t sent_ns);
 int __wrap_near__local_install(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
-                               const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
-                               int64_t ttl_ms, int64_t sent_ns)
+                               const void *key, size_t key_size, const void *value, size_t value_size,
+                               uint64_t position, int64_t ttl_ms, int64_t sent_ns)
 {
     struct install x = {.ticket = ticket, .value = value, .position = position, .ttl_ms = ttl_ms};
     int kept;
     if (active == FORGETFUL && atomic_fetch_add(&turn, 1) % 2 == 0)
         return 0;
     spoil(&x, local, key, key_size, value_size);
-    kept = __real_near__local_install(local, reader, x.ticket, key, key_size, x.value, value_size, x.position, x.ttl_ms, sent_ns);
+    kept = __real_near__local_install(local, reader, x.ticket, key, key_size, x.value, value_size, x.position, x.ttl_ms,
+                                      sent_ns);
     free(x.copy);
     return kept;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Checks the checker: a program of the tests, never installed, whose library has one promise broken on purpose.  The linker puts
- * our functions in the place of some of the library's (ld's --wrap). */
+ * Checks the checker: a program of the tests, never installed, whose library has one promise broken on purpose.  The
+ * linker puts our functions in the place of some of the library's (ld's --wrap). */
 #ifndef CHECK_SABOTAGE_H
 #define CHECK_SABOTAGE_H
 

@@ -47,9 +47,15 @@ static void pause_ns(int64_t ns)
     nanosleep(&ts, NULL);
 }
 
-static uint32_t phase_of(const struct worker *w) { return atomic_load(&w->board->phase); }
+static uint32_t phase_of(const struct worker *w)
+{
+    return atomic_load(&w->board->phase);
+}
 
-static uint32_t below(struct worker_thread *t, uint32_t limit) { return near__random_below(&t->random, limit); }
+static uint32_t below(struct worker_thread *t, uint32_t limit)
+{
+    return near__random_below(&t->random, limit);
+}
 
 /* A call that began when the process had been stopped stops times must have ended near its deadline. */
 static void judge_duration(struct worker_thread *t, uint32_t stops, int64_t begin_ns, int64_t end_ns)
@@ -68,8 +74,8 @@ static uint32_t choose_slot(struct worker_thread *t, uint32_t hot_percent)
     return below(t, 100) < hot_percent ? below(t, CHECK_HOT) : CHECK_HOT + below(t, CHECK_SLOTS - CHECK_HOT);
 }
 
-/* One read of the generation before in so many: those of a bound or two after a loss are telling, later ones find nothing in
- * Redis again and again. */
+/* One read of the generation before in so many: those of a bound or two after a loss are telling, later ones find
+ * nothing in Redis again and again. */
 static uint32_t look_back(struct check_board *board, uint32_t slot, uint32_t generation)
 {
     int64_t frozen = atomic_load(&check_key_of(board, slot, generation)->frozen_ns);
@@ -91,11 +97,12 @@ static void took(struct worker_thread *t, struct check_read *read, const void *d
     struct check_reader *r = t->judge.reader;
     if (read->status == NEAR_OK || read->status == NEAR_MISS) {
         check_judge_end(&t->judge, read, data, size);
-        check_count(read->status == NEAR_MISS              ? &r->absent
-                    : read->source == 0                    ? &r->copied
-                    : read->source == NEAR_FROM_LOCAL      ? &r->local
-                    : read->source == NEAR_FROM_REMOTE     ? &r->remote
-                                                           : &r->shared, 1);
+        check_count(read->status == NEAR_MISS          ? &r->absent
+                    : read->source == 0                ? &r->copied
+                    : read->source == NEAR_FROM_LOCAL  ? &r->local
+                    : read->source == NEAR_FROM_REMOTE ? &r->remote
+                                                       : &r->shared,
+                    1);
     } else {
         check_count(&r->errors, 1); /* allowed while Redis is away, when it comes by the deadline */
         t->failed = 1;
@@ -231,7 +238,8 @@ static void read_pinned(struct worker_thread *t, struct check_read *read, const 
         near_release(&value);
 }
 
-static void read_copied(struct worker_thread *t, struct check_read *read, const char *key, size_t key_size, const near_call *call)
+static void read_copied(struct worker_thread *t, struct check_read *read, const char *key, size_t key_size,
+                        const near_call *call)
 {
     size_t size = 0;
     read->status = near_get_copy(t->worker->cache, key, key_size, call, t->value, sizeof t->value, &size);
@@ -310,8 +318,8 @@ static void sweep_one(struct worker_thread *t, uint32_t slot, uint32_t generatio
         if (w->board->slot[slot].kind != CHECK_TAGGED) /* near_get knows of no tags: it may give what was invalidated */
             took(t, &read, value.data, value.size);
         if (read.status == NEAR_OK || read.status == NEAR_MISS) {
-            uint64_t version = read.status == NEAR_OK
-                                   ? check_version(w->board, slot, generation, value.data, value.size) : 0;
+            uint64_t version =
+                read.status == NEAR_OK ? check_version(w->board, slot, generation, value.data, value.size) : 0;
             atomic_store(&w->self->swept_version[slot][generation & 1], version + 1);
             near_release(&value);
             return;
@@ -439,7 +447,8 @@ static int write_record(struct worker_thread *t, const struct writing *x, const 
     near_write_init(&write);
     if (kind_is_loaded(board->slot[x->slot].kind))
         return forget(t, x);
-    if (board->slot[x->slot].kind == CHECK_RECORD && below(t, 32) == 0) /* a life far beyond the run's, or none again: no matter */
+    /* a life far beyond the run's, or none again: no matter */
+    if (board->slot[x->slot].kind == CHECK_RECORD && below(t, 32) == 0)
         near_expire(cache, x->key, x->key_size, below(t, 2) ? 3600000 : 0, NULL);
     if (board->slot[x->slot].kind == CHECK_RECORD && record_removes(x->version))
         return near_del(cache, x->key, x->key_size, call);
@@ -542,7 +551,8 @@ static int record_begins(struct worker_thread *t, struct writing *x)
     if (!check_ring_has_room(board, x->slot, x->generation, x->version, check_now()))
         return 0;
     check_begin(board, x->slot, x->generation, x->version, x->writer, check_now());
-    atomic_store(&key->sent, x->version); /* before the write itself: whoever reads the version finds that it was begun */
+    /* before the write itself: whoever reads the version finds that it was begun */
+    atomic_store(&key->sent, x->version);
     return 1;
 }
 
@@ -553,7 +563,8 @@ static void count_up(struct worker_thread *t, struct writing *x)
     struct check_writer *counters = &w->self->writer[t->number];
     struct check_key *key = check_key_of(board, x->slot, x->generation);
     int64_t number = 0;
-    if (!check_ring_has_room(board, x->slot, x->generation, atomic_load(&key->sent) + CHECK_PROCESSES * CHECK_WRITERS, check_now()))
+    if (!check_ring_has_room(board, x->slot, x->generation, atomic_load(&key->sent) + CHECK_PROCESSES * CHECK_WRITERS,
+                             check_now()))
         return;
     x->acked = atomic_load(&key->acked);
     atomic_fetch_add(&key->sent, 1);
@@ -562,7 +573,8 @@ static void count_up(struct worker_thread *t, struct writing *x)
     int64_t end_ns = check_now();
     if (status == NEAR_OK) {
         x->version = (uint64_t)(number / check_step(x->slot));
-        if (number <= 0 || number % check_step(x->slot) != 0 || x->version <= x->acked || x->version > atomic_load(&key->sent)) {
+        if (number <= 0 || number % check_step(x->slot) != 0 || x->version <= x->acked ||
+            x->version > atomic_load(&key->sent)) {
             write_lost(t, x);
             return;
         }
@@ -593,8 +605,8 @@ static void write_leaves(struct worker_thread *t, const struct writing *x, int p
     atomic_store(&w->self->writer[t->number].busy[place], 0);
 }
 
-/* Only while neither a pause nor a retirement has been announced may a write begin: both are looked at after busy has been
- * set, and whoever announces looks at busy afterwards.  place: of several writes at once. */
+/* Only while neither a pause nor a retirement has been announced may a write begin: both are looked at after busy has
+ * been set, and whoever announces looks at busy afterwards.  place: of several writes at once. */
 static int write_enters(struct worker_thread *t, struct writing *x, int place, uint32_t number)
 {
     struct worker *w = t->worker;
@@ -651,8 +663,11 @@ static void write_many(struct worker_thread *t)
             write_leaves(t, &x[count], count);
             continue;
         }
-        items[count] = (near_item){.key = x[count].key, .key_size = x[count].key_size, .data = t->many[count],
-            .size = check_value(x[count].slot, x[count].generation, x[count].version, t->many[count])};
+        items[count] =
+            (near_item){.key = x[count].key,
+                        .key_size = x[count].key_size,
+                        .data = t->many[count],
+                        .size = check_value(x[count].slot, x[count].generation, x[count].version, t->many[count])};
         count++;
     }
     if (count > 0 && kind == CHECK_LOADED)

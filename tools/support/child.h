@@ -7,8 +7,8 @@
 #define NEAR_SUPPORT_CHILD_H
 #include <sys/types.h>
 
-/* Starts a program.  What it says goes to the file output (NULL: to our own standard error); with ret_pipe only its errors
- * do, and its standard output can be read from *ret_pipe.  The pid, or -1. */
+/* Starts a program.  What it says goes to the file output (NULL: to our own standard error); with ret_pipe only its
+ * errors do, and its standard output can be read from *ret_pipe.  The pid, or -1. */
 pid_t process_start(const char *const *argv, const char *output, int *ret_pipe);
 /* Waits up to timeout_ms for its end; its status as of waitpid, or -1 while it lives. */
 int process_wait(pid_t pid, int timeout_ms);

@@ -5,8 +5,8 @@
  *     client ──▶ flow[TO_SERVER]: read, cut?, name?,          queue of chunks, each with a time ──▶ server
  *     client ◀── queue of chunks ◀── cut?, delete/duplicate?, flow[TO_CLIENT] ◀── server
  *
- * What is read is put into the flow's queue at once, so that senders never wait because of a hold.  An end of stream is a chunk
- * of its own (size 0), so that it stays behind the bytes before it. */
+ * What is read is put into the flow's queue at once, so that senders never wait because of a hold.  An end of stream is
+ * a chunk of its own (size 0), so that it stays behind the bytes before it. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -173,7 +173,10 @@ static int listen_unix(const char *path)
 
 /* ---------------------------------------------------------------- rules */
 
-static int matches(const struct link *l, enum proxy_kind kind) { return kind == PROXY_ANY || l->kind == kind; }
+static int matches(const struct link *l, enum proxy_kind kind)
+{
+    return kind == PROXY_ANY || l->kind == kind;
+}
 
 /* Each part of a rule counts for itself: that of the kind where it is set, otherwise that of everybody. */
 static enum proxy_mode mode_for(const struct proxy *p, const struct link *l, enum proxy_side side)
@@ -320,8 +323,8 @@ static void message_byte(struct flow *f, char byte)
     f->message[f->message_size++] = byte;
 }
 
-/* Bytes from the server.  Without a rule they pass as they come, and only the ends of messages are followed; with one, whole
- * messages are gathered, from the next one that begins. */
+/* Bytes from the server.  Without a rule they pass as they come, and only the ends of messages are followed; with one,
+ * whole messages are gathered, from the next one that begins. */
 static void take_replies(struct proxy *p, struct link *l, const char *bytes, size_t size)
 {
     struct flow *f = &l->flow[PROXY_TO_CLIENT];
@@ -481,7 +484,8 @@ static int any_dead(const struct proxy *p)
 }
 
 /* What one flow waits for: to read, to write, or a moment in time. */
-static void flow_interest(struct proxy *p, struct link *l, enum proxy_side side, short *from, short *to, int *timeout_ms)
+static void flow_interest(struct proxy *p, struct link *l, enum proxy_side side, short *from, short *to,
+                          int *timeout_ms)
 {
     struct flow *f = &l->flow[side];
     if (!f->read_ended)
@@ -516,7 +520,8 @@ static struct pollfd *gather(struct proxy *p, size_t *ret_count, int *timeout_ms
     return fds;
 }
 
-/* The links are those that gather saw, perhaps with newer ones in front, perhaps with dead ones: so match by descriptor. */
+/* The links are those that gather saw, perhaps with newer ones in front, perhaps with dead ones: so match by
+ * descriptor. */
 static void serve(struct proxy *p, const struct pollfd *fds, size_t count)
 {
     for (struct link *l = p->links; l; l = l->next) {
@@ -569,7 +574,10 @@ static void leave(struct proxy *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-static void enter(struct proxy *p) { pthread_mutex_lock(&p->lock); }
+static void enter(struct proxy *p)
+{
+    pthread_mutex_lock(&p->lock);
+}
 
 /* ---------------------------------------------------------------- what tests call */
 
@@ -586,7 +594,8 @@ static int start_thread(struct proxy *p)
 static void listen_beside(struct proxy *p, const char *backend)
 {
     static _Atomic(unsigned) number;
-    if (asprintf(&p->socket_path, "%s.%u", backend, ++number) < 0 || asprintf(&p->uri_unix, "unix://%s", p->socket_path) < 0)
+    if (asprintf(&p->socket_path, "%s.%u", backend, ++number) < 0 ||
+        asprintf(&p->uri_unix, "unix://%s", p->socket_path) < 0)
         abort();
     p->listener_unix = listen_unix(p->socket_path);
 }
@@ -640,9 +649,18 @@ void proxy_free(struct proxy *p)
     free(p);
 }
 
-const char *proxy_uri(const struct proxy *p) { return p->uri; }
-const char *proxy_uri_unix(const struct proxy *p) { return p->uri_unix; }
-int proxy_port(const struct proxy *p) { return p->port; }
+const char *proxy_uri(const struct proxy *p)
+{
+    return p->uri;
+}
+const char *proxy_uri_unix(const struct proxy *p)
+{
+    return p->uri_unix;
+}
+int proxy_port(const struct proxy *p)
+{
+    return p->port;
+}
 
 void proxy_mode(struct proxy *p, enum proxy_kind kind, enum proxy_side side, enum proxy_mode mode)
 {
@@ -704,7 +722,10 @@ static void set_edit(struct proxy *p, enum proxy_kind kind, const char *text, in
     leave(p);
 }
 
-void proxy_delete(struct proxy *p, enum proxy_kind kind, const char *text, int count) { set_edit(p, kind, text, count, 0); }
+void proxy_delete(struct proxy *p, enum proxy_kind kind, const char *text, int count)
+{
+    set_edit(p, kind, text, count, 0);
+}
 void proxy_duplicate(struct proxy *p, enum proxy_kind kind, const char *text, int count)
 {
     set_edit(p, kind, text, count, 2);
@@ -747,8 +768,14 @@ static int kill_links(struct proxy *p, enum proxy_kind kind, int keep, int reset
     return count;
 }
 
-int proxy_kill(struct proxy *p, enum proxy_kind kind, int reset) { return kill_links(p, kind, -1, reset); }
-int proxy_kill_others(struct proxy *p, enum proxy_kind keep, int reset) { return kill_links(p, PROXY_ANY, (int)keep, reset); }
+int proxy_kill(struct proxy *p, enum proxy_kind kind, int reset)
+{
+    return kill_links(p, kind, -1, reset);
+}
+int proxy_kill_others(struct proxy *p, enum proxy_kind keep, int reset)
+{
+    return kill_links(p, PROXY_ANY, (int)keep, reset);
+}
 
 int proxy_connections(struct proxy *p, enum proxy_kind kind)
 {

@@ -3,9 +3,8 @@
  *
  * Connections are told apart by the client name that passes through in CLIENT SETNAME: names that end in "-sub" are
  * subscriptions, "-data" are data connections, "-track" control connections of tracking; until then, and under TLS, a
- * connection is of no kind, and only rules for PROXY_ANY concern it.  A rule strikes the connections that exist and those to come; of two rules for one
- * connection, the one for its kind counts.
- * Threads: any. */
+ * connection is of no kind, and only rules for PROXY_ANY concern it.  A rule strikes the connections that exist and
+ * those to come; of two rules for one connection, the one for its kind counts.  Threads: any. */
 #ifndef NEAR_TESTS_PROXY_H
 #define NEAR_TESTS_PROXY_H
 #include <stddef.h>
@@ -23,22 +22,25 @@ enum proxy_mode {
 };
 
 /* backend: "unix:///path", "redis://host:port" as redis_server_uri_unix and redis_server_uri give them (without a
- * password).  Listens on a TCP port and, with a unix backend, on a unix socket beside that of the backend.  NULL: failed. */
+ * password).  Listens on a TCP port and, with a unix backend, on a unix socket beside that of the backend.  NULL:
+ * failed. */
 struct proxy *proxy_start(const char *backend);
-void proxy_free(struct proxy *p); /* closes everything; NULL is fine */
+void proxy_free(struct proxy *p);                  /* closes everything; NULL is fine */
 const char *proxy_uri(const struct proxy *p);      /* redis://127.0.0.1:port */
 const char *proxy_uri_unix(const struct proxy *p); /* unix:///…; NULL without */
 int proxy_port(const struct proxy *p);
 
 /* Rules: they hold until changed. */
 void proxy_mode(struct proxy *p, enum proxy_kind kind, enum proxy_side side, enum proxy_mode mode);
-void proxy_delay(struct proxy *p, enum proxy_kind kind, enum proxy_side side, int delay_ms); /* what arrives from now on */
-void proxy_split(struct proxy *p, enum proxy_kind kind, enum proxy_side side, int on);       /* one byte a write */
+/* what arrives from now on */
+void proxy_delay(struct proxy *p, enum proxy_kind kind, enum proxy_side side, int delay_ms);
+void proxy_split(struct proxy *p, enum proxy_kind kind, enum proxy_side side, int on); /* one byte a write */
 void proxy_refuse(struct proxy *p, int on); /* new connections are reset as soon as they are made */
-void proxy_backend(struct proxy *p, const char *backend); /* for new connections; with proxy_kill, one kind can be moved */
+/* for new connections; with proxy_kill, one kind can be moved */
+void proxy_backend(struct proxy *p, const char *backend);
 
-/* Once: the first connection of that kind that carries `bytes` more bytes in that direction is cut after exactly so many,
- * on both sides, with FIN or with RST.  bytes -1: takes the rule back. */
+/* Once: the first connection of that kind that carries `bytes` more bytes in that direction is cut after exactly so
+ * many, on both sides, with FIN or with RST.  bytes -1: takes the rule back. */
 void proxy_cut(struct proxy *p, enum proxy_kind kind, enum proxy_side side, int64_t bytes, int reset);
 int proxy_cut_done(struct proxy *p, enum proxy_kind kind, enum proxy_side side); /* how many cuts so far */
 /* The next `count` whole RESP replies or pushes from the server that contain text are taken out, or doubled. */
@@ -52,8 +54,8 @@ int proxy_kill(struct proxy *p, enum proxy_kind kind, int reset);
 int proxy_kill_others(struct proxy *p, enum proxy_kind keep, int reset); /* all but that kind, the unnamed too */
 
 /* What there is. */
-int proxy_connections(struct proxy *p, enum proxy_kind kind);      /* open now */
-uint64_t proxy_accepted(struct proxy *p, enum proxy_kind kind);    /* ever */
+int proxy_connections(struct proxy *p, enum proxy_kind kind);                       /* open now */
+uint64_t proxy_accepted(struct proxy *p, enum proxy_kind kind);                     /* ever */
 uint64_t proxy_held(struct proxy *p, enum proxy_kind kind, enum proxy_side side);   /* bytes waiting */
 uint64_t proxy_passed(struct proxy *p, enum proxy_kind kind, enum proxy_side side); /* bytes that came in, ever */
 /* The names of the open connections, one a line, into buffer; returns how many there are. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * How nothing is left behind: a test may abort, be killed by a time-out or by a sanitizer, and then runs no clean-up of its
- * own.  So each server has a guardian, a shell in a session of its own, that reads from a pipe whose other end only the
- * test program holds.  It is told the server's process id at each start; the pipe's end tells it that the test program is
- * gone, and it kills the server and removes the directory.  The server itself is a child of the test program (it has
- * to be waited for and stopped).  A parent-death signal would do less: it is tied to the thread that forked. */
+ * How nothing is left behind: a test may abort, be killed by a time-out or by a sanitizer, and then runs no clean-up of
+ * its own.  So each server has a guardian, a shell in a session of its own, that reads from a pipe whose other end only
+ * the test program holds.  It is told the server's process id at each start; the pipe's end tells it that the test
+ * program is gone, and it kills the server and removes the directory.  The server itself is a child of the test program
+ * (it has to be waited for and stopped).  A parent-death signal would do less: it is tied to the thread that forked. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -38,7 +38,7 @@ struct redis_server {
     char *config, *program;
     int tls;
     int port, tls_port;
-    pid_t pid; /* 0: not running */
+    pid_t pid;    /* 0: not running */
     int guardian; /* our end of its pipe */
     pid_t guardian_pid;
     char *uri, *uri_unix, *uri_tls;
@@ -95,10 +95,12 @@ int redis_server_tls_available(void)
 {
     static int known = -1;
     if (known < 0) {
-        known = redis_server_available() && in_path("openssl") &&
-                shell("redis-server - --port 0 --tls-port 1 | grep -q 'configure TLS'") == 0; /* knows it, lacks files */
+        known =
+            redis_server_available() && in_path("openssl") &&
+            shell("redis-server - --port 0 --tls-port 1 | grep -q 'configure TLS'") == 0; /* knows it, lacks files */
         if (!known)
-            fprintf(stderr, "\n*** SKIPPED: no redis-server with TLS and openssl in PATH; TLS tests are NOT run. ***\n\n");
+            fprintf(stderr,
+                    "\n*** SKIPPED: no redis-server with TLS and openssl in PATH; TLS tests are NOT run. ***\n\n");
     }
     return known;
 }
@@ -158,7 +160,8 @@ static int make_certificates(const struct redis_server *s)
         "echo 'subjectAltName=DNS:localhost,IP:127.0.0.1' >server.ext\n"
         "for who in server client; do\n"
         "  openssl req $new -subj \"/CN=$who.test\" -keyout $who.key -out $who.csr\n"
-        "  openssl x509 -req -in $who.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile server.ext -out $who.crt\n"
+        "  openssl x509 -req -in $who.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile server.ext -out "
+        "$who.crt\n"
         "done\n";
     char *line = format(script, s->directory);
     int status = shell(line);
@@ -170,9 +173,8 @@ static int make_certificates(const struct redis_server *s)
 
 static int start_guardian(struct redis_server *s)
 {
-    static const char script[] =
-        "trap '' INT TERM HUP QUIT; pid=0; while read line; do pid=$line; done; "
-        "[ \"$pid\" -gt 0 ] && kill -KILL \"$pid\"; rm -rf \"$1\"";
+    static const char script[] = "trap '' INT TERM HUP QUIT; pid=0; while read line; do pid=$line; done; "
+                                 "[ \"$pid\" -gt 0 ] && kill -KILL \"$pid\"; rm -rf \"$1\"";
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) < 0)
         return -1;
@@ -204,14 +206,15 @@ static void tell_guardian(struct redis_server *s)
 static int write_config(const struct redis_server *s)
 {
     char *tls = s->tls ? format("tls-port %d\ntls-cert-file server.crt\ntls-key-file server.key\n"
-                                "tls-ca-cert-file ca.crt\ntls-auth-clients optional\n", s->tls_port)
+                                "tls-ca-cert-file ca.crt\ntls-auth-clients optional\n",
+                                s->tls_port)
                        : strdup("");
     char *password = s->password ? format("requirepass \"%s\"\n", s->password) : strdup("");
-    char *text = format("port %d\nbind 127.0.0.1\nunixsocket %s\nunixsocketperm 700\ndir %s\n"
-                        "save \"\"\nappendonly no\nlogfile redis.log\nloglevel notice\ndaemonize no\n"
-                        "maxclients 500\nenable-debug-command yes\nhz 50\n%s%s%s%s\n",
-                        s->port, s->socket, s->directory, tls, password, s->has_acl ? "aclfile users.acl\n" : "",
-                        s->config);
+    char *text =
+        format("port %d\nbind 127.0.0.1\nunixsocket %s\nunixsocketperm 700\ndir %s\n"
+               "save \"\"\nappendonly no\nlogfile redis.log\nloglevel notice\ndaemonize no\n"
+               "maxclients 500\nenable-debug-command yes\nhz 50\n%s%s%s%s\n",
+               s->port, s->socket, s->directory, tls, password, s->has_acl ? "aclfile users.acl\n" : "", s->config);
     int result = write_file(s, "redis.conf", text);
     free(tls);
     free(password);
@@ -257,7 +260,10 @@ static int has_died(struct redis_server *s)
     return 1;
 }
 
-static int answers(struct redis_server *s) { return strcmp(redis_server_command(s, "PING", NULL), "PONG") == 0; }
+static int answers(struct redis_server *s)
+{
+    return strcmp(redis_server_command(s, "PING", NULL), "PONG") == 0;
+}
 
 static void show_log(const struct redis_server *s)
 {
@@ -292,7 +298,8 @@ static void set_uris(struct redis_server *s)
     free(s->uri_tls);
     s->uri = format("redis://%s127.0.0.1:%d", user, s->port);
     s->uri_unix = format("unix://%s%s", user, s->socket);
-    s->uri_tls = s->tls ? format("rediss://%slocalhost:%d?tls_ca_file=%s/ca.crt", user, s->tls_port, s->directory) : NULL;
+    s->uri_tls =
+        s->tls ? format("rediss://%slocalhost:%d?tls_ca_file=%s/ca.crt", user, s->tls_port, s->directory) : NULL;
     free(user);
 }
 
@@ -313,8 +320,8 @@ static int make_directory(struct redis_server *s)
 /* The tests' own commands must pass whatever the ACL says about everybody else. */
 static int write_acl(const struct redis_server *s, const char *acl)
 {
-    char *text = format("%s%suser support on >support ~* &* +@all\n", acl,
-                        *acl && acl[strlen(acl) - 1] != '\n' ? "\n" : "");
+    char *text =
+        format("%s%suser support on >support ~* &* +@all\n", acl, *acl && acl[strlen(acl) - 1] != '\n' ? "\n" : "");
     int result = write_file(s, "users.acl", text);
     free(text);
     return result;
@@ -382,8 +389,14 @@ static void end_by(struct redis_server *s, int signal_number)
     reap(s);
 }
 
-void redis_server_stop(struct redis_server *s) { end_by(s, SIGTERM); }
-void redis_server_kill(struct redis_server *s) { end_by(s, SIGKILL); }
+void redis_server_stop(struct redis_server *s)
+{
+    end_by(s, SIGTERM);
+}
+void redis_server_kill(struct redis_server *s)
+{
+    end_by(s, SIGKILL);
+}
 
 void redis_server_pause(struct redis_server *s)
 {
@@ -429,13 +442,34 @@ int redis_server_restart(struct redis_server *s, int keep_data)
 
 /* ---------------------------------------------------------------- what it is called */
 
-const char *redis_server_uri(const struct redis_server *s) { return s->uri; }
-const char *redis_server_uri_unix(const struct redis_server *s) { return s->uri_unix; }
-const char *redis_server_uri_tls(const struct redis_server *s) { return s->uri_tls; }
-const char *redis_server_socket(const struct redis_server *s) { return s->socket; }
-int redis_server_port(const struct redis_server *s) { return s->port; }
-int redis_server_tls_port(const struct redis_server *s) { return s->tls_port; }
-pid_t redis_server_pid(const struct redis_server *s) { return s->pid; }
+const char *redis_server_uri(const struct redis_server *s)
+{
+    return s->uri;
+}
+const char *redis_server_uri_unix(const struct redis_server *s)
+{
+    return s->uri_unix;
+}
+const char *redis_server_uri_tls(const struct redis_server *s)
+{
+    return s->uri_tls;
+}
+const char *redis_server_socket(const struct redis_server *s)
+{
+    return s->socket;
+}
+int redis_server_port(const struct redis_server *s)
+{
+    return s->port;
+}
+int redis_server_tls_port(const struct redis_server *s)
+{
+    return s->tls_port;
+}
+pid_t redis_server_pid(const struct redis_server *s)
+{
+    return s->pid;
+}
 
 const char *redis_server_path(const struct redis_server *s, const char *name)
 {
@@ -451,7 +485,10 @@ static _Thread_local struct resp_text last_reply;
 static pthread_key_t last_reply_key;
 static pthread_once_t last_reply_once = PTHREAD_ONCE_INIT;
 
-static void make_last_reply_key(void) { pthread_key_create(&last_reply_key, free); }
+static void make_last_reply_key(void)
+{
+    pthread_key_create(&last_reply_key, free);
+}
 
 static const char *keep_reply(struct resp_text text)
 {

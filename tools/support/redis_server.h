@@ -37,8 +37,8 @@ void redis_server_stop(struct redis_server *s);  /* SIGTERM, and waits for its e
 void redis_server_kill(struct redis_server *s);  /* SIGKILL, and waits for its end */
 void redis_server_pause(struct redis_server *s); /* SIGSTOP; returns when it has stopped */
 void redis_server_resume(struct redis_server *s);
-/* Starts a stopped or killed one again, same port and socket, with the data of its last SAVE, or of its append-only file if
- * the configuration has one.  0, or -1. */
+/* Starts a stopped or killed one again, same port and socket, with the data of its last SAVE, or of its append-only
+ * file if the configuration has one.  0, or -1. */
 int redis_server_up(struct redis_server *s);
 void redis_server_wipe(struct redis_server *s); /* of a stopped or killed one: its data are gone */
 /* stop and up: with keep_data everything is saved before, otherwise it comes back empty.  0, or -1. */
@@ -52,13 +52,14 @@ const char *redis_server_socket(const struct redis_server *s);   /* the path alo
 int redis_server_port(const struct redis_server *s);
 int redis_server_tls_port(const struct redis_server *s);
 pid_t redis_server_pid(const struct redis_server *s); /* 0: not running */
-/* A path in its directory: "ca.crt", "server.crt", "server.key", "other-ca.crt" (signed nothing), "redis.log", "dump.rdb".
- * The text lives until the thread's next call. */
+/* A path in its directory: "ca.crt", "server.crt", "server.key", "other-ca.crt" (signed nothing), "redis.log",
+ * "dump.rdb".  The text lives until the thread's next call. */
 const char *redis_server_path(const struct redis_server *s, const char *name);
 
-/* Runs one command on a connection of its own and returns the reply as text, valid until the thread's next call: strings
- * as they are, integers in decimal, "(nil)", errors with their "-" before them, arrays with one line an element, and
- * "(no answer)" when the server cannot be reached or says nothing for ten seconds.  The last argument is NULL. */
+/* Runs one command on a connection of its own and returns the reply as text, valid until the thread's next call:
+ * strings as they are, integers in decimal, "(nil)", errors with their "-" before them, arrays with one line an
+ * element, and "(no answer)" when the server cannot be reached or says nothing for ten seconds.  The last argument is
+ * NULL. */
 const char *redis_server_command(struct redis_server *s, ...) __attribute__((sentinel));
 /* The same for binary arguments; *ret_size (may be NULL) is the text's length. */
 const char *redis_server_command_argv(struct redis_server *s, size_t count, const char *const *arguments,

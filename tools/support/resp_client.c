@@ -47,7 +47,8 @@ int resp_send(int fd, size_t count, const char *const *arguments, const size_t *
         return -1;
     for (size_t i = 0; i < count; i++) {
         n = snprintf(line, sizeof line, "$%zu\r\n", sizes[i]);
-        if (send_all(fd, line, (size_t)n) < 0 || send_all(fd, arguments[i], sizes[i]) < 0 || send_all(fd, "\r\n", 2) < 0)
+        if (send_all(fd, line, (size_t)n) < 0 || send_all(fd, arguments[i], sizes[i]) < 0 ||
+            send_all(fd, "\r\n", 2) < 0)
             return -1;
     }
     return 0;

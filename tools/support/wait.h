@@ -19,13 +19,13 @@ static inline void wait_a_moment(void)
 }
 
 /* 1 as soon as condition is true, 0 when it is not within timeout_ms.  Use: assert_true(wait_until(n == 3, 10000)) */
-#define wait_until(condition, timeout_ms)                          \
-    __extension__({                                                \
-        int64_t wait_end_ = wait_now_ms() + (timeout_ms);          \
-        int wait_met_ = 0;                                         \
-        while (!(wait_met_ = !!(condition)) && wait_now_ms() < wait_end_) \
-            wait_a_moment();                                       \
-        wait_met_;                                                 \
+#define wait_until(condition, timeout_ms)                                                                              \
+    __extension__({                                                                                                    \
+        int64_t wait_end_ = wait_now_ms() + (timeout_ms);                                                              \
+        int wait_met_ = 0;                                                                                             \
+        while (!(wait_met_ = !!(condition)) && wait_now_ms() < wait_end_)                                              \
+            wait_a_moment();                                                                                           \
+        wait_met_;                                                                                                     \
     })
 
 #endif

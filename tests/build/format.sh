@@ -1,0 +1,41 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# The C files are laid out as .clang-format says, which leaves comments alone: those are looked at by their width.
+. "$top_srcdir/tests/build/tap.sh"
+
+columns=$(sed -n 's/^ColumnLimit: *//p' "$top_srcdir/.clang-format")
+version=14 # Debian 12's; others lay out some things otherwise
+
+sources() {
+    (cd "$top_srcdir" && find lib include examples benchmarks tools tests -type f -name '*.[ch]')
+}
+
+# FILE…: those with a line that is wider
+wide_files() {
+    LC_ALL=C.UTF-8 wc -L "$@" | awk -v columns="$columns" '$1 > columns && $2 != "total" { print $2 ": " $1 " columns" }'
+}
+
+lines_are_short_enough() {
+    (cd "$top_srcdir" && wide_files $(sources)) > "$work/wide"
+    cat "$work/wide"
+    [ ! -s "$work/wide" ]
+}
+
+a_wide_line_is_noticed() {
+    printf "/* %0${columns}d */\n" 0 > "$work/wide.c"
+    wide_files "$work/wide.c" "$work/wide.c" | grep -q .
+}
+
+code_is_laid_out() {
+    (cd "$top_srcdir" && clang-format --dry-run -Werror $(sources))
+}
+
+check "lines are short enough" lines_are_short_enough
+check "a wide line is noticed" a_wide_line_is_noticed
+if clang-format --version 2>/dev/null | grep -q "version $version\."; then
+    check "code is laid out as .clang-format says" code_is_laid_out
+else
+    skip "code is laid out as .clang-format says" "no clang-format $version"
+fi
+plan
