@@ -56,7 +56,7 @@
 #define QUANTUM_PART 2048 /* of the budget, for all readers together */
 #define HELD 2            /* quanta that may stay in a share */
 /* Retired by one thread before it wakes the keeper.  Fewer grace periods are worth more than memory that has not left
- * the caches: see docs/local-tier.md, "Writes". */
+ * the caches: see docs/measurements.md. */
 #define WAKE_MAX (INT64_C(1024) << 10)
 
 static int64_t load(const _Atomic(int64_t) *count)
