@@ -386,10 +386,10 @@ static int install(struct near__local *local, struct near__entry *entry, const s
     return kept;
 }
 
-static void tap(struct near__local *local, struct near__reader *reader, const struct offer *offer)
+static void tap(struct near__local *local, struct near__reader *reader, const struct offer *offer, size_t size)
 {
     if (near__tap_wants(local, offer->hash))
-        near__tap_note(reader, offer->hash, NEAR_SEEN_FILL, offer->key_size + offer->value_size);
+        near__tap_note(reader, offer->hash, NEAR_SEEN_FILL, size);
     if (local->taps)
         near__tap_learn(local, reader);
 }
@@ -416,10 +416,10 @@ static struct near__entry *prepare(struct near__local *local, struct near__reade
 {
     if ((int64_t)offer->value_size > near__tier_value_limit(local) || offer->key_size > UINT16_MAX)
         return NULL;
-    tap(local, reader, offer);
     unsigned flags = near__entry_flags_for(offer->key_size, offer->value_size, offer->expires != 0, local->queues);
-    void *block =
-        obtain(local, reader, near__entry_size_for(offer->key_size, offer->value_size, flags), moment, ret_cost);
+    size_t size = near__entry_size_for(offer->key_size, offer->value_size, flags);
+    tap(local, reader, offer, size);
+    void *block = obtain(local, reader, size, moment, ret_cost);
     if (!block)
         return NULL;
     return offer->value_size >= AT_EASE_FROM && reader->share.pauses ? fill_outside(block, offer, flags)

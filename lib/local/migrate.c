@@ -10,8 +10,8 @@
  *
  * Sizes.  A table is enlarged at GROW entries a bucket and made smaller at SHRINK.  Enlarging doubles it, or adds half
  * of a large one (20 bytes an entry at the most, not 27), as long as both tables fit beside what is live, or adds less
- * when the limits leave no more entries than LAST a bucket; when entries would have to make room for the second table
- * it waits for a higher load and adds half.
+ * when the limits leave no more entries than NEAR_INDEX_LAST a bucket; when entries would have to make room for the
+ * second table it waits for a higher load and adds half.
  *
  * How dense.  Each byte of the index is missed by entries, so a tier that is full has as few as hits and fills hardly
  * notice.  A key that comes to full places displaces the oldest entry there instead of one that is old among all, which
@@ -22,7 +22,7 @@
  *      entries a bucket       bytes an entry   displaced          not at home        beyond the second place
  *      3.0  (ROOMY)           21               0        0         0.2 %    0.9 %     0 %
  *      4.5  (IDEAL)           14               0        0.1 %     1.6      6.4       1.2
- *      4.8  (GROW, LAST)      13.3             0        0.2       2.3      8.5       1.9
+ *      4.8  (GROW, last)      13.3             0        0.2       2.3      8.5       1.9
  *      5.0                    12.8             0.1 %    0.4       2.7     10.2       1.9
  *      5.9                    10.8             0.4      2.3       5.3     20.9       7.7
  *      6.1                    10.5             0.7      3.3       5.9     24.1       9.3
@@ -56,10 +56,6 @@
  * twice as large each time, 78.  And a burst goes on while it grows: see move_all. */
 #define GROW 48
 #define GROW_FULL 66
-/* The last enlargement: nothing comes after it as long as entries do not become smaller.  In tiers that have evicted
- * for long a hit of 16,000 entries takes 18.0 ns, with 5.3 a bucket 19.4, with 5.9 21.7; filling on miss with two
- * threads is 1.04 times as quick as with 5.9.  It costs 2.5 bytes an entry. */
-#define LAST 48
 #define SHRINK 20
 #define IDEAL 45
 #define ROOMY 30 /* a table that is made smaller while bytes are plenty: one key in two hundred is not in its home */
@@ -168,7 +164,7 @@ static void set_alarm(struct near__local *local)
 static uint64_t least_buckets(const struct near__local *local)
 {
     uint64_t buckets = (uint64_t)load(&local->budget.max) / LEAST_PART / sizeof(struct near__bucket);
-    uint64_t useful = (uint64_t)load(&local->budget.entries_max) / LAST * 10; /* with a limit of entries */
+    uint64_t useful = (uint64_t)load(&local->budget.entries_max) / NEAR_INDEX_LAST * 10; /* with a limit of entries */
     buckets = buckets < useful ? buckets : useful;
     return buckets > BUCKETS_MIN ? whole_groups(buckets) : BUCKETS_MIN;
 }
@@ -449,7 +445,7 @@ static int64_t entries_in_bytes(const struct near__local *local, int64_t spared)
     int64_t bytes = near__budget_live(local), room = max - fixed + spared;
     if (entries <= 0 || bytes <= 0 || room <= 0)
         return 0;
-    int64_t each = bytes / entries + (int64_t)sizeof(struct near__bucket) * 10 / LAST + 1;
+    int64_t each = bytes / entries + NEAR_INDEX_SHARE;
     return room / each;
 }
 
@@ -470,7 +466,7 @@ static uint64_t entries_now(const struct near__local *local)
 /* What the entries that fit need at the least. */
 static uint64_t enough_buckets(const struct near__local *local)
 {
-    return (uint64_t)near__tables_entries_that_fit(local, 0) * 10 / LAST + 1;
+    return (uint64_t)near__tables_entries_that_fit(local, 0) * 10 / NEAR_INDEX_LAST + 1;
 }
 
 /* At more than GROW.  An enlargement by less than a sixteenth is not worth two grace periods. */

@@ -140,7 +140,7 @@ void near__tap_read(const struct near__local *local, struct near__reader *reader
     if (!near__tap_wants(local, hash))
         return;
     if (entry)
-        near__tap_note(reader, hash, NEAR_SEEN_HIT, key_size + near__entry_value_size(entry));
+        near__tap_note(reader, hash, NEAR_SEEN_HIT, near__entry_size(entry));
     else
         near__tap_note(reader, hash, NEAR_SEEN_MISS, 0);
 }
@@ -152,19 +152,16 @@ static uint64_t clamp(uint64_t number, uint64_t least, uint64_t most)
     return number < least ? least : number > most ? most : number;
 }
 
-/* What an entry with that much key and value takes, its share of the index included: what a word takes in a full tier
- * (migrate.c). */
-#define INDEX_BYTES 11
 static uint64_t unpack(uint64_t word)
 {
     unsigned code = (unsigned)word & SIZE_MASK, exponent = code >> MANTISSA_BITS;
     uint64_t mantissa = code & ((1u << MANTISSA_BITS) - 1);
     return exponent ? (mantissa | 1u << MANTISSA_BITS) << (exponent - 1) : mantissa;
 }
+/* What an entry takes, its share of a full tier's index included. */
 static uint64_t bytes_of(const struct near__local *local, uint64_t word)
 {
-    size_t prefix = near__entry_prefix(near__entry_flags_for(0, 0, 0, local->queues));
-    return (uint64_t)near__block_estimate(local, prefix + NEAR_ENTRY_HEADER + unpack(word)) + INDEX_BYTES;
+    return (uint64_t)near__block_estimate(local, unpack(word)) + NEAR_INDEX_SHARE;
 }
 
 static enum near__seen seen_in(uint64_t word)

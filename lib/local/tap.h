@@ -7,7 +7,7 @@
 #include "local/shadow.h"
 #include "local/tier.h"
 
-/* A request was seen and its hash is below local->tap_below. */
+/* A request was seen and its hash is below local->tap_below.  size: of the entry, header and all; 0: there is none. */
 void near__tap_note(struct near__reader *reader, uint64_t hash, enum near__seen seen, uint64_t size);
 
 /* A read that has been counted, with the entry it was given or NULL: noted if somebody wants it. */

@@ -382,6 +382,71 @@ static void test_what_does_not_exist_is_a_miss_at_any_size(void **state)
     fixture_close(&f);
 }
 
+enum { LIVES = 200000, HOUR_MS = 3600000 };
+static void fill_with_lives(struct fixture *f, uint32_t keys, int64_t ttl_ms)
+{
+    static const char value[40];
+    for (uint32_t key = 0; key < keys; key++) {
+        struct near__ticket t = near__local_ticket(f->local, &key, 4);
+        near__local_install(f->local, f->reader, t, &key, 4, value, sizeof(value), key + 1, ttl_ms,
+                            near__now(&f->clock));
+        if (key % 256 == 0)
+            near__local_keep(f->local); /* the index grows */
+    }
+}
+
+/* With so many keys of that life, or of none (-1). */
+static void tier_with_lives(struct fixture *f, uint32_t keys, int64_t ttl_ms)
+{
+    fixture_init(f);
+    f->config.curve = 1;
+    f->config.bytes_max = 64u << 20;
+    fixture_start(f);
+    fill_with_lives(f, keys, ttl_ms);
+}
+
+/* How many of them a tier holds that has been made as small as that, while all are filled once more. */
+static uint32_t entries_of_smaller(uint64_t bytes, int64_t ttl_ms)
+{
+    struct fixture f;
+    near_stats stats = {.size = sizeof(stats)};
+    tier_with_lives(&f, LIVES, ttl_ms);
+    near__local_resize(f.local, bytes, NEAR_LIMIT_KEPT);
+    do {
+        near__local_keep(f.local);
+        near__local_stats(f.local, &stats);
+    } while (stats.local_resize_permille < 1000);
+    fill_with_lives(&f, LIVES, ttl_ms);
+    near__local_stats(f.local, &stats);
+    fixture_close(&f);
+    return (uint32_t)stats.local_entries;
+}
+
+/* A size in bytes means the entries that this tier would hold: header, expiry, rounding and index included. */
+static void test_bytes_are_those_that_entries_take(void **state)
+{
+    const uint64_t small = 8u << 20;
+    (void)state;
+    for (int64_t ttl_ms = -1; ttl_ms <= HOUR_MS; ttl_ms += HOUR_MS + 1) {
+        struct fixture f;
+        uint64_t random = 5;
+        uint32_t fit = entries_of_smaller(small, ttl_ms);
+        tier_with_lives(&f, 2 * fit, ttl_ms);
+        for (unsigned i = 0; i < 6 * fit; i++) {
+            struct near__view view;
+            uint32_t key = near__random_below(&random, 2 * fit);
+            (void)near__local_copy(f.local, f.reader, &key, 4, ANY_BOUND, 0, NULL, 0, &view);
+            if (i % 512 == 0)
+                near__local_keep(f.local); /* takes what the rings have */
+        }
+        double advised;
+        assert_int_equal(near__local_advise(f.local, UINT64_MAX, small, &advised), NEAR_OK);
+        print_message("# time to live %ld ms: half of %u keys fit, advised %.3f\n", (long)ttl_ms, 2 * fit, advised);
+        assert_true(fabs(advised - 0.5) < 0.012);
+        fixture_close(&f);
+    }
+}
+
 /* All keys are there, and a part of them in the sample. */
 static void tier_with_a_sample(struct fixture *f, uint32_t keys, uint64_t bytes_max)
 {
@@ -747,6 +812,7 @@ int main(void)
         cmocka_unit_test(test_also_where_a_few_values_have_most_of_the_bytes),
         cmocka_unit_test(test_a_tier_advises),
         cmocka_unit_test(test_what_does_not_exist_is_a_miss_at_any_size),
+        cmocka_unit_test(test_bytes_are_those_that_entries_take),
         cmocka_unit_test(test_a_burst_ends_and_costs_the_sample_nothing),
         cmocka_unit_test(test_a_burst_ends_and_costs_its_neighbours_nothing),
         cmocka_unit_test(test_rings_that_lose_are_looked_at_more_often_before_the_sample_becomes_smaller),
