@@ -97,14 +97,6 @@ static uint64_t number_of(struct near__impl *impl, uint32_t stripe)
     return number;
 }
 
-static int64_t ttl_left_ms(const struct near__impl *impl, const struct near__view *view)
-{
-    if (view->expires_ns == NEAR_NEVER)
-        return -1;
-    int64_t left = (view->expires_ns - near__now(&impl->clock)) / NEAR_NS_PER_MS;
-    return left > 0 ? left : 0;
-}
-
 /* A write that finds no room because memory waits for the keeper waits for it too, so many times so long.  A keeper
  * that was given no processor gets one that way; one that is stopped costs a tenth of a second and the write. */
 #define ROOM_TRIES 8
@@ -140,7 +132,7 @@ static int do_set(struct writing *w)
         return NEAR_UNMET;
     int64_t ttl = r->ttl_ms ? r->ttl_ms : -1;
     if (r->flags & NEAR_SET_KEEP_TTL && w->present)
-        ttl = ttl_left_ms(w->impl, &w->view);
+        ttl = near__ttl_left_ms(&w->impl->clock, w->view.expires_ns);
     return put(w, r->value, r->value_size, ttl);
 }
 
@@ -152,7 +144,9 @@ static int do_cas(struct writing *w)
     if (w->view.size != r->expected_size ||
         (r->expected_size && memcmp(w->view.data, r->expected, r->expected_size) != 0))
         return NEAR_UNMET;
-    int64_t ttl = r->flags & NEAR_SET_KEEP_TTL ? ttl_left_ms(w->impl, &w->view) : r->ttl_ms ? r->ttl_ms : -1;
+    int64_t ttl = r->flags & NEAR_SET_KEEP_TTL ? near__ttl_left_ms(&w->impl->clock, w->view.expires_ns)
+                  : r->ttl_ms                  ? r->ttl_ms
+                                               : -1;
     return put(w, r->value, r->value_size, ttl);
 }
 
@@ -180,7 +174,7 @@ static int do_incr(struct writing *w)
         return NEAR_ERR_OVERFLOW;
     int size = snprintf(text, sizeof(text), "%" PRId64, number);
     w->request->result_number = number;
-    return put(w, text, (size_t)size, w->present ? ttl_left_ms(w->impl, &w->view) : -1);
+    return put(w, text, (size_t)size, w->present ? near__ttl_left_ms(&w->impl->clock, w->view.expires_ns) : -1);
 }
 
 static int do_expire(struct writing *w)

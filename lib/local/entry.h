@@ -308,13 +308,14 @@ static inline uint32_t near__expiry(int64_t at_ms, int64_t now_ms)
     uint32_t packed = (uint32_t)units << 1 | coarse;
     return packed ? packed : UINT32_MAX << 1; /* one unit early rather than never */
 }
-/* Milliseconds left, rounded down to the unit; 0 or less: over. */
+/* Milliseconds left; 0 or less: over. */
 static inline int64_t near__expiry_left(uint32_t expires, int64_t now_ms)
 {
     unsigned shift = expires & 1 ? 10 : 0;
+    const int64_t unit = INT64_C(1) << shift;
     /* doubled: the sign is the top bit */
-    uint32_t left = (expires & ~UINT32_C(1)) - ((uint32_t)(now_ms >> shift) << 1);
-    return (int64_t)((int32_t)left / 2) * (INT64_C(1) << shift);
+    uint32_t units = (expires & ~UINT32_C(1)) - ((uint32_t)(now_ms >> shift) << 1);
+    return (int64_t)((int32_t)units / 2) * unit - (now_ms & (unit - 1));
 }
 
 /* ---------------------------------------------------------------- the link */

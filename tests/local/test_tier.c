@@ -388,6 +388,14 @@ static void test_R20_life_counts_from_the_sending_of_the_command(void **state)
     fixture_close(&f);
 }
 
+static int64_t told_end(struct fixture *f, const char *key)
+{
+    struct near__view view;
+    assert_int_equal(near__local_copy(f->local, f->reader, key, strlen(key), ANY_BOUND, 0, NULL, 0, &view),
+                     NEAR_LOCAL_HIT);
+    return view.expires_ns;
+}
+
 static void test_lives_of_weeks_and_years_end_in_time(void **state)
 {
     static const int64_t days[] = {1, 12, 13, 25, 40, 50, 365, 10000};
@@ -397,9 +405,15 @@ static void test_lives_of_weeks_and_years_end_in_time(void **state)
         int64_t life_ms = days[i] * 86400000 + 7;
         fixture_open(&f);
         near__clock_advance(&f.now_ns, 3000 * SEC);
+        int64_t end_ns = atomic_load(&f.now_ns) + life_ms * MS;
         assert_int_equal(put_ttl(&f, "k", "v", 1, life_ms), 1);
+        assert_in_range(end_ns - told_end(&f, "k"), 0, 1023 * MS);
         near__clock_advance(&f.now_ns, life_ms / 2 * MS);
-        assert_string_equal(get(&f, "k"), "v");
+        for (int look = 0; look < 8; look++) { /* whenever it is asked */
+            assert_in_range(end_ns - told_end(&f, "k"), 0, 1023 * MS);
+            near__clock_advance(&f.now_ns, 128 * MS);
+        }
+        near__clock_advance(&f.now_ns, -8 * 128 * MS);
         near__clock_advance(&f.now_ns, (life_ms - life_ms / 2) * MS - 2000 * MS);
         assert_string_equal(get(&f, "k"), "v");
         near__clock_advance(&f.now_ns, 2000 * MS);
