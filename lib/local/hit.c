@@ -74,7 +74,8 @@ enum near__local_result near__hit_judge_by_clock(const struct near__local *local
     uint16_t tick = near__tier_tick(local, now_ns);
     if ((near__entry_has_expiry(entry) &&
          near__expiry_left(near__entry_expires(entry), near__tier_ms(local, now_ns)) <= 0) ||
-        (local->idle_unit_ns && near__entry_age(entry, tick) >= local->idle_ticks))
+        (local->idle_unit_ns &&
+         (near__entry_age(entry, tick) >= local->idle_ticks || !near__tier_ages_are_known(local, now_ns))))
         return NEAR_LOCAL_EXPIRED;
     enum near__local_result result = freshness(&demand, now_ns);
     if (result != NEAR_LOCAL_UNPROVEN)

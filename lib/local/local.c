@@ -86,6 +86,7 @@ static void set_times(struct near__local *local, const struct near__local_config
     int64_t idle_ns = (int64_t)config->idle_ms * NEAR_NS_PER_MS, unit_ns = idle_ns / NEAR_TICKS;
     local->idle_unit_ns = unit_ns > NEAR_NS_PER_MS ? unit_ns : NEAR_NS_PER_MS;
     local->idle_ticks = (uint16_t)(idle_ns / local->idle_unit_ns);
+    atomic_store_explicit(&local->ages_known_ns, local->opened_ns, memory_order_relaxed); /* relaxed: as above */
     atomic_store_explicit(&local->perishable, 1, memory_order_relaxed); /* relaxed: nobody else is here yet */
 }
 

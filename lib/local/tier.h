@@ -104,7 +104,8 @@ struct near__local {
     _Alignas(64) struct near__index index;
     const struct near__clock *clock;
     int64_t opened_ns;
-    int64_t idle_unit_ns; /* what a tick means when there is an idle limit; otherwise 0 */
+    int64_t idle_unit_ns;           /* what a tick means when there is an idle limit; otherwise 0 */
+    _Atomic(int64_t) ages_known_ns; /* then: when the keeper last came by, see keep_ages_known */
     uint16_t idle_ticks;
     uint16_t taps;                       /* (i) readers have rings: see tap.c */
     uint64_t serial;                     /* never used twice in the process */
@@ -192,6 +193,13 @@ static inline uint16_t near__tier_tick(const struct near__local *local, int64_t 
     if (local->idle_unit_ns)
         return (uint16_t)((now_ns - local->opened_ns) / local->idle_unit_ns);
     return (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed); /* relaxed: an approximate age */
+}
+/* With an idle limit: no stamp can have become so old since the keeper came by that it seems young. */
+static inline int near__tier_ages_are_known(const struct near__local *local, int64_t now_ns)
+{
+    /* acquire: pairs with keep_ages_known */
+    return now_ns - atomic_load_explicit(&local->ages_known_ns, memory_order_acquire) <
+           local->idle_unit_ns * (UINT16_MAX / 4);
 }
 static inline struct near__moment near__tier_moment(struct near__local *local)
 {

@@ -449,6 +449,26 @@ static void test_a_local_copy_lives_no_longer_than_ttl_max(void **state)
     fixture_close(&f);
 }
 
+/* Stamps are 16 bits: after a pause of 60 limits and more they seem young again. */
+static void test_an_idle_copy_is_not_served_after_a_long_pause(void **state)
+{
+    (void)state;
+    for (int64_t limits = 1; limits < 140; limits++) {
+        struct fixture f;
+        fixture_init(&f);
+        f.config.idle_ms = 1000;
+        fixture_start(&f);
+        assert_int_equal(put(&f, "k", "v", 1), 1);
+        near__clock_advance(&f.now_ns, limits * 1000 * MS); /* nothing of the process ran meanwhile */
+        assert_string_equal(get(&f, "k"), "(expired)");
+        near__local_keep(f.local);
+        assert_string_equal(get(&f, "k"), "(absent)");
+        assert_int_equal(put(&f, "k", "v", 2), 1);
+        assert_string_equal(get(&f, "k"), "v");
+        fixture_close(&f);
+    }
+}
+
 static void test_an_idle_copy_is_dropped_and_a_read_one_is_not(void **state)
 {
     struct fixture f;
@@ -619,6 +639,7 @@ int main(void)
         cmocka_unit_test(test_lives_of_weeks_and_years_end_in_time),
         cmocka_unit_test(test_a_local_copy_lives_no_longer_than_ttl_max),
         cmocka_unit_test(test_an_idle_copy_is_dropped_and_a_read_one_is_not),
+        cmocka_unit_test(test_an_idle_copy_is_not_served_after_a_long_pause),
         cmocka_unit_test(test_clear_serves_nothing_that_was_there_and_fails_fills_under_way),
         cmocka_unit_test(test_R48_pinned_values_survive_removal_eviction_and_reclamation),
         cmocka_unit_test(test_the_sixty_fifth_pin_is_a_copy),
