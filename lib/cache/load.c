@@ -32,6 +32,7 @@
 #include <string.h>
 
 #include "base/mutant.h"
+#include "cache/suffixed.h"
 
 /* ---------------------------------------------------------------- life */
 
@@ -208,13 +209,14 @@ static int ending_before(struct ending *e, struct near__load *load, struct near_
     *e = (struct ending){.load = load, .request = q};
     near__buffer_init(&e->body, &impl->alloc);
     if (q->extra_size) { /* the description of tags is another key */
-        unsigned char about[NEAR_KEY_MAX];
-        const void *keys[2] = {told, about};
-        size_t sizes[2] = {told_size, told_size + sizeof(NEAR_TAGS_SUFFIX) - 1};
-        if (told_size)
-            memcpy(about, told, told_size);
-        memcpy(about + told_size, NEAR_TAGS_SUFFIX, sizeof(NEAR_TAGS_SUFFIX) - 1);
-        near__coherence_body_of(impl->coherence, operation, keys, sizes, 2, &e->body);
+        struct near__suffixed about;
+        near__suffixed_init(&about, &impl->alloc, told, told_size, NEAR_TAGS_SUFFIX);
+        const void *keys[2] = {told, about.bytes};
+        size_t sizes[2] = {told_size, about.size};
+        if (about.bytes)
+            near__coherence_body_of(impl->coherence, operation, keys, sizes, 2, &e->body);
+        e->body.failed |= !about.bytes;
+        near__suffixed_fini(&about, &impl->alloc);
     } else {
         near__coherence_body(impl->coherence, operation, told, told_size, &e->body);
     }
@@ -264,13 +266,12 @@ static void send_requests(struct near__impl *impl, struct near__request *request
  * removes nobody's old value. */
 static int release_before(struct ending *e, struct near__load *load, struct near__request *q)
 {
-    unsigned char told[NEAR_KEY_MAX];
-    const size_t suffix = sizeof(NEAR_LEASE_SUFFIX) - 1;
+    struct near__suffixed told;
     *q = (struct near__request){.operation = NEAR_OP_RELEASE};
-    if (load->key_size)
-        memcpy(told, load->key, load->key_size);
-    memcpy(told + load->key_size, NEAR_LEASE_SUFFIX, suffix);
-    return ending_before(e, load, q, told, load->key_size + suffix, NEAR_MESSAGE_DEL);
+    near__suffixed_init(&told, &load->impl->alloc, load->key, load->key_size, NEAR_LEASE_SUFFIX);
+    int ready = told.bytes && ending_before(e, load, q, told.bytes, told.size, NEAR_MESSAGE_DEL);
+    near__suffixed_fini(&told, &load->impl->alloc);
+    return ready;
 }
 
 static void release(struct near__load *load)

@@ -78,6 +78,7 @@ struct near__learnt {
     uint64_t position;          /* local terms; without a remote tier unused, and so is sent_ns */
     int64_t ttl_ms, sent_ns;
 };
+#define NEAR_NO_STRIPE UINT32_MAX /* of a ticket for which there was no memory: nothing is learnt by it */
 struct near__ticket near__tags_ticket(struct near__impl *impl, const void *key, size_t key_size);
 void near__tags_learn(struct near__impl *impl, const struct near__learnt *learnt, const char *text, size_t size);
 

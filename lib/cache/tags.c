@@ -19,6 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/suffixed.h"
+
 #define TAG_LIFE_MS (INT64_C(24) * 3600 * 1000) /* of a tag that no value has; longer than any load */
 #define NAME_MAX_SIZE (NEAR_TAG_MAX + sizeof(NEAR_TAG_PREFIX))
 
@@ -34,15 +36,6 @@ static size_t name_of(const void *tag, size_t size, char name[NAME_MAX_SIZE])
 static int is_tag(const void *tag, size_t size)
 {
     return tag && size >= 1 && size <= NEAR_TAG_MAX && !memchr(tag, 0, size);
-}
-
-static size_t description_key(const void *key, size_t key_size, unsigned char ret[NEAR_KEY_MAX])
-{
-    const size_t suffix = sizeof(NEAR_TAGS_SUFFIX) - 1;
-    if (key_size)
-        memcpy(ret, key, key_size);
-    memcpy(ret + key_size, NEAR_TAGS_SUFFIX, suffix);
-    return key_size + suffix;
 }
 
 size_t near__tags_describe(uint64_t position, const void *value, size_t value_size, const char *list, size_t list_size,
@@ -83,11 +76,23 @@ int near__tags_next(const struct near__tags *tags, const char **cursor, size_t *
 static enum near__local_result local_copy(struct near__impl *impl, struct near__reader *reader, const void *key,
                                           size_t key_size, void *buffer, size_t capacity, size_t *ret_size)
 {
-    struct near__view view;
+    struct near__view view = {.size = 0};
     enum near__local_result result =
         near__local_copy(impl->local, reader, key, key_size, near__read_bound(impl, NULL), 0, buffer, capacity, &view);
     *ret_size = view.size;
     return result == NEAR_LOCAL_HIT && view.size > capacity ? NEAR_LOCAL_ABSENT : result;
+}
+
+/* The description that a key has here; 0: none, or no memory. */
+static int copy_description(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
+                            char text[NEAR_TAGS_TEXT_MAX], size_t *ret_size)
+{
+    struct near__suffixed about;
+    near__suffixed_init(&about, &impl->alloc, key, key_size, NEAR_TAGS_SUFFIX);
+    int there = about.bytes &&
+                local_copy(impl, reader, about.bytes, about.size, text, NEAR_TAGS_TEXT_MAX, ret_size) == NEAR_LOCAL_HIT;
+    near__suffixed_fini(&about, &impl->alloc);
+    return there;
 }
 
 static int tag_holds(struct near__impl *impl, struct near__reader *reader, const char *tag, size_t size,
@@ -105,14 +110,12 @@ static int tag_holds(struct near__impl *impl, struct near__reader *reader, const
 int near__tags_hold(struct near__impl *impl, struct near__reader *reader, const void *key, size_t key_size,
                     const void *value, size_t value_size)
 {
-    unsigned char about[NEAR_KEY_MAX];
     char text[NEAR_TAGS_TEXT_MAX];
     const char *tag = NULL;
     size_t size;
     struct near__tags tags;
-    if (local_copy(impl, reader, about, description_key(key, key_size, about), text, sizeof(text), &size) !=
-            NEAR_LOCAL_HIT ||
-        near__tags_parse(text, size, &tags) != 0 || tags.hash != near_version_of(value, value_size))
+    if (!copy_description(impl, reader, key, key_size, text, &size) || near__tags_parse(text, size, &tags) != 0 ||
+        tags.hash != near_version_of(value, value_size))
         return 0;
     while (near__tags_next(&tags, &tag, &size))
         if (!tag_holds(impl, reader, tag, size, tags.position))
@@ -122,21 +125,23 @@ int near__tags_hold(struct near__impl *impl, struct near__reader *reader, const 
 
 void *near__tags_copy(struct near__impl *impl, const void *key, size_t key_size, size_t *ret_size)
 {
-    unsigned char about[NEAR_KEY_MAX];
     char text[NEAR_TAGS_TEXT_MAX];
     struct near__reader *reader = near__local_reader(impl->local);
-    if (!reader || local_copy(impl, reader, about, description_key(key, key_size, about), text, sizeof(text),
-                              ret_size) != NEAR_LOCAL_HIT)
-        return NULL;
-    return near__memdup(&impl->alloc, text, *ret_size);
+    int there = reader && copy_description(impl, reader, key, key_size, text, ret_size);
+    return there ? near__memdup(&impl->alloc, text, *ret_size) : NULL;
 }
 
 /* ---------------------------------------------------------------- learning */
 
 struct near__ticket near__tags_ticket(struct near__impl *impl, const void *key, size_t key_size)
 {
-    unsigned char about[NEAR_KEY_MAX];
-    return near__local_ticket(impl->local, about, description_key(key, key_size, about));
+    struct near__suffixed about;
+    near__suffixed_init(&about, &impl->alloc, key, key_size, NEAR_TAGS_SUFFIX);
+    struct near__ticket ticket = {.stripe = NEAR_NO_STRIPE};
+    if (about.bytes)
+        ticket = near__local_ticket(impl->local, about.bytes, about.size);
+    near__suffixed_fini(&about, &impl->alloc);
+    return ticket;
 }
 
 /* The tags' numbers that are not here, in one round trip. */
@@ -168,12 +173,12 @@ static void fetch_numbers(struct near__impl *impl, struct near__reader *reader, 
 }
 
 /* Without a remote tier: numbered by the tier itself, as all writes. */
-static void learn_only(struct near__impl *impl, const struct near__learnt *learnt, const void *about, size_t about_size,
+static void learn_only(struct near__impl *impl, const struct near__learnt *learnt, const struct near__suffixed *about,
                        const char *text, size_t size)
 {
     struct near__request request = {.operation = NEAR_OP_SET,
-                                    .key = about,
-                                    .key_size = about_size,
+                                    .key = about->bytes,
+                                    .key_size = about->size,
                                     .value = text,
                                     .value_size = size,
                                     .ttl_ms = learnt->ttl_ms > 0 ? learnt->ttl_ms : 0};
@@ -182,19 +187,20 @@ static void learn_only(struct near__impl *impl, const struct near__learnt *learn
 
 void near__tags_learn(struct near__impl *impl, const struct near__learnt *learnt, const char *text, size_t size)
 {
-    unsigned char about[NEAR_KEY_MAX];
+    struct near__suffixed about;
     struct near__tags tags;
     struct near__reader *reader = near__local_reader(impl->local);
-    if (!reader || near__tags_parse(text, size, &tags) != 0)
+    if (!reader || learnt->ticket.stripe == NEAR_NO_STRIPE || near__tags_parse(text, size, &tags) != 0)
         return;
-    size_t about_size = description_key(learnt->key, learnt->key_size, about);
-    if (!impl->remote) {
-        learn_only(impl, learnt, about, about_size, text, size);
-        return;
-    }
-    near__local_install(impl->local, reader, learnt->ticket, about, about_size, text, size, learnt->position,
-                        learnt->ttl_ms, learnt->sent_ns);
-    fetch_numbers(impl, reader, &tags);
+    near__suffixed_init(&about, &impl->alloc, learnt->key, learnt->key_size, NEAR_TAGS_SUFFIX);
+    if (about.bytes && !impl->remote)
+        learn_only(impl, learnt, &about, text, size);
+    else if (about.bytes)
+        near__local_install(impl->local, reader, learnt->ticket, about.bytes, about.size, text, size, learnt->position,
+                            learnt->ttl_ms, learnt->sent_ns);
+    near__suffixed_fini(&about, &impl->alloc);
+    if (impl->remote)
+        fetch_numbers(impl, reader, &tags);
 }
 
 /* ---------------------------------------------------------------- public */

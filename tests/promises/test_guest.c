@@ -328,6 +328,61 @@ static void test_I_a_hundred_thousand_threads_leave_nothing(void **state)
     assert_int_equal(near_close(c.cache), NEAR_OK);
 }
 
+/* A host may give its threads little stack: no call has more than a few kilobytes on it, however long the key is. */
+enum { STACK = SANITIZED ? 1 << 20 : 48 << 10, LONG_KEY = 60000 };
+
+static int load_tagged(void *arg, const near_load_request *request, near_loaded *loaded)
+{
+    (void)arg;
+    (void)request;
+    near_loaded_value(loaded, "loaded", 6);
+    return near_loaded_tag(loaded, "tag", 3);
+}
+
+static void *call_everything(void *arg)
+{
+    near_cache *cache = arg;
+    static char key[LONG_KEY];
+    static const near_load tagged = {.size = sizeof(tagged), .flags = NEAR_LOAD_TAGS, .ttl_ms = 60000};
+    near_item item = {.key = key, .key_size = LONG_KEY, .data = "v", .size = 1};
+    near_error error;
+    char text[64];
+    size_t size;
+    int64_t number;
+    for (int i = 0; i < 3; i++) {
+        near_value value = {0};
+        assert_int_equal(near_get_or_load(cache, key, LONG_KEY, load_tagged, NULL, &tagged, &value), NEAR_OK);
+        near_release(&value);
+    }
+    assert_int_equal(near_set(cache, key, LONG_KEY, "v", 1, NULL, NULL), NEAR_OK);
+    assert_int_equal(near_get_copy(cache, key, LONG_KEY, NULL, text, sizeof(text), &size), NEAR_OK);
+    assert_int_equal(near_del(cache, key, LONG_KEY, NULL), NEAR_OK);
+    assert_int_equal(near_incr(cache, key, LONG_KEY, 1, NULL, &number), NEAR_OK);
+    assert_int_equal(near_mset(cache, &item, 1, NULL, NULL), NEAR_OK);
+    assert_int_equal(near_mget(cache, &item, 1, NULL), NEAR_OK);
+    near_release(&item.value);
+    assert_int_equal(near_invalidate_tag(cache, "tag", 3, NULL), NEAR_OK);
+    assert_int_equal(near_check(cache, 60000, &error), NEAR_OK);
+    return NULL;
+}
+
+static void test_I_calls_need_little_stack(void **state)
+{
+    (void)state;
+    static const char *const uris[] = {"local:", "memory://guest-stack"};
+    for (size_t i = 0; i < sizeof(uris) / sizeof(uris[0]); i++) {
+        near_cache *cache = open_cache(uris[i]);
+        pthread_attr_t attributes;
+        pthread_t thread;
+        pthread_attr_init(&attributes);
+        assert_int_equal(pthread_attr_setstacksize(&attributes, STACK), 0);
+        assert_int_equal(pthread_create(&thread, &attributes, call_everything, cache), 0);
+        pthread_join(thread, NULL);
+        pthread_attr_destroy(&attributes);
+        assert_int_equal(near_close(cache), NEAR_OK);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -337,6 +392,7 @@ int main(void)
         cmocka_unit_test(test_I_host_with_its_own_hiredis),
         cmocka_unit_test(test_I_exec_inherits_nothing),
         cmocka_unit_test(test_I_a_hundred_thousand_threads_leave_nothing),
+        cmocka_unit_test(test_I_calls_need_little_stack),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
