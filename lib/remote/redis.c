@@ -541,7 +541,18 @@ static void malformed(struct near__request *q, const struct near__reply *reply)
     set_fault(q, &fault);
 }
 
-static void read_fetch(struct near__request *q, struct near__call *call)
+/* The connection's own limit (bulk_max) is above it, as it has to let messages and lists of tags pass. */
+static int is_too_large(const struct near__redis *r, struct near__request *q, const struct near__reply *value)
+{
+    struct near__fault fault;
+    if (value->size <= r->host.options->value_max)
+        return 0;
+    near__fault_set(&fault, NEAR_ERR_TOO_LARGE, "the value in the remote tier exceeds value_max");
+    set_fault(q, &fault);
+    return 1;
+}
+
+static void read_fetch(const struct near__redis *r, struct near__request *q, struct near__call *call)
 {
     struct near__reply *ttl = call->reply[1], *value = call->reply[2];
     uint64_t before, after;
@@ -568,6 +579,8 @@ static void read_fetch(struct near__request *q, struct near__call *call)
     }
     /* -1: none; -2: the key came between, so its time to live is not known: let it be over */
     q->ttl_left_ms = ttl->integer == -1 ? -1 : ttl->integer < 0 ? 0 : ttl->integer;
+    if (is_too_large(r, q, value))
+        return;
     q->value_out_size = value->size;
     q->value_out = near__reply_take(value);
     q->status = NEAR_OK;
@@ -654,8 +667,10 @@ static void read_lease(const struct near__redis *r, struct near__request *q, con
     q->ttl_left_ms = e[2]->integer < 0 ? -1 : e[2]->integer;
     q->lease_left_ms = e[3]->integer < 0 ? 0 : e[3]->integer;
     q->exists = e[5]->integer != 0;
-    q->status = NEAR_OK;
     int value = e[6]->integer != 0, extra = e[8]->size != 0;
+    if (value && is_too_large(r, q, e[7]))
+        return;
+    q->status = NEAR_OK;
     if ((value && !copy_out(r, e[7], &q->value_out, &q->value_out_size)) ||
         (extra && !copy_out(r, e[8], &q->extra_out, &q->extra_out_size))) {
         near__free(r->host.alloc, q->value_out);
@@ -776,7 +791,7 @@ static void read_answer(struct near__redis *r, struct near__request *q, size_t c
     if (again)
         return;
     if (q->operation == NEAR_OP_FETCH)
-        read_fetch(q, call);
+        read_fetch(r, q, call);
     else if (q->operation == NEAR_OP_PROVE)
         read_prove(q, call);
     else if (q->operation == NEAR_OP_ROLL)

@@ -314,6 +314,20 @@ static void test_a_foreign_value_above_the_limit_is_refused_before_it_is_read(vo
     redis_server_command(server, "SETRANGE", "t:big", "3000000", "x", NULL);
     assert_string_equal(do_fetch(f, "big"), "NEAR_ERR_TOO_LARGE");
     assert_string_equal(do_fetch(f, "other"), "NEAR_MISS");
+    /* and one that the connection lets pass, to the byte */
+    redis_server_command(server, "SETRANGE", "t:more", "1000", "x", NULL);
+    redis_server_command(server, "SETRANGE", "t:most", "999", "x", NULL);
+    struct near__request lease = request(NEAR_OP_LEASE, "more");
+    lease.expected = "owner";
+    lease.expected_size = 5;
+    lease.ttl_ms = 1000;
+    assert_string_equal(do_fetch(f, "more"), "NEAR_ERR_TOO_LARGE");
+    assert_int_equal(run_one(f, &lease), NEAR_ERR_TOO_LARGE);
+    assert_null(lease.value_out);
+    struct near__request most = request(NEAR_OP_FETCH, "most");
+    assert_int_equal(run_one(f, &most), NEAR_OK);
+    assert_int_equal(most.value_out_size, 1000);
+    near__free(&f->alloc, most.value_out);
 }
 
 static void test_a_batch_answers_each_request_in_its_place(void **state)
