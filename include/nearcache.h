@@ -917,7 +917,8 @@ NEAR_API int near_set_bound(near_cache *cache, uint32_t bound_ms);
 
 /* Checks the path that keeps the cache coherent: connections, rights on keys and on the channel, one server behind
  * both connections, a message's round trip, output buffer limits.  Blocks: up to timeout_ms.
- * Returns NEAR_OK, or the first problem with a precise text in error. */
+ * Returns NEAR_OK, or the first problem with a precise text in error: NEAR_ERR_DENIED names the right that is missing,
+ * and the log (level 3) gets the rule that the server's ACL user needs. */
 NEAR_API int near_check(near_cache *cache, uint32_t timeout_ms, near_error *error);
 
 /* Waits until the local tier may serve, i.e. the subscription is proven.  From then on what is written here is kept

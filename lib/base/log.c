@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TEXT_MAX 512
+#define TEXT_MAX 4096 /* a rule with three times a prefix of the greatest length */
 
 /* Texts quote what came from outside; a line stays one line whatever that contained. */
 static void make_one_line(char *text)

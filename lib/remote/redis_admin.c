@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/random.h"
+#include "remote/redis_rights.h"
 
 enum { CALLS_MAX = 8, SCAN_COUNT = 512, PUBSUB_LIMIT_MIN = 1 << 20 };
 
@@ -80,25 +81,14 @@ static int is_error(const struct near__reply *reply)
 
 /* ---------------------------------------------------------------- check */
 
-static const char *user_of(const struct near__redis *r)
-{
-    return r->host.username ? r->host.username : "default";
-}
-
 /* A script's rights failed: which rules the user needs. */
-static int explain_keys(struct near__redis *r, const struct near__reply *reply, near_error *error)
+static int explain_keys(const struct near__redis *r, const struct near__reply *reply, near_error *error)
 {
-    const struct near__alloc *alloc = r->host.alloc;
     struct near__fault fault;
     int status = near__reply_fault(reply, &fault);
-    if (status != NEAR_ERR_DENIED)
-        return near__fail(error, status, "%s", fault.text);
-    char *keys = near__pattern_of(alloc, r->prefix), *channels = near__pattern_of(alloc, r->channel);
-    near__fail(error, status, "%.90s (needed: ACL SETUSER %.30s ~%.40s ~%.50s &%.40s)", fault.text, user_of(r),
-               keys ? keys : "*", r->position_key, channels ? channels : "*");
-    near__free(alloc, keys);
-    near__free(alloc, channels);
-    return status;
+    if (status == NEAR_ERR_DENIED)
+        return near__redis_denied(r, &fault, 1, error);
+    return near__fail(error, status, "%s", fault.text);
 }
 
 /* Without the right to MULTI, PUBLISH would be executed. */

@@ -6,6 +6,7 @@
  * else, an error reply to a PING too (R27: -BUSY is what a subscriber gets during a long script), means that it is not
  * known any more what has been heard, and the channel is LOST.  Messages that arrived before the end of the stream are
  * handed on first. */
+#include "remote/redis_rights.h"
 #include "remote/redis_tracking.h"
 
 #include <errno.h>
@@ -39,16 +40,6 @@ static int was_woken(struct near__channel *c)
 }
 
 /* ---------------------------------------------------------------- open */
-
-/* Names the rule that is missing, for all processes that share the prefix. */
-static void explain_denied(struct near__channel *c, struct near__fault *fault, near_error *error)
-{
-    const struct near__host *h = &c->redis->host;
-    char *pattern = near__pattern_of(h->alloc, c->redis->channel);
-    near__fail(error, fault->status, "%s: ACL SETUSER %s &%s%s", fault->text, h->username ? h->username : "default",
-               pattern ? pattern : c->redis->channel, c->tracking ? " &" NEAR_TRACKING_CHANNEL : "");
-    near__free(h->alloc, pattern);
-}
 
 static int is_confirmation(const struct near__reply *reply, const char *channel)
 {
@@ -132,9 +123,10 @@ int near__redis_channel_open(struct near__remote *remote, const char *private_na
         status = near__tracking_begin(c->tracking, c->link.server, deadline_ns, &fault); /* 3, 4 */
     }
     if (status != NEAR_OK) {
-        near__fail(error, status, "%s", fault.text);
         if (subscribing && status == NEAR_ERR_DENIED)
-            explain_denied(c, &fault, error);
+            near__redis_denied(r, &fault, 0, error);
+        else
+            near__fail(error, status, "%s", fault.text);
         near__redis_channel_close(c);
         return status;
     }

@@ -415,26 +415,34 @@ const struct near__script near__script_compare = {
 };
 
 /* Tries every right that requests need, on a key of its own that is gone afterwards and with a message that nobody
- * reads.  KEYS: position, scratch.  ARGV: channel of the check.  Reply: OK. */
+ * reads; an error names the command.  KEYS: position, scratch.  ARGV: channel of the check.  Reply: OK. */
 const struct near__script near__script_check = {
-    .text = "redis.call('GET',KEYS[1])\n"
-            "redis.call('PERSIST',KEYS[1])\n"
-            "redis.call('SET',KEYS[2],'1','PX','60000')\n"
-            "redis.call('INCRBY',KEYS[2],'1')\n"
-            "redis.call('PEXPIRE',KEYS[2],'50000')\n"
-            "local v=redis.call('GET',KEYS[2])\n"
-            "redis.call('PTTL',KEYS[2])\n"
-            "redis.call('EXISTS',KEYS[2])\n"
-            "redis.call('DEL',KEYS[2])\n"
-            "redis.call('HSET',KEYS[2],'f','1')\n"
-            "redis.call('HGET',KEYS[2],'f')\n"
-            "redis.call('HGETALL',KEYS[2])\n"
-            "redis.call('HDEL',KEYS[2],'f')\n"
-            "redis.call('TIME')\n"
-            "redis.call('PUBLISH',ARGV[1],'check')\n"
+    .text = "local bad\n"
+            "local function try(name,...)\n"
+            "  local r=redis.pcall(name,...)\n"
+            "  if not bad and type(r)=='table' and r.err then bad=redis.error_reply(r.err..' ('..name..')') end\n"
+            "  return r\n"
+            "end\n"
+            "try('GET',KEYS[1])\n"
+            "try('PERSIST',KEYS[1])\n"
+            "try('SET',KEYS[2],'1','PX','60000')\n"
+            "for _,name in ipairs({'INCR','DECR'}) do try(name,KEYS[2]) end\n"
+            "for _,name in ipairs({'INCRBY','DECRBY','INCRBY'}) do try(name,KEYS[2],'1') end\n"
+            "try('PEXPIRE',KEYS[2],'50000')\n"
+            "local v=try('GET',KEYS[2])\n"
+            "try('PTTL',KEYS[2])\n"
+            "try('EXISTS',KEYS[2])\n"
+            "try('DEL',KEYS[2])\n"
+            "try('HSET',KEYS[2],'f','1')\n"
+            "try('HGET',KEYS[2],'f')\n"
+            "try('HGETALL',KEYS[2])\n"
+            "try('HDEL',KEYS[2],'f')\n"
+            "try('TIME')\n"
+            "try('PUBLISH',ARGV[1],'check')\n"
+            "if bad then return bad end\n"
             "if v~='2' then return redis.error_reply('ERR the scratch key did not keep its value') end\n"
             "return redis.status_reply('OK')\n",
-    .sha1 = "6b104e5c3a788736ee1a06796580c8a8ea97fe38",
+    .sha1 = "c5cc6f19e3d0d91ba0f10967e986fd28ee80dbb3",
 };
 
 #ifdef NEAR_MUTANTS
