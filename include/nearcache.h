@@ -255,7 +255,8 @@ NEAR_API size_t near_uri_redact(const char *uri, char *buffer, size_t capacity);
  * Threads: any.  Blocks: on allocation and thread creation only.
  * With the option snapshot a thread reads the keys of that file, if it is there, into the local tier, hottest first, as
  * soon as the remote tier answers; near_stats.snapshot_status tells how it went.  Nothing waits for it.  Returns
- * NEAR_OK, NEAR_ERR_INVALID (a NULL, or a structure of a later version), NEAR_ERR_URI, NEAR_ERR_OPTION,
+ * NEAR_OK, NEAR_ERR_INVALID (a NULL), NEAR_ERR_URI, NEAR_ERR_OPTION (also: the structure was not initialised, or has a
+ * field that a later version knows),
  * NEAR_ERR_UNSUPPORTED, NEAR_ERR_TLS (a file of certificates or keys cannot be used), NEAR_ERR_NOMEM, NEAR_ERR_SYSTEM,
  * NEAR_ERR_FORKED (in a child whose parent was in the middle of a grace period at fork). */
 NEAR_API int near_open(const char *uri, const near_options *options, near_cache **ret_cache, near_error *error);
@@ -265,9 +266,11 @@ NEAR_API int near_open(const char *uri, const near_options *options, near_cache 
  * With the option snapshot the hottest keys are then written into that file, for the next near_open; it is left as it
  * is when there are no keys, or when what is in it has not been read yet.  Blocks: until calls under way have ended, at
  * most their deadlines; with snapshot on the disk; where barriers are used, for a round trip, 250 ms at most, to tell
- * that this process need not be waited for any more.  Returns NEAR_OK; NEAR_UNSAVED: closed, but the snapshot could not
- * be written (the log says why); NEAR_ERR_BUSY when values are still pinned or owned or a source is open (the cache
- * stays open); NEAR_ERR_CLOSED; NEAR_ERR_FORKED. */
+ * that this process need not be waited for any more.  Threads: any, also beside calls on the same cache.
+ * Returns NEAR_OK; NEAR_UNSAVED: closed, but the snapshot could not be written (the log says why); NEAR_ERR_BUSY when
+ * values are still held or a source is open: the cache stays open, near_stats.values_held and the log tell how many,
+ * but calls of other threads may have been refused with NEAR_ERR_CLOSED until that was known; NEAR_ERR_CLOSED;
+ * NEAR_ERR_FORKED; NEAR_ERR_INVALID (NULL). */
 NEAR_API int near_close(near_cache *cache);
 
 /* ---------------------------------------------------------------- calls */
@@ -1029,6 +1032,8 @@ typedef struct near_stats {
     /* of the option: NEAR_PENDING: not read yet; NEAR_OK: read; NEAR_MISS: there is none; or why not */
     int64_t snapshot_status;
     uint64_t values_sent; /* writes whose message took the value along (message_values) */
+    /* gauge: values that callers have got and not released; of fetches and loads also those that are under way */
+    uint64_t values_held;
 } near_stats;
 
 /* Fills a snapshot; the counters are not from one instant.  stats->size must be set.

@@ -186,7 +186,13 @@ static void set_text(near_options *options, const struct row *row, const char *t
 
 /* ---------------------------------------------------------------- text to number */
 
-/* Decimal digits at *at, moved behind them.  -1: none, or too large. */
+/* What no number of the table reaches: whoever writes more is told the range. */
+static uint64_t product(uint64_t number, uint64_t unit)
+{
+    return __builtin_mul_overflow(number, unit, &number) ? UINT64_MAX : number;
+}
+
+/* Decimal digits at *at, moved behind them.  -1: none. */
 static int parse_digits(const char **at, uint64_t *ret)
 {
     uint64_t number = 0;
@@ -194,9 +200,11 @@ static int parse_digits(const char **at, uint64_t *ret)
 
     if (!isdigit((unsigned char)*p))
         return -1;
-    for (; isdigit((unsigned char)*p); p++)
-        if (__builtin_mul_overflow(number, 10, &number) || __builtin_add_overflow(number, *p - '0', &number))
-            return -1;
+    for (; isdigit((unsigned char)*p); p++) {
+        number = product(number, 10);
+        if (__builtin_add_overflow(number, *p - '0', &number))
+            number = UINT64_MAX;
+    }
     *at = p;
     *ret = number;
     return 0;
@@ -220,7 +228,8 @@ static int parse_size(const char *text, uint64_t *ret)
             return -1;
         unit <<= 10 * (suffix - suffixes + 1);
     }
-    return __builtin_mul_overflow(number, unit, ret) ? -1 : 0;
+    *ret = product(number, unit);
+    return 0;
 }
 
 /* Milliseconds; without a unit they are meant.  Parts of a millisecond are refused rather than rounded. */
@@ -237,10 +246,9 @@ static int parse_duration(const char *text, uint64_t *ret)
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
         if (strcmp(text, units[i].name) != 0)
             continue;
-        if (__builtin_mul_overflow(number, units[i].us, &us) || us % 1000)
-            return -1;
+        us = product(number, units[i].us);
         *ret = us / 1000;
-        return 0;
+        return us % 1000 && us != UINT64_MAX ? -1 : 0;
     }
     return -1;
 }
@@ -290,6 +298,16 @@ static int parse_number(const struct row *row, const char *text, uint64_t *ret)
     default:
         return -1;
     }
+}
+
+/* What parse_number takes, in words. */
+static const char *accepted_by(const struct row *row)
+{
+    static const char *const forms[] = {[SIZE] = "bytes, or with k, m, g or t: 64m",
+                                        [COUNT] = "decimal digits alone",
+                                        [DURATION] = "whole milliseconds: 250, or with a unit us, ms, s, m, h: 2s",
+                                        [BOOLEAN] = "yes, no, true, false, 1, 0"};
+    return row->type == CHOICE ? row->info.choices : forms[row->type];
 }
 
 /* ---------------------------------------------------------------- checks */
@@ -343,8 +361,6 @@ static int check_together(const near_options *o, near_error *error)
                           (unsigned long long)o->auto_bytes_min, o->auto_bytes_max ? "auto_bytes_max" : "local_bytes");
     if (!o->tls_cert_file != !o->tls_key_file)
         return near__fail(error, NEAR_ERR_OPTION, "tls_cert_file and tls_key_file go together");
-    if (!o->allocator.allocate != !o->allocator.reallocate || !o->allocator.allocate != !o->allocator.release)
-        return near__fail(error, NEAR_ERR_OPTION, "the allocator's three functions go together");
     if (o->reserved || o->reserved_2)
         return near__fail(error, NEAR_ERR_OPTION, "reserved must be 0");
     return check_client_name(o->client_name, error);
@@ -391,8 +407,8 @@ int near_option_set(near_options *options, const char *name, const char *text, n
     }
     uint64_t number;
     if (parse_number(row, text, &number) != 0)
-        return near__fail(error, NEAR_ERR_OPTION, "%s: \"%.40s\" is not a %s%s%s%s", name, text, row->info.type,
-                          row->type == CHOICE ? " (" : "", row->info.choices, row->type == CHOICE ? ")" : "");
+        return near__fail(error, NEAR_ERR_OPTION, "%s: \"%.40s\" is not a %s (%s)", name, text, row->info.type,
+                          accepted_by(row));
     int status = check_number(row, number, error);
     if (status == NEAR_OK)
         set_number(options, row, number);
@@ -425,14 +441,21 @@ static void copy_member(const near_options *from, near_options *to, size_t offse
         memcpy((unsigned char *)to + offset, (const unsigned char *)from + offset, width);
 }
 
-static int check_size(const near_options *from, near_error *error)
+int near__options_check(const near_options *from, near_error *error)
 {
+    if (!from)
+        return NEAR_OK;
     if (from->size < offsetof(near_options, local_bytes) || from->size > STRUCT_SIZE_MAX)
         return near__fail(error, NEAR_ERR_OPTION, "options: size is %zu; call near_options_init first", from->size);
     const unsigned char *bytes = (const unsigned char *)from;
     for (size_t i = sizeof *from; i < from->size; i++)
         if (bytes[i])
             return near__fail(error, NEAR_ERR_OPTION, "options: a field that this version does not know is set");
+    near_allocator hooks = {0};
+    if (from->size >= offsetof(near_options, allocator) + sizeof hooks)
+        hooks = from->allocator;
+    if (!hooks.allocate != !hooks.reallocate || !hooks.allocate != !hooks.release)
+        return near__fail(error, NEAR_ERR_OPTION, "the allocator's three functions go together");
     return NEAR_OK;
 }
 
@@ -481,11 +504,9 @@ static int own_texts(near_options *options, const struct near__alloc *alloc)
 int near__options_copy(const near_options *from, const struct near__alloc *alloc, near_options *ret, near_error *error)
 {
     near_options to;
-    int status = NEAR_OK;
+    int status = near__options_check(from, error);
 
     near_options_init(&to);
-    if (from)
-        status = check_size(from, error);
     if (from && status == NEAR_OK)
         status = copy_fields(from, &to, error);
     if (status != NEAR_OK)

@@ -829,6 +829,7 @@ static void stats_of_calls(const struct near__impl *impl, near_stats *stats)
     stats->writes_failed = load(&c->writes_failed);
     stats->writes_unknown = load(&c->writes_unknown);
     stats->values_sent = load(&c->values_sent);
+    stats->values_held = near__values_held(impl);
     stats->drops = load(&c->drops);
     near__histogram_quantiles(&impl->miss_ns, &stats->miss_ns);
     near__histogram_quantiles(&impl->write_ns, &stats->write_ns);

@@ -10,6 +10,7 @@
  * repairs liburcu, if it was quiet at the fork; if it was not, opening is refused (COHERENCE section 4, R50). */
 #include "cache/cache.h"
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,6 +229,8 @@ static int make_impl(const char *uri, const near_options *options, _Atomic(int64
 {
     struct near__alloc alloc;
     near_allocator hooks = {0};
+    if (near__options_check(options, error) != NEAR_OK)
+        return NEAR_ERR_OPTION;
     if (options && options->size >= offsetof(near_options, allocator) + sizeof(options->allocator))
         hooks = options->allocator;
     near__alloc_init(&alloc, &hooks);
@@ -337,10 +340,10 @@ static void wait_for_calls(struct near__impl *impl)
         nanosleep(&(struct timespec){.tv_nsec = NEAR_NS_PER_MS}, NULL);
 }
 
-static int values_outstanding(struct near__impl *impl)
+uint64_t near__values_held(const struct near__impl *impl)
 {
-    return near__local_pinned(impl->local) != 0 ||
-           atomic_load_explicit(&impl->values.outstanding, memory_order_acquire) != 0 || near__sources_open(impl);
+    /* acquire: pairs with the release of the last reference */
+    return near__local_pinned(impl->local) + atomic_load_explicit(&impl->values.outstanding, memory_order_acquire);
 }
 
 int near_close(near_cache *cache)
@@ -364,7 +367,10 @@ int near_close(near_cache *cache)
 
     near__snapshot_stop(impl);
     wait_for_calls(impl);
-    int busy = values_outstanding(impl);
+    uint64_t held = near__values_held(impl);
+    int busy = held != 0 || near__sources_open(impl);
+    if (held)
+        near__log(&impl->log, NEAR_LOG_WARNING, "core", "not closed: %" PRIu64 " values have not been released", held);
     pthread_mutex_lock(&registry_mutex);
     if (busy) {
         atomic_store_explicit(&cache->state, NEAR_SHELL_OPEN, memory_order_relaxed);

@@ -275,8 +275,8 @@ void near__proof_answered(struct near__coherence *c, const struct near__request 
     int stopping = c->stopping;
     pthread_mutex_unlock(&c->lock);
     if (failed && !stopping)
-        near__log(c->log, NEAR_LOG_WARNING, "coherence", "the heartbeat failed: %s %s", near_status_text(status),
-                  request->detail);
+        near__log(c->log, NEAR_LOG_WARNING, "coherence", "the heartbeat failed: %s%s%s", near_status_text(status),
+                  request->detail[0] ? ": " : "", request->detail);
 }
 
 /* ---------------------------------------------------------------- time */

@@ -73,6 +73,7 @@ static const struct row rows[] = {
     ROW(NULL, messages_foreign, COUNTER, "Keys that the remote tier reported as written, by whomever."),
     ROW(NULL, messages_kept, COUNTER, "Messages whose value took the place of an older one."),
     ROW(NULL, values_sent, COUNTER, "Writes whose message took the value along."),
+    ROW(NULL, values_held, GAUGE, "Values that callers have got and not released, or are getting."),
     ROW(NULL, message_applied_ns, SIGNED_GAUGE,
         "When the last message had been applied, nanoseconds of CLOCK_MONOTONIC; 0 for never."),
     ROW(NULL, messages_bad, COUNTER, "Messages malformed or of an unknown version."),

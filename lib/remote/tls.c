@@ -114,13 +114,18 @@ static BIO_METHOD *bio_method(void)
 
 /* ---------------------------------------------------------------- certificates and rules */
 
-/* The newest reason in OpenSSL's queue, which is left empty. */
+/* The newest reason in OpenSSL's queue, which is left empty; the system's own where there is one ("system lib" is what
+ * stands on top of it). */
 static const char *reason(void)
 {
-    unsigned long code = ERR_peek_last_error();
-    const char *text = code ? ERR_reason_error_string(code) : NULL;
-    ERR_clear_error();
-    return text ? text : "no reason given";
+    const char *text = NULL, *system = NULL;
+    for (unsigned long code; (code = ERR_get_error());) {
+        if (ERR_GET_LIB(code) == ERR_LIB_SYS)
+            system = strerror(ERR_GET_REASON(code));
+        else
+            text = ERR_reason_error_string(code);
+    }
+    return system ? system : text ? text : "no reason given";
 }
 
 static int load_authorities(struct near__tls *tls, const near_options *o, near_error *error)

@@ -331,6 +331,19 @@ static void test_errors_name_the_option_and_its_bounds(void **state)
     assert_string_equal(error.text, "unknown option \"colour\"");
     near_option_set(&o, "unproven", "maybe", &error);
     assert_string_equal(error.text, "unproven: \"maybe\" is not a choice (read_through|serve_stale|fail)");
+    near_option_set(&o, "local_bytes", "64MB", &error);
+    assert_string_equal(error.text, "local_bytes: \"64MB\" is not a size (bytes, or with k, m, g or t: 64m)");
+    near_option_set(&o, "local_entries", "10k", &error);
+    assert_string_equal(error.text, "local_entries: \"10k\" is not a count (decimal digits alone)");
+    near_option_set(&o, "tls_verify", "off", &error);
+    assert_string_equal(error.text, "tls_verify: \"off\" is not a boolean (yes, no, true, false, 1, 0)");
+    for (size_t i = 0; i < 3; i++) { /* what no number reaches is a matter of range */
+        static const char *const much[] = {"99999999999999999999", "99999999999999999999999k", "20000000t"};
+        near_option_set(&o, "local_bytes", much[i], &error);
+        assert_non_null(strstr(error.text, "it must be 1048576 to 1099511627776"));
+    }
+    near_option_set(&o, "bound_ms", "99999999999999999999h", &error);
+    assert_non_null(strstr(error.text, "it must be 10 to 3600000"));
     assert_int_equal(near_option_set(&o, "bound_ms", "1", NULL), NEAR_ERR_OPTION);
     assert_int_equal(near_option_set(NULL, "bound_ms", "1s", &error), NEAR_ERR_INVALID);
     assert_int_equal(near_option_set(&o, NULL, "1s", &error), NEAR_ERR_INVALID);
@@ -371,7 +384,9 @@ static void test_environment_sets_options(void **state)
     assert_string_equal(o.prefix, "app:");
     setenv("NEAR_BOUND_MS", "soon", 1);
     assert_int_equal(near_options_from_environment(&o, &error), NEAR_ERR_OPTION);
-    assert_string_equal(error.text, "bound_ms: \"soon\" is not a duration");
+    assert_string_equal(
+        error.text,
+        "bound_ms: \"soon\" is not a duration (whole milliseconds: 250, or with a unit us, ms, s, m, h: 2s)");
     unsetenv("NEAR_BOUND_MS");
     unsetenv("NEAR_LOCAL_BYTES");
     unsetenv("NEAR_PREFIX");

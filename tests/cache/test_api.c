@@ -991,9 +991,14 @@ static void test_close_is_refused_while_values_are_held(void **state)
 {
     near_cache *c = cache_of(state);
     near_value pinned, owned;
+    near_stats stats = {.size = sizeof(stats)};
     set(c, "k", "v");
+    near_stats_get(c, &stats);
+    assert_int_equal(stats.values_held, 0);
     assert_int_equal(near_get(c, "k", 1, NULL, &pinned), NEAR_OK);
     assert_int_equal(near_close(c), NEAR_ERR_BUSY);
+    near_stats_get(c, &stats);
+    assert_int_equal(stats.values_held, 1);
     assert_int_equal(near_get(c, "k", 1, NULL, &owned), NEAR_OK);
     near_release(&pinned);
     assert_int_equal(near_own(&owned), NEAR_OK);
@@ -1048,6 +1053,38 @@ static void test_bad_uris_and_options_are_refused_with_a_text(void **state)
         assert_null(cache);
     }
     assert_int_equal(near_open(NULL, NULL, NULL, NULL), NEAR_ERR_INVALID);
+}
+
+static void *allocate_nothing(void *arg, size_t size)
+{
+    (void)arg;
+    (void)size;
+    return NULL;
+}
+
+/* Nothing of a structure is used before its size has been looked at, its allocator least of all. */
+static void test_open_refuses_options_that_were_not_initialised(void **state)
+{
+    static const size_t sizes[] = {0, 1, sizeof(near_options) + 8, SIZE_MAX};
+    union {
+        near_options options;
+        unsigned char bytes[sizeof(near_options) + 64];
+    } garbage;
+    near_cache *cache = NULL;
+    near_error error;
+    (void)state;
+    memset(&garbage, 0xff, sizeof(garbage));
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        garbage.options.size = sizes[i];
+        assert_int_equal(near_open("local:", &garbage.options, &cache, &error), NEAR_ERR_OPTION);
+        assert_non_null(strstr(error.text, "options: "));
+        assert_null(cache);
+    }
+    near_options_init(&garbage.options);
+    garbage.options.allocator.arg = &garbage;
+    garbage.options.allocator.allocate = allocate_nothing;
+    assert_int_equal(near_open("local:", &garbage.options, &cache, &error), NEAR_ERR_OPTION);
+    assert_string_equal(error.text, "the allocator's three functions go together");
 }
 
 static void test_uri_parameters_override_options(void **state)
@@ -1171,6 +1208,7 @@ int main(void)
 #ifdef NEAR_WIDE_MOVES
         cmocka_unit_test(test_hits_are_the_same_on_every_processor),
 #endif
+        cmocka_unit_test(test_open_refuses_options_that_were_not_initialised),
         cmocka_unit_test(test_uri_parameters_override_options),
         cmocka_unit_test(test_R52_every_failing_allocation_is_survived),
         cmocka_unit_test(test_library_describes_itself),

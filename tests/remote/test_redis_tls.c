@@ -114,6 +114,7 @@ static void test_a_missing_file_is_named_at_open(void **state)
     f.options.tls_ca_file = "/nonexistent/ca.crt";
     assert_int_equal(fixture_open(&f, at("localhost", 1), &error), NEAR_ERR_TLS);
     assert_non_null(strstr(error.text, "/nonexistent/ca.crt"));
+    assert_non_null(strstr(error.text, "No such file or directory"));
     fixture_init(&f);
     f.options.tls_cert_file = "/nonexistent/client.crt";
     assert_int_equal(fixture_open(&f, at("localhost", 1), &error), NEAR_ERR_TLS);
