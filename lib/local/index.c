@@ -105,7 +105,8 @@
  *   the new table scans both, old first; entries only ever travel from the old one to the new one.  STEADY and
  *   PREPARE install into the old table.  PREPARE and MIGRATE install into different ones, but both scan both after
  *   publishing, so "publishes before it looks" holds between them.  The mover starts when nobody installs into the
- *   old table any more:
+ *   old table any more.  It may turn back: to a MIGRATE in which the two have changed roles, so that the same holds
+ *   between this view and that, and the mover starts again when nobody uses the first.
  *
  *   m1. Scan the new places for a rival: there -> drop the old entry.
  *   m2. Choose an empty slot or the least recently used one; if the entry itself is that, drop it.

@@ -111,6 +111,7 @@ static void sweep_eras(struct near__local *local)
         return;
     near__rcu_synchronize(); /* installs that began in an earlier era have ended */
     near__sweep(local, 1);
+    near__tables_cleared(local);
     local->keeper.forsaken_swept = forsaken;
     if (!atomic_load_explicit(&local->keeper.stop, memory_order_relaxed))
         /* release: pairs with near__local_clear, which then may use the number again */
@@ -319,8 +320,8 @@ void near__local_await_room(struct near__local *local, int patience_ms)
 static int is_busy(const struct near__local *local)
 {
     /* relaxed, all: decides only how long to sleep */
-    return local->keeper.kept || local->taps || (local->keeper.calm_entries && !local->keeper.calm) ||
-           near__reclaim_is_due(local) || atomic_load_explicit(&local->perishable, memory_order_relaxed);
+    return local->keeper.kept || local->taps || !local->keeper.calm || near__reclaim_is_due(local) ||
+           atomic_load_explicit(&local->perishable, memory_order_relaxed);
 }
 
 /* 1: the time is over, 0: woken. */

@@ -3,7 +3,9 @@
  * The tables of the index, and their growing and shrinking.
  *
  *      STEADY(old) --> PREPARE --> MIGRATE ---- every bucket moved ----> STEADY(new)
- *               grace      grace                                  grace, then old is freed
+ *               grace      grace  |                               grace, then old is freed
+ *                                 `- outgrown --> MIGRATE back ---> STEADY(old)
+ *                                                 grace            grace, then new is freed
  *
  * The views and why they may follow one another are described in index.c.  Only the keeper comes here; readers and
  * installs never wait for it, and when it is stopped in the middle both tables stay in use.
@@ -34,7 +36,14 @@
  * A tier begins with a table that is large for the burst of fills that is to come.  When that is over and few entries
  * came, hits would pay for it: each of them has a line of the index to itself, and a hot set that fits a cache of the
  * processor does not fit with those.  So once the number of entries is calm the table is made for them; in the next
- * burst the first enlargement goes back to what an empty tier has.
+ * burst the first enlargement goes back to what an empty tier has.  Without need, which is a limit that was lowered, no
+ * table is made smaller before that, and what has been cleared waits for its burst like an empty tier.
+ *
+ * A burst may begin while a table is made smaller, and then all that is filled goes into the small one until the whole
+ * of the large one has been looked at, a fifth of a second with a budget of 8 GiB.  So who moves watches the number of
+ * entries, and turns back when the small one is no longer for them.  Both views install into different tables, and
+ * both scan both, as PREPARE and MIGRATE do, so one may follow the other; and nothing moves until the first is out of
+ * use, so that it may look at the tables in its own order.
  *
  * Limits.  One that is lowered far below what there is would leave no room for any fill until the keeper has evicted
  * down to it.  So the limits in force come down to what there is at first, and follow after each few victims to what is
@@ -67,6 +76,7 @@
 /* Calm: the entries have not become an eighth more for this long. */
 #define CALM_NS (500 * NEAR_NS_PER_MS)
 #define CALM_BUCKETS_MIN 4096             /* 256 KiB: fewer would not be any quicker */
+#define CALM_ENTRIES_MIN 1024             /* their lines are 64 KiB at most, whatever the table */
 #define LARGE_BUCKETS (UINT64_C(1) << 16) /* 4 MiB: from here on half as many more */
 #define BUCKETS_MAX (UINT64_C(1) << 32)
 #define STEP_BUCKETS 64  /* moved in one section */
@@ -199,6 +209,12 @@ void near__tables_close(struct near__local *local)
     close_table(local, local->keeper.next);
 }
 
+static uint64_t entries_now(const struct near__local *local)
+{
+    int64_t have = load(&local->budget.entries);
+    return have > 0 ? (uint64_t)have : 0;
+}
+
 /* ---------------------------------------------------------------- moving */
 
 static void publish(struct near__local *local, struct near__tables *view)
@@ -266,7 +282,11 @@ static void relieve(struct near__local *local, struct pressure *pressure)
     pressure->due_ns = ended_ns + (ended_ns - begun_ns);
 }
 
-static int move_all(struct near__local *local, const struct near__table *from, const struct near__table *to)
+enum moved { MOVED, STOPPED, OUTGROWN };
+
+/* OUTGROWN: there are more entries than `most`. */
+static enum moved move_all(struct near__local *local, const struct near__table *from, const struct near__table *to,
+                           uint64_t most)
 {
     struct pressure pressure = {0, 0, 0};
     for (uint64_t b = 0; b < from->span.count;) {
@@ -279,10 +299,12 @@ static int move_all(struct near__local *local, const struct near__table *from, c
         /* relaxed: statistics */
         atomic_store_explicit(&local->moved_permille, (uint32_t)(b * 999 / from->span.count), memory_order_relaxed);
         if (is_stopped(local))
-            return 0;
+            return STOPPED;
+        if (entries_now(local) > most)
+            return OUTGROWN;
         relieve(local, &pressure);
     }
-    return 1;
+    return MOVED;
 }
 
 /* ---------------------------------------------------------------- room for a second table */
@@ -398,30 +420,53 @@ static void give_up(struct near__local *local, struct near__table *table)
     drop_table(local, table);
 }
 
-/* Takes over `to`, whose bytes are charged already. */
-static void migrate(struct near__local *local, struct near__table *to)
+/* From PREPARE on everybody looks at both tables, so this may be done to and fro. */
+static enum moved carry_over(struct near__local *local, const struct near__table *from, struct near__table *to,
+                             uint64_t most)
+{
+    atomic_store_explicit(&local->moved_permille, 0, memory_order_relaxed); /* relaxed: statistics */
+    to->migrate = (struct near__tables){.span = {from->span, to->span}, .spans = 2, .target = 1};
+    publish(local, &to->migrate);
+    return move_all(local, from, to, most);
+}
+
+/* Takes over `to`, whose bytes are charged already; not, if there come to be more entries than `most`. */
+static void migrate(struct near__local *local, struct near__table *to, uint64_t most)
 {
     struct near__table *from = local->keeper.table;
-    to->prepare = (struct near__tables){.span = {from->span, to->span}, .spans = 2, .target = 0};
-    to->migrate = (struct near__tables){.span = {from->span, to->span}, .spans = 2, .target = 1};
     local->keeper.next = to;
-    atomic_store_explicit(&local->moved_permille, 0, memory_order_relaxed); /* relaxed, both: statistics */
+    to->prepare = (struct near__tables){.span = {from->span, to->span}, .spans = 2, .target = 0};
     publish(local, &to->prepare);
-    publish(local, &to->migrate);
-    if (!move_all(local, from, to))
+    enum moved moved = carry_over(local, from, to, most);
+    if (moved == OUTGROWN) {
+        struct near__table *small = to;
+        to = from;
+        from = small;
+        moved = carry_over(local, from, to, UINT64_MAX);
+    }
+    if (moved == STOPPED)
         return; /* being closed: both tables are freed there */
     publish(local, &to->steady);
     local->keeper.table = to;
     local->keeper.next = NULL;
     local->keeper.swept = 0;
-    atomic_store_explicit(&local->moved_permille, 1000, memory_order_relaxed);
+    atomic_store_explicit(&local->moved_permille, 1000, memory_order_relaxed); /* relaxed: statistics */
     give_up(local, from);
+}
+
+/* Of a table that is made smaller since the tier is calm: with more entries it is not any more.  Half an entry a bucket
+ * leaves room for what comes until the way back is open, two grace periods later. */
+static uint64_t outgrown_from(const struct near__local *local, uint64_t buckets)
+{
+    uint64_t entries = entries_now(local);
+    return entries + entries / 8 + buckets / 2;
 }
 
 static void change_to(struct near__local *local, uint64_t buckets)
 {
     int64_t estimate = (int64_t)table_size(buckets) + 4096; /* whole pages */
     int is_smaller = buckets < local->keeper.table->span.count;
+    uint64_t most = is_smaller && !is_over(local) ? outgrown_from(local, buckets) : UINT64_MAX;
     if (is_smaller && load(&local->budget.used) > near__budget_ceiling(load(&local->budget.max_wanted))) {
         ease_limit(&local->budget, estimate);
         charge_table(local, estimate); /* the budget was lowered far below what is used, and this will help */
@@ -431,7 +476,7 @@ static void change_to(struct near__local *local, uint64_t buckets)
     struct near__table *table = make_table(local, buckets);
     charge_table(local, (table ? (int64_t)table->cost : 0) - estimate);
     if (table)
-        migrate(local, table);
+        migrate(local, table, most);
 }
 
 /* ---------------------------------------------------------------- how large */
@@ -455,12 +500,6 @@ int64_t near__tables_entries_that_fit(const struct near__local *local, int64_t s
 {
     int64_t fit = entries_in_bytes(local, spared), limit = load(&local->budget.entries_wanted);
     return fit < limit ? fit : limit;
-}
-
-static uint64_t entries_now(const struct near__local *local)
-{
-    int64_t have = load(&local->budget.entries);
-    return have > 0 ? (uint64_t)have : 0;
 }
 
 /* What the entries that fit need at the least. */
@@ -489,16 +528,29 @@ static void look_whether_calm(struct near__local *local)
         keeper->calm_entries = entries;
         keeper->calm_due_ns = now_ns + CALM_NS;
     }
-    keeper->calm = keeper->calm_entries && now_ns >= keeper->calm_due_ns; /* an empty tier waits for its burst */
+    keeper->calm = now_ns >= keeper->calm_due_ns;
     if (keeper->calm && entries < keeper->calm_entries)
         keeper->calm_entries = entries; /* what comes after fewer is growth again */
+}
+
+void near__tables_cleared(struct near__local *local)
+{
+    local->keeper.calm_entries = entries_now(local);
+    local->keeper.calm_due_ns = near__now(local->clock) + CALM_NS;
+    local->keeper.calm = 0;
+}
+
+/* There are enough to gain something by it; who has fewer, or none, waits for a burst. */
+static int is_calm_with_some(const struct near__local *local)
+{
+    return local->keeper.calm && entries_now(local) >= CALM_ENTRIES_MIN;
 }
 
 /* What a table is not made smaller than. */
 static uint64_t fewest_buckets(const struct near__local *local)
 {
     uint64_t least = least_buckets(local);
-    return local->keeper.calm && least > CALM_BUCKETS_MIN ? CALM_BUCKETS_MIN : least;
+    return is_calm_with_some(local) && least > CALM_BUCKETS_MIN ? CALM_BUCKETS_MIN : least;
 }
 
 static int fits_beside(const struct near__local *local, uint64_t buckets)
@@ -510,7 +562,7 @@ static uint64_t wanted_buckets(const struct near__local *local)
 {
     uint64_t buckets = local->keeper.table->span.count, entries = entries_now(local);
 
-    if (entries * 10 < buckets * SHRINK) {
+    if (entries * 10 < buckets * SHRINK && (local->keeper.calm || is_over(local))) {
         uint64_t roomy = entries * 10 / ROOMY, least = fewest_buckets(local);
         uint64_t fewer = fits_beside(local, roomy) ? roomy : entries * 10 / IDEAL;
         fewer = whole_groups(fewer > least ? fewer : least);

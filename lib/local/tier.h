@@ -381,6 +381,8 @@ void near__limits_lower(struct near__local *local);
 /* Brings the limits to what is wanted and the index to the size that its entries ask for; may take many grace
  * periods. */
 void near__tables_adapt(struct near__local *local);
+/* Most entries have gone at once, and others are likely to come in their place. */
+void near__tables_cleared(struct near__local *local);
 /* By both limits, once so many bytes less of what is fixed are taken; 0 also when there are no entries. */
 int64_t near__tables_entries_that_fit(const struct near__local *local, int64_t spared);
 

@@ -189,6 +189,93 @@ static void test_the_index_of_few_entries_is_made_for_them_when_they_are_calm(vo
     fixture_close(&f);
 }
 
+/* What was cleared is filled again at once: the table waits for that. */
+static void test_the_index_is_not_made_smaller_when_the_tier_is_cleared(void **state)
+{
+    struct fixture f;
+    const uint64_t many = SCALE(400000, 60000);
+    uint64_t n = 0;
+    (void)state;
+    fixture_open_sized(&f, 256u << 20);
+    for (uint64_t round = 1; round <= 3; round++) {
+        for (; n < round * many; n++) {
+            fill_one(&f, f.reader, n, 8);
+            if (n % 512 == 0)
+                near__local_keep(f.local);
+        }
+        assert_true(stats_of(&f).local_entries >= many - many / 1000);
+        assert_true(stats_of(&f).evictions <= many / 1000);
+        atomic_fetch_add(&f.now_ns, 10 * SEC); /* calm, and then not */
+        near__local_keep(f.local);
+        uint64_t index = stats_of(&f).local_index_bytes;
+        near__local_clear(f.local);
+        near__local_keep(f.local);
+        assert_int_equal(stats_of(&f).local_entries, 0);
+        assert_int_equal(stats_of(&f).local_index_bytes, index);
+    }
+    atomic_fetch_add(&f.now_ns, 10 * SEC); /* nobody comes */
+    near__local_keep(f.local);
+    assert_true(stats_of(&f).local_index_bytes <= (256u << 20) / 64 + MIB);
+    fixture_close(&f);
+}
+
+/* Called in the place of near__index_move: a burst of fills, so many for each bucket that is moved. */
+static struct {
+    struct fixture *f;
+    uint64_t next, end;
+    unsigned each;
+    uint64_t moved;
+} burst;
+
+void __real_near__index_move(struct near__index *index, struct near__bucket *bucket, const struct near__span *to,
+                             const struct near__moment *moment);
+void __wrap_near__index_move(struct near__index *index, struct near__bucket *bucket, const struct near__span *to,
+                             const struct near__moment *moment);
+void __wrap_near__index_move(struct near__index *index, struct near__bucket *bucket, const struct near__span *to,
+                             const struct near__moment *moment)
+{
+    __real_near__index_move(index, bucket, to, moment);
+    burst.moved++;
+    for (unsigned i = 0; burst.next < burst.end && i < burst.each; i++)
+        fill_one(burst.f, burst.f->reader, burst.next++, 8);
+}
+
+/* The index is being made for the few entries that there are, and then come many. */
+static void test_a_burst_that_begins_while_the_index_is_made_smaller_turns_it_back(void **state)
+{
+    enum { FEW = 2000, MANY = 60000 };
+    struct fixture f;
+    (void)state;
+    fixture_open_sized(&f, 64u << 20);
+    uint64_t empty = stats_of(&f).local_index_bytes;
+    for (uint64_t n = 0; n < FEW; n++)
+        fill_one(&f, f.reader, n, 8);
+    near__local_keep(f.local);
+    atomic_fetch_add(&f.now_ns, 1 * SEC);
+    burst.moved = 0;
+    burst.f = &f;
+    burst.next = FEW;
+    burst.end = FEW + MANY;
+    burst.each = 20;
+    near__local_keep(f.local);
+    burst.each = 0;
+    assert_int_equal(burst.next, burst.end);
+    near_stats stats = stats_of(&f);
+    print_message("# %lu buckets moved, %lu evicted\n", (unsigned long)burst.moved, (unsigned long)stats.evictions);
+    assert_true(stats.local_index_bytes >= empty);
+    assert_true(stats.evictions <= MANY / 1000);
+    assert_int_equal(stats.local_entries + stats.evictions, FEW + MANY);
+    for (uint64_t n = 0; n < FEW + MANY; n++) {
+        unsigned char value[8];
+        struct near__view view;
+        if (near__local_copy(f.local, f.reader, &n, sizeof(n), ANY_BOUND, 0, value, sizeof(value), &view) ==
+            NEAR_LOCAL_HIT)
+            stats.local_entries--;
+    }
+    assert_int_equal(stats.local_entries, 0); /* each of them is found */
+    fixture_close(&f);
+}
+
 static void test_F_a_full_tier_still_takes_large_values(void **state)
 {
     struct fixture f;
@@ -589,6 +676,8 @@ int main(void)
         cmocka_unit_test(test_a_large_index_is_20_bytes_an_entry_at_most),
         cmocka_unit_test(test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget),
         cmocka_unit_test(test_the_index_of_few_entries_is_made_for_them_when_they_are_calm),
+        cmocka_unit_test(test_the_index_is_not_made_smaller_when_the_tier_is_cleared),
+        cmocka_unit_test(test_a_burst_that_begins_while_the_index_is_made_smaller_turns_it_back),
         cmocka_unit_test(test_F_a_full_tier_still_takes_large_values),
         cmocka_unit_test(test_F_a_full_tier_takes_values_that_are_larger_than_its_slack),
         cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),

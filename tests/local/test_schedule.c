@@ -69,7 +69,7 @@ static struct world {
     struct near__index index;
     struct near__stripe stripes[4];
     _Alignas(NEAR_GROUP_SIZE) struct near__bucket old_buckets[BUCKETS], new_buckets[BUCKETS];
-    struct near__tables steady, prepare, migrate, done;
+    struct near__tables steady, prepare, migrate, done, back;
     struct near__moment moment;
     uint64_t random;
     unsigned hot; /* the key that most operations are about */
@@ -327,14 +327,9 @@ void near__retire(struct near__index *index, struct near__entry *e, enum near__w
 
 /* ---------------------------------------------------------------- operations */
 
-static _Atomic(uint64_t) *slot_of(struct near__bucket *buckets, unsigned i)
+static uint64_t word_in(const struct near__bucket *buckets, unsigned i)
 {
-    return &buckets[i / NEAR_BUCKET_SLOTS].slot[i % NEAR_BUCKET_SLOTS];
-}
-
-static uint64_t word_in(struct near__bucket *buckets, unsigned i)
-{
-    return atomic_load(slot_of(buckets, i));
+    return atomic_load(&buckets[i / NEAR_BUCKET_SLOTS].slot[i % NEAR_BUCKET_SLOTS]);
 }
 
 static void learnt(unsigned key, uint64_t version)
@@ -619,19 +614,40 @@ static void publish(struct near__tables *view)
             give_way();
 }
 
+/* The first `count` buckets of the view's first table. */
+static void move_buckets(const struct near__tables *view, uint64_t count)
+{
+    section_enter();
+    for (uint64_t b = 0; b < count; b++)
+        near__index_move(&w.index, &view->span[0].bucket[b], &view->span[1], &w.moment);
+    section_leave();
+}
+
+static void expect_nothing_in(const struct near__bucket *buckets)
+{
+    for (unsigned i = 0; i < BUCKETS * NEAR_BUCKET_SLOTS; i++)
+        if (word_in(buckets, i))
+            violate("V4: a table was left with something in it");
+}
+
+/* Half of the time it turns back on the way, as a keeper does whose new table has been outgrown. */
 static void task_migrates(struct task *me)
 {
     (void)me;
+    uint64_t count = w.migrate.span[0].count;
     publish(&w.prepare);
     publish(&w.migrate);
-    section_enter();
-    for (uint64_t b = 0; b < w.migrate.span[0].count; b++)
-        near__index_move(&w.index, &w.old_buckets[b], &w.migrate.span[1], &w.moment);
-    section_leave();
-    publish(&w.done);
-    for (unsigned i = 0; i < BUCKETS * NEAR_BUCKET_SLOTS; i++)
-        if (word_in(w.old_buckets, i))
-            violate("V4: a table was left with something in it");
+    if (below(2)) {
+        move_buckets(&w.migrate, count);
+        publish(&w.done);
+        expect_nothing_in(w.old_buckets);
+        return;
+    }
+    move_buckets(&w.migrate, below((unsigned)count));
+    publish(&w.back);
+    move_buckets(&w.back, w.back.span[0].count);
+    publish(&w.steady);
+    expect_nothing_in(w.new_buckets);
 }
 
 /* The keeper's moves to another block (blocks.c, r1 to r5), while there is one table. */
@@ -691,6 +707,7 @@ static void set_up(uint64_t seed)
     w.prepare = (struct near__tables){.span = {old, new}, .spans = 2, .target = 0};
     w.migrate = (struct near__tables){.span = {old, new}, .spans = 2, .target = 1};
     w.done = (struct near__tables){.span = {new}, .spans = 1};
+    w.back = (struct near__tables){.span = {new, old}, .spans = 2, .target = 1};
     atomic_store(&w.index.tables, &w.steady);
     unsigned fillers = w.lasting || below(2) ? 0 : 4 + below(5);
     void (*const fill)(unsigned) = w.alone ? do_put : do_fill;
