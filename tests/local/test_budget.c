@@ -3,6 +3,7 @@
  * budget may change while it runs. */
 #include "local/local_fixture.h"
 
+#include <malloc.h>
 #include <pthread.h>
 
 #include "base/random.h"
@@ -273,6 +274,91 @@ static void test_a_burst_that_begins_while_the_index_is_made_smaller_turns_it_ba
             stats.local_entries--;
     }
     assert_int_equal(stats.local_entries, 0); /* each of them is found */
+    fixture_close(&f);
+}
+
+/* Of entries of a few bytes the index is a quarter: its last enlargement must come while there is room for it, and then
+ * costs nobody; and where no entry may go for it there is none. */
+static void test_no_entry_goes_for_a_larger_index(void **state)
+{
+    static const near_policy policies[] = {NEAR_POLICY_LRU, NEAR_POLICY_VOLATILE_LRU};
+    (void)state;
+    for (uint64_t budget = 4 * MIB; budget <= 6 * MIB; budget += SCALE(MIB / 2, 2 * MIB)) {
+        for (size_t p = 0; p < sizeof(policies) / sizeof(policies[0]); p++) {
+            struct fixture f;
+            fixture_init(&f);
+            f.config.bytes_max = budget;
+            f.config.policy = policies[p];
+            fixture_start(&f);
+            uint64_t most = 0, n = 0, entries;
+            for (unsigned unkept = 0; unkept < 2000; n++) { /* until a fill brings no more entries */
+                fill_one(&f, f.reader, n, 4);
+                entries = stats_of(&f).local_entries;
+                unkept = entries > most ? 0 : unkept + 1;
+                most = entries > most ? entries : most;
+                if (n % 64 == 0)
+                    near__local_keep(f.local);
+            }
+            for (uint64_t more = 0; more < most / 4; more++, n++) {
+                fill_one(&f, f.reader, n, 4);
+                if (n % 64 == 0)
+                    near__local_keep(f.local);
+                entries = stats_of(&f).local_entries;
+                if (entries < most - most / 10)
+                    fail_msg("%lu of %lu entries are left in %lu bytes", entries, most, budget);
+            }
+            if (policies[p] == NEAR_POLICY_VOLATILE_LRU)
+                assert_int_equal(stats_of(&f).evictions, 0); /* none has a time to live */
+            fixture_close(&f);
+        }
+    }
+}
+
+/* Entries become small in a tier that is full, so that the index becomes dense and has no room to grow. */
+static void test_a_denser_index_is_not_paid_for_with_more_entries_than_it_is_worth(void **state)
+{
+    struct fixture f;
+    uint64_t n = 0, most = 0, entries = 0;
+    (void)state;
+    fixture_open_sized(&f, 8u << 20);
+    for (; n < 120000; n++) {
+        fill_one(&f, f.reader, n, 100);
+        if (n % 64 == 0)
+            near__local_keep(f.local);
+    }
+    for (; n < 700000; n++) {
+        fill_one(&f, f.reader, n, 4);
+        if (n % 64)
+            continue;
+        near__local_keep(f.local);
+        entries = stats_of(&f).local_entries;
+        most = entries > most ? entries : most;
+        if (entries < most - most / 10)
+            fail_msg("%lu of %lu entries are left", entries, most);
+    }
+    print_message("# %lu entries, index %lu\n", entries, stats_of(&f).local_index_bytes);
+    fixture_close(&f);
+}
+
+/* malloc would keep what was a table, and nobody counts what it keeps. */
+static void test_F_tables_are_not_in_the_heap(void **state)
+{
+    struct fixture f;
+    (void)state;
+    if (SCALE(0, 1))
+        skip(); /* sanitizers have a heap of their own */
+    fixture_open_sized(&f, 16u << 20);
+    size_t heap = mallinfo2().uordblks + mallinfo2().hblkhd;
+    for (uint64_t n = 0; n < 60000; n++) {
+        fill_one(&f, f.reader, n, 8);
+        if (n % 64 == 0)
+            near__local_keep(f.local);
+    }
+    size_t more = mallinfo2().uordblks + mallinfo2().hblkhd - heap;
+    uint64_t index = stats_of(&f).local_index_bytes;
+    print_message("# index %lu bytes, heap %zu more\n", (unsigned long)index, more);
+    assert_in_range(index, MIB / 2, 2 * MIB - 1);
+    assert_true(more < index / 4);
     fixture_close(&f);
 }
 
@@ -678,6 +764,9 @@ int main(void)
         cmocka_unit_test(test_the_index_of_few_entries_is_made_for_them_when_they_are_calm),
         cmocka_unit_test(test_the_index_is_not_made_smaller_when_the_tier_is_cleared),
         cmocka_unit_test(test_a_burst_that_begins_while_the_index_is_made_smaller_turns_it_back),
+        cmocka_unit_test(test_no_entry_goes_for_a_larger_index),
+        cmocka_unit_test(test_F_tables_are_not_in_the_heap),
+        cmocka_unit_test(test_a_denser_index_is_not_paid_for_with_more_entries_than_it_is_worth),
         cmocka_unit_test(test_F_a_full_tier_still_takes_large_values),
         cmocka_unit_test(test_F_a_full_tier_takes_values_that_are_larger_than_its_slack),
         cmocka_unit_test(test_F_concurrent_fills_and_resizing_stay_within_the_budget),
