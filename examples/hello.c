@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The smallest program: open, set, get, release, close.      hello [URI]      $REDIS_URL, or memory://demo */
+ * The smallest program: open, wait, set, get, release, close.      hello [URI]      $REDIS_URL, or memory://demo */
 #include <nearcache.h>
 
 #include <stdio.h>
@@ -11,10 +11,9 @@ int main(int argc, char **argv)
     near_cache *cache;
     near_error error;
     near_value value;
-    int status = near_open(uri, NULL, &cache, &error);
-    if (status < 0)
+    if (near_open(uri, NULL, &cache, &error) < 0 || near_wait_ready(cache, 5000, &error) < 0)
         return fprintf(stderr, "hello: %s\n", error.text), 1;
-    status = near_set(cache, "greeting", 8, "hello, world", 12, NULL, NULL);
+    int status = near_set(cache, "greeting", 8, "hello, world", 12, NULL, NULL);
     if (status == NEAR_OK && (status = near_get(cache, "greeting", 8, NULL, &value)) == NEAR_OK) {
         printf("%.*s (%s)\n", (int)value.size, (const char *)value.data,
                value.source == NEAR_FROM_LOCAL ? "from this process" : "from the remote tier");

@@ -11,7 +11,7 @@ says_hello() {
     "$program" "$@" > "$work/out" 2>&1
     status=$?
     cat "$work/out"
-    [ $status -eq 0 ] && grep -q '^hello, world ' "$work/out"
+    [ $status -eq 0 ] && grep -q '^hello, world (from this process)' "$work/out"
 }
 refuses() {
     "$program" "$1" > "$work/out" 2>&1
