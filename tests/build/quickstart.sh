@@ -81,6 +81,29 @@ summary_tells_why() {
         [ "$(tail -n 1 "$work/said")" = "6 passed, 3 failed, 3 skipped" ]
 }
 
+configure_is() {
+    rm -rf "$work/tree/build"
+    printf '#!/bin/sh\n%s\n' "$1" > "$work/tree/configure"
+}
+
+names_the_log_by_its_path() {
+    configure_is 'echo no compiler; exit 1'
+    ends_with 1 in_front "$work/tree/quickstart" build || return 1
+    log=$(sed -n 's/^quickstart: failed: .*(all of it: \(.*\))$/\1/p' "$work/said")
+    (cd "$work/tree" && grep 'no compiler' "$log")
+}
+
+keeps_a_build_configured_by_hand() {
+    configure_is 'echo configure was called; exit 1'
+    mkdir "$work/tree/build" && touch "$work/tree/build/Makefile"
+    ends_with 0 in_front "$work/tree/quickstart" build && grep -q '^build was configured by hand' "$work/said"
+}
+
+says_what_to_do_in_a_configured_tree() {
+    touch "$work/tree/config.status"
+    ends_with 1 in_front "$work/tree/quickstart" build && grep -q "^    make -C $work/tree distclean$" "$work/said"
+}
+
 is_portable_shell() {
     dash -n "$quickstart"
 }
@@ -90,6 +113,9 @@ check "an unknown command is refused with status 2" unknown_command_is_refused
 check "without root the one line to run is printed" names_the_packages
 check "with root missing packages are installed, the list updated first" installs_the_packages
 check "the summary of check tells what failed and why" summary_tells_why
+check "the log of a failed configure is named by its path" names_the_log_by_its_path
+check "a build that was configured by hand is kept" keeps_a_build_configured_by_hand
+check "in a configured source tree it says what to do" says_what_to_do_in_a_configured_tree
 if command -v dash > /dev/null; then
     check "it is POSIX shell" is_portable_shell
 else
