@@ -216,12 +216,14 @@ static inline void near_options_init(near_options *options)
 }
 
 /* Sets one option by its name, from text ("local_bytes" "64m", "bound_ms" "250ms", "tls_verify" "no").
- * The same names serve as URI query parameters and, in upper case after NEAR_, in the environment.
+ * The same names serve as URI query parameters and, in upper case after NEAR_, in the environment of a program that
+ * calls near_options_from_environment.
  * Owner: texts are not copied; they must live until near_open returns.
  * Returns NEAR_OK, NEAR_ERR_OPTION or NEAR_ERR_INVALID; error may be NULL. */
 NEAR_API int near_option_set(near_options *options, const char *name, const char *text, near_error *error);
 
-/* Applies every NEAR_<OPTION> environment variable that is set (none in a set-user-ID program).
+/* Applies every NEAR_<OPTION> environment variable that is set (none in a set-user-ID program).  Nothing else reads
+ * them: near_open does not.
  * Owner: keeps pointers into the environment.  Not safe beside setenv.  Returns as near_option_set. */
 NEAR_API int near_options_from_environment(near_options *options, near_error *error);
 
