@@ -34,8 +34,8 @@ extern "C" {
 /* ---------------------------------------------------------------- status */
 
 /* One list makes the enumeration, the names and the texts.  Values never change once released. */
-#define NEAR_STATUS_MAP(X)                                                                                             \
-    X(OK, 0, "done")                                                                                                   \
+#define NEAR_STATUS_MAP(X) X(OK, 0, "done") NEAR_STATUS_OTHERS_(X)
+#define NEAR_STATUS_OTHERS_(X)                                                                                         \
     X(MISS, 1, "the key does not exist")                                                                               \
     X(STALE, 2, "served without a current freshness proof, or past its time")                                          \
     X(UNMET, 3, "the condition of a conditional write was not met; nothing was written")                               \
@@ -85,8 +85,9 @@ extern "C" {
     X(ERR_SNAPSHOT, -48, "the file is damaged, or no snapshot of keys")
 
 typedef enum near_status {
-#define NEAR_STATUS_ENUM_(name, value, text) NEAR_##name = (value),
-    NEAR_STATUS_MAP(NEAR_STATUS_ENUM_)
+    NEAR_OK = 0 /* apart, so that no comma is left over at the end, which older standards do not know */
+#define NEAR_STATUS_ENUM_(name, value, text) , NEAR_##name = (value)
+    NEAR_STATUS_OTHERS_(NEAR_STATUS_ENUM_)
 #undef NEAR_STATUS_ENUM_
 } near_status;
 

@@ -27,7 +27,7 @@ for compiler in gcc clang; do
     done
 done
 for compiler in g++ clang++; do
-    for standard in c++11 c++17; do
+    for standard in c++98 c++11 c++17; do
         try $compiler $standard header.cc
     done
 done
