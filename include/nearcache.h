@@ -250,7 +250,8 @@ NEAR_API size_t near_uri_redact(const char *uri, char *buffer, size_t capacity);
  *
  *   redis://[user[:password]@]host[:port][/db][?option=value&…]    rediss:// the same over TLS
  *   unix://[user[:password]@]/path/of/socket[?db=N&…]
- *   memory://NAME      a store inside this process, shared by all caches that name it
+ *   memory://NAME      a store inside this process, shared by all caches that name it; it begins empty with the first
+ *                      of them and is gone with the last: near_close of that one loses its data
  *   local:             no remote tier at all
  *
  * User, password and path may be percent-encoded; an IPv6 host stands in brackets.  The connection is
@@ -922,7 +923,9 @@ NEAR_API int near_hot_keys(near_cache *cache, size_t most, near_hot_key *ret_key
 NEAR_API int near_set_bound(near_cache *cache, uint32_t bound_ms);
 
 /* Checks the path that keeps the cache coherent: connections, rights on keys and on the channel, one server behind
- * both connections, a message's round trip, output buffer limits.  Blocks: up to timeout_ms.
+ * both connections, a message's round trip, output buffer limits.  It does not wait for what is wrong to go away: a
+ * server that is not there, a wrong password (NEAR_ERR_AUTH) or a missing right is told at once, with its own status.
+ * Blocks: up to timeout_ms.
  * Returns NEAR_OK, or the first problem with a precise text in error: NEAR_ERR_DENIED names the right that is missing,
  * and the log (level 3) gets the rule that the server's ACL user needs. */
 NEAR_API int near_check(near_cache *cache, uint32_t timeout_ms, near_error *error);
@@ -930,8 +933,10 @@ NEAR_API int near_check(near_cache *cache, uint32_t timeout_ms, near_error *erro
 /* Waits until the local tier may serve, i.e. the subscription is proven.  From then on what is written here is kept
  * here, the first write included, unless somebody else writes the key at the same time or memory is short; the
  * statistics fills_refused_order and fills_refused_space count what was not.  (Not with track=bcast: there the server's
- * report of a write takes its copy away.) Blocks: up to timeout_ms.  Returns NEAR_OK; NEAR_ERR_TIMEOUT with the last
- * problem's text in error; NEAR_ERR_INVALID, _CLOSED, _FORKED. */
+ * report of a write takes its copy away.)  Whatever is wrong may pass and is waited for, so a wrong password or a
+ * missing right shows as NEAR_ERR_TIMEOUT, with the cause in error->text; near_check tells it at once, with a status of
+ * its own.  Blocks: up to timeout_ms.  Returns NEAR_OK; NEAR_ERR_TIMEOUT with the last problem's text in error;
+ * NEAR_ERR_INVALID, _CLOSED, _FORKED. */
 NEAR_API int near_wait_ready(near_cache *cache, uint32_t timeout_ms, near_error *error);
 
 /* ---------------------------------------------------------------- statistics */

@@ -782,6 +782,26 @@ static void test_check_and_wait_ready(void **state)
     assert_int_equal(near_wait_ready(c, 5000, &error), NEAR_OK);
 }
 
+/* A wrong password may become right, so it is waited for; near_check has it at once. */
+static void test_a_wrong_password_is_told(void **state)
+{
+    (void)state;
+    near_cache *c;
+    near_error error = {0};
+    near_options options;
+    if (!server)
+        skip();
+    near_options_init(&options);
+    options.username = "nobody";
+    options.password = "wrong";
+    assert_int_equal(near_open(redis_server_uri_unix(server), &options, &c, NULL), NEAR_OK);
+    assert_int_equal(near_check(c, PATIENCE_MS, &error), NEAR_ERR_AUTH);
+    assert_non_null(strstr(error.text, "WRONGPASS"));
+    assert_true(
+        wait_until(near_wait_ready(c, 0, &error) == NEAR_ERR_TIMEOUT && strstr(error.text, "WRONGPASS"), PATIENCE_MS));
+    assert_int_equal(near_close(c), NEAR_OK);
+}
+
 static void test_statistics_add_up(void **state)
 {
     near_cache *c = cache_of(state);
@@ -1035,6 +1055,19 @@ static void test_close_logs_no_warning(void **state)
 
 /* ---------------------------------------------------------------- opening */
 
+static void test_a_memory_store_lives_as_long_as_a_cache_names_it(void **state)
+{
+    (void)state;
+    near_cache *first = open_with("memory://lasting", NULL), *second = open_with("memory://lasting", NULL);
+    assert_int_equal(set(first, "k", "v"), NEAR_OK);
+    assert_int_equal(near_close(first), NEAR_OK);
+    expect(second, "k", "v");
+    assert_int_equal(near_close(second), NEAR_OK);
+    near_cache *third = open_with("memory://lasting", NULL);
+    expect(third, "k", NULL);
+    assert_int_equal(near_close(third), NEAR_OK);
+}
+
 static void test_bad_uris_and_options_are_refused_with_a_text(void **state)
 {
     (void)state;
@@ -1194,6 +1227,7 @@ int main(void)
         WITH_A_REMOTE_TIER(test_clear_keys_removes_only_the_prefix),
         EVERYWHERE(test_limits_change_at_run_time),
         EVERYWHERE(test_check_and_wait_ready),
+        cmocka_unit_test(test_a_wrong_password_is_told),
         EVERYWHERE(test_statistics_add_up),
         EVERYWHERE(test_advice_needs_the_curve_and_a_size),
         EVERYWHERE(test_automatic_size_is_asked_for_and_told),
@@ -1202,6 +1236,7 @@ int main(void)
         EVERYWHERE(test_R51_calls_after_close_are_refused),
         EVERYWHERE(test_close_is_refused_while_values_are_held),
         WITH_A_REMOTE_TIER(test_close_logs_no_warning),
+        cmocka_unit_test(test_a_memory_store_lives_as_long_as_a_cache_names_it),
         cmocka_unit_test(test_bad_uris_and_options_are_refused_with_a_text),
         cmocka_unit_test(test_open_tells_of_certificates_that_cannot_be_read),
         cmocka_unit_test(test_open_refuses_certificates_for_what_is_not_encrypted),
