@@ -118,9 +118,10 @@ static void sweep_eras(struct near__local *local)
         atomic_store_explicit(&local->era_swept, era, memory_order_release);
 }
 
-/* With an idle limit a stamp is 16 bits of time, and after 60 limits seems young again.  Nothing that is read may become
- * so old unseen: what is idle is swept every few seconds, and where the keeper has not come by for 16 limits (16 s at
- * least), as the process was stopped, all that there is counts as idle (near__tier_ages_are_known), until it goes here. */
+/* With an idle limit a stamp is 16 bits of time, and after 60 limits seems young again.  Nothing that is read may
+ * become so old unseen: what is idle is swept every few seconds, and where the keeper has not come by for 16 limits
+ * (16 s at least), as the process was stopped, all that there is counts as idle (near__tier_ages_are_known), until it
+ * goes here. */
 static void keep_ages_known(struct near__local *local)
 {
     int64_t now_ns = near__now(local->clock);
