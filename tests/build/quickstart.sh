@@ -99,6 +99,17 @@ keeps_a_build_configured_by_hand() {
     ends_with 0 in_front "$work/tree/quickstart" build && grep -q '^build was configured by hand' "$work/said"
 }
 
+# With a stand-in that notes how it is called: alone it measures what the README shows, its words are the program's.
+measures_the_readme() {
+    mkdir "$work/tree/build/benchmarks" "$work/tree/benchmarks" && cp "$top_srcdir/benchmarks/tables.sh" "$work/tree/benchmarks"
+    printf '#!/bin/sh\necho "$*" >> "%s"\n' "$work/called" > "$work/tree/build/benchmarks/nearcache-bench"
+    chmod +x "$work/tree/build/benchmarks/nearcache-bench"
+    ends_with 0 in_front "$work/tree/quickstart" bench replay --help && [ "$(cat "$work/called")" = "replay --help" ] &&
+        ends_with 0 in_front "$work/tree/quickstart" bench || return 1
+    cat "$work/called"
+    grep -q '^remote ' "$work/called" && [ "$(grep -c '^local ' "$work/called")" -ge 8 ]
+}
+
 says_what_to_do_in_a_configured_tree() {
     touch "$work/tree/config.status"
     ends_with 1 in_front "$work/tree/quickstart" build && grep -q "^    make -C $work/tree distclean$" "$work/said"
@@ -115,6 +126,7 @@ check "with root missing packages are installed, the list updated first" install
 check "the summary of check tells what failed and why" summary_tells_why
 check "the log of a failed configure is named by its path" names_the_log_by_its_path
 check "a build that was configured by hand is kept" keeps_a_build_configured_by_hand
+check "bench measures the README's tables, or what its arguments say" measures_the_readme
 check "in a configured source tree it says what to do" says_what_to_do_in_a_configured_tree
 if command -v dash > /dev/null; then
     check "it is POSIX shell" is_portable_shell
