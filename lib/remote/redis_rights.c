@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * The rule that a user needs is the user's, the prefix's and the options': nobody should have to find it by trying.  The
- * server names the command that it refuses, but for those that a script calls: then it has only the script's digest. */
+ * The rule that a user needs is the user's, the prefix's and the options': nobody should have to find it by trying.
+ * The server names the command that it refuses, but for those that a script calls: then it has only the script's
+ * digest. */
 #include "remote/redis_rights.h"
 
 #include <stdio.h>
