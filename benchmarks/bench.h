@@ -49,6 +49,8 @@ int bench_replay(struct bench_common *common);
 int bench_resize(struct bench_common *common);
 int bench_invalidate(struct bench_common *common);
 
+/* The program's version on stdout; an exit status. */
+int bench_version(void);
 /* "nearcache-bench: …" and a newline on stderr. */
 void bench_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The same when --progress was given. */

@@ -300,12 +300,12 @@ int bench_invalidate(struct bench_common *common)
                               .value_size = 100,
                               .window_ms = 50};
     const struct bench_option rows[] = {
-        {"entries", "N", BENCH_COUNT, &our.entries, 1, 1e8, "values of one tag, and keys of one namespace (1000000)"},
-        {"rounds", "N", BENCH_COUNT, &our.rounds, 1, 10000, "invalidations (20)"},
-        {"value-size", "BYTES", BENCH_SIZE, &our.value_size, 1, 65536, "of a value (100)"},
-        {"window-ms", "MS", BENCH_COUNT, &our.window_ms, 1, 10000, "in which the longest hit is looked for (50)"},
+        {"entries", "N", BENCH_COUNT, &our.entries, 1, 1e8, "values of one tag, and keys of one namespace"},
+        {"rounds", "N", BENCH_COUNT, &our.rounds, 1, 10000, "invalidations"},
+        {"value-size", "BYTES", BENCH_SIZE, &our.value_size, 1, 65536, ""},
+        {"window-ms", "MS", BENCH_COUNT, &our.window_ms, 1, 10000, "in which the longest hit is looked for"},
         {"uri", "URI", BENCH_TEXT, &our.uri, 0, 0,
-         "the remote tier; keys with the prefix bench-invalidate: are removed (memory://)"},
+         "the remote tier; keys with the prefix bench-invalidate: are removed"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
     int status = bench_options_parse(common, rows,

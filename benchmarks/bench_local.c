@@ -632,14 +632,16 @@ static int parse_engines(struct local *local)
     return local->engines > 0;
 }
 
-static int refuse_engines(const struct local *local)
+#define ENGINE_TEXT 256
+
+static const char *name_engines(char text[ENGINE_TEXT], const char *before)
 {
-    char wanted[256] = "choose from";
+    snprintf(text, ENGINE_TEXT, "%s", before);
     for (const struct bench_engine *const *engine = bench_engines; *engine; engine++) {
-        size_t size = strlen(wanted);
-        snprintf(wanted + size, sizeof(wanted) - size, " %s", (*engine)->name);
+        size_t size = strlen(text);
+        snprintf(text + size, ENGINE_TEXT - size, " %s", (*engine)->name);
     }
-    return bench_options_refuse("engine", local->engine_names, wanted);
+    return text;
 }
 
 /* "get:95,set:5" */
@@ -662,21 +664,22 @@ static int parse_mix(const char *text, double *ret_writes)
 
 static int parse(struct local *local)
 {
+    char names[ENGINE_TEXT];
     const struct bench_option rows[] = {
-        {"engine", "NAME[,NAME…]", BENCH_TEXT, &local->engine_names, 0, 0, "what is measured, run in turn"},
-        {"threads", "N[,N…]", BENCH_COUNTS, &local->threads, 1, BENCH_THREADS_MAX,
-         "threads, pinned to processors [1,2]"},
-        {"keys", "N", BENCH_COUNT, &local->keys_count, 1, 1u << 30, "different keys [1000000]"},
-        {"key-size", "BYTES", BENCH_SIZE, &local->key_size, BENCH_KEY_SIZE_MIN, 65535, "[16]"},
-        {"value-size", "BYTES", BENCH_SIZE, &local->value_size, 1, 1 << 20, "[100]"},
+        {"engine", "NAME[,NAME…]", BENCH_TEXT, &local->engine_names, 0, 0,
+         name_engines(names, "what is measured, run in turn\nchoose from")},
+        {"threads", "N[,N…]", BENCH_COUNTS, &local->threads, 1, BENCH_THREADS_MAX, "threads, pinned to processors"},
+        {"keys", "N", BENCH_COUNT, &local->keys_count, 1, 1u << 30, "different keys"},
+        {"key-size", "BYTES", BENCH_SIZE, &local->key_size, BENCH_KEY_SIZE_MIN, 65535, ""},
+        {"value-size", "BYTES", BENCH_SIZE, &local->value_size, 1, 1 << 20, ""},
         {"entries", "N", BENCH_COUNT, &local->entries, 1, 1u << 30, "limit of engines that evict [none]"},
         {"local-bytes", "SIZE", BENCH_SIZE, &local->bytes, 1 << 20, 1e12, "limit of engines that evict [none]"},
-        {"dist", "DIST", BENCH_TEXT, &local->dist_text, 0, 0, "uniform, zipf:THETA, hotspot:SET,OPS [zipf:0.99]"},
-        {"mix", "MIX", BENCH_TEXT, &local->mix_text, 0, 0, "shares of reads and writes [get:100,set:0]"},
-        {"batch", "N", BENCH_COUNT, &local->batch, 1, BATCH_MAX, "keys of one mget; 1: get [1]"},
+        {"dist", "DIST", BENCH_TEXT, &local->dist_text, 0, 0, "uniform, zipf:THETA, hotspot:SET,OPS"},
+        {"mix", "MIX", BENCH_TEXT, &local->mix_text, 0, 0, "shares of reads and writes"},
+        {"batch", "N", BENCH_COUNT, &local->batch, 1, BATCH_MAX, "keys of one mget; 1: get"},
         {"fill-on-miss", NULL, BENCH_FLAG, &local->fill, 0, 0, "set a key that was not found"},
         {"churn", "N", BENCH_COUNT, &local->churn, 0, 1000,
-         "other keys set before, in multiples of --entries, by engines that evict [0]"},
+         "other keys set before, in multiples of --entries, by engines that evict"},
         {"verify", NULL, BENCH_FLAG, &local->verify, 0, 0, "check every value (slower; figures are not comparable)"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
@@ -685,7 +688,7 @@ static int parse(struct local *local)
     if (status >= 0)
         return status;
     if (!parse_engines(local))
-        return refuse_engines(local);
+        return bench_options_refuse("engine", local->engine_names, name_engines(names, "choose from"));
     if (local->churn && !local->entries)
         return bench_options_refuse("churn", "without a limit", "--entries as well");
     if (!bench_dist_parse(local->dist_text, &local->dist))

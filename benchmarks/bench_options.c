@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* strchrnul */
+#endif
 #include "bench_options.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,16 +43,93 @@ static void common_rows(struct bench_common *common, struct bench_option *rows)
     }
 }
 
+static int within(const struct bench_option *row, double number)
+{
+    return number >= row->min && number <= row->max;
+}
+
 /* ---------------------------------------------------------------- help */
+
+#define LEFT 26 /* columns of the options' names */
+
+/* Not printf's width, which counts bytes: "…" has three. */
+static void print_left(const char *text)
+{
+    int columns = 0;
+    for (const char *byte = text; *byte; byte++)
+        columns += (*byte & 0xc0) != 0x80;
+    printf("  %s%*s", text, columns < LEFT ? LEFT - columns : 0, "");
+}
+
+static void print_size(uint64_t size)
+{
+    static const char *const units[] = {"", "k", "m", "g"};
+    unsigned unit = 0;
+    for (; size && size % 1024 == 0 && unit < 3; unit++)
+        size /= 1024;
+    printf("%" PRIu64 "%s", size, units[unit]);
+}
+
+static void print_counts(const struct bench_counts *counts)
+{
+    for (unsigned i = 0; i < counts->count; i++)
+        printf("%s%" PRIu64, i ? "," : "", counts->number[i]);
+}
+
+/* A target outside its bounds, or without a text, has no default. */
+static int has_default(const struct bench_option *row)
+{
+    switch (row->kind) {
+    case BENCH_FLAG:
+        return 0;
+    case BENCH_COUNT:
+    case BENCH_SIZE:
+        return within(row, (double)*(uint64_t *)row->target);
+    case BENCH_REAL:
+        return within(row, *(double *)row->target);
+    case BENCH_TEXT:
+        return *(const char **)row->target != NULL;
+    case BENCH_COUNTS:
+        return ((struct bench_counts *)row->target)->count > 0;
+    }
+    return 0;
+}
+
+static void print_default(const struct bench_option *row)
+{
+    if (!has_default(row))
+        return;
+    fputs(" [", stdout);
+    if (row->kind == BENCH_COUNT)
+        printf("%" PRIu64, *(uint64_t *)row->target);
+    else if (row->kind == BENCH_SIZE)
+        print_size(*(uint64_t *)row->target);
+    else if (row->kind == BENCH_REAL)
+        printf("%.15g", *(double *)row->target);
+    else if (row->kind == BENCH_TEXT)
+        fputs(*(const char **)row->target, stdout);
+    else
+        print_counts(row->target);
+    putchar(']');
+}
+
+static void print_row(const struct bench_option *row)
+{
+    char left[64];
+    snprintf(left, sizeof(left), "--%s%s%s", row->name, row->argument ? " " : "", row->argument ? row->argument : "");
+    print_left(left);
+    const char *end = strchrnul(row->sentence, '\n');
+    printf("%s%.*s", *row->sentence ? " " : "", (int)(end - row->sentence), row->sentence);
+    print_default(row);
+    if (*end)
+        printf("\n  %*s %s", LEFT, "", end + 1);
+    putchar('\n');
+}
 
 static void print_rows(const struct bench_option *rows)
 {
-    for (; rows->name; rows++) {
-        char left[48];
-        snprintf(left, sizeof(left), "--%s%s%s", rows->name, rows->argument ? " " : "",
-                 rows->argument ? rows->argument : "");
-        printf("  %-26s %s\n", left, rows->sentence);
-    }
+    for (; rows->name; rows++)
+        print_row(rows);
 }
 
 static int help(const struct bench_common *common, const struct bench_option *rows, const struct bench_option *shared,
@@ -58,8 +139,13 @@ static int help(const struct bench_common *common, const struct bench_option *ro
     print_rows(rows);
     putchar('\n');
     print_rows(shared);
-    printf("  %-26s this text\n  %-26s the version\n", "--help", "--version");
+    printf("  %-*s this text\n  %-*s the version\n", LEFT, "--help", LEFT, "--version");
     return BENCH_OK;
+}
+
+int bench_version(void)
+{
+    return printf("nearcache-bench %s\n", near_version()) > 0 ? BENCH_OK : BENCH_FAILED;
 }
 
 /* ---------------------------------------------------------------- parsing */
@@ -106,11 +192,6 @@ static int read_size(const char *text, uint64_t *ret, const char **ret_end)
     *ret <<= shift;
     ++*ret_end;
     return 1;
-}
-
-static int within(const struct bench_option *row, double number)
-{
-    return number >= row->min && number <= row->max;
 }
 
 static int read_counts(const struct bench_option *row, const char *text)
@@ -163,13 +244,17 @@ static int store(const struct bench_option *row, const char *text)
 
 static int refuse_number(const struct bench_option *row, const char *text)
 {
-    static const char *const kinds[] = {[BENCH_COUNT] = "a number",
-                                        [BENCH_SIZE] = "a number of bytes (k, m, g may follow)",
-                                        [BENCH_REAL] = "a number",
-                                        [BENCH_COUNTS] = "numbers separated by commas, each"};
-    char wanted[128] = "must not be empty";
+    static const struct {
+        const char *what, *more;
+    } kinds[] = {[BENCH_COUNT] = {"a number", ""},
+                 [BENCH_SIZE] = {"a number", " (k, m or g may follow it)"},
+                 [BENCH_REAL] = {"a number", ""},
+                 [BENCH_COUNTS] = {"up to 16 numbers", ", with commas between (k, m or g may follow each)"}};
+    _Static_assert(sizeof(((struct bench_counts *)0)->number) == 16 * sizeof(uint64_t), "as many as the text says");
+    char wanted[160] = "must not be empty";
     if (row->kind != BENCH_TEXT)
-        snprintf(wanted, sizeof(wanted), "must be %s from %.15g to %.15g", kinds[row->kind], row->min, row->max);
+        snprintf(wanted, sizeof(wanted), "must be %s from %.15g to %.15g%s", kinds[row->kind].what, row->min, row->max,
+                 kinds[row->kind].more);
     return bench_options_refuse(row->name, text, wanted);
 }
 
@@ -182,7 +267,7 @@ int bench_options_parse(struct bench_common *common, const struct bench_option *
         if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
             return help(common, rows, shared, sentence);
         if (strcmp(word, "--version") == 0)
-            return printf("nearcache-bench %s\n", near_version()) > 0 ? BENCH_OK : BENCH_FAILED;
+            return bench_version();
         if (strncmp(word, "--", 2) != 0) {
             bench_say("%s: unexpected argument", word);
             return BENCH_USAGE;

@@ -23,8 +23,8 @@ struct bench_option {
     const char *argument; /* how the help calls it; NULL: a flag */
     enum bench_kind kind;
     void *target;
-    double min, max; /* of numbers */
-    const char *sentence;
+    double min, max;      /* of numbers */
+    const char *sentence; /* of one line or two; the help puts what the target has by default behind the first */
 };
 
 /* Parses common->argv from its first element on: `rows`, then the common ones.  Returns -1 to go on, otherwise the exit

@@ -441,14 +441,14 @@ static int report_all(const struct outage *o, struct arm *flush, struct arm *rep
 static int parse(struct outage *o, struct arm *repair)
 {
     const struct bench_option rows[] = {
-        {"processes", "N", BENCH_COUNT, &o->processes, 1, PROCESSES_MAX, "all of them read [4]"},
-        {"keys", "N", BENCH_COUNT, &o->keys_count, 1, 1 << 24, "in every process's local tier [100000]"},
-        {"value-size", "BYTES", BENCH_SIZE, &o->value_size, 16, 1 << 20, "[100]"},
-        {"reads", "N", BENCH_COUNT, &o->rate, 1, 1 << 24, "a second and process [5000]"},
-        {"dist", "NAME", BENCH_TEXT, &o->dist_text, 0, 0, "uniform, zipf:THETA, hotspot:SET,OPS [zipf:0.99]"},
-        {"outage", "SECONDS", BENCH_REAL, &o->outage, 0, 3600, "[3]"},
-        {"window", "SECONDS", BENCH_REAL, &o->window, 0.1, 3600, "counted from the end of the outage on [10]"},
-        {"changed", "SHARE", BENCH_REAL, &o->changed, 0, 1, "of the keys, written during the outage [0.01]"},
+        {"processes", "N", BENCH_COUNT, &o->processes, 1, PROCESSES_MAX, "all of them read"},
+        {"keys", "N", BENCH_COUNT, &o->keys_count, 1, 1 << 24, "in every process's local tier"},
+        {"value-size", "BYTES", BENCH_SIZE, &o->value_size, 16, 1 << 20, ""},
+        {"reads", "N", BENCH_COUNT, &o->rate, 1, 1 << 24, "a second and process"},
+        {"dist", "NAME", BENCH_TEXT, &o->dist_text, 0, 0, "uniform, zipf:THETA, hotspot:SET,OPS"},
+        {"outage", "SECONDS", BENCH_REAL, &o->outage, 0, 3600, ""},
+        {"window", "SECONDS", BENCH_REAL, &o->window, 0.1, 3600, "counted from the end of the outage on"},
+        {"changed", "SHARE", BENCH_REAL, &o->changed, 0, 1, "of the keys, written during the outage"},
         {"repair-rate", "N", BENCH_TEXT, &repair->repair_rate, 0, 0, "the option repair_rate [the library's default]"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };

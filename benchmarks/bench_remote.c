@@ -296,14 +296,13 @@ static int parse(struct remote *remote)
     const struct bench_option rows[] = {
         {"uri", "URI", BENCH_TEXT, &remote->uri, 0, 0,
          "a Redis of your own (its keys k…k00000000 are overwritten) [a private one]"},
-        {"threads", "N[,N…]", BENCH_COUNTS, &remote->threads, 1, BENCH_THREADS_MAX,
-         "threads, pinned to processors [1,2]"},
-        {"keys", "N", BENCH_COUNT, &remote->keys_count, 1, 1u << 24, "different keys [10000]"},
-        {"key-size", "BYTES", BENCH_SIZE, &remote->key_size, BENCH_KEY_SIZE_MIN, 65535, "[16]"},
-        {"value-size", "BYTES", BENCH_SIZE, &remote->value_size, 1, 1 << 20, "[100]"},
+        {"threads", "N[,N…]", BENCH_COUNTS, &remote->threads, 1, BENCH_THREADS_MAX, "threads, pinned to processors"},
+        {"keys", "N", BENCH_COUNT, &remote->keys_count, 1, 1u << 24, "different keys"},
+        {"key-size", "BYTES", BENCH_SIZE, &remote->key_size, BENCH_KEY_SIZE_MIN, 65535, ""},
+        {"value-size", "BYTES", BENCH_SIZE, &remote->value_size, 1, 1 << 20, ""},
         {"connections", "N", BENCH_COUNT, &remote->connections, 1, 64,
          "shared by nearcache's threads [the library's default]"},
-        {"dist", "DIST", BENCH_TEXT, &remote->dist_text, 0, 0, "uniform, zipf:THETA, hotspot:SET,OPS [uniform]"},
+        {"dist", "DIST", BENCH_TEXT, &remote->dist_text, 0, 0, "uniform, zipf:THETA, hotspot:SET,OPS"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
     int status = bench_options_parse(remote->common, rows, "Calls that go to Redis, beside plain hiredis.");

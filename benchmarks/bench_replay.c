@@ -330,17 +330,16 @@ static int parse(struct replay *replay)
 {
     const struct bench_option rows[] = {
         {"trace", "FILE", BENCH_TEXT, &replay->path, 0, 0, "the trace; may be packed by gzip, xz or zstd"},
-        {"format", "FORMAT", BENCH_TEXT, &replay->format_text, 0, 0,
-         "text (key [size] a line), oracleGeneral or auto [auto]"},
+        {"format", "FORMAT", BENCH_TEXT, &replay->format_text, 0, 0, "text (key [size] a line), oracleGeneral or auto"},
         {"entries", "N[,N…]", BENCH_COUNTS, &replay->entries, 1, 1u << 30, "sizes of the cache in entries"},
         {"bytes", "SIZE[,SIZE…]", BENCH_COUNTS, &replay->bytes, 1 << 20, 1e12,
          "or in bytes (k, m, g may follow); no value above an eighth is kept"},
         {"policy", "NAME[,NAME…]", BENCH_TEXT, &replay->policy_text, 0, 0,
-         "lru, s3fifo and the option's other choices, exact-lru for reference [lru,exact-lru]"},
+         "lru, s3fifo and the option's other choices, exact-lru for reference"},
         {"curve", NULL, BENCH_FLAG, &replay->curve, 0, 0,
          "also what near_advise says for each size (advised_hit_ratio)"},
         {"threads", "N[,N…]", BENCH_COUNTS, &replay->threads, 1, BENCH_THREADS_MAX,
-         "threads that take the requests in the trace's order [1]"},
+         "threads that take the requests in the trace's order"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
     int status = bench_options_parse(replay->common, rows,

@@ -468,15 +468,15 @@ static int run_all(const struct resize *resize, struct bench_report *report)
 static int parse(struct resize *resize)
 {
     const struct bench_option rows[] = {
-        {"local-bytes", "SIZE", BENCH_SIZE, &resize->bytes, 1 << 20, 1e12, "size when large [256m]"},
-        {"factor", "N", BENCH_COUNT, &resize->factor, 2, 1u << 20, "small is so many times smaller [16]"},
+        {"local-bytes", "SIZE", BENCH_SIZE, &resize->bytes, 1 << 20, 1e12, "size when large"},
+        {"factor", "N", BENCH_COUNT, &resize->factor, 2, 1u << 20, "small is so many times smaller"},
         {"threads", "N[,N…]", BENCH_COUNTS, &resize->threads, 1, BENCH_THREADS_MAX,
-         "reading threads, pinned to processors [1,2]"},
-        {"keys", "N", BENCH_COUNT, &resize->keys_count, 1, 1u << 30, "different keys [1000000]"},
-        {"key-size", "BYTES", BENCH_SIZE, &resize->key_size, BENCH_KEY_SIZE_MIN, 65535, "[16]"},
-        {"value-size", "BYTES", BENCH_SIZE, &resize->value_size, 1, 1 << 20, "[100]"},
-        {"dist", "DIST", BENCH_TEXT, &resize->dist_text, 0, 0, "uniform, zipf:THETA, hotspot:SET,OPS [zipf:0.99]"},
-        {"policy", "NAME", BENCH_TEXT, &resize->policy, 0, 0, "choice of the option policy [lru]"},
+         "reading threads, pinned to processors"},
+        {"keys", "N", BENCH_COUNT, &resize->keys_count, 1, 1u << 30, "different keys"},
+        {"key-size", "BYTES", BENCH_SIZE, &resize->key_size, BENCH_KEY_SIZE_MIN, 65535, ""},
+        {"value-size", "BYTES", BENCH_SIZE, &resize->value_size, 1, 1 << 20, ""},
+        {"dist", "DIST", BENCH_TEXT, &resize->dist_text, 0, 0, "uniform, zipf:THETA, hotspot:SET,OPS"},
+        {"policy", "NAME", BENCH_TEXT, &resize->policy, 0, 0, "choice of the option policy"},
         {"fill-on-miss", NULL, BENCH_FLAG, &resize->fill, 0, 0, "set a key that was not found"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };

@@ -603,9 +603,8 @@ static int parse(struct staleness *staleness)
 {
     const struct bench_option rows[] = {
         {"uri", "URI", BENCH_TEXT, &staleness->uri, 0, 0, "a Redis of your own [a private one]"},
-        {"processes", "N", BENCH_COUNT, &staleness->processes, 2, PROCESSES_MAX,
-         "one writes, the others have copies [4]"},
-        {"value-size", "BYTES", BENCH_SIZE, &staleness->value_size, 8, 1 << 20, "[100]"},
+        {"processes", "N", BENCH_COUNT, &staleness->processes, 2, PROCESSES_MAX, "one writes, the others have copies"},
+        {"value-size", "BYTES", BENCH_SIZE, &staleness->value_size, 8, 1 << 20, ""},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
     int status = bench_options_parse(staleness->common, rows, "Delay from a write to its effect in other processes.");

@@ -355,11 +355,11 @@ static int parse(struct storm *storm)
 {
     const struct bench_option rows[] = {
         {"uri", "URI", BENCH_TEXT, &storm->uri, 0, 0, "a Redis of your own [a private one]"},
-        {"processes", "N", BENCH_COUNT, &storm->processes, 2, LISTENERS_MAX + 1, "one writes, the others listen [4]"},
-        {"keys", "N", BENCH_SIZE, &storm->keys, 1, 10000000, "written in each run [100k]"},
-        {"batch", "N", BENCH_SIZE, &storm->batch, 1, 1000000, "keys of one near_mset [10k]"},
-        {"value-size", "BYTES", BENCH_SIZE, &storm->value_size, 1, 65536, "[100]"},
-        {"held", "N", BENCH_SIZE, &storm->held, 0, 10000000, "keys that each listener holds, at most --keys [10k]"},
+        {"processes", "N", BENCH_COUNT, &storm->processes, 2, LISTENERS_MAX + 1, "one writes, the others listen"},
+        {"keys", "N", BENCH_SIZE, &storm->keys, 1, 10000000, "written in each run"},
+        {"batch", "N", BENCH_SIZE, &storm->batch, 1, 1000000, "keys of one near_mset"},
+        {"value-size", "BYTES", BENCH_SIZE, &storm->value_size, 1, 65536, ""},
+        {"held", "N", BENCH_SIZE, &storm->held, 0, 10000000, "keys that each listener holds, at most --keys"},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
     int status =

@@ -199,9 +199,9 @@ static int parse(struct values *values)
 {
     const struct bench_option rows[] = {
         {"uri", "URI", BENCH_TEXT, &values->uri, 0, 0, "a Redis of your own [a private one]"},
-        {"readers", "N", BENCH_COUNT, &values->readers, 1, READERS_MAX, "caches beside the writer's [3]"},
-        {"keys", "N", BENCH_SIZE, &values->keys, 1, 1000000, "written in each round [100]"},
-        {"value-size", "BYTES", BENCH_SIZE, &values->value_size, 1, 65536, "[100]"},
+        {"readers", "N", BENCH_COUNT, &values->readers, 1, READERS_MAX, "caches beside the writer's"},
+        {"keys", "N", BENCH_SIZE, &values->keys, 1, 1000000, "written in each round"},
+        {"value-size", "BYTES", BENCH_SIZE, &values->value_size, 1, 65536, ""},
         {NULL, NULL, BENCH_FLAG, NULL, 0, 0, NULL},
     };
     struct bench_endpoint endpoint;

@@ -45,26 +45,26 @@ static const struct {
 
 static int usage(FILE *to)
 {
-    fputs("usage: nearcache-bench [SUBCOMMAND] [OPTION…]\n\n", to);
+    fputs("usage: nearcache-bench SUBCOMMAND [OPTION…]\n\n", to);
     for (size_t i = 0; i < SUBCOMMANDS; i++)
         fprintf(to, "  %-10s %s\n", subcommands[i].name, subcommands[i].sentence);
-    fputs("\nWithout a subcommand: local.  Options: nearcache-bench SUBCOMMAND --help\n", to);
+    fputs("\nOptions: nearcache-bench SUBCOMMAND --help\n", to);
     return to == stdout ? BENCH_OK : BENCH_USAGE;
 }
 
 int main(int argc, char **argv)
 {
     struct bench_common common = {
-        .subcommand = "local", .runs = 3, .seconds = 0.5, .warmup = 0.2, .seed = 1, .argc = argc - 1, .argv = argv + 1};
+        .runs = 3, .seconds = 0.5, .warmup = 0.2, .seed = 1, .argc = argc - 2, .argv = argv + 2};
     common.progress = isatty(STDERR_FILENO); /* somebody is waiting */
     signal(SIGPIPE, SIG_IGN);                /* hiredis 0.14 writes with write(2) */
-    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
+    if (argc < 2)
+        return usage(stderr);
+    common.subcommand = argv[1];
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
         return usage(stdout);
-    if (argc > 1 && argv[1][0] != '-') {
-        common.subcommand = argv[1];
-        common.argc--;
-        common.argv++;
-    }
+    if (strcmp(argv[1], "--version") == 0)
+        return bench_version();
     for (size_t i = 0; i < SUBCOMMANDS; i++) {
         if (strcmp(subcommands[i].name, common.subcommand) != 0)
             continue;

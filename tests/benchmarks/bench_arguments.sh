@@ -6,13 +6,45 @@
 . "$top_srcdir/tests/benchmarks/bench.inc.sh"
 
 names_all_subcommands() {
-    run 0 --help || return 1
+    run 0 "$1" || return 1
     for word in local remote staleness outage storm values invalidate replay; do
         grep -q "^  $word " "$work/out" || { echo "$word is not there"; return 1; }
     done
 }
 helps() {
     run 0 "$1" --help && grep -q "^usage: nearcache-bench $1" "$work/out" && grep -q -e '--json FILE' "$work/out"
+}
+# An option's words begin in one column ("…" is one of them), and what it has by default is in brackets.
+lays_the_help_out() {
+    run 0 "$1" --help && sed 's/…/./g' "$work/out" | grep '^  -' > "$work/rows" && [ "$(wc -l < "$work/rows")" -ge 8 ] || return 1
+    ! LC_ALL=C grep -v '^  .\{26\} [^ ]' "$work/rows" && ! grep '([0-9][0-9a-z]*)$' "$work/rows"
+}
+# tells_default SUBCOMMAND OPTION DEFAULT
+tells_default() {
+    run 0 "$1" --help && grep -q "^  --$2 .*\[$3\]\$" "$work/out" || { echo "$1 --$2 has no [$3]"; return 1; }
+}
+tells_defaults() {
+    while read -r subcommand option default; do
+        tells_default "$subcommand" "$option" "$default" || return 1
+    done << 'EOF'
+local runs 3
+local seconds 0.5
+local warmup 0.2
+local seed 1
+local threads 1,2
+local engine nearcache,floor,.*
+outage runs 1
+outage value-size 100
+storm keys 100k
+storm uri a private one
+resize local-bytes 256m
+invalidate entries 1000000
+EOF
+    run 0 local --help && grep -q 'choose from nearcache floor one-line eight-ways ' "$work/out"
+}
+needs_a_subcommand() {
+    run 2 && grep -q '^usage: nearcache-bench SUBCOMMAND' "$work/err" && [ ! -s "$work/out" ] &&
+        refuses 'no such subcommand' --runs 1 && run 0 --version && grep -q '^nearcache-bench [0-9]' "$work/out"
 }
 # refuses TEXT ARGUMENT…: status 2, the text on stderr, nothing on stdout
 refuses() {
@@ -27,7 +59,8 @@ refuses_numbers() {
     refuses '--threads 1,,2' local --threads 1,,2 && refuses '--keys' local --keys 9999999999 &&
         refuses '--value-size' local --value-size 1q && refuses '--seconds' local --seconds nan &&
         refuses '--seconds' remote --seconds 0 && refuses '--processes' staleness --processes 1 &&
-        refuses '--entries' invalidate --entries 0
+        refuses '--entries' invalidate --entries 0 &&
+        refuses '--held 999999999: must be a number from 0 to 10000000 (k, m or g may follow it)$' storm --held 999999999
 }
 refuses_words() {
     refuses 'no such subcommand' frobnicate && refuses 'unknown option' local --frobnicate &&
@@ -68,10 +101,14 @@ fails_on_files() {
         grep -q 'No such file' "$work/err" && run 1 replay --trace "$work/nothing" --entries 1 && grep -q 'No such file' "$work/err"
 }
 
-check "the help names every subcommand" names_all_subcommands
-for subcommand in local remote staleness outage storm values invalidate replay; do
+check "the help names every subcommand" names_all_subcommands --help
+check "so does the word help" names_all_subcommands help
+check "without a subcommand nothing is measured" needs_a_subcommand
+for subcommand in local remote staleness outage storm values invalidate replay resize; do
     check "$subcommand has a help" helps $subcommand
+    check "$subcommand lays it out in columns" lays_the_help_out $subcommand
 done
+check "defaults are told" tells_defaults
 check "it tells its version" run 0 local --version
 check "numbers outside their range end with status 2" refuses_numbers
 check "words that it does not know end with status 2" refuses_words
