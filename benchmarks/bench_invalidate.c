@@ -23,6 +23,7 @@
 #include "nearcache.h"
 
 #define READY_MS 10000u
+#define REACH_MS 5000u /* a server that has not answered by then is not there */
 #define CALL_MS 60000u
 #define BATCH 500u
 #define OTHERS 1000u /* fresh values that are read meanwhile */
@@ -243,24 +244,43 @@ static void add_row(struct bench_report *report, struct invalidate *our, const s
 
 /* ---------------------------------------------------------------- the command */
 
-static near_cache *open_cache(const struct invalidate *our, uint64_t bytes)
+/* An exit status; what is wrong is written. */
+static int open_cache(const struct invalidate *our, uint64_t bytes, near_cache **ret)
 {
     near_error error = {0};
     near_options options;
-    near_cache *cache = NULL;
     near_options_init(&options);
     options.local_bytes = bytes;
     options.bound_ms = 60000; /* a stopped machine is no reason to ask the server */
     options.timeout_ms = CALL_MS;
     options.prefix = "bench-invalidate:";
-    if (near_open(our->uri, &options, &cache, &error) != NEAR_OK ||
-        near_wait_ready(cache, READY_MS, &error) != NEAR_OK) {
-        bench_say("%s: %s", our->uri, error.text);
-        if (cache)
-            near_close(cache);
-        return NULL;
+    int status = near_open(our->uri, &options, ret, &error);
+    if (status != NEAR_OK) {
+        bench_say("%s: %s", status == NEAR_ERR_OPTION ? "--entries times --value-size" : "--uri", error.text);
+        return status == NEAR_ERR_URI || status == NEAR_ERR_OPTION ? BENCH_USAGE : BENCH_FAILED;
     }
-    return cache;
+    if (near_wait_ready(*ret, REACH_MS, &error) != NEAR_OK) {
+        bench_say("--uri: cannot reach the remote tier: %s", error.text);
+        return BENCH_FAILED;
+    }
+    return BENCH_OK;
+}
+
+/* The two caches, then the method on them; an exit status. */
+static int play(struct invalidate *our, const struct method *method, struct outcome *o)
+{
+    int opened = open_cache(our, (UINT64_C(64) << 20) + our->entries * (600 + our->value_size), &our->reader);
+    if (opened == BENCH_OK)
+        opened = open_cache(our, UINT64_C(16) << 20, &our->writer);
+    if (opened != BENCH_OK)
+        return opened;
+    int status = fill(our, method);
+    if (status == NEAR_OK)
+        status = measure(our, method, o);
+    if (status != NEAR_OK)
+        bench_say("%s: %s", method->name, near_status_text(status));
+    near_clear(our->writer, NEAR_CLEAR_KEYS, NULL, NULL);
+    return status == NEAR_OK ? BENCH_OK : BENCH_FAILED;
 }
 
 static int run_method(struct invalidate *our, const struct method *method, struct bench_report *report)
@@ -269,17 +289,10 @@ static int run_method(struct invalidate *our, const struct method *method, struc
     o.quiet_us = bench_alloc(our->rounds * sizeof(double));
     o.busy_us = bench_alloc(our->rounds * sizeof(double));
     o.call_us = bench_alloc(our->rounds * sizeof(double));
-    our->reader = open_cache(our, (UINT64_C(64) << 20) + our->entries * (600 + our->value_size));
-    our->writer = our->reader ? open_cache(our, UINT64_C(16) << 20) : NULL;
-    int status = our->writer ? fill(our, method) : NEAR_ERR_UNAVAILABLE;
-    if (status == NEAR_OK)
-        status = measure(our, method, &o);
-    if (status == NEAR_OK)
+    our->reader = our->writer = NULL;
+    int status = play(our, method, &o);
+    if (status == BENCH_OK)
         add_row(report, our, method, &o);
-    else
-        bench_say("%s: %s", method->name, near_status_text(status));
-    if (our->writer)
-        near_clear(our->writer, NEAR_CLEAR_KEYS, NULL, NULL);
     if (our->writer)
         near_close(our->writer);
     if (our->reader)
@@ -287,7 +300,7 @@ static int run_method(struct invalidate *our, const struct method *method, struc
     free(o.quiet_us);
     free(o.busy_us);
     free(o.call_us);
-    return status == NEAR_OK && our->wrong == 0 ? BENCH_OK : BENCH_FAILED;
+    return status == BENCH_OK && our->wrong != 0 ? BENCH_FAILED : status;
 }
 
 int bench_invalidate(struct bench_common *common)
@@ -321,9 +334,10 @@ int bench_invalidate(struct bench_common *common)
     bench_row_count(&report.setting, "window_ms", NULL, our.window_ms);
     bench_row_count(&report.setting, "value_size", NULL, our.value_size);
     status = BENCH_OK;
-    for (size_t i = 0; i < METHODS; i++)
-        status |= run_method(&our, &methods[i], &report);
-    status |= bench_report_write(&report);
+    for (size_t i = 0; i < METHODS && status == BENCH_OK; i++)
+        status = run_method(&our, &methods[i], &report);
+    if (report.rows)
+        status |= bench_report_write(&report);
     bench_report_fini(&report);
     free(our.value);
     return status;

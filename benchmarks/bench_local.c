@@ -550,7 +550,10 @@ static void add_speed(struct bench_row *row, const struct outcome *mine, const s
         ratios[r] = others && others[r].rate > 0 ? mine[r].rate / others[r].rate : 0;
     }
     bench_row_rates(row, rates, runs, "Mops/s", 1e-6, 3);
-    bench_row_real(row, "relative_to_nearcache", "of nearcache", 1, 3, bench_median(ratios, runs));
+    if (others)
+        bench_row_real(row, "relative_to_nearcache", "of nearcache", 1, 3, bench_median(ratios, runs));
+    else
+        bench_row_none(row, "relative_to_nearcache", "of nearcache");
     free(rates);
     free(ratios);
 }

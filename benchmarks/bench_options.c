@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 
+#include "bench_report.h"
 #include "nearcache.h"
 
 #define COMMON_ROWS 10 /* at most */
@@ -294,5 +295,14 @@ int bench_options_parse(struct bench_common *common, const struct bench_option *
         bench_say("--no-huge-pages: %s", strerror(errno));
         return BENCH_FAILED;
     }
-    return -1;
+    return bench_report_check(common) == BENCH_OK ? -1 : BENCH_FAILED;
+}
+
+int bench_options_check(const char *name, const char *option, const char *text)
+{
+    near_options options;
+    near_error error = {0};
+    near_options_init(&options);
+    return near_option_set(&options, option, text, &error) == NEAR_OK ? -1
+                                                                      : bench_options_refuse(name, text, error.text);
 }

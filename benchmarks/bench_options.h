@@ -32,5 +32,7 @@ struct bench_option {
 int bench_options_parse(struct bench_common *common, const struct bench_option *rows, const char *sentence);
 /* Says what is wrong with an option's argument; BENCH_USAGE. */
 int bench_options_refuse(const char *name, const char *text, const char *wanted);
+/* -1: the library takes this text for an option of its own; otherwise as bench_options_refuse. */
+int bench_options_check(const char *name, const char *option, const char *text);
 
 #endif

@@ -404,7 +404,10 @@ static void add_row(struct bench_report *report, struct arm *arm, double flushed
     struct bench_row *row = bench_report_row(report);
     bench_row_text(row, "recovery", "recovery", arm->name);
     bench_row_real(row, "requests", "requests", 1, 0, requests);
-    bench_row_real(row, "share_of_flush", "share of flush", 1, 3, flushed > 0 ? requests / flushed : 0);
+    if (flushed > 0)
+        bench_row_real(row, "share_of_flush", "share of flush", 1, 3, requests / flushed);
+    else
+        bench_row_none(row, "share_of_flush", "share of flush");
     bench_row_real(row, "server_commands", "commands", 1, 0, bench_median(arm->commands, runs));
     bench_row_real(row, "server_cpu_ms", "server cpu ms", 1, 0, bench_median(arm->cpu_ms, runs));
     bench_row_real(row, "server_bytes_received", "MB in", 1e-6, 1, bench_median(arm->received, runs));
@@ -429,8 +432,9 @@ static int report_all(const struct outage *o, struct arm *flush, struct arm *rep
     bench_row_real(&report.setting, "outage_s", NULL, 1, 0, o->outage);
     bench_row_real(&report.setting, "window_s", NULL, 1, 0, o->window);
     bench_row_real(&report.setting, "changed", NULL, 1, 0, o->changed);
-    add_row(&report, flush, 0);
-    add_row(&report, repair, bench_median(flush->requests, o->common->runs));
+    double flushed = bench_median(flush->requests, o->common->runs);
+    add_row(&report, flush, flushed);
+    add_row(&report, repair, flushed);
     int status = bench_report_write(&report);
     bench_report_fini(&report);
     return flush->wrong || repair->wrong ? BENCH_FAILED : status;
@@ -456,8 +460,8 @@ static int parse(struct outage *o, struct arm *repair)
     if (status >= 0)
         return status;
     if (!bench_dist_parse(o->dist_text, &o->dist))
-        return bench_options_refuse("dist", o->dist_text, "uniform, zipf:THETA or hotspot:SET,OPS");
-    return -1;
+        return bench_options_refuse("dist", o->dist_text, "uniform, zipf:THETA (0 to 10) or hotspot:SET,OPS (0 to 1)");
+    return repair->repair_rate ? bench_options_check("repair-rate", "repair_rate", repair->repair_rate) : -1;
 }
 
 static int run_all(struct outage *o, struct arm *flush, struct arm *repair)

@@ -308,14 +308,10 @@ static int parse(struct remote *remote)
     int status = bench_options_parse(remote->common, rows, "Calls that go to Redis, beside plain hiredis.");
     if (status >= 0)
         return status;
-    if (remote->uri && !bench_endpoint_parse(remote->uri, &remote->endpoint)) {
-        bench_say("--uri: must be redis://[user:password@]host[:port][/db] or unix:///path");
-        return BENCH_USAGE;
-    }
     if (!bench_dist_parse(remote->dist_text, &remote->dist))
         return bench_options_refuse("dist", remote->dist_text,
                                     "uniform, zipf:THETA (0 to 10) or hotspot:SET,OPS (0 to 1)");
-    return -1;
+    return remote->uri ? bench_endpoint_option(remote->uri, &remote->endpoint) : -1;
 }
 
 static void prepare(struct remote *remote)

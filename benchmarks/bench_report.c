@@ -3,9 +3,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "bench_environment.h"
 #include "bench_json.h"
@@ -258,6 +261,38 @@ static int write_to(struct bench_report *report, const char *path, void (*write)
     }
     bench_say("%s: %s", path, strerror(errno));
     return BENCH_FAILED;
+}
+
+/* Without making anything: whoever reads a pipe must not see an end of it. */
+static int check_path(const char *path, int folder)
+{
+    struct stat there;
+    char *copy = strdup(path);
+    errno = copy ? 0 : ENOMEM;
+    if (copy && stat(path, &there) == 0) {
+        if ((S_ISDIR(there.st_mode) != 0) != folder)
+            errno = folder ? ENOTDIR : EISDIR;
+        else
+            (void)access(path, folder ? W_OK | X_OK : W_OK);
+    } else if (copy && errno == ENOENT) {
+        errno = 0;
+        (void)access(dirname(copy), W_OK | X_OK);
+    }
+    if (errno)
+        bench_say("%s: %s", path, strerror(errno));
+    int status = errno ? BENCH_FAILED : BENCH_OK;
+    free(copy);
+    return status;
+}
+
+int bench_report_check(const struct bench_common *common)
+{
+    const char *files[] = {common->json, common->csv};
+    for (size_t i = 0; i < 2; i++) {
+        if (files[i] && strcmp(files[i], "-") != 0 && check_path(files[i], 0) != BENCH_OK)
+            return BENCH_FAILED;
+    }
+    return common->plot ? check_path(common->plot, 1) : BENCH_OK;
 }
 
 int bench_report_write(struct bench_report *report)

@@ -56,6 +56,8 @@ const struct bench_field *bench_row_find(const struct bench_row *row, const char
 double bench_row_number(const struct bench_row *row, const char *name);
 const char *bench_row_word(const struct bench_row *row, const char *name);
 
+/* Before anything is measured: whether the files that are wanted can be written.  An exit status. */
+int bench_report_check(const struct bench_common *common);
 /* Table on stdout (unless JSON or CSV go there), JSON, CSV and plots where they are wanted.  An exit status. */
 int bench_report_write(struct bench_report *report);
 

@@ -487,6 +487,9 @@ static int parse(struct resize *resize)
     if (!bench_dist_parse(resize->dist_text, &resize->dist))
         return bench_options_refuse("dist", resize->dist_text,
                                     "uniform, zipf:THETA (0 to 10) or hotspot:SET,OPS (0 to 1)");
+    status = bench_options_check("policy", "policy", resize->policy);
+    if (status >= 0)
+        return status;
     if (resize->bytes / resize->factor < 1 << 20) {
         bench_say("--local-bytes divided by --factor must be at least 1m");
         return BENCH_USAGE;

@@ -610,11 +610,7 @@ static int parse(struct staleness *staleness)
     int status = bench_options_parse(staleness->common, rows, "Delay from a write to its effect in other processes.");
     if (status >= 0)
         return status;
-    if (staleness->uri && !bench_endpoint_parse(staleness->uri, &staleness->endpoint)) {
-        bench_say("--uri: must be redis://[user:password@]host[:port][/db] or unix:///path");
-        return BENCH_USAGE;
-    }
-    return -1;
+    return staleness->uri ? bench_endpoint_option(staleness->uri, &staleness->endpoint) : -1;
 }
 
 static int run_all(const struct staleness *staleness, struct totals *totals)

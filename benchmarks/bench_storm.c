@@ -366,13 +366,9 @@ static int parse(struct storm *storm)
         bench_options_parse(storm->common, rows, "Very many writes at once: messages, bytes and processor time.");
     if (status >= 0)
         return status;
-    if (storm->uri && !bench_endpoint_parse(storm->uri, &storm->endpoint)) {
-        bench_say("--uri: must be redis://[user:password@]host[:port][/db] or unix:///path");
-        return BENCH_USAGE;
-    }
     if (storm->held > storm->keys)
         storm->held = storm->keys;
-    return -1;
+    return storm->uri ? bench_endpoint_option(storm->uri, &storm->endpoint) : -1;
 }
 
 /* Three arrays of runs for each figure of each way, in one piece. */

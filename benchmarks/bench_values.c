@@ -209,11 +209,7 @@ static int parse(struct values *values)
                                      "Values that travel with the messages of their writes: bytes and fetches.");
     if (status >= 0)
         return status;
-    if (values->uri && !bench_endpoint_parse(values->uri, &endpoint)) {
-        bench_say("--uri: must be redis://[user:password@]host[:port][/db] or unix:///path");
-        return BENCH_USAGE;
-    }
-    return -1;
+    return values->uri ? bench_endpoint_option(values->uri, &endpoint) : -1;
 }
 
 static int run_all(const struct values *values, struct figures *figures)

@@ -8,6 +8,7 @@
 #include "bench_engine.h"
 
 #define LOAD_BATCH 512
+static const struct timeval patience = {.tv_sec = 5}; /* for a server to answer at all */
 
 /* ---------------------------------------------------------------- URI */
 
@@ -96,8 +97,8 @@ static int introduce(redisContext *context, const struct bench_endpoint *endpoin
 
 redisContext *bench_wire_connect(const struct bench_endpoint *endpoint, char *error, size_t capacity)
 {
-    redisContext *context =
-        *endpoint->path ? redisConnectUnix(endpoint->path) : redisConnect(endpoint->host, endpoint->port);
+    redisContext *context = *endpoint->path ? redisConnectUnixWithTimeout(endpoint->path, patience)
+                                            : redisConnectWithTimeout(endpoint->host, endpoint->port, patience);
     if (context && !context->err && introduce(context, endpoint))
         return context;
     snprintf(error, capacity, "cannot connect to Redis: %s",
@@ -107,6 +108,25 @@ redisContext *bench_wire_connect(const struct bench_endpoint *endpoint, char *er
     if (context)
         redisFree(context);
     return NULL;
+}
+
+int bench_endpoint_option(const char *uri, struct bench_endpoint *ret)
+{
+    char error[256];
+    if (!bench_endpoint_parse(uri, ret)) {
+        bench_say("--uri: must be redis://[user:password@]host[:port][/db] or unix:///path");
+        return BENCH_USAGE;
+    }
+    redisContext *context = bench_wire_connect(ret, error, sizeof(error));
+    int answers = context && redisSetTimeout(context, patience) == REDIS_OK && accepted(redisCommand(context, "PING"));
+    if (context && !answers)
+        snprintf(error, sizeof(error), "no Redis answers there: %s",
+                 context->err ? context->errstr : "PING is refused");
+    if (!answers)
+        bench_say("--uri: %s", error);
+    if (context)
+        redisFree(context);
+    return answers ? -1 : BENCH_FAILED;
 }
 
 /* ---------------------------------------------------------------- commands */

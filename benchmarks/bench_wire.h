@@ -13,6 +13,8 @@ struct bench_endpoint {
 };
 /* 0 when the text is no such URI. */
 int bench_endpoint_parse(const char *uri, struct bench_endpoint *ret);
+/* The option --uri, whose server must answer: -1 to go on, otherwise the exit status (the text is written). */
+int bench_endpoint_option(const char *uri, struct bench_endpoint *ret);
 
 /* A connection, authenticated and on its database; NULL with a text in error. */
 redisContext *bench_wire_connect(const struct bench_endpoint *endpoint, char *error, size_t capacity);

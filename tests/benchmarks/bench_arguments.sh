@@ -60,6 +60,7 @@ refuses_numbers() {
         refuses '--value-size' local --value-size 1q && refuses '--seconds' local --seconds nan &&
         refuses '--seconds' remote --seconds 0 && refuses '--processes' staleness --processes 1 &&
         refuses '--entries' invalidate --entries 0 &&
+        refuses '--entries times --value-size: local_bytes' invalidate --entries 100000000 --value-size 64k &&
         refuses '--held 999999999: must be a number from 0 to 10000000 (k, m or g may follow it)$' storm --held 999999999
 }
 refuses_words() {
@@ -67,7 +68,23 @@ refuses_words() {
         refuses 'unexpected argument' local nearcache && refuses 'needs an argument' local --keys &&
         refuses 'takes no argument' local --verify=1 && refuses 'takes no argument' local --no-huge-pages=1 && refuses 'choose from nearcache' local --engine memcached &&
         refuses '--dist' local --dist zipf && refuses '--mix' local --mix get:0 && refuses '--mix' local --mix put:1 &&
-        refuses '--uri' remote --uri http://example
+        refuses '--policy nope: .*s3fifo' resize --policy nope && refuses '--repair-rate x: ' outage --repair-rate x || return 1
+    for subcommand in remote staleness storm values invalidate; do
+        refuses '--uri: .*must' $subcommand --uri http://example && [ "$(wc -l < "$work/err")" = 1 ] || return 1
+    done
+}
+# says_why TEXT ARGUMENT…: status 1, this alone on stderr, nothing measured
+says_why() {
+    text=$1
+    shift
+    run 1 "$@" && grep -q "$text" "$work/err" && [ "$(wc -l < "$work/err")" = 1 ] && [ ! -s "$work/out" ]
+}
+# A server that is not there, said once and soon.
+misses_servers() {
+    for subcommand in remote staleness storm values; do
+        says_why '^nearcache-bench: --uri: cannot connect' $subcommand --uri "unix://$work/nothing.sock" || return 1
+    done
+    says_why '^nearcache-bench: --uri: cannot reach' invalidate --entries 10 --rounds 1 --uri "unix://$work/nothing.sock"
 }
 refuses_replays() {
     : > "$work/empty"
@@ -97,8 +114,11 @@ EOF
     run 0 replay --trace "$work/two" --entries 1 --runs 1 --json - && is_json && has environment.runs 1 && ! has environment.seed
 }
 fails_on_files() {
-    run 1 local --engine floor --keys 100 --runs 1 --seconds 0.01 --warmup 0 --threads 1 --json "$work/nowhere/x" &&
-        grep -q 'No such file' "$work/err" && run 1 replay --trace "$work/nothing" --entries 1 && grep -q 'No such file' "$work/err"
+    for option in json csv plot; do # said before the hour is measured
+        says_why 'nowhere/x: No such file' local --engine floor --seconds 3600 --$option "$work/nowhere/x" || return 1
+    done
+    says_why 'Is a directory' local --seconds 3600 --json "$work" && says_why 'Not a directory' local --seconds 3600 --plot "$work/err" &&
+        says_why 'No such file' replay --trace "$work/nothing" --entries 1
 }
 
 check "the help names every subcommand" names_all_subcommands --help
@@ -115,4 +135,5 @@ check "words that it does not know end with status 2" refuses_words
 check "a replay needs a trace, a size and known policies" refuses_replays
 check "options that mean nothing to a subcommand are unknown to it" knows_no_idle_options
 check "files that cannot be opened end with status 1" fails_on_files
+check "servers that are not there end with status 1" misses_servers
 plan

@@ -71,6 +71,14 @@ invalidation_is_one_message() {
             holds "$(value results.$i.hits) > 0 && $(value results.$i.longest_hit_us) > 0" || return 1
     done
 }
+# Beside nothing there is no ratio: "-" in the table, not in JSON, nothing in CSV.
+has_no_ratio_to_nothing() {
+    # shellcheck disable=SC2086
+    run 0 local $quick --engine floor --threads 1 --csv "$work/out.csv" --json "$work/out.json" &&
+        "$AWK" '$1 == "floor" && $5 == "-" { found = 1 } END { exit !found }' "$work/out" &&
+        "$AWK" -F, 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "relative_to_nearcache") at = i } END { exit !(at && $at == "") }' \
+            "$work/out.csv" && is_json "$work/out.json" && has results.0.engine floor && ! has results.0.relative_to_nearcache
+}
 odd_words_stay_json() {
     # shellcheck disable=SC2086
     run 0 local $quick --engine floor --threads 1 --csv "$(printf '%s/a"b\\c\td\377' "$work")" --json - && is_json
@@ -84,6 +92,7 @@ check "results have their fields, engine by engine" results_have_their_fields
 check "caches smaller than the keys miss, and keep to their limits" smaller_caches_miss
 check "caches churned before have evicted, and serve what came last" churned_caches_have_evicted
 check "CSV and plots are written" writes_csv_and_plots
+check "an engine alone is compared with nothing" has_no_ratio_to_nothing
 check "an invalidation of thousands is one message, and removes nothing" invalidation_is_one_message
 check "any command line is told in JSON" odd_words_stay_json
 plan

@@ -33,7 +33,7 @@ staleness_is_measured() {
 outage_is_measured() {
     run 0 outage --keys 2000 --processes 2 --reads 2000 --warmup 0.2 --outage 0.3 --window 3 --changed 0.6 --json - && is_json &&
         has_environment && has results.length 2 && has results.0.wrong 0 && has results.1.wrong 0 && nothing_left &&
-        has results.0.kept 0 && holds "$(value results.1.kept) * 4 > $(value results.1.dropped) && $(value results.1.dropped) > 0 && $(value results.0.reads) > 0"
+        has results.0.kept 0 && has results.0.share_of_flush 1 && holds "$(value results.1.kept) * 4 > $(value results.1.dropped) && $(value results.1.dropped) > 0 && $(value results.0.reads) > 0"
 }
 # A message a key where values travel or keys come one by one; up to 64 keys a message otherwise.
 storm_is_measured() {
