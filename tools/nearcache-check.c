@@ -44,15 +44,16 @@ static const char usage[] =
     "  --processes N     1 to 16 (4)\n"
     "  --threads N       reading threads of each process, 1 to 8 (2)\n"
     "  --writers N       writing threads of each process, 1 to 4 (2)\n"
-    "  --faults LIST     all (default), none, or names with commas between; see --list\n"
+    "  --faults LIST     all that are possible here (default), none, or names with commas between; see --list\n"
     "  --list            the faults there are\n"
     "  --seed N          of the schedule and the load (new every time)\n"
     "  --bound MS        staleness bound, 50 to 60000 (1000)\n"
     "  --option K=V      an option of the library, as near_option_set takes it; may be given several times\n"
-    "  --uri URI         use this Redis, under a prefix that is removed at the end; faults of the server need our own\n"
+    "  --uri URI         use this Redis, under a prefix that is removed at the end; see --list for its faults\n"
     "  --redis-server P  the program to run (redis-server)\n"
     "  --json FILE       also write the results as JSON (-: alone to the standard output)\n"
     "  --verbose         also print what the library logs\n"
+    "  --version         the version\n"
     "  --help            this text\n"
     "\n"
     "Exit status: 0 no violation, 4 violations, 1 it could not run or not check all, 2 bad arguments.\n";
@@ -116,6 +117,7 @@ enum {
     OPT_JSON,
     OPT_VERBOSE,
     OPT_SABOTAGE,
+    OPT_VERSION,
     OPT_HELP
 };
 
@@ -163,6 +165,8 @@ static int apply(struct check_options *o, int option, const char **faults)
     case OPT_SABOTAGE:
         return parse_sabotage(optarg, &o->sabotage);
 #endif
+    case OPT_VERSION:
+        return printf("nearcache-check %s\n", near_version()), -1;
     case OPT_HELP:
         return fputs(usage, stdout), -1;
     default:
@@ -189,23 +193,16 @@ static int judge_uri(const char *uri)
 static int options_parse(struct check_options *o, int argc, char **argv)
 {
     static const struct option list[] = {
-        {"duration", required_argument, NULL, OPT_DURATION},
-        {"processes", required_argument, NULL, OPT_PROCESSES},
-        {"threads", required_argument, NULL, OPT_THREADS},
-        {"writers", required_argument, NULL, OPT_WRITERS},
-        {"faults", required_argument, NULL, OPT_FAULTS},
-        {"list", no_argument, NULL, OPT_LIST},
-        {"seed", required_argument, NULL, OPT_SEED},
-        {"bound", required_argument, NULL, OPT_BOUND},
-        {"option", required_argument, NULL, OPT_OPTION},
-        {"uri", required_argument, NULL, OPT_URI},
-        {"redis-server", required_argument, NULL, OPT_REDIS},
-        {"json", required_argument, NULL, OPT_JSON},
-        {"verbose", no_argument, NULL, OPT_VERBOSE},
-        SABOTAGE_OPTION{"help", no_argument, NULL, OPT_HELP},
-        {0},
+        {"duration", required_argument, NULL, OPT_DURATION},  {"processes", required_argument, NULL, OPT_PROCESSES},
+        {"threads", required_argument, NULL, OPT_THREADS},    {"writers", required_argument, NULL, OPT_WRITERS},
+        {"faults", required_argument, NULL, OPT_FAULTS},      {"list", no_argument, NULL, OPT_LIST},
+        {"seed", required_argument, NULL, OPT_SEED},          {"bound", required_argument, NULL, OPT_BOUND},
+        {"option", required_argument, NULL, OPT_OPTION},      {"uri", required_argument, NULL, OPT_URI},
+        {"redis-server", required_argument, NULL, OPT_REDIS}, {"json", required_argument, NULL, OPT_JSON},
+        {"verbose", no_argument, NULL, OPT_VERBOSE},          {"version", no_argument, NULL, OPT_VERSION},
+        SABOTAGE_OPTION{"help", no_argument, NULL, OPT_HELP}, {0},
     };
-    const char *faults = "all", *unknown = "";
+    const char *faults = "all", *wrong = "", *why;
     int option, result;
     *o = (struct check_options){.duration_s = 20,
                                 .processes = 4,
@@ -218,9 +215,8 @@ static int options_parse(struct check_options *o, int argc, char **argv)
             return result;
     if (optind < argc)
         return argument_refused("argument", argv[optind], "not expected");
-    if (check_faults_parse(faults, !o->uri, &o->faults, &unknown) < 0)
-        return argument_refused("--faults", unknown,
-                                o->uri ? "unknown, or not possible with --uri (see --list)" : "unknown (see --list)");
+    if ((why = check_faults_parse(faults, o->uri, &o->faults, &wrong)) != NULL)
+        return argument_refused("--faults", wrong, why);
     return o->uri ? judge_uri(o->uri) : 0;
 }
 
@@ -482,13 +478,14 @@ int main(int argc, char **argv)
         return cannot_write(c);
     catch_signals();
     ssize_t size = readlink("/proc/self/exe", c->program, sizeof c->program - 1);
-    if (size <= 0 || board_fill(c) < 0)
+    if (size <= 0 || board_fill(c) < 0 || (c->options.uri && check_reach(c) < 0))
         return EXIT_CANNOT;
     check_report_begin(c);
     started = check_servers_start(c) == 0 && check_workers_start(c) == 0;
     if (started) {
         run(c);
-        settle_and_sweep(c);
+        if (!check_interrupted)
+            settle_and_sweep(c);
     }
     return finish(c, started);
 }

@@ -9,7 +9,8 @@ helps() {
     run 0 --help && grep -q -e '--faults LIST' "$work/out" && ! grep -q sabotage "$work/out"
 }
 lists_the_faults() {
-    run 0 --list && grep -q '^  failover ' "$work/out" && [ "$(wc -l < "$work/out")" -ge 25 ]
+    run 0 --list && grep -q '^  failover .*(not with --uri)$' "$work/out" && [ "$(wc -l < "$work/out")" -ge 25 ] &&
+        grep -q '^  hold .*(with --uri: redis:// only)$' "$work/out"
 }
 # refuses TEXT ARGUMENT…
 refuses() {
@@ -26,7 +27,9 @@ refuses_numbers() {
 }
 refuses_faults() {
     refuses '--faults nonsense' --faults nonsense && refuses '--faults kill,x' --faults flushall,kill,x &&
-        refuses 'not possible with --uri' --uri redis://127.0.0.1 --faults flushall
+        refuses 'not possible with --uri.*all leaves out' --uri redis://127.0.0.1 --faults flushall &&
+        refuses 'not possible with this --uri.*redis://' --uri "unix://$work/nothing.sock" --faults process-stop,hold &&
+        refuses 'not possible with this --uri' --uri 'redis://[::1]:1' --faults hold
 }
 refuses_uris() {
     refuses 'cannot share' --uri memory://x && refuses '--uri' --uri nonsense && refuses '--uri' --uri redis://:x/y/z
@@ -47,5 +50,15 @@ says_what_it_cannot_write() {
     run 1 --json "$work/nowhere/x" --duration 1 && grep -q "cannot write $work/nowhere/x: " "$work/err" && [ ! -s "$work/out" ]
 }
 check "a file that cannot be written is said before anything is started" says_what_it_cannot_write
-check "a server that cannot be started is said" run 1 --redis-server /nonexistent --duration 1
+# cannot TEXT ARGUMENT…: status 1, and why
+cannot() {
+    text=$1
+    shift
+    run 1 "$@" && grep -q "$text" "$work/err" && ! grep -q VIOLATION "$work/out"
+}
+check "a server that cannot be started is said" cannot '^cannot start /nonexistent: No such file' --redis-server /nonexistent --duration 1
+check "so is one that is no program" cannot "^cannot start $work/err: Permission denied" --redis-server "$work/err" --duration 1
+check "and one that ends at once" cannot 'false does not start' --redis-server false --duration 1
+check "a server that is not there is said" cannot 'cannot reach .*nothing.sock' --uri "unix://$work/nothing.sock" --duration 1
+check "it tells its version" run 0 --version
 plan

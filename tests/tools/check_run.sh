@@ -39,7 +39,7 @@ start_redis() {
 keys_are_removed() {
     redis-cli -s "$work/redis.sock" --scan > "$work/keys"
     cat "$work/keys"
-    [ "$(grep -vc '^nearcache:pos:' "$work/keys")" = 1 ] && grep -qx nearcache-check:other "$work/keys"
+    [ "$(cat "$work/keys")" = nearcache-check:other ]
 }
 
 check "all faults, no violation" run 0 --duration $duration --faults all --bound 500 --json "$work/results.json"
@@ -51,5 +51,7 @@ if start_redis; then
     check "somebody else's Redis, faults of our own processes" run 0 --uri "unix://$work/redis.sock" \
         --faults process-stop,process-kill,thread-stop --duration 2 --bound 500
     check "our keys are removed, others stay" keys_are_removed
+    check "faults are those that are possible there" run 0 --uri "unix://$work/redis.sock" --duration 1 --bound 500
+    check "and again nothing is left" keys_are_removed
 fi
 plan

@@ -67,7 +67,10 @@ uint32_t check_below(struct check *c, uint32_t limit);
 
 /* ---------------------------------------------------------------- check_rig.c: servers, proxies, processes */
 
-/* Both return -1 with a text on stderr. */
+/* Whether a proxy can stand before that server. */
+int check_can_proxy(const char *uri);
+/* All three return -1 with a text on stderr.  The first: of somebody else's server. */
+int check_reach(const struct check *c);
 int check_servers_start(struct check *c);
 int check_workers_start(struct check *c);
 int check_worker_start(struct check *c, uint32_t process);
@@ -101,8 +104,9 @@ int64_t check_ask(struct check *c, struct redis_server *server, uint32_t slot, u
 
 /* ---------------------------------------------------------------- check_faults.c */
 
-/* Faults named in a list ("redis-stop,flushall"), "all" or "none"; -1: one is unknown, and *ret_unknown names it. */
-int check_faults_parse(const char *list, int own_server, uint64_t *ret_set, const char **ret_unknown);
+/* Faults named in a list ("redis-stop,flushall"), "all" that are possible or "none".  uri: of somebody else's server;
+ * NULL: we have our own.  NULL, or why there is none such, and *ret_wrong names it. */
+const char *check_faults_parse(const char *list, const char *uri, uint64_t *ret_set, const char **ret_wrong);
 const char *check_fault_name(int index);
 int check_faults_need_proxy(const struct check *c);
 void check_faults_list(void);

@@ -519,7 +519,10 @@ const char *check_fault_name(int index)
 void check_faults_list(void)
 {
     for (int i = 0; i < KINDS; i++)
-        printf("  %-14s %s\n", kinds[i].name, kinds[i].what);
+        printf("  %-14s %s%s\n", kinds[i].name, kinds[i].what,
+               kinds[i].needs & NEEDS_SERVER  ? " (not with --uri)"
+               : kinds[i].needs & NEEDS_PROXY ? " (with --uri: redis:// only)"
+                                              : "");
 }
 
 static int find_kind(const char *name, size_t size)
@@ -530,27 +533,33 @@ static int find_kind(const char *name, size_t size)
     return -1;
 }
 
-int check_faults_parse(const char *list, int own_server, uint64_t *ret_set, const char **ret_unknown)
+const char *check_faults_parse(const char *list, const char *uri, uint64_t *ret_set, const char **ret_wrong)
 {
+    unsigned lacking = !uri ? 0 : check_can_proxy(uri) ? NEEDS_SERVER : NEEDS_SERVER | NEEDS_PROXY;
     *ret_set = 0;
     if (strcmp(list, "none") == 0)
-        return 0;
+        return NULL;
     if (strcmp(list, "all") == 0) {
         for (int i = 0; i < KINDS; i++)
-            if (own_server || !(kinds[i].needs & NEEDS_SERVER))
+            if (!(kinds[i].needs & lacking))
                 *ret_set |= UINT64_C(1) << i;
-        return 0;
+        return NULL;
     }
     for (const char *at = list; *at;) {
         size_t size = strcspn(at, ",");
         int kind = find_kind(at, size);
-        *ret_unknown = at;
-        if (kind < 0 || (!own_server && (kinds[kind].needs & NEEDS_SERVER)))
-            return -1;
+        *ret_wrong = at;
+        if (kind < 0)
+            return "unknown (see --list; all and none are accepted, too)";
+        if (kinds[kind].needs & lacking)
+            return kinds[kind].needs & NEEDS_SERVER
+                       ? "not possible with --uri, it needs a server of our own (all leaves out what is not possible)"
+                       : "not possible with this --uri, it needs redis:// and no IPv6 literal (all leaves out what is "
+                         "not possible)";
         *ret_set |= UINT64_C(1) << kind;
         at += size + (at[size] == ',');
     }
-    return 0;
+    return NULL;
 }
 
 int check_faults_need_proxy(const struct check *c)

@@ -12,7 +12,11 @@
 #include "nearcache.h"
 #include "support/child.h"
 
-enum { END_MS = 30000 };
+enum {
+    END_MS = 30000,
+    REACH_MS = 5000 /* somebody else's server that has not answered by then is not there */
+};
+#define POSITIONS "nearcache:pos:"
 
 /* ---------------------------------------------------------------- Redis */
 
@@ -23,7 +27,7 @@ static struct redis_server *server_start(const struct check *c)
     struct redis_server_options options = {
         .config = "appendonly yes\nappendfsync no\nrepl-diskless-sync-delay 0\nlatency-tracking no\n",
         .acl = "user default on nopass ~* &* +@all\n",
-        .program = c->options.redis_server,
+        .program = c->options.redis_server ? c->options.redis_server : "redis-server",
     };
     return redis_server_start(&options);
 }
@@ -57,7 +61,13 @@ static int uri_backend(char *uri, size_t capacity, const char *original)
     return *host == '[' ? -1 : 0; /* the proxy knows no IPv6 literals */
 }
 
-static int proxy_for(struct check *c, uint32_t process)
+int check_can_proxy(const char *uri)
+{
+    char backend[512];
+    return uri_backend(backend, sizeof backend, uri) == 0;
+}
+
+static void proxy_for(struct check *c, uint32_t process)
 {
     char backend[512];
     const struct check_options *o = &c->options;
@@ -66,49 +76,90 @@ static int proxy_for(struct check *c, uint32_t process)
     const char *direct = o->uri ? o->uri : redis_server_uri_unix(c->server[0]);
     snprintf(uri, capacity, "%s", direct);
     if (!check_faults_need_proxy(c))
-        return 0;
-    if (o->uri && uri_backend(backend, sizeof backend, o->uri) < 0) {
-        fprintf(stderr, "nearcache-check: faults of the proxy need a redis:// URI without an IPv6 literal\n");
-        return -1;
-    }
+        return;
+    if (o->uri)
+        (void)uri_backend(backend, sizeof backend, o->uri); /* check_faults_parse has asked whether it can */
     c->proxy[process] = proxy_start(o->uri ? backend : direct);
     if (o->uri)
         uri_through(uri, capacity, o->uri, proxy_uri(c->proxy[process]));
     else
         snprintf(uri, capacity, "%s", process % 2 ? proxy_uri(c->proxy[process]) : proxy_uri_unix(c->proxy[process]));
-    return 0;
 }
 
 int check_servers_start(struct check *c)
 {
     for (int i = 0; i < 2 && !c->options.uri; i++)
         if (!(c->server[i] = server_start(c))) {
-            fprintf(stderr, "nearcache-check: cannot start a Redis server (Debian: apt-get install redis-server)\n");
+            fprintf(stderr, "nearcache-check: there is no Redis server (Debian: apt-get install redis-server)\n");
             return -1;
         }
     for (uint32_t p = 0; p < c->board->processes; p++)
-        if (proxy_for(c, p) < 0)
-            return -1;
+        proxy_for(c, p);
     return 0;
 }
 
-/* Keys in somebody else's Redis are removed again. */
-static void clean_up(struct check *c)
+static int open_ready(const struct check *c, const char *prefix, near_cache **ret, near_error *error)
 {
     near_options options;
-    near_cache *cache;
-    near_call call;
     near_options_init(&options);
-    near_call_init(&call);
-    options.prefix = c->board->prefix;
-    call.timeout_ms = 20000;
-    if (near_open(c->options.uri, &options, &cache, NULL) != NEAR_OK)
-        return;
-    int status = near_wait_ready(cache, 10000, NULL);
-    if (status != NEAR_OK || (status = near_clear(cache, NEAR_CLEAR_KEYS, &call, NULL)) != NEAR_OK)
-        fprintf(stderr, "nearcache-check: keys %s* may have been left in Redis: %s\n", c->board->prefix,
-                near_status_text(status));
+    options.prefix = prefix;
+    int status = near_open(c->options.uri, &options, ret, error);
+    if (status == NEAR_OK && (status = near_wait_ready(*ret, REACH_MS, error)) != NEAR_OK)
+        near_close(*ret);
+    return status;
+}
+
+int check_reach(const struct check *c)
+{
+    near_cache *cache;
+    near_error error = {.text = ""};
+    if (open_ready(c, c->board->prefix, &cache, &error) != NEAR_OK) {
+        fprintf(stderr, "nearcache-check: cannot reach the Redis of --uri: %s\n", error.text);
+        return -1;
+    }
     near_close(cache);
+    return 0;
+}
+
+static int remove_keys(const struct check *c, const near_call *call)
+{
+    near_cache *cache;
+    int status = open_ready(c, c->board->prefix, &cache, NULL);
+    if (status != NEAR_OK)
+        return status;
+    status = near_clear(cache, NEAR_CLEAR_KEYS, call, NULL);
+    near_close(cache);
+    return status;
+}
+
+/* The number of the prefix's last write (docs/design.md) lives under a key that near_clear leaves, as caches need it.
+ * Nobody will use our prefix again.  A cache of such keys removes it; that write has a number, too, and removing this
+ * one as well leaves nothing, because a removal is numbered first. */
+static int remove_position(const struct check *c, const near_call *call)
+{
+    near_cache *cache;
+    int status = open_ready(c, POSITIONS, &cache, NULL);
+    if (status != NEAR_OK)
+        return status;
+    status = near_del(cache, c->board->prefix, strlen(c->board->prefix), call);
+    if (status == NEAR_OK)
+        status = near_del(cache, POSITIONS, strlen(POSITIONS), call);
+    near_close(cache);
+    return status;
+}
+
+/* What we have left in somebody else's Redis. */
+static void clean_up(const struct check *c)
+{
+    near_call call;
+    near_call_init(&call);
+    call.timeout_ms = 20000;
+    int status = remove_keys(c, &call);
+    if (status == NEAR_OK)
+        status = remove_position(c, &call);
+    if (status != NEAR_OK)
+        fprintf(stderr, "nearcache-check: keys %s* and " POSITIONS "%s may have been left in Redis: %s\n",
+                c->board->prefix, c->board->prefix, near_status_text(status));
 }
 
 void check_servers_end(struct check *c)
@@ -196,14 +247,11 @@ static int read_finals(struct check *c, near_cache *cache, int which)
 int check_read_final(struct check *c, int which)
 {
     near_cache *cache;
-    near_options options;
     if (!c->options.uri)
         return read_finals(c, NULL, which);
-    near_options_init(&options);
-    options.prefix = c->board->prefix;
-    if (near_open(c->options.uri, &options, &cache, NULL) != NEAR_OK)
+    if (open_ready(c, c->board->prefix, &cache, NULL) != NEAR_OK)
         return -1;
-    int result = near_wait_ready(cache, 10000, NULL) == NEAR_OK ? read_finals(c, cache, which) : -1;
+    int result = read_finals(c, cache, which);
     near_close(cache);
     return result;
 }

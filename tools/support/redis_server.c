@@ -72,6 +72,16 @@ static int in_path(const char *program)
     return found;
 }
 
+/* The program as any folder may call it; NULL with errno: it cannot be called. */
+static char *find_program(const char *program)
+{
+    if (!strchr(program, '/')) {
+        errno = ENOENT;
+        return in_path(program) ? strdup(program) : NULL;
+    }
+    return access(program, X_OK) == 0 ? realpath(program, NULL) : NULL;
+}
+
 int redis_server_available(void)
 {
     static int told;
@@ -268,7 +278,7 @@ static int answers(struct redis_server *s)
 static void show_log(const struct redis_server *s)
 {
     char *line = format("tail -n 20 '%s/redis.log' '%s/openssl.log' 2>/dev/null >&2", s->directory, s->directory);
-    fprintf(stderr, "redis-server does not start; its log:\n");
+    fprintf(stderr, "%s does not start; its log:\n", s->program);
     (void)!system(line);
     free(line);
 }
@@ -334,6 +344,12 @@ struct redis_server *redis_server_start(const struct redis_server_options *optio
         options = &defaults;
     if ((!options->program && !redis_server_available()) || (options->tls && !redis_server_tls_available()))
         return NULL;
+    const char *wanted = options->program ? options->program : "redis-server";
+    char *program = find_program(wanted);
+    if (!program) {
+        fprintf(stderr, "cannot start %s: %s\n", wanted, strerror(errno));
+        return NULL;
+    }
     struct redis_server *s = calloc(1, sizeof *s);
     if (!s)
         abort();
@@ -341,7 +357,7 @@ struct redis_server *redis_server_start(const struct redis_server_options *optio
     s->password = options->password ? strdup(options->password) : NULL;
     s->has_acl = options->acl != NULL;
     s->config = strdup(options->config ? options->config : "");
-    s->program = strdup(options->program ? options->program : "redis-server");
+    s->program = program;
     s->tls = options->tls;
     if (make_directory(s) < 0 || start_guardian(s) < 0 || (s->tls && make_certificates(s) < 0) ||
         (s->has_acl && write_acl(s, options->acl) < 0))
