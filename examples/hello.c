@@ -4,9 +4,12 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "--help") == 0)
+        return puts("usage: hello [URI]    Default: $REDIS_URL, or memory://demo") < 0;
     const char *uri = argc > 1 ? argv[1] : getenv("REDIS_URL") ? getenv("REDIS_URL") : "memory://demo";
     near_cache *cache;
     near_error error;

@@ -112,6 +112,20 @@ static void *change(void *arg)
     return NULL;
 }
 
+/* Once, before anything is counted.  Redlock refuses two caches of one server. */
+static int can_lock(void)
+{
+    near_held_lock *lock;
+    int status = take(our.ttl_ms, &lock);
+    if (status == NEAR_OK)
+        near_unlock(lock);
+    else if (status == NEAR_ERR_INVALID && our.count > 1)
+        fprintf(stderr, "lock: two of these URIs are the same server; Redlock needs independent ones\n");
+    else
+        complain("taking the lock", status);
+    return status == NEAR_OK;
+}
+
 /* Returns how many updates got lost. */
 static long long run(int locked)
 {
@@ -240,7 +254,7 @@ int main(int argc, char **argv)
     if (parse(argc, argv) != 0)
         return 2;
     our.waits_us = calloc((size_t)our.threads * our.rounds, sizeof *our.waits_us);
-    int failed = !our.waits_us || open_caches(argc, argv) != 0;
+    int failed = !our.waits_us || open_caches(argc, argv) != 0 || !can_lock();
     if (!failed) {
         long long without = run(0), with = run(1);
         int refused = oversleep();

@@ -24,7 +24,8 @@ static const char *const usage =
     "  --reads N      reads of each process (100 to 100000000; 20000)\n"
     "  --rate N       keys a second while warming; 0: no limit (0 to 1000000; 0)\n"
     "  --snapshot PATH  where the snapshot is; default: a file of its own, removed at the end\n"
-    "  --scan PATTERN warm with a scan for this pattern instead of the snapshot\n"
+    "  --scan PATTERN warm with a scan for this pattern instead of the snapshot; it is for what follows warm-start:,\n"
+    "                 so item:* means every key\n"
     "  --json         one closing line of figures\n"
     "  --help         this text\n";
 
@@ -147,6 +148,8 @@ static int live(int warm, int save, struct figures *ret, near_warm_result *warme
         status = our.pattern ? near_warm_scan(cache, our.pattern, &options, warmed)
                              : near_warm_file(cache, our.snapshot, &options, warmed, &error);
     *warm_ms = now_ms() - began;
+    if (warm && our.pattern && status == NEAR_OK && warmed->found == 0)
+        fprintf(stderr, "warm-start: no key matches %s (the pattern is for what follows warm-start:)\n", our.pattern);
     int failed =
         status != NEAR_OK ? complain("warm", status, error.text[0] ? error.text : NULL) : read_series(cache, ret);
     if (!failed && save && (status = near_warm_save(cache, our.snapshot, our.hot, NULL, &error)) != NEAR_OK)

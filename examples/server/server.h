@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "server_bytes.h"
 #include "server_request.h"
@@ -110,6 +111,7 @@ void workers_stop(struct server *server);
 /* server_commands.c: runs one request; its reply goes to the client's output. */
 void command_run(struct client *client, const struct arg *argv, size_t argc);
 size_t command_count(void);
+void command_list(FILE *to); /* their names, some to a line */
 near_cache *cache_of(const struct client *client);
 void count_keys(struct client *client, size_t count); /* read */
 void reply_read(struct client *client, int status, const near_value *value);

@@ -2,6 +2,7 @@
  * The commands on keys: each is one call of the library and the translation of its status. */
 #include "server.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -484,6 +485,17 @@ size_t command_count(void)
     return sizeof commands / sizeof commands[0];
 }
 
+void command_list(FILE *to)
+{
+    for (size_t i = 0; i < command_count(); i++) {
+        fputs(i % 10 ? " " : "  ", to);
+        for (const char *letter = commands[i].name; *letter; letter++)
+            fputc(toupper((unsigned char)*letter), to);
+        if (i % 10 == 9 || i + 1 == command_count())
+            fputc('\n', to);
+    }
+}
+
 void command_run(struct client *client, const struct arg *argv, size_t argc)
 {
     char name[65];
@@ -492,8 +504,7 @@ void command_run(struct client *client, const struct arg *argv, size_t argc)
     if (argv[0].size < sizeof name)
         command = bsearch(name, commands, command_count(), sizeof commands[0], compare_command);
     if (!command)
-        reply_error(client, "ERR unknown command '%s': this server knows commands on strings, see its documentation",
-                    name);
+        reply_error(client, "ERR unknown command '%s': resp-server --help lists those that this server knows", name);
     else if (command->arity > 0 ? argc != (size_t)command->arity : argc < (size_t)-command->arity)
         reply_error(client, "ERR wrong number of arguments for '%s' command", command->name);
     else

@@ -26,7 +26,9 @@ static const char usage[] =
     "  --help               this text\n"
     "\n"
     "Prints one line, \"ready port=... unixsocket=... pid=...\", and ends on SIGTERM or SIGINT.\n"
-    "The environment's NEAR_<OPTION> variables are read first.\n";
+    "The environment's NEAR_<OPTION> variables are read first.\n"
+    "\n"
+    "Commands:\n";
 
 enum {
     OPT_PORT = 1,
@@ -154,7 +156,7 @@ static int apply(struct settings *s, int option, char *text)
     case OPT_DEMO:
         return s->demo_load = text, 0;
     case OPT_HELP:
-        return fputs(usage, stdout), 1;
+        return fputs(usage, stdout), command_list(stdout), 1;
     default:
         return fprintf(stderr, "Try 'resp-server --help'.\n"), 2;
     }

@@ -20,6 +20,11 @@ refuses() {
     [ $status -eq 1 ] && grep -q '^hello: ' "$work/out"
 }
 
+explains_itself() {
+    "$program" --help > "$work/out" 2>&1 && grep -q '^usage: hello \[URI\]' "$work/out"
+}
+
+check "hello --help explains it" explains_itself
 check "hello runs with no Redis" says_hello
 check "hello takes a URI" says_hello memory://another
 check "hello refuses a wrong URI with a text" refuses 'ftp://example'

@@ -79,8 +79,15 @@ all_of_it() {
     check "reads of a hot key are local hits ($1)" hits_are_read_locally
 }
 
+# The commands that a refusal points to.
+lists_commands() {
+    "$server" --help > "$work/help" && sed -n '/^Commands:/,$p' "$work/help" | grep -q '^  AUTH .*CLIENT' && grep -q 'GET.*HELLO' "$work/help" &&
+        cli frobnicate | grep -q 'resp-server --help lists'
+}
+
 check "the server starts over memory://" start memory --redis memory://tools
 all_of_it memory 20000
+check "an unknown command points to the list of those there are" lists_commands
 check "it ends in good order" stop
 
 if command -v redis-server > /dev/null; then

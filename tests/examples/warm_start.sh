@@ -15,6 +15,7 @@ check "warm-start --help explains it" gives '^usage: warm-start' warm-start --he
 check "warm-start compares cold and warm" gives '^warmed with    500 keys' warm-start $small
 check "warm-start --json: the warmed one waits less" saves_waiting --json $small
 check "warm-start --scan warms everything that matches" gives '"warmed":1000,.*"warm_remote":0,' warm-start --json $small --scan 'item:*'
+check "warm-start says when nothing matches" gives '^warm-start: no key matches warm-start:\*' warm-start $small --scan 'warm-start:*'
 check "warm-start with a rate limit" gives '"warmed":500,' warm-start --json $small --rate 5000
 check "warm-start keeps a snapshot that it was given" gives '"errors":0}$' warm-start --json $small --snapshot "$work/hot"
 check "that snapshot is there" test -s "$work/hot"
