@@ -58,6 +58,7 @@ struct near__keeper {
     _Atomic(uint32_t) awaited; /* who waits for the next */
     /* the keeper's alone */
     struct near__entry *kept;  /* retired, but pinned when last looked at */
+    int64_t kept_due_ns;       /* when it is looked at again */
     uint32_t pressing;         /* rounds in a row that found room to be short */
     struct near__table *table; /* what the index uses */
     struct near__table *next;  /* what it is moving to, or NULL */

@@ -63,6 +63,43 @@ void __wrap_near__rcu_synchronize(void)
     __real_near__rcu_synchronize();
 }
 
+static int64_t used_more_ns, used_each_ns; /* what the clock of work goes on by with each look at it */
+
+int64_t __real_near__keeper_used_ns(void);
+int64_t __wrap_near__keeper_used_ns(void);
+int64_t __wrap_near__keeper_used_ns(void)
+{
+    used_more_ns += used_each_ns;
+    return __real_near__keeper_used_ns() + used_more_ns;
+}
+
+/* Many retired values that somebody holds: to look at them again and again must not be all that the keeper does. */
+static void test_what_is_held_is_looked_at_in_a_part_of_the_time(void **state)
+{
+    struct fixture f;
+    struct near__view view;
+    (void)state;
+    fixture_open(&f);
+    assert_int_equal(put(&f, "k", "v1", 1), 1);
+    assert_int_equal(near__local_get(f.local, f.reader, "k", 1, ANY_BOUND, 0, &view), NEAR_LOCAL_HIT);
+    assert_int_equal(put(&f, "k", "v2", 2), 1);
+    near__local_keep(f.local);
+    assert_non_null(f.local->keeper.kept);
+    used_each_ns = WORKED_NS;
+    near__local_keep(f.local); /* takes so long */
+    used_each_ns = 0;
+    near__local_unpin(f.reader, &view);
+    for (int64_t rested = 0; rested < 15 * WORKED_NS; rested += WORKED_NS) {
+        near__local_keep(f.local);
+        assert_non_null(f.local->keeper.kept);
+        near__clock_advance(&f.now_ns, WORKED_NS);
+    }
+    near__clock_advance(&f.now_ns, WORKED_NS); /* its own work took something, too */
+    near__local_keep(f.local);
+    assert_null(f.local->keeper.kept);
+    fixture_close(&f);
+}
+
 static void test_the_keeper_rests_as_long_as_it_worked(void **state)
 {
     struct fixture f;
@@ -312,6 +349,7 @@ int main(void)
         cmocka_unit_test(test_a_lowered_limit_takes_a_grace_period_for_many_victims),
         cmocka_unit_test(test_F_a_lowered_limit_is_kept_once_it_was_reached),
         cmocka_unit_test(test_a_large_value_holds_up_no_grace_period),
+        cmocka_unit_test(test_what_is_held_is_looked_at_in_a_part_of_the_time),
         cmocka_unit_test(test_half_of_what_is_above_the_limit_is_left_to_fills),
         cmocka_unit_test(test_a_lowered_limit_is_followed_in_steps_between_which_the_keeper_may_rest),
     };
