@@ -919,7 +919,8 @@ typedef struct near_hot_key {
 NEAR_API int near_hot_keys(near_cache *cache, size_t most, near_hot_key *ret_keys, size_t *ret_count);
 
 /* Changes the staleness bound, milliseconds, for reads that begin from now on.  Blocks: for short mutexes of the
- * library's.  Returns NEAR_OK, NEAR_ERR_OPTION (outside the option's range), NEAR_ERR_INVALID, _CLOSED, _FORKED. */
+ * library's.  Returns NEAR_OK, NEAR_ERR_OPTION (outside the option's range, or above stale_ms where that is served),
+ * NEAR_ERR_INVALID, _CLOSED, _FORKED. */
 NEAR_API int near_set_bound(near_cache *cache, uint32_t bound_ms);
 
 /* Checks the path that keeps the cache coherent: connections, rights on keys and on the channel, one server behind

@@ -761,12 +761,15 @@ int near_set_bound(near_cache *cache, uint32_t bound_ms)
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
         return status;
-    if (impl->coherence) /* it knows whether a longer bound would bring a withdrawn proof back */
+    status = NEAR_OK;
+    if (impl->options.unproven == NEAR_UNPROVEN_SERVE_STALE && bound_ms > impl->options.stale_ms)
+        status = NEAR_ERR_OPTION;
+    else if (impl->coherence) /* it knows whether a longer bound would bring a withdrawn proof back */
         near__coherence_set_bound(impl->coherence, bound_ms);
     else
         near__local_set_bound(impl->local, (int64_t)bound_ms * NEAR_NS_PER_MS);
     near__leave(impl);
-    return NEAR_OK;
+    return status;
 }
 
 int near_check(near_cache *cache, uint32_t timeout_ms, near_error *error)

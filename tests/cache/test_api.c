@@ -769,6 +769,10 @@ static void test_limits_change_at_run_time(void **state)
     assert_int_equal(near_set_local_bytes(c, 1), NEAR_ERR_OPTION);
     assert_int_equal(near_set_bound(c, 0), NEAR_ERR_OPTION);
     assert_int_equal(near_set_bound(c, 250), NEAR_OK);
+    near_cache *stale = open_with("memory://bounded?unproven=serve_stale&stale_ms=2s", NULL);
+    assert_int_equal(near_set_bound(stale, 2000), NEAR_OK);
+    assert_int_equal(near_set_bound(stale, 2001), NEAR_ERR_OPTION); /* as near_open would have it */
+    assert_int_equal(near_close(stale), NEAR_OK);
 }
 
 static void test_check_and_wait_ready(void **state)
