@@ -11,6 +11,7 @@
  *      PREPARE    old                old, new
  *      MIGRATE    new                old, new         (the keeper moves)
  *      AFTER      new                new
+ *      BACK       old                new, old         (outgrown: the keeper moves back, and STEADY follows)
  *
  * Checked: no read returns less than another that ended before it began, nor less than an invalidation processed
  * before it began; when all is done the old slot is empty for ever, nothing is tentative, at most one word of the
@@ -20,12 +21,15 @@
  *   1  an entry there, a fill, a foreign write with its message, a reader, the keeper   4.5 M    5 s  0.3 GB
  *   2  no entry there, two fills, a foreign write without its message, a reader, the keeper    8.5 M   13 s  0.5 GB
  *   3  an entry there, another key of its tag in a new slot, a fill, a foreign write, a reader, the keeper   97 k    0 s
+ *   4  as 1, and the keeper may turn back at any time   12.1 M    8 s  0.6 GB
+ *   5  as 2 without the reader, likewise   1.1 M    1 s  0.2 GB
  *
  * Mutants (-DMUT=n), each must fail in the situation named by tests/models:
  *   1 a move empties the old slot before it publishes in the new table       2 a move publishes a visible word at once
  *   3 scans take the new table first          4 the keeper does not wait before it moves
  *   5 no PREPARE                              6 a move's last step is not a swap
  *   7 an install does not look for rivals in the old table
+ *   8 the keeper does not wait before it moves back
  *
  *   spin -DSITUATION=1 -a migrate.pml && gcc -O2 -DSAFETY -DCOLLAPSE -DVECTORSZ=512 -o pan pan.c && ./pan -m100000
  */
@@ -40,6 +44,8 @@
 #define PREPARE 1
 #define MIGRATE 2
 #define AFTER 3
+#define BACK 4
+#define TURNS (SITUATION >= 4)
 
 /* Words: version is the position; key 0 is the one that is checked, key 1 has the same tag. */
 #define EMPTY 0
@@ -60,9 +66,10 @@
 #define OLD 0
 #define NEW 1
 #define SLOTS 3
+#define NOWHERE SLOTS
 byte slot[SLOTS];       /* OLD, NEW, NEW + 1 */
 byte view = STEADY;
-byte inside[4];         /* operations that hold a view */
+byte inside[5];         /* operations that hold a view */
 byte ceiling = 1;       /* floor[stripe], shared by both keys */
 byte server = 1;        /* version and position */
 byte applied, seen;
@@ -70,12 +77,13 @@ byte running;
 
 #define scan_first(w) ((w) == AFTER -> NEW : OLD)
 #define scan_end(w) ((w) == STEADY -> NEW : SLOTS)
-#define target_first(w) ((w) < MIGRATE -> OLD : NEW)
-#define target_end(w) ((w) < MIGRATE -> NEW : SLOTS)
+#define is_old_target(w) ((w) < MIGRATE || (w) == BACK)
+#define target_first(w) (is_old_target(w) -> OLD : NEW)
+#define target_end(w) (is_old_target(w) -> NEW : SLOTS)
 #if MUT == 3            /* new, new + 1, old */
 #define at(n, w) (scan_first(w) == OLD && scan_end(w) == SLOTS -> ((n) + 1) % SLOTS : (n))
 #else
-#define at(n, w) (n)
+#define at(n, w) ((w) == BACK -> ((n) + 1) % SLOTS : (n))
 #endif
 
 inline raise(p)
@@ -240,6 +248,8 @@ inline publish(next)
     atomic { i = view; view = next };
 #if MUT == 4
     if :: next == MIGRATE :: next != MIGRATE && inside[i] == 0 fi
+#elif MUT == 8
+    if :: next == BACK :: next != BACK && inside[i] == 0 fi
 #else
     inside[i] == 0
 #endif
@@ -247,38 +257,44 @@ inline publish(next)
 
 proctype keeper()
 {
-    byte i, w, target, n;
+    byte i, w, target, n, from = OLD;   /* from OLD to the new slots; back, from those to OLD */
 
 #if MUT != 5
     publish(PREPARE);
 #endif
     publish(MIGRATE);
 again:
-    w = slot[OLD];
+#if TURNS
+    if
+    :: from == OLD -> from = NEW; publish(BACK)
+    :: true
+    fi;
+#endif
+    w = slot[from];
     if
     :: w == EMPTY -> goto moved
-    :: is_tentative(w) -> atomic { if :: slot[OLD] == w -> slot[OLD] = EMPTY :: else fi }; goto again
+    :: is_tentative(w) -> atomic { if :: slot[from] == w -> slot[from] = EMPTY :: else fi }; goto again
     :: else
     fi;
 #if MUT == 1
-    atomic { if :: slot[OLD] == w -> slot[OLD] = EMPTY :: else goto again fi };
+    atomic { if :: slot[from] == w -> slot[from] = EMPTY :: else goto again fi };
     atomic { if :: slot[NEW] == EMPTY -> slot[NEW] = w :: else fi };
     goto again;
 #endif
     /* m1, m2 */
-    target = 0; n = NEW;
+    target = NOWHERE; n = (from == OLD -> NEW : OLD);
     do
-    :: n < SLOTS ->
+    :: n < (from == OLD -> SLOTS : NEW) ->
        atomic {
            if
            :: is_rival(slot[n]) -> goto drop
-           :: slot[n] == EMPTY && target == 0 -> target = n; n++
+           :: slot[n] == EMPTY && target == NOWHERE -> target = n; n++
            :: else -> n++
            fi
        }
     :: else -> break
     od;
-    if :: target == 0 -> goto drop :: else fi;
+    if :: target == NOWHERE -> goto drop :: else fi;
     atomic {                                                    /* m3 */
         n = 0;
         if
@@ -292,7 +308,7 @@ again:
     };
     atomic {                                                    /* m4 */
         if
-        :: slot[OLD] == w -> slot[OLD] = EMPTY
+        :: slot[from] == w -> slot[from] = EMPTY
         :: else -> if :: slot[target] == TENTATIVE(KEEPER) -> slot[target] = EMPTY :: else fi; goto again
         fi
     };
@@ -306,12 +322,15 @@ again:
     };
     goto again;
 drop:
-    atomic { if :: slot[OLD] == w -> slot[OLD] = EMPTY :: else fi; w = EMPTY; target = 0; n = 0 };
+    atomic { if :: slot[from] == w -> slot[from] = EMPTY :: else fi; w = EMPTY; target = 0; n = 0 };
     goto again;
 moved:
-    publish(AFTER);
-    assert(slot[OLD] == EMPTY);
-    running--
+    if
+    :: from == OLD -> publish(AFTER); assert(slot[OLD] == EMPTY)
+    :: from == NEW -> from = NEW + 1; goto again
+    :: else -> publish(STEADY); assert(slot[NEW] == EMPTY && slot[NEW + 1] == EMPTY)
+    fi;
+    atomic { from = 0; running-- }
 }
 
 init
@@ -319,7 +338,7 @@ init
     byte i, count;
 
     atomic {
-#if SITUATION == 1
+#if SITUATION == 1 || SITUATION == 4
         slot[OLD] = VISIBLE(0, 1);
         running = 4; run fill(1); run writer(true); run reader(READS); run keeper()
 #elif SITUATION == 2
@@ -328,6 +347,8 @@ init
 #else
         running = 5; run fill(1); run fill(2); run writer(false); run reader(1); run keeper()
 #endif
+#elif SITUATION == 5
+        running = 4; run fill(1); run fill(2); run writer(false); run keeper()
 #elif SITUATION == 3
         slot[OLD] = VISIBLE(0, 1); slot[NEW] = VISIBLE(1, 1);
         running = 4; run fill(1); run writer(false); run reader(1); run keeper()
@@ -335,7 +356,7 @@ init
     };
     timeout -> assert(running == 0);
     atomic {
-        assert(slot[OLD] == EMPTY);
+        assert(view == AFTER -> slot[OLD] == EMPTY : slot[NEW] == EMPTY && slot[NEW + 1] == EMPTY);
         i = 0;
         do
         :: i < SLOTS ->
@@ -343,7 +364,7 @@ init
            if
            :: slot[i] != EMPTY && KEY(slot[i]) == 0 ->
               count++;
-#if SITUATION == 1
+#if SITUATION == 1 || SITUATION == 4
               assert(VERSION(slot[i]) == server)
 #endif
            :: else
