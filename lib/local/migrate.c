@@ -112,8 +112,8 @@ static size_t table_size(uint64_t buckets)
 /* A random read of a big table misses the TLB, too: huge pages are worth a third (docs/design.md).  So a large table
  * has a mapping that begins where a huge page does; otherwise up to two of them at its ends would be small pages.
  * Smaller ones are mapped so that they go when they are freed: what malloc once had to map it keeps in its heap the
- * next time, and a tier of 16 MiB that grew and was cleared ten times stood at 18.5 MiB, and at 2.6 in the end, of which
- * it knew 1.1. */
+ * next time, and a tier of 16 MiB that grew and was cleared ten times stood at 18.5 MiB, and at 2.6 in the end, of
+ * which it knew 1.1. */
 static void *map_table(size_t size)
 {
     void *memory = near__pages_map(size);
