@@ -166,7 +166,7 @@ proctype client(byte k; byte kind; byte me; bool leads)
 #if MUT != 6
     raise(r);                                                   /* before step 2, as the code does */
 #endif
-step_2:
+step_2:                                                         /* steps 2 and 3 */
     i = 0; rank = 0;
     do
     :: i < SLOTS ->

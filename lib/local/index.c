@@ -13,7 +13,7 @@
  *      +--------------+     +------------------------------------------------+  four buckets, 256 bytes: a group
  *                                  stripe: floor, generation  (fixed arrays, never freed, R03)
  *
- * A hit touches the home's line and the entry's; both are read only.
+ * A hit touches the home's line and the entry's, and writes to neither, but for the access stamp when that has changed.
  *
  * ---- Places
  *
@@ -45,26 +45,28 @@
  * ---- Operations and states (every change is one compare-and-swap; the number is the step below)
  *
  *   operation \ slot     empty            tentative of another    visible, same key                visible, other key
- *   install, choosing    -> T (4)         same tag: -> T (4)      newer: refuse; else -> T (4)     oldest: -> T (4)
+ *   install, choosing    -> T (4)         same tag: -> T (4)      newer: refuse; else -> T (4)     victim: -> T (4)
  *   install, rescan      -                same tag: -> 0 (5)      newer: withdraw; else -> 0 (5)   -
  *   install, own slot    refused          refused                 T -> V (7), T -> 0 (withdraw)    -
  *   invalidate at p      -                same tag: -> 0 (i2)     below p: -> 0 (i2); else stays   -
  *   evict, expire        -                -                       -> 0                             -> 0
  *   move, in old slot    -                -> 0                    -> 0 (m4)                        -
- *   move, in new places  -> T (m3)        same tag: drop          drop                             oldest: -> T (m3)
+ *   move, in new places  -> T (m3)        same tag: drop          drop                             victim: -> T (m3)
  *   move, own slot       retire           retire                  T -> V (m5), T -> 0              -
- *   put (q2)             -> V             stays                   -> V                             oldest: -> V
+ *   put (q2)             -> V             stays                   -> V                             victim: -> V
  *   another copy (r4)    -                -                       V -> V'                          -
+ *
+ *   The victim is what ranks highest in the places: a dead entry, or what the rule in force gives up first (order.h).
  *
  * ---- Install of entry E at position r, with a ticket's generation g
  *
  *   1. Raise the floor to r.  So the floor is never below the position of an entry that is or was visible (I2), and
  *      whoever compares tickets sees that something was learnt about the key (R17).
  *   2. Scan the places in the target for a rival: the tag in a tentative word, or the key in a visible one.  It is
- *      above r: refuse.  It is not: that slot.  Otherwise the first empty slot, home first, otherwise the dead or least
- *      recently used entry of them all.
- *   3. (Retiring the displaced entry needs no memory and raises nothing: see 1.)
- *   4. Swap the slot to tentative.  Failed: from 2 again, a bounded number of times.
+ *      above r: refuse.  It is not: that slot.
+ *   3. Without a rival, the first empty slot, home first; without one, the victim of them all.
+ *   4. Swap the slot to tentative.  Failed: from 2 again, a bounded number of times.  A visible entry that stood there
+ *      is retired, which needs no memory and raises nothing: see 1.
  *   5. Rescan all places in every span.  A rival elsewhere: tentative -> swap it out, its owner gives up; visible ->
  *      above r: withdraw; otherwise swap it out.  A swap that fails looks at that slot again.
  *   6. The floor above r, or the generation not g: withdraw.
@@ -109,7 +111,7 @@
  *   between this view and that, and the mover starts again when nobody uses the first.
  *
  *   m1. Scan the new places for a rival: there -> drop the old entry.
- *   m2. Choose an empty slot or the least recently used one; if the entry itself is that, drop it.
+ *   m2. Choose an empty slot or the victim's; if none ranks above the entry itself, drop it.
  *   m3. Swap it to tentative.
  *   m4. Swap the old slot to empty; failed -> withdraw.
  *   m5. Swap tentative to visible; failed -> somebody has removed it; retire.
@@ -129,7 +131,7 @@
  *   invalidates one at a position, and the floor is the write's own position already.  So there is no order to be found
  *   out, and one swap is the whole install:
  *
- *   q1. Scan the places for a visible version of the key: that slot.  Otherwise as in 2.
+ *   q1. Scan the places for a visible version of the key: that slot.  Otherwise as in 3.
  *   q2. Swap the slot to visible.  Failed: from q1 again, a bounded number of times.
  *
  *   A reader finds the old version or the new one, and never neither.  At most one entry of the key is visible: one
@@ -154,19 +156,20 @@
  *
  * ---- Progress
  *
- *   A reader takes at most the steps of eight buckets, all places of two tables.  A swap that fails means that somebody
- *   else's succeeded: lock-free.  Installs give up after TRIES; nobody waits for anybody, whatever is stopped where: a
- *   stopped owner's tentative word is swapped out by whoever needs the slot's tag.  (A stopped install occupies one
- *   slot of one group until then, unless the group needs it: 2 takes no tentative slot of another tag, so 32 stopped
- *   threads in one group refuse that group's installs.)
+ *   A reader looks at most NEAR_HIT_LOOKS times (hit.h), each time into eight buckets at most: all places of two
+ *   tables.  A swap that fails means that somebody else's succeeded: lock-free.  Installs give up after TRIES; nobody
+ *   waits for anybody, whatever is stopped where: a stopped owner's tentative word is swapped out by whoever needs the
+ *   slot's tag.  (A stopped install occupies one slot of one group until then, unless the group needs it: 3 takes no
+ *   tentative slot of another tag, so 32 stopped threads in one group refuse that group's installs.)
  *
  * ---- Cost
  *
- *   Per entry: a word and its share of empty slots (13 bytes in a full tier, up to 32 in one that is growing), 12 bytes
- *   of header, the allocator's rounding.  An install is three swaps here, a put one, an eviction one.  A hit at home
- *   pays nothing for the other places.  One in place 1 takes some thirty instructions more, and what a mispredicted
- *   branch costs; one beyond takes the middle way (api.c).  Installs, invalidations and misses look at four lines, of
- *   which the processor fetches pairs; fills have all of them fetched beforehand.
+ *   Per entry: a word and its share of empty slots (13 bytes in a full tier, up to 27 after the index has grown, up to
+ *   32 where entries have become fewer: migrate.c), 12 bytes of header, the allocator's rounding.  An install is three
+ *   swaps here, a put one, an eviction one.  A hit at home pays nothing for the other places.  One in place 1 takes
+ *   some thirty instructions more, and what a mispredicted branch costs; one beyond takes the middle way (api.c).
+ *   Installs, invalidations and misses look at four lines, of which the processor fetches pairs; fills have all of them
+ *   fetched beforehand.
  *
  * ---- Left out
  *
@@ -381,13 +384,13 @@ NEAR_INLINE slot_word *stake(struct near__index *index, struct near__bucket *hom
     for (unsigned tries = 0; tries < TRIES; tries++) {
         struct place place = rival_in(home, entry, near__word_tag(mine), manner); /* 2 */
         if (!place.slot)
-            place = empty_in(home);
+            place = empty_in(home); /* 3 */
         if (!place.slot)
             place = oldest_in(home, moment).place;
         if (!place.slot || is_newer(place.word, entry))
             return NULL;
         if (near__step_swap(place.slot, place.word, mine)) { /* 4 */
-            displaced(index, place.word, entry, moment);     /* 3 */
+            displaced(index, place.word, entry, moment);
             return place.slot;
         }
     }
