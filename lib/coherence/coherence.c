@@ -8,8 +8,8 @@
  * been applied here?  That instant is the gate's proved_ns.
  *
  * Who writes what.  proof.h has a letter for each field.  The subscriber alone moves `last`; replies and proofs raise
- * `highest` (messages do not: anybody may publish); the gate is written under the lock, by proof.c only, so that a
- * withdrawal and a grant cannot cross.  Hits take no lock.
+ * `highest` (messages do not: anybody may publish).  What the gate says of proof and bound is written under the lock,
+ * so that a withdrawal and a grant cannot cross; any thread may raise its watermark.  Hits take no lock.
  *
  * An attempt has a nonce used never before.  The time is taken; then a PING with the nonce goes out on the subscription
  * and, from the prover thread, a heartbeat with the nonce goes to the server, which publishes nonce and position P on

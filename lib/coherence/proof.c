@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Suspicion and proof: the transitions of the state table at the head of coherence.c, and the only place that writes
- * the gate. */
+ * Suspicion and proof: the transitions of the state table at the head of coherence.c. */
 #include "coherence/proof.h"
 
 #include <inttypes.h>

@@ -82,7 +82,7 @@ struct near__coherence {
     const struct near__log *log;                                /* (c) */
     struct near__local *local;                                  /* (c) */
     struct near__remote *remote;                                /* (c) */
-    struct near__gate *gate;                                    /* (c) its fields are written under lock */
+    struct near__gate *gate;                                    /* (c) the pointer; who writes its fields: local.h */
     uint64_t sender, host;                                      /* (c) */
     int64_t backoff_min_ns, backoff_max_ns, connect_timeout_ns; /* (c) */
     char private_name[NEAR_NAME_SIZE];                          /* (c) */
@@ -94,7 +94,7 @@ struct near__coherence {
     _Atomic(uint64_t) highest;     /* (a) highest position seen in a reply or proof; messages could be anybody's */
     _Atomic(uint64_t) incarnation; /* (a) raised by suspicions: the server's history may be new; 0: no proof yet */
     _Atomic(uint64_t) server_id;   /* (a) of the server subscribed to; written by the subscriber */
-    _Atomic(uint64_t) next_write;
+    _Atomic(uint64_t) next_write;  /* (a) */
 
     uint64_t last;      /* (s) position of the last message or proof; 0: none yet */
     int anchored;       /* (s) a proof said where we are, and messages followed without a hole since */
@@ -135,7 +135,7 @@ struct near__coherence {
     int64_t bound_max_ns;  /* (l) the longest bound that was ever seen, of anybody */
     near_error problem;    /* (l) the last one since the last proof */
 
-    /* (a) statistics, relaxed */
+    /* (a) statistics, relaxed, but for demand and repair, whose fields have letters of their own */
     _Atomic(uint64_t) messages, messages_own, messages_bad, messages_foreign, messages_kept, message_gaps;
     _Atomic(uint64_t) barriers, barriers_incomplete;
     _Atomic(uint64_t) proofs, proofs_failed, subscriptions, disconnections, suspicions;

@@ -51,12 +51,13 @@
 
 _Static_assert(RING >= 16 * RECORD_MAX && (RING & (RING - 1)) == 0, "many keys fit, and counters may wrap around");
 
+/* (w) written by the reader's owner, (t) under tap_busy. */
 struct near__hotring {
-    _Alignas(64) _Atomic(uint32_t) written;
-    uint32_t until; /* the owner's: reads that are not hits before the next that is noted */
-    _Alignas(64) _Atomic(uint32_t) read;
-    uint64_t reads; /* under tap_busy: of the thread, up to the last drain */
-    unsigned char bytes[RING];
+    _Alignas(64) _Atomic(uint32_t) written; /* (w) */
+    uint32_t until;                         /* (w) reads that are not hits before the next that is noted */
+    _Alignas(64) _Atomic(uint32_t) read;    /* (t) */
+    uint64_t reads;                         /* (t) of the thread, up to the last drain */
+    unsigned char bytes[RING];              /* (w) read up to `written` under tap_busy */
 };
 
 struct counter {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * The index: buckets of words, floors and generations.  The essay is at the head of index.c.
  *
- * Everything here runs inside a read section of the caller's, except near__index_ticket and the raising of floors. */
+ * Whatever looks at tables or entries runs inside a read section of the caller's.  Stripes are never freed and need
+ * none; nor does the keeper, which alone changes the tables, to look at the present view. */
 #ifndef NEAR_LOCAL_INDEX_H
 #define NEAR_LOCAL_INDEX_H
 #include <stdint.h>
@@ -47,10 +48,11 @@ struct near__tables {
 /* Of such a table, bytes an entry. */
 #define NEAR_INDEX_SHARE ((int64_t)sizeof(struct near__bucket) * 10 / NEAR_INDEX_LAST + 1)
 
-/* What is known about the order of the keys of one stripe. */
+/* What is known about the order of the keys of one stripe.  Any thread changes both, by seq_cst steps.  Without a
+ * remote tier the floor is odd while a write has the stripe; only that write stores it then (near__local_number). */
 struct near__stripe {
-    _Atomic(uint64_t) floor;
-    _Atomic(uint64_t) generation;
+    _Atomic(uint64_t) floor;      /* only raised (near__step_raise), unless a number goes back unused */
+    _Atomic(uint64_t) generation; /* incremented, or swapped for the next one (local.c) */
 };
 
 struct near__index {
@@ -90,7 +92,9 @@ static inline struct near__stripe *near__index_stripe(const struct near__index *
 }
 static inline uint32_t near__index_generation(const struct near__index *index, const struct near__stripe *stripe)
 {
-    /* Two numbers that only grow: their sum is the same twice only if neither has changed in between. */
+    /* Two numbers that only grow: their sum is the same twice only if neither has changed in between, or, as 32 bits
+     * of it are kept, if together they have grown by an exact multiple of 2^32.  A ticket lives as long as a command or
+     * a load; at 20 ns a step that many take 86 seconds of nothing but removals without a position in one stripe. */
     return (uint32_t)(near__step_load(&stripe->generation) + near__step_load(&index->cleared));
 }
 static inline struct near__tables *near__index_tables(const struct near__index *index)

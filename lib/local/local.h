@@ -5,8 +5,8 @@
  * *position* (47 bits after near__local rebasing; 0: unknown).  An entry carries the position at which its value was
  * known to be current.  Everything about order follows from comparing positions:
  *   - floor[stripe of key]: an entry may become visible only if its position is at or above it.  Raised by messages,
- *     by replies that are returned but not kept, and by every entry that leaves the tier (so forgetting an entry never
- *     forgets how far its key had come).
+ *     by replies that are returned but not kept, and by every install before its entry becomes visible; so an entry
+ *     that leaves raises nothing, and forgetting it does not forget how far its key had come (I2).
  *   - generation[stripe]: raised where an invalidation has no position; a fill compares it with its ticket.
  *   - gate.watermark: entries below it are suspect (messages may have been missed) and are not served.
  *   - gate.proved_ns: send time of the last freshness proof; a hit is served while it is younger than the bound.
@@ -29,13 +29,17 @@ struct near__reader; /* one thread's pins, counters and hands in one tier */
 #define NEAR_PROVED_NEVER INT64_MIN        /* gate: nothing is served */
 #define NEAR_PROVED_ALWAYS (INT64_MAX / 2) /* gate: no remote tier, everything is served */
 
-/* What a hit must pass.  One cache line, read by every hit; written by near__local_prove, _withdraw and _set_bound, one
- * at a time.  Order on a hit (R47): proved_ns or fresh_ticks, then the entry, then watermark, then the clock. */
+/* What a hit must pass.  One cache line, read by every hit.  Order on a hit (R47): proved_ns or fresh_ticks, then the
+ * entry, then watermark, then the clock.  Who writes:
+ *   (g) near__local_prove, _withdraw and _set_bound, one at a time: under the lock of the coherence room (proof.h), or
+ *       while the cache is being opened.  Without a remote tier nothing of it changes after that but bound_ns, which
+ *       any thread may set (near_set_bound)
+ *   (m) any thread, never lowering it (near__step_raise) */
 struct near__gate {
-    _Alignas(64) _Atomic(int64_t) proved_ns;
-    _Atomic(uint64_t) watermark; /* a position, as heads of entries have it: see tier.h */
-    _Atomic(int64_t) bound_ns;   /* the cache's bound */
-    /* What follows from proved_ns and bound_ns, so that a hit is cheap: until when, in ticks of the processor's
+    _Alignas(64) _Atomic(int64_t) proved_ns; /* (g) */
+    _Atomic(uint64_t) watermark;             /* (m) a position, as heads of entries have it: see tier.h */
+    _Atomic(int64_t) bound_ns;               /* (g) the cache's bound */
+    /* (g) What follows from proved_ns and bound_ns, so that a hit is cheap: until when, in ticks of the processor's
      * counter, reads with the cache's bound may be served without a look at the kernel's clock; and a time, in
      * milliseconds since the tier's opening, that is not before that. */
     _Atomic(int64_t) fresh_ticks;
@@ -182,9 +186,9 @@ int near__local_has_no_room(struct near__local *local, size_t value_size);
  * caches whose local tier is all there is.  Not inside a section. */
 void near__local_await_room(struct near__local *local, int patience_ms);
 
-/* The same for a value that nobody has asked for: it is kept only in the place of an older entry of the key, whose age
- * in the order of eviction it takes over.  Returns 0 when it was not kept; then the caller invalidates at its
- * position. */
+/* As near__local_install, for a value that nobody has asked for: it is kept only in the place of an older entry of the
+ * key, whose age in the order of eviction it takes over.  Returns 0 when it was not kept; then the caller invalidates
+ * at its position. */
 int near__local_renew(struct near__local *local, struct near__reader *reader, struct near__ticket ticket,
                       const void *key, size_t key_size, const void *value, size_t value_size, uint64_t position,
                       int64_t ttl_ms, int64_t sent_ns);
@@ -202,7 +206,8 @@ int near__local_invalidate(struct near__local *local, const void *key, size_t ke
 /* Everything at positions below `position` is suspect from now on (never lowers it), and forsaken, too. */
 void near__local_raise_watermark(struct near__local *local, uint64_t position);
 
-/* The same, but what is suspect stays for a while, for near__local_suspects to find, unless room is needed. */
+/* As near__local_raise_watermark, but what is suspect stays for a while, for near__local_suspects to find, unless room
+ * is needed. */
 void near__local_suspect(struct near__local *local, uint64_t position);
 /* Whatever is suspect goes, in the background. */
 void near__local_forsake(struct near__local *local);

@@ -23,8 +23,6 @@
 struct near__tap;
 struct near__hotring;
 
-/* What a thread has of the counts that all threads share (budget.c), and what it has retired (reclaim.c).  Its own
- * lines: hits do not come here. */
 /* What follows from the limits, and the limits that it follows from. */
 struct near__part {
     int64_t max, entries_max;
@@ -38,6 +36,8 @@ struct near__bag {
     _Atomic(struct near__entry *) first; /* NULL: empty, and `last` means nothing */
     struct near__entry *last;
 };
+/* What a thread has of the counts that all threads share (budget.c), and what it has retired (reclaim.c).  Its own
+ * lines: hits do not come here. */
 struct near__share {
     _Alignas(64) _Atomic(int64_t) idle[NEAR_IDLE_MAX]; /* (w) relaxed: counts */
     int64_t wanted;                                    /* (o) bytes that a reservation under way needs; 0: none is */
@@ -46,7 +46,7 @@ struct near__share {
     int pauses;                                        /* (o) a fill under way may end its section and begin another */
     _Atomic(uint64_t) ended[NEAR_WHY_MAX];             /* (w) relaxed: statistics */
     _Alignas(64) struct near__bag bag[NEAR_BAG_MAX];   /* (o), and the keeper's while the phase is recalled */
-    uint64_t phase;                                    /* (o) when the fresh ones were last added to: see reclaim.c */
+    uint64_t phase;                                    /* (o) that its owner saw last: see reclaim.c */
     uint64_t awaited;                                  /* (o) the phase that those that wait are waiting for */
     uint32_t behind;                                   /* (o) fills that found more handed back than they need */
 };

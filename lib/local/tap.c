@@ -52,15 +52,16 @@
 #define FAST_LOOKS 64          /* so often, without another reason */
 #define FAST_WORDS (RING / 16) /* in one ring; with ten times as many, between two looks as usual, none would be full */
 
+/* (w) written by the reader's owner, (t) written under tap_busy; others only look. */
 struct near__tap {
-    _Alignas(64) _Atomic(uint32_t) written;
-    _Atomic(uint64_t) lost;       /* requests that met a full ring */
-    _Atomic(uint64_t) mute;       /* reads of this thread while nothing could be noted, */
-    _Atomic(uint64_t) mute_since; /* but for those from this one on; SPEAKS: there are none */
-    _Alignas(64) _Atomic(uint32_t) read;
-    /* under tap_busy, when that was last done: reads of this thread, those that were not mute, what it had lost */
+    _Alignas(64) _Atomic(uint32_t) written; /* (w) */
+    _Atomic(uint64_t) lost;                 /* (w) requests that met a full ring */
+    _Atomic(uint64_t) mute;                 /* (w) reads of this thread while nothing could be noted, */
+    _Atomic(uint64_t) mute_since;           /* (w) but for those from this one on; SPEAKS: there are none */
+    _Alignas(64) _Atomic(uint32_t) read;    /* (t) */
+    /* (t) when that was last done: reads of this thread, those that were not mute, what it had lost */
     uint64_t drained, shown, drained_lost;
-    _Alignas(64) _Atomic(uint64_t) word[RING];
+    _Alignas(64) _Atomic(uint64_t) word[RING]; /* (w) */
 };
 
 /* ---------------------------------------------------------------- the ring */

@@ -34,29 +34,33 @@ struct near__local_config;
  * budget.c.
  *
  * A limit that is raised counts at once.  One that is lowered is `wanted`; the limit in force comes down to what there
- * is, and follows as the keeper evicts (migrate.c), so that fills find room all the time. */
+ * is, and follows as the keeper evicts (migrate.c), so that fills find room all the time.
+ *
+ * Who may touch what, here and in what follows:
+ *   (i) never changes once the tier is open   (a) any thread, atomically   (k) written by the keeper alone
+ *   (t) under tap_busy                        (e) written by whoever opens and closes */
 struct near__budget {
-    _Alignas(64) _Atomic(int64_t) used; /* everything */
-    _Atomic(int64_t) retired;           /* of it */
-    _Atomic(int64_t) kept;              /* retired, its grace period over, but pinned */
-    _Atomic(int64_t) entries;           /* visible ones and reservations */
-    _Atomic(int64_t) fixed;             /* of used: neither entries nor tables */
-    /* with an arena: what is in memory, tables, slabs as a whole and all; kept below the ceiling */
+    _Alignas(64) _Atomic(int64_t) used; /* (a) everything */
+    _Atomic(int64_t) retired;           /* (a) of it */
+    _Atomic(int64_t) kept;              /* (k) retired, its grace period over, but pinned */
+    _Atomic(int64_t) entries;           /* (a) visible ones and reservations */
+    _Atomic(int64_t) fixed;             /* (a) of used: neither entries nor tables */
+    /* (a) with an arena: what is in memory, tables, slabs as a whole and all; kept below the ceiling */
     _Atomic(int64_t) memory;
-    _Alignas(64) _Atomic(int64_t) max;
-    _Atomic(int64_t) entries_max; /* INT64_MAX: only bytes count */
-    _Atomic(int64_t) max_wanted, entries_wanted;
-    _Atomic(uint64_t) phase; /* of reclamation (reclaim.c); here, where each fill looks anyway */
+    _Alignas(64) _Atomic(int64_t) max;           /* (a) */
+    _Atomic(int64_t) entries_max;                /* (a) INT64_MAX: only bytes count */
+    _Atomic(int64_t) max_wanted, entries_wanted; /* (a) */
+    _Atomic(uint64_t) phase; /* (k) of reclamation (reclaim.c); here, where each fill looks anyway */
 };
 
 struct near__keeper {
-    pthread_t thread;
-    int runs;               /* (i) */
-    _Atomic(uint32_t) wake; /* futex word: 1 when there is something to do */
-    _Atomic(uint32_t) stop;
-    _Atomic(uint32_t) freed;   /* futex word: rounds in which something was freed */
-    _Atomic(uint32_t) awaited; /* who waits for the next */
-    /* the keeper's alone */
+    pthread_t thread;          /* (e) */
+    int runs;                  /* (e) */
+    _Atomic(uint32_t) wake;    /* (a) futex word: 1 when there is something to do */
+    _Atomic(uint32_t) stop;    /* (e) */
+    _Atomic(uint32_t) freed;   /* (k) futex word: rounds in which something was freed */
+    _Atomic(uint32_t) awaited; /* (a) who waits for the next */
+    /* the rest (k), and read by it alone but for `moved` */
     struct near__entry *kept;  /* retired, but pinned when last looked at */
     int64_t kept_due_ns;       /* when it is looked at again */
     uint32_t pressing;         /* rounds in a row that found room to be short */
@@ -88,7 +92,7 @@ struct near__keeper {
     uint64_t quiet_reads;   /* and more reads */
 };
 
-/* How far requests have been learnt from: tap.c. */
+/* How far requests have been learnt from: tap.c.  (t), all. */
 struct near__tapped {
     uint64_t reads, shown; /* of all threads, as far as rings have been drained; those of which rings tell */
     uint64_t lost, noted;  /* requests that rings had lost when that was last seen to, and that they have told since */
@@ -102,63 +106,64 @@ struct near__tapped {
 
 struct near__local {
     /* read by every hit, written rarely */
-    _Alignas(64) struct near__index index;
-    const struct near__clock *clock;
-    int64_t opened_ns;
-    int64_t idle_unit_ns;           /* what a tick means when there is an idle limit; otherwise 0 */
-    _Atomic(int64_t) ages_known_ns; /* then: when the keeper last came by, see keep_ages_known */
-    uint16_t idle_ticks;
-    uint16_t taps;                       /* (i) readers have rings: see tap.c */
-    uint64_t serial;                     /* never used twice in the process */
-    _Alignas(64) _Atomic(uint32_t) tick; /* see order.h */
-    _Atomic(uint32_t) era;               /* see near__tier_ordinary */
-    _Atomic(uint64_t) forsaken;          /* entries below are dead; never above the gate's watermark: see suspects.c */
-    _Atomic(uint64_t) tap_below;         /* reads of keys with a lower hash are noted; 0: none */
-    struct near__gate gate;
+    _Alignas(64) struct near__index index; /* its tables (k) */
+    const struct near__clock *clock;       /* (i) */
+    int64_t opened_ns;                     /* (i) */
+    int64_t idle_unit_ns;                  /* (i) what a tick means when there is an idle limit; otherwise 0 */
+    _Atomic(int64_t) ages_known_ns;        /* (k) then: when the keeper last came by, see keep_ages_known */
+    uint16_t idle_ticks;                   /* (i) */
+    uint16_t taps;                         /* (i) readers have rings: see tap.c */
+    uint64_t serial;                       /* (i) never used twice in the process */
+    _Alignas(64) _Atomic(uint32_t) tick;   /* (a) see order.h */
+    _Atomic(uint32_t) era;                 /* (a) see near__tier_ordinary */
+    _Atomic(uint64_t) forsaken;  /* (a) entries below are dead; never above the gate's watermark: see suspects.c */
+    _Atomic(uint64_t) tap_below; /* (t) reads of keys with a lower hash are noted; 0: none.  Any thread looks */
+    struct near__gate gate;      /* see local.h */
 
     struct near__budget budget;
 
     uint32_t policy;                              /* (i) a near_policy */
     int queues;                                   /* (i) the policy has them: everything below is in use */
-    _Atomic(uint32_t) rule;                       /* in force now: a near__rule */
-    _Alignas(64) _Atomic(int64_t) queue_bytes[2]; /* of live entries; [1]: of the main queue */
-    _Atomic(struct near__ghosts *) ghosts;
-    _Atomic(uint64_t) ghost_bytes; /* of budget.fixed */
+    _Atomic(uint32_t) rule;                       /* (t) in force now: a near__rule.  Any thread looks */
+    _Alignas(64) _Atomic(int64_t) queue_bytes[2]; /* (a) of live entries; [1]: of the main queue */
+    _Atomic(struct near__ghosts *) ghosts;        /* (k) */
+    _Atomic(uint64_t) ghost_bytes;                /* (k) of budget.fixed */
 
-    /* retired entries, linked; pushed by anybody, taken whole by the keeper */
+    /* (a) retired entries, linked; pushed by anybody, taken whole by the keeper */
     _Alignas(64) _Atomic(struct near__entry *) limbo;
-    _Atomic(uint64_t) ended[NEAR_WHY_MAX]; /* relaxed: statistics */
-    _Atomic(uint64_t) claims[2];           /* stretches that hands have claimed, by queue: hand.h */
-    _Atomic(uint64_t) absent, older;       /* invalidations that found nothing, or something newer */
-    _Atomic(uint32_t) perishable;          /* something may expire: the keeper sweeps */
-    _Atomic(uint32_t) era_swept;           /* no entry of an earlier era than this is left */
+    _Atomic(uint64_t) ended[NEAR_WHY_MAX]; /* (a) relaxed: statistics */
+    _Atomic(uint64_t) claims[2];           /* (a) stretches that hands have claimed, by queue: hand.h */
+    _Atomic(uint64_t) absent, older;       /* (a) invalidations that found nothing, or something newer */
+    _Atomic(uint32_t) perishable;          /* (a) something may expire: the keeper sweeps */
+    _Atomic(uint32_t) era_swept;           /* (k) no entry of an earlier era than this is left */
 
-    struct near__shadow *shadow;   /* under tap_busy; NULL: the rule never changes */
-    struct near__curve *curve;     /* under tap_busy; NULL: not wanted */
-    struct near__hotkeys *hotkeys; /* under tap_busy; NULL: not wanted */
-    struct near__tapped tapped;    /* under tap_busy */
-    _Atomic(uint32_t) tap_busy;
+    /* the pointers (i), what they point to (t) */
+    struct near__shadow *shadow;   /* NULL: the rule never changes */
+    struct near__curve *curve;     /* NULL: not wanted */
+    struct near__hotkeys *hotkeys; /* NULL: not wanted */
+    struct near__tapped tapped;    /* (t) */
+    _Atomic(uint32_t) tap_busy;    /* (a) */
 
-    const struct near__alloc *alloc;
-    struct near__arena *arena;    /* (i) of small entries; NULL: all are the allocator's */
-    _Atomic(int64_t) large_bytes; /* of entries that are the allocator's, if there is an arena */
-    const struct near__log *log;
-    uint64_t value_max; /* 0: an eighth of the budget */
-    int foreign;        /* (i) positions do not tell everything: see "Foreign writers" in local.c */
-    int64_t ttl_max_ms; /* 0: none */
-    _Atomic(uint32_t) readers_count;
+    const struct near__alloc *alloc;        /* (i) */
+    struct near__arena *arena;              /* (i) of small entries; NULL: all are the allocator's */
+    _Atomic(int64_t) large_bytes;           /* (a) of entries that are the allocator's, if there is an arena */
+    const struct near__log *log;            /* (i) */
+    uint64_t value_max;                     /* (i) 0: an eighth of the budget */
+    int foreign;                            /* (i) positions do not tell everything: "Foreign writers" in local.c */
+    int64_t ttl_max_ms;                     /* (i) 0: none */
+    _Atomic(uint32_t) readers_count;        /* (a) changed under reader.c's mutex */
     int manual;                             /* (i) there is no keeper's thread */
-    _Atomic(struct near__reader *) readers; /* pushed under reader.c's mutex, walked by anybody */
-    _Atomic(struct near__block *) blocks;   /* owned values */
-    _Atomic(int64_t) copies;                /* values copied because all pins were in use, outstanding */
-    _Atomic(uint64_t) index_bytes;
-    _Atomic(uint64_t) index_entries_max; /* more entries than this: the keeper should enlarge the index */
-    _Atomic(uint32_t) moved_permille;
-    struct near__rate rate; /* of whoever writes the gate */
-    int gives_back;         /* (i) memory pressure counts */
-    struct near__autosize autosize;
+    _Atomic(struct near__reader *) readers; /* (a) pushed under reader.c's mutex, walked by anybody */
+    _Atomic(struct near__block *) blocks;   /* (a) owned values */
+    _Atomic(int64_t) copies;                /* (a) values copied because all pins were in use, outstanding */
+    _Atomic(uint64_t) index_bytes;          /* (k) */
+    _Atomic(uint64_t) index_entries_max;    /* (k) more entries than this: the keeper should enlarge the index */
+    _Atomic(uint32_t) moved_permille;       /* (k) */
+    struct near__rate rate;                 /* of whoever may write the gate's proof: local.h */
+    int gives_back;                         /* (i) memory pressure counts */
+    struct near__autosize autosize;         /* see autosize.h */
     struct near__keeper keeper;
-    void *memory;
+    void *memory; /* (i) */
 };
 
 /* ---------------------------------------------------------------- the watermark
@@ -303,7 +308,7 @@ int64_t near__block_estimate(const struct near__local *local, size_t size);
 int64_t near__block_cost(const struct near__local *local, const struct near__entry *entry);
 /* Everything that is in memory, as the arena counts; 0: there is none. */
 int64_t near__blocks_total(const struct near__local *local);
-/* The more of that and what is counted as used: how much of the ceiling is taken. */
+/* How much of the ceiling is taken: the larger of near__blocks_total and budget.used. */
 int64_t near__budget_taken(const struct near__local *local);
 /* Makes slabs empty and gives them back until so many bytes fit below the ceiling.  1: some went.  The keeper's, in one
  * table. */
@@ -328,7 +333,7 @@ int near__evict_one(struct near__local *local, struct near__hands *hands, const 
 int near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment);
 
 /* ---------------------------------------------------------------- queues (queues.c) */
-/* all but the first two only if local->queues */
+/* all but the first three only if local->queues */
 
 int near__queues_open(struct near__local *local); /* NEAR_OK or NEAR_ERR_NOMEM */
 void near__queues_close(struct near__local *local);
@@ -392,7 +397,7 @@ int64_t near__tables_entries_that_fit(const struct near__local *local, int64_t s
 /* Frees what was retired, after a grace period, or, without `all`, hands it back to who retired it.  1: there was
  * something. */
 int near__reclaim(struct near__local *local, int all);
-/* Hands it back, as a rule; frees it where room is short and stays so, or somebody waits for it. */
+/* Hands it back, as a rule; frees it where room is short and stays so for several calls in a row. */
 void near__reclaim_some(struct near__local *local);
 /* Retires what has been counted as retired: the old copy of an entry that was moved. */
 void near__reclaim_push(struct near__local *local, struct near__entry *entry);
@@ -408,12 +413,12 @@ int near__keeper_start(struct near__local *local);
 void near__keeper_stop(struct near__local *local);
 void near__keeper_wake(struct near__local *local);
 void near__keeper_tell_freed(struct near__local *local);
-/* The keeper's, in the middle of long work: when it has used the processor for a while since *used_ns, which is its
- * time at the beginning, it rests for as long, or until somebody wants memory to be freed, which is done.  Then
- * *used_ns is that of now. */
+/* The keeper's processor time so far. */
 int64_t near__keeper_used_ns(void);
+/* In the middle of the keeper's long work.  When it has used WORK_NS of processor time since *used_ns, it sleeps as
+ * long as it has worked; a wake-up ends the sleep, and what was retired is reclaimed.  Then *used_ns is reset. */
 void near__keeper_pace(struct near__local *local, int64_t *used_ns);
-/* Unlinks what is dead in the next buckets; all of it when whole is set. */
+/* Unlinks what is dead in the next buckets; whole: in every bucket. */
 void near__sweep(struct near__local *local, int whole);
 
 /* Calls look for every pinned entry. */
