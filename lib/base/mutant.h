@@ -3,9 +3,10 @@
  * notice.
  *
  * In the library that is installed it is the constant 0, and the compiler drops what depends on it
- * (tests/mutants/absent.sh looks).  Built with -DNEAR_MUTANTS (the library of tests/mutants alone) the environment
- * variable NEAR_MUTANT names the one that is on.  Built with -DNEAR_STEP_HOOK (tests of single files) the test sets it:
- * see local/step.h.  tests/mutants/mutants.list says which race each belongs to and which test must notice it. */
+ * (tests/mutants/mutants_absent.sh looks).  Built with -DNEAR_MUTANTS (the library of tests/mutants alone) the
+ * environment variable NEAR_MUTANT names the one that is on.  Built with -DNEAR_STEP_HOOK (tests of single files) the
+ * test sets it: see local/step.h.  tests/mutants/mutants.list says which race each belongs to and which test must
+ * notice it. */
 #ifndef NEAR_BASE_MUTANT_H
 #define NEAR_BASE_MUTANT_H
 

@@ -7,7 +7,7 @@
  * fork(): the prepare handler takes the mutex and asks the local tier to keep liburcu quiet (bounded wait); the parent
  * goes on; in the child every open cache's shell is marked forked and its descriptors are closed without a word on the
  * wire.  Threads, locks and memory of the parent's caches are never touched in the child.  The first near_open there
- * repairs liburcu, if it was quiet at the fork; if it was not, opening is refused (COHERENCE section 4, R50). */
+ * repairs liburcu, if it was quiet at the fork; if it was not, opening is refused (docs/races.md, R50). */
 #include "cache/cache.h"
 
 #include <inttypes.h>

@@ -4,7 +4,7 @@
  * Two threads.  The *subscriber* drives the channel: parses messages and marks the local tier, nothing else.  The
  * *prover* asks for proofs: a PING with a nonce on the channel and a heartbeat (a write that changes nothing, published
  * on the private channel with the position reached), at most one of each outstanding; when both have come back, the
- * gate's proved_ns becomes the earlier of their sending times (COHERENCE 0.2, 0.10, R25, R26).
+ * gate's proved_ns becomes the earlier of their sending times (docs/design.md, section 2; R25, R26).
  *
  * One recovery path for everything that may have hidden a message (disconnect, gap, position going backwards, malformed
  * message, other server, lost position): the gate's proof is withdrawn at once; the next complete proof, on a proven

@@ -70,8 +70,8 @@ static void apply_keys(struct near__coherence *c, const struct near__message *m,
 }
 
 /* Everything that the message makes old goes; relative 0: it cannot be ordered and is treated as newer than everything
- * (I5).  CLEAR raises the watermark: what was read after it stays, its own sender's copies included; the memory comes
- * back as the entries, which nobody reads any more, become the least recently used. */
+ * (I5).  CLEAR raises the watermark: what was read after it stays, its own sender's copies included; what is below is
+ * dead, so the first to be evicted, and the keeper sweeps it. */
 static void apply(struct near__coherence *c, const struct near__message *m, uint64_t relative)
 {
     if (m->operation == NEAR_MESSAGE_BARRIER)

@@ -462,7 +462,7 @@ int near__arena_has_empty(struct near__arena *arena)
 
 /* ---------------------------------------------------------------- the depot */
 
-/* Far above `most`, a limit was lowered, and nothing is lost if one of the slabs that were chosen stays for now. */
+/* Above `most` a limit was lowered, and nothing is lost if one of the slabs that were chosen stays for now. */
 static struct slab *stay_locked(const struct near__arena *arena, struct depot *depot, int64_t most)
 {
     struct slab *slab = depot->leaving;

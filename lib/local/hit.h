@@ -131,8 +131,8 @@ NEAR_INLINE unsigned near__hit_odd(const struct near__local *local, int64_t head
     return (uint16_t)((unsigned)head ^ (near__tier_ordinary(local) | (unsigned)key_size));
 }
 
-/* May an entry of the key be served, and has its value at most size_max bytes?  Yes holds if fresh is ALWAYS or not
- * over yet (4): then the time is before fresh_ms. */
+/* May an entry of the key be served, and has its value at most size_max bytes?  Yes holds if fresh is
+ * ALWAYS, or if step 4 then finds that the moment `fresh` has not come: until it has, the time is before fresh_ms. */
 NEAR_INLINE int near__hit_is_plain(const struct near__local *local, const struct near__entry *entry, uint64_t watermark,
                                    int64_t fresh, size_t size_max, size_t *ret_size)
 {
@@ -306,7 +306,7 @@ NEAR_INLINE void near__copy_blocks(unsigned char *to, const unsigned char *from,
     __builtin_memcpy(to_last, last, 64);
 }
 
-/* Up to 15 bytes; without a loop, for which gcc would keep a register on the way of those that are larger. */
+/* Up to 16 bytes; without a loop, for which gcc would keep a register on the way of those that are larger. */
 NEAR_INLINE void near__copy_few(unsigned char *to, const unsigned char *from, size_t size)
 {
     if (size >= 8) {

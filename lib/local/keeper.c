@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The keeper: one thread a tier that frees, sweeps and resizes.  Nobody waits for it.  It sleeps on a futex, which
- * is woken without a lock, so that a keeper stopped anywhere stops nobody; what then piles up ends at the ceiling
- * of the budget. */
+ * The keeper: one thread a tier that frees, sweeps and resizes.  Reads and removals never wait for it.  A write without
+ * a remote tier that finds no room waits for what it frees, for a bounded time (near__local_await_room).  It sleeps on
+ * a futex, which is woken without a lock.  While it is stopped fills go on until what piles up reaches the ceiling of
+ * the budget; only if it was stopped with a lock of the arena (arena.c) in hand may they wait until it goes on. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -238,7 +239,7 @@ static void give_back(struct near__local *local)
     if (large > keeper->large_seen || keeper->lowered)
         keeper->large_seen = large;
     keeper->max_seen = max;
-    /* relaxed: a look; what is still to be freed comes first */
+    /* what is still to be freed comes first */
     if (!keeper->lowered || begun_ns < keeper->give_back_due_ns || near__reclaim_is_due(local))
         return;
     near__alloc_give_back(local->alloc);

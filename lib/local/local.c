@@ -26,7 +26,8 @@
 #define STRIPES_MIN 256
 #define STRIPES_MAX 16384
 
-/* One message meets an install once; more of them at the same position are rivals and doubles. */
+/* An echo can kill a tentative install once; more than that at one position is a concurrent install of the same
+ * version. */
 #define INSTALL_TRIES 4
 
 #define AT_EASE_FROM ((size_t)256 << 10) /* bytes of a value that is not copied inside a section */

@@ -22,13 +22,13 @@
  * simulation of eight slots a bucket, four places, 40,000 buckets):
  *
  *      entries a bucket       bytes an entry   displaced          not at home        beyond the second place
- *      3.0  (ROOMY)           21               0        0         0.2 %    0.9 %     0 %
- *      4.5  (IDEAL)           14               0        0.1 %     1.6      6.4       1.2
- *      4.8  (GROW, last)      13.3             0        0.2       2.3      8.5       1.9
- *      5.0                    12.8             0.1 %    0.4       2.7     10.2       1.9
- *      5.9                    10.8             0.4      2.3       5.3     20.9       7.7
- *      6.1                    10.5             0.7      3.3       5.9     24.1       9.3
- *      6.6  (GROW_FULL)       9.7              1.5      7.4       7.6     33.3      15
+ *      3.0  (ROOMY)           21               0        0         0.2 %    0.9 %     0        0
+ *      4.5  (IDEAL)           14               0        0.1 %     1.6      6.4       0.2 %    1.2 %
+ *      4.8  (GROW, last)      13.3             0        0.2       2.3      8.5       0.4      1.9
+ *      5.0                    12.8             0.1 %    0.4       2.7     10.2       0.5      2.6
+ *      5.9                    10.8             0.4      2.3       5.3     20.9       1.7      7.7
+ *      6.1                    10.5             0.7      3.3       5.9     24.1       2.2      9.3
+ *      6.6  (GROW_FULL)       9.7              1.5      7.4       7.6     33.3       3.4     15
  *
  * With a home alone, which is what this index had before, it was 3.8 to 4.3 entries and 17 to 15 bytes for 0.6 to 1.2 %
  * (2.8 to 4.9 %) displaced.  With two places 5.9 entries displace 1.8 % (8.2 %).

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * The order of eviction: dead entries first (expired, idle for too long, cleared, forsaken), then what the rule in
- * force says.  Here is what a look at one entry tells; the queues of NEAR_RULE_S3FIFO are in queue.h, the choice among
- * many entries in evict.c.
+ * force says.  Here is what a look at one entry tells; the queues of NEAR_RULE_S3FIFO as a whole are in queues.c, the
+ * choice among many entries in evict.c.
  *
  * The age of an entry is the distance between its access stamp and the *tick*, both modulo 2^16.  The tick
  * advances once in 1/1024 of a turnover (as many fills as there are entries), so that 16 bits cover sixty-four

@@ -106,8 +106,8 @@ struct near__owned *near__local_own(struct near__local *local, struct near__read
     _Atomic(struct near__entry *) *from = pin, *to = find_place(local);
     if (!to)
         return NULL;
-    /* release, then the release in unpin: the keeper's acquire that sees the old pin gone sees the new one (A15 order:
-     * readers first, blocks second).  relaxed load: our own store */
+    /* release, then the release in unpin: the keeper's acquire that sees the old pin gone sees the new one, as it looks
+     * at readers first and at blocks second.  relaxed load: our own store */
     atomic_store_explicit(to, atomic_load_explicit(from, memory_order_relaxed), memory_order_release);
     near__local_unpin(reader, view);
     return (struct near__owned *)(void *)to;

@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Read sections and grace periods: the library's only contact with liburcu (flavour bp).
  *
- * Only sections, grace periods and registration are used; every shared pointer is a C11 atomic of our own.  The
- * two functions that are inlined are the short ones that liburcu lets any program inline; sanitizer builds call
- * them instead, and tell ThreadSanitizer, which does not know liburcu, what a grace period orders. */
+ * Only sections, grace periods and registration are used; every shared pointer is a C11 atomic of our own.
+ *
+ * Two things are inlined.  near__rcu_enter and _leave are the short functions that liburcu lets any program inline.
+ * near__rcu_enter_quickly and _leave_quickly are the same read lock written anew, on what liburcu exports for those:
+ * urcu_bp_reader and its ctr, urcu_bp_gp.ctr, URCU_BP_GP_CTR_NEST_MASK, and whether there is membarrier (rcu.c).  These
+ * belong to the ABI of liburcu-bp, since programs that were compiled with its inlined lock rest on them; a liburcu that
+ * changes them needs another soname, and then these two have to be compared with its urcu/static/urcu-bp.h.  Sanitizer
+ * builds inline nothing, and tell ThreadSanitizer, which does not know liburcu, what a grace period orders. */
 #ifndef NEAR_LOCAL_RCU_H
 #define NEAR_LOCAL_RCU_H
 

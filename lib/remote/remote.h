@@ -4,8 +4,8 @@
  * A remote runs *requests* (data connections, any thread) and opens *channels* (one subscription each, driven by one
  * thread).  Whatever the implementation, the server runs requests one after another and numbers its writes: every reply
  * carries the *position* reached, and every write puts one message, with its own position, on the shared channel before
- * it takes effect, atomically (COHERENCE 0.11, R11, R12).  Messages reach a channel in the order of their positions.
- */
+ * it takes effect, atomically (docs/design.md, section 1; R11, R12).  Messages reach a channel in the order of their
+ * positions. */
 #ifndef NEAR_REMOTE_REMOTE_H
 #define NEAR_REMOTE_REMOTE_H
 #include <stddef.h>

@@ -2,7 +2,7 @@
  * The server-side scripts.
  *
  * A script runs alone on the server, so whatever it does is one step for everybody else.  It is not a transaction,
- * though: what was done before an error stays done.  Hence the order inside (COHERENCE 0.11, R12):
+ * though: what was done before an error stays done.  Hence the order inside (R12):
  *
  *   1. the condition (exists, equals): if it is not met nothing is written, and the reply says how far the server has
  *      come;
@@ -46,8 +46,9 @@
  * error, err is the text.
  *
  * PERSIST in the heartbeat is the write that changes nothing: the position never has a time to live.  It is refused on
- * a replica and on a master that lost its replicas, and allowed out of memory (COHERENCE 0.10).  A position that is
- * below what its readers have seen jumps by LIFT, far enough that nobody's memory of the old one meets the new one. */
+ * a replica and on a master that lost its replicas, and allowed out of memory (docs/design.md, section 2).  A position
+ * that is below what its readers have seen jumps by LIFT, far enough that nobody's memory of the old one meets the new
+ * one. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* strcasestr */
 #endif
