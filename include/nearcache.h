@@ -979,7 +979,8 @@ typedef struct near_stats {
     uint64_t remote_hits, remote_misses, remote_errors;
     /* fills and what ended entries */
     uint64_t fills, fills_refused_order, fills_refused_space;
-    uint64_t evictions, expirations, invalidations, invalidations_absent, invalidations_older, drops;
+    uint64_t evictions, expirations, invalidations, invalidations_absent, invalidations_older;
+    uint64_t drops; /* calls of near_drop, whether there was a copy or not */
     /* writes */
     uint64_t writes, writes_unmet, writes_failed, writes_unknown;
     /* coherence */

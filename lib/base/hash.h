@@ -18,7 +18,6 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 #include "base/compiler.h"
-#include "base/random.h"
 
 static __attribute__((noinline, unused)) uint64_t near__hash(const void *key, size_t size, uint64_t seed)
 {

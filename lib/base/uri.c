@@ -9,7 +9,6 @@
 #include "base/uri.h"
 
 #include <ctype.h>
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include "base/log.h"

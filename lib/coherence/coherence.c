@@ -213,11 +213,6 @@ uint64_t near__coherence_position(struct near__coherence *c, struct near__mark b
 
 /* ---------------------------------------------------------------- messages out */
 
-uint64_t near__coherence_sender(const struct near__coherence *c)
-{
-    return c->sender;
-}
-
 uint64_t near__coherence_next_write(struct near__coherence *c)
 {
     return atomic_fetch_add_explicit(&c->next_write, 1, memory_order_relaxed); /* unique is enough */

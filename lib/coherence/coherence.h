@@ -16,7 +16,6 @@
 #include <stdint.h>
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "base/histogram.h"
 #include "base/log.h"
 #include "coherence/message.h"
 #include "local/local.h"
@@ -53,8 +52,7 @@ void near__coherence_leave(struct near__coherence *c);
  * near__remote_interrupt ends it. */
 void near__coherence_close(struct near__coherence *c);
 
-/* This process's id in messages, and a write id never used before. */
-uint64_t near__coherence_sender(const struct near__coherence *c);
+/* A write id never used before. */
 uint64_t near__coherence_next_write(struct near__coherence *c);
 /* Builds the body of a message about one key (NULL, 0 for CLEAR).  Check b->failed. */
 void near__coherence_body(struct near__coherence *c, enum near__message_operation operation, const void *key,

@@ -4,6 +4,7 @@
 #ifndef NEAR_COHERENCE_PROOF_H
 #define NEAR_COHERENCE_PROOF_H
 #include <pthread.h>
+#include "base/histogram.h"
 #include "coherence/coherence.h"
 
 /* Why entries may be wrong although no message says so.  The next complete proof cures whatever has gathered. */

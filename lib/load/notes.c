@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "base/hash.h"
-#include "base/clock.h"
 #include "base/mutant.h"
 
 #define WAYS 4u
@@ -59,11 +58,6 @@ void near__notes_destroy(struct near__notes *notes)
     for (unsigned i = 0; i < STRIPES; i++)
         pthread_mutex_destroy(&notes->mutex[i]);
     near__free(notes->alloc, notes);
-}
-
-size_t near__notes_bytes(const struct near__notes *notes)
-{
-    return sizeof(*notes) + notes->buckets * WAYS * sizeof(struct note);
 }
 
 /* The key's bucket, its mutex locked: give it back by unlocking *mutex. */

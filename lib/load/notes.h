@@ -29,6 +29,5 @@ void near__notes_put(struct near__notes *notes, const void *key, size_t key_size
 /* now: the key's ticket, taken by the caller just before. */
 enum near__note near__notes_find(struct near__notes *notes, const void *key, size_t key_size, struct near__ticket now,
                                  int64_t now_ns);
-size_t near__notes_bytes(const struct near__notes *notes);
 
 #endif

@@ -4,7 +4,6 @@
 #define NEAR_LOAD_REDLOCK_H
 #include <stddef.h>
 #include <stdint.h>
-#include "base/alloc.h"
 #include "base/clock.h"
 #include "nearcache.h"
 #include "remote/remote.h"

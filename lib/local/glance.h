@@ -7,7 +7,6 @@
  * whose entry is young. */
 #ifndef NEAR_LOCAL_GLANCE_H
 #define NEAR_LOCAL_GLANCE_H
-#include <stdatomic.h>
 #include <stdint.h>
 #include "base/compiler.h"
 #include "local/entry.h"

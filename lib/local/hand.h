@@ -19,7 +19,6 @@
  * are equal (Robbins and Monro). */
 #ifndef NEAR_LOCAL_HAND_H
 #define NEAR_LOCAL_HAND_H
-#include <stdatomic.h>
 #include <stdint.h>
 #include "local/index.h"
 

@@ -869,7 +869,6 @@ void near__local_stats(struct near__local *local, near_stats *stats)
     stats->evictions = near__tier_ended(local, NEAR_WHY_EVICTED);
     stats->expirations = near__tier_ended(local, NEAR_WHY_EXPIRED);
     stats->invalidations = near__tier_ended(local, NEAR_WHY_INVALIDATED);
-    stats->drops = near__tier_ended(local, NEAR_WHY_DROPPED);
     stats->invalidations_absent = count_of(&local->absent);
     stats->invalidations_older = count_of(&local->older);
     stats->policy = local->policy;

@@ -252,7 +252,8 @@ int near__local_advise(struct near__local *local, uint64_t entries, uint64_t byt
  * NEAR_OK, NEAR_ERR_UNSUPPORTED (config.hot_keys is 0), NEAR_ERR_TIMEOUT (as above). */
 int near__local_hot_keys(struct near__local *local, size_t most, near_hot_key *ret_keys, size_t *ret_count);
 
-/* Fills the local tier's and the reads' fields of stats, and of the writes those counted here (not the others). */
+/* Fills the local tier's and the reads' fields of stats (but drops, which are calls), and of the writes those counted
+ * here (not the others). */
 void near__local_stats(struct near__local *local, near_stats *stats);
 
 /* Counters that the cache room adds to (per-thread, no shared writes).  A get counts its outcome alone; a read that

@@ -22,7 +22,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/random.h"
 #include "local/hotkeys.h"
 #include "local/rcu.h"
 #include "local/tier.h"

@@ -8,7 +8,6 @@
  *
  * Sorting by age would need memory for every entry.  Instead there are a few walks over the tier, each for an age and
  * everything younger: what an earlier walk has found is by then replaced or gone, and no more suspect. */
-#include "local/rcu.h"
 #include "local/tier.h"
 
 #include "base/mutant.h"

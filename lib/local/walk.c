@@ -5,7 +5,6 @@
  * It goes through the hash's range in steps, each of a few buckets and in a read section of its own, in every table
  * that there is: order is preserved between sizes, so a table that is replaced between two steps does no harm, but that
  * an entry which moves may be met twice or not at all. */
-#include "local/rcu.h"
 #include "local/tier.h"
 
 static void visit_bucket(const struct near__bucket *bucket, near__tier_visit_fn visit, void *arg)

@@ -61,7 +61,7 @@ static const struct row rows[] = {
     ROW(NULL, invalidations, COUNTER, "Entries removed by a message or a write."),
     ROW(NULL, invalidations_absent, COUNTER, "Invalidations that found no entry."),
     ROW(NULL, invalidations_older, COUNTER, "Invalidations older than the entry they met."),
-    ROW(NULL, drops, COUNTER, "Local copies dropped by the application."),
+    ROW(NULL, drops, COUNTER, "Calls of near_drop, whether there was a copy or not."),
     ROW("Writes", writes, COUNTER, "Writes."),
     ROW(NULL, writes_unmet, COUNTER, "Writes whose condition was not met."),
     ROW(NULL, writes_failed, COUNTER, "Writes that failed."),

@@ -3,7 +3,6 @@
 #ifndef NEAR_REMOTE_CONNECTION_H
 #define NEAR_REMOTE_CONNECTION_H
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include "remote/link.h"
 

@@ -6,7 +6,6 @@
 
 #include "remote/keyspace.h"
 #include <string.h>
-#include "base/clock.h"
 #include "base/hash.h"
 #include "base/random.h"
 

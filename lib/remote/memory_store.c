@@ -20,7 +20,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include "base/hash.h"
 #include "base/mutant.h"
 #include "remote/members.h"
 

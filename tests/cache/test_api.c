@@ -263,6 +263,18 @@ static void test_owned_value_may_be_released_by_another_thread(void **state)
     assert_int_equal(near_own(&held), NEAR_ERR_INVALID);
 }
 
+static void test_drops_counts_calls_not_copies(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_stats before = {.size = sizeof(before)}, after = {.size = sizeof(after)};
+    set(c, "k", "v");
+    assert_int_equal(near_stats_get(c, &before), NEAR_OK);
+    for (int i = 0; i < 3; i++) /* the second and third find nothing */
+        assert_int_equal(near_drop(c, "k", 1), NEAR_OK);
+    assert_int_equal(near_stats_get(c, &after), NEAR_OK);
+    assert_int_equal(after.drops - before.drops, 3);
+}
+
 static void test_more_values_held_than_pins(void **state)
 {
     near_cache *c = cache_of(state);
@@ -1214,6 +1226,7 @@ int main(void)
         EVERYWHERE(test_pinned_value_survives_overwriting_and_dropping),
         EVERYWHERE(test_owned_value_may_be_released_by_another_thread),
         EVERYWHERE(test_more_values_held_than_pins),
+        EVERYWHERE(test_drops_counts_calls_not_copies),
         EVERYWHERE(test_conditions_of_set),
         EVERYWHERE(test_time_to_live),
         EVERYWHERE(test_incr),
