@@ -117,7 +117,7 @@ static enum near__local_result get_locally(struct near__impl *impl, struct near_
     int64_t bound_ns = near__read_bound(impl, call);
     enum near__local_result result =
         near__hit_look(impl->local, key, key_size, bound_ns, near__read_stale_bound(impl, call), &entry);
-    if (near__hit_is_served(result)) {
+    if (near__local_is_served(result)) {
         if (near__hit_hold(impl->local, reader, entry, &ret_value->private_[0], &ret_value->data))
             give(ret_value, reader, entry, near__entry_has_expiry(entry) ? near__hit_ttl_ms(impl->local, entry) : -1);
         else
@@ -152,7 +152,7 @@ static int get_checked(near_cache *cache, const void *key, size_t key_size, cons
     } else if (impl) {
         result = get_locally(impl, reader, key, key_size, call, ret_value);
     }
-    int served = near__hit_is_served(result);
+    int served = near__local_is_served(result);
     int over = !impl || served || !impl->remote; /* without a remote tier a miss ends here, too */
     if (!over)
         near__count_call(impl);
@@ -502,7 +502,7 @@ int near_peek(near_cache *cache, const void *key, size_t key_size, near_value *r
         status = near__shell_refusal(cache);
     } else {
         enum near__local_result result = get_locally(impl, reader, key, key_size, &defaults, ret_value);
-        if (near__hit_is_served(result))
+        if (near__local_is_served(result))
             status = status_of_hit(result);
     }
     near__rcu_leave();

@@ -48,11 +48,6 @@ int near__items_error(const near_item *items, size_t count)
     return NEAR_OK;
 }
 
-static int is_served(enum near__local_result result)
-{
-    return result == NEAR_LOCAL_HIT || result == NEAR_LOCAL_STALE_HIT;
-}
-
 /* Looks up one chunk.  Items that are not served keep the status NEAR_MISS.  How many were. */
 static size_t look_up_chunk(struct near__impl *impl, struct near__reader *reader, near_item *items, size_t count,
                             const near_call *call)
@@ -66,7 +61,7 @@ static size_t look_up_chunk(struct near__impl *impl, struct near__reader *reader
     near__local_get_many(impl->local, reader, keys, count, near__read_bound(impl, call),
                          near__read_stale_bound(impl, call), results, views);
     for (size_t i = 0; i < count; i++) {
-        if (!is_served(results[i]))
+        if (!near__local_is_served(results[i]))
             continue;
         served++;
         items[i].status = results[i] == NEAR_LOCAL_HIT ? NEAR_OK : NEAR_STALE;

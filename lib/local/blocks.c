@@ -60,17 +60,13 @@
 #define SPARE_PART 64                /* of the slabs may be empty and in memory, ready for any class */
 #define KEEPER_STOCK ((int64_t)NEAR_SLAB_SIZE)
 
-static int64_t load(const _Atomic(int64_t) *count)
-{
-    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: counts */
-}
-
 int near__blocks_open(struct near__local *local)
 {
-    if (!local->alloc->is_malloc || load(&local->budget.max) < ARENA_MIN)
+    if (!local->alloc->is_malloc || near__gauge(&local->budget.max) < ARENA_MIN)
         return NEAR_OK;
     local->keeper.stock.keep = KEEPER_STOCK;
-    return near__arena_open(local->alloc, load(&local->budget.max) >= HUGE_MIN, &local->budget.memory, &local->arena);
+    return near__arena_open(local->alloc, near__gauge(&local->budget.max) >= HUGE_MIN, &local->budget.memory,
+                            &local->arena);
 }
 
 void near__blocks_close(struct near__local *local)
@@ -106,12 +102,12 @@ int64_t near__block_cost(const struct near__local *local, const struct near__ent
 
 int64_t near__blocks_total(const struct near__local *local)
 {
-    return local->arena ? load(&local->budget.memory) : 0;
+    return local->arena ? near__gauge(&local->budget.memory) : 0;
 }
 
 static int64_t ceiling(const struct near__local *local)
 {
-    return near__budget_ceiling(load(&local->budget.max));
+    return near__budget_ceiling(near__gauge(&local->budget.max));
 }
 
 /* ---------------------------------------------------------------- take and free */
@@ -244,7 +240,7 @@ static int move(struct near__local *local, _Atomic(uint64_t) *slot, uint64_t wor
 static int move_slot(struct near__local *local, _Atomic(uint64_t) *slot)
 {
     uint64_t word = near__step_load(slot);
-    if (!word || near__word_is_tentative(word))
+    if (!near__word_is_visible(word))
         return 1;
     unsigned class = class_of(local, near__entry_size(near__word_entry(word)));
     if (class == NEAR_CLASS_NONE || !near__arena_is_leaving(near__word_entry(word)))
@@ -271,7 +267,7 @@ static int move_all(struct near__local *local)
     for (uint64_t b = 0; b < span->count; b += STEP_BUCKETS) {
         uint64_t end = b + STEP_BUCKETS < span->count ? b + STEP_BUCKETS : span->count;
         int going = move_step(local, span->bucket + b, span->bucket + end);
-        if (atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) /* relaxed: seen soon enough */
+        if (near__keeper_is_stopped(local))
             return 0;
         /* Fills take the room for copies, too, while we wait for a grace period. */
         for (int tries = 0; !going && tries < MOVE_TRIES; tries++) {
@@ -335,14 +331,14 @@ static void make_slabs(struct near__local *local, int64_t wanted)
 {
     compact(local, 1);
     if (wanted != (int64_t)NEAR_SLAB_SIZE)
-        near__arena_trim(local->arena, load(&local->budget.max) - wanted, UINT64_MAX);
+        near__arena_trim(local->arena, near__gauge(&local->budget.max) - wanted, UINT64_MAX);
 }
 
 /* w3.  0: nothing may go. */
 static int evict_a_slab(struct near__local *local)
 {
     struct near__moment moment = near__tier_moment(local);
-    int64_t entries = load(&local->budget.entries), bytes = near__budget_live(local);
+    int64_t entries = near__gauge(&local->budget.entries), bytes = near__budget_live(local);
     int64_t victims = bytes > 0 && entries > 0 ? entries * (int64_t)NEAR_SLAB_SIZE / bytes + 1 : 1, evicted = 0;
     while (evicted < victims && near__evict_one(local, &local->keeper.hands, &moment))
         evicted++;
@@ -355,8 +351,7 @@ static void relieve(struct near__local *local, int64_t wanted)
     near__reclaim(local, 1);
     make_slabs(local, wanted);                                                              /* w1 */
     for (int rounds = 0; rounds < NEAR_CLASSES_MAX && !is_there(local, wanted); rounds++) { /* w2 */
-        /* relaxed: seen soon enough */
-        if (NEAR_MUTANT(HOLES_STAY) || atomic_load_explicit(&local->keeper.stop, memory_order_relaxed))
+        if (NEAR_MUTANT(HOLES_STAY) || near__keeper_is_stopped(local))
             break;
         if (!evict_a_slab(local)) /* w3 */
             break;
@@ -369,7 +364,7 @@ void near__blocks_tend(struct near__local *local, int quiet)
 {
     if (!local->arena)
         return;
-    int64_t max = load(&local->budget.max), total = near__blocks_total(local),
+    int64_t max = near__gauge(&local->budget.max), total = near__blocks_total(local),
             wanted = near__arena_wanted(local->arena);
     if (wanted)
         relieve(local, wanted);

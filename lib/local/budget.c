@@ -59,11 +59,6 @@
  * the caches: see docs/measurements.md. */
 #define WAKE_MAX (INT64_C(1024) << 10)
 
-static int64_t load(const _Atomic(int64_t) *count)
-{
-    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed, here and below: counts that publish nothing */
-}
-
 static void add(_Atomic(int64_t) *count, int64_t n)
 {
     if (n)
@@ -73,7 +68,7 @@ static void add(_Atomic(int64_t) *count, int64_t n)
 /* Of a share: only its owner writes, so no locked instruction is needed. */
 static void grow(_Atomic(int64_t) *count, int64_t n)
 {
-    atomic_store_explicit(count, load(count) + n, memory_order_relaxed);
+    atomic_store_explicit(count, near__gauge(count) + n, memory_order_relaxed);
 }
 
 int64_t near__budget_slack(int64_t max)
@@ -103,9 +98,9 @@ void near__budget_hold(struct near__local *local, int64_t bytes)
 static int64_t add_below_ceiling(const struct near__budget *budget, _Atomic(int64_t) *count, int64_t bytes,
                                  int64_t least)
 {
-    int64_t now = load(count), some;
+    int64_t now = near__gauge(count), some;
     do {
-        int64_t room = near__budget_ceiling(load(&budget->max)) - now;
+        int64_t room = near__budget_ceiling(near__gauge(&budget->max)) - now;
         some = room < bytes ? room : bytes;
         if (some < least)
             return 0;
@@ -121,12 +116,12 @@ int64_t near__budget_hold_some(struct near__local *local, int64_t bytes, int64_t
 
 static int is_below_ceiling(const struct near__budget *budget, int64_t used)
 {
-    return used <= near__budget_ceiling(load(&budget->max)) || NEAR_MUTANT(RETIRED_UNCOUNTED);
+    return used <= near__budget_ceiling(near__gauge(&budget->max)) || NEAR_MUTANT(RETIRED_UNCOUNTED);
 }
 
 static int charge_below_ceiling(struct near__budget *budget, int64_t bytes)
 {
-    int64_t used = load(&budget->used);
+    int64_t used = near__gauge(&budget->used);
     do {
         if (!is_below_ceiling(budget, used + bytes))
             return 0;
@@ -161,18 +156,19 @@ int near__budget_charge_fixed(struct near__local *local, int64_t bytes)
 
 static int64_t excess_of_bytes(const struct near__budget *budget)
 {
-    return load(&budget->used) - load(&budget->retired) - load(&budget->max);
+    return near__gauge(&budget->used) - near__gauge(&budget->retired) - near__gauge(&budget->max);
 }
 
 static int64_t excess_of_entries(const struct near__budget *budget)
 {
-    return load(&budget->entries) - load(&budget->entries_max);
+    return near__gauge(&budget->entries) - near__gauge(&budget->entries_max);
 }
 
 int64_t near__budget_live(const struct near__local *local)
 {
     int64_t index = (int64_t)atomic_load_explicit(&local->index_bytes, memory_order_relaxed); /* a count as well */
-    return load(&local->budget.used) - load(&local->budget.retired) - load(&local->budget.fixed) - index;
+    return near__gauge(&local->budget.used) - near__gauge(&local->budget.retired) - near__gauge(&local->budget.fixed) -
+           index;
 }
 
 static inline int64_t excess(const struct near__local *local)
@@ -191,28 +187,26 @@ int64_t near__budget_excess(const struct near__local *local)
 int64_t near__budget_idle(const struct near__local *local, enum near__idle what)
 {
     int64_t sum = 0;
-    /* acquire: pairs with the push of a reader */
-    const struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
-    for (; reader; reader = reader->next)
-        sum += load(&reader->share.idle[what]);
+    for (const struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
+        sum += near__gauge(&reader->share.idle[what]);
     return sum;
 }
 
 int64_t near__budget_retired(const struct near__local *local)
 {
-    int64_t spare = near__budget_idle(local, NEAR_IDLE_SPARE), retired = load(&local->budget.retired);
+    int64_t spare = near__budget_idle(local, NEAR_IDLE_SPARE), retired = near__gauge(&local->budget.retired);
     return retired > spare ? retired - spare : 0;
 }
 
 int64_t near__budget_taken(const struct near__local *local)
 {
-    int64_t total = near__blocks_total(local), used = load(&local->budget.used);
+    int64_t total = near__blocks_total(local), used = near__gauge(&local->budget.used);
     return used > total ? used : total;
 }
 
 int near__local_has_no_room(struct near__local *local, size_t value_size)
 {
-    int64_t size = (int64_t)value_size, max = load(&local->budget.max);
+    int64_t size = (int64_t)value_size, max = near__gauge(&local->budget.max);
     if (size > near__tier_value_limit(local) || size >= max / 2)
         return 0; /* and there never will be */
     struct near__reader *reader = near__local_reader_known(local);
@@ -239,7 +233,8 @@ static int64_t quantum(int64_t max, uint32_t readers)
 
 int64_t near__budget_keep(const struct near__local *local)
 {
-    return 4 * quantum(load(&local->budget.max), atomic_load_explicit(&local->readers_count, memory_order_relaxed));
+    return 4 *
+           quantum(near__gauge(&local->budget.max), atomic_load_explicit(&local->readers_count, memory_order_relaxed));
 }
 
 NEAR_APART void divide(struct near__part *part)
@@ -254,7 +249,7 @@ NEAR_APART void divide(struct near__part *part)
 static inline const struct near__part *part_of(const struct near__local *local, struct near__share *share)
 {
     struct near__part *part = &share->part;
-    int64_t max = load(&local->budget.max), entries_max = load(&local->budget.entries_max);
+    int64_t max = near__gauge(&local->budget.max), entries_max = near__gauge(&local->budget.entries_max);
     uint32_t readers = atomic_load_explicit(&local->readers_count, memory_order_relaxed);
     if (part->max != max || part->entries_max != entries_max || part->readers != readers) {
         part->max = max;
@@ -277,7 +272,7 @@ static void give_up(struct near__share *share, enum near__idle what, _Atomic(int
 /* All that it has, if that is more than `most`. */
 static void trim(struct near__share *share, enum near__idle what, _Atomic(int64_t) *count, int64_t most)
 {
-    int64_t much = load(&share->idle[what]);
+    int64_t much = near__gauge(&share->idle[what]);
     give_up(share, what, count, much > most ? much : 0);
 }
 
@@ -294,13 +289,13 @@ static void trim_entries(struct near__local *local, struct near__share *share, i
 /* But for one entry of so many bytes. */
 static void keep_only(struct near__local *local, struct near__share *share, int64_t bytes)
 {
-    give_up(share, NEAR_IDLE_ROOM, &local->budget.used, load(&share->idle[NEAR_IDLE_ROOM]) - bytes);
-    give_up(share, NEAR_IDLE_ENTRIES, &local->budget.entries, load(&share->idle[NEAR_IDLE_ENTRIES]) - 1);
+    give_up(share, NEAR_IDLE_ROOM, &local->budget.used, near__gauge(&share->idle[NEAR_IDLE_ROOM]) - bytes);
+    give_up(share, NEAR_IDLE_ENTRIES, &local->budget.entries, near__gauge(&share->idle[NEAR_IDLE_ENTRIES]) - 1);
 }
 
 static void trim_spare(struct near__local *local, struct near__share *share, int64_t most)
 {
-    int64_t spare = load(&share->idle[NEAR_IDLE_SPARE]);
+    int64_t spare = near__gauge(&share->idle[NEAR_IDLE_SPARE]);
     if (spare <= most)
         return;
     grow(&share->idle[NEAR_IDLE_SPARE], -spare);
@@ -333,7 +328,7 @@ static int take_bytes(struct near__local *local, struct near__share *share, int6
 
 static int has_bytes(struct near__local *local, struct near__share *share, int64_t bytes)
 {
-    int64_t missing = bytes - load(&share->idle[NEAR_IDLE_ROOM]);
+    int64_t missing = bytes - near__gauge(&share->idle[NEAR_IDLE_ROOM]);
     return missing <= 0 || take_bytes(local, share, missing + part_of(local, share)->quantum) ||
            take_bytes(local, share, missing);
 }
@@ -351,8 +346,8 @@ static int take_entries(struct near__local *local, struct near__share *share, in
 
 static int has_entry(struct near__local *local, struct near__share *share)
 {
-    return load(&share->idle[NEAR_IDLE_ENTRIES]) > 0 ||
-           (load(&local->budget.entries) < load(&local->budget.entries_max) &&
+    return near__gauge(&share->idle[NEAR_IDLE_ENTRIES]) > 0 ||
+           (near__gauge(&local->budget.entries) < near__gauge(&local->budget.entries_max) &&
             (take_entries(local, share, 1 + part_of(local, share)->entries) || take_entries(local, share, 1)));
 }
 
@@ -370,21 +365,21 @@ static int has_room(struct near__local *local, struct near__share *share, int64_
 /* Neither a reservation nor an eviction for it would fit below the ceiling. */
 static int is_at_ceiling(const struct near__local *local, const struct near__share *share, int64_t bytes)
 {
-    int64_t missing = bytes - load(&share->idle[NEAR_IDLE_ROOM]);
-    return missing > load(&share->idle[NEAR_IDLE_SPARE]) &&
-           !is_below_ceiling(&local->budget, load(&local->budget.used) + missing);
+    int64_t missing = bytes - near__gauge(&share->idle[NEAR_IDLE_ROOM]);
+    return missing > near__gauge(&share->idle[NEAR_IDLE_SPARE]) &&
+           !is_below_ceiling(&local->budget, near__gauge(&local->budget.used) + missing);
 }
 
 /* The room of what was evicted for this entry: it counts as live already. */
 static int has_own_room(const struct near__share *share, int64_t bytes)
 {
-    return load(&share->idle[NEAR_IDLE_ROOM]) >= bytes && load(&share->idle[NEAR_IDLE_ENTRIES]) > 0;
+    return near__gauge(&share->idle[NEAR_IDLE_ROOM]) >= bytes && near__gauge(&share->idle[NEAR_IDLE_ENTRIES]) > 0;
 }
 
 /* What is live leaves room for an entry of that size, once what is retired has been freed. */
 static int will_have_room(const struct near__budget *budget, const struct near__share *share, int64_t bytes)
 {
-    return excess_of_bytes(budget) + bytes - load(&share->idle[NEAR_IDLE_ROOM]) <= 0;
+    return excess_of_bytes(budget) + bytes - near__gauge(&share->idle[NEAR_IDLE_ROOM]) <= 0;
 }
 
 /* While the keeper lowers a limit as fast as it can, nobody else gets below it.  Who has evicted for it as much as one
@@ -417,7 +412,7 @@ int near__budget_reserve_entry(struct near__local *local, struct near__reader *r
 {
     struct near__share *share = &reader->share;
     share->wanted = bytes;
-    int made = bytes <= load(&local->budget.max) && make_room(local, reader, bytes, moment);
+    int made = bytes <= near__gauge(&local->budget.max) && make_room(local, reader, bytes, moment);
     share->wanted = 0;
     if (!made) {
         trim_room(local, share, HELD * part_of(local, share)->quantum);
@@ -431,7 +426,7 @@ int near__budget_reserve_entry(struct near__local *local, struct near__reader *r
 
 void near__budget_correct(struct near__local *local, struct near__reader *reader, int64_t bytes)
 {
-    int64_t room = load(&reader->share.idle[NEAR_IDLE_ROOM]), own = bytes < room ? bytes : room;
+    int64_t room = near__gauge(&reader->share.idle[NEAR_IDLE_ROOM]), own = bytes < room ? bytes : room;
     grow(&reader->share.idle[NEAR_IDLE_ROOM], -own);
     add(&local->budget.used, bytes - own);
 }
@@ -471,7 +466,7 @@ NEAR_APART int take_spare(struct near__local *local, struct near__share *share, 
 
 static inline int has_spare(struct near__local *local, struct near__share *share, int64_t bytes)
 {
-    int64_t missing = bytes - load(&share->idle[NEAR_IDLE_SPARE]);
+    int64_t missing = bytes - near__gauge(&share->idle[NEAR_IDLE_SPARE]);
     return missing <= 0 || take_spare(local, share, missing);
 }
 
@@ -479,7 +474,7 @@ void near__budget_retire(struct near__local *local, struct near__reader *reader,
 {
     struct near__budget *budget = &local->budget;
     if (!reader || !has_spare(local, &reader->share, bytes)) {
-        int64_t max = load(&budget->max);
+        int64_t max = near__gauge(&budget->max);
         int64_t retired = bytes + atomic_fetch_add_explicit(&budget->retired, bytes, memory_order_relaxed);
         add(&budget->entries, -1);
         if (retired > (near__budget_ceiling(max) - max) / 4)
@@ -505,8 +500,8 @@ void near__budget_free(struct near__local *local, struct near__reader *reader, i
 /* Half of what is above the budget is left to fills. */
 int near__budget_copy(struct near__local *local, int64_t bytes)
 {
-    int64_t max = load(&local->budget.max), half = (near__budget_ceiling(max) - max) / 2;
-    if (load(&local->budget.used) > max + half || !charge_below_ceiling(&local->budget, bytes))
+    int64_t max = near__gauge(&local->budget.max), half = (near__budget_ceiling(max) - max) / 2;
+    if (near__gauge(&local->budget.used) > max + half || !charge_below_ceiling(&local->budget, bytes))
         return 0;
     add(&local->budget.retired, bytes);
     return 1;

@@ -272,6 +272,10 @@ static inline uint64_t near__word_tag(uint64_t word)
 {
     return word >> NEAR_WORD_TAG_SHIFT;
 }
+static inline int near__word_is_visible(uint64_t word)
+{
+    return (word & NEAR_WORD_VISIBLE) != 0;
+}
 /* Of a word that is not 0. */
 static inline int near__word_is_tentative(uint64_t word)
 {

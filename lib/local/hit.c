@@ -122,7 +122,7 @@ static enum near__local_result hand_out(struct near__local *local, struct near__
                                         struct near__entry *entry, enum near__local_result result,
                                         struct near__view *view)
 {
-    if (!near__hit_is_served(result))
+    if (!near__local_is_served(result))
         return result;
     describe(local, entry, view);
     return near__hit_hold(local, reader, entry, &view->pin, &view->data) ? result : NEAR_LOCAL_ABSENT;
@@ -166,7 +166,7 @@ enum near__local_result near__local_copy(struct near__local *local, struct near_
     struct near__entry *entry;
     near__rcu_enter();
     enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, &entry);
-    if (near__hit_is_served(result)) {
+    if (near__local_is_served(result)) {
         describe(local, entry, view);
         if (view->size && capacity)
             memcpy(buffer, near__entry_value(entry), view->size < capacity ? view->size : capacity);

@@ -55,11 +55,6 @@ static inline enum near__local_result near__hit_judge(const struct near__local *
     return NEAR_LOCAL_HIT;
 }
 
-static inline int near__hit_is_served(enum near__local_result result)
-{
-    return result == NEAR_LOCAL_HIT || result == NEAR_LOCAL_STALE_HIT;
-}
-
 void near__hit_count_miss(struct near__reader *reader, enum near__local_result result);
 
 static inline void near__hit_count(struct near__reader *reader, enum near__local_result result)
@@ -75,7 +70,7 @@ static inline void near__hit_show(const struct near__local *local, struct near__
                                   size_t key_size, const struct near__entry *entry, enum near__local_result result)
 {
     if (near__unlikely(local->taps))
-        near__tap_read(local, reader, key, key_size, near__hit_is_served(result) ? entry : NULL, result);
+        near__tap_read(local, reader, key, key_size, near__local_is_served(result) ? entry : NULL, result);
 }
 
 /* What was found has been retired before it was judged: the slot has what took its place, or nothing.  For a key that
@@ -181,7 +176,7 @@ NEAR_INLINE int near__hit_is_fresh(const struct near__local *local, struct near_
 {
     if (near__unlikely(fresh != NEAR_TICKS_ALWAYS) && near__unlikely(near__ticks() >= fresh))
         return 0;
-    if (near__unlikely(!near__brief_is_half(near__entry_access(entry), &local->tick)))
+    if (near__unlikely(!near__brief_is_half(near__entry_stamp(entry), &local->tick)))
         /* relaxed: near__tier_tick */
         near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed));
     return 1;

@@ -294,7 +294,7 @@ NEAR_INLINE struct offering oldest_of(struct near__bucket *bucket, struct offeri
 {
     for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
         uint64_t word = near__step_load(&bucket->slot[i]);
-        if (!word || near__word_is_tentative(word))
+        if (!near__word_is_visible(word))
             continue;
         int rank = rank_of(near__word_entry(word), moment, is_plain);
         if (rank > best.rank)
@@ -363,7 +363,7 @@ NEAR_INLINE struct place rival_in(struct near__bucket *home, const struct near__
 static int is_newer(uint64_t word, const struct near__entry *entry)
 {
     const struct near__entry *there = near__word_entry(word);
-    return word && !near__word_is_tentative(word) && near__entry_position(there) > near__entry_position(entry) &&
+    return near__word_is_visible(word) && near__entry_position(there) > near__entry_position(entry) &&
            same_key(there, entry); /* retired meanwhile: not newer, and the swap from its word fails */
 }
 
@@ -371,7 +371,7 @@ static int is_newer(uint64_t word, const struct near__entry *entry)
 static void displaced(struct near__index *index, uint64_t word, const struct near__entry *by,
                       const struct near__moment *moment)
 {
-    if (!word || near__word_is_tentative(word))
+    if (!near__word_is_visible(word))
         return;
     struct near__entry *entry = near__word_entry(word);
     near__retire(index, entry, same_key(entry, by) ? NEAR_WHY_REPLACED : why_of(entry, moment));

@@ -29,11 +29,6 @@
  * changes nothing where threads fill: they wake it for the memory that they have retired.) */
 #define WORK_NS (2 * NEAR_NS_PER_MS)
 
-static int64_t load(const _Atomic(int64_t) *count)
-{
-    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: counts */
-}
-
 /* ---------------------------------------------------------------- sweeping */
 
 /* Stamps that are old enough to be mistaken for young ones one day.  That of the queue comes along earlier: then the
@@ -50,7 +45,7 @@ static void pull_along(const struct near__local *local, struct near__entry *entr
 static void sweep_slot(struct near__local *local, _Atomic(uint64_t) *slot, const struct near__moment *moment)
 {
     uint64_t word = near__step_load(slot);
-    if (!word || near__word_is_tentative(word))
+    if (!near__word_is_visible(word))
         return;
     struct near__entry *entry = near__word_entry(word);
     if (near__entry_is_dead(entry, moment)) {
@@ -84,7 +79,7 @@ static void sweep_buckets(struct near__local *local, uint64_t count)
 
 static void sweep_some(struct near__local *local, uint64_t left)
 {
-    while (left && !atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) { /* relaxed: seen soon enough */
+    while (left && !near__keeper_is_stopped(local)) {
         uint64_t step = left < SWEEP_STEP ? left : SWEEP_STEP;
         sweep_buckets(local, step);
         left -= step;
@@ -114,7 +109,7 @@ static void sweep_eras(struct near__local *local)
     near__sweep(local, 1);
     near__tables_cleared(local);
     local->keeper.forsaken_swept = forsaken;
-    if (!atomic_load_explicit(&local->keeper.stop, memory_order_relaxed))
+    if (!near__keeper_is_stopped(local))
         /* release: pairs with near__local_clear, which then may use the number again */
         atomic_store_explicit(&local->era_swept, era, memory_order_release);
 }
@@ -148,7 +143,7 @@ static void sweep_ages(struct near__local *local, int whole)
     if (!local->idle_unit_ns && tick - keeper->ages_swept >= NEAR_TICKS_TO_SWEEP) {
         uint64_t evicted = near__tier_ended(local, NEAR_WHY_EVICTED);
         keeper->ages_left =
-            evicted - keeper->ages_evicted < (uint64_t)load(&local->budget.entries) ? table_of(local)->count : 0;
+            evicted - keeper->ages_evicted < (uint64_t)near__gauge(&local->budget.entries) ? table_of(local)->count : 0;
         keeper->ages_swept = tick;
         keeper->ages_evicted = evicted;
     }
@@ -203,17 +198,18 @@ static void change_size(struct near__local *local, int64_t size, uint64_t wanted
 /* Without a curve nobody can have asked for it. */
 static void tend_size(struct near__local *local)
 {
-    int64_t now_ns = near__now(local->clock), size = load(&local->budget.max_wanted),
-            fixed = load(&local->budget.fixed);
+    int64_t now_ns = near__now(local->clock), size = near__gauge(&local->budget.max_wanted),
+            fixed = near__gauge(&local->budget.fixed);
     if (!local->curve || now_ns < local->keeper.size_due_ns)
         return;
     local->keeper.size_due_ns = now_ns + SIZE_NS;
     struct near__pressure_level pressure;
     struct near__advice advice;
-    struct near__auto_view view = {.now_ns = now_ns,
-                                   .size = (uint64_t)size,
-                                   .fixed = (uint64_t)fixed,
-                                   .used = (uint64_t)(load(&local->budget.used) - load(&local->budget.retired))};
+    struct near__auto_view view = {
+        .now_ns = now_ns,
+        .size = (uint64_t)size,
+        .fixed = (uint64_t)fixed,
+        .used = (uint64_t)(near__gauge(&local->budget.used) - near__gauge(&local->budget.retired))};
     if (near__autosize_wants_advice(&local->autosize, now_ns)) {
         uint64_t least, most;
         near__autosize_limits(&local->autosize, view.fixed, &least, &most);
@@ -233,8 +229,8 @@ static void tend_size(struct near__local *local)
 static void give_back(struct near__local *local)
 {
     struct near__keeper *keeper = &local->keeper;
-    int64_t max = load(&local->budget.max_wanted), begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
-    int64_t large = load(&local->large_bytes);
+    int64_t max = near__gauge(&local->budget.max_wanted), begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
+    int64_t large = near__gauge(&local->large_bytes);
     keeper->lowered |= max < keeper->max_seen || large < keeper->large_seen - keeper->large_seen / 4 - LARGE_LEFT;
     if (large > keeper->large_seen || keeper->lowered)
         keeper->large_seen = large;
@@ -330,8 +326,8 @@ static int is_busy(const struct near__local *local)
 static int doze(struct near__local *local, int64_t ns)
 {
     struct timespec patience = {ns / NEAR_NS_PER_S, ns % NEAR_NS_PER_S};
-    /* relaxed: rest has taken the 1 that came with it, or it comes */
-    if (atomic_load_explicit(&local->keeper.stop, memory_order_relaxed))
+    /* rest has taken the 1 that came with it, or it comes */
+    if (near__keeper_is_stopped(local))
         return 0;
     syscall(SYS_futex, &local->keeper.wake, FUTEX_WAIT_PRIVATE, 0, &patience, NULL, 0);
     /* acquire: pairs with near__keeper_stop; what else there is to do is found by looking, with its own order */
@@ -390,7 +386,7 @@ static void *run(void *arg)
     int64_t sweep_due_ns = near__now(local->clock);
     pthread_setname_np(pthread_self(), "near-keep");
     near__rcu_register();
-    while (!atomic_load_explicit(&local->keeper.stop, memory_order_relaxed)) { /* relaxed: ordered by doze */
+    while (!near__keeper_is_stopped(local)) { /* ordered by doze */
         int64_t now_ns = near__now(local->clock);
         int sweep = timed_out || now_ns >= sweep_due_ns;
         if (sweep)

@@ -657,7 +657,7 @@ static int renews(struct near__local *local, struct offer *offer)
     const struct near__entry *entry = near__index_find(&local->index, offer->hash, offer->key, offer->key_size);
     offer->renews = entry && near__entry_is_below(entry, offer->position);
     if (offer->renews)
-        offer->tick = atomic_load_explicit(&entry->access, memory_order_relaxed); /* relaxed: an approximate age */
+        offer->tick = near__entry_stamp(entry);
     near__rcu_leave();
     return offer->renews;
 }
@@ -753,9 +753,7 @@ int near__local_set_auto(struct near__local *local, uint32_t hit_permille, uint6
 static uint64_t sum_of(struct near__local *local, enum near__count what)
 {
     uint64_t sum = 0;
-    /* acquire: pairs with the push of a reader */
-    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
-    for (; reader; reader = reader->next)
+    for (struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
         sum += near__reader_counted(reader, what);
     return sum;
 }
@@ -773,9 +771,7 @@ uint64_t near__tier_reads_of(const struct near__reader *reader)
 uint64_t near__tier_reads(struct near__local *local)
 {
     uint64_t sum = 0;
-    /* acquire: pairs with the push of a reader */
-    const struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
-    for (; reader; reader = reader->next)
+    for (const struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
         sum += near__tier_reads_of(reader);
     return sum;
 }
@@ -807,9 +803,7 @@ uint64_t near__tier_ended(const struct near__local *local, enum near__why why)
 {
     /* relaxed, both: statistics */
     uint64_t sum = atomic_load_explicit(&local->ended[why], memory_order_relaxed);
-    /* acquire: pairs with the push of a reader */
-    const struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
-    for (; reader; reader = reader->next)
+    for (const struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
         sum += atomic_load_explicit(&reader->share.ended[why], memory_order_relaxed);
     return sum;
 }

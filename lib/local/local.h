@@ -94,6 +94,10 @@ enum near__local_result {
     NEAR_LOCAL_UNPROVEN, /* there, but the proof is older than the bound */
     NEAR_LOCAL_STALE_HIT /* as UNPROVEN, and stale_ns allowed serving it */
 };
+static inline int near__local_is_served(enum near__local_result result)
+{
+    return result == NEAR_LOCAL_HIT || result == NEAR_LOCAL_STALE_HIT;
+}
 
 struct near__view {
     const void *data;

@@ -99,11 +99,6 @@ struct near__table {
 
 /* ---------------------------------------------------------------- one table */
 
-static int64_t load(const _Atomic(int64_t) *count)
-{
-    return atomic_load_explicit(count, memory_order_relaxed); /* relaxed: counts */
-}
-
 static size_t table_size(uint64_t buckets)
 {
     return sizeof(struct near__table) + buckets * sizeof(struct near__bucket) + NEAR_GROUP_SIZE - 1;
@@ -174,8 +169,9 @@ static void wake_at(struct near__local *local, uint64_t entries)
 
 static uint64_t least_buckets(const struct near__local *local)
 {
-    uint64_t buckets = (uint64_t)load(&local->budget.max) / LEAST_PART / sizeof(struct near__bucket);
-    uint64_t useful = (uint64_t)load(&local->budget.entries_max) / NEAR_INDEX_LAST * 10; /* with a limit of entries */
+    uint64_t buckets = (uint64_t)near__gauge(&local->budget.max) / LEAST_PART / sizeof(struct near__bucket);
+    uint64_t useful =
+        (uint64_t)near__gauge(&local->budget.entries_max) / NEAR_INDEX_LAST * 10; /* with a limit of entries */
     buckets = buckets < useful ? buckets : useful;
     return buckets > BUCKETS_MIN ? whole_groups(buckets) : BUCKETS_MIN;
 }
@@ -212,7 +208,7 @@ void near__tables_close(struct near__local *local)
 
 static uint64_t entries_now(const struct near__local *local)
 {
-    int64_t have = load(&local->budget.entries);
+    int64_t have = near__gauge(&local->budget.entries);
     return have > 0 ? (uint64_t)have : 0;
 }
 
@@ -227,22 +223,17 @@ static void publish(struct near__local *local, struct near__tables *view)
     near__rcu_synchronize();
 }
 
-static int is_stopped(const struct near__local *local)
-{
-    return atomic_load_explicit(&local->keeper.stop, memory_order_relaxed) != 0; /* relaxed: seen soon enough */
-}
-
 /* A part of what is above the limit, as much as fills can do without. */
 static int64_t retirable(const struct near__local *local)
 {
-    int64_t max = load(&local->budget.max);
+    int64_t max = near__gauge(&local->budget.max);
     return (near__budget_ceiling(max) - max) / 4;
 }
 
 /* Nearly no room is left between what is used and the ceiling: fills are about to be refused. */
 static int is_pressed(const struct near__local *local)
 {
-    return load(&local->budget.retired) > retirable(local);
+    return near__gauge(&local->budget.retired) > retirable(local);
 }
 
 /* What was retired when move_all last looked, how many looks ago that has changed, and when the next one is. */
@@ -267,7 +258,7 @@ static void relieve(struct near__local *local, struct pressure *pressure)
     int64_t begun_ns = near__clock_kernel(CLOCK_MONOTONIC);
     if (!is_pressed(local) || begun_ns < pressure->due_ns)
         return;
-    int64_t retired = load(&local->budget.retired);
+    int64_t retired = near__gauge(&local->budget.retired);
     if (retired != pressure->retired) {
         if (retired > pressure->retired)
             near__reclaim_some(local);
@@ -278,7 +269,7 @@ static void relieve(struct near__local *local, struct pressure *pressure)
         near__reclaim(local, 1);
         pressure->idle_looks = 0;
     }
-    pressure->retired = load(&local->budget.retired);
+    pressure->retired = near__gauge(&local->budget.retired);
     int64_t ended_ns = near__clock_kernel(CLOCK_MONOTONIC);
     pressure->due_ns = ended_ns + (ended_ns - begun_ns);
 }
@@ -299,7 +290,7 @@ static enum moved move_all(struct near__local *local, const struct near__table *
         near__rcu_leave();
         /* relaxed: statistics */
         atomic_store_explicit(&local->moved_permille, (uint32_t)(b * 999 / from->span.count), memory_order_relaxed);
-        if (is_stopped(local))
+        if (near__keeper_is_stopped(local))
             return STOPPED;
         if (entries_now(local) > most)
             return OUTGROWN;
@@ -312,21 +303,21 @@ static enum moved move_all(struct near__local *local, const struct near__table *
 
 static int64_t live_bytes(const struct near__local *local)
 {
-    return load(&local->budget.used) - load(&local->budget.retired);
+    return near__gauge(&local->budget.used) - near__gauge(&local->budget.retired);
 }
 
 /* There is more than what is wanted. */
 static int is_over(const struct near__local *local)
 {
-    return live_bytes(local) > load(&local->budget.max_wanted) ||
-           load(&local->budget.entries) > load(&local->budget.entries_wanted);
+    return live_bytes(local) > near__gauge(&local->budget.max_wanted) ||
+           near__gauge(&local->budget.entries) > near__gauge(&local->budget.entries_wanted);
 }
 
 /* The clock of last use goes on with what goes, though nobody fills (order.h). */
 static void count_victim(struct near__local *local, struct near__moment *moment)
 {
     struct near__keeper *keeper = &local->keeper;
-    if (local->idle_unit_ns || ++keeper->victims < (uint64_t)load(&local->budget.entries) / STEPS_DOWN)
+    if (local->idle_unit_ns || ++keeper->victims < (uint64_t)near__gauge(&local->budget.entries) / STEPS_DOWN)
         return;
     keeper->victims = 0;
     /* relaxed: an approximate age */
@@ -345,7 +336,8 @@ static int evict_some(struct near__local *local, int64_t entries_goal, int by_li
     int evicted = 0;
     if (moment.rule == NEAR_RULE_S3FIFO && near__queue_most_are_new(local))
         moment.rule = NEAR_RULE_LRU;
-    while (evicted < STEP_VICTIMS && near__budget_excess(local) > 0 && load(&local->budget.entries) > entries_goal) {
+    while (evicted < STEP_VICTIMS && near__budget_excess(local) > 0 &&
+           near__gauge(&local->budget.entries) > entries_goal) {
         if (near__evict_one(local, &local->keeper.hands, &moment)) {
             evicted++;
             count_victim(local, &moment);
@@ -363,7 +355,7 @@ static int evict_some(struct near__local *local, int64_t entries_goal, int by_li
 static int reserve_table(struct near__local *local, int64_t bytes)
 {
     int64_t charged = 0;
-    while (charged < bytes && !is_stopped(local)) {
+    while (charged < bytes && !near__keeper_is_stopped(local)) {
         int64_t part = near__budget_charge_some(local, bytes - charged);
         atomic_fetch_add_explicit(&local->index_bytes, (uint64_t)part, memory_order_relaxed); /* relaxed: a count */
         charged += part;
@@ -382,9 +374,9 @@ static int reserve_table(struct near__local *local, int64_t bytes)
 /* A limit on its way down goes up by that much; to where it is going, settle_limits brings it. */
 static void ease_limit(struct near__budget *budget, int64_t bytes)
 {
-    int64_t limit = load(&budget->max);
+    int64_t limit = near__gauge(&budget->max);
     /* relaxed, both: as in follow */
-    while (limit > load(&budget->max_wanted) &&
+    while (limit > near__gauge(&budget->max_wanted) &&
            !atomic_compare_exchange_weak_explicit(&budget->max, &limit, limit + bytes, memory_order_relaxed,
                                                   memory_order_relaxed))
         ;
@@ -395,9 +387,9 @@ static void ease_limit(struct near__budget *budget, int64_t bytes)
 static void follow(_Atomic(int64_t) *in_force, const _Atomic(int64_t) *wanted, int64_t there_is, int64_t step,
                    int64_t near)
 {
-    int64_t limit = load(in_force), next;
+    int64_t limit = near__gauge(in_force), next;
     do {
-        int64_t least = load(wanted), lower = (there_is < limit ? there_is : limit) - step;
+        int64_t least = near__gauge(wanted), lower = (there_is < limit ? there_is : limit) - step;
         next = lower > least + near ? lower : least;
         /* relaxed, both: limits that are looked at anew each time */
     } while (next != limit && !atomic_compare_exchange_weak_explicit(in_force, &limit, next, memory_order_relaxed,
@@ -407,7 +399,7 @@ static void follow(_Atomic(int64_t) *in_force, const _Atomic(int64_t) *wanted, i
 /* Limits in force above this much more than what is wanted go down in steps, and then at once. */
 static int64_t last_step(const struct near__budget *budget)
 {
-    return 2 * near__budget_slack(load(&budget->max_wanted));
+    return 2 * near__budget_slack(near__gauge(&budget->max_wanted));
 }
 
 /* An old table goes, and what it has taken below a limit that is on its way down goes before it: fills must not come in
@@ -415,7 +407,7 @@ static int64_t last_step(const struct near__budget *budget)
 static void give_up(struct near__local *local, struct near__table *table)
 {
     struct near__budget *budget = &local->budget;
-    if (load(&budget->max) > load(&budget->max_wanted))
+    if (near__gauge(&budget->max) > near__gauge(&budget->max_wanted))
         near__reclaim(local, 1);
     follow(&budget->max, &budget->max_wanted, live_bytes(local) - (int64_t)table->cost, 0, last_step(budget));
     drop_table(local, table);
@@ -468,7 +460,7 @@ static void change_to(struct near__local *local, uint64_t buckets)
     int64_t estimate = (int64_t)table_size(buckets) + 4096; /* whole pages */
     int is_smaller = buckets < local->keeper.table->span.count;
     uint64_t most = is_smaller && !is_over(local) ? outgrown_from(local, buckets) : UINT64_MAX;
-    if (is_smaller && load(&local->budget.used) > near__budget_ceiling(load(&local->budget.max_wanted))) {
+    if (is_smaller && near__gauge(&local->budget.used) > near__budget_ceiling(near__gauge(&local->budget.max_wanted))) {
         ease_limit(&local->budget, estimate);
         charge_table(local, estimate); /* the budget was lowered far below what is used, and this will help */
     } else if (!reserve_table(local, estimate)) {
@@ -486,8 +478,8 @@ static void change_to(struct near__local *local, uint64_t buckets)
  * less of what is fixed. */
 static int64_t entries_in_bytes(const struct near__local *local, int64_t spared)
 {
-    int64_t entries = load(&local->budget.entries), max = load(&local->budget.max_wanted),
-            fixed = load(&local->budget.fixed);
+    int64_t entries = near__gauge(&local->budget.entries), max = near__gauge(&local->budget.max_wanted),
+            fixed = near__gauge(&local->budget.fixed);
     int64_t bytes = near__budget_live(local), room = max - fixed + spared;
     if (entries <= 0 || bytes <= 0 || room <= 0)
         return 0;
@@ -499,7 +491,7 @@ static int64_t entries_in_bytes(const struct near__local *local, int64_t spared)
  * in its stead. */
 int64_t near__tables_entries_that_fit(const struct near__local *local, int64_t spared)
 {
-    int64_t fit = entries_in_bytes(local, spared), limit = load(&local->budget.entries_wanted);
+    int64_t fit = entries_in_bytes(local, spared), limit = near__gauge(&local->budget.entries_wanted);
     return fit < limit ? fit : limit;
 }
 
@@ -556,7 +548,7 @@ static uint64_t fewest_buckets(const struct near__local *local)
 
 static int fits_beside(const struct near__local *local, uint64_t buckets)
 {
-    return live_bytes(local) + (int64_t)table_size(buckets) <= load(&local->budget.max);
+    return live_bytes(local) + (int64_t)table_size(buckets) <= near__gauge(&local->budget.max);
 }
 
 /* What the tier will have when it is full, if the entries stay as large as they are. */
@@ -569,7 +561,7 @@ static uint64_t last_table(const struct near__local *local)
 static int64_t room_beside_last(const struct near__local *local)
 {
     int64_t size = (int64_t)table_size(last_table(local));
-    return load(&local->budget.max) - live_bytes(local) - size - size / CHANCE_PART;
+    return near__gauge(&local->budget.max) - live_bytes(local) - size - size / CHANCE_PART;
 }
 
 /* With entries of a few bytes the last table is a quarter of the budget.  When they ask for it, it would find no place
@@ -584,7 +576,8 @@ static int is_last_chance(const struct near__local *local)
 static int is_worth_it(const struct near__local *local, uint64_t buckets)
 {
     int64_t entries = (int64_t)entries_now(local), bytes = near__budget_live(local);
-    int64_t room = load(&local->budget.max_wanted) - load(&local->budget.fixed) - (int64_t)table_size(buckets);
+    int64_t room =
+        near__gauge(&local->budget.max_wanted) - near__gauge(&local->budget.fixed) - (int64_t)table_size(buckets);
     return bytes <= 0 || room / (bytes / entries + 1) >= entries - entries / 16;
 }
 
@@ -634,7 +627,7 @@ void near__limits_lower(struct near__local *local)
 {
     struct near__budget *budget = &local->budget;
     follow(&budget->max, &budget->max_wanted, live_bytes(local), 0, last_step(budget) / 2);
-    follow(&budget->entries_max, &budget->entries_wanted, load(&budget->entries), 0, 0);
+    follow(&budget->entries_max, &budget->entries_wanted, near__gauge(&budget->entries), 0, 0);
 }
 
 /* The limits go first and the victims after them: room that was made below a limit would be filled again at once.  A
@@ -649,8 +642,8 @@ static void lower_limits(struct near__local *local)
     struct near__budget *budget = &local->budget;
     int64_t goal = near__tables_entries_that_fit(local, 0), used_ns = near__keeper_used_ns(),
             freed_at = live_bytes(local);
-    while (is_over(local) && load(&budget->entries) > goal && !is_stopped(local)) {
-        int64_t entries = load(&budget->entries), bytes = live_bytes(local);
+    while (is_over(local) && near__gauge(&budget->entries) > goal && !near__keeper_is_stopped(local)) {
+        int64_t entries = near__gauge(&budget->entries), bytes = live_bytes(local);
         int64_t each = entries > 0 ? near__budget_live(local) / entries : bytes;
         follow(&budget->max, &budget->max_wanted, bytes, STEP_DOWN * each, last_step(budget));
         follow(&budget->entries_max, &budget->entries_wanted, entries, STEP_DOWN, 0);
@@ -668,7 +661,7 @@ static void lower_limits(struct near__local *local)
 static void settle_limits(struct near__local *local)
 {
     struct near__budget *budget = &local->budget;
-    if (load(&budget->max) > load(&budget->max_wanted))
+    if (near__gauge(&budget->max) > near__gauge(&budget->max_wanted))
         near__reclaim(local, 1);
     follow(&budget->max, &budget->max_wanted, 0, 0, 0);
     follow(&budget->entries_max, &budget->entries_wanted, 0, 0, 0);
@@ -681,7 +674,8 @@ void near__tables_adapt(struct near__local *local)
     look_whether_calm(local);
     uint64_t wanted = wanted_buckets(local);
     /* An index that is far from its size gets there by several doublings. */
-    for (int steps = 0; steps < 40 && wanted != local->keeper.table->span.count && !is_stopped(local); steps++) {
+    for (int steps = 0; steps < 40 && wanted != local->keeper.table->span.count && !near__keeper_is_stopped(local);
+         steps++) {
         uint64_t before = local->keeper.table->span.count;
         change_to(local, wanted);
         if (local->keeper.next || local->keeper.table->span.count == before)
@@ -689,7 +683,7 @@ void near__tables_adapt(struct near__local *local)
         wanted = wanted_buckets(local);
     }
     settle_limits(local);
-    while (!is_stopped(local) && evict_some(local, 0, 1) > 0)
+    while (!near__keeper_is_stopped(local) && evict_some(local, 0, 1) > 0)
         if (is_pressed(local))
             near__reclaim(local, 1);
     if (!local->keeper.next)

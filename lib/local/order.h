@@ -62,15 +62,10 @@ static inline int near__entry_is_odd(const struct near__entry *e, unsigned era)
 {
     return (((unsigned)near__entry_head(e) ^ era) & (NEAR_ENTRY_EXPIRES | NEAR_ENTRY_ERA)) != 0;
 }
-/* relaxed: (a) */
-static inline uint16_t near__entry_access(const struct near__entry *e)
-{
-    return atomic_load_explicit(&e->access, memory_order_relaxed);
-}
 /* A store only when it changes something keeps the line of a hot entry shared between cores. */
 static inline void near__entry_touch(struct near__entry *e, uint16_t tick)
 {
-    if (near__entry_access(e) != tick)
+    if (near__entry_stamp(e) != tick)
         atomic_store_explicit(&e->access, tick, memory_order_relaxed); /* relaxed: (a) */
 }
 

@@ -144,10 +144,9 @@ void near__local_disown(struct near__local *local, struct near__owned *owned)
 
 void near__pins_each(struct near__local *local, void (*look)(void *arg, struct near__entry *entry), void *arg)
 {
-    /* acquire, all four: the list heads pair with their pushes, the places with the stores above.  Readers first: see
-     * own. */
-    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
-    for (; reader; reader = reader->next)
+    /* acquire, all: the list of blocks pairs with its push, the places with the stores above.  Readers first: see
+     * near__local_own. */
+    for (struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
         for (unsigned i = 0; i < NEAR_PINS; i++) {
             struct near__entry *entry = atomic_load_explicit(&reader->pin[i], memory_order_acquire);
             if (entry)
@@ -165,8 +164,7 @@ void near__pins_each(struct near__local *local, void (*look)(void *arg, struct n
 size_t near__local_pinned(struct near__local *local)
 {
     size_t n = (size_t)atomic_load_explicit(&local->copies, memory_order_relaxed); /* relaxed: exact only at rest */
-    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
-    for (; reader; reader = reader->next)
+    for (struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
         for (unsigned i = 0; i < NEAR_PINS; i++)
             n += atomic_load_explicit(&reader->pin[i], memory_order_acquire) != NULL;
     struct near__block *block = atomic_load_explicit(&local->blocks, memory_order_acquire);

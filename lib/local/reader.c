@@ -240,9 +240,7 @@ void near__local_time_hit(struct near__reader *reader, int64_t ns)
 
 void near__local_hit_times(struct near__local *local, struct near__histogram *into)
 {
-    /* acquire: pairs with the push in obtain_locked */
-    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
-    for (; reader; reader = reader->next)
+    for (struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
         for (unsigned i = 0; i < NEAR_TIMED_HITS; i++) {
             uint32_t ns = atomic_load_explicit(&reader->hit_ns[i], memory_order_relaxed); /* relaxed: statistics */
             if (ns)

@@ -329,12 +329,6 @@ static int64_t free_all(struct near__local *local, struct near__entry *list)
 
 /* ---------------------------------------------------------------- the keeper's round */
 
-static struct near__reader *readers_of(const struct near__local *local)
-{
-    /* acquire: pairs with the push of a reader */
-    return atomic_load_explicit(&local->readers, memory_order_acquire);
-}
-
 static struct near__entry *take(_Atomic(struct near__entry *) *list)
 {
     if (!atomic_load_explicit(list, memory_order_relaxed)) /* relaxed: what comes later is found the next time */
@@ -345,7 +339,7 @@ static struct near__entry *take(_Atomic(struct near__entry *) *list)
 /* Some thread has something in one of the bags from the first to the last of these. */
 static int is_any_in(const struct near__local *local, enum near__bags from, enum near__bags to)
 {
-    for (const struct near__reader *reader = readers_of(local); reader; reader = reader->next)
+    for (const struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
         for (enum near__bags which = from; which <= to; which++)
             if (first_of(&reader->share, which))
                 return 1;
@@ -373,7 +367,7 @@ static void await(struct near__local *local, int recalled)
 /* Moves all that is in bags, which have been recalled, in front of *batch. */
 static void empty_bags(struct near__local *local, struct near__entry **batch)
 {
-    for (struct near__reader *reader = readers_of(local); reader; reader = reader->next)
+    for (struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
         for (enum near__bags which = 0; which < NEAR_BAG_MAX; which++) {
             struct near__bag *bag = &reader->share.bag[which];
             if (!first_of(&reader->share, which))

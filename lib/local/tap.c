@@ -187,9 +187,7 @@ static uint64_t lost_in(const struct near__tap *tap)
 static uint64_t lost_of(const struct near__local *local)
 {
     uint64_t lost = 0;
-    /* acquire: pairs with the push of a reader */
-    const struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
-    for (; reader; reader = reader->next)
+    for (const struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
         lost += lost_in(reader->tap);
     return lost;
 }
@@ -367,9 +365,7 @@ void near__tap_learn(struct near__local *local, struct near__reader *reader)
 static void drain_all(struct near__local *local)
 {
     local->tapped.fullest = 0;
-    /* acquire: pairs with the push of a reader */
-    struct near__reader *reader = atomic_load_explicit(&local->readers, memory_order_acquire);
-    for (; reader; reader = reader->next)
+    for (struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
         drain(local, reader);
 }
 

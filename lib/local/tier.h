@@ -243,6 +243,19 @@ static inline unsigned near__tier_ordinary(const struct near__local *local)
     return (uint16_t)atomic_load_explicit(&local->era, memory_order_acquire);
 }
 
+/* A count or a limit.  relaxed: it publishes nothing, and is looked at anew each time. */
+static inline int64_t near__gauge(const _Atomic(int64_t) *count)
+{
+    return atomic_load_explicit(count, memory_order_relaxed);
+}
+
+/* The first of the list of readers. */
+static inline struct near__reader *near__readers_first(const struct near__local *local)
+{
+    /* acquire: pairs with the push of a reader (reader.c); publishes the record */
+    return atomic_load_explicit(&local->readers, memory_order_acquire);
+}
+
 /* Entries that ended for that reason, so far (local.c). */
 uint64_t near__tier_ended(const struct near__local *local, enum near__why why);
 /* Reads that looked here, so far (local.c). */
@@ -411,6 +424,11 @@ void near__recycle_more(struct near__local *local, struct near__reader *reader);
 void near__reclaim_close(struct near__local *local);
 int near__keeper_start(struct near__local *local);
 void near__keeper_stop(struct near__local *local);
+/* relaxed: seen soon enough */
+static inline int near__keeper_is_stopped(const struct near__local *local)
+{
+    return atomic_load_explicit(&local->keeper.stop, memory_order_relaxed) != 0;
+}
 void near__keeper_wake(struct near__local *local);
 void near__keeper_tell_freed(struct near__local *local);
 /* The keeper's processor time so far. */

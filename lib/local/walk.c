@@ -11,7 +11,7 @@ static void visit_bucket(const struct near__bucket *bucket, near__tier_visit_fn 
 {
     for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
         uint64_t word = near__step_load(&bucket->slot[i]);
-        if (word && !near__word_is_tentative(word))
+        if (near__word_is_visible(word))
             visit(arg, near__word_entry(word));
     }
 }

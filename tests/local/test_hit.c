@@ -113,7 +113,7 @@ static const char *get_many(const char *key)
     enum near__local_result results[3];
     struct near__view views[3];
     near__local_get_many(f.local, f.reader, keys, 3, BOUND, 0, results, views);
-    if (!near__hit_is_served(results[1]))
+    if (!near__local_is_served(results[1]))
         return "-";
     snprintf(text, sizeof(text), "%.*s", (int)views[1].size, (const char *)views[1].data);
     near__local_unpin(f.reader, &views[1]);

@@ -180,7 +180,7 @@ static uint64_t pick(_Atomic(uint64_t) **ret_slot)
     for (unsigned n = 0; n < 2 * BUCKETS * NEAR_BUCKET_SLOTS; n++) {
         *ret_slot = &w.buckets[below(BUCKETS)].slot[below(NEAR_BUCKET_SLOTS)];
         uint64_t word = near__step_load(*ret_slot);
-        if (word && !near__word_is_tentative(word))
+        if (near__word_is_visible(word))
             return word;
     }
     return 0;

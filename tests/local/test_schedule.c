@@ -499,7 +499,7 @@ static void do_evict(unsigned unused)
     struct near__bucket *bucket = &span->bucket[below((unsigned)span->count)];
     for (unsigned i = below(NEAR_BUCKET_SLOTS), n = NEAR_BUCKET_SLOTS; n; n--, i = (i + 1) % NEAR_BUCKET_SLOTS) {
         uint64_t word = atomic_load(&bucket->slot[i]);
-        if (!word || near__word_is_tentative(word))
+        if (!near__word_is_visible(word))
             continue;
         step();
         near__index_unlink(&w.index, &bucket->slot[i], word, NEAR_WHY_EVICTED);
@@ -654,7 +654,7 @@ static void task_migrates(struct task *me)
 static void copy_slot(_Atomic(uint64_t) *slot)
 {
     uint64_t word = near__step_load(slot);
-    if (!word || near__word_is_tentative(word))
+    if (!near__word_is_visible(word))
         return;
     struct near__entry *entry = near__word_entry(word);
     struct content c;
