@@ -59,6 +59,7 @@
  * the caches: see docs/measurements.md. */
 #define WAKE_MAX (INT64_C(1024) << 10)
 
+/* relaxed, here and below: counts that publish nothing */
 static void add(_Atomic(int64_t) *count, int64_t n)
 {
     if (n)

@@ -121,11 +121,11 @@ NEAR_INLINE uint32_t near__entry_before(const struct near__entry *e, unsigned wo
 NEAR_INLINE size_t near__entry_key_size(const struct near__entry *e)
 {
     unsigned low = (uint16_t)near__entry_head(e);
-    return __builtin_expect(low & NEAR_ENTRY_LONG, 0) ? near__entry_before(e, 4) : low & NEAR_ENTRY_KEY_SIZE;
+    return near__unlikely(low & NEAR_ENTRY_LONG) ? near__entry_before(e, 4) : low & NEAR_ENTRY_KEY_SIZE;
 }
 NEAR_INLINE size_t near__entry_value_size(const struct near__entry *e)
 {
-    return __builtin_expect(near__entry_flags(e) & NEAR_ENTRY_LONG, 0) ? near__entry_before(e, 3) : e->size;
+    return near__unlikely(near__entry_flags(e) & NEAR_ENTRY_LONG) ? near__entry_before(e, 3) : e->size;
 }
 static inline const unsigned char *near__entry_value(const struct near__entry *e)
 {
@@ -148,13 +148,13 @@ static inline _Atomic(uint32_t) *near__entry_place(const struct near__entry *e)
 
 static inline size_t near__entry_prefix(unsigned flags)
 {
-    return __builtin_expect(flags & NEAR_ENTRY_LONG, 0) ? 16 : flags & NEAR_ENTRY_PREFIX ? 8 : 0;
+    return near__unlikely(flags & NEAR_ENTRY_LONG) ? 16 : flags & NEAR_ENTRY_PREFIX ? 8 : 0;
 }
 /* The flags that an entry must have, but for its era; queues: the tier has them. */
 static inline unsigned near__entry_flags_for(size_t key_size, size_t value_size, int has_expiry, int queues)
 {
     unsigned flags = has_expiry ? NEAR_ENTRY_EXPIRES | NEAR_ENTRY_PREFIX : queues ? NEAR_ENTRY_PREFIX : 0;
-    if (__builtin_expect(key_size > NEAR_ENTRY_KEY_SIZE || value_size > UINT16_MAX, 0))
+    if (near__unlikely(key_size > NEAR_ENTRY_KEY_SIZE || value_size > UINT16_MAX))
         flags |= NEAR_ENTRY_LONG | NEAR_ENTRY_PREFIX;
     return flags;
 }
@@ -166,7 +166,7 @@ static inline size_t near__entry_size_for(size_t key_size, size_t value_size, un
 NEAR_INLINE size_t near__entry_size(const struct near__entry *e)
 {
     unsigned low = (uint16_t)near__entry_head(e);
-    if (__builtin_expect(!(low & NEAR_ENTRY_LONG), 1)) /* one look at the head, which each fill takes twice */
+    if (near__likely(!(low & NEAR_ENTRY_LONG))) /* one look at the head, which each fill takes twice */
         return (low & NEAR_ENTRY_PREFIX ? 8 : 0) + NEAR_ENTRY_HEADER + (low & NEAR_ENTRY_KEY_SIZE) + e->size;
     return near__entry_size_for(near__entry_before(e, 4), near__entry_before(e, 3), low);
 }
@@ -184,7 +184,7 @@ static inline struct near__entry *near__entry_make(void *block, size_t key_size,
     uint32_t *front = (uint32_t *)(void *)e;
     if (flags & NEAR_ENTRY_EXPIRES)
         front[-1] = expires;
-    if (__builtin_expect(flags & NEAR_ENTRY_LONG, 0)) {
+    if (near__unlikely(flags & NEAR_ENTRY_LONG)) {
         front[-4] = (uint32_t)key_size;
         front[-3] = (uint32_t)value_size;
         key_size = value_size = 0;

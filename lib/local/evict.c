@@ -138,7 +138,7 @@ NEAR_INLINE void fetch_ahead(const struct near__hand *hand)
 /* To the next bucket. */
 NEAR_INLINE void advance(const struct hunt *hunt, struct near__hand *hand)
 {
-    if (__builtin_expect(++hand->bucket == hand->end, 0))
+    if (near__unlikely(++hand->bucket == hand->end))
         step_over(hunt, hand);
     fetch_ahead(hand);
     hand->slots = near__bucket_visible(hand->bucket);
@@ -245,10 +245,10 @@ NEAR_INLINE struct sight search_by(const struct hunt *hunt, struct near__hand *h
             _Atomic(uint64_t) *slot = &bucket->slot[near__lowest(slots)];
             slots &= slots - 1;
             uint64_t word = near__step_look(slot);
-            if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0))
+            if (near__unlikely(!(word & NEAR_WORD_VISIBLE)))
                 continue;
             const struct near__entry *entry = near__word_entry(word);
-            if (__builtin_expect(!is_plainly_alive(entry, era, plain, now_ms), 0)) {
+            if (near__unlikely(!is_plainly_alive(entry, era, plain, now_ms))) {
                 enum look look = look_closely(hunt, slot, word);
                 if (look == STAYS)
                     continue;
@@ -264,7 +264,7 @@ NEAR_INLINE struct sight search_by(const struct hunt *hunt, struct near__hand *h
             if (by == QUEUE && (queued & NEAR_QUEUE_MAIN) != main)
                 continue;
             int age = (int)age_of(hunt, entry, queued, base, by);
-            if (__builtin_expect(age <= sight.oldest, 1))
+            if (near__likely(age <= sight.oldest))
                 continue;
             sight.oldest = age;
             sight.slot = slot;
@@ -366,7 +366,7 @@ NEAR_INLINE int evict_old(struct near__local *local, struct near__hand *hand, ui
         hand->old &= hand->old - 1;
         uint64_t word = near__step_look(slot);
         int age = word & NEAR_WORD_VISIBLE ? (uint16_t)(base - near__entry_stamp(near__word_entry(word))) : -1;
-        if (__builtin_expect(age >= hand->bar, 1) && near__index_unlink(&local->index, slot, word, NEAR_WHY_EVICTED))
+        if (near__likely(age >= hand->bar) && near__index_unlink(&local->index, slot, word, NEAR_WHY_EVICTED))
             return 1;
     }
     return 0;
@@ -384,7 +384,7 @@ static int evict_at_a_glance(const struct hunt *hunt, struct near__hand *hand)
         if (!hand->slots)
             advance(hunt, hand);
         unsigned seen = glance(hunt, hand->bucket, bar);
-        if (__builtin_expect(seen & NEAR_GLANCE_ODD, 0))
+        if (near__unlikely(seen & NEAR_GLANCE_ODD))
             return 0;
         hand->old = seen & hand->slots;
         unsigned counts = near__count_bits(hand->old << 8 | hand->slots);

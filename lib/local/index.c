@@ -289,7 +289,7 @@ struct offering {
 };
 
 /* Of one bucket, if anything there ranks higher than `best`. */
-NEAR_INLINE struct offering oldest_of(struct near__bucket *bucket, struct offering best,
+NEAR_INLINE struct offering victim_of(struct near__bucket *bucket, struct offering best,
                                       const struct near__moment *moment, int is_plain)
 {
     for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++) {
@@ -304,14 +304,14 @@ NEAR_INLINE struct offering oldest_of(struct near__bucket *bucket, struct offeri
 }
 
 /* The slot to give up when none is empty: the highest rank in the places of a key. */
-static struct offering oldest_in(struct near__bucket *home, const struct near__moment *moment)
+static struct offering victim_in(struct near__bucket *home, const struct near__moment *moment)
 {
     const int is_plain = moment->rule == NEAR_RULE_LRU && !moment->idle && !moment->forsaken;
     struct offering best = {{NULL, 0}, -1};
     fetch_entries(home);
     for (unsigned p = 0; p < NEAR_PLACES; p++)
-        best = is_plain ? oldest_of(near__bucket_place(home, p), best, moment, 1)
-                        : oldest_of(near__bucket_place(home, p), best, moment, 0);
+        best = is_plain ? victim_of(near__bucket_place(home, p), best, moment, 1)
+                        : victim_of(near__bucket_place(home, p), best, moment, 0);
     return best;
 }
 
@@ -386,7 +386,7 @@ NEAR_INLINE slot_word *stake(struct near__index *index, struct near__bucket *hom
         if (!place.slot)
             place = empty_in(home); /* 3 */
         if (!place.slot)
-            place = oldest_in(home, moment).place;
+            place = victim_in(home, moment).place;
         if (!place.slot || is_newer(place.word, entry))
             return NULL;
         if (near__step_swap(place.slot, place.word, mine)) { /* 4 */
@@ -572,10 +572,10 @@ static struct place berth(struct near__bucket *home, const struct near__entry *e
     struct place place = empty_in(home); /* m2 */
     if (place.slot)
         return place;
-    struct offering oldest = oldest_in(home, moment);
-    if (oldest.rank <= (int)near__entry_rank(entry, moment))
-        oldest.place.slot = NULL;
-    return oldest.place;
+    struct offering victim = victim_in(home, moment);
+    if (victim.rank <= (int)near__entry_rank(entry, moment))
+        victim.place.slot = NULL;
+    return victim.place;
 }
 
 #ifdef NEAR_STEP_HOOK

@@ -220,14 +220,14 @@ NEAR_INLINE uint64_t near__bucket_look(const struct near__bucket *bucket, uint64
                          : NEAR_CLOBBERS_LINES);
         match &= 0x88888888u; /* the tags among them */
         const uint16_t *words = (const uint16_t *)(const void *)bucket;
-        return __builtin_expect(match, 1)
+        return near__likely(match)
                    ? near__step_look((const _Atomic(uint64_t) *)(const void *)(words + near__lowest(match) - 3))
                    : 0;
     }
 #endif
     (void)has_lines;
     unsigned match = near__bucket_match(bucket, tag);
-    return __builtin_expect(match, 1) ? near__step_look(near__match_slot(bucket, match)) : 0;
+    return near__likely(match) ? near__step_look(near__match_slot(bucket, match)) : 0;
 }
 
 /* The entry of a word if that is visible and has the tag; NULL otherwise. */
@@ -279,7 +279,7 @@ NEAR_INLINE struct near__entry *near__index_find(const struct near__index *index
     const struct near__tables *tables = near__index_tables(index);
     const struct near__bucket *home = near__span_bucket(&tables->span[0], hash);
     struct near__entry *entry = near__bucket_find(home, near__hash_tag(hash), key, key_size);
-    return __builtin_expect(entry != NULL, 1) ? entry : near__index_find_away(tables, hash, key, key_size);
+    return near__likely(entry != NULL) ? entry : near__index_find_away(tables, hash, key, key_size);
 }
 
 /* No slot has the tag of a short key in any of its places, so it is not there; 0: near__index_find knows. */
@@ -321,7 +321,7 @@ NEAR_INLINE struct near__entry *near__index_guess(const struct near__index *inde
 {
     const struct near__bucket *bucket = near__span_bucket(&near__index_tables(index)->span[0], hash);
     uint64_t word = near__bucket_look(bucket, hash, has_lines); /* 0 is nobody's tag: at most empty slots match */
-    if (__builtin_expect(!(word & NEAR_WORD_VISIBLE), 0)) {
+    if (near__unlikely(!(word & NEAR_WORD_VISIBLE))) {
         word = near__neighbour_look(index, key, key_size, has_lines);
         if (!(word & NEAR_WORD_VISIBLE))
             return NULL;

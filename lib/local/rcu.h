@@ -93,7 +93,7 @@ static inline int near__rcu_is_quick(void)
 }
 NEAR_INLINE void near__rcu_barrier(int is_known)
 {
-    if (is_known || __builtin_expect(near__rcu_has_membarrier, 1))
+    if (is_known || near__likely(near__rcu_has_membarrier))
         cmm_barrier(); /* the kernel makes readers' barriers on behalf of whoever waits for a grace period */
     else
         cmm_smp_mb();
@@ -101,7 +101,7 @@ NEAR_INLINE void near__rcu_barrier(int is_known)
 NEAR_INLINE int near__rcu_enter_quickly(struct near__rcu_place *ret, int is_known)
 {
     ret->reader = URCU_TLS(urcu_bp_reader);
-    if (__builtin_expect(!ret->reader, 0) || __builtin_expect(ret->reader->ctr & URCU_BP_GP_CTR_NEST_MASK, 0))
+    if (near__unlikely(!ret->reader) || near__unlikely(ret->reader->ctr & URCU_BP_GP_CTR_NEST_MASK))
         return 0;
     _CMM_STORE_SHARED(ret->reader->ctr, _CMM_LOAD_SHARED(urcu_bp_gp.ctr));
     near__rcu_barrier(is_known);

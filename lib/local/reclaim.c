@@ -190,7 +190,7 @@ static inline int has_bags(const struct near__local *local, struct near__share *
     /* seq_cst: after the swap that took out of its slot what is put into a bag next [b1]; and acquire, pairs with
      * set_phase: the keeper's look at the pins [b3], and what it did to the bags [b2], come before our taking */
     uint64_t phase = atomic_load_explicit(&local->budget.phase, memory_order_seq_cst);
-    return __builtin_expect(phase == share->phase, 1) || advance(share, phase);
+    return near__likely(phase == share->phase) || advance(share, phase);
 }
 
 /* ---------------------------------------------------------------- retiring */
