@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clamp.h"
 #include "base/mutant.h"
 #include "nearcache.h"
 
@@ -24,19 +25,14 @@ static int64_t bound_ns(const struct near__coherence *c)
     return atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed);
 }
 
-static int64_t clamp(int64_t value, int64_t least, int64_t most)
-{
-    return value < least ? least : value > most ? most : value;
-}
-
 int64_t near__proof_interval_ns(const struct near__coherence *c)
 {
-    return clamp(bound_ns(c) / 4, INTERVAL_MIN_MS * NEAR_NS_PER_MS, INTERVAL_MAX_MS * NEAR_NS_PER_MS);
+    return near__clamp(bound_ns(c) / 4, INTERVAL_MIN_MS * NEAR_NS_PER_MS, INTERVAL_MAX_MS * NEAR_NS_PER_MS);
 }
 
 int64_t near__proof_patience_ns(const struct near__coherence *c)
 {
-    return clamp(bound_ns(c) / 2, INTERVAL_MIN_MS * NEAR_NS_PER_MS, c->connect_timeout_ns);
+    return near__clamp(bound_ns(c) / 2, INTERVAL_MIN_MS * NEAR_NS_PER_MS, c->connect_timeout_ns);
 }
 
 /* ---------------------------------------------------------------- suspicion */

@@ -31,6 +31,7 @@
  * from the size that it looked at, so that it never takes back what somebody has just set. */
 #include "local/autosize.h"
 
+#include "base/clamp.h"
 #include "base/clock.h"
 
 #define SAMPLES_FIRST 4096
@@ -225,11 +226,6 @@ static void take_over(struct near__autosize *a, const struct near__auto_view *vi
     put(&a->cap, 0);
 }
 
-static uint64_t between(uint64_t size, uint64_t min, uint64_t max)
-{
-    return size < min ? min : size > max ? max : size;
-}
-
 /* Off: what there is stays. */
 static uint64_t rest(struct near__autosize *a, uint64_t size)
 {
@@ -257,7 +253,7 @@ uint64_t near__autosize_decide(struct near__autosize *a, const struct near__auto
         raise_cap(a, view, max);
     a->why = look_at_target(a, view, max);
     if (a->why != NEAR_AUTO_BY_HAND)
-        a->goal = between(a->goal, min, max);
+        a->goal = near__clamp_unsigned(a->goal, min, max);
     uint64_t cap = get(&a->cap);
     if (cap && cap < a->goal) {
         tell(a, pressed ? NEAR_AUTO_PRESSED : NEAR_AUTO_RECOVERING);

@@ -15,6 +15,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/clamp.h"
+
 /* between two rounds when something is retired, kept or perishable, or the entries are still becoming more */
 #define BUSY_MS 100
 #define IDLE_MS 1000 /* otherwise */
@@ -88,8 +90,8 @@ static void sweep_some(struct near__local *local, uint64_t left)
 
 void near__sweep(struct near__local *local, int whole)
 {
-    uint64_t buckets = table_of(local)->count, left = buckets / SWEEP_ROUNDS;
-    left = left < SWEEP_MIN ? SWEEP_MIN : left > SWEEP_MAX ? SWEEP_MAX : left;
+    uint64_t buckets = table_of(local)->count,
+             left = near__clamp_unsigned(buckets / SWEEP_ROUNDS, SWEEP_MIN, SWEEP_MAX);
     if (whole || left > buckets)
         left = buckets;
     sweep_some(local, left);

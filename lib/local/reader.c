@@ -22,6 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clamp.h"
 #include "local/hotkeys.h"
 #include "local/rcu.h"
 #include "local/tier.h"
@@ -233,7 +234,7 @@ void near__local_count(struct near__reader *reader, enum near__count what)
 
 void near__local_time_hit(struct near__reader *reader, int64_t ns)
 {
-    uint32_t capped = ns < 1 ? 1 : ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns;
+    uint32_t capped = (uint32_t)near__clamp(ns, 1, UINT32_MAX);
     /* relaxed: statistics */
     atomic_store_explicit(&reader->hit_ns[reader->hit_times++ % NEAR_TIMED_HITS], capped, memory_order_relaxed);
 }

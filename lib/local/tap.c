@@ -25,6 +25,7 @@
 
 #include <sched.h>
 
+#include "base/clamp.h"
 #include "base/random.h"
 
 #define RING 2048u
@@ -148,11 +149,6 @@ void near__tap_read(const struct near__local *local, struct near__reader *reader
 
 /* ---------------------------------------------------------------- learning */
 
-static uint64_t clamp(uint64_t number, uint64_t least, uint64_t most)
-{
-    return number < least ? least : number > most ? most : number;
-}
-
 static uint64_t unpack(uint64_t word)
 {
     unsigned code = (unsigned)word & SIZE_MASK, exponent = code >> MANTISSA_BITS;
@@ -227,12 +223,13 @@ static void learn(struct near__local *local, const struct near__reader *reader, 
 static void end_burst(struct near__local *local)
 {
     uint64_t at = local->tapped.reads, reads = at - local->tapped.burst_from,
-             one_in = clamp(at / BURST_SETTLED, BURST_FIRST, BURST_ONE_IN);
+             one_in = near__clamp_unsigned(at / BURST_SETTLED, BURST_FIRST, BURST_ONE_IN);
     uint64_t gap = one_in * (reads > NEAR_BURST ? reads : NEAR_BURST);
     near__bursts_learn(near__curve_bursts(local->curve));
     local->tapped.burst_of = NULL;
     local->tapped.burst_due =
-        at + gap / 2 + near__random_below(&local->tapped.burst_random, (uint32_t)clamp(gap, 0, UINT32_MAX));
+        at + gap / 2 +
+        near__random_below(&local->tapped.burst_random, (uint32_t)near__clamp_unsigned(gap, 0, UINT32_MAX));
     local->tapped.lost = LOST_IN_BURST;
 }
 
@@ -489,7 +486,7 @@ int near__local_hot_keys(struct near__local *local, size_t most, near_hot_key *r
 static int open_shadow(struct near__local *local, uint64_t bytes_max)
 {
     size_t cost;
-    uint64_t entries = clamp(bytes_max / SHADOW_PART, SHADOW_ENTRIES_MIN, SHADOW_ENTRIES_MAX);
+    uint64_t entries = near__clamp_unsigned(bytes_max / SHADOW_PART, SHADOW_ENTRIES_MIN, SHADOW_ENTRIES_MAX);
     local->shadow = near__shadow_create(local->alloc, (uint32_t)entries, &cost);
     if (!local->shadow)
         return NEAR_ERR_NOMEM;
@@ -500,7 +497,7 @@ static int open_shadow(struct near__local *local, uint64_t bytes_max)
 static int open_curve(struct near__local *local, uint64_t bytes_max)
 {
     size_t cost;
-    uint64_t keys = clamp(bytes_max / CURVE_PART, CURVE_KEYS_MIN, CURVE_KEYS_MAX);
+    uint64_t keys = near__clamp_unsigned(bytes_max / CURVE_PART, CURVE_KEYS_MIN, CURVE_KEYS_MAX);
     local->curve = near__curve_create(local->alloc, (uint32_t)keys, &cost);
     if (!local->curve)
         return NEAR_ERR_NOMEM;
