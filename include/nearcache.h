@@ -9,6 +9,13 @@
  *
  * Results: 0 (NEAR_OK) is done, a positive status is an outcome that is not an error (NEAR_MISS), a
  * negative one is an error, so that `if (status < 0)` is the whole test.
+ *
+ * "Blocks: never" has one exception: a thread's first call on a cache makes the thread's record there,
+ * so it allocates and waits for a short mutex of the library's; a call on a cache after one on another
+ * may have to look for the record, under the same mutex.
+ *
+ * Numbers that are missing among the statuses, and bits that are missing among flags, are not in use; a
+ * flag that a function does not know is NEAR_ERR_INVALID.
  */
 #ifndef NEARCACHE_H
 #define NEARCACHE_H
@@ -39,7 +46,7 @@ extern "C" {
     X(MISS, 1, "the key does not exist")                                                                               \
     X(STALE, 2, "served without a current freshness proof, or past its time")                                          \
     X(UNMET, 3, "the condition of a conditional write was not met; nothing was written")                               \
-    X(TRUNCATED, 4, "the caller's buffer is too small; its size is too")                                               \
+    X(TRUNCATED, 4, "the value does not fit the caller's buffer; the size needed was returned")                        \
     X(UNCHANGED, 5, "a loader's answer: the old value still holds")                                                    \
     X(LOCKED, 8, "somebody else holds the lock")                                                                       \
     X(PENDING, 9, "accepted, but not finished yet")                                                                    \
@@ -109,6 +116,7 @@ typedef struct near_error {
 typedef struct near_cache near_cache;
 
 /* Levels as in syslog: 3 error, 4 warning, 5 notice, 6 information, 7 debugging.
+ * Owner: component and text, one line each, are the library's and live until the function returns.
  * Called with no lock of the library's held, from any thread, also the library's own.  It may call
  * near_stats_get, near_get and near_peek on the same cache, nothing else. */
 typedef void (*near_log_fn)(void *arg, int level, const char *component, const char *text);
@@ -134,7 +142,7 @@ typedef enum near_policy {
     NEAR_POLICY_LRU = 0,    /* the least recently used (default) */
     NEAR_POLICY_S3FIFO = 1, /* new keys in a small queue, proven ones in a large one: withstands scans */
     NEAR_POLICY_RANDOM = 2, /* any */
-    /* as LRU, but only what has a time to live; when nothing has, nothing is kept in addition */
+    /* as LRU, but only what has a time to live; if no entry has one, new values are not kept */
     NEAR_POLICY_VOLATILE_LRU = 3,
     NEAR_POLICY_VOLATILE_RANDOM = 4, /* any that has a time to live; likewise */
     NEAR_POLICY_ADAPTIVE = 5         /* LRU or S3FIFO, whichever answers more of a sample of the reads */
@@ -155,6 +163,7 @@ typedef enum near_values {
     NEAR_VALUES_NEVER = 2     /* none */
 } near_values;
 
+/* Ranges and defaults: near_option_info_at, docs/options.md. */
 typedef struct near_options {
     size_t size;                 /* sizeof(near_options), set by near_options_init */
     uint64_t local_bytes;        /* budget of the local tier, everything included */
@@ -228,7 +237,7 @@ NEAR_API int near_option_set(near_options *options, const char *name, const char
  * Owner: keeps pointers into the environment.  Not safe beside setenv.  Returns as near_option_set. */
 NEAR_API int near_options_from_environment(near_options *options, near_error *error);
 
-/* One row of the option table; the row with number index, or NULL past the end. */
+/* One row of the option table. */
 typedef struct near_option_info {
     const char *name;
     const char *type; /* "size", "count", "duration", "boolean", "choice", "text" */
@@ -238,10 +247,12 @@ typedef struct near_option_info {
     const char *sentence; /* what it does */
     int at_run_time;      /* 1 when a near_set_… function changes it on an open cache */
 } near_option_info;
+/* The row with that number, from 0 on; NULL past the end.  Owner: static.  Threads: any.  Blocks: never. */
 NEAR_API const near_option_info *near_option_info_at(size_t index);
 
-/* Writes the URI without its password into buffer, always NUL-terminated when capacity > 0.
- * Returns the length the whole text has, as snprintf does. */
+/* Writes the URI without its password into buffer, cut off where it does not fit, and NUL-terminated when capacity is
+ * above 0; with capacity 0 buffer may be NULL.  Of a malformed URI only the scheme is written, and "***"; NULL is an
+ * empty text.  Threads: any.  Blocks: never.  Returns the length that the whole text has, as snprintf does. */
 NEAR_API size_t near_uri_redact(const char *uri, char *buffer, size_t capacity);
 
 /* ---------------------------------------------------------------- open and close */
@@ -361,9 +372,9 @@ NEAR_API void near_release(near_value *value);
  * Returns NEAR_OK, NEAR_ERR_NOMEM (still pinned) or NEAR_ERR_INVALID (nothing is held).  Blocks: never. */
 NEAR_API int near_own(near_value *value);
 
-/* As near_get, but copies the value into buffer.  ret_size is the value's whole size, also on NEAR_TRUNCATED, when
- * the first capacity bytes are copied; whether what was cut off was stale it does not tell.  Nothing needs
- * releasing. */
+/* As near_get, but copies the value into buffer (which may be NULL with capacity 0).  ret_size is the value's whole
+ * size, also on NEAR_TRUNCATED, when the first capacity bytes are copied; NEAR_TRUNCATED takes precedence over
+ * NEAR_STALE.  Nothing needs releasing.  Blocks: as near_get.  Returns as near_get, and NEAR_TRUNCATED. */
 NEAR_API int near_get_copy(near_cache *cache, const void *key, size_t key_size, const near_call *call, void *buffer,
                            size_t capacity, size_t *ret_size);
 
@@ -442,7 +453,9 @@ NEAR_API int near_mget(near_cache *cache, near_item *items, size_t count, const 
 /* Writes, or removes, count keys in one round trip.  Each key is written atomically, the whole is not.  Items of
  * near_mset without NX or XX run in order: of a key that is there twice the later value stays.
  * With NEAR_WRITE_BARRIER one barrier is behind them all, also when some have failed; NEAR_UNAPPLIED is the call's, not
- * an item's. */
+ * an item's.  Blocks: up to the deadline.  Each item has its own status, of those of near_set (near_mdel: near_del);
+ * the call returns NEAR_OK or NEAR_UNAPPLIED when no item has an error, otherwise the first item's error in order.
+ * When the call as a whole fails (_INVALID, _NOMEM, _CLOSED, _FORKED) every item has the status that it returns. */
 NEAR_API int near_mset(near_cache *cache, near_item *items, size_t count, const near_write *write,
                        const near_call *call);
 NEAR_API int near_mdel(near_cache *cache, near_item *items, size_t count, const near_call *call);
@@ -502,9 +515,10 @@ enum {
                                     alone */
 };
 
-/* Options of loading; NULL means the cache's loader's, or the defaults.  All processes that load a key must agree on
- * stale_ms and fail_ms: a value lives in the remote tier for ttl + the longer of the two, and is old for that long
- * before its end.  Values themselves are plain for every other client. */
+/* Options of loading; NULL means the cache's loader's, or the defaults.  Times are at most 30 days, ttl_ms a hundred
+ * years.  All processes that load a key must agree on stale_ms and fail_ms: a value lives in the remote tier for ttl +
+ * the longer of the two, and is old for that long before its end.  Values themselves are plain for every other
+ * client. */
 typedef struct near_load {
     size_t size;
     uint32_t flags;
@@ -515,8 +529,9 @@ typedef struct near_load {
     uint32_t fail_ms; /* so long after ttl an old value is served, as NEAR_STALE, when the loader fails */
     /* after a failure that an old value covered, the loader is left alone for so long; 0: 1000 */
     uint32_t retry_ms;
-    uint32_t absent_ms;       /* how long the source's "no such key" is remembered; 0: not at all */
-    uint32_t early_permille;  /* probabilistic early refresh (XFetch): 1000 is its beta 1, 0 none */
+    uint32_t absent_ms; /* how long the source's "no such key" is remembered; 0: not at all */
+    /* probabilistic early refresh (XFetch): 1000 (default) is its beta 1, 0 none; at most 1000000 */
+    uint32_t early_permille;
     uint32_t jitter_permille; /* a time to live is shortened by a random part, up to this; at most 1000 */
     /* with an old value at hand that may be served a call waits no longer for a load; 0: until its deadline */
     uint32_t soft_timeout_ms;
@@ -575,7 +590,7 @@ NEAR_API int near_mget_or_load(near_cache *cache, near_item *items, size_t count
  * deadline.  Returns as near_set; NEAR_ERR_INVALID also for what cannot be a tag. */
 NEAR_API int near_invalidate_tag(near_cache *cache, const void *tag, size_t size, const near_call *call);
 
-/* Namespaces: keys that are invalidated together, by their first part as it were, whatever reads and writes them
+/* Namespaces: keys that are invalidated together, as if by a common prefix, whatever reads and writes them
  * (near_get, near_set, near_mget, near_get_or_load …).  near_namespace_key writes the key under which `key` of the
  * namespace is stored at present into buffer; use it in any call, for a short time: make it anew for each operation.
  * near_namespace_invalidate makes all keys of the namespace new ones, in all processes, by one write and one message,
@@ -719,7 +734,8 @@ NEAR_API int near_source_set(near_source *source, const void *key, size_t key_si
 /* Removes a key from the source and from the cache, whether it was there or not.  Otherwise as near_source_set. */
 NEAR_API int near_source_del(near_source *source, const void *key, size_t key_size, const near_call *call);
 
-/* The newest queued update of a key in this process, for loaders.  Blocks: never.  Returns NEAR_OK with *ret_operation,
+/* The newest queued update of a key in this process, for loaders.  Threads: any.  Blocks: for short mutexes of the
+ * library's, and on the disk while a journal that has grown is written anew.  Returns NEAR_OK with *ret_operation,
  * and the value copied; NEAR_TRUNCATED (*ret_size is its size); NEAR_MISS: none is queued; NEAR_ERR_INVALID,
  * _TOO_LARGE, _CLOSED, _FORKED. */
 NEAR_API int near_source_peek(near_source *source, const void *key, size_t key_size, void *buffer, size_t capacity,
@@ -820,9 +836,9 @@ typedef struct near_lock_options {
     uint32_t flags;
     uint32_t ttl_ms;     /* after so long the servers give the lock to others; 10 ms to a day, default 10 s */
     uint32_t timeout_ms; /* how long to try; 0: the cache's */
-    /* mean pause between attempts, each is a random one from a half to one and a half; default 50 */
+    /* mean pause between attempts, each is a random one from a half to one and a half; 1 ms to a day, default 50 */
     uint32_t retry_ms;
-    uint32_t server_timeout_ms; /* for one server's answer; should be small beside ttl_ms; default 200 */
+    uint32_t server_timeout_ms; /* for one server's answer; should be small beside ttl_ms; at least 1, default 200 */
     /* part of ttl_ms allowed for differences between clocks (2 ms more are); 0 to 500, default 10 */
     uint32_t drift_permille;
 } near_lock_options;
@@ -926,9 +942,11 @@ NEAR_API int near_set_bound(near_cache *cache, uint32_t bound_ms);
 /* Checks the path that keeps the cache coherent: connections, rights on keys and on the channel, one server behind
  * both connections, a message's round trip, output buffer limits.  It does not wait for what is wrong to go away: a
  * server that is not there, a wrong password (NEAR_ERR_AUTH) or a missing right is told at once, with its own status.
- * Blocks: up to timeout_ms.
+ * Without a remote tier ("local:") there is nothing to check, and it returns NEAR_OK at once.  error may be NULL.
+ * Blocks: up to timeout_ms; 0 is no time at all here, not the cache's default.
  * Returns NEAR_OK, or the first problem with a precise text in error: NEAR_ERR_DENIED names the right that is missing,
- * and the log (level 3) gets the rule that the server's ACL user needs. */
+ * and the log (level 3) gets the rule that the server's ACL user needs; others are NEAR_ERR_TIMEOUT, _INVALID (NULL),
+ * _CLOSED, _FORKED and the remote tier's own errors, as of near_get. */
 NEAR_API int near_check(near_cache *cache, uint32_t timeout_ms, near_error *error);
 
 /* Waits until the local tier may serve, i.e. the subscription is proven.  From then on what is written here is kept
@@ -936,8 +954,9 @@ NEAR_API int near_check(near_cache *cache, uint32_t timeout_ms, near_error *erro
  * statistics fills_refused_order and fills_refused_space count what was not.  (Not with track=bcast: there the server's
  * report of a write takes its copy away.)  Whatever is wrong may pass and is waited for, so a wrong password or a
  * missing right shows as NEAR_ERR_TIMEOUT, with the cause in error->text; near_check tells it at once, with a status of
- * its own.  Blocks: up to timeout_ms.  Returns NEAR_OK; NEAR_ERR_TIMEOUT with the last problem's text in error;
- * NEAR_ERR_INVALID, _CLOSED, _FORKED. */
+ * its own.  Blocks: up to timeout_ms; 0 asks how things are now, it is not the cache's default.  Returns NEAR_OK
+ * ("local:": at once); NEAR_ERR_TIMEOUT with the last problem's text in error, which may be NULL; NEAR_ERR_INVALID
+ * (NULL), _CLOSED, _FORKED. */
 NEAR_API int near_wait_ready(near_cache *cache, uint32_t timeout_ms, near_error *error);
 
 /* ---------------------------------------------------------------- statistics */
@@ -1052,14 +1071,19 @@ typedef struct near_stats {
 NEAR_API int near_stats_get(near_cache *cache, near_stats *stats);
 
 typedef enum near_format { NEAR_FORMAT_INFO = 0, NEAR_FORMAT_JSON = 1, NEAR_FORMAT_OPENMETRICS = 2 } near_format;
-/* Writes a snapshot as text; name labels the cache.  Returns the whole length, as snprintf does. */
+/* Writes a snapshot as text, cut off where it does not fit, and NUL-terminated when capacity is above 0; with capacity
+ * 0 buffer may be NULL.  name labels the cache (JSON and OpenMetrics); NULL: "".  Threads: any.  Blocks: never.
+ * Returns the length that the whole text has, as snprintf does (0: there is no such format); when stats is NULL or its
+ * size is not sizeof(near_stats) it returns 0 and writes nothing. */
 NEAR_API size_t near_stats_render(const near_stats *stats, near_format format, const char *name, char *buffer,
                                   size_t capacity);
 
 /* ---------------------------------------------------------------- about the library */
 
+/* The version of the library that is linked, as NEAR_VERSION_STRING is of this header.  Owner: static.  Threads: any.
+ * Blocks: never. */
 NEAR_API const char *near_version(void);
-/* 1 when the library was built with it: "tls". */
+/* 1 when the library was built with it ("tls"); 0 for any other name, or NULL.  Threads: any.  Blocks: never. */
 NEAR_API int near_has_feature(const char *name);
 
 #define NEAR_KEY_MAX 65535u         /* bytes */
