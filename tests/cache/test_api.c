@@ -263,6 +263,15 @@ static void test_owned_value_may_be_released_by_another_thread(void **state)
     assert_int_equal(near_own(&held), NEAR_ERR_INVALID);
 }
 
+static void test_a_timeout_of_0_is_now(void **state)
+{
+    near_cache *c = cache_of(state);
+    near_error error;
+    int is_local = ((struct stack *)*state)->kind == LOCAL;
+    assert_true(wait_until(near_wait_ready(c, 0, NULL) == NEAR_OK, PATIENCE_MS));
+    assert_int_equal(near_check(c, 0, &error), is_local ? NEAR_OK : NEAR_ERR_TIMEOUT);
+}
+
 static void test_drops_counts_calls_not_copies(void **state)
 {
     near_cache *c = cache_of(state);
@@ -845,8 +854,13 @@ static void test_statistics_add_up(void **state)
         char small[10];
         assert_int_equal(near_stats_render(&s, (near_format)format, "a\"b\\c\n", small, sizeof(small)), length);
         assert_int_equal(small[9], 0);
+        assert_int_equal(near_stats_render(&s, (near_format)format, "a\"b\\c\n", NULL, 0), length);
     }
+    assert_int_equal(near_stats_render(&s, (near_format)(NEAR_FORMAT_OPENMETRICS + 1), "c", text, sizeof(text)), 0);
+    assert_string_equal(text, "");
+    assert_int_equal(near_stats_render(NULL, NEAR_FORMAT_INFO, "c", text, sizeof(text)), 0);
     s.size = 0;
+    assert_int_equal(near_stats_render(&s, NEAR_FORMAT_INFO, "c", text, sizeof(text)), 0);
     assert_int_equal(near_stats_get(c, &s), NEAR_ERR_INVALID);
     struct {
         size_t size;
@@ -1227,6 +1241,7 @@ int main(void)
         EVERYWHERE(test_owned_value_may_be_released_by_another_thread),
         EVERYWHERE(test_more_values_held_than_pins),
         EVERYWHERE(test_drops_counts_calls_not_copies),
+        EVERYWHERE(test_a_timeout_of_0_is_now),
         EVERYWHERE(test_conditions_of_set),
         EVERYWHERE(test_time_to_live),
         EVERYWHERE(test_incr),
