@@ -411,7 +411,9 @@ static inline void near_write_init(near_write *write)
  * Returns NEAR_OK, NEAR_UNAPPLIED (only with NEAR_WRITE_BARRIER), NEAR_UNMET, NEAR_ERR_INVALID, _TOO_LARGE, _NOMEM,
  * _CLOSED, _FORKED, _TIMEOUT (not sent), _UNKNOWN (sent, no answer), _UNAVAILABLE, _IO (not sent), _PROTOCOL and the
  * remote tier's own errors.  Without a remote tier ("local:") NEAR_ERR_FULL: there is no room for the value, and what
- * the key had before is gone; and a read of another thread's at the moment in which the value is replaced may return
+ * the key had before is gone; NEAR_ERR_TIMEOUT, of writes that depend on what is there (a flag, near_expire, near_incr,
+ * near_cas): the library's thread was moving the entry to a larger or smaller index and got no processor for a tenth of
+ * a second; and a read at the moment in which another thread replaces the value, or in which it is moved, may return
  * NEAR_MISS. */
 NEAR_API int near_set(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size,
                       const near_write *write, const near_call *call);

@@ -153,10 +153,17 @@ enum near__local_result near__local_look(struct near__local *local, struct near_
                                          size_t key_size, struct near__view *view)
 {
     struct near__entry *entry;
+    int moved = 0;
     near__rcu_enter();
+    int moves = near__index_tables(&local->index)->spans > 1; /* or may, in this section */
     enum near__local_result result = find(local, reader, key, key_size, NEAR_NEVER, 0, view, &entry);
+    if (!entry && moves) {
+        uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
+        if (near__index_find_surely(&local->index, hash, key, key_size, &moved))
+            result = find(local, reader, key, key_size, NEAR_NEVER, 0, view, &entry);
+    }
     near__rcu_leave();
-    return result;
+    return moved ? NEAR_LOCAL_MOVED : result;
 }
 
 enum near__local_result near__local_copy(struct near__local *local, struct near__reader *reader, const void *key,

@@ -125,6 +125,20 @@
  *   neither floor nor generation: an invalidation that came too late for the old slot finds the tentative word and
  *   kills it.
  *
+ * ---- Neither here nor there
+ *
+ *   Between m4 and m5 the entry is visible in neither table, and a read misses it: for a few nanoseconds, or as long as
+ *   the mover gets no processor.  A write that depends on what is there must not take that for absence.  It has the
+ *   stripe (only.c), so of its key no tentative word is an install's, and in one section it looks
+ *
+ *   f1. at the view: a view of one table says that nothing moves in this section (below, "Put").
+ *   f2. for the key in the old places, then in the new ones.  Found: done.
+ *   f3. for the tag in a tentative word in the new places.  Found: the key may be moved now; to be asked again.
+ *   f4. once more as in f2.
+ *
+ *   If f2 misses the entry because its move is between m4 and m5, f3 meets the tentative word, or m5 came before it and
+ *   f4 finds the entry: it is moved once in a section, since the mover turns back only after a grace period.
+ *
  * ---- Put: an install by whoever has the stripe (only.c), while there is one table
  *
  *   A cache without a remote tier gives a stripe to one write at a time: nobody else installs a key of it, or
@@ -230,6 +244,31 @@ struct near__entry *near__index_find_away(const struct near__tables *tables, uin
     return entry || tables->spans == 1
                ? entry
                : find_in_places(near__span_bucket(&tables->span[1], hash), 0, tag, key, key_size);
+}
+
+static int has_tentative(const struct near__bucket *home, uint64_t tag)
+{
+    for (unsigned p = 0; p < NEAR_PLACES; p++) {
+        struct near__bucket *bucket = near__bucket_place(home, p);
+        for (unsigned match = near__bucket_scan(bucket, tag); match; match = near__match_rest(match)) {
+            uint64_t word = near__step_load(near__match_slot(bucket, match));
+            if (near__word_tag(word) == tag && near__word_is_tentative(word))
+                return 1;
+        }
+    }
+    return 0;
+}
+
+struct near__entry *near__index_find_surely(const struct near__index *index, uint64_t hash, const void *key,
+                                            size_t key_size, int *ret_moved)
+{
+    const struct near__tables *tables = near__index_tables(index);            /* f1 */
+    struct near__entry *entry = near__index_find(index, hash, key, key_size); /* f2 */
+    *ret_moved = 0;
+    if (entry || tables->spans == 1 || NEAR_MUTANT(ABSENT_WHILE_MOVED))
+        return entry;
+    *ret_moved = has_tentative(near__span_bucket(&tables->span[1], hash), near__hash_tag(hash));               /* f3 */
+    return *ret_moved || NEAR_MUTANT(MOVED_LOOKED_ONCE) ? NULL : near__index_find(index, hash, key, key_size); /* f4 */
 }
 
 /* ---------------------------------------------------------------- slots */

@@ -282,6 +282,11 @@ NEAR_INLINE struct near__entry *near__index_find(const struct near__index *index
     return near__likely(entry != NULL) ? entry : near__index_find_away(tables, hash, key, key_size);
 }
 
+/* The same for whoever has the stripe of the key and must not take it for absent while it is moved (index.c, "Neither
+ * here nor there").  *ret_moved: NULL says nothing, ask again. */
+struct near__entry *near__index_find_surely(const struct near__index *index, uint64_t hash, const void *key,
+                                            size_t key_size, int *ret_moved);
+
 /* No slot has the tag of a short key in any of its places, so it is not there; 0: near__index_find knows. */
 static inline int near__index_is_nowhere(const struct near__index *index, const void *key, size_t key_size)
 {

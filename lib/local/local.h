@@ -92,6 +92,7 @@ enum near__local_result {
     NEAR_LOCAL_EXPIRED,  /* there, but its time is over */
     NEAR_LOCAL_SUSPECT,  /* there, but below the watermark */
     NEAR_LOCAL_UNPROVEN, /* there, but the proof is older than the bound */
+    NEAR_LOCAL_MOVED,    /* by near__local_look alone: between two tables of the index, or not there */
     NEAR_LOCAL_STALE_HIT /* as UNPROVEN, and stale_ns allowed serving it */
 };
 static inline int near__local_is_served(enum near__local_result result)
@@ -111,7 +112,8 @@ struct near__view {
  * no system call, no allocation unless the reader's 64 pins are all in use (then the value is copied). */
 enum near__local_result near__local_get(struct near__local *local, struct near__reader *reader, const void *key,
                                         size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view);
-/* The same for the library's own purposes: any proof will do, nothing is counted. */
+/* The same for the library's own purposes: any proof will do, nothing is counted.  ABSENT is certain to whoever has the
+ * stripe of the key (near__local_number). */
 enum near__local_result near__local_look(struct near__local *local, struct near__reader *reader, const void *key,
                                          size_t key_size, struct near__view *view);
 void near__local_unpin(struct near__reader *reader, struct near__view *view);

@@ -34,6 +34,8 @@ enum near__mutant {
     NEAR_MUTANT_RETIRED_LOOKS_ALIVE,  /* the link of a retired entry passes for a position */
     NEAR_MUTANT_PUT_WHILE_MOVING,     /* a put is one swap though there are two tables */
     NEAR_MUTANT_PUT_OVER_TENTATIVE,   /* a put takes the slot of another key's install with its tag */
+    NEAR_MUTANT_ABSENT_WHILE_MOVED,   /* who must know is told that a key is absent while its entry is moved */
+    NEAR_MUTANT_MOVED_LOOKED_ONCE,    /* likewise, when the move has ended between its two looks */
     NEAR_MUTANT_COUNT,
     /* of the library as a whole: tests/mutants */
     NEAR_MUTANT_FLOOR_UNRAISED,       /* an invalidation does not raise the floor */

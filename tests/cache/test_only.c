@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include <inttypes.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -165,6 +166,8 @@ static void *removes(void *arg)
     return NULL;
 }
 
+static atomic_int looks; /* of writes */
+
 /* What happens when this thread's write has looked, and has not written yet; once. */
 static __thread near_cache *removed_after_the_look;
 static __thread int all_is;
@@ -177,6 +180,7 @@ enum near__local_result __wrap_near__local_look(struct near__local *local, struc
                                                 size_t key_size, struct near__view *view)
 {
     enum near__local_result result = __real_near__local_look(local, reader, key, key_size, view);
+    atomic_fetch_add(&looks, 1);
     near_cache *cache = removed_after_the_look;
     removed_after_the_look = NULL;
     if (cache)
@@ -234,6 +238,165 @@ static void test_what_is_cleared_does_not_come_back_by_a_write_that_has_seen_it(
     (void)state;
     what_is_removed_after_the_look_does_not_come_back(1);
     what_is_removed_does_not_come_back(1);
+}
+
+/* ---------------------------------------------------------------- an index that grows */
+
+/* Where the keeper is with "moved": it stops between m4 and m5 (index.c) until somebody has looked, or it may go on. */
+static atomic_int moves, is_between, goes_on_after_looks;
+
+static int is_moved_now(uint64_t word)
+{
+    return word && !near__word_is_tentative(word) && near__entry_is(near__word_entry(word), "moved", 5);
+}
+
+static _Atomic(uint64_t) *empty_slot(const struct near__bucket *home)
+{
+    unsigned empty = 0, place = 0;
+    while (!(empty = near__bucket_scan(near__bucket_place(home, place), 0)))
+        assert_true(++place < NEAR_PLACES);
+    return near__match_slot(near__bucket_place(home, place), empty);
+}
+
+static void move_slowly(struct near__index *index, _Atomic(uint64_t) *slot, const struct near__span *span)
+{
+    uint64_t word = atomic_load(slot), hash = near__entry_hash(near__word_entry(word), &index->secrets);
+    _Atomic(uint64_t) *to = empty_slot(near__span_bucket(span, hash));
+    atomic_store(&looks, 0);
+    assert_true(near__step_swap(to, 0, near__word_tentative(word))); /* m3 */
+    assert_true(near__step_swap(slot, word, 0));                     /* m4 */
+    atomic_store(&is_between, 1);
+    while (atomic_load(&looks) < atomic_load(&goes_on_after_looks))
+        sched_yield();
+    if (!near__step_swap(to, near__word_tentative(word), word)) /* m5 */
+        near__retire(index, near__word_entry(word), NEAR_WHY_EVICTED);
+    atomic_store(&moves, 0);
+}
+
+void __real_near__index_move(struct near__index *index, struct near__bucket *bucket, const struct near__span *to,
+                             const struct near__moment *moment);
+void __wrap_near__index_move(struct near__index *index, struct near__bucket *bucket, const struct near__span *to,
+                             const struct near__moment *moment);
+void __wrap_near__index_move(struct near__index *index, struct near__bucket *bucket, const struct near__span *to,
+                             const struct near__moment *moment)
+{
+    for (unsigned i = 0; i < NEAR_BUCKET_SLOTS; i++)
+        if (atomic_load(&moves) && is_moved_now(atomic_load(&bucket->slot[i])))
+            move_slowly(index, &bucket->slot[i], to);
+    __real_near__index_move(index, bucket, to, moment);
+}
+
+enum { GROWS_FROM = 2457, FILLERS = GROWS_FROM + 200 }; /* of 2 MiB */
+
+/* A cache whose index grows, with the key "moved" in neither table until there have been so many looks. */
+static near_cache *open_between_tables(int until_looks)
+{
+    near_options options;
+    near_cache *cache = NULL;
+    near_options_init(&options);
+    options.local_bytes = 2u << 20;
+    assert_int_equal(near_open("local:", &options, &cache, NULL), NEAR_OK);
+    assert_int_equal(set_number(cache, "moved", 41), NEAR_OK);
+    atomic_store(&goes_on_after_looks, until_looks);
+    atomic_store(&is_between, 0);
+    atomic_store(&moves, 1);
+    for (int i = 0; i < FILLERS; i++) {
+        char key[32];
+        size_t size;
+        snprintf(key, sizeof(key), "filler%d", i);
+        assert_int_equal(set_number(cache, key, i), NEAR_OK);
+        near_get_copy(cache, "moved", 5, NULL, key, sizeof(key), &size); /* where places are full, others go */
+    }
+    while (!atomic_load(&is_between))
+        sched_yield();
+    return cache;
+}
+
+static int increment(near_cache *cache)
+{
+    return near_incr(cache, "moved", 5, 1, NULL, NULL);
+}
+static int exchange(near_cache *cache)
+{
+    return near_cas(cache, "moved", 5, "41", 2, "42", 2, NULL, NULL);
+}
+static int prolong(near_cache *cache)
+{
+    return near_expire(cache, "moved", 5, 60000, NULL);
+}
+static int set_with(near_cache *cache, uint32_t flags)
+{
+    near_write write;
+    near_write_init(&write);
+    write.flags = flags;
+    return near_set(cache, "moved", 5, "42", 2, &write, NULL);
+}
+static int set_if_absent(near_cache *cache)
+{
+    return set_with(cache, NEAR_SET_IF_ABSENT);
+}
+static int set_if_present(near_cache *cache)
+{
+    return set_with(cache, NEAR_SET_IF_PRESENT);
+}
+
+static const struct {
+    int (*run)(near_cache *cache);
+    int status;
+    int64_t number;
+} dependents[] = {{increment, NEAR_OK, 42},
+                  {exchange, NEAR_OK, 42},
+                  {prolong, NEAR_OK, 41},
+                  {set_if_absent, NEAR_UNMET, 41},
+                  {set_if_present, NEAR_OK, 42}};
+enum { DEPENDENTS = sizeof(dependents) / sizeof(dependents[0]) };
+
+static void await_move(void)
+{
+    while (atomic_load(&moves))
+        sched_yield();
+}
+
+static void test_a_key_that_is_moved_is_not_taken_for_absent(void **state)
+{
+    (void)state;
+    for (int i = 0; i < DEPENDENTS; i++) {
+        near_cache *cache = open_between_tables(1);
+        assert_int_equal(dependents[i].run(cache), dependents[i].status);
+        await_move();
+        assert_int_equal(number_of(cache, "moved"), dependents[i].number);
+        assert_int_equal(near_close(cache), NEAR_OK);
+    }
+}
+
+static void test_a_write_that_cannot_know_whether_its_key_is_there_changes_nothing(void **state)
+{
+    (void)state;
+    for (int i = 0; i < DEPENDENTS; i++) {
+        near_cache *cache = open_between_tables(INT_MAX);
+        assert_int_equal(dependents[i].run(cache), NEAR_ERR_TIMEOUT);
+        atomic_store(&goes_on_after_looks, 0);
+        await_move();
+        assert_int_equal(number_of(cache, "moved"), 41);
+        assert_int_equal(increment(cache), NEAR_OK); /* the stripe is free */
+        assert_int_equal(near_close(cache), NEAR_OK);
+    }
+}
+
+static void test_a_key_that_is_moved_is_deleted(void **state)
+{
+    (void)state;
+    for (int stops = 0; stops < 2; stops++) {
+        near_cache *cache = open_between_tables(stops ? INT_MAX : 1);
+        char byte;
+        size_t size;
+        assert_int_equal(near_del(cache, "moved", 5, NULL), NEAR_OK);
+        atomic_store(&goes_on_after_looks, 0);
+        await_move();
+        assert_int_equal(near_get_copy(cache, "moved", 5, NULL, &byte, 1, &size), NEAR_MISS);
+        assert_int_equal(near_del(cache, "moved", 5, NULL), NEAR_MISS);
+        assert_int_equal(near_close(cache), NEAR_OK);
+    }
 }
 
 /* ---------------------------------------------------------------- order */
@@ -477,6 +640,9 @@ int main(void)
         cmocka_unit_test(test_a_plain_set_is_not_overtaken_by_an_increment_of_what_was_there),
         cmocka_unit_test(test_what_is_dropped_does_not_come_back_by_a_write_that_has_seen_it),
         cmocka_unit_test(test_what_is_cleared_does_not_come_back_by_a_write_that_has_seen_it),
+        cmocka_unit_test(test_a_key_that_is_moved_is_not_taken_for_absent),
+        cmocka_unit_test(test_a_write_that_cannot_know_whether_its_key_is_there_changes_nothing),
+        cmocka_unit_test(test_a_key_that_is_moved_is_deleted),
         cmocka_unit_test(test_each_thread_reads_what_it_has_set),
         cmocka_unit_test(test_sets_deletes_and_sets_again),
         cmocka_unit_test(test_every_write_is_counted_and_some_are_timed),
