@@ -280,9 +280,10 @@ static int look_and_write(struct writing *w, const struct near__ticket *unless_c
     if (unless_changed && !is_unchanged(w, *unless_changed))
         return NEAR_UNMET;
     enum near__local_result found = depends_on_current(r) ? look(w) : NEAR_LOCAL_ABSENT;
-    if (found == NEAR_LOCAL_MOVED && r->operation != NEAR_OP_DEL) /* which removes what is moved, too */
-        return NEAR_ERR_TIMEOUT;
-    w->present = found == NEAR_LOCAL_HIT || found == NEAR_LOCAL_MOVED;
+    int unseen = found == NEAR_LOCAL_MOVED || found == NEAR_LOCAL_UNHELD;
+    if (unseen && r->operation != NEAR_OP_DEL) /* which removes what it has not seen, too */
+        return found == NEAR_LOCAL_MOVED ? NEAR_ERR_TIMEOUT : NEAR_ERR_NOMEM;
+    w->present = found == NEAR_LOCAL_HIT || unseen;
     int status = do_write(w);
     if (w->present)
         near__local_unpin(w->reader, &w->view);

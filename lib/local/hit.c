@@ -117,24 +117,15 @@ static void describe(const struct near__local *local, const struct near__entry *
         near__entry_has_expiry(entry) ? expires_ns(local, entry, near__now_coarse(local->clock)) : NEAR_NEVER;
 }
 
-/* The view of what steps 1 to 4 came to; without memory for a copy the entry might as well be absent. */
+/* The view of what steps 1 to 4 came to; unheld: without memory for a copy. */
 static enum near__local_result hand_out(struct near__local *local, struct near__reader *reader,
                                         struct near__entry *entry, enum near__local_result result,
-                                        struct near__view *view)
+                                        struct near__view *view, enum near__local_result unheld)
 {
     if (!near__local_is_served(result))
         return result;
     describe(local, entry, view);
-    return near__hit_hold(local, reader, entry, &view->pin, &view->data) ? result : NEAR_LOCAL_ABSENT;
-}
-
-/* Steps 1 to 4 and the view, in a section of the caller's. */
-static enum near__local_result find(struct near__local *local, struct near__reader *reader, const void *key,
-                                    size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view,
-                                    struct near__entry **ret_entry)
-{
-    enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, ret_entry);
-    return hand_out(local, reader, *ret_entry, result, view);
+    return near__hit_hold(local, reader, entry, &view->pin, &view->data) ? result : unheld;
 }
 
 enum near__local_result near__local_get(struct near__local *local, struct near__reader *reader, const void *key,
@@ -142,7 +133,9 @@ enum near__local_result near__local_get(struct near__local *local, struct near__
 {
     struct near__entry *entry;
     near__rcu_enter();
-    enum near__local_result result = find(local, reader, key, key_size, bound_ns, stale_ns, view, &entry);
+    enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, &entry);
+    /* a read might as well find nothing */
+    result = hand_out(local, reader, entry, result, view, NEAR_LOCAL_ABSENT);
     near__hit_count(reader, result);
     near__hit_show(local, reader, key, key_size, entry, result);
     near__rcu_leave();
@@ -156,14 +149,15 @@ enum near__local_result near__local_look(struct near__local *local, struct near_
     int moved = 0;
     near__rcu_enter();
     int moves = near__index_tables(&local->index)->spans > 1; /* or may, in this section */
-    enum near__local_result result = find(local, reader, key, key_size, NEAR_NEVER, 0, view, &entry);
+    enum near__local_result result = near__hit_look(local, key, key_size, NEAR_NEVER, 0, &entry);
     if (!entry && moves) {
         uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
         if (near__index_find_surely(&local->index, hash, key, key_size, &moved))
-            result = find(local, reader, key, key_size, NEAR_NEVER, 0, view, &entry);
+            result = near__hit_look(local, key, key_size, NEAR_NEVER, 0, &entry);
     }
+    result = moved ? NEAR_LOCAL_MOVED : hand_out(local, reader, entry, result, view, NEAR_LOCAL_UNHELD);
     near__rcu_leave();
-    return moved ? NEAR_LOCAL_MOVED : result;
+    return result;
 }
 
 enum near__local_result near__local_copy(struct near__local *local, struct near__reader *reader, const void *key,
@@ -269,7 +263,7 @@ static enum near__local_result take(struct near__local *local, struct near__read
     }
     if (result == NEAR_LOCAL_ABSENT && near__hit_is_to_look_again(*entry, 1))
         result = near__hit_look(local, key->key, key->size, terms->demand.bound_ns, terms->demand.stale_ns, entry);
-    result = hand_out(local, reader, *entry, result, view);
+    result = hand_out(local, reader, *entry, result, view, NEAR_LOCAL_ABSENT); /* as in near__local_get */
     near__hit_count(reader, result);
     return result;
 }

@@ -93,6 +93,7 @@ enum near__local_result {
     NEAR_LOCAL_SUSPECT,  /* there, but below the watermark */
     NEAR_LOCAL_UNPROVEN, /* there, but the proof is older than the bound */
     NEAR_LOCAL_MOVED,    /* by near__local_look alone: between two tables of the index, or not there */
+    NEAR_LOCAL_UNHELD,   /* likewise: there, but all pins are in use and there is no memory for a copy */
     NEAR_LOCAL_STALE_HIT /* as UNPROVEN, and stale_ns allowed serving it */
 };
 static inline int near__local_is_served(enum near__local_result result)

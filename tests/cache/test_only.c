@@ -399,6 +399,55 @@ static void test_a_key_that_is_moved_is_deleted(void **state)
     }
 }
 
+/* ---------------------------------------------------------------- memory */
+
+static __thread int failures; /* of this thread's next allocations */
+
+static void *allocate(void *unused, size_t size)
+{
+    (void)unused;
+    return failures && failures-- ? NULL : malloc(size);
+}
+static void *reallocate(void *unused, void *memory, size_t size)
+{
+    (void)unused;
+    return failures && failures-- ? NULL : realloc(memory, size);
+}
+static void release(void *unused, void *memory)
+{
+    (void)unused;
+    free(memory);
+}
+
+/* With 64 values held a look takes a copy. */
+static void test_a_key_whose_value_cannot_be_copied_is_not_taken_for_absent(void **state)
+{
+    enum { PINS = 64 };
+    near_options options;
+    near_value held[PINS];
+    near_cache *cache = NULL;
+    (void)state;
+    near_options_init(&options);
+    options.allocator = (near_allocator){.allocate = allocate, .reallocate = reallocate, .release = release};
+    assert_int_equal(near_open("local:", &options, &cache, NULL), NEAR_OK);
+    assert_int_equal(set_number(cache, "moved", 41), NEAR_OK);
+    for (int i = 0; i < PINS; i++)
+        assert_int_equal(near_get(cache, "moved", 5, NULL, &held[i]), NEAR_OK);
+    for (int i = 0; i < DEPENDENTS; i++) {
+        failures = 1;
+        assert_int_equal(dependents[i].run(cache), NEAR_ERR_NOMEM);
+        assert_int_equal(failures, 0);
+        assert_int_equal(number_of(cache, "moved"), 41);
+    }
+    failures = 1;
+    assert_int_equal(near_del(cache, "moved", 5, NULL), NEAR_OK);
+    failures = 0;
+    assert_int_equal(near_del(cache, "moved", 5, NULL), NEAR_MISS);
+    for (int i = 0; i < PINS; i++)
+        near_release(&held[i]);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
 /* ---------------------------------------------------------------- order */
 
 static void *set_own(void *arg)
@@ -643,6 +692,7 @@ int main(void)
         cmocka_unit_test(test_a_key_that_is_moved_is_not_taken_for_absent),
         cmocka_unit_test(test_a_write_that_cannot_know_whether_its_key_is_there_changes_nothing),
         cmocka_unit_test(test_a_key_that_is_moved_is_deleted),
+        cmocka_unit_test(test_a_key_whose_value_cannot_be_copied_is_not_taken_for_absent),
         cmocka_unit_test(test_each_thread_reads_what_it_has_set),
         cmocka_unit_test(test_sets_deletes_and_sets_again),
         cmocka_unit_test(test_every_write_is_counted_and_some_are_timed),
