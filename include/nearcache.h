@@ -290,6 +290,7 @@ NEAR_API int near_close(near_cache *cache);
 
 /* ---------------------------------------------------------------- calls */
 
+/* near_call.flags.  So that one near_call may serve both, writes pay no heed to those that are about reading. */
 enum {
     NEAR_BYPASS_LOCAL = 1u << 0,  /* do not look in the local tier */
     NEAR_NO_FILL = 1u << 1,       /* do not keep what was read or written in the local tier */

@@ -305,6 +305,7 @@ static int write_the_long_way(struct near__impl *impl, struct near__request *req
     struct writing w = {.impl = impl, .reader = near__local_reader(impl->local), .request = request};
     if (!w.reader)
         return NEAR_ERR_NOMEM;
+    near__local_settle(impl->local);
     uint32_t stripe = near__local_ticket(impl->local, request->key, request->key_size).stripe;
     pthread_mutex_t *mutex = mutex_of(impl, stripe);
     pthread_mutex_lock(mutex);

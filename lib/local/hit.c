@@ -60,6 +60,20 @@ static inline int is_within(int64_t now_ns, int64_t proved_ns, int64_t bound_ns)
     return proved_ns != NEAR_PROVED_NEVER && (now_ns - proved_ns < bound_ns || NEAR_MUTANT(PROOF_AGE_IGNORED));
 }
 
+/* After near__tier_ages_are_known: what it says holds for entries of the era that there is then. */
+static int is_of_era(const struct near__local *local, const struct near__entry *entry)
+{
+    /* relaxed: ordered by the look before */
+    unsigned era = atomic_load_explicit(&local->era, memory_order_relaxed);
+    return (((unsigned)near__entry_head(entry) ^ era) & NEAR_ENTRY_ERA) == 0;
+}
+
+static int is_idle(const struct near__local *local, const struct near__entry *entry, int64_t now_ns, uint16_t tick)
+{
+    return near__entry_age(entry, tick) >= local->idle_ticks || !near__tier_ages_are_known(local, now_ns) ||
+           !is_of_era(local, entry);
+}
+
 static inline enum near__local_result freshness(const struct near__demand *demand, int64_t now_ns)
 {
     if (is_within(now_ns, demand->proved_ns, demand->bound_ns))
@@ -74,8 +88,7 @@ enum near__local_result near__hit_judge_by_clock(const struct near__local *local
     uint16_t tick = near__tier_tick(local, now_ns);
     if ((near__entry_has_expiry(entry) &&
          near__expiry_left(near__entry_expires(entry), near__tier_ms(local, now_ns)) <= 0) ||
-        (local->idle_unit_ns &&
-         (near__entry_age(entry, tick) >= local->idle_ticks || !near__tier_ages_are_known(local, now_ns))))
+        (local->idle_unit_ns && is_idle(local, entry, now_ns, tick)))
         return NEAR_LOCAL_EXPIRED;
     enum near__local_result result = freshness(&demand, now_ns);
     if (result != NEAR_LOCAL_UNPROVEN)

@@ -116,23 +116,6 @@ static void sweep_eras(struct near__local *local)
         atomic_store_explicit(&local->era_swept, era, memory_order_release);
 }
 
-/* With an idle limit a stamp is 16 bits of time, and after 60 limits seems young again.  Nothing that is read may
- * become so old unseen: what is idle is swept every few seconds, and where the keeper has not come by for 16 limits
- * (16 s at least), as the process was stopped, all that there is counts as idle (near__tier_ages_are_known), until it
- * goes here. */
-static void keep_ages_known(struct near__local *local)
-{
-    int64_t now_ns = near__now(local->clock);
-    if (!local->idle_unit_ns)
-        return;
-    if (!near__tier_ages_are_known(local, now_ns)) {
-        near__local_clear(local);
-        near__rcu_synchronize(); /* who saw the era before has gone */
-    }
-    /* release: pairs with near__tier_ages_are_known */
-    atomic_store_explicit(&local->ages_known_ns, now_ns, memory_order_release);
-}
-
 /* A stamp that is 60 turnovers old is taken for a young one, so none may become so old.  Where all that there is might
  * have been evicted since the last look nothing is older than that: hands have been everywhere six times.  Otherwise
  * all entries are looked at, and what is older than 32 turnovers becomes 32; so another 20 turnovers are left for the
@@ -263,7 +246,8 @@ static void tend(struct near__local *local, int quiet, int sweep, int whole)
         near__reclaim(local, 1);
     else
         near__reclaim_some(local);
-    keep_ages_known(local);
+    if (local->idle_unit_ns)
+        near__ages_settle(local, near__now(local->clock), 1);
     sweep_eras(local);
     if (sweep && atomic_load_explicit(&local->perishable, memory_order_relaxed)) /* relaxed: seen soon enough */
         near__sweep(local, whole);

@@ -80,6 +80,7 @@ static void set_times(struct near__local *local, const struct near__local_config
     local->opened_ns = near__now(config->clock);
     local->ttl_max_ms = config->ttl_max_ms;
     near__rate_init(&local->rate, config->clock);
+    pthread_mutex_init(&local->ages_lock, NULL);
     /* relaxed: nobody else is here yet */
     atomic_store_explicit(&local->gate.fresh_ticks, NEAR_TICKS_NEVER, memory_order_relaxed);
     if (!config->idle_ms)
@@ -197,6 +198,7 @@ void near__local_close(struct near__local *local)
     near__tap_close(local);
     near__readers_free(local);
     near__blocks_close(local);
+    pthread_mutex_destroy(&local->ages_lock);
     near__free(local->alloc, local->index.stripes);
     near__free(local->alloc, local->memory);
 }
@@ -629,6 +631,7 @@ int near__local_put(struct near__local *local, struct near__reader *reader, cons
     int64_t cost;
     if (local->ttl_max_ms || value_size >= AT_EASE_FROM)
         return 0;
+    near__local_settle(local);
     near__prefetch_write(&local->index.stripes[stripe]);
     prefetch_places(local, offer.hash);
     struct near__moment moment = near__tier_moment(local);
@@ -728,6 +731,31 @@ void near__local_clear(struct near__local *local)
     } while (!atomic_compare_exchange_weak_explicit(&local->era, &era, era + NEAR_ENTRY_ERA_STEP, memory_order_acq_rel,
                                                     memory_order_relaxed));
     near__keeper_wake(local);
+}
+
+/* With an idle limit a stamp is 16 bits of time, and after 60 limits seems young again.  Nothing that is read may
+ * become so old unseen: what is idle is swept every few seconds.  Where the keeper has not come by for 16 limits (16 s
+ * at least), as the process was stopped, all that there is counts as idle, and goes: by the keeper, or before the first
+ * write of a cache that has no remote tier, which must not go with it.  Once for each time: hence the mutex. */
+void near__ages_settle(struct near__local *local, int64_t now_ns, int came_by)
+{
+    pthread_mutex_lock(&local->ages_lock);
+    int known = near__tier_ages_are_known(local, now_ns);
+    if (!known)
+        near__local_clear(local);
+    /* relaxed: under the mutex */
+    if ((came_by || !known) && now_ns > atomic_load_explicit(&local->ages_known_ns, memory_order_relaxed))
+        atomic_store_explicit(&local->ages_known_ns, now_ns, memory_order_release); /* see near__tier_ages_are_known */
+    pthread_mutex_unlock(&local->ages_lock);
+}
+
+void near__local_settle(struct near__local *local)
+{
+    if (!local->idle_unit_ns)
+        return;
+    int64_t now_ns = near__now(local->clock);
+    if (!near__tier_ages_are_known(local, now_ns))
+        near__ages_settle(local, now_ns, 0);
 }
 
 void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t entries_max)

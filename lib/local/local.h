@@ -235,6 +235,9 @@ typedef void (*near__local_suspect_fn)(void *arg, const void *key, size_t key_si
                                        size_t value_size);
 size_t near__local_suspects(struct near__local *local, struct near__suspects *walk, size_t enough,
                             near__local_suspect_fn fn, void *arg);
+/* Before a write of a cache without a remote tier: what is there and has been idle for so long that its age is not
+ * known goes now, and not after the write. */
+void near__local_settle(struct near__local *local);
 /* Everything goes, in the background; nothing present at the call is served after it; fills under way fail. */
 void near__local_clear(struct near__local *local);
 

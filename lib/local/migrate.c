@@ -578,7 +578,7 @@ static int is_worth_it(const struct near__local *local, uint64_t buckets)
     int64_t entries = (int64_t)entries_now(local), bytes = near__budget_live(local);
     int64_t room =
         near__gauge(&local->budget.max_wanted) - near__gauge(&local->budget.fixed) - (int64_t)table_size(buckets);
-    return bytes <= 0 || room / (bytes / entries + 1) >= entries - entries / 16;
+    return entries <= 0 || bytes <= 0 || room / (bytes / entries + 1) >= entries - entries / 16;
 }
 
 static uint64_t wanted_buckets(const struct near__local *local)

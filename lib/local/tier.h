@@ -110,12 +110,13 @@ struct near__local {
     const struct near__clock *clock;       /* (i) */
     int64_t opened_ns;                     /* (i) */
     int64_t idle_unit_ns;                  /* (i) what a tick means when there is an idle limit; otherwise 0 */
-    _Atomic(int64_t) ages_known_ns;        /* (k) then: when the keeper last came by, see keep_ages_known */
-    uint16_t idle_ticks;                   /* (i) */
-    uint16_t taps;                         /* (i) readers have rings: see tap.c */
-    uint64_t serial;                       /* (i) never used twice in the process */
-    _Alignas(64) _Atomic(uint32_t) tick;   /* (a) see order.h */
-    _Atomic(uint32_t) era;                 /* (a) see near__tier_ordinary */
+    _Atomic(int64_t) ages_known_ns;        /* then, under ages_lock: when the keeper last came by (near__ages_settle) */
+    pthread_mutex_t ages_lock;
+    uint16_t idle_ticks;                 /* (i) */
+    uint16_t taps;                       /* (i) readers have rings: see tap.c */
+    uint64_t serial;                     /* (i) never used twice in the process */
+    _Alignas(64) _Atomic(uint32_t) tick; /* (a) see order.h */
+    _Atomic(uint32_t) era;               /* (a) see near__tier_ordinary */
     _Atomic(uint64_t) forsaken;  /* (a) entries below are dead; never above the gate's watermark: see suspects.c */
     _Atomic(uint64_t) tap_below; /* (t) reads of keys with a lower hash are noted; 0: none.  Any thread looks */
     struct near__gate gate;      /* see local.h */
@@ -200,10 +201,11 @@ static inline uint16_t near__tier_tick(const struct near__local *local, int64_t 
         return (uint16_t)((now_ns - local->opened_ns) / local->idle_unit_ns);
     return (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed); /* relaxed: an approximate age */
 }
-/* With an idle limit: no stamp can have become so old since the keeper came by that it seems young. */
+/* With an idle limit: no stamp can have become so old since the keeper came by that it seems young.  The era of an
+ * entry is to be looked at after this. */
 static inline int near__tier_ages_are_known(const struct near__local *local, int64_t now_ns)
 {
-    /* acquire: pairs with keep_ages_known */
+    /* acquire: pairs with near__ages_settle; whoever sees the time sees the era that came with it */
     return now_ns - atomic_load_explicit(&local->ages_known_ns, memory_order_acquire) <
            local->idle_unit_ns * (UINT16_MAX / 4);
 }
@@ -430,6 +432,9 @@ static inline int near__keeper_is_stopped(const struct near__local *local)
     return atomic_load_explicit(&local->keeper.stop, memory_order_relaxed) != 0;
 }
 void near__keeper_wake(struct near__local *local);
+
+/* With an idle limit: everything goes if ages are not known; from now on they are, if so or if came_by (local.c). */
+void near__ages_settle(struct near__local *local, int64_t now_ns, int came_by);
 void near__keeper_tell_freed(struct near__local *local);
 /* The keeper's processor time so far. */
 int64_t near__keeper_used_ns(void);
