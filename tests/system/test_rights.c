@@ -181,7 +181,7 @@ static int setup(void **state)
 }
 static int teardown(void **state)
 {
-    redis_server_stop(*state);
+    redis_server_free(*state);
     return 0;
 }
 
