@@ -82,6 +82,7 @@
 #define STEP_BUCKETS 64 /* moved in one section */
 #define MAPPED_MIN (128 << 10)
 #define CHANCE_PART 8    /* of a table: at three million fills a second of 40 bytes 30 ms with one of 27 MB */
+#define CHANCE_FROM 4    /* of the budget: the smallest entries there are have half of it by then */
 #define IDLE_LOOKS 16    /* as many as a table of 1,024 buckets takes */
 #define STEP_VICTIMS 256 /* evicted between two looks at what can be freed */
 #define STEP_DOWN 16     /* entries by which a limit is lowered at a time */
@@ -565,11 +566,12 @@ static int64_t room_beside_last(const struct near__local *local)
 }
 
 /* With entries of a few bytes the last table is a quarter of the budget.  When they ask for it, it would find no place
- * beside this one any more, and entries would have to go for it. */
+ * beside this one any more, and entries would have to go for it.  What few entries, or none, are like says nothing. */
 static int is_last_chance(const struct near__local *local)
 {
     uint64_t buckets = local->keeper.table->span.count, last = last_table(local);
-    return last >= buckets + buckets / 16 && room_beside_last(local) < 0 && fits_beside(local, last);
+    return near__budget_live(local) >= near__gauge(&local->budget.max) / CHANCE_FROM &&
+           last >= buckets + buckets / 16 && room_beside_last(local) < 0 && fits_beside(local, last);
 }
 
 /* Entries would have to make room for it, for good: a sixteenth of them at the most. */

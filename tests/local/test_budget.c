@@ -314,6 +314,26 @@ static void test_no_entry_goes_for_a_larger_index(void **state)
     }
 }
 
+/* Of a few entries the mean size is what was reserved for others: the index must not be made for as many as that. */
+static void test_a_few_entries_do_not_make_the_index_large(void **state)
+{
+    (void)state;
+    for (uint64_t budget = 4 * MIB; budget <= 256 * MIB; budget *= 4) {
+        struct fixture f;
+        fixture_open_sized(&f, budget);
+        uint64_t empty = stats_of(&f).local_index_bytes;
+        for (uint64_t n = 0; n < 3000; n++) {
+            fill_one(&f, f.reader, n, n % 8);
+            if (n % 7 == 0)
+                near__local_clear(f.local);
+            if (n % 3 == 0)
+                near__local_keep(f.local);
+            assert_true(stats_of(&f).local_index_bytes <= empty);
+        }
+        fixture_close(&f);
+    }
+}
+
 /* Entries become small in a tier that is full, so that the index becomes dense and has no room to grow. */
 static void test_a_denser_index_is_not_paid_for_with_more_entries_than_it_is_worth(void **state)
 {
@@ -765,6 +785,7 @@ int main(void)
         cmocka_unit_test(test_the_index_is_not_made_smaller_when_the_tier_is_cleared),
         cmocka_unit_test(test_a_burst_that_begins_while_the_index_is_made_smaller_turns_it_back),
         cmocka_unit_test(test_no_entry_goes_for_a_larger_index),
+        cmocka_unit_test(test_a_few_entries_do_not_make_the_index_large),
         cmocka_unit_test(test_F_tables_are_not_in_the_heap),
         cmocka_unit_test(test_a_denser_index_is_not_paid_for_with_more_entries_than_it_is_worth),
         cmocka_unit_test(test_F_a_full_tier_still_takes_large_values),
