@@ -44,13 +44,21 @@ static void pull_along(const struct near__local *local, struct near__entry *entr
         atomic_store_explicit(&entry->access, (uint16_t)(tick - UINT16_MAX / 2), memory_order_relaxed);
 }
 
+/* The tier may have been cleared since the moment of the sweep was taken, and the entry have come after that: of a later
+ * era, which is not an earlier one. */
+static int is_dead_now(struct near__local *local, const struct near__entry *entry)
+{
+    const struct near__moment now = near__tier_moment(local);
+    return near__entry_is_dead(entry, &now);
+}
+
 static void sweep_slot(struct near__local *local, _Atomic(uint64_t) *slot, const struct near__moment *moment)
 {
     uint64_t word = near__step_load(slot);
     if (!near__word_is_visible(word))
         return;
     struct near__entry *entry = near__word_entry(word);
-    if (near__entry_is_dead(entry, moment)) {
+    if (near__entry_is_dead(entry, moment) && is_dead_now(local, entry)) {
         enum near__why why = near__entry_is_expired(entry, moment) ? NEAR_WHY_EXPIRED : NEAR_WHY_INVALIDATED;
         near__index_unlink(&local->index, slot, word, why);
     } else {
