@@ -44,8 +44,8 @@ static void pull_along(const struct near__local *local, struct near__entry *entr
         atomic_store_explicit(&entry->access, (uint16_t)(tick - UINT16_MAX / 2), memory_order_relaxed);
 }
 
-/* The tier may have been cleared since the moment of the sweep was taken, and the entry have come after that: it is of a
- * later era, not of an earlier one. */
+/* The tier may have been cleared since the moment of the sweep was taken, and the entry have come after that: then
+ * it is of a later era, not of an earlier one. */
 static int is_dead_now(struct near__local *local, const struct near__entry *entry)
 {
     const struct near__moment now = near__tier_moment(local);
