@@ -314,24 +314,22 @@ static void test_no_entry_goes_for_a_larger_index(void **state)
     }
 }
 
-/* Of a few entries the mean size is what was reserved for others: the index must not be made for as many as that. */
+/* With few entries their mean size is that of what threads have reserved: nothing.  The index must not be made for as
+ * many as that. */
 static void test_a_few_entries_do_not_make_the_index_large(void **state)
 {
+    struct fixture f;
     (void)state;
-    for (uint64_t budget = 4 * MIB; budget <= 256 * MIB; budget *= 4) {
-        struct fixture f;
-        fixture_open_sized(&f, budget);
-        uint64_t empty = stats_of(&f).local_index_bytes;
-        for (uint64_t n = 0; n < 3000; n++) {
-            fill_one(&f, f.reader, n, n % 8);
-            if (n % 7 == 0)
-                near__local_clear(f.local);
-            if (n % 3 == 0)
-                near__local_keep(f.local);
-            assert_true(stats_of(&f).local_index_bytes <= empty);
-        }
-        fixture_close(&f);
-    }
+    fixture_open_sized(&f, 64u << 20);
+    uint64_t empty = stats_of(&f).local_index_bytes;
+    for (uint64_t n = 0; n < 10; n++)
+        fill_one(&f, f.reader, n, 8);
+    int64_t reserved = near__budget_live(f.local) * 2 / 3 - 10; /* so that the mean is a byte */
+    atomic_fetch_add(&f.local->budget.entries, reserved);
+    near__local_keep(f.local);
+    assert_int_equal(stats_of(&f).local_index_bytes, empty);
+    atomic_fetch_sub(&f.local->budget.entries, reserved);
+    fixture_close(&f);
 }
 
 /* Entries become small in a tier that is full, so that the index becomes dense and has no room to grow. */
