@@ -3,6 +3,7 @@
 #
 # The README's first program compiles and does what its comments say, with a Redis and without.
 . "$top_srcdir/tests/build/tap.sh"
+. "$top_srcdir/tests/support/redis.inc.sh"
 
 # extract: the program as it stands in the README
 extract() {
@@ -25,18 +26,6 @@ run() {
     cat "$work/out" "$work/err"
     echo "status $status, wanted $2"
     [ $status -eq "$2" ]
-}
-
-start_redis() {
-    redis-server --port 0 --unixsocket "$work/redis.sock" --dir "$work" --save '' > "$work/redis.log" 2>&1 &
-    redis=$!
-    trap 'kill $redis; rm -rf "$work"' 0
-    tries=0
-    until redis-cli -s "$work/redis.sock" ping > /dev/null 2>&1; do
-        tries=$((tries + 1))
-        [ $tries -lt 300 ] || return 1
-        sleep 0.1
-    done
 }
 
 says_it_from_this_process() {

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "nearcache.h"
-#include "support/redis_server.h"
+#include "support/group_server.h"
 #include "system/stack.h"
 
 static pthread_mutex_t told_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -30,7 +30,7 @@ static void note_rule(void *arg, int level, const char *component, const char *t
     pthread_mutex_unlock(&told_lock);
 }
 
-static near_cache *open_as(struct redis_server *server, const char *user, const char *prefix, int tracked)
+static near_cache *open_as(const char *user, const char *prefix, int tracked)
 {
     near_options options;
     near_cache *cache;
@@ -46,7 +46,7 @@ static near_cache *open_as(struct redis_server *server, const char *user, const 
 }
 
 /* Runs a rule as it stands, as an administrator would who pastes it. */
-static void grant(struct redis_server *server, char *rule)
+static void grant(char *rule)
 {
     const char *words[100];
     size_t count = 0, sizes[100];
@@ -123,17 +123,17 @@ static void do_everything(near_cache *c)
 }
 
 /* A user who may nothing but log in; the prefix is long, as real ones are. */
-static void pass_with_the_rule(struct redis_server *server, int tracked)
+static void pass_with_the_rule(int tracked)
 {
     static const char prefix[] = "service-with-a-long-name:production:eu-central-1:catalogue:*:";
     near_error error = {0};
     redis_server_command(server, "ACL", "SETUSER", "two", "reset", "on", ">pw", NULL);
-    near_cache *cache = open_as(server, "two", prefix, tracked);
+    near_cache *cache = open_as("two", prefix, tracked);
     assert_int_equal(near_check(cache, PATIENCE_MS, &error), NEAR_ERR_DENIED);
     print_message("# %s\n# %s\n", error.text, told);
     assert_non_null(strstr(error.text, "the log has the rule"));
     pthread_mutex_lock(&told_lock);
-    grant(server, told);
+    grant(told);
     pthread_mutex_unlock(&told_lock);
     assert_true(wait_until(near_check(cache, PATIENCE_MS, &error) == NEAR_OK, PATIENCE_MS));
     assert_int_equal(near_wait_ready(cache, PATIENCE_MS, &error), NEAR_OK);
@@ -144,12 +144,14 @@ static void pass_with_the_rule(struct redis_server *server, int tracked)
 
 static void test_the_rule_that_is_told_is_enough_for_everything(void **state)
 {
-    pass_with_the_rule(*state, 0);
+    NEEDS_SERVER();
+    pass_with_the_rule(0);
 }
 
 static void test_the_rule_that_is_told_is_enough_with_tracking(void **state)
 {
-    pass_with_the_rule(*state, 1);
+    NEEDS_SERVER();
+    pass_with_the_rule(1);
 }
 
 /* Each right that something depends on is missed by near_check when it is taken away. */
@@ -158,13 +160,13 @@ static void test_each_missing_right_is_found(void **state)
     static const char *const rights[] = {"-eval", "-evalsha", "-get",     "-set",  "-del",     "-incrby", "-publish",
                                          "-pttl", "-exists",  "-pexpire", "-time", "-persist", "-hset",   "-hgetall",
                                          "-hdel", "-hget",    "-incr",    "-decr", "-decrby"};
-    struct redis_server *server = *state;
     int missed = 0;
+    NEEDS_SERVER();
     for (size_t i = 0; i < sizeof(rights) / sizeof(rights[0]); i++) {
         near_error error = {0};
         redis_server_command(server, "ACL", "SETUSER", "two", "reset", "on", ">pw", "~*", "&*", "+@all", rights[i],
                              NULL);
-        near_cache *cache = open_as(server, "two", "p:", 0);
+        near_cache *cache = open_as("two", "p:", 0);
         if (near_check(cache, PATIENCE_MS, &error) != NEAR_ERR_DENIED) {
             print_error("%s: %d %s\n", rights[i], error.status, error.text);
             missed++;
@@ -175,16 +177,6 @@ static void test_each_missing_right_is_found(void **state)
     redis_server_command(server, "ACL", "DELUSER", "two", NULL);
 }
 
-static int setup(void **state)
-{
-    return (*state = redis_server_start(NULL)) ? 0 : -1;
-}
-static int teardown(void **state)
-{
-    redis_server_free(*state);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -192,7 +184,5 @@ int main(void)
         cmocka_unit_test(test_the_rule_that_is_told_is_enough_with_tracking),
         cmocka_unit_test(test_each_missing_right_is_found),
     };
-    if (!redis_server_available())
-        return print_message("1..0 # SKIP no redis-server\n"), 0;
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, group_setup, group_teardown);
 }

@@ -4,6 +4,7 @@
 # The library keeps its promises under all faults, as far as a short run can tell; and the run leaves nothing behind.
 . "$top_srcdir/tests/build/tap.sh"
 . "$top_srcdir/tests/tools/check.inc.sh"
+. "$top_srcdir/tests/support/redis.inc.sh"
 
 duration=8
 case ${INSTRUMENT_CFLAGS-} in *sanitize*) duration=3 ;; esac
@@ -24,17 +25,8 @@ much_was_checked() {
     above reads_checked 100 && above faults 0 && above writes 10 # little, if the machine is busy
 }
 # The run's own server for the test of --uri
-start_redis() {
-    redis-server --port 0 --unixsocket "$work/redis.sock" --save '' --daemonize no > "$work/redis.log" 2>&1 &
-    redis=$!
-    trap 'kill $redis; rm -rf "$work"' 0
-    tries=0
-    until redis-cli -s "$work/redis.sock" ping > /dev/null 2>&1; do
-        tries=$((tries + 1))
-        [ $tries -lt 300 ] || return 1
-        sleep 0.1
-    done
-    redis-cli -s "$work/redis.sock" set nearcache-check:other stays > /dev/null
+start_a_redis() {
+    start_redis && redis-cli -s "$work/redis.sock" set nearcache-check:other stays > /dev/null
 }
 keys_are_removed() {
     redis-cli -s "$work/redis.sock" --scan > "$work/keys"
@@ -47,7 +39,7 @@ check "its results are there as JSON" json_is_complete
 check "there was something to check" much_was_checked
 check "JSON for the standard output has it alone" json_is_alone
 check "nothing is left behind" nothing_left
-if start_redis; then
+if start_a_redis; then
     check "somebody else's Redis, faults of our own processes" run 0 --uri "unix://$work/redis.sock" \
         --faults process-stop,process-kill,thread-stop --duration 2 --bound 500
     check "our keys are removed, others stay" keys_are_removed
