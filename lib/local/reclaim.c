@@ -378,24 +378,6 @@ static void empty_bags(struct near__local *local, struct near__entry **batch)
         }
 }
 
-/* After the grace period, and when nothing is pinned of what is in bags unless they have been recalled. */
-static void free_unpinned(struct near__local *local, struct near__entry *batch, struct near__entry *before, int pinned,
-                          struct freed *ret)
-{
-    struct near__keeper *keeper = &local->keeper;
-    if (before)
-        keeper->kept = NULL;
-    if (pinned) {
-        condemn(batch);
-        look_at_pins(local);
-        ret->batch = free_condemned(local, batch, &keeper->kept, &ret->kept_batch);
-    } else { /* one walk over cold entries instead of two */
-        ret->batch = free_all(local, batch);
-    }
-    ret->before = free_condemned(local, before, &keeper->kept, &ret->kept_before);
-    near__blocks_settle(local);
-}
-
 /* What is kept is walked over in a sixteenth of the time at the most: 200,000 values that somebody holds, and nothing
  * else to do, took 40 % of a processor.  A thousand take nothing that is worth a delay. */
 #define KEPT_PART 16
@@ -412,12 +394,33 @@ static void put_kept_off(struct near__local *local, int64_t cost_ns)
         local->keeper.kept_due_ns = near__now(local->clock) + (KEPT_PART - 1) * cost_ns;
 }
 
+/* After the grace period, and when nothing is pinned of what is in bags unless they have been recalled. */
+static void free_unpinned(struct near__local *local, struct near__entry *batch, struct near__entry *before, int pinned,
+                          struct freed *ret)
+{
+    struct near__keeper *keeper = &local->keeper;
+    if (before)
+        keeper->kept = NULL;
+    if (pinned) {
+        condemn(batch);
+        look_at_pins(local);
+        ret->batch = free_condemned(local, batch, &keeper->kept, &ret->kept_batch);
+    } else { /* one walk over cold entries instead of two */
+        ret->batch = free_all(local, batch);
+    }
+    if (before) {
+        int64_t used_ns = near__keeper_used_ns();
+        ret->before = free_condemned(local, before, &keeper->kept, &ret->kept_before);
+        put_kept_off(local, near__keeper_used_ns() - used_ns);
+    }
+    near__blocks_settle(local);
+}
+
 int near__reclaim(struct near__local *local, int all)
 {
     struct near__budget *budget = &local->budget;
     struct near__entry *before = kept_if_due(local), *batch = take(&local->limbo);
     struct freed freed = {0};
-    int64_t used_ns = before ? near__keeper_used_ns() : 0;
     int recalled = all || local->manual;
     int bags = is_any_in(local, NEAR_BAG_FRESH, recalled ? NEAR_BAG_NOW : NEAR_BAG_WAITING), any = bags || batch;
     if (!any && !before)
@@ -433,8 +436,6 @@ int near__reclaim(struct near__local *local, int all)
     if (any) /* [b4] */
         set_phase(local, (phase_of(local) & ~RECALLED) + RUNNING);
     free_unpinned(local, batch, before, pinned, &freed);
-    if (before)
-        put_kept_off(local, near__keeper_used_ns() - used_ns);
     /* relaxed: counts.  `used` last: for a moment too much seems live rather than too little */
     atomic_fetch_add_explicit(&budget->kept, freed.kept_batch - freed.before, memory_order_relaxed);
     atomic_fetch_sub_explicit(&budget->retired, freed.batch + freed.kept_batch, memory_order_relaxed);

@@ -26,7 +26,7 @@ static unsigned traced_count;
 static unsigned begun, ended;                /* grace periods */
 static const struct near__entry *held[HELD]; /* pinned by the test */
 static unsigned too_early, freed_while_held, freed_while_recalled, freed_by_keeper;
-static int64_t grace_each_ns, grace_ns; /* how long grace periods are said to take, seconds, and all of them so far */
+static int64_t grace_each_ns, grace_ns; /* said to be taken by each grace period, and by all so far; whole seconds */
 static void (*meanwhile)(void);         /* what others do in the middle of the next grace period; NULL: nothing */
 static void (*at_the_walk)(void);       /* likewise, each time that the keeper is about to free an entry */
 static void (*at_a_move)(void);         /* likewise, each time that a bucket is about to be moved */
@@ -80,7 +80,7 @@ void __wrap_near__rcu_synchronize(void)
     grace_ns += grace_each_ns;
 }
 
-/* The time that grace periods are said to take comes on top. */
+/* What is said to have been taken comes on top. */
 int __real_clock_gettime(clockid_t id, struct timespec *ret);
 int __wrap_clock_gettime(clockid_t id, struct timespec *ret);
 int __wrap_clock_gettime(clockid_t id, struct timespec *ret)
@@ -423,6 +423,36 @@ static void test_only_what_is_pinned_is_kept(void **state)
     close_tier();
 }
 
+static void take_a_second(void)
+{
+    grace_ns += SEC;
+}
+
+/* The walk over what is kept has a sixteenth of the time, and what else a round does is none of its business. */
+static void test_what_is_kept_waits_as_long_as_its_own_walk_asks_for(void **state)
+{
+    (void)state;
+    struct near__view views[2];
+    open_and_hold(7, &views[0]);
+    add_one(8, 50);
+    hold(1, 8, &views[1]);
+    assert_true(retire_one(7) && retire_one(8));
+    near__reclaim(f.local, 0);
+    retire(3);
+    at_the_walk = take_a_second;
+    assert_true(near__reclaim(f.local, 1)); /* three seconds, for others */
+    let_go(0, &views[0]);
+    assert_true(near__reclaim(f.local, 0)); /* looked at again at once, and that takes a second */
+    let_go(1, &views[1]);
+    near__clock_advance(&f.now_ns, 14 * SEC);
+    assert_false(near__reclaim(f.local, 0));
+    assert_true(retired_bytes() > 0);
+    near__clock_advance(&f.now_ns, 2 * SEC);
+    assert_true(near__reclaim(f.local, 0));
+    assert_int_equal(retired_bytes(), 0);
+    close_tier();
+}
+
 /* What is pinned and alive costs nothing: as a rule an application holds something all the time. */
 static void test_pins_of_living_entries_change_nothing(void **state)
 {
@@ -707,6 +737,7 @@ int main(void)
         cmocka_unit_test(test_room_that_stays_short_is_taken_from_who_does_not_use_it),
         cmocka_unit_test(test_room_is_short_for_the_largest_value),
         cmocka_unit_test(test_only_what_is_pinned_is_kept),
+        cmocka_unit_test(test_what_is_kept_waits_as_long_as_its_own_walk_asks_for),
         cmocka_unit_test(test_pins_of_living_entries_change_nothing),
         cmocka_unit_test(test_R48_nothing_comes_back_while_a_reader_is_in_its_section),
         cmocka_unit_test(test_R48_nothing_is_freed_too_early_in_any_order),
