@@ -284,6 +284,7 @@ static enum moved move_all(struct near__local *local, const struct near__table *
     struct pressure pressure = {0, 0, 0};
     for (uint64_t b = 0; b < from->span.count;) {
         struct near__moment moment = near__tier_moment(local);
+        moment.idle = 0; /* we may be kept off the processor now, and what is read meanwhile is not idle */
         uint64_t end = b + STEP_BUCKETS < from->span.count ? b + STEP_BUCKETS : from->span.count;
         near__rcu_enter();
         for (; b < end; b++)

@@ -228,6 +228,34 @@ static struct {
     uint64_t moved;
 } burst;
 
+/* Likewise, before the next bucket: while the keeper has no processor, so many keys are read again and again. */
+static struct {
+    struct fixture *f;
+    uint64_t keys;
+} stall;
+
+static uint64_t count_read(struct fixture *f, uint64_t keys)
+{
+    uint64_t found = 0;
+    for (uint64_t n = 0; n < keys; n++) {
+        unsigned char value[8];
+        struct near__view view;
+        found += near__local_copy(f->local, f->reader, &n, sizeof(n), ANY_BOUND, 0, value, sizeof(value), &view) ==
+                 NEAR_LOCAL_HIT;
+    }
+    return found;
+}
+
+static void stall_and_read(void)
+{
+    uint64_t keys = stall.keys;
+    stall.keys = 0;
+    for (int i = 0; keys && i < 12; i++) {
+        near__clock_advance(&stall.f->now_ns, SEC / 2);
+        assert_int_equal(count_read(stall.f, keys), keys);
+    }
+}
+
 void __real_near__index_move(struct near__index *index, struct near__bucket *bucket, const struct near__span *to,
                              const struct near__moment *moment);
 void __wrap_near__index_move(struct near__index *index, struct near__bucket *bucket, const struct near__span *to,
@@ -235,6 +263,7 @@ void __wrap_near__index_move(struct near__index *index, struct near__bucket *buc
 void __wrap_near__index_move(struct near__index *index, struct near__bucket *bucket, const struct near__span *to,
                              const struct near__moment *moment)
 {
+    stall_and_read();
     __real_near__index_move(index, bucket, to, moment);
     burst.moved++;
     for (unsigned i = 0; burst.next < burst.end && i < burst.each; i++)
@@ -266,14 +295,32 @@ static void test_a_burst_that_begins_while_the_index_is_made_smaller_turns_it_ba
     assert_true(stats.local_index_bytes >= empty);
     assert_true(stats.evictions <= MANY / 1000);
     assert_int_equal(stats.local_entries + stats.evictions, FEW + MANY);
-    for (uint64_t n = 0; n < FEW + MANY; n++) {
-        unsigned char value[8];
-        struct near__view view;
-        if (near__local_copy(f.local, f.reader, &n, sizeof(n), ANY_BOUND, 0, value, sizeof(value), &view) ==
-            NEAR_LOCAL_HIT)
-            stats.local_entries--;
-    }
-    assert_int_equal(stats.local_entries, 0); /* each of them is found */
+    assert_int_equal(count_read(&f, FEW + MANY), stats.local_entries); /* each of them is found */
+    fixture_close(&f);
+}
+
+static void test_a_keeper_that_stalls_in_a_move_takes_nothing_for_idle(void **state)
+{
+    enum { FEW = 2000 };
+    struct fixture f;
+    (void)state;
+    fixture_init(&f);
+    f.config.bytes_max = 64u << 20;
+    f.config.idle_ms = 1000;
+    fixture_start(&f);
+    uint64_t empty = stats_of(&f).local_index_bytes;
+    for (uint64_t n = 0; n < FEW; n++)
+        assert_int_equal(fill_one(&f, f.reader, n, 8), 1);
+    near__local_keep(f.local);
+    near__clock_advance(&f.now_ns, SEC / 2 + SEC / 8); /* calm */
+    assert_int_equal(count_read(&f, FEW), FEW);
+    stall.f = &f;
+    stall.keys = FEW;
+    near__local_keep(f.local);
+    assert_int_equal(stall.keys, 0);
+    assert_true(stats_of(&f).local_index_bytes < empty);
+    assert_int_equal(stats_of(&f).local_entries, FEW);
+    assert_int_equal(count_read(&f, FEW), FEW);
     fixture_close(&f);
 }
 
@@ -781,6 +828,7 @@ int main(void)
         cmocka_unit_test(test_F_the_index_grows_and_shrinks_sixteen_fold_within_the_budget),
         cmocka_unit_test(test_the_index_of_few_entries_is_made_for_them_when_they_are_calm),
         cmocka_unit_test(test_the_index_is_not_made_smaller_when_the_tier_is_cleared),
+        cmocka_unit_test(test_a_keeper_that_stalls_in_a_move_takes_nothing_for_idle),
         cmocka_unit_test(test_a_burst_that_begins_while_the_index_is_made_smaller_turns_it_back),
         cmocka_unit_test(test_no_entry_goes_for_a_larger_index),
         cmocka_unit_test(test_a_few_entries_do_not_make_the_index_large),
