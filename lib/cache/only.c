@@ -103,9 +103,9 @@ static uint64_t number_of(struct near__impl *impl, uint32_t stripe)
 #define ROOM_PATIENCE_MS 12
 
 /* An entry that the keeper moves to another table of the index is in neither for a moment (index.c, "Neither here nor
- * there"), and whoever took its key for absent would begin a counter anew.  So many looks, with short sleeps between
- * them, of 70 us and more: as with room, a keeper that is stopped costs a tenth of a second and the write. */
-#define MOVE_LOOKS 1400
+ * there"), and whoever took its key for absent would begin a counter anew.  So it looks again, with short sleeps
+ * between the looks, for so long: as with room, a keeper that is stopped costs a tenth of a second and the write. */
+#define MOVE_PATIENCE_NS (100 * NEAR_NS_PER_MS)
 
 #define AGAIN INT_MIN /* from the look on */
 
@@ -264,10 +264,14 @@ static void take_ticket(struct writing *w)
 static enum near__local_result look(struct writing *w)
 {
     const struct near__request *r = w->request;
-    enum near__local_result found;
-    for (unsigned looks = 1;; looks++) {
-        found = near__local_look(w->impl->local, w->reader, r->key, r->key_size, &w->view);
-        if (found != NEAR_LOCAL_MOVED || looks == MOVE_LOOKS)
+    int64_t begun_ns = 0;
+    for (;;) {
+        enum near__local_result found = near__local_look(w->impl->local, w->reader, r->key, r->key_size, &w->view);
+        if (found != NEAR_LOCAL_MOVED)
+            return found;
+        int64_t now_ns = near__clock_kernel(CLOCK_MONOTONIC);
+        begun_ns = begun_ns ? begun_ns : now_ns;
+        if (now_ns - begun_ns >= MOVE_PATIENCE_NS)
             return found;
         wait_for_a_short_one();
     }
