@@ -44,8 +44,9 @@ static void pull_along(const struct near__local *local, struct near__entry *entr
         atomic_store_explicit(&entry->access, (uint16_t)(tick - UINT16_MAX / 2), memory_order_relaxed);
 }
 
-/* The tier may have been cleared since the moment of the sweep was taken, and the entry have come after that: then
- * it is of a later era, not of an earlier one. */
+/* The moment of the sweep may be long ago: the tier has been cleared since, and the entry come after that.  Then it is
+ * of a later era, not of an earlier one.  Whoever published it had read that era, and we have seen what he published:
+ * the era that we read now is his or a later one. */
 static int is_dead_now(struct near__local *local, const struct near__entry *entry)
 {
     const struct near__moment now = near__tier_moment(local);
@@ -58,12 +59,12 @@ static void sweep_slot(struct near__local *local, _Atomic(uint64_t) *slot, const
     if (!near__word_is_visible(word))
         return;
     struct near__entry *entry = near__word_entry(word);
-    if (near__entry_is_dead(entry, moment) && is_dead_now(local, entry)) {
+    if (!near__entry_is_dead(entry, moment)) {
+        pull_along(local, entry, moment->tick);
+    } else if (is_dead_now(local, entry)) {
         enum near__why why = near__entry_is_expired(entry, moment) ? NEAR_WHY_EXPIRED : NEAR_WHY_INVALIDATED;
         near__index_unlink(&local->index, slot, word, why);
-    } else {
-        pull_along(local, entry, moment->tick);
-    }
+    } /* otherwise it is younger than the moment, and its stamp is not to be judged by that */
 }
 
 /* The one table: views are changed by this thread, and not now. */

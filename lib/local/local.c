@@ -619,6 +619,11 @@ static int put(struct near__local *local, struct near__entry *entry, uint64_t ha
     return kept;
 }
 
+static int is_settled(const struct near__local *local)
+{
+    return !local->idle_unit_ns || near__tier_ages_are_known(local, near__now(local->clock));
+}
+
 int near__local_put(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
                     const void *value, size_t value_size)
 {
@@ -629,9 +634,9 @@ int near__local_put(struct near__local *local, struct near__reader *reader, cons
                           .hash = near__key_hash(key, key_size, &local->index.secrets)};
     uint32_t stripe = (uint32_t)(near__index_stripe(&local->index, offer.hash) - local->index.stripes);
     int64_t cost;
-    if (local->ttl_max_ms || value_size >= AT_EASE_FROM)
+    /* to settle ages takes a mutex, for which no read section must wait */
+    if (local->ttl_max_ms || value_size >= AT_EASE_FROM || !is_settled(local))
         return 0;
-    near__local_settle(local);
     near__prefetch_write(&local->index.stripes[stripe]);
     prefetch_places(local, offer.hash);
     struct near__moment moment = near__tier_moment(local);
@@ -734,7 +739,7 @@ void near__local_clear(struct near__local *local)
 }
 
 /* With an idle limit a stamp is 16 bits of time, and after 60 limits seems young again.  Nothing that is read may
- * become so old unseen: what is idle is swept every few seconds.  Where the keeper has not come by for 16 limits (16 s
+ * become so old unseen: what is idle is swept every few seconds.  Where the keeper has not come by for 32 limits (32 s
  * at least), as the process was stopped, all that there is counts as idle, and goes: by the keeper, or before the first
  * write of a cache that has no remote tier, which must not go with it.  Once for each time: hence the mutex. */
 void near__ages_settle(struct near__local *local, int64_t now_ns, int came_by)
@@ -751,11 +756,8 @@ void near__ages_settle(struct near__local *local, int64_t now_ns, int came_by)
 
 void near__local_settle(struct near__local *local)
 {
-    if (!local->idle_unit_ns)
-        return;
-    int64_t now_ns = near__now(local->clock);
-    if (!near__tier_ages_are_known(local, now_ns))
-        near__ages_settle(local, now_ns, 0);
+    if (!is_settled(local))
+        near__ages_settle(local, near__now(local->clock), 0);
 }
 
 void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t entries_max)

@@ -207,7 +207,7 @@ static inline int near__tier_ages_are_known(const struct near__local *local, int
 {
     /* acquire: pairs with near__ages_settle; whoever sees the time sees the era that came with it */
     return now_ns - atomic_load_explicit(&local->ages_known_ns, memory_order_acquire) <
-           local->idle_unit_ns * (UINT16_MAX / 4);
+           local->idle_unit_ns * (UINT16_MAX / 2);
 }
 static inline struct near__moment near__tier_moment(struct near__local *local)
 {

@@ -496,6 +496,111 @@ static void test_an_idle_copy_is_dropped_and_a_read_one_is_not(void **state)
     fixture_close(&f);
 }
 
+/* ---------------------------------------------------------------- in the middle of a sweep */
+
+/* Called in the place of near__index_unlink: what happens just before the sweep takes its first victim, while its
+ * moment becomes an old one. */
+static struct {
+    struct fixture *f;
+    void (*happens)(struct fixture *f);
+    int64_t pause_ns;
+    int kept; /* of what was filled then */
+} in_the_middle;
+
+int __real_near__index_unlink(struct near__index *index, _Atomic(uint64_t) *slot, uint64_t word, enum near__why why);
+int __wrap_near__index_unlink(struct near__index *index, _Atomic(uint64_t) *slot, uint64_t word, enum near__why why);
+int __wrap_near__index_unlink(struct near__index *index, _Atomic(uint64_t) *slot, uint64_t word, enum near__why why)
+{
+    void (*happens)(struct fixture * f) = in_the_middle.happens;
+    in_the_middle.happens = NULL;
+    if (happens)
+        happens(in_the_middle.f);
+    return __real_near__index_unlink(index, slot, word, why);
+}
+
+enum { SOME = 100 }; /* in the buckets of one section */
+
+static int put_some(struct fixture *f, char name)
+{
+    static uint64_t position; /* above all that any key of the same stripe had before */
+    char key[16];
+    int kept = 0;
+    for (int i = 0; i < SOME; i++) {
+        snprintf(key, sizeof(key), "%c%d", name, i);
+        kept += put(f, key, "v", ++position);
+    }
+    return kept;
+}
+
+static int count_some(struct fixture *f, char name)
+{
+    char key[16];
+    int found = 0;
+    for (int i = 0; i < SOME; i++) {
+        snprintf(key, sizeof(key), "%c%d", name, i);
+        found += strcmp(get(f, key), "v") == 0;
+    }
+    return found;
+}
+
+static void clear_and_fill(struct fixture *f)
+{
+    near__local_clear(f->local);
+    in_the_middle.kept = put_some(f, 'n');
+}
+
+static void test_a_clearing_in_the_middle_of_a_sweep_costs_nothing_that_comes_after_it(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_open_sized(&f, 256u << 10);
+    assert_int_equal(put_some(&f, 'o'), SOME);
+    near__local_clear(f.local);
+    in_the_middle.f = &f;
+    in_the_middle.happens = clear_and_fill;
+    near__local_keep(f.local);
+    assert_null(in_the_middle.happens);
+    assert_int_equal(in_the_middle.kept, SOME);
+    assert_int_equal(count_some(&f, 'n'), SOME);
+    near__local_keep(f.local);
+    assert_int_equal(count_some(&f, 'n'), SOME);
+    assert_int_equal(stats_of(&f).local_entries, SOME);
+    fixture_close(&f);
+}
+
+static void pause_and_fill(struct fixture *f)
+{
+    near__clock_advance(&f->now_ns, in_the_middle.pause_ns);
+    near__local_settle(f->local);
+    in_the_middle.kept = put_some(f, 'n');
+}
+
+/* The keeper is kept off a processor for so long, and the others are not. */
+static void test_a_pause_in_the_middle_of_a_sweep_costs_nothing_that_comes_after_it(void **state)
+{
+    (void)state;
+    for (int64_t limits = 1; limits < 70; limits++) {
+        struct fixture f;
+        fixture_init(&f);
+        f.config.idle_ms = 1000;
+        f.config.bytes_max = 256u << 10;
+        fixture_start(&f);
+        assert_int_equal(put_some(&f, 'o'), SOME);
+        near__clock_advance(&f.now_ns, 2 * SEC);
+        in_the_middle.f = &f;
+        in_the_middle.pause_ns = limits * SEC;
+        in_the_middle.happens = pause_and_fill;
+        near__local_keep(f.local);
+        assert_null(in_the_middle.happens);
+        assert_int_equal(in_the_middle.kept, SOME);
+        int found = count_some(&f, 'n');
+        if (found != SOME)
+            print_error("%d limits: %d of %d\n", (int)limits, found, SOME);
+        assert_int_equal(found, SOME);
+        fixture_close(&f);
+    }
+}
+
 /* ---------------------------------------------------------------- clearing */
 
 static void test_clear_serves_nothing_that_was_there_and_fails_fills_under_way(void **state)
@@ -647,6 +752,8 @@ int main(void)
         cmocka_unit_test(test_a_local_copy_lives_no_longer_than_ttl_max),
         cmocka_unit_test(test_an_idle_copy_is_dropped_and_a_read_one_is_not),
         cmocka_unit_test(test_an_idle_copy_is_not_served_after_a_long_pause),
+        cmocka_unit_test(test_a_clearing_in_the_middle_of_a_sweep_costs_nothing_that_comes_after_it),
+        cmocka_unit_test(test_a_pause_in_the_middle_of_a_sweep_costs_nothing_that_comes_after_it),
         cmocka_unit_test(test_clear_serves_nothing_that_was_there_and_fails_fills_under_way),
         cmocka_unit_test(test_R48_pinned_values_survive_removal_eviction_and_reclamation),
         cmocka_unit_test(test_the_sixty_fifth_pin_is_a_copy),
