@@ -11,13 +11,9 @@
  *
  * A file is replaced only by a better one: not by that of a tier that is empty, and not while what is in it has not
  * been read (the remote tier was away all the time).  A damaged one is replaced. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* pthread_setname_np */
-#endif
-#include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "cache/cache.h"
 
 #define LOOK_MS 20    /* how soon it notices that it is to stop */
@@ -83,7 +79,7 @@ static void *thread_main(void *arg)
 {
     struct near__snapshot *s = arg;
     int status = NEAR_PENDING;
-    pthread_setname_np(pthread_self(), "near-warm");
+    near__thread_name("near-warm");
     while (status == NEAR_PENDING && wait_for_tier(s)) {
         status = read_once(s);
         if (!near_status_is_transient(status))
@@ -120,7 +116,6 @@ void near__snapshot_destroy(struct near__impl *impl)
 void near__snapshot_start(struct near__impl *impl, near_cache *cache)
 {
     struct near__snapshot *s = impl->snapshot;
-    sigset_t all, before;
     if (!s || atomic_load_explicit(&s->status, memory_order_relaxed) != NEAR_PENDING)
         return;
     if (access(impl->options.snapshot, F_OK) != 0) { /* the first start; others are told when it is read */
@@ -129,10 +124,7 @@ void near__snapshot_start(struct near__impl *impl, near_cache *cache)
     }
     s->cache = cache;
     atomic_store_explicit(&s->stopping, 0, memory_order_relaxed);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    s->running = pthread_create(&s->thread, NULL, thread_main, s) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    s->running = near__thread_start(&s->thread, thread_main, s) == 0;
     if (!s->running) /* not logged: the caller may hold a lock */
         atomic_store_explicit(&s->status, NEAR_ERR_SYSTEM, memory_order_relaxed);
 }

@@ -92,14 +92,10 @@
  *
  * What this rests on: every write of a cooperating process is numbered and published by the server in one step, and
  * replies tell which server gave them. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* pthread_setname_np */
-#endif
 #include "coherence/coherence.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -107,6 +103,8 @@
 #include "base/hash.h"
 #include "base/mutant.h"
 #include "base/random.h"
+#include "base/thread.h"
+#include "base/wait.h"
 #include "coherence/proof.h"
 #include "nearcache.h"
 
@@ -304,16 +302,9 @@ void near__coherence_pause_locked(struct near__coherence *c, int is_away)
 /* Until something changes, or the time; may return early. */
 void near__coherence_wait_locked(struct near__coherence *c, int64_t until_ns)
 {
-    int64_t left = until_ns == NEAR_NEVER ? NEAR_NS_PER_S : until_ns - near__now(c->clock);
-    if (left > NEAR_NS_PER_S)
-        left = NEAR_NS_PER_S;
-    if (c->clock->virtual_ns && left > NEAR_NS_PER_MS)
-        left = NEAR_NS_PER_MS; /* nobody tells us when it is moved */
-    if (left <= 0)
-        return;
-    int64_t at = near__clock_kernel(CLOCK_MONOTONIC) + left;
-    struct timespec ts = {.tv_sec = at / NEAR_NS_PER_S, .tv_nsec = at % NEAR_NS_PER_S};
-    pthread_cond_timedwait(&c->changed, &c->lock, &ts);
+    int64_t now_ns = near__now(c->clock), most_ns = now_ns + NEAR_NS_PER_S;
+    if (until_ns > now_ns)
+        near__wait_until(c->clock, &c->changed, &c->lock, until_ns < most_ns ? until_ns : most_ns);
 }
 
 void near__coherence_kick_locked(struct near__coherence *c)
@@ -336,7 +327,7 @@ static int is_stopping(struct near__coherence *c)
 static void *subscriber_main(void *arg)
 {
     struct near__coherence *c = arg;
-    pthread_setname_np(pthread_self(), "near-sub");
+    near__thread_name("near-sub");
     while (!is_stopping(c))
         near__subscriber_step(c, 1);
     return NULL;
@@ -345,7 +336,7 @@ static void *subscriber_main(void *arg)
 static void *prover_main(void *arg)
 {
     struct near__coherence *c = arg;
-    pthread_setname_np(pthread_self(), "near-prove");
+    near__thread_name("near-prove");
     while (!is_stopping(c))
         near__prover_step(c, 1);
     return NULL;
@@ -406,11 +397,7 @@ static void init_config(struct near__coherence *c, const struct near__coherence_
 
 static void init_sync(struct near__coherence *c)
 {
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&c->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    near__wait_init(&c->changed);
     pthread_mutex_init(&c->lock, NULL);
 }
 
@@ -433,22 +420,15 @@ static void destroy(struct near__coherence *c)
     near__free(c->alloc, c);
 }
 
-/* Both threads, with every signal blocked: the host's signal policy is its own (R53). */
 static int start_threads(struct near__coherence *c)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(NEAR_MUTANT(SIGNALS_OPEN) ? SIG_UNBLOCK : SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&c->subscriber_thread, NULL, subscriber_main, c);
-    if (!failed) {
-        failed = pthread_create(&c->prover_thread, NULL, prover_main, c);
-        if (failed) {
-            near__coherence_stop(c);
-            pthread_join(c->subscriber_thread, NULL);
-        }
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return failed ? -1 : 0;
+    if (near__thread_start(&c->subscriber_thread, subscriber_main, c) != 0)
+        return -1;
+    if (near__thread_start(&c->prover_thread, prover_main, c) == 0)
+        return 0;
+    near__coherence_stop(c);
+    pthread_join(c->subscriber_thread, NULL);
+    return -1;
 }
 
 int near__coherence_open(const struct near__coherence_config *config, struct near__coherence **ret, near_error *error)

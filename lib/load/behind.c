@@ -33,6 +33,8 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "base/thread.h"
+#include "base/wait.h"
 #include "load/forget.h"
 #include "load/journal.h"
 
@@ -731,6 +733,7 @@ static void sync_locked(struct near__behind *b, int64_t now_ns, int64_t *wake_ns
 static void *behind_main(void *arg)
 {
     struct near__behind *b = arg;
+    near__thread_name("near-behind");
     pthread_mutex_lock(&b->lock);
     while (!b->stop) {
         int64_t wake_ns = NEAR_NEVER, now_ns = near__now(b->config.clock);

@@ -15,6 +15,7 @@
 
 #include "base/hash.h"
 #include "base/mutant.h"
+#include "base/wait.h"
 
 #define HASH_NONFATAL_OOM 1
 #define uthash_malloc(size) near__alloc(flight_alloc, size)
@@ -135,11 +136,7 @@ static struct near__flight *new_flight(struct near__flights *flights, const void
     struct near__flight *flight = near__alloc_zero(flights->alloc, sizeof(*flight) + key_size);
     if (!flight)
         return NULL;
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&flight->landed_cond, &attributes);
-    pthread_condattr_destroy(&attributes);
+    near__wait_init(&flight->landed_cond);
     flight->ticket = ticket;
     flight->started_ns = near__now(flights->clock);
     flight->references = 1;
@@ -228,23 +225,6 @@ int near__flight_land(struct near__flights *flights, struct near__flight *flight
     return first;
 }
 
-/* When the wait has to look up at the latest, as real time. */
-static struct timespec wake_at(const struct near__flights *flights, int64_t deadline_ns)
-{
-    int64_t at = deadline_ns;
-    if (flights->clock->virtual_ns)
-        at = near__clock_kernel(CLOCK_MONOTONIC) + 2 * NEAR_NS_PER_MS;
-    return (struct timespec){.tv_sec = at / NEAR_NS_PER_S, .tv_nsec = at % NEAR_NS_PER_S};
-}
-
-/* One sleep, with the stripe's mutex. */
-static void sleep_locked(struct near__flights *flights, struct stripe *stripe, struct near__flight *flight,
-                         int64_t until_ns)
-{
-    struct timespec at = wake_at(flights, until_ns);
-    pthread_cond_timedwait(&flight->landed_cond, &stripe->mutex, &at);
-}
-
 int near__flight_wait(struct near__flights *flights, struct near__flight *flight, int64_t deadline_ns, int *ret_status,
                       struct near__shared **ret_shared)
 {
@@ -288,7 +268,8 @@ struct near__landing near__flight_wait_load(struct near__flights *flights, struc
         else if (now_ns >= until_ns || (landing.queued = patience->is_worker && flight->queued))
             break;
         else
-            sleep_locked(flights, stripe, flight, until_ns < flight->limit_ns ? until_ns : flight->limit_ns);
+            near__wait_until(flights->clock, &flight->landed_cond, &stripe->mutex,
+                             until_ns < flight->limit_ns ? until_ns : flight->limit_ns);
     }
     flight->queued = flight->queued && !landing.queued;
     landing.landed = flight->landed;

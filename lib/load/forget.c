@@ -8,11 +8,12 @@
  * cache, and is always right. */
 #include "load/forget.h"
 
-#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 
 #include "base/random.h"
+#include "base/thread.h"
+#include "base/wait.h"
 #include "nearcache.h"
 
 #define HASH_NONFATAL_OOM 1
@@ -22,7 +23,6 @@
 #include <uthash.h>
 
 #define KEYS_MAX 65536u
-#define NAP_NS (2 * NEAR_NS_PER_MS)
 
 struct forgotten {
     UT_hash_handle hh;
@@ -43,26 +43,6 @@ struct near__forget {
 
 /* ---------------------------------------------------------------- what the threads of this room share */
 
-void near__wait_init(pthread_cond_t *cond)
-{
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(cond, &attributes);
-    pthread_condattr_destroy(&attributes);
-}
-
-void near__wait_until(const struct near__clock *clock, pthread_cond_t *cond, pthread_mutex_t *lock, int64_t at_ns)
-{
-    if (at_ns == NEAR_NEVER) {
-        pthread_cond_wait(cond, lock);
-        return;
-    }
-    int64_t until = clock->virtual_ns ? near__clock_kernel(CLOCK_MONOTONIC) + NAP_NS : at_ns;
-    struct timespec at = {.tv_sec = until / NEAR_NS_PER_S, .tv_nsec = until % NEAR_NS_PER_S};
-    pthread_cond_timedwait(cond, lock, &at);
-}
-
 int64_t near__backoff_ns(uint32_t min_ms, uint32_t max_ms, uint32_t attempts)
 {
     uint32_t random = 0;
@@ -71,16 +51,6 @@ int64_t near__backoff_ns(uint32_t min_ms, uint32_t max_ms, uint32_t attempts)
         ms = max_ms;
     near__random_seed(&random, sizeof random); /* failing, it is the half */
     return ms * NEAR_NS_PER_MS / 2 + (int64_t)((double)(ms * NEAR_NS_PER_MS / 2) * random / UINT32_MAX);
-}
-
-int near__thread_start(pthread_t *thread, void *(*main)(void *), void *arg)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(thread, NULL, main, arg);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return failed;
 }
 
 /* ---------------------------------------------------------------- the list */
@@ -168,6 +138,7 @@ static int run_one_locked(struct near__forget *f)
 static void *forget_main(void *arg)
 {
     struct near__forget *f = arg;
+    near__thread_name("near-forget");
     pthread_mutex_lock(&f->lock);
     while (!f->stop) {
         if (!f->keys && !f->everything) {

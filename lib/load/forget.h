@@ -27,12 +27,7 @@ void near__forget_add(struct near__forget *f, const void *key, size_t key_size);
 uint64_t near__forget_pending(struct near__forget *f);
 int near__forget_wait(struct near__forget *f, int64_t deadline_ns); /* 1: nothing is pending; 0: at the deadline */
 
-/* Waits on a condition until at_ns of the clock; a virtual clock is looked at every few milliseconds. */
-void near__wait_until(const struct near__clock *clock, pthread_cond_t *cond, pthread_mutex_t *lock, int64_t at_ns);
-void near__wait_init(pthread_cond_t *cond);
 /* min doubled with every attempt up to max, and of that a random part from a half to the whole, in ns. */
 int64_t near__backoff_ns(uint32_t min_ms, uint32_t max_ms, uint32_t attempts);
-/* With every signal blocked (R53).  0, or an errno. */
-int near__thread_start(pthread_t *thread, void *(*main)(void *), void *arg);
 
 #endif

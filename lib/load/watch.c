@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/wait.h"
 #include "remote/remote.h"
 
 #define STRIPES 16u
@@ -32,18 +33,14 @@ struct near__watches {
 int near__watches_create(const struct near__alloc *alloc, const struct near__clock *clock, struct near__watches **ret)
 {
     struct near__watches *w = near__alloc_zero(alloc, sizeof(*w));
-    pthread_condattr_t attributes;
     if (!w)
         return NEAR_ERR_NOMEM;
     w->alloc = alloc;
     w->clock = clock;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     for (unsigned i = 0; i < STRIPES; i++) {
         pthread_mutex_init(&w->stripes[i].mutex, NULL);
-        pthread_cond_init(&w->stripes[i].heard, &attributes);
+        near__wait_init(&w->stripes[i].heard);
     }
-    pthread_condattr_destroy(&attributes);
     *ret = w;
     return NEAR_OK;
 }
@@ -96,11 +93,8 @@ int near__watch_wait(struct near__watches *w, struct near__watch *watch, int64_t
 {
     struct stripe *stripe = stripe_of(w, watch->key, watch->key_size);
     pthread_mutex_lock(&stripe->mutex);
-    while (!watch->heard && near__now(w->clock) < deadline_ns) {
-        int64_t at = w->clock->virtual_ns ? near__clock_kernel(CLOCK_MONOTONIC) + 2 * NEAR_NS_PER_MS : deadline_ns;
-        struct timespec ts = {.tv_sec = at / NEAR_NS_PER_S, .tv_nsec = at % NEAR_NS_PER_S};
-        pthread_cond_timedwait(&stripe->heard, &stripe->mutex, &ts);
-    }
+    while (!watch->heard && near__now(w->clock) < deadline_ns)
+        near__wait_until(w->clock, &stripe->heard, &stripe->mutex, deadline_ns);
     int heard = watch->heard;
     watch->heard = 0;
     pthread_mutex_unlock(&stripe->mutex);

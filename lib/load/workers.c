@@ -2,13 +2,9 @@
  *
  * One mutex, one queue, as many threads as there were jobs at once.  Lock order: this mutex, then that of a stripe of
  * flights. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* pthread_setname_np */
-#endif
 #include "load/workers.h"
 
-#include <pthread.h>
-#include <signal.h>
+#include "base/thread.h"
 
 struct near__workers {
     const struct near__alloc *alloc;
@@ -71,7 +67,7 @@ static void *worker_main(void *arg)
 {
     struct near__workers *w = arg;
     inside = 1;
-    pthread_setname_np(pthread_self(), "near-load");
+    near__thread_name("near-load");
     pthread_mutex_lock(&w->mutex);
     for (;;) {
         while (!w->head && !w->stopping) {
@@ -92,11 +88,7 @@ static void *worker_main(void *arg)
 
 static int start_thread_locked(struct near__workers *w)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&w->threads[w->started], NULL, worker_main, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int failed = near__thread_start(&w->threads[w->started], worker_main, w);
     w->started += failed == 0;
     return failed;
 }

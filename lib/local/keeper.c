@@ -11,11 +11,11 @@
 #include "local/tier.h"
 
 #include <linux/futex.h>
-#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/clamp.h"
+#include "base/thread.h"
 
 /* between two rounds when something is retired, kept or perishable, or the entries are still becoming more */
 #define BUSY_MS 100
@@ -379,7 +379,7 @@ static void *run(void *arg)
     struct near__local *local = arg;
     int timed_out = 0;
     int64_t sweep_due_ns = near__now(local->clock);
-    pthread_setname_np(pthread_self(), "near-keep");
+    near__thread_name("near-keep");
     near__rcu_register();
     while (!near__keeper_is_stopped(local)) { /* ordered by doze */
         int64_t now_ns = near__now(local->clock);
@@ -394,13 +394,7 @@ static void *run(void *arg)
 
 int near__keeper_start(struct near__local *local)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    if (pthread_sigmask(NEAR_MUTANT(SIGNALS_OPEN) ? SIG_UNBLOCK : SIG_SETMASK, &all, &before) != 0)
-        return NEAR_ERR_SYSTEM;
-    int failed = pthread_create(&local->keeper.thread, NULL, run, local);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (failed)
+    if (near__thread_start(&local->keeper.thread, run, local) != 0)
         return NEAR_ERR_SYSTEM;
     local->keeper.runs = 1;
     return NEAR_OK;

@@ -35,6 +35,7 @@
 #include <unistd.h>
 
 #include "base/mutant.h"
+#include "base/wait.h"
 
 enum { REPLIES_AT_ONCE = 64, IDLE_CHECK_MS = 10 };
 
@@ -415,29 +416,13 @@ static void drive(struct near__connection *c, struct near__job *job)
 
 /* ---------------------------------------------------------------- waiting and leaving */
 
-/* cond_timedwait on the real clock; a virtual one only shifts the deadline. */
-static int sleep_until(struct near__connection *c, struct near__job *job)
-{
-    int64_t until = job->deadline_ns;
-    if (c->host->clock->virtual_ns && until != NEAR_NEVER)
-        until = near__clock_kernel(CLOCK_MONOTONIC) + (until - near__now(c->host->clock));
-    if (until < 0)
-        until = 0;
-    struct timespec t = {(time_t)(until / NEAR_NS_PER_S), (long)(until % NEAR_NS_PER_S)};
-    return pthread_cond_timedwait(&job->wake, &c->mutex, &t);
-}
-
 static void go_to_sleep(struct near__connection *c, struct near__job *job)
 {
     if (!job->sleeps) {
-        pthread_condattr_t attributes;
-        pthread_condattr_init(&attributes);
-        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-        pthread_cond_init(&job->wake, &attributes);
-        pthread_condattr_destroy(&attributes);
+        near__wait_init(&job->wake);
         job->sleeps = 1;
     }
-    sleep_until(c, job);
+    near__wait_until(c->host->clock, &job->wake, &c->mutex, job->deadline_ns);
 }
 
 /* The deadline has passed.  See "A job that leaves" above. */

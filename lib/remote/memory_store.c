@@ -21,13 +21,11 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/mutant.h"
+#include "base/wait.h"
 #include "remote/members.h"
 
 /* A lifted position leaves so much room that it cannot meet a number which somebody else has reached meanwhile. */
 #define LIFT (UINT64_C(1) << 20)
-/* How long a sleeper sleeps at most when time is virtual: whoever moves it does not wake us. */
-#define VIRTUAL_NAP_NS (2 * NEAR_NS_PER_MS)
-#define REAL_NAP_NS (3600 * NEAR_NS_PER_S)
 
 static struct {
     pthread_mutex_t lock;
@@ -53,22 +51,6 @@ static void new_identity(struct near__memory_store *store)
     snprintf(store->identity, sizeof store->identity, "memory%" PRIu64, store->incarnation);
 }
 
-static int init_locks(struct near__memory_store *store)
-{
-    pthread_condattr_t monotonic;
-    if (pthread_condattr_init(&monotonic) != 0)
-        return -1;
-    int failed = pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC) != 0 ||
-                 pthread_cond_init(&store->changed, &monotonic) != 0;
-    pthread_condattr_destroy(&monotonic);
-    if (failed)
-        return -1;
-    if (pthread_mutex_init(&store->lock, NULL) == 0)
-        return 0;
-    pthread_cond_destroy(&store->changed);
-    return -1;
-}
-
 static struct near__memory_store *store_create(const char *name, const struct near__alloc *alloc,
                                                const struct near__clock *clock)
 {
@@ -76,11 +58,12 @@ static struct near__memory_store *store_create(const char *name, const struct ne
     if (!store)
         return NULL;
     store->name = near__strdup(alloc, name);
-    if (!store->name || init_locks(store) < 0) {
-        near__free(alloc, store->name);
+    if (!store->name) {
         near__free(alloc, store);
         return NULL;
     }
+    near__wait_init(&store->changed);
+    pthread_mutex_init(&store->lock, NULL);
     store->alloc = *alloc;
     store->clock = *clock;
     near__keyspace_init(&store->keys, &store->alloc);
@@ -190,13 +173,9 @@ struct near__place *near__memory_place_locked(struct near__memory_store *store, 
 
 int near__memory_wait_locked(struct near__memory_store *store, const struct near__clock *clock, int64_t deadline_ns)
 {
-    int64_t left_ns = deadline_ns - near__now(clock);
-    if (store->impatient || left_ns <= 0)
+    if (store->impatient || near__now(clock) >= deadline_ns)
         return 0;
-    int64_t nap_ns = clock->virtual_ns ? VIRTUAL_NAP_NS : left_ns < REAL_NAP_NS ? left_ns : REAL_NAP_NS;
-    int64_t until_ns = near__clock_kernel(CLOCK_MONOTONIC) + nap_ns;
-    struct timespec until = {.tv_sec = until_ns / NEAR_NS_PER_S, .tv_nsec = until_ns % NEAR_NS_PER_S};
-    pthread_cond_timedwait(&store->changed, &store->lock, &until);
+    near__wait_until(clock, &store->changed, &store->lock, deadline_ns);
     return 1;
 }
 

@@ -27,6 +27,7 @@
 
 #include "base/mutant.h"
 #include "base/random.h"
+#include "base/wait.h"
 
 enum { UNLABELLED_MS = 500 }; /* so long a connection without a label is used while others have one */
 
@@ -49,7 +50,6 @@ struct near__pool {
 int near__pool_open(struct near__host *host, struct near__pool **ret)
 {
     struct near__pool *p = near__alloc_zero(host->alloc, sizeof *p);
-    pthread_condattr_t attributes;
     if (!p)
         return NEAR_ERR_NOMEM;
     p->host = host;
@@ -62,10 +62,7 @@ int near__pool_open(struct near__host *host, struct near__pool **ret)
     if (near__random_seed(&p->random, sizeof p->random) != 0)
         p->random = (uint64_t)near__now(host->clock) ^ (uintptr_t)p;
     pthread_mutex_init(&p->mutex, NULL);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&p->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    near__wait_init(&p->changed);
     *ret = p;
     return NEAR_OK;
 }
@@ -259,14 +256,6 @@ static struct near__connection *choose(struct near__pool *p, struct near__fault 
 
 /* ---------------------------------------------------------------- running */
 
-static void wait_for_change(struct near__pool *p, int64_t until_ns)
-{
-    if (p->host->clock->virtual_ns)
-        until_ns = near__clock_kernel(CLOCK_MONOTONIC) + (until_ns - near__now(p->host->clock));
-    struct timespec t = {(time_t)(until_ns / NEAR_NS_PER_S), (long)(until_ns % NEAR_NS_PER_S)};
-    pthread_cond_timedwait(&p->changed, &p->mutex, &t);
-}
-
 /* Why calls fail while the breaker is open: the server's own words keep their status, a dead line is UNAVAILABLE. */
 static void refuse(struct near__pool *p, struct near__fault *fault)
 {
@@ -297,7 +286,7 @@ static struct near__connection *connection_for(struct near__pool *p, struct near
             if (!c && !fault->status && p->pause_until_ns >= job->deadline_ns)
                 refuse(p, fault);
             else if (!c && !fault->status)
-                wait_for_change(p, p->pause_until_ns);
+                near__wait_until(p->host->clock, &p->changed, &p->mutex, p->pause_until_ns);
         }
     }
     if (*ret_probe)

@@ -1,18 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Name resolution in a helper thread.  See resolve.h. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* pthread_setname_np */
-#endif
 #include "remote/resolve.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "base/thread.h"
 
 void near__resolution_ref(struct near__resolution *r)
 {
@@ -51,7 +48,7 @@ static void *resolver(void *arg)
 {
     struct near__resolution *r = arg;
     uint64_t one = 1;
-    pthread_setname_np(pthread_self(), "near-resolve");
+    near__thread_name("near-resolve");
     lookup(r, 0);
     while (write(r->event_fd, &one, sizeof one) < 0 && errno == EINTR)
         ;
@@ -59,21 +56,13 @@ static void *resolver(void *arg)
     return NULL;
 }
 
-/* The thread inherits a mask that blocks everything: the host's signals are not ours (R53). */
 static int start_thread(struct near__resolution *r)
 {
-    sigset_t all, before;
-    pthread_attr_t attributes;
     pthread_t thread;
-    sigfillset(&all);
-    if (pthread_attr_init(&attributes) != 0)
+    if (near__thread_start(&thread, resolver, r) != 0)
         return -1;
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&thread, &attributes, resolver, r);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
-    return failed ? -1 : 0;
+    pthread_detach(thread);
+    return 0;
 }
 
 struct near__resolution *near__resolution_start(const char *host, uint16_t port, struct near__fault *fault)
