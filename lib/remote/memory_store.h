@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
- * Inside of memory://: what memory.c (the remote's side) and memory_store.c (the server's side) share.
+ * Inside of memory://: what memory.c (the remote's side) and memory_store.c, memory_command.c, memory_loads.c and
+ * memory_faults.c (the server's side) share.
  *
  * Protection: r: the registry's lock; l: the store's lock; c: constant after it was made.  The registry's lock and a
  * store's lock are never held together. */
@@ -34,6 +35,16 @@ struct near__letter {
     int everything;                 /* FOREIGN: any key */
     size_t size;
     unsigned char bytes[];
+};
+
+/* What is put into mailboxes: an envelope and a body. */
+struct near__sheet {
+    enum near__channel_event event;
+    enum near__operation operation;
+    int held, everything;
+    uint64_t number;
+    const void *head, *body;
+    size_t head_size, body_size;
 };
 
 /* The server's end of a channel.  All l, except c: place, alloc, private_name, server. */
@@ -116,6 +127,15 @@ void near__memory_ping_locked(struct near__memory_store *store, struct near__mai
  * turn. */
 void near__memory_report_locked(struct near__memory_store *store, const void *key, size_t key_size);
 void near__memory_break_locked(struct near__memory_store *store, struct near__mailbox *mailbox, int status);
+/* To every subscriber of the prefix; to the one process whose private channel the request names. */
+void near__memory_publish_locked(struct near__memory_store *store, struct near__place *place,
+                                 struct near__sheet *sheet);
+void near__memory_publish_private_locked(struct near__memory_store *store, struct near__place *place,
+                                         const struct near__request *q);
+/* Wakes everybody who waits for a change. */
+void near__memory_changed_locked(struct near__memory_store *store);
+/* The server is another process from now on. */
+void near__memory_new_identity_locked(struct near__memory_store *store);
 void near__memory_queue_held_locked(struct near__held **queue, struct near__held *held);
 void near__memory_unqueue_held_locked(struct near__held **queue, struct near__held *held);
 /* In the child after fork: the parent's stores are not ours.  Takes no lock. */
