@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Values that travel with their messages (docs/coherence.md; lib/coherence/subscriber.c, keep_value; lib/local/local.c,
+ * Values that travel with their messages (docs/coherence.md; lib/coherence/subscriber.c, keep_value; lib/local/install.c,
  * near__local_renew): one process, one key, a server that numbers its writes, a FIFO of messages and heartbeats.
  *
  * A message's value takes the place of an older copy at the message's own position, so that it is ordered with replies, with the

@@ -37,7 +37,7 @@
  *   near__entry_is_dead (order.h)   dead: whoever then wants to evict, sweep or displace it fails in the same way; who
  *                                 shows suspects
  *                                   to the repairer passes it over
- *   renews (local.c)                an older entry that was there a moment ago, as before it was retired
+ *   renews (install.c)              an older entry that was there a moment ago, as before it was retired
  *   the mover (blocks.c)            copies a head that is no use, and fails to put the copy in its slot
  *
  * Sizes and flags of a retired entry are what they were, so whoever reads key or value goes on.  The place in the queue

@@ -72,7 +72,7 @@
  *   6. The floor above r, or the generation not g: withdraw.
  *   7. Swap tentative to visible.  Failed: somebody has killed it; refused.
  *
- * A refused install is followed by the invalidation of the key below r (local.c), so what it knew is not lost (I4).
+ * A refused install is followed by the invalidation of the key below r (install.c), so what it knew is not lost (I4).
  *
  * ---- Invalidate at position p (i1, i2)
  *

@@ -52,7 +52,7 @@ struct near__tables {
  * remote tier the floor is odd while a write has the stripe; only that write stores it then (near__local_number). */
 struct near__stripe {
     _Atomic(uint64_t) floor;      /* only raised (near__step_raise), unless a number goes back unused */
-    _Atomic(uint64_t) generation; /* incremented, or swapped for the next one (local.c) */
+    _Atomic(uint64_t) generation; /* incremented, or swapped for the next one (install.c) */
 };
 
 struct near__index {

@@ -60,7 +60,7 @@ struct near__local_config {
     uint64_t auto_bytes_min, auto_bytes_max;
     uint32_t auto_pressure;
     const char *pressure_root; /* tests: where the kernel's files are; NULL: "" */
-    /* 1: others write, too, without raising positions: see "Foreign writers" in local.c */
+    /* 1: others write, too, without raising positions: see "Foreign writers" in install.c */
     int foreign;
     uint64_t seed; /* of the hash; 0: random */
     int manual;    /* tests: no keeper thread; near__local_keep does its work */

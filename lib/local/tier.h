@@ -150,7 +150,7 @@ struct near__local {
     _Atomic(int64_t) large_bytes;           /* (a) of entries that are the allocator's, if there is an arena */
     const struct near__log *log;            /* (i) */
     uint64_t value_max;                     /* (i) 0: an eighth of the budget */
-    int foreign;                            /* (i) positions do not tell everything: "Foreign writers" in local.c */
+    int foreign;                            /* (i) positions do not tell everything: "Foreign writers" in install.c */
     int64_t ttl_max_ms;                     /* (i) 0: none */
     _Atomic(uint32_t) readers_count;        /* (a) changed under reader.c's mutex */
     int manual;                             /* (i) there is no keeper's thread */
@@ -209,6 +209,10 @@ static inline int near__tier_ages_are_known(const struct near__local *local, int
     return now_ns - atomic_load_explicit(&local->ages_known_ns, memory_order_acquire) <
            local->idle_unit_ns * (UINT16_MAX / 2);
 }
+static inline int near__tier_is_settled(const struct near__local *local)
+{
+    return !local->idle_unit_ns || near__tier_ages_are_known(local, near__now(local->clock));
+}
 static inline struct near__moment near__tier_moment(struct near__local *local)
 {
     /* Only ranks: an entry that expired a tick ago may pass as live, and so may one that is the first with an expiry
@@ -258,9 +262,9 @@ static inline struct near__reader *near__readers_first(const struct near__local 
     return atomic_load_explicit(&local->readers, memory_order_acquire);
 }
 
-/* Entries that ended for that reason, so far (local.c). */
+/* Entries that ended for that reason, so far (statistics.c). */
 uint64_t near__tier_ended(const struct near__local *local, enum near__why why);
-/* Reads that looked here, so far (local.c). */
+/* Reads that looked here, so far (statistics.c). */
 uint64_t near__tier_reads(struct near__local *local);
 uint64_t near__tier_fills(struct near__local *local); /* likewise, that were kept */
 /* The same, of one thread. */

@@ -151,7 +151,7 @@ void near__retire(struct near__index *index, struct near__entry *e, enum near__w
 
 /* ---------------------------------------------------------------- operations */
 
-/* publish of local.c */
+/* What install.c does, step by step. */
 static void do_fill(void)
 {
     unsigned key = below(KEYS);
