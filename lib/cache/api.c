@@ -357,16 +357,15 @@ NEAR_APART int get_nothing(near_cache *cache, const void *key, size_t key_size, 
     return get_by_any_key(cache, key, key_size, NULL, ret_value);
 }
 
-/* The short way; has_lines, a constant.  The arguments are looked at where they are used, which costs less than in a
+/* The short way; width, a constant.  The arguments are looked at where they are used, which costs less than in a
  * row, and the other ways begin where this one ends. */
-NEAR_INLINE int get_shortly(near_cache *cache, const void *key, size_t key_size, near_value *ret_value, int has_lines)
+NEAR_INLINE int get_shortly(near_cache *cache, const void *key, size_t key_size, near_value *ret_value, int width)
 {
     struct short_way way;
     size_t size;
     if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
         return get_by_any_key(cache, key, key_size, NULL, ret_value);
-    struct near__entry *entry =
-        near__hit_plain(way.reader->local, key, key_size, has_lines, NEAR_ENTRY_VALUE_MAX, &size);
+    struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, width, NEAR_ENTRY_VALUE_MAX, &size);
     if (near__unlikely(!entry)) {
         leave_short_way(&way);
         return get_nothing(cache, key, key_size, ret_value);
@@ -386,10 +385,10 @@ int near_get(near_cache *cache, const void *key, size_t key_size, const near_cal
 {
     if (near__unlikely(call != NULL) || near__unlikely(!near__hash_is_short(key_size)))
         return get_by_any_key(cache, key, key_size, call, ret_value);
-    if (near__likely(near__reader_last.name_with_lines == cache))
-        return get_shortly(cache, key, key_size, ret_value, 1);
-    if (near__likely(near__reader_last.name == cache))
-        return get_shortly(cache, key, key_size, ret_value, 0);
+    if (near__likely(near__reader_last.name_with_line == cache))
+        return get_shortly(cache, key, key_size, ret_value, NEAR_WIDTH_LINE);
+    if (near__likely(near__reader_last.name_with_less == cache))
+        return get_shortly(cache, key, key_size, ret_value, NEAR_WIDTH_LESS);
     return get_by_any_key(cache, key, key_size, NULL, ret_value);
 }
 
@@ -449,20 +448,19 @@ NEAR_APART int copy_nothing(near_cache *cache, const void *key, size_t key_size,
 /* As get_shortly, into a buffer that is large enough.  capacity may be anything: what near__hit_plain then lets pass is
  * larger than near__copy copies. */
 NEAR_INLINE int copy_shortly(near_cache *cache, const void *key, size_t key_size, void *buffer, size_t capacity,
-                             size_t *ret_size, int has_lines)
+                             size_t *ret_size, int width)
 {
     struct short_way way;
     size_t size;
     if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
         return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
-    const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, has_lines, capacity, &size);
+    const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, width, capacity, &size);
     if (near__unlikely(!entry)) {
         leave_short_way(&way);
         return copy_nothing(cache, key, key_size, buffer, capacity, ret_size);
     }
     if (near__unlikely(!buffer) || near__unlikely(!ret_size) ||
-        near__unlikely(
-            !near__copy(buffer, (const unsigned char *)entry + key_size + NEAR_ENTRY_HEADER, size, has_lines))) {
+        near__unlikely(!near__copy(buffer, (const unsigned char *)entry + key_size + NEAR_ENTRY_HEADER, size, width))) {
         leave_short_way(&way);
         return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
     }
@@ -476,10 +474,10 @@ int near_get_copy(near_cache *cache, const void *key, size_t key_size, const nea
 {
     if (near__unlikely(call != NULL) || near__unlikely(!near__hash_is_short(key_size)))
         return copy_by_any_key(cache, key, key_size, call, buffer, capacity, ret_size);
-    if (near__likely(near__reader_last.name_with_lines == cache))
-        return copy_shortly(cache, key, key_size, buffer, capacity, ret_size, 1);
-    if (near__likely(near__reader_last.name == cache))
-        return copy_shortly(cache, key, key_size, buffer, capacity, ret_size, 0);
+    if (near__likely(near__reader_last.name_with_line == cache))
+        return copy_shortly(cache, key, key_size, buffer, capacity, ret_size, NEAR_WIDTH_LINE);
+    if (near__likely(near__reader_last.name_with_less == cache))
+        return copy_shortly(cache, key, key_size, buffer, capacity, ret_size, NEAR_WIDTH_LESS);
     return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
 }
 

@@ -212,14 +212,13 @@ static void prefetch_buckets(const struct near__local *local, struct batch *batc
 /* What the tag alone says: fetches the likely entries' lines, without waiting for them. */
 static void prefetch_entries(const struct near__local *local, struct batch *batch)
 {
-    const int has_lines = near__wide_lines();
+    const int width = near__width();
     const struct near__span *span = &near__index_tables(&local->index)->span[0];
     for (size_t i = 0; i < batch->count; i++) {
         uint64_t tag = near__hash_tag(batch->hash[i]);
         const struct near__bucket *bucket = near__span_bucket(span, batch->hash[i]);
-        uint64_t word = near__bucket_look(bucket, tag, has_lines);
-        batch->entry[i] =
-            near__word_visible(near__likely(word) ? word : near__places_look(bucket, tag, has_lines), tag);
+        uint64_t word = near__bucket_look(bucket, tag, width);
+        batch->entry[i] = near__word_visible(near__likely(word) ? word : near__places_look(bucket, tag, width), tag);
         __builtin_prefetch(batch->entry[i]);
         near__entry_prefetch(batch->entry[i]);
     }

@@ -150,10 +150,10 @@ NEAR_INLINE int near__hit_is_plain(const struct near__local *local, const struct
 /* Steps 2 and 3 for a short key.  What is not odd is decided by three comparisons: flags and size of the key, the key,
  * the position. */
 NEAR_INLINE struct near__entry *near__hit_find_short(const struct near__local *local, uint64_t hash, const void *key,
-                                                     size_t key_size, int has_lines, int64_t fresh, size_t size_max,
+                                                     size_t key_size, int width, int64_t fresh, size_t size_max,
                                                      size_t *ret_size)
 {
-    struct near__entry *entry = near__index_guess(&local->index, hash, key, key_size, has_lines); /* 2 */
+    struct near__entry *entry = near__index_guess(&local->index, hash, key, key_size, width); /* 2 */
     if (near__unlikely(!entry))
         return NULL;
     int64_t head = near__entry_head(entry);
@@ -186,7 +186,7 @@ NEAR_INLINE int near__hit_is_fresh(const struct near__local *local, struct near_
  * the cache's own bound and values of at most size_max bytes, makes no call, and counts nothing.  Its order is that of
  * the essay, with fresh_ticks for the proof and the processor's counter for the clock. */
 NEAR_INLINE struct near__entry *near__hit_plain(const struct near__local *local, const void *key, size_t key_size,
-                                                int has_lines, size_t size_max, size_t *ret_size)
+                                                int width, size_t size_max, size_t *ret_size)
 {
     uint64_t hash = near__hash_short(key, key_size, &local->index.secrets);
     if (near__unlikely(near__tap_wants(local, hash))) /* the long way shows it */
@@ -195,7 +195,7 @@ NEAR_INLINE struct near__entry *near__hit_plain(const struct near__local *local,
     /* acquire: the entry is looked at after it; pairs with near__local_prove */
     int64_t fresh = atomic_load_explicit(&local->gate.fresh_ticks, memory_order_acquire); /* 1 */
     /* 2, 3 */
-    struct near__entry *entry = near__hit_find_short(local, hash, key, key_size, has_lines, fresh, size_max, ret_size);
+    struct near__entry *entry = near__hit_find_short(local, hash, key, key_size, width, fresh, size_max, ret_size);
     return near__likely(entry != NULL) && near__likely(near__hit_is_fresh(local, entry, fresh)) ? entry : NULL; /* 4 */
 }
 
@@ -263,10 +263,10 @@ static inline int near__pin_is_copy(const void *pin)
 
 /* 65 to 128 bytes by moves of 64 or 32, at most half as many as gcc may use for any x86-64; 0: this processor has none,
  * nothing was copied. */
-NEAR_INLINE int near__copy_widely(void *to, const void *from, size_t size, int has_lines)
+NEAR_INLINE int near__copy_widely(void *to, const void *from, size_t size, int width)
 {
-#ifdef NEAR_WIDE_MOVES
-    if (has_lines) { /* moves of 64 */
+#ifdef NEAR_WIDE_LINES
+    if (width == NEAR_WIDTH_LINE) {
         __asm__ volatile("vmovdqu64 (%1), %%zmm16\n\tvmovdqu64 -64(%1,%2), %%zmm17\n\t"
                          "vmovdqu64 %%zmm16, (%0)\n\tvmovdqu64 %%zmm17, -64(%0,%2)"
                          :
@@ -274,7 +274,7 @@ NEAR_INLINE int near__copy_widely(void *to, const void *from, size_t size, int h
                          : NEAR_CLOBBERS_LINES);
         return 1;
     }
-    if (near__unlikely(!near__has_wide_moves))
+    if (near__unlikely(width != NEAR_WIDTH_HALF))
         return 0;
     /* zeroupper: code that follows and knows nothing of wide registers is slow while their upper halves are in use */
     __asm__ volatile("vmovdqu (%1), %%ymm0\n\tvmovdqu 32(%1), %%ymm1\n\t"
@@ -286,7 +286,7 @@ NEAR_INLINE int near__copy_widely(void *to, const void *from, size_t size, int h
                      : "xmm0", "xmm1", "xmm2", "xmm3", "memory");
     return 1;
 #else
-    (void)to, (void)from, (void)size, (void)has_lines;
+    (void)to, (void)from, (void)size, (void)width;
     return 0;
 #endif
 }
@@ -317,14 +317,14 @@ NEAR_INLINE void near__copy_few(unsigned char *to, const unsigned char *from, si
     }
 }
 
-/* memcpy by moves that may overlap, without a call, of at most NEAR_COPY_MAX bytes (0: not copied).  has_lines:
- * near__wide_lines(). */
-NEAR_INLINE int near__copy(void *to, const void *from, size_t size, int has_lines)
+/* memcpy by moves that may overlap, without a call, of at most NEAR_COPY_MAX bytes (0: not copied).  width:
+ * near__width(). */
+NEAR_INLINE int near__copy(void *to, const void *from, size_t size, int width)
 {
     unsigned char *t = to;
     const unsigned char *f = from;
     if (size > 64) {
-        if (near__unlikely(size > 128) || near__unlikely(!near__copy_widely(to, from, size, has_lines))) {
+        if (near__unlikely(size > 128) || near__unlikely(!near__copy_widely(to, from, size, width))) {
             if (size > NEAR_COPY_MAX)
                 return 0;
             near__copy_blocks(to, from, size);

@@ -205,27 +205,47 @@ static inline unsigned near__match_rest(unsigned match)
     return match & (match - 1) & NEAR_MATCH_FIRST;
 }
 
-/* The word of the first slot that matches; 0: none does.  Of tag the lower 16 bits count.  has_lines:
- * near__has_wide_lines. */
-NEAR_INLINE uint64_t near__bucket_look(const struct near__bucket *bucket, uint64_t tag, int has_lines)
+#ifdef NEAR_WIDE_LINES
+/* The word of the first slot whose tag is that, by comparisons of 64 or 32 bytes; 0: none has it.  The line is 32 words
+ * of 16 bits; what is said of the assembler above goes for this, too: a tag is in one of them. */
+NEAR_INLINE uint64_t near__bucket_look_line(const struct near__bucket *bucket, uint64_t tag)
+{
+    size_t match;
+    __asm__ volatile("vpbroadcastw %k1, %%zmm16\n\tvpcmpeqw (%2), %%zmm16, %%k1\n\tkmovd %%k1, %k0"
+                     : "=r"(match)
+                     : "r"(tag), "r"(bucket)
+                     : NEAR_CLOBBERS_LINES);
+    match &= 0x88888888u; /* the tags among them, a bit for each word */
+    const uint16_t *words = (const uint16_t *)(const void *)bucket;
+    return near__likely(match)
+               ? near__step_look((const _Atomic(uint64_t) *)(const void *)(words + near__lowest(match) - 3))
+               : 0;
+}
+NEAR_INLINE uint64_t near__bucket_look_half(const struct near__bucket *bucket, uint64_t tag)
+{
+    size_t low, high;
+    /* of four words of 16 bits the last one, which is the tag, has the sign */
+    __asm__ volatile("vmovd %k2, %%xmm0\n\tvpbroadcastw %%xmm0, %%ymm0\n\t"
+                     "vpcmpeqw (%3), %%ymm0, %%ymm1\n\tvpcmpeqw 32(%3), %%ymm0, %%ymm0\n\t"
+                     "vmovmskpd %%ymm1, %k0\n\tvmovmskpd %%ymm0, %k1\n\tvzeroupper"
+                     : "=r"(low), "=&r"(high)
+                     : "r"(tag), "r"(bucket)
+                     : "xmm0", "xmm1", "memory");
+    size_t match = low | high << 4;
+    return near__likely(match) ? near__step_look(&bucket->slot[near__lowest(match)]) : 0;
+}
+#endif
+
+/* The word of the first slot that matches; 0: none does.  Of tag the lower 16 bits count.  width: near__width(). */
+NEAR_INLINE uint64_t near__bucket_look(const struct near__bucket *bucket, uint64_t tag, int width)
 {
 #ifdef NEAR_WIDE_LINES
-    if (has_lines) {
-        size_t match;
-        /* The line as 32 words of 16 bits, a bit for each.  What is said of the assembler above goes for this, too: a
-         * tag is in one of them. */
-        __asm__ volatile("vpbroadcastw %k1, %%zmm16\n\tvpcmpeqw (%2), %%zmm16, %%k1\n\tkmovd %%k1, %k0"
-                         : "=r"(match)
-                         : "r"(tag), "r"(bucket)
-                         : NEAR_CLOBBERS_LINES);
-        match &= 0x88888888u; /* the tags among them */
-        const uint16_t *words = (const uint16_t *)(const void *)bucket;
-        return near__likely(match)
-                   ? near__step_look((const _Atomic(uint64_t) *)(const void *)(words + near__lowest(match) - 3))
-                   : 0;
-    }
+    if (width == NEAR_WIDTH_LINE)
+        return near__bucket_look_line(bucket, tag);
+    if (width == NEAR_WIDTH_HALF)
+        return near__bucket_look_half(bucket, tag);
 #endif
-    (void)has_lines;
+    (void)width;
     unsigned match = near__bucket_match(bucket, tag);
     return near__likely(match) ? near__step_look(near__match_slot(bucket, match)) : 0;
 }
@@ -300,34 +320,33 @@ static inline int near__index_is_nowhere(const struct near__index *index, const 
 }
 
 /* The word of the first slot that matches in the places of a key but its home; 0: none does. */
-NEAR_INLINE uint64_t near__places_look(const struct near__bucket *home, uint64_t tag, int has_lines)
+NEAR_INLINE uint64_t near__places_look(const struct near__bucket *home, uint64_t tag, int width)
 {
     uint64_t word = 0;
     for (unsigned i = 1; i < NEAR_PLACES && !word; i++)
-        word = near__bucket_look(near__bucket_place(home, i), tag, has_lines);
+        word = near__bucket_look(near__bucket_place(home, i), tag, width);
     return word;
 }
 
 /* In place 1, where most are that are not at home.  The hash is computed once more, behind the compiler's back: were it
  * kept for this, every hit at home would have less registers, and an instruction or more to save others. */
-NEAR_INLINE uint64_t near__neighbour_look(const struct near__index *index, const void *key, size_t key_size,
-                                          int has_lines)
+NEAR_INLINE uint64_t near__neighbour_look(const struct near__index *index, const void *key, size_t key_size, int width)
 {
     __asm__ volatile("" : "+r"(key));
     uint64_t hash = near__hash_short(key, key_size, &index->secrets);
     return near__bucket_look(near__bucket_place(near__span_bucket(&near__index_tables(index)->span[0], hash), 1), hash,
-                             has_lines);
+                             width);
 }
 
 /* For short keys: the visible entry with the first word of the tag, where it nearly always is in the table that is
  * scanned first.  The key is the caller's to compare.  NULL: near__index_find knows. */
 NEAR_INLINE struct near__entry *near__index_guess(const struct near__index *index, uint64_t hash, const void *key,
-                                                  size_t key_size, int has_lines)
+                                                  size_t key_size, int width)
 {
     const struct near__bucket *bucket = near__span_bucket(&near__index_tables(index)->span[0], hash);
-    uint64_t word = near__bucket_look(bucket, hash, has_lines); /* 0 is nobody's tag: at most empty slots match */
+    uint64_t word = near__bucket_look(bucket, hash, width); /* 0 is nobody's tag: at most empty slots match */
     if (near__unlikely(!(word & NEAR_WORD_VISIBLE))) {
-        word = near__neighbour_look(index, key, key_size, has_lines);
+        word = near__neighbour_look(index, key, key_size, width);
         if (!(word & NEAR_WORD_VISIBLE))
             return NULL;
     }

@@ -56,7 +56,7 @@ struct offer {
 
 NEAR_INLINE void copy(void *to, const void *from, size_t size)
 {
-    if (size && !near__copy(to, from, size, near__wide_lines()))
+    if (size && !near__copy(to, from, size, near__width()))
         memcpy(to, from, size);
 }
 

@@ -38,11 +38,11 @@ static struct {
 #define NOBODY ((const void *)&threads) /* the name of no tier */
 
 #ifdef NEAR_WIDE_MOVES
-/* under threads.mutex, by the first reader; whoever looks at them has a reader */
-int near__has_wide_moves, near__has_wide_lines;
+/* under threads.mutex, by the first reader; whoever looks at it has a reader */
+int near__has_width;
 #endif
 __thread struct near__reader_known near__readers_known[NEAR_READERS_KNOWN];
-__thread struct near__reader_last near__reader_last = {NOBODY, NULL, NOBODY};
+__thread struct near__reader_last near__reader_last = {NOBODY, NULL, NOBODY, NOBODY};
 static __thread struct near__reader *mine; /* under threads.mutex */
 
 /* ---------------------------------------------------------------- the thread's list */
@@ -75,7 +75,7 @@ static void drop_pins(struct near__reader *reader)
 static void forget_all(void)
 {
     memset(near__readers_known, 0, sizeof(near__readers_known));
-    near__reader_last = (struct near__reader_last){NOBODY, NULL, NOBODY};
+    near__reader_last = (struct near__reader_last){NOBODY, NULL, NOBODY, NOBODY};
 }
 
 /* At the exit of a thread.  Other destructors may still use a cache after this one: then it all begins again. */
@@ -132,6 +132,16 @@ static struct near__reader *reuse_locked(struct near__local *local)
     return reader;
 }
 
+#ifdef NEAR_WIDE_MOVES
+static int width_of_processor(void)
+{
+    /* vbmi2: the first processors with AVX-512 lower their clock for it, and do not have that */
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi2"))
+        return NEAR_WIDTH_LINE;
+    return __builtin_cpu_supports("avx2") ? NEAR_WIDTH_HALF : NEAR_WIDTH_ANY;
+}
+#endif
+
 static struct near__reader *obtain_locked(struct near__local *local)
 {
     struct near__reader *reader = search_locked(local);
@@ -141,9 +151,7 @@ static struct near__reader *obtain_locked(struct near__local *local)
         if (pthread_key_create(&threads.key, leave_all) != 0)
             return NULL;
 #ifdef NEAR_WIDE_MOVES
-        near__has_wide_moves = __builtin_cpu_supports("avx") != 0;
-        /* vbmi2: the first processors with AVX-512 lower their clock for it, and do not have that */
-        near__has_wide_lines = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi2");
+        near__has_width = width_of_processor();
 #endif
         threads.ready = 1;
         threads.process = getpid();

@@ -96,13 +96,16 @@ static inline int near__reader_known(uint64_t serial, struct near__reader **ret)
 struct near__reader_last {
     const void *name; /* never NULL */
     struct near__reader *reader;
-    /* the same where the processor has wide lines, otherwise nobody's: one question for both */
-    const void *name_with_lines;
+    /* the same where the processor has NEAR_WIDTH_LINE, and where it has NEAR_WIDTH_LESS; otherwise nobody's: one
+     * question for both */
+    const void *name_with_line, *name_with_less;
 };
 extern __thread struct near__reader_last near__reader_last;
 static inline void near__reader_remember(const void *name, struct near__reader *reader)
 {
-    near__reader_last = (struct near__reader_last){name, reader, near__wide_lines() ? name : reader};
+    const void *nobody = reader;
+    near__reader_last = (struct near__reader_last){name, reader, near__width() == NEAR_WIDTH_LINE ? name : nobody,
+                                                   near__width() == NEAR_WIDTH_LESS ? name : nobody};
 }
 
 /* Frees the readers of a tier that is being closed. */

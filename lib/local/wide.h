@@ -11,11 +11,8 @@
 #define NEAR_WIDE_LINES 1
 #endif
 
-/* Moves of 32 bytes (AVX). */
-extern __attribute__((visibility("hidden"))) int near__has_wide_moves;
-/* Comparisons and moves of whole lines (AVX-512 with bytes and words), by a processor that does not lower its clock for
- * them. */
-extern __attribute__((visibility("hidden"))) int near__has_wide_lines;
+/* The width (below) of this processor. */
+extern __attribute__((visibility("hidden"))) int near__has_width;
 
 /* Of assembler for lines.  It uses registers from 16 up, so that nothing has to be cleaned up behind it (see
  * near__copy_widely), and the compiler knows them only where it may use them itself. */
@@ -26,13 +23,24 @@ extern __attribute__((visibility("hidden"))) int near__has_wide_lines;
 #endif
 #endif
 
-/* near__has_wide_lines, where there may be such. */
-static inline int near__wide_lines(void)
+/* How many bytes the processor compares and moves at once, as far as we ask for it. */
+enum near__width {
+    NEAR_WIDTH_ANY = 0,   /* what the compiler makes of it */
+    NEAR_WIDTH_HALF = 32, /* AVX2 */
+    NEAR_WIDTH_LINE = 64, /* AVX-512 with bytes and words, by a processor that does not lower its clock for it */
+#ifdef NEAR_WIDE_LINES
+    NEAR_WIDTH_LESS = NEAR_WIDTH_HALF /* the other one for which there is a hit path of its own */
+#else
+    NEAR_WIDTH_LESS = NEAR_WIDTH_ANY
+#endif
+};
+
+static inline int near__width(void)
 {
 #ifdef NEAR_WIDE_LINES
-    return near__has_wide_lines;
+    return near__has_width;
 #else
-    return 0;
+    return NEAR_WIDTH_ANY;
 #endif
 }
 

@@ -717,8 +717,8 @@ static void read_all_sizes(near_cache *c, const unsigned char *value)
 /* What this processor can do beyond any x86-64, and the same without it. */
 static void test_hits_are_the_same_on_every_processor(void **state)
 {
+    static const int widths[] = {NEAR_WIDTH_ANY, NEAR_WIDTH_HALF, NEAR_WIDTH_LINE};
     unsigned char value[1300];
-    int has_lines, has_moves;
     near_cache *c;
     (void)state;
     for (size_t i = 0; i < sizeof(value); i++)
@@ -727,16 +727,13 @@ static void test_hits_are_the_same_on_every_processor(void **state)
     assert_int_equal(near_set(c, "first", 5, "v", 1, NULL, NULL), NEAR_OK); /* a reader: it is known now, */
     expect(c, "first", "v");                                                /* and remembered as the last */
     assert_ptr_equal(near__reader_last.name, c);
-    has_lines = near__has_wide_lines, has_moves = near__has_wide_moves;
-    for (int lines = 0; lines <= has_lines; lines++)
-        for (int moves = lines; moves <= has_moves; moves++) {
-            near__has_wide_lines = lines;
-            near__has_wide_moves = moves;
-            near__reader_remember(c, near__reader_last.reader);
-            read_all_sizes(c, value);
-        }
-    near__has_wide_lines = has_lines;
-    near__has_wide_moves = has_moves;
+    const int has = near__has_width;
+    for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]) && widths[i] <= has; i++) {
+        near__has_width = widths[i];
+        near__reader_remember(c, near__reader_last.reader);
+        read_all_sizes(c, value);
+    }
+    near__has_width = has;
     near__reader_remember(c, near__reader_last.reader);
     assert_int_equal(near_close(c), NEAR_OK);
 }

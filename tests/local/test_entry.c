@@ -213,7 +213,7 @@ static const unsigned char *get_plain(struct fixture *f, const char *key, size_t
 {
     near__rcu_enter();
     const struct near__entry *e =
-        near__hit_plain(f->local, key, strlen(key), near__wide_lines(), NEAR_ENTRY_VALUE_MAX, ret_size);
+        near__hit_plain(f->local, key, strlen(key), near__width(), NEAR_ENTRY_VALUE_MAX, ret_size);
     near__rcu_leave();
     return e ? near__entry_value(e) : NULL;
 }

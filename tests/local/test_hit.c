@@ -88,7 +88,7 @@ static const char *get_plain(const char *key, int is_short)
     near__rcu_enter();
     int is_absent;
     const struct near__entry *entry =
-        is_short ? near__hit_plain(f.local, key, strlen(key), near__wide_lines(), NEAR_ENTRY_VALUE_MAX, &size)
+        is_short ? near__hit_plain(f.local, key, strlen(key), near__width(), NEAR_ENTRY_VALUE_MAX, &size)
                  : near__hit_plain_anywhere(f.local, key, strlen(key), NEAR_ENTRY_VALUE_MAX, &size, &is_absent);
     if (entry)
         snprintf(text, sizeof(text), "%.*s", (int)near__entry_value_size(entry),
