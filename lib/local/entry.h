@@ -313,7 +313,7 @@ static inline uint32_t near__expiry(int64_t at_ms, int64_t now_ms)
     return packed ? packed : UINT32_MAX << 1; /* one unit early rather than never */
 }
 /* Milliseconds left; 0 or less: over. */
-static inline int64_t near__expiry_left(uint32_t expires, int64_t now_ms)
+NEAR_INLINE int64_t near__expiry_left(uint32_t expires, int64_t now_ms)
 {
     unsigned shift = expires & 1 ? 10 : 0;
     const int64_t unit = INT64_C(1) << shift;
