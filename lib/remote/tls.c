@@ -262,14 +262,14 @@ static int outcome(struct near__tls_session *s, int result, short *ret_wants, st
         *ret_wants = POLLOUT;
         return 0;
     case SSL_ERROR_ZERO_RETURN:
-        near__fault_set(fault, NEAR_ERR_IO, "the server closed the connection");
+        near__fault_set(fault, NEAR_ERR_IO, "TLS: the server closed the connection");
         break;
     case SSL_ERROR_SYSCALL:
         errno = system_error;
         if (errno)
             near__fault_set(fault, NEAR_ERR_IO, "TLS: %m");
         else
-            near__fault_set(fault, NEAR_ERR_IO, "the server closed the connection");
+            near__fault_set(fault, NEAR_ERR_IO, "TLS: the server closed the connection");
         break;
     default:
         near__fault_set(fault, NEAR_ERR_TLS, "TLS: %s", reason());
@@ -290,9 +290,7 @@ int near__tls_handshake(struct near__tls_session *s, short *ret_wants, struct ne
     long verdict = SSL_get_verify_result(s->ssl);
     if (s->verify && verdict != X509_V_OK)
         near__fault_set(fault, NEAR_ERR_TLS, "the server's certificate: %s", X509_verify_cert_error_string(verdict));
-    else
-        fault->status = NEAR_ERR_TLS;
-    return -1;
+    return -1; /* a line that broke meanwhile has not refused anything: it stays IO, and gets better by itself */
 }
 
 ssize_t near__tls_read(struct near__tls_session *s, void *bytes, size_t size, struct near__fault *fault)

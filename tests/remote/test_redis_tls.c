@@ -12,6 +12,7 @@
 #include "fake_redis.h"
 #include "remote_fixture.h"
 #include "support/group_server.h"
+#include "support/proxy.h"
 
 static int has_tls(void)
 {
@@ -243,6 +244,42 @@ static void test_I_a_tls_peer_that_dies_raises_no_signal(void **state)
     assert_int_equal(atomic_load(&pipes_broken), 0);
 }
 
+/* A server that ends, or a balancer without one behind it, has refused nothing: as with a plain connection the next
+ * attempt follows soon, and nobody is told that certificates are wrong. */
+static void test_H_a_handshake_whose_line_breaks_is_tried_again(void **state)
+{
+    NEEDS_SERVER();
+    char backend[64], uri[64], authority[256];
+    struct fixture *f = calloc(1, sizeof *f);
+    struct near__remote_stats stats;
+    struct near__request q = request(NEAR_OP_FETCH, "absent");
+    assert_non_null(f);
+    snprintf(backend, sizeof backend, "redis://127.0.0.1:%d", redis_server_tls_port(server));
+    struct proxy *p = proxy_start(backend);
+    snprintf(uri, sizeof uri, "rediss://localhost:%d", proxy_port(p));
+    snprintf(authority, sizeof authority, "%s", redis_server_path(server, "ca.crt"));
+    fixture_init(f);
+    f->options.tls_ca_file = authority;
+    assert_int_equal(fixture_open(f, uri, NULL), NEAR_OK);
+    for (int reset = 0; reset < 2; reset++)
+        for (int bytes = 0; bytes < 200; bytes += 100) {
+            proxy_cut(p, PROXY_ANY, PROXY_TO_CLIENT, bytes, reset);
+            assert_string_equal(do_fetch(f, "absent"), "NEAR_MISS");
+            assert_int_equal(proxy_cut_done(p, PROXY_ANY, PROXY_TO_CLIENT), 2 * reset + bytes / 100 + 1);
+            near__remote_stats(f->remote, &stats);
+            assert_int_equal(stats.breaker_open, 0);
+            fixture_close(f);
+            assert_int_equal(fixture_open(f, uri, NULL), NEAR_OK);
+        }
+    f->options.breaker_failures = 1;
+    f->options.backoff_min_ms = f->options.backoff_max_ms = 3600000;
+    proxy_refuse(p, 1);
+    assert_int_equal(run_one(f, &q), NEAR_ERR_UNAVAILABLE); /* the breaker's word for it */
+    assert_int_equal(near_status_is_transient(q.status), 1);
+    fixture_free(f);
+    proxy_free(p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +292,7 @@ int main(void)
         cmocka_unit_test(test_a_channel_and_large_values_over_tls),
         cmocka_unit_test(test_many_threads_share_a_tls_connection),
         cmocka_unit_test(test_I_a_tls_peer_that_dies_raises_no_signal),
+        cmocka_unit_test(test_H_a_handshake_whose_line_breaks_is_tried_again),
     };
     return cmocka_run_group_tests(tests, setup_tls, group_teardown);
 }
