@@ -151,7 +151,8 @@ static int is_lock(const struct near__request *q)
     return q->operation == NEAR_OP_LOCK || q->operation == NEAR_OP_EXTEND || q->operation == NEAR_OP_UNLOCK;
 }
 
-static const struct near__script *script_for(const struct near__redis *r, const struct near__request *q)
+/* As the newest servers take it. */
+static const struct near__script *newest_script_for(const struct near__request *q)
 {
     const struct near__script *s = &near__script_write;
     enum near__operation operation = q->operation;
@@ -169,9 +170,18 @@ static const struct near__script *script_for(const struct near__redis *r, const 
         s = &near__script_fill;
     else if (operation == NEAR_OP_DEL || operation == NEAR_OP_EXPIRE || operation == NEAR_OP_CLEAR)
         s = &near__script_write_always;
-    /* relaxed: see the field */
-    int plain = atomic_load_explicit(&r->no_script_flags, memory_order_relaxed);
-    return plain && s->without_flags ? s->without_flags : s;
+    return s;
+}
+
+static int knows_flags(const struct near__redis *r)
+{
+    return !atomic_load_explicit(&r->no_script_flags, memory_order_relaxed); /* relaxed: see the field */
+}
+
+static const struct near__script *script_for(const struct near__redis *r, const struct near__request *q)
+{
+    const struct near__script *s = newest_script_for(q);
+    return s->without_flags && !knows_flags(r) ? s->without_flags : s;
 }
 
 /* EVALSHA sha | EVAL text, and the number of keys. */
@@ -765,9 +775,10 @@ static void read_compares(struct near__request *q, size_t count, const struct ne
     }
 }
 
-/* NOSCRIPT, or flags that an old server does not know: the request goes again. */
+/* NOSCRIPT, or flags that an old server does not know: the request goes again.  with_flags: this one may have had them;
+ * by now another one's answer may have told. */
 static int needs_another_form(struct near__redis *r, struct near__request *q, const struct near__reply *reply,
-                              int was_text)
+                              int was_text, int with_flags)
 {
     if (reply->type != REDIS_REPLY_ERROR || q->operation == NEAR_OP_FETCH)
         return 0;
@@ -775,7 +786,7 @@ static int needs_another_form(struct near__redis *r, struct near__request *q, co
         q->status = NEEDS_TEXT;
         return 1;
     }
-    if (was_text && near__error_is_flags(reply->data) && script_for(r, q)->without_flags) {
+    if (was_text && with_flags && near__error_is_flags(reply->data) && newest_script_for(q)->without_flags) {
         atomic_store_explicit(&r->no_script_flags, 1, memory_order_relaxed);
         q->status = NEEDS_TEXT;
         return 1;
@@ -783,11 +794,12 @@ static int needs_another_form(struct near__redis *r, struct near__request *q, co
     return 0;
 }
 
-static void read_answer(struct near__redis *r, struct near__request *q, size_t count, struct near__call *call)
+static void read_answer(struct near__redis *r, struct near__request *q, size_t count, struct near__call *call,
+                        int with_flags)
 {
     int again = 0;
     for (size_t i = 0; i < count; i++)
-        again = needs_another_form(r, &q[i], call->reply[0], q[i].status == NEEDS_TEXT);
+        again = needs_another_form(r, &q[i], call->reply[0], q[i].status == NEEDS_TEXT, with_flags);
     if (again)
         return;
     if (q->operation == NEAR_OP_FETCH)
@@ -843,7 +855,7 @@ static void free_replies(struct near__call *calls, size_t count)
 
 /* The end of one command, which was for `count` requests. */
 static void settle(struct near__redis *r, struct near__request *q, size_t count, struct near__call *call,
-                   const struct near__job *job, int again, int *fetch_retries)
+                   const struct near__job *job, int with_flags, int again, int *fetch_retries)
 {
     int answered = call->outcome == NEAR_CALL_ANSWERED;
     for (size_t i = 0; i < count; i++) {
@@ -855,7 +867,7 @@ static void settle(struct near__redis *r, struct near__request *q, size_t count,
     }
     if (!answered)
         return;
-    read_answer(r, q, count, call);
+    read_answer(r, q, count, call, with_flags);
     if (says_changed(q))
         near__pool_renew(r->pool);
 }
@@ -885,6 +897,7 @@ static void run_once(struct near__redis *r, struct near__request *requests, size
     near__output_init(&job.output, r->host.alloc);
     job.calls = calls;
     job.deadline_ns = deadline_ns;
+    int with_flags = knows_flags(r);
     job.count = write_all(r, &job.output, requests, count, calls);
     int again = 0, lost = 0;
     if (job.output.failed) {
@@ -901,7 +914,7 @@ static void run_once(struct near__redis *r, struct near__request *requests, size
             continue;
         size = together(&requests[i], count - i);
         lost |= call->outcome == NEAR_CALL_LOST;
-        settle(r, &requests[i], size, call++, &job, again, fetch_retries);
+        settle(r, &requests[i], size, call++, &job, with_flags, again, fetch_retries);
     }
     free_replies(calls, job.count);
     near__output_fini(&job.output);

@@ -20,6 +20,7 @@ struct fake_redis {
     const char *answer; /* to every command that is not of the handshake; NULL: silence */
     size_t answer_size;
     const char *hello; /* to PING; NULL: +PONG */
+    int before_7;      /* knows no script, and takes the line with a script's flags for Lua */
     int every;         /* answers each n-th command only, as with the four of a fetch; 0: each */
     int close_after;   /* closes after so many commands; 0: never */
     atomic_int accepted, commands, stopping;
@@ -33,7 +34,7 @@ static inline size_t fake_line(const char *at, const char *end, long *ret)
     return eol ? (size_t)(eol - at) + 1 : 0;
 }
 
-/* The size of the first command, 0 when it is not complete; its name in name. */
+/* The size of the first command, 0 when it is not complete; its name, and how it goes on, in name. */
 static inline size_t fake_command(const char *bytes, size_t size, char *name, size_t capacity)
 {
     const char *at = bytes, *end = bytes + size;
@@ -46,8 +47,8 @@ static inline size_t fake_command(const char *bytes, size_t size, char *name, si
     for (long i = 0; i < count; i++) {
         if (at >= end || !(n = fake_line(at, end, &length)) || end - at < (long)n + length + 2)
             return 0;
-        if (i < 2 && strlen(name) + (size_t)length + 2 < capacity)
-            strncat(strncat(name, at + n, (size_t)length), " ", 2);
+        if (i < 2 && strlen(name) + 44 < capacity)
+            strncat(strncat(name, at + n, length < 42 ? (size_t)length : 42), " ", 2);
         at += n + (size_t)length + 2;
     }
     return (size_t)(at - bytes);
@@ -68,6 +69,9 @@ static inline int fake_send(int fd, const char *bytes, size_t size)
 static inline int fake_answer(struct fake_redis *f, int fd, const char *name)
 {
     static const char server[] = "$16\r\nrun_id:fake-id\r\n\r\n", replication[] = "$20\r\nmaster_replid:abcd\r\n\r\n";
+    static const char no_script[] = "-NOSCRIPT No matching script. Please use EVAL.\r\n";
+    static const char no_flags[] =
+        "-ERR Error compiling script (new function): user_script:1: unexpected symbol near '#' \r\n";
     if (strncmp(name, "AUTH", 4) == 0 || strncmp(name, "CLIENT", 6) == 0 || strncmp(name, "SELECT", 6) == 0)
         return fake_send(fd, "+OK\r\n", 5);
     if (strncmp(name, "PING", 4) == 0 && !f->hello)
@@ -78,6 +82,10 @@ static inline int fake_answer(struct fake_redis *f, int fd, const char *name)
         return fake_send(fd, server, sizeof server - 1);
     if (strncmp(name, "INFO replication", 16) == 0)
         return fake_send(fd, replication, sizeof replication - 1);
+    if (f->before_7 && strncmp(name, "EVALSHA ", 8) == 0)
+        return fake_send(fd, no_script, sizeof no_script - 1);
+    if (f->before_7 && strncmp(name, "EVAL #!", 7) == 0)
+        return fake_send(fd, no_flags, sizeof no_flags - 1);
     int n = atomic_fetch_add(&f->commands, 1) + 1;
     if (f->answer && (!f->every || n % f->every == 0) && fake_send(fd, f->answer, f->answer_size) != 0)
         return -1;

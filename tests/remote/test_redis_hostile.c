@@ -215,6 +215,27 @@ static void test_R18_loading_is_said_and_not_a_miss(void **state)
     end(&h);
 }
 
+/* Each request of a batch finds out for itself that the server does not know the flags, the first one for all to come. */
+static void test_a_server_before_7_gets_scripts_without_flags(void **state)
+{
+    struct hostile h;
+    (void)state;
+    begin(&h, WRITTEN, strlen(WRITTEN));
+    h.fake->before_7 = 1;
+    for (int round = 0; round < 2; round++) {
+        struct near__request q[3] = {request(NEAR_OP_DEL, "a"), request(NEAR_OP_EXPIRE, "b"),
+                                     request(NEAR_OP_DEL, "c")};
+        near__remote_run(h.f->remote, q, 3, fixture_deadline(h.f, LONG_MS));
+        for (int i = 0; i < 3; i++) {
+            if (q[i].status != NEAR_OK)
+                print_message("%d: %s %s\n", i, near_status_name(q[i].status), q[i].detail);
+            assert_int_equal(q[i].status, NEAR_OK);
+        }
+    }
+    assert_int_equal(atomic_load(&h.fake->commands), 6);
+    end(&h);
+}
+
 static void test_J_a_channel_fed_with_nonsense_is_lost(void **state)
 {
 #define SUBSCRIBED                                                                                                     \
@@ -422,6 +443,7 @@ int main(void)
         cmocka_unit_test(test_R15_a_reply_too_many_ends_the_connection),
         cmocka_unit_test(test_a_position_that_moves_during_a_read_makes_it_inexact),
         cmocka_unit_test(test_R18_loading_is_said_and_not_a_miss),
+        cmocka_unit_test(test_a_server_before_7_gets_scripts_without_flags),
         cmocka_unit_test(test_J_a_channel_fed_with_nonsense_is_lost),
         cmocka_unit_test(test_J_a_subscription_that_is_not_confirmed_is_refused),
         cmocka_unit_test(test_J_random_bytes_never_harm_the_parser),
