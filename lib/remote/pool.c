@@ -29,7 +29,10 @@
 #include "base/random.h"
 #include "base/wait.h"
 
-enum { UNLABELLED_MS = 500 }; /* so long a connection without a label is used while others have one */
+enum {
+    UNLABELLED_MS = 500, /* so long a connection without a label is used while others have one */
+    RENEWAL_MS = 100     /* so long the connections are used that came of a renewal */
+};
 
 struct near__pool {
     struct near__host *host;
@@ -43,6 +46,7 @@ struct near__pool {
     uint64_t random;            /* (mutex) */
     uint64_t expected;          /* (mutex) label of the subscription's server; 0: unknown */
     int64_t expected_ns;        /* (mutex) since when */
+    int64_t renewed_ns;         /* (mutex) when all connections were last to be made anew; 0: never */
     struct near__fault fault;   /* (mutex) the last failure */
     _Atomic(uint32_t) failures; /* in a row; written under the mutex, read without as a hint: 0 needs no reset */
 };
@@ -352,12 +356,18 @@ void near__pool_interrupt(struct near__pool *p)
     pthread_mutex_unlock(&p->mutex);
 }
 
+/* The address may lead elsewhere by now.  Where it does not, a server that refuses every write would be asked for a
+ * connection by each of them. */
 void near__pool_renew(struct near__pool *p)
 {
     pthread_mutex_lock(&p->mutex);
-    for (uint32_t i = 0; i < p->slots; i++)
+    int64_t now = near__now(p->host->clock);
+    int due = !p->renewed_ns || now - p->renewed_ns >= RENEWAL_MS * NEAR_NS_PER_MS;
+    for (uint32_t i = 0; i < p->slots && due; i++)
         if (p->slot[i])
             near__connection_retire(p->slot[i]);
+    if (due)
+        p->renewed_ns = now;
     pthread_mutex_unlock(&p->mutex);
 }
 

@@ -16,7 +16,8 @@ int near__pool_run(struct near__pool *p, struct near__job *job);
 
 /* Ends what is under way with NEAR_ERR_CLOSED; host->closing is set already. */
 void near__pool_interrupt(struct near__pool *p);
-/* The server has changed its part (READONLY, LOADING): connections made so far are not to be used any more. */
+/* The server has changed its part (READONLY, LOADING): connections made so far are not to be used any more.  Does
+ * nothing for a while after it has done so. */
 void near__pool_renew(struct near__pool *p);
 /* A subscription now knows the server by that label: connections made before that carry another one are not used any
  * more, and a pause for a dead line is over. */

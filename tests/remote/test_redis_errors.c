@@ -301,6 +301,31 @@ static void test_R31_a_replica_refuses_writes_and_heartbeats(void **state)
     fixture_free(f);
 }
 
+/* A write that is refused says that the address may soon lead elsewhere, so the connection is made anew; not for each of
+ * thousands of writes. */
+static void test_H_a_replica_is_not_asked_for_a_connection_by_every_write(void **state)
+{
+    NEEDS_SERVER();
+    struct fixture *f = calloc(1, sizeof *f);
+    _Atomic(int64_t) now = NEAR_NS_PER_S;
+    struct near__remote_stats stats;
+    assert_non_null(f);
+    fixture_init(f);
+    f->clock.virtual_ns = &now;
+    assert_int_equal(fixture_open(f, redis_server_uri(server), NULL), NEAR_OK);
+    assert_int_equal(run_operation(f, NEAR_OP_SET, "k").status, NEAR_OK);
+    redis_server_command(server, "REPLICAOF", "127.0.0.1", "1", NULL);
+    for (uint64_t renewals = 1; renewals <= 3; renewals++) {
+        for (int i = 0; i < 100; i++)
+            assert_int_equal(run_operation(f, NEAR_OP_SET, "k").status, NEAR_ERR_READONLY);
+        near__remote_stats(f->remote, &stats);
+        assert_true(stats.connections_opened == 1 + renewals);
+        near__clock_advance(&now, 100 * NEAR_NS_PER_MS);
+    }
+    redis_server_command(server, "REPLICAOF", "NO", "ONE", NULL);
+    fixture_free(f);
+}
+
 /* A running master takes another replication id when its first replica comes; its replies must go on counting, while a
  * new subscription sees that something happened. */
 static void test_replication_id_tells_subscriptions_apart_and_not_replies(void **state)
@@ -432,6 +457,7 @@ int main(void)
         T(test_keys_and_commands_that_are_denied),
         T(test_out_of_memory_refuses_what_needs_room_and_numbers_the_rest),
         T(test_R31_a_replica_refuses_writes_and_heartbeats),
+        T(test_H_a_replica_is_not_asked_for_a_connection_by_every_write),
         T(test_replication_id_tells_subscriptions_apart_and_not_replies),
         T(test_R32_a_master_without_its_replicas_refuses_the_heartbeat),
         T(test_R28_check_finds_an_output_limit_that_drops_subscribers),
