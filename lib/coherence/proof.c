@@ -107,6 +107,13 @@ static void fail_locked(struct near__coherence *c)
     pthread_cond_broadcast(&c->changed);
 }
 
+/* Before the next attempt, after some in a row that failed. */
+static void pause_locked(struct near__coherence *c)
+{
+    int64_t pause = near__coherence_backoff_locked(c, c->proof_failures++), most = near__proof_interval_ns(c);
+    c->next_proof_ns = near__now(c->clock) + (pause < most ? pause : most);
+}
+
 /* Everything before that position may be wrong.  At the first proof there is nothing to save. */
 static void doubt_locked(struct near__coherence *c, uint64_t position)
 {
@@ -206,6 +213,7 @@ static int arrived_locked(struct near__coherence *c, uint64_t position, unsigned
         c->last = 0; /* wherever that came from, it is not where the server is */
         c->anchored = 0;
         fail_locked(c);
+        pause_locked(c);
         return -1;
     }
     compare_locked(c, position);
@@ -254,9 +262,7 @@ void near__proof_answered(struct near__coherence *c, const struct near__request 
     }
     if (current && failed) {
         fail_locked(c);
-        int64_t pause = near__coherence_backoff_locked(c, c->proof_failures++);
-        int64_t most = near__proof_interval_ns(c);
-        c->next_proof_ns = near__now(c->clock) + (pause < most ? pause : most);
+        pause_locked(c);
     }
     /* a server that is not a master, or was not a moment ago, may come back with another history and the same
      * position */
@@ -324,6 +330,7 @@ static void begin_locked(struct near__coherence *c, int64_t now)
 {
     c->attempt = (struct near__attempt){.nonce = c->next_nonce, .begun_ns = now, .known = known_locked(c)};
     c->next_nonce += NEAR_MUTANT(LIFTS_MEET) ? 1 : NONCE_STEP;
+    c->next_proof_ns = now + INTERVAL_MIN_MS * NEAR_NS_PER_MS; /* at the earliest, whatever becomes of this one */
     c->asked = 1;
     pthread_cond_broadcast(&c->changed);
 }

@@ -622,6 +622,37 @@ static void test_J_hostile_position_poisons_nothing(void **state)
     assert_hit(&s->a, "k", 5);
 }
 
+/* Whoever publishes nonsense without end costs time, not a heartbeat for each. */
+static void test_H_nonsense_without_end_is_not_answered_at_its_rate(void **state)
+{
+    struct stage *s = *state;
+    process_settle(&s->a);
+    uint64_t before = proof_requests(s);
+    for (int ms = 0; ms < 50; ms++, world_advance(&s->world, NEAR_NS_PER_MS))
+        for (int i = 0; i < 20; i++) {
+            near__memory_inject_message(s->world.store, "nonsense", 8);
+            process_settle(&s->a);
+        }
+    assert_in_range(proof_requests(s) - before, 2, 11); /* one in 5 ms */
+    process_prove(&s->a);
+}
+
+/* Somebody has set the number to one that is too far away: nothing is served, nothing spins, and it passes with the
+ * number. */
+static void test_H_position_out_of_reach_is_asked_for_with_pauses(void **state)
+{
+    struct stage *s = *state;
+    uint64_t position = near__memory_position(s->world.store, ""), before = proof_requests(s);
+    near__memory_set_position(s->world.store, "", position + (UINT64_C(1) << 48));
+    for (int ms = 0; ms < 3000; ms++, world_advance(&s->world, NEAR_NS_PER_MS))
+        process_settle(&s->a);
+    assert_int_equal(process_serves(&s->a), 0);
+    assert_in_range(proof_requests(s) - before, 10, 40);
+    near__memory_set_position(s->world.store, "", position);
+    process_prove(&s->a);
+    share(s, "k", 1);
+}
+
 /* ---------------------------------------------------------------- the server's history */
 
 static void test_R10_lowered_position_is_seen_in_a_reply(void **state)
@@ -1003,6 +1034,8 @@ int main(void)
         TEST(test_R37_garbage_makes_everything_suspect),
         TEST(test_R37_messages_of_the_future_make_everything_suspect),
         TEST(test_J_hostile_position_poisons_nothing),
+        TEST(test_H_nonsense_without_end_is_not_answered_at_its_rate),
+        TEST(test_H_position_out_of_reach_is_asked_for_with_pauses),
         TEST(test_R10_lowered_position_is_seen_in_a_reply),
         TEST(test_R10_lowered_position_is_seen_in_a_message),
         TEST(test_R10_lowered_position_is_seen_in_a_heartbeat),
