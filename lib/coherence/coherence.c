@@ -109,7 +109,7 @@
 #include "nearcache.h"
 
 /* Positions down to this far below the first one seen can be expressed: 12 days of microseconds, for replies that are
- * on their way and for servers restored from a backup.  Upwards there remain nine years. */
+ * on their way and for servers restored from a backup.  Upwards there remain four years. */
 #define HEADROOM (UINT64_C(1) << 40)
 
 /* ---------------------------------------------------------------- positions */
