@@ -554,7 +554,8 @@ static const struct {
     const char *words;
     int status;
 } phrases[] = {
-    {"user executing the script can't", NEAR_ERR_DENIED}, /* how 7.0 says NOPERM inside a script */
+    {"user executing the script can't", NEAR_ERR_DENIED}, /* how 7.0 says NOPERM inside a script, */
+    {"ACL failure in script", NEAR_ERR_DENIED},           /* and how 7.2 and later do */
     {"max number of clients", NEAR_ERR_MAX_CLIENTS},
     {"not an integer or out of range", NEAR_ERR_OVERFLOW},
     {"would overflow", NEAR_ERR_OVERFLOW},

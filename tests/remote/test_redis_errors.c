@@ -87,6 +87,11 @@ static void test_error_texts_and_their_statuses(void **state)
         {"ERR AUTH <password> called without any password configured for the default user.", NEAR_ERR_AUTH},
         {"NOPERM this user has no permissions to access one of the keys used as arguments", NEAR_ERR_DENIED},
         {"ERR The user executing the script can't publish to the channel mentioned in the command", NEAR_ERR_DENIED},
+        {"ERR ACL failure in script: User app has no permissions to run the 'publish' command script: 0123, on "
+         "@user_script:12.",
+         NEAR_ERR_DENIED},
+        {"ERR ACL failure in script: User app has no permissions to access the 'near' channel (PUBLISH)",
+         NEAR_ERR_DENIED},
         {"MOVED 3999 127.0.0.1:6381", NEAR_ERR_MOVED},
         {"ASK 3999 127.0.0.1:6381", NEAR_ERR_MOVED},
         {"CLUSTERDOWN Hash slot not served", NEAR_ERR_MOVED},
