@@ -535,6 +535,7 @@ static const struct {
     {"OOM", NEAR_ERR_FULL},
     {"NOAUTH", NEAR_ERR_AUTH},
     {"WRONGPASS", NEAR_ERR_AUTH},
+    {"DENIED", NEAR_ERR_AUTH}, /* protected mode: without a password it talks to its own machine only */
     {"NOPERM", NEAR_ERR_DENIED},
     {"MOVED", NEAR_ERR_MOVED},
     {"ASK", NEAR_ERR_MOVED},

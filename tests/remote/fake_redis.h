@@ -19,10 +19,11 @@ struct fake_redis {
     /* set before a connection uses them */
     const char *answer; /* to every command that is not of the handshake; NULL: silence */
     size_t answer_size;
-    const char *hello; /* to PING; NULL: +PONG */
-    int before_7;      /* knows no script, and takes the line with a script's flags for Lua */
-    int every;         /* answers each n-th command only, as with the four of a fetch; 0: each */
-    int close_after;   /* closes after so many commands; 0: never */
+    const char *hello;   /* to PING; NULL: +PONG */
+    const char *refusal; /* what every connection is told instead of anything else, before it ends */
+    int before_7;        /* knows no script, and takes the line with a script's flags for Lua */
+    int every;           /* answers each n-th command only, as with the four of a fetch; 0: each */
+    int close_after;     /* closes after so many commands; 0: never */
     atomic_int accepted, commands, stopping;
     int client[64];
 };
@@ -103,7 +104,9 @@ static inline void *fake_serve(void *arg)
     static __thread char buffer[1 << 20];
     char name[128];
     size_t size = 0, used;
-    for (;;) {
+    if (c->f->refusal)
+        fake_send(c->fd, c->f->refusal, strlen(c->f->refusal));
+    while (!c->f->refusal) {
         ssize_t n = recv(c->fd, buffer + size, sizeof buffer - size, 0);
         if (n <= 0)
             break;

@@ -84,6 +84,7 @@ static void test_error_texts_and_their_statuses(void **state)
         {"OOM command not allowed when used memory > 'maxmemory'.", NEAR_ERR_FULL},
         {"NOAUTH Authentication required.", NEAR_ERR_AUTH},
         {"WRONGPASS invalid username-password pair or user is disabled.", NEAR_ERR_AUTH},
+        {"DENIED Redis is running in protected mode because protected mode is enabled", NEAR_ERR_AUTH},
         {"ERR AUTH <password> called without any password configured for the default user.", NEAR_ERR_AUTH},
         {"NOPERM this user has no permissions to access one of the keys used as arguments", NEAR_ERR_DENIED},
         {"ERR The user executing the script can't publish to the channel mentioned in the command", NEAR_ERR_DENIED},

@@ -215,6 +215,33 @@ static void test_R18_loading_is_said_and_not_a_miss(void **state)
     end(&h);
 }
 
+/* What a server says that is in protected mode, or that has no room, comes before it has read anything. */
+static void test_R38_a_refusal_in_place_of_a_handshake_is_said(void **state)
+{
+    static const struct {
+        const char *words;
+        int status;
+    } rows[] = {
+        {"-DENIED Redis is running in protected mode because protected mode is enabled and no password is set\r\n",
+         NEAR_ERR_AUTH},
+        {"-ERR max number of clients reached\r\n", NEAR_ERR_MAX_CLIENTS},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct hostile h;
+        begin(&h, NULL, 0);
+        h.fake->refusal = rows[i].words;
+        h.f->options.breaker_failures = 1;
+        h.f->options.backoff_min_ms = h.f->options.backoff_max_ms = 3600000;
+        struct near__request q = ask(&h, NEAR_OP_FETCH, LONG_MS);
+        if (q.status != rows[i].status)
+            print_message("%s: %s\n", near_status_name(q.status), q.detail);
+        assert_int_equal(q.status, rows[i].status);
+        assert_non_null(strstr(rows[i].words, q.detail));
+        end(&h);
+    }
+}
+
 /* Each request of a batch finds out for itself that the server does not know the flags, the first one for all to come. */
 static void test_a_server_before_7_gets_scripts_without_flags(void **state)
 {
@@ -443,6 +470,7 @@ int main(void)
         cmocka_unit_test(test_R15_a_reply_too_many_ends_the_connection),
         cmocka_unit_test(test_a_position_that_moves_during_a_read_makes_it_inexact),
         cmocka_unit_test(test_R18_loading_is_said_and_not_a_miss),
+        cmocka_unit_test(test_R38_a_refusal_in_place_of_a_handshake_is_said),
         cmocka_unit_test(test_a_server_before_7_gets_scripts_without_flags),
         cmocka_unit_test(test_J_a_channel_fed_with_nonsense_is_lost),
         cmocka_unit_test(test_J_a_subscription_that_is_not_confirmed_is_refused),
