@@ -177,8 +177,10 @@ static bool may_join(const struct near__flights *flights, const struct near__fli
 enum near__flight_role near__flight_enter(struct near__flights *flights, const void *key, size_t key_size,
                                           struct near__ticket ticket, int64_t bound_ns, struct near__flight **ret)
 {
-    unsigned hash = (unsigned)near__hash(key, key_size, 0);
-    unsigned index = hash % STRIPES;
+    uint64_t whole = near__hash(key, key_size, 0);
+    /* Different bits: a table whose keys have their low bits in common would use a part of its lists only, and find
+     * that it does not help to have more of them. */
+    unsigned hash = (unsigned)whole, index = (unsigned)(whole >> 32) % STRIPES;
     struct stripe *stripe = &flights->stripes[index];
     struct near__flight *flight;
 

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <uthash.h>
 
 #include "base/random.h"
 #include "load/flight.h"
@@ -191,6 +192,56 @@ static void test_waiter_leaves_at_its_own_deadline(void **state)
     land_and_leave(room, lead, NEAR_MISS, NULL);
 }
 
+/* ---------------------------------------------------------------- many flights */
+
+/* What the table asks memory for, beside its flights, which are small. */
+struct largest {
+    near_allocator real;
+    size_t size;
+};
+
+static void *allocate(void *arg, size_t size)
+{
+    struct largest *l = arg;
+    l->size = size > l->size ? size : l->size;
+    return l->real.allocate(l->real.arg, size);
+}
+
+static void *reallocate(void *arg, void *memory, size_t size)
+{
+    struct largest *l = arg;
+    return l->real.reallocate(l->real.arg, memory, size);
+}
+
+static void release(void *arg, void *memory)
+{
+    struct largest *l = arg;
+    l->real.release(l->real.arg, memory);
+}
+
+/* One near_mget has as many flights as it has keys: a table whose lists do not become more costs the square of them. */
+static void test_the_table_grows_with_what_is_under_way(void **state)
+{
+    enum { FLIGHTS = 50000, LISTS = 256 }; /* a table's least: each of the 32 has some fifteen hundred flights */
+    struct room *room = *state;
+    static struct near__flight *flights[FLIGHTS];
+    struct largest largest = {.real = room->hooks.hooks};
+    near_allocator hooks = {allocate, reallocate, release, &largest};
+    near__flights_destroy(room->flights);
+    near__alloc_init(&room->alloc, &hooks);
+    assert_int_equal(near__flights_create(&room->alloc, &room->clock, &room->flights), NEAR_OK);
+    largest.size = 0;
+    for (uint32_t i = 0; i < FLIGHTS; i++)
+        assert_int_equal(near__flight_enter(room->flights, &i, sizeof(i), before, SECOND, &flights[i]),
+                         NEAR_FLIGHT_LEAD);
+    for (uint32_t i = 0; i < FLIGHTS; i++)
+        land_and_leave(room, flights[i], NEAR_MISS, NULL);
+    near__flights_destroy(room->flights);
+    near__alloc_init(&room->alloc, &room->hooks.hooks);
+    assert_int_equal(near__flights_create(&room->alloc, &room->clock, &room->flights), NEAR_OK);
+    assert_true(largest.size >= LISTS * sizeof(UT_hash_bucket));
+}
+
 /* ---------------------------------------------------------------- many threads */
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
@@ -272,6 +323,7 @@ int main(void)
         TEST(test_R52_every_failing_allocation_is_survived),
         TEST(test_flight_older_than_the_bound_is_not_joined),
         TEST(test_waiter_leaves_at_its_own_deadline),
+        TEST(test_the_table_grows_with_what_is_under_way),
         TEST(test_R17_no_thread_ever_gets_a_result_from_before_its_ticket),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
