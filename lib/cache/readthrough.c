@@ -342,6 +342,8 @@ int near__wanted_settle(struct near__impl *impl, struct near__loading *l, struct
 {
     int status = landing->landed ? landing->status : NEAR_ERR_TIMEOUT;
     int64_t now_ns = near__now(&impl->clock);
+    if (w->has_local && w->ends_ns <= now_ns)
+        near__wanted_drop(w); /* its time has come while we waited */
     /* who joins was not the one who asked */
     uint32_t old_source = source == NEAR_FROM_FLIGHT ? NEAR_FROM_FLIGHT
                           : impl->remote             ? NEAR_FROM_REMOTE
@@ -493,6 +495,7 @@ int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struc
         return 0;
     }
     w->has_local = 1;
+    w->ends_ns = view.expires_ns;
     w->freshness = NEAR_FRESH;
     *ret_status = result == NEAR_LOCAL_HIT ? NEAR_OK : NEAR_STALE;
     if (result == NEAR_LOCAL_STALE_HIT)

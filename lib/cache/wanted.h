@@ -12,7 +12,8 @@ struct near__wanted {
     void *arg;
     near_load options;
     near_value *value;
-    int has_local; /* *value is a pinned local copy */
+    int has_local;   /* *value is a pinned local copy */
+    int64_t ends_ns; /* when that is over for good; NEAR_NEVER */
     enum near__freshness freshness;
     int64_t age_ns; /* of an old one */
     int64_t began_ns, deadline_ns, soft_ns;

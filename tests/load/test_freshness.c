@@ -380,6 +380,39 @@ static void test_failing_source_is_covered_by_old_values(void **state)
     assert_string_equal(load_with(t->a, "k", &s, &o), "(NEAR_ERR_LOAD)"); /* too old */
 }
 
+/* What was young enough when the call began may be too old when the load has failed: the call's own copy, too. */
+static void fails_too_late(struct stack *t, near_cache *c, const near_load *o, uint32_t soft_ms)
+{
+    static struct source s;
+    static struct reader reader;
+    near_load mine = *o;
+    mine.soft_timeout_ms = soft_ms;
+    source_init(&s, "one");
+    assert_string_equal(load_with(c, "k", &s, &mine), "one");
+    stack_pass(t, 1100);
+    source_says(&s, "", -1);
+    source_hold(&s, 1);
+    reader_start(&reader, c, &s, &mine);
+    source_wait_inside(&s, 1);
+    stack_pass(t, 600);
+    source_hold(&s, 0);
+    assert_string_equal(reader_end(&reader), "(NEAR_ERR_LOAD)");
+}
+static void test_G_a_failing_source_is_covered_no_longer_than_told(void **state)
+{
+    struct stack *t = *state;
+    near_cache *c;
+    near_load o = options_of(1000);
+    o.fail_ms = 500;
+    assert_int_equal(near__cache_open("local:", NULL, &t->now_ns, &c, NULL), NEAR_OK);
+    fails_too_late(t, c, &o, 0);
+    fails_too_late(t, t->a, &o, 0);
+    stack_pass(t, 5000);
+    fails_too_late(t, c, &o, 450);
+    fails_too_late(t, t->a, &o, 450);
+    assert_int_equal(near_close(c), NEAR_OK);
+}
+
 static void test_soft_timeout_serves_the_old_value_and_lets_the_load_finish(void **state)
 {
     struct stack *t = *state;
@@ -712,6 +745,7 @@ int main(void)
         TEST(test_soft_timeout_is_for_who_has_something_to_be_served),
         TEST(test_an_unchanged_value_lives_on),
         TEST(test_failing_source_is_covered_by_old_values),
+        TEST(test_G_a_failing_source_is_covered_no_longer_than_told),
         TEST(test_soft_timeout_serves_the_old_value_and_lets_the_load_finish),
         TEST(test_hard_timeout_ends_the_wait_and_the_value_is_kept_nevertheless),
         TEST(test_each_waits_until_his_own_deadline),
