@@ -361,7 +361,7 @@ int near_warm_save(near_cache *cache, const char *path, uint64_t keys_max, uint6
 
 static int read_file(const char *path, struct near__buffer *bytes, near_error *error)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe has no writer to wait for: it is refused */
     struct stat st;
     if (fd < 0)
         return system_failed(error, path);

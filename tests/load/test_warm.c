@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cache/cache.h"
@@ -313,6 +314,15 @@ static void test_J_damaged_or_foreign_file_is_refused_whole(void **state)
     assert_int_equal(near_warm_file(p->fresh, p->folder, NULL, NULL, &error), NEAR_ERR_SNAPSHOT);
 }
 
+static void test_J_a_pipe_is_refused_and_not_waited_for(void **state)
+{
+    struct place *p = *state;
+    near_error error = {0};
+    assert_int_equal(mkfifo(p->path, 0600), 0);
+    assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, &error), NEAR_ERR_SNAPSHOT);
+    assert_non_null(strstr(error.text, "no plain file"));
+}
+
 static void test_nth_allocation_failing_unwinds(void **state)
 {
     struct place *p = *state;
@@ -605,6 +615,7 @@ int main(void)
         TEST(test_rate_limit_holds),
         TEST(test_D_write_beside_a_warming_wins),
         TEST(test_J_damaged_or_foreign_file_is_refused_whole),
+        TEST(test_J_a_pipe_is_refused_and_not_waited_for),
         TEST(test_nth_allocation_failing_unwinds),
         TEST(test_close_writes_the_snapshot_and_the_next_open_reads_it),
         TEST(test_snapshot_has_as_many_keys_as_wanted_and_waits_if_wanted),
