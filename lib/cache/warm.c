@@ -359,6 +359,12 @@ int near_warm_save(near_cache *cache, const char *path, uint64_t keys_max, uint6
     return status;
 }
 
+/* Whatever else it is, and however large: the rest need not be read. */
+static int is_foreign(const struct near__buffer *bytes)
+{
+    return bytes->size >= sizeof(FILE_MAGIC) - 1 && memcmp(bytes->data, FILE_MAGIC, sizeof(FILE_MAGIC) - 1) != 0;
+}
+
 static int read_file(const char *path, struct near__buffer *bytes, near_error *error)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe has no writer to wait for: it is refused */
@@ -369,7 +375,7 @@ static int read_file(const char *path, struct near__buffer *bytes, near_error *e
     int status = fstat(fd, &st) < 0 ? system_failed(error, path) : NEAR_OK;
     if (status == NEAR_OK && !S_ISREG(st.st_mode))
         status = near__fail(error, NEAR_ERR_SNAPSHOT, "%s is no plain file", path);
-    while (status == NEAR_OK && n != 0) {
+    while (status == NEAR_OK && n != 0 && !is_foreign(bytes)) {
         void *room = near__buffer_reserve(bytes, (size_t)1 << 16);
         if (!room)
             status = near__fail(error, NEAR_ERR_NOMEM, "%s", near_status_text(NEAR_ERR_NOMEM));

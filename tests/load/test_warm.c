@@ -314,6 +314,18 @@ static void test_J_damaged_or_foreign_file_is_refused_whole(void **state)
     assert_int_equal(near_warm_file(p->fresh, p->folder, NULL, NULL, &error), NEAR_ERR_SNAPSHOT);
 }
 
+/* A path that names something large by mistake: no memory is asked for all of it. */
+static void test_J_a_foreign_file_is_not_read_to_its_end(void **state)
+{
+    struct place *p = *state;
+    const int64_t size = INT64_C(64) << 20;
+    int fd = open(p->path, O_RDWR | O_CREAT, 0600);
+    assert_int_equal(ftruncate(fd, size), 0); /* without taking room on the disk */
+    close(fd);
+    assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, NULL), NEAR_ERR_SNAPSHOT);
+    assert_true(allocfail_peak_bytes(&p->hooks) < size);
+}
+
 static void test_J_a_pipe_is_refused_and_not_waited_for(void **state)
 {
     struct place *p = *state;
@@ -615,6 +627,7 @@ int main(void)
         TEST(test_rate_limit_holds),
         TEST(test_D_write_beside_a_warming_wins),
         TEST(test_J_damaged_or_foreign_file_is_refused_whole),
+        TEST(test_J_a_foreign_file_is_not_read_to_its_end),
         TEST(test_J_a_pipe_is_refused_and_not_waited_for),
         TEST(test_nth_allocation_failing_unwinds),
         TEST(test_close_writes_the_snapshot_and_the_next_open_reads_it),
