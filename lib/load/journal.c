@@ -495,11 +495,25 @@ static int replay(struct near__journal *j, int salvage, near__journal_fn fn, voi
     return status;
 }
 
-/* A file shorter than its header was torn while it was made: nothing was ever acknowledged on it. */
+/* Whether a file shorter than its header is what a crash left of one: its beginning, or room for it. */
+static int is_torn_header(const void *bytes, size_t size)
+{
+    static const struct file_header blank;
+    size_t magic = size < sizeof blank.magic ? size : sizeof blank.magic;
+    return memcmp(bytes, FILE_MAGIC, magic) == 0 || memcmp(bytes, &blank, size) == 0;
+}
+
+/* A file that was torn while it was made is begun anew: nothing was ever acknowledged on it.  Anything else that is
+ * short is somebody's. */
 static int read_header(struct near__journal *j, near_error *error)
 {
-    struct file_header h;
-    if (j->size < sizeof h) {
+    struct file_header h = {.version = 0};
+    size_t size = j->size < sizeof h ? (size_t)j->size : sizeof h;
+    if (read_exactly(j->fd, &h, size, 0) < 0)
+        return refuse(j, error, "cannot be read");
+    if (size < sizeof h ? !is_torn_header(&h, size) : memcmp(h.magic, FILE_MAGIC, sizeof h.magic) != 0)
+        return near__fail(error, NEAR_ERR_JOURNAL, "%s is no journal", j->path);
+    if (size < sizeof h) {
         if (j->size)
             near__log(j->log, NEAR_LOG_WARNING, "load", "journal %s: torn while it was made; begun anew", j->path);
         if (ftruncate(j->fd, 0) < 0 || write_header(j->fd, &j->id) < 0 || fsync(j->fd) < 0)
@@ -508,10 +522,6 @@ static int read_header(struct near__journal *j, near_error *error)
         j->size = sizeof h;
         return NEAR_OK;
     }
-    if (read_exactly(j->fd, &h, sizeof h, 0) < 0)
-        return refuse(j, error, "cannot be read");
-    if (memcmp(h.magic, FILE_MAGIC, sizeof h.magic) != 0)
-        return near__fail(error, NEAR_ERR_JOURNAL, "%s is no journal", j->path);
     if (h.version != FILE_VERSION || h.checksum != file_checksum(&h))
         return near__fail(error, NEAR_ERR_JOURNAL, "journal %s: its header is damaged or of another version", j->path);
     j->id = h.id;

@@ -853,6 +853,25 @@ static void test_journal_torn_anywhere_keeps_every_whole_record(void **state)
     atomic_store(&p->table.away, 0);
 }
 
+/* A path that names something else by mistake, something small. */
+static void test_J_journal_leaves_a_short_foreign_file_alone(void **state)
+{
+    static const char note[] = "not ours\n";
+    struct place *p = *state;
+    near_error error = {0};
+    char left[64] = "";
+    int fd = open(p->journal, O_RDWR | O_CREAT, 0600);
+    assert_int_equal(write(fd, note, strlen(note)), strlen(note));
+    p->options.flags = NEAR_SOURCE_BEHIND;
+    p->options.journal = p->journal;
+    assert_int_equal(near_source_open(p->cache, &p->options, &p->source, &error), NEAR_ERR_JOURNAL);
+    p->source = NULL;
+    assert_non_null(strstr(error.text, "no journal"));
+    assert_int_equal(pread(fd, left, sizeof left - 1, 0), strlen(note));
+    assert_string_equal(left, note);
+    close(fd);
+}
+
 static void test_journal_damage_before_its_end_is_told_and_salvage_skips_it(void **state)
 {
     struct place *p = *state;
@@ -1171,6 +1190,7 @@ int main(void)
         TEST(test_behind_close_keeps_what_is_only_in_memory_unless_told),
         TEST(test_journal_gives_back_what_was_not_stored),
         TEST(test_journal_torn_anywhere_keeps_every_whole_record),
+        TEST(test_J_journal_leaves_a_short_foreign_file_alone),
         TEST(test_journal_damage_before_its_end_is_told_and_salvage_skips_it),
         TEST(test_journal_is_one_process_s_and_nothing_else_passes_for_one),
         TEST(test_journal_is_free_after_close_whoever_was_forked),
