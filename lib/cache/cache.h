@@ -218,6 +218,7 @@ void near__snapshot_destroy(struct near__impl *impl);
 /* only.c: the writes of a cache without a remote tier. */
 int near__local_writes_create(struct near__impl *impl);
 void near__local_writes_destroy(struct near__impl *impl);
+/* request->position is then the floor of the key's stripe; 0: that is what it was. */
 int near__local_write(struct near__impl *impl, struct near__request *request);
 /* Removes a key from the local tier without a number, whether there is a remote tier or not. */
 void near__local_remove(struct near__impl *impl, const void *key, size_t key_size, enum near__local_cause cause);

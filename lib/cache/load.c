@@ -284,42 +284,62 @@ static void release(struct near__load *load)
     ending_after(&e);
 }
 
+/* The load's own write of a key of its stripe, by its ticket, is nothing that speaks against the value. */
+static void go_on_from(struct near__load *load, uint32_t stripe, uint64_t floor)
+{
+    if (floor && stripe == load->ticket.stripe)
+        load->ticket.floor = floor;
+}
+
+/* A tag that is not there begins where invalidations are: it may have been invalidated since we asked, and evicted. */
+static void begin_tag(struct near__load *load, const char *tag, size_t size)
+{
+    struct near__impl *impl = load->impl;
+    char name[NEAR_TAG_MAX + sizeof(NEAR_TAG_PREFIX)], number[24];
+    int number_size = snprintf(number, sizeof(number), "%" PRIu64, near__local_invalidations(impl));
+    memcpy(name, NEAR_TAG_PREFIX, sizeof(NEAR_TAG_PREFIX) - 1);
+    memcpy(name + sizeof(NEAR_TAG_PREFIX) - 1, tag, size);
+    struct near__request q = {.operation = NEAR_OP_SET,
+                              .key = name,
+                              .key_size = sizeof(NEAR_TAG_PREFIX) - 1 + size,
+                              .value = number,
+                              .value_size = (size_t)number_size,
+                              .flags = NEAR_SET_IF_ABSENT};
+    uint32_t stripe = near__local_ticket(impl->local, q.key, q.key_size).stripe;
+    if (stripe == load->ticket.stripe)
+        near__local_write_if(impl, &q, load->ticket);
+    else
+        near__local_write(impl, &q);
+    go_on_from(load, stripe, q.position);
+}
+
+static void keep_description(struct near__load *load, int64_t ttl_ms, const char *text, size_t text_size)
+{
+    struct near__impl *impl = load->impl;
+    struct near__learnt learnt = {.key = load->key,
+                                  .key_size = load->key_size,
+                                  .ticket = near__tags_ticket(impl, load->key, load->key_size),
+                                  .ttl_ms = ttl_ms ? ttl_ms : -1};
+    if (learnt.ticket.stripe == load->ticket.stripe)
+        learnt.ticket = load->ticket;
+    go_on_from(load, learnt.ticket.stripe, near__tags_learn(impl, &learnt, text, text_size));
+}
+
 /* Without a remote tier the description is kept before the value: whoever sees the value sees its tags. */
 static int fill_only(struct near__load *load, struct near__request *q, const char *text, size_t text_size)
 {
-    struct near__impl *impl = load->impl;
     struct near__tags tags;
     const char *tag = NULL;
     size_t size = 0;
     q->operation = NEAR_OP_SET;
     q->key = load->key;
     q->key_size = load->key_size;
-    if (text_size && near__tags_parse(text, text_size, &tags) == 0) {
-        /* A tag that is not there begins where invalidations are: it may have been invalidated since we asked, and
-         * evicted. */
-        char number[24];
-        int number_size = snprintf(number, sizeof(number), "%" PRIu64, near__local_invalidations(impl));
-        while (near__tags_next(&tags, &tag, &size)) {
-            char name[NEAR_TAG_MAX + sizeof(NEAR_TAG_PREFIX)];
-            memcpy(name, NEAR_TAG_PREFIX, sizeof(NEAR_TAG_PREFIX) - 1);
-            memcpy(name + sizeof(NEAR_TAG_PREFIX) - 1, tag, size);
-            struct near__request first = {.operation = NEAR_OP_SET,
-                                          .key = name,
-                                          .key_size = sizeof(NEAR_TAG_PREFIX) - 1 + size,
-                                          .value = number,
-                                          .value_size = (size_t)number_size,
-                                          .flags = NEAR_SET_IF_ABSENT};
-            near__local_write(impl, &first);
-        }
-    }
-    if (text_size) {
-        struct near__learnt learnt = {.key = load->key,
-                                      .key_size = load->key_size,
-                                      .ticket = near__tags_ticket(impl, load->key, load->key_size),
-                                      .ttl_ms = q->ttl_ms ? q->ttl_ms : -1};
-        near__tags_learn(impl, &learnt, text, text_size);
-    }
-    return near__local_write_if(impl, q, load->ticket);
+    if (text_size && near__tags_parse(text, text_size, &tags) == 0)
+        while (near__tags_next(&tags, &tag, &size))
+            begin_tag(load, tag, size);
+    if (text_size)
+        keep_description(load, q->ttl_ms, text, text_size);
+    return near__local_write_if(load->impl, q, load->ticket);
 }
 
 static void mark_absent_only(struct near__load *load, int64_t ttl_ms)

@@ -80,7 +80,8 @@ struct near__learnt {
 };
 #define NEAR_NO_STRIPE UINT32_MAX /* of a ticket for which there was no memory: nothing is learnt by it */
 struct near__ticket near__tags_ticket(struct near__impl *impl, const void *key, size_t key_size);
-void near__tags_learn(struct near__impl *impl, const struct near__learnt *learnt, const char *text, size_t size);
+/* Without a remote tier the floor that its write has left in its stripe is returned; 0: nothing was written. */
+uint64_t near__tags_learn(struct near__impl *impl, const struct near__learnt *learnt, const char *text, size_t size);
 
 /* What a loader has answered. */
 struct near_loaded {

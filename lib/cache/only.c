@@ -191,9 +191,8 @@ static int do_expire(struct writing *w)
 
 static int do_del(struct writing *w)
 {
-    struct near__request *r = w->request;
+    const struct near__request *r = w->request;
     w->used = 1;
-    r->position = w->number + 1; /* what the floor will be */
     near__local_invalidate(w->impl->local, r->key, r->key_size, w->number, NEAR_CAUSE_WRITE);
     return w->present ? NEAR_OK : NEAR_MISS;
 }
@@ -317,6 +316,7 @@ static int write_the_long_way(struct near__impl *impl, struct near__request *req
     int status = write_with_number(&w, unless_changed);
     near__local_numbered(impl->local, stripe, w.number, w.used);
     pthread_mutex_unlock(mutex);
+    request->position = w.used ? w.number + 1 : 0;
     return status;
 }
 

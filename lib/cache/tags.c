@@ -173,8 +173,8 @@ static void fetch_numbers(struct near__impl *impl, struct near__reader *reader, 
 }
 
 /* Without a remote tier: numbered by the tier itself, as all writes. */
-static void learn_only(struct near__impl *impl, const struct near__learnt *learnt, const struct near__suffixed *about,
-                       const char *text, size_t size)
+static uint64_t learn_only(struct near__impl *impl, const struct near__learnt *learnt,
+                           const struct near__suffixed *about, const char *text, size_t size)
 {
     struct near__request request = {.operation = NEAR_OP_SET,
                                     .key = about->bytes,
@@ -183,24 +183,27 @@ static void learn_only(struct near__impl *impl, const struct near__learnt *learn
                                     .value_size = size,
                                     .ttl_ms = learnt->ttl_ms > 0 ? learnt->ttl_ms : 0};
     near__local_write_if(impl, &request, learnt->ticket);
+    return request.position;
 }
 
-void near__tags_learn(struct near__impl *impl, const struct near__learnt *learnt, const char *text, size_t size)
+uint64_t near__tags_learn(struct near__impl *impl, const struct near__learnt *learnt, const char *text, size_t size)
 {
     struct near__suffixed about;
     struct near__tags tags;
     struct near__reader *reader = near__local_reader(impl->local);
+    uint64_t floor = 0;
     if (!reader || learnt->ticket.stripe == NEAR_NO_STRIPE || near__tags_parse(text, size, &tags) != 0)
-        return;
+        return 0;
     near__suffixed_init(&about, &impl->alloc, learnt->key, learnt->key_size, NEAR_TAGS_SUFFIX);
     if (about.bytes && !impl->remote)
-        learn_only(impl, learnt, &about, text, size);
+        floor = learn_only(impl, learnt, &about, text, size);
     else if (about.bytes)
         near__local_install(impl->local, reader, learnt->ticket, about.bytes, about.size, text, size, learnt->position,
                             learnt->ttl_ms, learnt->sent_ns);
     near__suffixed_fini(&about, &impl->alloc);
     if (impl->remote)
         fetch_numbers(impl, reader, &tags);
+    return floor;
 }
 
 /* ---------------------------------------------------------------- public */

@@ -632,6 +632,43 @@ static void test_a_thousand_values_become_old_by_one_message(void **state)
     assert_int_equal(source_loads(&t.source), 2 * VALUES);
 }
 
+static uint32_t stripe_of(near_cache *c, const char *prefix, const char *key, const char *suffix)
+{
+    char whole[64];
+    int size = snprintf(whole, sizeof(whole), "%s%s%s", prefix, key, suffix);
+    return near__local_ticket(c->owned->local, whole, (size_t)size).stripe;
+}
+
+/* Without a remote tier a load writes the value's tags and their list before the value.  Where their keys share a
+ * stripe with the value's they are no reason not to keep it. */
+static void test_a_tagged_value_is_kept_whatever_stripe_its_tags_are_in(void **state)
+{
+    struct pair *p = pair_of(state);
+    enum { KINDS = 3 }; /* the list, a tag, both */
+    unsigned number = 0;
+    for (int kind = 0; kind < KINDS; kind++) {
+        char key[16], tag[16];
+        struct tagged t = {.tags = {tag}};
+        uint32_t value;
+        do {
+            snprintf(key, sizeof(key), "v%u", number++);
+            value = stripe_of(p->a, "", key, "");
+        } while (kind != 1 && stripe_of(p->a, "", key, NEAR_TAGS_SUFFIX) != value);
+        do
+            snprintf(tag, sizeof(tag), "t%u", number++);
+        while (kind != 0 && stripe_of(p->a, NEAR_TAG_PREFIX, tag, "") != value);
+        source_init(&t.source, "one");
+        assert_string_equal(load_tags(p->a, key, &t), "one");
+        assert_string_equal(load_tags(p->a, key, &t), "one");
+        assert_int_equal(source_loads(&t.source), 1);
+        says(&t, "two");
+        assert_int_equal(near_invalidate_tag(p->a, tag, strlen(tag), NULL), NEAR_OK);
+        assert_string_equal(load_tags(p->a, key, &t), "two");
+        assert_string_equal(load_tags(p->a, key, &t), "two");
+        assert_int_equal(source_loads(&t.source), 2);
+    }
+}
+
 /* The tags are known only when the loader answers; its answer is from before the invalidation. */
 static void *tagged_reader(void *arg)
 {
@@ -1018,6 +1055,7 @@ int main(void)
         ON_ALL(test_the_cache_s_own_loader),
         ON_ALL(test_invalidated_tag_makes_its_values_old_and_no_others),
         ON_ALL(test_a_thousand_values_become_old_by_one_message),
+        ON_ALL(test_a_tagged_value_is_kept_whatever_stripe_its_tags_are_in),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts_without_its_number),
         ON_ALL(test_R17_get_after_a_tag_s_invalidation_does_not_join_an_older_load),
