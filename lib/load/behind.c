@@ -97,6 +97,7 @@ struct near__behind {
     int64_t mend_at_ns; /* not before then is the journal tried to be replaced again */
     uint32_t away_failures, mend_failures;
     int unnoted; /* what is stored could not be noted in the journal, and nobody has been told yet */
+    int ending;  /* what is not done is left to the journal, and so is forgetting what is stored from here on */
     int stop;
     struct near__behind_gate *gates;
 };
@@ -589,7 +590,7 @@ static void take_batch_locked(struct near__behind *b, int64_t now_ns, int64_t *w
 static void done_locked(struct near__behind *b, struct update *u)
 {
     struct update *newer = u->newer;
-    if (b->journal)
+    if (b->journal && !(b->ending && u->forget_after))
         journal_add(b, u, NEAR_RECORD_DONE);
     if (u->forget_after)
         near__forget_add(b->forget, u->key, u->key_size);
@@ -802,10 +803,12 @@ int near__behind_is_safe(struct near__behind *b)
     pthread_mutex_lock(&b->lock);
     if (b->count && b->journal)
         renew_journal_locked(b);
-    int kept = !b->count || (b->journal && !near__journal_is_broken(b->journal));
     tell_locked(b);
+    int kept = !b->count || (b->journal && !near__journal_is_broken(b->journal));
+    int safe = kept && !near__forget_pending(b->forget);
+    b->ending |= safe;
     pthread_mutex_unlock(&b->lock);
-    return kept && !near__forget_pending(b->forget);
+    return safe;
 }
 
 void near__behind_gauges(struct near__behind *b, struct near__behind_gauges *ret)

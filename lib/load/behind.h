@@ -41,7 +41,7 @@ struct near__behind_config {
 int near__behind_open(const struct near__behind_config *config, struct near__behind **ret, near_error *error);
 /* Everything stored and forgotten, by the deadline?  NEAR_OK or NEAR_ERR_TIMEOUT. */
 int near__behind_flush(struct near__behind *b, int64_t deadline_ns);
-/* Whether what is not yet done would survive near__behind_close. */
+/* Whether what is not yet done survives near__behind_close; if so, that is to follow. */
 int near__behind_is_safe(struct near__behind *b);
 /* No call may be under way; waits for a store callback that runs. */
 void near__behind_close(struct near__behind *b);

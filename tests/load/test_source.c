@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -805,6 +806,40 @@ static void test_journal_gives_back_what_was_not_stored(void **state)
     assert_string_equal(on_server(p, "k"), "(none)"); /* nobody knows whether the cache ever got it */
 }
 
+static void *close_main(void *arg)
+{
+    struct place *p = arg;
+    assert_int_equal(near_source_close(p->source, 20, 0), NEAR_PENDING);
+    return NULL;
+}
+
+/* What the store takes while the source is being closed is stored, but its key is not forgotten: the next open sees to
+ * both. */
+static void test_journal_has_what_is_not_forgotten_at_close(void **state)
+{
+    struct place *p = *state;
+    pthread_t closer;
+    behind(p, 1);
+    atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+    assert_int_equal(put(p, "k", "new"), NEAR_OK);
+    close_main(p);
+    assert_int_equal(near_set(p->other, "k", 1, "old", 3, NULL, NULL), NEAR_OK);
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_ERR_UNAVAILABLE, INT_MAX);
+    atomic_store(&p->table.hold, 1);
+    atomic_store(&p->table.away, 0);
+    open_source(p); /* nobody knows whether the cache ever got it */
+    assert_true(wait_until(atomic_load(&p->table.holding) == 1, PATIENCE_MS));
+    assert_int_equal(pthread_create(&closer, NULL, close_main, p), 0);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS)); /* it is hidden: closing is decided */
+    atomic_store(&p->table.hold, 0);
+    pthread_join(closer, NULL);
+    assert_string_equal(stored(&p->table, "k"), "new");
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_OK, 0);
+    open_source(p);
+    flush(p);
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
+
 static long long size_of(const char *path)
 {
     struct stat st;
@@ -1189,6 +1224,7 @@ int main(void)
         TEST(test_behind_cache_failed_and_the_key_is_forgotten_again_after_the_store),
         TEST(test_behind_close_keeps_what_is_only_in_memory_unless_told),
         TEST(test_journal_gives_back_what_was_not_stored),
+        TEST(test_journal_has_what_is_not_forgotten_at_close),
         TEST(test_journal_torn_anywhere_keeps_every_whole_record),
         TEST(test_J_journal_leaves_a_short_foreign_file_alone),
         TEST(test_journal_damage_before_its_end_is_told_and_salvage_skips_it),
