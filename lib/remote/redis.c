@@ -551,6 +551,14 @@ static void malformed(struct near__request *q, const struct near__reply *reply)
     set_fault(q, &fault);
 }
 
+/* A time that is left, -1: none.  Anybody may have given a key more of it than nanoseconds can tell; nobody waits for
+ * the difference. */
+#define TIME_MOST_MS (INT64_C(1) << 42) /* 139 years */
+static int64_t time_left(int64_t ms)
+{
+    return ms < 0 ? -1 : ms < TIME_MOST_MS ? ms : TIME_MOST_MS;
+}
+
 /* The connection's own limit (bulk_max) is above it, as it has to let messages and lists of tags pass. */
 static int is_too_large(const struct near__redis *r, struct near__request *q, const struct near__reply *value)
 {
@@ -588,7 +596,7 @@ static void read_fetch(const struct near__redis *r, struct near__request *q, str
         return;
     }
     /* -1: none; -2: the key came between, so its time to live is not known: let it be over */
-    q->ttl_left_ms = ttl->integer == -1 ? -1 : ttl->integer < 0 ? 0 : ttl->integer;
+    q->ttl_left_ms = ttl->integer < -1 ? 0 : time_left(ttl->integer);
     if (is_too_large(r, q, value))
         return;
     q->value_out_size = value->size;
@@ -674,8 +682,8 @@ static void read_lease(const struct near__redis *r, struct near__request *q, con
     }
     struct near__reply **e = reply->element;
     q->lease = (enum near__lease)e[0]->integer;
-    q->ttl_left_ms = e[2]->integer < 0 ? -1 : e[2]->integer;
-    q->lease_left_ms = e[3]->integer < 0 ? 0 : e[3]->integer;
+    q->ttl_left_ms = time_left(e[2]->integer);
+    q->lease_left_ms = e[3]->integer < 0 ? 0 : time_left(e[3]->integer);
     q->exists = e[5]->integer != 0;
     int value = e[6]->integer != 0, extra = e[8]->size != 0;
     if (value && is_too_large(r, q, e[7]))
@@ -704,7 +712,7 @@ static void read_write(struct near__request *q, struct near__call *call)
         return;
     }
     q->status = outcomes[reply->element[0]->integer];
-    q->ttl_left_ms = reply->element[2]->integer < 0 ? -1 : reply->element[2]->integer;
+    q->ttl_left_ms = time_left(reply->element[2]->integer);
 }
 
 /* The part of the answer that is about this SET. */
@@ -771,7 +779,7 @@ static void read_compares(struct near__request *q, size_t count, const struct ne
         int64_t left_ms = reply->element[i + 1]->integer;
         q[i].position = position;
         q[i].status = left_ms == -2 ? NEAR_MISS : left_ms == -3 ? NEAR_UNMET : NEAR_OK;
-        q[i].ttl_left_ms = left_ms < 0 ? -1 : left_ms;
+        q[i].ttl_left_ms = time_left(left_ms);
     }
 }
 

@@ -146,6 +146,34 @@ static void test_time_to_live_is_set_kept_and_removed(void **state)
     assert_true(e.position == before && server_position() == before);
 }
 
+/* Redis takes any number of milliseconds that fits into 63 bits beside its clock. */
+static void test_J_a_time_to_live_fits_into_nanoseconds_whoever_set_it(void **state)
+{
+    static const char *const names[] = {"t:k", "t:led", "t:held", "t:held:nearcache-lease"};
+    const int64_t year_ms = INT64_C(365) * 24 * 3600 * 1000;
+    NEEDS_SERVER();
+    struct fixture *f = *state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        redis_server_command(server, "SET", names[i], "v", NULL);
+        assert_string_equal(redis_server_command(server, "PEXPIRE", names[i], "9000000000000000000", NULL), "1");
+    }
+    struct near__request q[] = {request(NEAR_OP_FETCH, "k"), request(NEAR_OP_SET, "k"), request(NEAR_OP_LEASE, "led"),
+                                request(NEAR_OP_LEASE, "held")};
+    q[1].flags = NEAR_SET_KEEP_TTL;
+    q[2].expected = q[3].expected = "owner";
+    q[2].expected_size = q[3].expected_size = 5;
+    q[2].flags = q[3].flags = NEAR_LEASE_FORCE;
+    q[2].ttl_ms = q[3].ttl_ms = 1000;
+    for (size_t i = 0; i < sizeof(q) / sizeof(q[0]); i++) {
+        assert_int_equal(run_one(f, &q[i]), NEAR_OK);
+        near__free(&f->alloc, q[i].value_out);
+        assert_in_range(q[i].ttl_left_ms, 100 * year_ms, 200 * year_ms);
+    }
+    assert_int_equal(q[2].lease, NEAR_LEASE_GOT);
+    assert_int_equal(q[3].lease, NEAR_LEASE_HELD);
+    assert_in_range(q[3].lease_left_ms, 100 * year_ms, 200 * year_ms);
+}
+
 static void test_del_says_whether_the_key_existed(void **state)
 {
     NEEDS_SERVER();
@@ -698,6 +726,7 @@ int main(void)
         T(test_set_then_fetch_carry_one_position_and_one_server),
         T(test_conditions_of_set),
         T(test_time_to_live_is_set_kept_and_removed),
+        T(test_J_a_time_to_live_fits_into_nanoseconds_whoever_set_it),
         T(test_del_says_whether_the_key_existed),
         T(test_incr_counts_in_64_bits_and_refuses_what_is_no_number),
         T(test_cas_replaces_only_what_was_expected),
