@@ -30,11 +30,13 @@
  *                                   both answers                PROVEN    cure (below); suspicion = 0; grant
  *                                   reply below its mark        same      |= ORDER, unless a new history begins
  *                                   attempt failed or too old   same      next one; subscription long silent: lost
+ *                                   another server answers      UNSUBSCR. |= LOST
  *                                   lost                        UNSUBSCR. |= LOST
  *   PROVEN    channel, suspicion    message last+1              same      apply; last++
  *             = 0; serves while     any of the suspicious ones  UNPROVEN  withdraw the proof, then as above
- *             the proof is younger  lost                        UNSUBSCR. withdraw the proof; |= LOST
- *             than the bound        both answers                same      grant
+ *             the proof is younger  another server answers      UNSUBSCR. withdraw the proof; |= LOST
+ *             than the bound        lost                        UNSUBSCR. withdraw the proof; |= LOST
+ *                                   both answers                same      grant
  *                                   attempt failed or too old   same      next one; the gate ages by itself
  *
  * Every |= cancels the attempt under way and begins another at once; all but LOST raise `incarnation`.

@@ -243,6 +243,17 @@ void near__proof_arrived(struct near__coherence *c, const void *payload, size_t 
 
 /* ---------------------------------------------------------------- the heartbeat's own reply */
 
+/* Requests lead to another server than the subscription, which was the same when this one was sent.  It may hear of the
+ * heartbeat all the same, if that server has become its master: then it proves what it should, but of no reply can be
+ * told when it was, and nothing is kept (R31). */
+static int is_astray(const struct near__coherence *c, const struct near__request *request)
+{
+    /* relaxed: changed by the subscriber; a change that is not seen here makes the old subscription look astray, whose
+     * end is known by then */
+    uint64_t server = atomic_load_explicit(&c->server_id, memory_order_relaxed);
+    return request->status >= 0 && request->server && c->channel && server == c->asked_of && request->server != server;
+}
+
 void near__proof_answered(struct near__coherence *c, const struct near__request *request)
 {
     int status = request->status, failed = status < 0 && status != NEAR_ERR_UNKNOWN; /* unknown: it may still arrive */
@@ -250,6 +261,9 @@ void near__proof_answered(struct near__coherence *c, const struct near__request 
     c->running = 0;
     if (status >= 0)
         near__barrier_listed_locked(c, request->fence, request->server);
+    c->astray = is_astray(c, request);
+    if (c->astray)
+        near__coherence_kick_locked(c);
     int current = c->attempt.nonce != 0 && c->attempt.nonce == (uint64_t)request->number;
     if (failed)
         near__fail(&c->problem, status, "the heartbeat failed: %s%s%s", near_status_text(status),
@@ -350,6 +364,9 @@ enum near__tick near__proof_tick(struct near__coherence *c, int64_t *ret_due_ns,
         result = NEAR_TICK_SILENT;
     if (is_pinging(c) && now - c->pinged_ns >= c->connect_timeout_ns)
         result = NEAR_TICK_SILENT;
+    if (c->astray)
+        result = NEAR_TICK_ASTRAY;
+    c->astray = 0;
     int busy = c->attempt.nonce != 0 || c->asked || c->running || is_pinging(c); /* one outstanding (R26) */
     if (result == NEAR_TICK_WAIT && !busy && now >= c->next_proof_ns) {
         begin_locked(c, now);

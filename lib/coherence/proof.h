@@ -114,6 +114,8 @@ struct near__coherence {
     uint64_t lift_to;                       /* (l) above everything seen before the last certain break */
     struct near__attempt attempt;           /* (l) */
     int asked, running;                     /* (l) a heartbeat is to be sent; is being sent */
+    uint64_t asked_of;                      /* (l) server_id when it was */
+    int astray;                             /* (l) another server has answered it: the subscription leads elsewhere */
     uint64_t next_nonce;                    /* (l) attempts are numbered, in steps */
     uint64_t proved_nonce;                  /* (l) of the last attempt that succeeded */
     uint64_t wanted_nonce;                  /* (l) somebody waits for this one or a later one: begin it at once */
@@ -186,9 +188,10 @@ void near__proof_withdraw_locked(struct near__coherence *c, int64_t bound_ns);
 int near__proof_stands_locked(const struct near__coherence *c);
 
 enum near__tick {
-    NEAR_TICK_WAIT,  /* nothing to do before *ret_due_ns */
-    NEAR_TICK_PING,  /* an attempt has begun: send the PING with *ret_nonce */
-    NEAR_TICK_SILENT /* the subscription has answered nothing for too long: give it up */
+    NEAR_TICK_WAIT,   /* nothing to do before *ret_due_ns */
+    NEAR_TICK_PING,   /* an attempt has begun: send the PING with *ret_nonce */
+    NEAR_TICK_SILENT, /* the subscription has answered nothing for too long: give it up */
+    NEAR_TICK_ASTRAY  /* it is not to the server that answers requests: give it up */
 };
 enum near__tick near__proof_tick(struct near__coherence *c, int64_t *ret_due_ns, uint64_t *ret_nonce);
 void near__proof_pong(struct near__coherence *c, const void *payload, size_t size);

@@ -17,6 +17,8 @@ static size_t take_locked(struct near__coherence *c, struct near__request *ret)
         return 0;
     c->asked = 0;
     c->running = 1;
+    /* acquire: written by the subscriber before it asked */
+    c->asked_of = atomic_load_explicit(&c->server_id, memory_order_acquire);
     *ret = (struct near__request){
         .operation = NEAR_OP_PROVE,
         .number = (int64_t)c->attempt.nonce,

@@ -222,6 +222,7 @@ static void open_channel(struct near__coherence *c)
         near__local_clear(c->local); /* [5]: foreign writes that nobody reported have left no hole in any number */
     pthread_mutex_lock(&c->lock);
     c->channel = channel;
+    c->astray = 0; /* that was the last one */
     near__proof_suspect_locked(c, suspicion);
     c->next_proof_ns = near__now(c->clock);
     pthread_mutex_unlock(&c->lock);
@@ -250,6 +251,17 @@ static void lose_channel(struct near__coherence *c, int status, const char *deta
     if (!stopping)
         near__log(c->log, NEAR_LOG_WARNING, "coherence", "the subscription was lost: %s",
                   detail ? detail : "it answers nothing");
+}
+
+/* The next one may lead to the same server as this one: not to be tried more often than heartbeats tell. */
+static void leave_stray(struct near__coherence *c)
+{
+    lose_channel(c, NEAR_ERR_UNAVAILABLE, "requests are answered by another server");
+    pthread_mutex_lock(&c->lock);
+    int64_t earliest_ns = near__now(c->clock) + near__proof_interval_ns(c);
+    if (c->reopen_ns < earliest_ns)
+        c->reopen_ns = earliest_ns;
+    pthread_mutex_unlock(&c->lock);
 }
 
 /* Without a channel: waits for its time, then tries to open one. */
@@ -314,6 +326,9 @@ int near__subscriber_step(struct near__coherence *c, int wait)
         return ping(c, nonce);
     case NEAR_TICK_SILENT:
         lose_channel(c, NEAR_ERR_TIMEOUT, NULL);
+        return 1;
+    case NEAR_TICK_ASTRAY:
+        leave_stray(c);
         return 1;
     default:
         return read_channel(c, wait ? due_ns : near__now(c->clock));

@@ -823,6 +823,22 @@ static void test_R31_heartbeat_that_does_not_arrive_proves_nothing(void **state)
     process_prove(&s->a);
 }
 
+/* The server that answers requests is the master of the one subscribed to: messages and heartbeats come, but nothing
+ * could be kept.  Where the next subscription leads to the same one it is made no more often than heartbeats go out. */
+static void test_R31_subscription_to_another_server_than_requests_is_left(void **state)
+{
+    struct stage *s = *state;
+    share(s, "k", 1);
+    uint64_t before = process_stats(&s->a).disconnections;
+    atomic_fetch_xor(&s->a.coherence->server_id, 1);
+    for (int ms = 0; ms < 5000; ms++, world_advance(&s->world, NEAR_NS_PER_MS))
+        process_settle(&s->a);
+    assert_in_range(process_stats(&s->a).disconnections - before, 10, 20);
+    atomic_fetch_xor(&s->a.coherence->server_id, 1);
+    process_prove(&s->a);
+    share(s, "k", 2);
+}
+
 /* While it was a replica it may have taken another history, up to the very same position. */
 static void test_R32_server_that_was_a_replica_meanwhile_is_suspect(void **state)
 {
@@ -1046,6 +1062,7 @@ int main(void)
         TEST(test_R10_reply_from_before_a_hole_is_not_kept),
         TEST(test_R31_reply_of_another_server_has_no_position_and_hurts_nobody),
         TEST(test_R31_heartbeat_that_does_not_arrive_proves_nothing),
+        TEST(test_R31_subscription_to_another_server_than_requests_is_left),
         TEST(test_R32_server_that_was_a_replica_meanwhile_is_suspect),
         TEST(test_H_failing_heartbeat_is_explained_and_lets_the_proof_lapse),
         TEST(test_CLEAR_empties_every_process_and_spares_what_is_newer),

@@ -100,6 +100,7 @@ static int teardown(void **state)
         close(w->admin);
     }
     redis_server_command(w->server, "CONFIG", "SET", "maxmemory", "0", NULL);
+    redis_server_command(w->server, "REPLICAOF", "NO", "ONE", NULL);
     stack_close(w->a);
     stack_close(w->b);
     w->a = w->b = NULL;
@@ -519,6 +520,31 @@ static void test_R31_subscription_moves_alone(void **state)
     move_one_kind(state, PROXY_SUB);
 }
 
+/* A planned failover: the master becomes the replica of the new one, and the address leads there.  Nothing closes the
+ * subscription to the old one, which hears of everything by replication, heartbeats included, and so proves what it
+ * should.  But requests are answered by the new one, and nothing that they bring is kept: no hit any more. */
+static void test_R31_subscription_that_stays_behind_with_a_replica(void **state)
+{
+    struct world *w = world_of(state);
+    struct redis_server_options at_once = {.config = "repl-diskless-sync-delay 0\n"};
+    struct redis_server *other = redis_server_start(&at_once);
+    char port[16];
+    assert_non_null(other);
+    snprintf(port, sizeof(port), "%d", redis_server_port(other));
+    cache_in_a(w, "k", "v1");
+    redis_server_command(w->server, "REPLICAOF", "127.0.0.1", port, NULL);
+    proxy_backend(w->proxy, redis_server_uri_unix(other));
+    assert_true(wait_until(
+        strstr(redis_server_command(w->server, "INFO", "replication", NULL), "master_link_status:up"), PATIENCE_MS));
+    assert_true(wait_until(put(w->a, "k", "w1") == NEAR_OK && strcmp(peek(w->a, "k"), "w1") == 0, PATIENCE_MS));
+    assert_true(stack_stats(w->a).server_changes > 0);
+    stack_check(w->a);
+    assert_string_equal(peek(w->a, "k"), "w1");
+    stack_close(w->a);
+    w->a = NULL;
+    redis_server_free(other);
+}
+
 /* redis-cli changes things past us.  SET and DEL: the local time to live bounds them.  FLUSHALL: the next heartbeat
  * finds the position gone.  Otherwise look says v1 for ever. */
 static void test_R35_foreign_commands(void **state)
@@ -737,6 +763,7 @@ int main(void)
         RACE(test_R30_message_taken_out_of_the_stream),
         RACE(test_R31_data_connections_move_alone),
         RACE(test_R31_subscription_moves_alone),
+        RACE(test_R31_subscription_that_stays_behind_with_a_replica),
         RACE(test_R35_foreign_commands),
         RACE(test_R35_flushall_and_restarts),
         RACE(test_R37_garbage_on_the_channel),
