@@ -307,8 +307,8 @@ static void test_R31_a_replica_refuses_writes_and_heartbeats(void **state)
     fixture_free(f);
 }
 
-/* A write that is refused says that the address may soon lead elsewhere, so the connection is made anew; not for each of
- * thousands of writes. */
+/* A write that is refused says that the address may soon lead elsewhere, so the connection is made anew; not for each
+ * of thousands of writes. */
 static void test_H_a_replica_is_not_asked_for_a_connection_by_every_write(void **state)
 {
     NEEDS_SERVER();

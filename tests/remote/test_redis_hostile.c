@@ -242,7 +242,8 @@ static void test_R38_a_refusal_in_place_of_a_handshake_is_said(void **state)
     }
 }
 
-/* Each request of a batch finds out for itself that the server does not know the flags, the first one for all to come. */
+/* Each request of a batch finds out for itself that the server does not know the flags, the first one for all later
+ * ones. */
 static void test_a_server_before_7_gets_scripts_without_flags(void **state)
 {
     struct hostile h;
