@@ -157,7 +157,7 @@ static inline void near__value_from_view(near_value *value, struct near__impl *i
 /* Takes over the reference. */
 void near__value_from_shared(near_value *value, struct near__impl *impl, struct near__shared *shared, uint32_t source);
 /* For NEAR_REQUIRE_FRESH: waits until the local tier may answer for the moment of this call; if it will not, the call
- * bypasses it. */
+ * bypasses it.  Its time-out is then what is left of it. */
 void near__read_fence(struct near__impl *impl, near_call *call);
 /* Whether NEAR_UNPROVEN_FAIL forbids asking the remote tier now. */
 int near__read_refused(const struct near__impl *impl, int64_t bound_ns);

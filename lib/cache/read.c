@@ -21,6 +21,8 @@ void near__read_fence(struct near__impl *impl, near_call *call)
     int64_t now_ns = near__now(&impl->clock), left_ns = near__deadline(impl, call) - now_ns;
     if (!near__coherence_fence(impl->coherence, now_ns + left_ns / 2)) /* the other half is for the remote tier */
         call->flags |= NEAR_BYPASS_LOCAL;
+    left_ns -= near__now(&impl->clock) - now_ns;
+    call->timeout_ms = left_ns > NEAR_NS_PER_MS ? (uint32_t)(left_ns / NEAR_NS_PER_MS) : 1; /* 0 would be the cache's */
 }
 
 int near__read_refused(const struct near__impl *impl, int64_t bound_ns)

@@ -110,6 +110,29 @@ static void test_G6_one_proof_serves_all_waiters(void **state)
     assert_in_range(stack_stats(s->a).proofs - proofs, 1, READERS);
 }
 
+/* What the wait for a proof has taken is not given to the remote tier once more. */
+static void test_H_fresh_read_ends_by_its_deadline(void **state)
+{
+    struct stack *s = *state;
+    enum { TIMEOUT_MS = 100, HALF_MS = TIMEOUT_MS / 2 };
+    struct caller fresh = {.cache = s->a, .key = "k", .flags = NEAR_REQUIRE_FRESH, .timeout_ms = TIMEOUT_MS};
+    uint64_t errors = stack_stats(s->a).remote_errors;
+    assert_int_equal(put(s->b, "k", "v"), NEAR_OK);
+    cache_in(s->a, "k", "v");
+    stack_hold(s, NEAR_FAULT_HOLD_MESSAGES, NEAR_OP_PROVE, -1);
+    stack_hold(s, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_FETCH, 1);
+    caller_start(&fresh);
+    assert_true(wait_until((stack_skip(s, 1), near__memory_held(s->store, NEAR_FAULT_HOLD_REPLIES) > 0 ||
+                                                  stack_stats(s->a).remote_errors > errors),
+                           PATIENCE_MS));
+    stack_skip(s, HALF_MS + 1); /* it had waited for half of its time before it asked */
+    assert_true(wait_until(stack_stats(s->a).remote_errors > errors, PATIENCE_MS));
+    stack_hold(s, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    stack_hold(s, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
+    caller_end(&fresh);
+    assert_string_equal(fresh.got, "(NEAR_ERR_TIMEOUT)");
+}
+
 static void test_fresh_and_stale_exclude_each_other(void **state)
 {
     struct stack *s = *state;
@@ -148,6 +171,7 @@ int main(void)
         TEST(test_G6_fresh_read_fetches_nothing_when_the_copy_is_current),
         TEST(test_G6_fresh_read_joins_no_older_fetch),
         TEST(test_G6_one_proof_serves_all_waiters),
+        TEST(test_H_fresh_read_ends_by_its_deadline),
         TEST(test_fresh_and_stale_exclude_each_other),
         cmocka_unit_test(test_G6_fresh_reads_follow_writes_on_redis),
     };
