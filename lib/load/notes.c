@@ -9,6 +9,7 @@
 
 #include "base/hash.h"
 #include "base/mutant.h"
+#include "base/sha1.h"
 
 #define WAYS 4u
 #define STRIPES 16u
@@ -24,6 +25,14 @@ struct note {
     unsigned char key[KEY_MAX + 2];
 };
 _Static_assert(sizeof(struct note) == 112, "what a note costs");
+
+/* What a note knows its key by: the key itself, or the digest of a long one, which no other has by accident. */
+struct name {
+    size_t key_size;
+    const void *bytes;
+    size_t size;
+    char digest[NEAR_SHA1_HEX];
+};
 
 struct near__notes {
     const struct near__alloc *alloc;
@@ -70,17 +79,29 @@ static struct note *bucket_locked(struct near__notes *notes, const void *key, si
     return &notes->notes[bucket * WAYS];
 }
 
-static int is_about(const struct note *note, const void *key, size_t key_size)
+static void name_key(struct name *name, const void *key, size_t key_size)
 {
-    return note->what != NEAR_NOTE_NONE && note->key_size == key_size && memcmp(note->key, key, key_size) == 0;
+    name->key_size = name->size = key_size;
+    name->bytes = key;
+    if (key_size <= KEY_MAX)
+        return;
+    near__sha1_hex(key, key_size, name->digest);
+    name->bytes = name->digest;
+    name->size = sizeof(name->digest);
+}
+
+static int is_about(const struct note *note, const struct name *name)
+{
+    return note->what != NEAR_NOTE_NONE && note->key_size == name->key_size &&
+           (!name->size || memcmp(note->key, name->bytes, name->size) == 0);
 }
 
 /* The note of the key, or the one that ends first (an empty one has ended long ago). */
-static struct note *place_for(struct note *bucket, const void *key, size_t key_size)
+static struct note *place_for(struct note *bucket, const struct name *name)
 {
     struct note *best = &bucket[0];
     for (unsigned i = 0; i < WAYS; i++) {
-        if (is_about(&bucket[i], key, key_size))
+        if (is_about(&bucket[i], name))
             return &bucket[i];
         if (bucket[i].ends_ns < best->ends_ns)
             best = &bucket[i];
@@ -91,17 +112,17 @@ static struct note *place_for(struct note *bucket, const void *key, size_t key_s
 void near__notes_put(struct near__notes *notes, const void *key, size_t key_size, enum near__note what,
                      struct near__ticket ticket, uint64_t position, int64_t ends_ns)
 {
-    if (key_size > KEY_MAX)
-        return;
     pthread_mutex_t *mutex;
-    struct note *note = place_for(bucket_locked(notes, key, key_size, &mutex), key, key_size);
+    struct name name;
+    name_key(&name, key, key_size);
+    struct note *note = place_for(bucket_locked(notes, key, key_size, &mutex), &name);
     note->position = position;
     note->ends_ns = ends_ns;
     note->generation = ticket.generation;
     note->what = (uint8_t)what;
     note->key_size = (uint16_t)key_size;
-    if (key_size)
-        memcpy(note->key, key, key_size);
+    if (name.size)
+        memcpy(note->key, name.bytes, name.size);
     pthread_mutex_unlock(mutex);
 }
 
@@ -117,13 +138,13 @@ static int holds(const struct note *note, struct near__ticket now, int64_t now_n
 enum near__note near__notes_find(struct near__notes *notes, const void *key, size_t key_size, struct near__ticket now,
                                  int64_t now_ns)
 {
-    if (key_size > KEY_MAX)
-        return NEAR_NOTE_NONE;
     enum near__note what = NEAR_NOTE_NONE;
     pthread_mutex_t *mutex;
+    struct name name;
+    name_key(&name, key, key_size);
     struct note *bucket = bucket_locked(notes, key, key_size, &mutex);
     for (unsigned i = 0; i < WAYS; i++) {
-        if (!is_about(&bucket[i], key, key_size))
+        if (!is_about(&bucket[i], &name))
             continue;
         if (holds(&bucket[i], now, now_ns))
             what = (enum near__note)bucket[i].what;

@@ -3,8 +3,8 @@
  *
  * A small table of fixed size, the notes' own share of the local budget: absence cannot push values out.  A note tells
  * the position at which it was true and holds while nothing newer is known of the key (the same rules as for an entry:
- * floor not above it, generation unchanged, not below the watermark), so whatever creates the key ends it (R19).  Keys
- * too long for a note are not noted: then the server is asked. */
+ * floor not above it, generation unchanged, not below the watermark), so whatever creates the key ends it (R19).  A
+ * note of a long key has its digest. */
 #ifndef NEAR_LOAD_NOTES_H
 #define NEAR_LOAD_NOTES_H
 #include <stddef.h>

@@ -380,6 +380,25 @@ static void test_failing_source_is_covered_by_old_values(void **state)
     assert_string_equal(load_with(t->a, "k", &s, &o), "(NEAR_ERR_LOAD)"); /* too old */
 }
 
+/* And so it is with keys of any length. */
+static void test_a_failing_source_is_left_alone_for_a_while(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_load o = options_of(1000);
+    char key[201];
+    o.fail_ms = 60000;
+    source_init(&s, "one");
+    memset(key, 'k', sizeof(key) - 1);
+    key[sizeof(key) - 1] = 0;
+    assert_string_equal(load_with(t->a, key, &s, &o), "one");
+    stack_pass(t, 1100);
+    source_says(&s, "", -1);
+    for (int i = 0; i < 5; i++)
+        assert_string_equal(load_with(t->a, key, &s, &o), "stale one");
+    assert_int_equal(source_loads(&s), 2);
+}
+
 /* What was young enough when the call began may be too old when the load has failed: the call's own copy, too. */
 static void fails_too_late(struct stack *t, near_cache *c, const near_load *o, uint32_t soft_ms)
 {
@@ -745,6 +764,7 @@ int main(void)
         TEST(test_soft_timeout_is_for_who_has_something_to_be_served),
         TEST(test_an_unchanged_value_lives_on),
         TEST(test_failing_source_is_covered_by_old_values),
+        TEST(test_a_failing_source_is_left_alone_for_a_while),
         TEST(test_G_a_failing_source_is_covered_no_longer_than_told),
         TEST(test_soft_timeout_serves_the_old_value_and_lets_the_load_finish),
         TEST(test_hard_timeout_ends_the_wait_and_the_value_is_kept_nevertheless),

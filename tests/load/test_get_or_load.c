@@ -278,6 +278,30 @@ static void test_R19_absence_is_remembered_until_creation(void **state)
     assert_string_equal(load_with(writer, "k", &s, &options), "one");
 }
 
+/* Namespaces make keys of any length; without a remote tier there is nobody else who remembers. */
+static void test_absence_is_remembered_of_long_keys(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    near_load options;
+    char key[201];
+    near_load_init(&options);
+    options.absent_ms = 1000 * LONG_MS;
+    source_init(&s, "");
+    s.answer = NEAR_MISS;
+    memset(key, 'k', sizeof(key) - 1);
+    key[sizeof(key) - 1] = 0;
+    for (int i = 0; i < 3; i++)
+        assert_string_equal(load_with(p->a, key, &s, &options), "(NEAR_MISS)");
+    assert_int_equal(source_loads(&s), 1);
+    assert_int_equal(stats_of(p->a).absent_hits, 2);
+    key[0] = 'l'; /* the absence of one only */
+    assert_string_equal(load_with(p->a, key, &s, &options), "(NEAR_MISS)");
+    assert_int_equal(source_loads(&s), 2);
+    assert_int_equal(set(p->a, key, "made"), NEAR_OK);
+    assert_string_equal(load_with(p->a, key, &s, &options), "made");
+}
+
 static void test_absence_is_not_remembered_unless_asked(void **state)
 {
     struct pair *p = pair_of(state);
@@ -1049,6 +1073,7 @@ int main(void)
         ON_ALL(test_R18_errors_are_not_absence),
         ON_ALL(test_a_failed_load_wakes_the_next_process),
         ON_ALL(test_R19_absence_is_remembered_until_creation),
+        ON_ALL(test_absence_is_remembered_of_long_keys),
         ON_ALL(test_absence_is_not_remembered_unless_asked),
         ON_ALL(test_nonsense_is_told_and_changes_nothing),
         ON_ALL(test_bad_arguments),
