@@ -499,7 +499,7 @@ int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struc
     w->freshness = NEAR_FRESH;
     *ret_status = result == NEAR_LOCAL_HIT ? NEAR_OK : NEAR_STALE;
     if (result == NEAR_LOCAL_STALE_HIT)
-        return 1;
+        return !(w->options.flags & NEAR_LOAD_REFRESH);
     if (view.expires_ns != NEAR_NEVER)
         w->freshness = near__fresh(near__now(&impl->clock), view.expires_ns, oldest_ns(w),
                                    near__pace_get(&l->pace, near_version_of(w->key, w->key_size)),

@@ -191,6 +191,30 @@ static void test_who_wants_a_refresh_waits_for_it(void **state)
     assert_string_equal(load_with(t->a, "k", &s, &o), "three");
 }
 
+/* A copy without a proof, which other readers are served, is no reason not to. */
+static void test_who_wants_a_refresh_has_it_without_a_proof_too(void **state)
+{
+    struct stack *t = *state;
+    struct source s;
+    near_options options;
+    near_load o = options_of(0), refresh = o;
+    refresh.flags = NEAR_LOAD_REFRESH;
+    stack_options(&options);
+    options.timeout_ms = options.connect_timeout_ms = 3600000;
+    options.unproven = NEAR_UNPROVEN_SERVE_STALE;
+    options.stale_ms = 3600000;
+    stack_reopen_a(t, &options);
+    source_init(&s, "one");
+    assert_string_equal(load_with(t->a, "k", &s, &o), "one");
+    stack_hold(t, NEAR_FAULT_HOLD_MESSAGES, NEAR_OP_PROVE, -1);
+    stack_skip(t, 10000);
+    source_says(&s, "two", NEAR_OK);
+    assert_string_equal(load_with(t->a, "k", &s, &o), "stale one");
+    assert_string_equal(load_with(t->a, "k", &s, &refresh), "two");
+    assert_int_equal(source_loads(&s), 2);
+    stack_hold(t, NEAR_FAULT_HOLD_MESSAGES, 0, 0);
+}
+
 /* Without a remote tier the loader's old value is the local copy. */
 static void test_old_value_ends_with_the_stale_time_without_a_remote_tier(void **state)
 {
@@ -759,6 +783,7 @@ int main(void)
         TEST(test_old_value_at_once_though_the_copy_is_evicted_without_a_remote_tier),
         TEST(test_a_load_that_looks_at_tags_joins_none_that_does_not),
         TEST(test_who_wants_a_refresh_waits_for_it),
+        TEST(test_who_wants_a_refresh_has_it_without_a_proof_too),
         TEST(test_R17_a_read_after_a_removal_has_no_copy_from_before_it),
         TEST(test_R17_no_copy_is_given_to_a_load_that_may_be_older_than_what_others_know),
         TEST(test_soft_timeout_is_for_who_has_something_to_be_served),
