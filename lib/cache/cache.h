@@ -184,6 +184,7 @@ int near__write_barrier(struct near__impl *impl, const near_call *call, int64_t 
 
 /* source.c */
 int near__sources_open(struct near__impl *impl);
+void near__sources_abandon(const struct near__impl *impl); /* in a child after fork: closes their descriptors */
 /* Values that have been handed out, and not come back. */
 uint64_t near__values_held(const struct near__impl *impl);
 void near__sources_stats(struct near__impl *impl, near_stats *stats);

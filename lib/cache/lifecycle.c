@@ -59,6 +59,7 @@ static void fork_child(void)
         shell->owned = NULL;
         if (impl->remote)
             near__remote_abandon(impl->remote);
+        near__sources_abandon(impl);
     }
     pthread_mutex_unlock(&registry_mutex);
 }

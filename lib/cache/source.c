@@ -360,6 +360,15 @@ int near__sources_open(struct near__impl *impl)
     return open;
 }
 
+/* Without the lock, which a thread of the parent's may have had.  One that is ending may be gone but for its place in
+ * the list, and has let its lock go or is about to. */
+void near__sources_abandon(const struct near__impl *impl)
+{
+    for (const struct near_source *s = impl->sources; s; s = s->next)
+        if (!s->ending)
+            near__behind_abandon(s->behind);
+}
+
 static uint64_t counted(const _Atomic(uint64_t) *counter)
 {
     return atomic_load_explicit(counter, memory_order_relaxed); /* a statistic */

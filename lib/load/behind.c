@@ -876,6 +876,12 @@ int near__behind_open(const struct near__behind_config *config, struct near__beh
     return status;
 }
 
+void near__behind_abandon(const struct near__behind *b)
+{
+    if (b->journal)
+        near__journal_abandon(b->journal);
+}
+
 void near__behind_close(struct near__behind *b)
 {
     if (b->runs) {

@@ -45,6 +45,8 @@ int near__behind_flush(struct near__behind *b, int64_t deadline_ns);
 int near__behind_is_safe(struct near__behind *b);
 /* No call may be under way; waits for a store callback that runs. */
 void near__behind_close(struct near__behind *b);
+/* In a child after fork: closes what is open, and touches nothing else. */
+void near__behind_abandon(const struct near__behind *b);
 
 /* One writer of a key at a time: NEAR_OK, NEAR_ERR_TIMEOUT, NEAR_ERR_NOMEM. */
 struct near__behind_gate;

@@ -279,12 +279,13 @@ int near__journal_sync(struct near__journal *j, uint64_t mark)
 
 static int rewrite_failed(struct near__journal *j)
 {
+    int fd = j->new_fd;
     note_trouble(j, NEAR_TROUBLE_REPLACING);
-    if (j->new_fd >= 0) {
-        close(j->new_fd);
+    j->new_fd = -1; /* first: see near__journal_abandon */
+    if (fd >= 0) {
+        close(fd);
         unlink(j->new_path);
     }
-    j->new_fd = -1;
     j->id = j->old_id;
     j->size = j->old_size;
     return empty_buffer(j, NEAR_ERR_JOURNAL);
@@ -315,13 +316,14 @@ int near__journal_rewrite_end(struct near__journal *j)
     pthread_mutex_lock(&j->lock);
     while (j->syncing)
         pthread_cond_wait(&j->synced_cond, &j->lock);
-    close(j->fd);
+    int old_fd = j->fd;
     j->fd = j->new_fd;
+    j->new_fd = -1;
+    close(old_fd); /* last: see near__journal_abandon */
     j->synced = j->written;
     j->sync_failed = 0;
     pthread_cond_broadcast(&j->synced_cond);
     pthread_mutex_unlock(&j->lock);
-    j->new_fd = -1;
     j->broken = 0;
     return NEAR_OK;
 }
@@ -569,6 +571,15 @@ int near__journal_open(const struct near__alloc *alloc, const struct near__log *
     }
     *ret = j;
     return NEAR_OK;
+}
+
+/* A number that is here is open: whoever closes one takes it out before, for it may be another file's right after. */
+void near__journal_abandon(const struct near__journal *j)
+{
+    if (j->fd >= 0)
+        close(j->fd);
+    if (j->new_fd >= 0 && j->new_fd != j->fd)
+        close(j->new_fd);
 }
 
 void near__journal_close(struct near__journal *j)

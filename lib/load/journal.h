@@ -26,6 +26,9 @@ typedef int (*near__journal_fn)(void *arg, const struct near__journal_record *re
 int near__journal_open(const struct near__alloc *alloc, const struct near__log *log, const char *path, int salvage,
                        near__journal_fn fn, void *arg, struct near__journal **ret, near_error *error);
 void near__journal_close(struct near__journal *j); /* NULL is fine */
+/* In a child after fork, whatever the parent's threads were at: closes the files, and with them the child's share of
+ * the lock; nothing else of the journal is touched. */
+void near__journal_abandon(const struct near__journal *j);
 
 /* The functions below are called by one thread at a time (the queue's lock). */
 

@@ -943,8 +943,31 @@ static void test_journal_is_one_process_s_and_nothing_else_passes_for_one(void *
     p->source = NULL;
 }
 
-/* The values would fill a hundred megabytes; the file stays near what is queued, and replays to the last of each
- * key. */
+/* A child that was forked while the journal was open does not have it open: it may outlive a parent that crashes. */
+static void test_I_journal_is_not_open_in_a_child(void **state)
+{
+    struct place *p = *state;
+    int how;
+    behind(p, 1);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        int open = 0;
+        for (int fd = 0; fd < 1024; fd++) {
+            char name[32], file[128];
+            snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+            ssize_t size = readlink(name, file, sizeof file);
+            open += size == (ssize_t)strlen(p->journal) && memcmp(file, p->journal, (size_t)size) == 0;
+        }
+        _exit(open);
+    }
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_true(WIFEXITED(how));
+    assert_int_equal(WEXITSTATUS(how), 0);
+    assert_int_equal(put(p, "k", "1"), NEAR_OK); /* the parent's is as it was */
+    flush(p);
+}
+
 /* A child that was forked while the journal was open does not keep it locked. */
 static void test_journal_is_free_after_close_whoever_was_forked(void **state)
 {
@@ -967,6 +990,8 @@ static void test_journal_is_free_after_close_whoever_was_forked(void **state)
     assert_int_equal(waitpid(child, NULL, 0), child);
 }
 
+/* The values would fill a hundred megabytes; the file stays near what is queued, and replays to the last of each
+ * key. */
 static void test_journal_is_rewritten_and_stays_small(void **state)
 {
     struct place *p = *state;
@@ -1229,6 +1254,7 @@ int main(void)
         TEST(test_J_journal_leaves_a_short_foreign_file_alone),
         TEST(test_journal_damage_before_its_end_is_told_and_salvage_skips_it),
         TEST(test_journal_is_one_process_s_and_nothing_else_passes_for_one),
+        TEST(test_I_journal_is_not_open_in_a_child),
         TEST(test_journal_is_free_after_close_whoever_was_forked),
         TEST(test_journal_is_rewritten_and_stays_small),
         TEST(test_nth_allocation_failing_accepts_nothing_by_halves),
