@@ -23,6 +23,7 @@
 #define QUEUE_MOST (UINT64_C(1) << 24)
 #define QUEUE_BYTES_LEAST 4096u
 #define PAUSE_MOST_MS 3600000u
+#define ALL_MS 10000 /* for a scan of the remote tier's keys: what was not reached is tried again */
 #define SOURCE_FLAGS (NEAR_SOURCE_BEHIND | NEAR_SOURCE_INVALIDATE | NEAR_SOURCE_SALVAGE)
 
 struct near_source {
@@ -63,6 +64,20 @@ static int check_options(const near_source_options *o, near_error *error)
     return wrong ? near__fail(error, NEAR_ERR_INVALID, "%s", wrong) : NEAR_OK;
 }
 
+static int has_prefix(const struct near__impl *impl)
+{
+    return impl->options.prefix && impl->options.prefix[0];
+}
+
+/* In the remote tier, as far as the cache's keys can be told from others; the message is the caller's. */
+static int remove_all(struct near__impl *impl)
+{
+    uint64_t removed;
+    if (!impl->remote || !has_prefix(impl))
+        return NEAR_OK;
+    return near__remote_clear_keys(impl->remote, near__now(&impl->clock) + ALL_MS * NEAR_NS_PER_MS, &removed);
+}
+
 /* For the threads of the library: a removal that is numbered and announced in any case, since a process may still have
  * a copy of what the remote tier has evicted. */
 static int invalidate(void *arg, const void *key, size_t key_size)
@@ -73,8 +88,9 @@ static int invalidate(void *arg, const void *key, size_t key_size)
                                     .key = key,
                                     .key_size = key_size,
                                     .flags = key ? NEAR_DEL_ANNOUNCE : 0};
+    int removed = key ? NEAR_OK : remove_all(impl);
     int status = near__write_through(impl, &request, near__now(&impl->clock) + impl->timeout_ns, 0);
-    return status < 0 ? status : NEAR_OK;
+    return removed < 0 ? removed : status < 0 ? status : NEAR_OK;
 }
 
 static void enlist(struct near__impl *impl, struct near_source *source)
@@ -132,6 +148,7 @@ static int open_entered(near_cache *cache, struct near__impl *impl, const near_s
                                          .counters = &impl->source_counters,
                                          .options = &source->options,
                                          .invalidate = invalidate,
+                                         .knows_all = !impl->remote || has_prefix(impl),
                                          .arg = source,
                                          .store_timeout_ms = options->store_timeout_ms};
     int status = NEAR_ERR_NOMEM;

@@ -834,6 +834,7 @@ static int start(struct near__behind *b, near_error *error)
                                          .retry_min_ms = o->retry_min_ms,
                                          .retry_max_ms = o->retry_max_ms,
                                          .invalidate = b->config.invalidate,
+                                         .knows_all = b->config.knows_all,
                                          .arg = b->config.arg,
                                          .invalidated = &b->config.counters->invalidated};
     b->flying = near__alloc_zero(b->config.alloc, o->batch_max * sizeof(*b->flying));

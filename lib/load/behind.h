@@ -32,6 +32,7 @@ struct near__behind_config {
     /* Makes everybody forget a key, or everything with key NULL; NEAR_OK when that is known to have happened.  Called
      * by the library's threads, may take as long as a call to the remote tier. */
     int (*invalidate)(void *arg, const void *key, size_t key_size);
+    int knows_all; /* see near__forget_config */
     void *arg;
     uint32_t store_timeout_ms;
 };

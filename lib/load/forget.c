@@ -4,8 +4,10 @@
  * way is done once more: what made it necessary may have come after the removal ran.  A failure goes to the list's end
  * and all wait for a while, longer with each failure in a row.
  *
- * The list is bounded.  Beyond the bound, or without memory, "everything" takes the place of the keys: it costs a cold
- * cache, and is always right. */
+ * The list is bounded where everything can be forgotten: that takes the place of the keys beyond the bound, or without
+ * memory, costs a cold cache and is always right.  Where it cannot (the remote tier has no prefix that tells the
+ * cache's keys from others) the list is as long as it must be; without memory for it the processes forget their copies
+ * at least. */
 #include "load/forget.h"
 
 #include <stdatomic.h>
@@ -63,7 +65,8 @@ static int is_idle_locked(const struct near__forget *f)
 static struct forgotten *create_locked(struct near__forget *f, const void *key, size_t key_size)
 {
     const struct near__alloc *forget_alloc = f->config.alloc;
-    struct forgotten *k = HASH_COUNT(f->keys) < KEYS_MAX ? near__alloc_zero(forget_alloc, sizeof *k + key_size) : NULL;
+    int full = f->config.knows_all && HASH_COUNT(f->keys) >= KEYS_MAX;
+    struct forgotten *k = full ? NULL : near__alloc_zero(forget_alloc, sizeof *k + key_size);
     if (!k)
         return NULL;
     k->key_size = key_size;

@@ -16,13 +16,14 @@ struct near__forget_config {
     const struct near__clock *clock;
     uint32_t retry_min_ms, retry_max_ms;
     int (*invalidate)(void *arg, const void *key, size_t key_size); /* key NULL: everything; NEAR_OK: it has happened */
+    int knows_all; /* invalidate can do that in the remote tier, too: then the list of keys needs not be long */
     void *arg;
     _Atomic(uint64_t) *invalidated; /* counter */
 };
 
 int near__forget_open(const struct near__forget_config *config, struct near__forget **ret); /* NOMEM, SYSTEM */
 void near__forget_close(struct near__forget *f); /* NULL is fine; what is left is not done */
-/* Cannot fail: without memory, or with too many keys, everything is to be forgotten. */
+/* Cannot fail: without memory, or with too many keys where that helps, everything is to be forgotten. */
 void near__forget_add(struct near__forget *f, const void *key, size_t key_size);
 uint64_t near__forget_pending(struct near__forget *f);
 int near__forget_wait(struct near__forget *f, int64_t deadline_ns); /* 1: nothing is pending; 0: at the deadline */

@@ -326,6 +326,49 @@ static void test_cache_failed_after_the_source_and_everybody_forgets(void **stat
     assert_string_equal(read_from(p->cache, "k"), "NEAR_MISS");
 }
 
+static int store_anything(void *arg, near_update *updates, size_t count, uint32_t timeout_ms)
+{
+    (void)arg, (void)updates, (void)count, (void)timeout_ms;
+    return NEAR_OK;
+}
+
+/* The remote tier is away for so long that a list of keys has no end: what it has of the last of them is forgotten all
+ * the same. */
+static void away_for_long(struct place *p, const char *prefix)
+{
+    enum { MANY = 65536 };
+    char key[32], name[64];
+    near_cache *usual = p->cache;
+    near_options options = options_of(p);
+    options.prefix = prefix;
+    p->cache = open_cache_with(p, &options);
+    snprintf(name, sizeof name, "%sk", prefix);
+    p->options.store = store_anything;
+    open_source(p);
+    assert_int_equal(put(p, "k", "old"), NEAR_OK);
+    assert_string_equal(on_server(p, name), "old");
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_ERR_FULL, INT_MAX);
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_ERR_UNAVAILABLE, INT_MAX);
+    for (int i = 0; i < MANY; i++) {
+        snprintf(key, sizeof key, "%d", i);
+        assert_int_equal(put(p, key, "new"), NEAR_PENDING);
+    }
+    assert_int_equal(put(p, "k", "new"), NEAR_PENDING);
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_OK, 0);
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_OK, 0);
+    flush(p);
+    assert_string_equal(on_server(p, name), "(none)");
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    p->cache = usual;
+}
+static void test_everything_is_forgotten_however_many_keys(void **state)
+{
+    away_for_long(*state, "");
+    away_for_long(*state, "prefix:");
+}
+
 /* The remote tier has evicted the key, another process still has a copy: it must hear of the write all the same. */
 static void test_copies_of_what_the_cache_evicted_are_forgotten_too(void **state)
 {
@@ -1232,6 +1275,7 @@ int main(void)
         TEST(test_write_through_has_it_in_both),
         TEST(test_source_failed_and_nothing_is_written),
         TEST(test_cache_failed_after_the_source_and_everybody_forgets),
+        TEST(test_everything_is_forgotten_however_many_keys),
         TEST(test_copies_of_what_the_cache_evicted_are_forgotten_too),
         TEST(test_invalidate_removes_instead_of_writing),
         TEST(test_writers_of_one_key_take_turns_and_others_pass),
