@@ -477,6 +477,7 @@ static int copy_fields(const near_options *from, near_options *to, near_error *e
         }
     }
     copy_member(from, to, offsetof(near_options, reserved), sizeof to->reserved);
+    copy_member(from, to, offsetof(near_options, reserved_2), sizeof to->reserved_2);
     copy_member(from, to, offsetof(near_options, log), sizeof to->log);
     copy_member(from, to, offsetof(near_options, log_arg), sizeof to->log_arg);
     copy_member(from, to, offsetof(near_options, allocator), sizeof to->allocator);

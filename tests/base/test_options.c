@@ -190,6 +190,7 @@ static void test_direct_assignments_are_checked_too(void **state)
     REFUSED(connections, 65);
     REFUSED(value_max, (uint64_t)NEAR_VALUE_MAX + 1);
     REFUSED(reserved, 1);
+    REFUSED(reserved_2, 1);
     REFUSED(client_name, "");
     REFUSED(client_name, "with space");
     REFUSED(client_name, "with\nnewline");
