@@ -724,6 +724,42 @@ static void test_many_keys_at_once_answer_as_one_at_a_time(void **state)
     fixture_close(&f);
 }
 
+/* Reads of hot keys and writes of all others lie one tick apart: the border between them runs through very many. */
+static void count_hot(void *arg, const void *key, size_t key_size)
+{
+    unsigned *told = arg;
+    told[0] += key_size && *(const char *)key == 'h';
+    told[1]++;
+}
+
+static void test_the_hottest_are_told_whatever_lies_before_them_in_the_tier(void **state)
+{
+    struct fixture f;
+    char key[16];
+    (void)state;
+    fixture_init(&f);
+    f.config.idle_ms = 1000; /* ticks are time then */
+    fixture_start(&f);
+    for (int i = 0; i < 10; i++) {
+        snprintf(key, sizeof(key), "hot%d", i);
+        assert_int_equal(put(&f, key, "v", 1), 1);
+    }
+    for (int i = 0; i < 1000; i++) {
+        snprintf(key, sizeof(key), "cold%d", i);
+        assert_int_equal(put(&f, key, "v", 1), 1);
+    }
+    near__clock_advance(&f.now_ns, 500 * MS);
+    for (int i = 0; i < 10; i++) {
+        snprintf(key, sizeof(key), "hot%d", i);
+        assert_string_equal(get(&f, key), "v");
+    }
+    unsigned told[2] = {0, 0};
+    assert_int_equal(near__local_hottest(f.local, 20, count_hot, told), NEAR_OK);
+    assert_int_equal(told[0], 10);
+    assert_int_equal(told[1], 20);
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -758,6 +794,7 @@ int main(void)
         cmocka_unit_test(test_R48_pinned_values_survive_removal_eviction_and_reclamation),
         cmocka_unit_test(test_the_sixty_fifth_pin_is_a_copy),
         cmocka_unit_test(test_many_keys_at_once_answer_as_one_at_a_time),
+        cmocka_unit_test(test_the_hottest_are_told_whatever_lies_before_them_in_the_tier),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
