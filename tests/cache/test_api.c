@@ -867,6 +867,33 @@ static void test_statistics_add_up(void **state)
     assert_true(small.local_bytes > 0 && small.canary == 42);
 }
 
+/* What comes out is UTF-8 whatever the name is: nobody else would read it. */
+static void test_a_name_that_is_not_utf_8_does_no_harm(void **state)
+{
+    static const struct {
+        const char *name, *json, *metrics;
+    } rows[] = {
+        {"gr\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80", "gr\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80",
+         "gr\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80"},
+        {"\xff|\xc3(|\x80|\xe2\x82", "?|?(|?|??", "?|?(|?|??"},
+        {"\xc0\xaf|\xe0\x80\xaf|\xed\xa0\x80|\xf4\x90\x80\x80|\xf0\x80\x80\xaf", "??|???|???|????|????",
+         "??|???|???|????|????"},
+        {"\xe2\"\\\n", "?\\\"\\\\\\n", "?\\\"\\\\\\n"},
+        {"\t\x7f", "\\u0009\x7f", "\t\x7f"},
+    };
+    near_stats s = {.size = sizeof(s)};
+    char text[65536], wanted[128];
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        near_stats_render(&s, NEAR_FORMAT_JSON, rows[i].name, text, sizeof(text));
+        snprintf(wanted, sizeof(wanted), "{\"name\":\"%s\",", rows[i].json);
+        assert_memory_equal(text, wanted, strlen(wanted));
+        near_stats_render(&s, NEAR_FORMAT_OPENMETRICS, rows[i].name, text, sizeof(text));
+        snprintf(wanted, sizeof(wanted), "nearcache_local_bytes{cache=\"%s\"} 0\n", rows[i].metrics);
+        assert_non_null(strstr(text, wanted));
+    }
+}
+
 static void test_advice_needs_the_curve_and_a_size(void **state)
 {
     near_cache *c = cache_of(state), *learning;
@@ -1275,6 +1302,7 @@ int main(void)
         cmocka_unit_test(test_open_refuses_options_that_were_not_initialised),
         cmocka_unit_test(test_uri_parameters_override_options),
         cmocka_unit_test(test_R52_every_failing_allocation_is_survived),
+        cmocka_unit_test(test_a_name_that_is_not_utf_8_does_no_harm),
         cmocka_unit_test(test_library_describes_itself),
     };
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
