@@ -1075,9 +1075,9 @@ NEAR_API int near_stats_get(near_cache *cache, near_stats *stats);
 
 typedef enum near_format { NEAR_FORMAT_INFO = 0, NEAR_FORMAT_JSON = 1, NEAR_FORMAT_OPENMETRICS = 2 } near_format;
 /* Writes a snapshot as text, cut off where it does not fit, and NUL-terminated when capacity is above 0; with capacity
- * 0 buffer may be NULL.  name labels the cache (JSON and OpenMetrics), with question marks for bytes that are not UTF-8;
- * NULL: "".  Threads: any.  Blocks: never.  Returns the length that the whole text has, as snprintf does (0: there is no
- * such format); when stats is NULL or its size is not sizeof(near_stats) it returns 0 and writes nothing. */
+ * 0 buffer may be NULL.  name labels the cache (JSON and OpenMetrics), with question marks for bytes that are not
+ * UTF-8; NULL: "".  Threads: any.  Blocks: never.  Returns the length that the whole text has, as snprintf does (0: there
+ * is no such format); when stats is NULL or its size is not sizeof(near_stats) it returns 0 and writes nothing. */
 NEAR_API size_t near_stats_render(const near_stats *stats, near_format format, const char *name, char *buffer,
                                   size_t capacity);
 

@@ -102,11 +102,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/condition.h"
 #include "base/hash.h"
 #include "base/mutant.h"
 #include "base/random.h"
 #include "base/thread.h"
-#include "base/wait.h"
 #include "coherence/proof.h"
 #include "nearcache.h"
 
@@ -306,7 +306,7 @@ void near__coherence_wait_locked(struct near__coherence *c, int64_t until_ns)
 {
     int64_t now_ns = near__now(c->clock), most_ns = now_ns + NEAR_NS_PER_S;
     if (until_ns > now_ns)
-        near__wait_until(c->clock, &c->changed, &c->lock, until_ns < most_ns ? until_ns : most_ns);
+        near__condition_wait(c->clock, &c->changed, &c->lock, until_ns < most_ns ? until_ns : most_ns);
 }
 
 void near__coherence_kick_locked(struct near__coherence *c)
@@ -399,7 +399,7 @@ static void init_config(struct near__coherence *c, const struct near__coherence_
 
 static void init_sync(struct near__coherence *c)
 {
-    near__wait_init(&c->changed);
+    near__condition_init(&c->changed);
     pthread_mutex_init(&c->lock, NULL);
 }
 

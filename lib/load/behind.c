@@ -33,8 +33,8 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "base/condition.h"
 #include "base/thread.h"
-#include "base/wait.h"
 #include "load/forget.h"
 #include "load/journal.h"
 
@@ -134,7 +134,7 @@ int near__behind_enter(struct near__behind *b, const void *key, size_t key_size,
             status = NEAR_ERR_TIMEOUT;
             break;
         }
-        near__wait_until(b->config.clock, &b->gates_changed, &b->lock, deadline_ns);
+        near__condition_wait(b->config.clock, &b->gates_changed, &b->lock, deadline_ns);
     }
     if (status == NEAR_OK) {
         gate->in_table = 1;
@@ -405,7 +405,7 @@ static int wait_for_room_locked(struct near__behind *b, const struct update *u, 
             return NEAR_ERR_QUEUE_FULL;
         b->crowd++;
         pthread_cond_signal(&b->work);
-        near__wait_until(b->config.clock, &b->space, &b->lock, deadline_ns);
+        near__condition_wait(b->config.clock, &b->space, &b->lock, deadline_ns);
         b->crowd--;
     }
 }
@@ -743,7 +743,7 @@ static void *behind_main(void *arg)
         if (b->flying_count)
             fly_locked(b);
         else if (!b->stop)
-            near__wait_until(b->config.clock, &b->work, &b->lock, wake_ns);
+            near__condition_wait(b->config.clock, &b->work, &b->lock, wake_ns);
     }
     pthread_mutex_unlock(&b->lock);
     return NULL;
@@ -792,7 +792,7 @@ int near__behind_flush(struct near__behind *b, int64_t deadline_ns)
     pthread_cond_signal(&b->work);
     int flushed;
     while (!(flushed = flushed_locked(b, sequence)) && near__now(b->config.clock) < deadline_ns)
-        near__wait_until(b->config.clock, &b->landed, &b->lock, deadline_ns);
+        near__condition_wait(b->config.clock, &b->landed, &b->lock, deadline_ns);
     b->flushers--;
     pthread_mutex_unlock(&b->lock);
     return flushed && near__forget_wait(b->forget, deadline_ns) ? NEAR_OK : NEAR_ERR_TIMEOUT;
@@ -865,10 +865,10 @@ int near__behind_open(const struct near__behind_config *config, struct near__beh
         return near__fail(error, NEAR_ERR_NOMEM, "%s", near_status_text(NEAR_ERR_NOMEM));
     b->config = *config;
     pthread_mutex_init(&b->lock, NULL);
-    near__wait_init(&b->work);
-    near__wait_init(&b->space);
-    near__wait_init(&b->landed);
-    near__wait_init(&b->gates_changed);
+    near__condition_init(&b->work);
+    near__condition_init(&b->space);
+    near__condition_init(&b->landed);
+    near__condition_init(&b->gates_changed);
     int status = start(b, error);
     if (status == NEAR_OK)
         *ret = b;

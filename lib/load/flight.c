@@ -13,9 +13,9 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "base/condition.h"
 #include "base/hash.h"
 #include "base/mutant.h"
-#include "base/wait.h"
 
 #define HASH_NONFATAL_OOM 1
 #define uthash_malloc(size) near__alloc(flight_alloc, size)
@@ -136,7 +136,7 @@ static struct near__flight *new_flight(struct near__flights *flights, const void
     struct near__flight *flight = near__alloc_zero(flights->alloc, sizeof(*flight) + key_size);
     if (!flight)
         return NULL;
-    near__wait_init(&flight->landed_cond);
+    near__condition_init(&flight->landed_cond);
     flight->ticket = ticket;
     flight->started_ns = near__now(flights->clock);
     flight->references = 1;
@@ -270,8 +270,8 @@ struct near__landing near__flight_wait_load(struct near__flights *flights, struc
         else if (now_ns >= until_ns || (landing.queued = patience->is_worker && flight->queued))
             break;
         else
-            near__wait_until(flights->clock, &flight->landed_cond, &stripe->mutex,
-                             until_ns < flight->limit_ns ? until_ns : flight->limit_ns);
+            near__condition_wait(flights->clock, &flight->landed_cond, &stripe->mutex,
+                                 until_ns < flight->limit_ns ? until_ns : flight->limit_ns);
     }
     flight->queued = flight->queued && !landing.queued;
     landing.landed = flight->landed;

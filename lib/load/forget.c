@@ -13,9 +13,9 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "base/condition.h"
 #include "base/random.h"
 #include "base/thread.h"
-#include "base/wait.h"
 #include "nearcache.h"
 
 #define HASH_NONFATAL_OOM 1
@@ -146,7 +146,7 @@ static void *forget_main(void *arg)
     while (!f->stop) {
         if (!f->keys && !f->everything) {
             pthread_cond_broadcast(&f->idle);
-            near__wait_until(f->config.clock, &f->work, &f->lock, NEAR_NEVER);
+            near__condition_wait(f->config.clock, &f->work, &f->lock, NEAR_NEVER);
             continue;
         }
         if (run_one_locked(f)) {
@@ -157,7 +157,7 @@ static void *forget_main(void *arg)
         int64_t until = near__now(f->config.clock) +
                         near__backoff_ns(f->config.retry_min_ms, f->config.retry_max_ms, f->failures++);
         while (!f->stop && near__now(f->config.clock) < until)
-            near__wait_until(f->config.clock, &f->work, &f->lock, until);
+            near__condition_wait(f->config.clock, &f->work, &f->lock, until);
     }
     pthread_mutex_unlock(&f->lock);
     return NULL;
@@ -175,7 +175,7 @@ int near__forget_wait(struct near__forget *f, int64_t deadline_ns)
 {
     pthread_mutex_lock(&f->lock);
     while (!is_idle_locked(f) && near__now(f->config.clock) < deadline_ns)
-        near__wait_until(f->config.clock, &f->idle, &f->lock, deadline_ns);
+        near__condition_wait(f->config.clock, &f->idle, &f->lock, deadline_ns);
     int idle = is_idle_locked(f);
     pthread_mutex_unlock(&f->lock);
     return idle;
@@ -188,8 +188,8 @@ int near__forget_open(const struct near__forget_config *config, struct near__for
         return NEAR_ERR_NOMEM;
     f->config = *config;
     pthread_mutex_init(&f->lock, NULL);
-    near__wait_init(&f->work);
-    near__wait_init(&f->idle);
+    near__condition_init(&f->work);
+    near__condition_init(&f->idle);
     if (near__thread_start(&f->thread, forget_main, f) == 0) {
         *ret = f;
         return NEAR_OK;

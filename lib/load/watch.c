@@ -11,8 +11,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "base/condition.h"
 #include "base/hash.h"
-#include "base/wait.h"
 #include "remote/remote.h"
 
 #define STRIPES 16u
@@ -39,7 +39,7 @@ int near__watches_create(const struct near__alloc *alloc, const struct near__clo
     w->clock = clock;
     for (unsigned i = 0; i < STRIPES; i++) {
         pthread_mutex_init(&w->stripes[i].mutex, NULL);
-        near__wait_init(&w->stripes[i].heard);
+        near__condition_init(&w->stripes[i].heard);
     }
     *ret = w;
     return NEAR_OK;
@@ -94,7 +94,7 @@ int near__watch_wait(struct near__watches *w, struct near__watch *watch, int64_t
     struct stripe *stripe = stripe_of(w, watch->key, watch->key_size);
     pthread_mutex_lock(&stripe->mutex);
     while (!watch->heard && near__now(w->clock) < deadline_ns)
-        near__wait_until(w->clock, &stripe->heard, &stripe->mutex, deadline_ns);
+        near__condition_wait(w->clock, &stripe->heard, &stripe->mutex, deadline_ns);
     int heard = watch->heard;
     watch->heard = 0;
     pthread_mutex_unlock(&stripe->mutex);

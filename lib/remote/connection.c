@@ -34,8 +34,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/condition.h"
 #include "base/mutant.h"
-#include "base/wait.h"
 
 enum { REPLIES_AT_ONCE = 64, IDLE_CHECK_MS = 10 };
 
@@ -419,10 +419,10 @@ static void drive(struct near__connection *c, struct near__job *job)
 static void go_to_sleep(struct near__connection *c, struct near__job *job)
 {
     if (!job->sleeps) {
-        near__wait_init(&job->wake);
+        near__condition_init(&job->wake);
         job->sleeps = 1;
     }
-    near__wait_until(c->host->clock, &job->wake, &c->mutex, job->deadline_ns);
+    near__condition_wait(c->host->clock, &job->wake, &c->mutex, job->deadline_ns);
 }
 
 /* The deadline has passed.  See "A job that leaves" above. */

@@ -13,7 +13,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include "base/wait.h"
+#include "base/condition.h"
 #include "remote/members.h"
 
 static struct {
@@ -51,7 +51,7 @@ static struct near__memory_store *store_create(const char *name, const struct ne
         near__free(alloc, store);
         return NULL;
     }
-    near__wait_init(&store->changed);
+    near__condition_init(&store->changed);
     pthread_mutex_init(&store->lock, NULL);
     store->alloc = *alloc;
     store->clock = *clock;
@@ -164,7 +164,7 @@ int near__memory_wait_locked(struct near__memory_store *store, const struct near
 {
     if (store->impatient || near__now(clock) >= deadline_ns)
         return 0;
-    near__wait_until(clock, &store->changed, &store->lock, deadline_ns);
+    near__condition_wait(clock, &store->changed, &store->lock, deadline_ns);
     return 1;
 }
 

@@ -25,9 +25,9 @@
 
 #include <string.h>
 
+#include "base/condition.h"
 #include "base/mutant.h"
 #include "base/random.h"
-#include "base/wait.h"
 
 enum {
     UNLABELLED_MS = 500, /* so long a connection without a label is used while others have one */
@@ -66,7 +66,7 @@ int near__pool_open(struct near__host *host, struct near__pool **ret)
     if (near__random_seed(&p->random, sizeof p->random) != 0)
         p->random = (uint64_t)near__now(host->clock) ^ (uintptr_t)p;
     pthread_mutex_init(&p->mutex, NULL);
-    near__wait_init(&p->changed);
+    near__condition_init(&p->changed);
     *ret = p;
     return NEAR_OK;
 }
@@ -290,7 +290,7 @@ static struct near__connection *connection_for(struct near__pool *p, struct near
             if (!c && !fault->status && p->pause_until_ns >= job->deadline_ns)
                 refuse(p, fault);
             else if (!c && !fault->status)
-                near__wait_until(p->host->clock, &p->changed, &p->mutex, p->pause_until_ns);
+                near__condition_wait(p->host->clock, &p->changed, &p->mutex, p->pause_until_ns);
         }
     }
     if (*ret_probe)

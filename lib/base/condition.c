@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "base/wait.h"
+#include "base/condition.h"
 
 #define VIRTUAL_NAP_NS (2 * NEAR_NS_PER_MS)
 
-void near__wait_init(pthread_cond_t *cond)
+void near__condition_init(pthread_cond_t *cond)
 {
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
@@ -12,7 +12,7 @@ void near__wait_init(pthread_cond_t *cond)
     pthread_condattr_destroy(&monotonic);
 }
 
-void near__wait_until(const struct near__clock *clock, pthread_cond_t *cond, pthread_mutex_t *lock, int64_t at_ns)
+void near__condition_wait(const struct near__clock *clock, pthread_cond_t *cond, pthread_mutex_t *lock, int64_t at_ns)
 {
     if (at_ns == NEAR_NEVER) {
         pthread_cond_wait(cond, lock);
