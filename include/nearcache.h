@@ -486,7 +486,8 @@ typedef struct near_loaded near_loaded;
  * which is never taken for absence.  Anything else is NEAR_ERR_LOADER for whoever waits, and changes nothing.  Threads:
  * called from one of the cache's own threads (option load_threads), with all signals blocked and no lock held; for
  * several keys at once, for one key once at a time in the process and, as long as the remote tier can be reached, in
- * the fleet.  It may call the cache (not near_close).  It must outlive the cache. */
+ * the fleet (where it cannot, a caller does not wait for a load that is older than the bound: it begins another).  It
+ * may call the cache (not near_close).  It must outlive the cache. */
 typedef int (*near_loader_fn)(void *arg, const near_load_request *request, near_loaded *loaded);
 
 /* The value; copied.  Returns NEAR_OK, NEAR_ERR_INVALID, NEAR_ERR_TOO_LARGE (above the option value_max),
@@ -554,11 +555,12 @@ static inline void near_load_init(near_load *load)
  * of however many processes ask, and writes it through to the remote tier unless the key was written or removed
  * meanwhile.  Who waits shares the result, each with a deadline of its own; a call that begins after an acknowledged
  * write or removal never gets what was loaded before it.  With loader NULL the cache's own is used (near_set_loader),
- * with options NULL its options.  Without the remote tier there is one load a process, and nothing is kept.  Owner,
- * Threads: as near_get.  Blocks: on a local hit never, otherwise up to the deadline.  Returns NEAR_OK; NEAR_STALE (an
- * old value, as allowed by stale_ms or fail_ms, or one without proof); NEAR_MISS (the source has no such key);
- * NEAR_ERR_LOAD, _LOADER, _LOAD_TIMEOUT, _TIMEOUT (the call's deadline), _INVALID (also: no loader; local_ttl_ms is set
- * and not above stale_ms and fail_ms), _TOO_LARGE, _NOMEM, _SYSTEM (no thread), _CLOSED, _FORKED, _UNPROVEN. */
+ * with options NULL its options.  While the remote tier is away there is one load a process in each bound_ms, and
+ * nothing is kept.  Owner, Threads: as near_get.  Blocks: on a local hit never, otherwise up to the deadline.  Returns
+ * NEAR_OK; NEAR_STALE (an old value, as allowed by stale_ms or fail_ms, or one without proof); NEAR_MISS (the source
+ * has no such key); NEAR_ERR_LOAD, _LOADER, _LOAD_TIMEOUT, _TIMEOUT (the call's deadline), _INVALID (also: no loader;
+ * local_ttl_ms is set and not above stale_ms and fail_ms), _TOO_LARGE, _NOMEM, _SYSTEM (no thread), _CLOSED, _FORKED,
+ * _UNPROVEN. */
 NEAR_API int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_loader_fn loader, void *arg,
                               const near_load *options, near_value *ret_value);
 
@@ -855,13 +857,13 @@ static inline void near_lock_options_init(near_lock_options *options)
     *options = defaults;
 }
 
-/* Takes the lock on the cache's Redis, waiting for it up to the time-out.  options may be NULL.
- * Owner: on NEAR_OK *ret_lock is the caller's until near_unlock, also after the cache was closed.  Any thread may use
- * it, one at a time.  Blocks: up to the time-out, and one attempt more (server_timeout_ms).  Returns NEAR_OK;
- * NEAR_LOCKED: somebody else has it; NEAR_ERR_INVALID, _TOO_LARGE (name), _NOMEM, _CLOSED, _FORKED, _SYSTEM (no random
- * numbers), _UNSUPPORTED ("local:"), _WRONG_TYPE (the key is something else); _TIMEOUT (answers took longer than
- * ttl_ms), _UNKNOWN and the remote tier's own errors: it could not be taken, and what may have been taken has been
- * given back where the server could be reached, elsewhere it ends with ttl_ms. */
+/* Takes the lock on the cache's Redis, waiting for it up to the time-out.  options may be NULL.  Owner: on NEAR_OK
+ * *ret_lock is the caller's until near_unlock, also after the cache was closed.  Any thread may use it, one at a time.
+ * Blocks: up to the time-out, and twice server_timeout_ms more (the last attempt, and giving back what it may have
+ * taken).  Returns NEAR_OK; NEAR_LOCKED: somebody else has it; NEAR_ERR_INVALID, _TOO_LARGE (name), _NOMEM, _CLOSED,
+ * _FORKED, _SYSTEM (no random numbers), _UNSUPPORTED ("local:"), _WRONG_TYPE (the key is something else); _TIMEOUT
+ * (answers took longer than ttl_ms), _UNKNOWN and the remote tier's own errors: it could not be taken, and what may
+ * have been taken has been given back where the server could be reached, elsewhere it ends with ttl_ms. */
 NEAR_API int near_lock(near_cache *cache, const void *name, size_t name_size, const near_lock_options *options,
                        near_held_lock **ret_lock);
 
@@ -1076,8 +1078,8 @@ NEAR_API int near_stats_get(near_cache *cache, near_stats *stats);
 typedef enum near_format { NEAR_FORMAT_INFO = 0, NEAR_FORMAT_JSON = 1, NEAR_FORMAT_OPENMETRICS = 2 } near_format;
 /* Writes a snapshot as text, cut off where it does not fit, and NUL-terminated when capacity is above 0; with capacity
  * 0 buffer may be NULL.  name labels the cache (JSON and OpenMetrics), with question marks for bytes that are not
- * UTF-8; NULL: "".  Threads: any.  Blocks: never.  Returns the length that the whole text has, as snprintf does (0: there
- * is no such format); when stats is NULL or its size is not sizeof(near_stats) it returns 0 and writes nothing. */
+ * UTF-8; NULL: "".  Threads: any.  Blocks: never.  Returns the length that the whole text has, as snprintf does (0:
+ * there is no such format); when stats is NULL or its size is not sizeof(near_stats), 0, and nothing is written. */
 NEAR_API size_t near_stats_render(const near_stats *stats, near_format format, const char *name, char *buffer,
                                   size_t capacity);
 
