@@ -495,7 +495,8 @@ int near__connection_run(struct near__connection *c, struct near__job *job)
         leave(c, job);
     if (!c->driven)
         pass_on(c);
-    job->server = state_of(c) == NEAR_CONNECTION_OPENING ? 0 : c->link.server;
+    /* without an answer the link may still be being opened, by a driver that has not seen that the connection failed */
+    job->server = job->answered ? c->link.server : 0;
     c->used_ns = near__now(c->host->clock);
     pthread_mutex_unlock(&c->mutex);
     if (job->sleeps)
