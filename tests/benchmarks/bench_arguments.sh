@@ -120,6 +120,11 @@ fails_on_files() {
     says_why 'Is a directory' local --seconds 3600 --json "$work" && says_why 'Not a directory' local --seconds 3600 --plot "$work/err" &&
         says_why 'No such file' replay --trace "$work/nothing" --entries 1
 }
+# Neither where the command line is told nor where the configuration is.
+tells_no_password() {
+    run 0 invalidate --entries 10 --rounds 1 --window-ms 1 --uri 'memory://bench?password=secret' --json - && is_json &&
+        has configuration.uri 'memory://bench?password=***' && ! grep -q secret "$work/out"
+}
 
 check "the help names every subcommand" names_all_subcommands --help
 check "so does the word help" names_all_subcommands help
@@ -135,5 +140,6 @@ check "words that it does not know end with status 2" refuses_words
 check "a replay needs a trace, a size and known policies" refuses_replays
 check "options that mean nothing to a subcommand are unknown to it" knows_no_idle_options
 check "files that cannot be opened end with status 1" fails_on_files
+check "a password is not among the results" tells_no_password
 check "servers that are not there end with status 1" misses_servers
 plan
