@@ -231,7 +231,7 @@ static void table_line(const struct bench_row *row, const int *width, int headin
     fputc('\n', out);
 }
 
-static void write_table(const struct bench_report *report, FILE *out)
+static void write_table(struct bench_report *report, FILE *out)
 {
     int width[BENCH_FIELDS_MAX] = {0};
     if (!report->rows)
@@ -259,7 +259,7 @@ static int write_to(struct bench_report *report, const char *path, void (*write)
         if (!failed)
             return BENCH_OK;
     }
-    bench_say("%s: %s", path, strerror(errno));
+    bench_say("%s: %s", to_stdout ? "standard output" : path, strerror(errno));
     return BENCH_FAILED;
 }
 
@@ -301,7 +301,7 @@ int bench_report_write(struct bench_report *report)
     int status = BENCH_OK;
     int taken = (common->json && strcmp(common->json, "-") == 0) || (common->csv && strcmp(common->csv, "-") == 0);
     if (!taken)
-        write_table(report, stdout);
+        status |= write_to(report, "-", write_table);
     if (common->json)
         status |= write_to(report, common->json, write_json);
     if (common->csv)

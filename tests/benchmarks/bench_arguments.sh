@@ -125,6 +125,17 @@ tells_no_password() {
     run 0 invalidate --entries 10 --rounds 1 --window-ms 1 --uri 'memory://bench?password=secret' --json - && is_json &&
         has configuration.uri 'memory://bench?password=***' && ! grep -q secret "$work/out"
 }
+# Results that nobody gets are no results.
+fails_on_a_full_disk() {
+    printf 'a\nb\n' > "$work/two"
+    for option in '' '--json -' '--csv -'; do
+        status=0
+        # shellcheck disable=SC2086 # an option and its argument
+        "$bench" replay --trace "$work/two" --entries 1 --runs 1 $option > /dev/full 2> "$work/err" || status=$?
+        cat "$work/err"
+        [ "$status" = 1 ] && grep -q '^nearcache-bench: standard output: No space left' "$work/err" || { echo "$option: status $status"; return 1; }
+    done
+}
 
 check "the help names every subcommand" names_all_subcommands --help
 check "so does the word help" names_all_subcommands help
@@ -141,5 +152,8 @@ check "a replay needs a trace, a size and known policies" refuses_replays
 check "options that mean nothing to a subcommand are unknown to it" knows_no_idle_options
 check "files that cannot be opened end with status 1" fails_on_files
 check "a password is not among the results" tells_no_password
+if [ -c /dev/full ]; then
+    check "a full disk ends with status 1" fails_on_a_full_disk
+fi
 check "servers that are not there end with status 1" misses_servers
 plan
