@@ -295,6 +295,8 @@ int bench_options_parse(struct bench_common *common, const struct bench_option *
         bench_say("--no-huge-pages: %s", strerror(errno));
         return BENCH_FAILED;
     }
+    if (common->json && common->csv && strcmp(common->json, common->csv) == 0)
+        return bench_options_refuse("csv", common->csv, "is where the JSON goes");
     return bench_report_check(common) == BENCH_OK ? -1 : BENCH_FAILED;
 }
 

@@ -136,6 +136,10 @@ fails_on_a_full_disk() {
         [ "$status" = 1 ] && grep -q '^nearcache-bench: standard output: No space left' "$work/err" || { echo "$option: status $status"; return 1; }
     done
 }
+one_place_for_one_thing() {
+    refuses '--csv -: is where the JSON goes' local --json - --csv - &&
+        refuses "--csv $work/x: is where" local --csv "$work/x" --json "$work/x" && [ ! -e "$work/x" ]
+}
 
 check "the help names every subcommand" names_all_subcommands --help
 check "so does the word help" names_all_subcommands help
@@ -155,5 +159,6 @@ check "a password is not among the results" tells_no_password
 if [ -c /dev/full ]; then
     check "a full disk ends with status 1" fails_on_a_full_disk
 fi
+check "JSON and CSV do not go to the same place" one_place_for_one_thing
 check "servers that are not there end with status 1" misses_servers
 plan
