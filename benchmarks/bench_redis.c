@@ -21,6 +21,8 @@
 
 #define START_SECONDS 20
 #define LOOK_MS 20
+/* Of a folder that a URI and a line of Redis's configuration take as it is. */
+#define PLAIN "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._-+,=~"
 
 /* ---------------------------------------------------------------- the watching process */
 
@@ -127,7 +129,7 @@ static int answers(const char *path)
 static int make_folder(struct bench_redis *redis)
 {
     const char *base = getenv("TMPDIR");
-    if (!base || !*base || strlen(base) > 60)
+    if (!base || !*base || strlen(base) > 60 || base[strspn(base, PLAIN)])
         base = "/tmp";
     snprintf(redis->folder, sizeof(redis->folder), "%s/nearcache-bench.XXXXXX", base);
     if (!mkdtemp(redis->folder))

@@ -38,6 +38,12 @@ check "all faults, no violation" run 0 --duration $duration --faults all --bound
 check "its results are there as JSON" json_is_complete
 check "there was something to check" much_was_checked
 check "JSON for the standard output has it alone" json_is_alone
+# The server's folder is elsewhere then.
+folder_may_have_any_name() {
+    mkdir -p "$work/a 'b%" || return 1
+    (TMPDIR="$work/a 'b%" && run 0 --duration 1 --processes 1 --faults none --bound 500)
+}
+check "TMPDIR may have any name" folder_may_have_any_name
 check "nothing is left behind" nothing_left
 if start_a_redis; then
     check "somebody else's Redis, faults of our own processes" run 0 --uri "unix://$work/redis.sock" \

@@ -313,10 +313,13 @@ static void set_uris(struct redis_server *s)
     free(user);
 }
 
+/* Of a folder that a URI and a line of Redis's configuration take as it is. */
+#define PLAIN "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._-+,=~"
+
 static int make_directory(struct redis_server *s)
 {
     const char *base = getenv("TMPDIR");
-    if (!base || !*base || strlen(base) > 48) /* a socket's path has 107 bytes */
+    if (!base || !*base || base[strspn(base, PLAIN)] || strlen(base) > 48) /* a socket's path has 107 bytes */
         base = "/tmp";
     snprintf(s->directory, sizeof s->directory, "%s/near-redis-XXXXXX", base);
     if (!mkdtemp(s->directory)) {
