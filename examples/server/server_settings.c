@@ -179,6 +179,7 @@ int settings_parse(struct settings *s, int argc, char **argv)
     s->output_max = 256u << 20;
     s->redis = getenv("REDIS_URL");
     near_options_init(&s->options);
+    s->options.client_name = NULL; /* unless somebody says another one it is ours */
     if (near_options_from_environment(&s->options, &error) < 0) {
         fprintf(stderr, "resp-server: environment: %s\n", error.text);
         return 2;

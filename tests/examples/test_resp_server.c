@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "support/redis_server.h"
 #include "support/seed.h"
 #include "support/wait.h"
 
@@ -830,6 +831,32 @@ static int run(const char *const *arguments)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/* What Redis lists its connections as: --name, unless an option says otherwise. */
+static void test_its_connections_have_its_name(void **state)
+{
+    static const struct {
+        const char *option, *text, *wanted;
+    } rows[] = {{"--threads", "1", " name=resp-server-data "},
+                {"--name", "shop-3", " name=shop-3-data "},
+                {"--option", "client_name=other", " name=other-data "}};
+    struct redis_server *server = redis_server_start(NULL);
+    (void)state;
+    if (!server)
+        skip();
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const char *const arguments[] = {"--port",       "0",          "--redis", redis_server_uri_unix(server),
+                                         rows[i].option, rows[i].text, NULL};
+        int output;
+        pid_t pid = spawn(arguments, &output);
+        assert_true(wait_for_port(output) > 0);
+        assert_true(wait_until(strstr(redis_server_command(server, "CLIENT", "LIST", NULL), rows[i].wanted) != NULL,
+                               PATIENCE_MS));
+        kill(pid, SIGTERM);
+        assert_int_equal(ended(pid), 0);
+    }
+    redis_server_free(server);
+}
+
 static void test_bad_arguments_are_refused_with_status_2(void **state)
 {
     static const char *const lines[][3] = {
@@ -889,6 +916,7 @@ int main(void)
         cmocka_unit_test(test_J_a_reply_beyond_the_limit_ends_the_connection),
         cmocka_unit_test(test_J_too_many_clients_are_refused_politely),
         cmocka_unit_test(test_J_random_streams_never_hurt_it),
+        cmocka_unit_test(test_its_connections_have_its_name),
         cmocka_unit_test(test_bad_arguments_are_refused_with_status_2),
         cmocka_unit_test(test_H_it_serves_without_redis_and_ends_on_a_signal),
     };
