@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* memrchr */
+#endif
 #include "bench_wire.h"
 
 #include <stdio.h>
@@ -17,8 +20,44 @@ static int take(char *to, size_t capacity, const char *from, size_t size)
 {
     if (size >= capacity)
         return 0;
-    memcpy(to, from, size);
+    memmove(to, from, size);
     to[size] = 0;
+    return 1;
+}
+
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10 : -1;
+}
+
+/* The same of what may be percent-encoded. */
+static int take_decoded(char *to, size_t capacity, const char *from, size_t size)
+{
+    size_t length = 0;
+    for (size_t i = 0; i < size && length < capacity; i++, length++) {
+        to[length] = from[i];
+        if (from[i] != '%')
+            continue;
+        int high = size - i > 2 ? hex_digit(from[i + 1]) : -1, low = high < 0 ? -1 : hex_digit(from[i + 2]);
+        if (low < 0)
+            return 0;
+        to[length] = (char)(high * 16 + low);
+        i += 2;
+    }
+    return take(to, capacity, to, length);
+}
+
+/* The database may also be the query's parameter db: it is the only one that the bare connections need to know. */
+static int take_db(struct bench_endpoint *ret, const char *query)
+{
+    for (; *query; query += strcspn(query, "&")) {
+        char *end;
+        if (strncmp(++query, "db=", 3) != 0)
+            continue;
+        ret->db = (int)strtol(query + 3, &end, 10);
+        if (end == query + 3 || (*end && *end != '&'))
+            return 0;
+    }
     return 1;
 }
 
@@ -63,18 +102,19 @@ int bench_endpoint_parse(const char *uri, struct bench_endpoint *ret)
     const char *text = uri + (is_path ? 7 : 8);
     if (!take(rest, sizeof(rest), text, strcspn(text, "?")))
         return 0;
-    char *host = rest, *at = strrchr(rest, '@');
+    char *host = rest, *at = memrchr(rest, '@', strcspn(rest, "/"));
     if (at) {
         char *colon = strchr(rest, ':');
         *at = 0;
         host = at + 1;
-        if (!colon || colon > at || !take(ret->user, sizeof(ret->user), rest, (size_t)(colon - rest)) ||
-            !take(ret->password, sizeof(ret->password), colon + 1, strlen(colon + 1)))
+        if (!colon || colon > at || !take_decoded(ret->user, sizeof(ret->user), rest, (size_t)(colon - rest)) ||
+            !take_decoded(ret->password, sizeof(ret->password), colon + 1, strlen(colon + 1)))
             return 0;
     }
-    if (is_path)
-        return *host == '/' && take(ret->path, sizeof(ret->path), host, strlen(host));
-    return take_host(ret, host);
+    if (is_path ? *host != '/' || !take_decoded(ret->path, sizeof(ret->path), host, strlen(host))
+                : !take_host(ret, host))
+        return 0;
+    return take_db(ret, text + strcspn(text, "?"));
 }
 
 /* ---------------------------------------------------------------- connections */

@@ -6,7 +6,7 @@
 
 #include "bench_keys.h"
 
-/* Where a server is: from a URI as near_open takes it, without TLS and options. */
+/* Where a server is: from a URI as near_open takes it, without TLS and options but db. */
 struct bench_endpoint {
     char path[108], host[256], user[128], password[256];
     int port, db;

@@ -4,6 +4,7 @@
 # nearcache-bench with its private redis-server: the hiredis engine, remote, staleness, storm.
 . "$top_srcdir/tests/build/tap.sh"
 . "$top_srcdir/tests/benchmarks/bench.inc.sh"
+. "$top_srcdir/tests/support/redis.inc.sh"
 needs_redis
 
 hiredis_returns_what_was_set() {
@@ -59,6 +60,12 @@ values_are_measured() {
         has results.0.carried_percent 0 && has results.1.carried_percent 0 && has results.2.carried_percent 100 &&
         has results.3.carried_percent 0 && has results.5.carried_percent 100
 }
+# A URI as the library takes it: whom the bare connections talk to is whom the cache talks to.
+uri_is_understood() {
+    start_redis && redis-cli -s "$work/redis.sock" config set requirepass 'p@s%s' > /dev/null || return 1
+    uri="unix://:p%40s%25s@$(printf %s "$work/redis.sock" | sed 's,/redis,/%72edis,')?timeout_ms=10s&db=3"
+    run 0 remote --uri "$uri" --keys 10 --threads 1 --seconds 0.02 --warmup 0 --runs 1 && [ ! -s "$work/err" ]
+}
 # A killed run leaves no server and no folder; the process that watches over them needs a moment.
 kill_leaves_nothing() {
     "$bench" remote --seconds 100 > /dev/null 2>&1 &
@@ -100,4 +107,5 @@ check "storm is measured, every message accounted for" storm_is_measured
 check "values are measured, who never and who always sends them is exact" values_are_measured
 check "a killed run leaves nothing behind" kill_leaves_nothing
 check "a missing server is said" no_server_is_said
+check "the URI is the library's: percent-encoded, with the database among the options" uri_is_understood
 plan
