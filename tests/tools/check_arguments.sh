@@ -29,7 +29,8 @@ refuses_faults() {
     refuses '--faults nonsense' --faults nonsense && refuses '--faults kill,x' --faults flushall,kill,x &&
         refuses 'not possible with --uri.*all leaves out' --uri redis://127.0.0.1 --faults flushall &&
         refuses 'not possible with this --uri.*redis://' --uri "unix://$work/nothing.sock" --faults process-stop,hold &&
-        refuses 'not possible with this --uri' --uri 'redis://[::1]:1' --faults hold
+        refuses 'not possible with this --uri' --uri 'redis://[::1]:1' --faults hold &&
+        refuses 'not possible with this --uri' --uri 'redis://:p@ss@[::1]:1' --faults hold # the host is behind the last @
 }
 refuses_uris() {
     refuses 'cannot share' --uri memory://x && refuses '--uri' --uri nonsense && refuses '--uri' --uri redis://:x/y/z

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * What stands around the library: Redis, the proxies, the worker processes. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* memrchr */
+#endif
 #include "check.h"
 
 #include <errno.h>
@@ -37,25 +40,29 @@ struct redis_server *check_server(struct check *c)
     return c->server[c->active];
 }
 
+/* Where the host begins, after the last @ of what is before path and options: the library reads URIs so. */
+static const char *host_of(const char *authority)
+{
+    const char *at = memrchr(authority, '@', strcspn(authority, "/?"));
+    return at ? at + 1 : authority;
+}
+
 /* scheme://[user:password@]host[:port][/db][?options] with the proxy's address in the place of host and port. */
 static void uri_through(char *uri, size_t capacity, const char *original, const char *address)
 {
-    const char *host = strstr(original, "://") + 3, *at = strpbrk(host, "@/?"), *end;
-    int user = at && *at == '@' ? (int)(at + 1 - host) : 0;
-    end = host + user + strcspn(host + user, "/?");
-    snprintf(uri, capacity, "redis://%.*s%s%s", user, host, address + strlen("redis://"), end);
+    const char *authority = strstr(original, "://") + 3, *host = host_of(authority);
+    snprintf(uri, capacity, "redis://%.*s%s%s", (int)(host - authority), authority, address + strlen("redis://"),
+             host + strcspn(host, "/?"));
 }
 
 /* What the proxy connects to, without user, password and database. */
 static int uri_backend(char *uri, size_t capacity, const char *original)
 {
-    const char *host, *at;
+    const char *host;
     size_t size;
     if (strncmp(original, "redis://", 8) != 0)
         return -1;
-    host = original + 8;
-    at = strpbrk(host, "@/?");
-    host = at && *at == '@' ? at + 1 : host;
+    host = host_of(original + 8);
     size = strcspn(host, "/?");
     snprintf(uri, capacity, "redis://%.*s%s", (int)size, host, memchr(host, ':', size) ? "" : ":6379");
     return *host == '[' ? -1 : 0; /* the proxy knows no IPv6 literals */
