@@ -64,11 +64,11 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
     X(username, OPTIONAL_TEXT, "", 0, KIB, "", 0, "ACL user; overrides the URI's.")                                    \
     X(password, OPTIONAL_TEXT, "", 0, 64 * KIB, "", 0, "Password; overrides the URI's.")                               \
     X(client_name, TEXT, "nearcache", 1, 64, "", 0, "Name of our connections in the remote tier's list of clients.")   \
-    X(tls_ca_file, OPTIONAL_TEXT, "", 0, 4095, "", 0, "Certificates to trust; unset: the system's.")                   \
-    X(tls_ca_dir, OPTIONAL_TEXT, "", 0, 4095, "", 0, "Folder of certificates to trust, named by their hashes.")        \
-    X(tls_cert_file, OPTIONAL_TEXT, "", 0, 4095, "", 0, "Our own certificate, with tls_key_file.")                     \
-    X(tls_key_file, OPTIONAL_TEXT, "", 0, 4095, "", 0, "Private key of our own certificate.")                          \
-    X(tls_server_name, OPTIONAL_TEXT, "", 0, 255, "", 0,                                                               \
+    X(tls_ca_file, OPTIONAL_TEXT, "", 1, 4095, "", 0, "Certificates to trust; unset: the system's.")                   \
+    X(tls_ca_dir, OPTIONAL_TEXT, "", 1, 4095, "", 0, "Folder of certificates to trust, named by their hashes.")        \
+    X(tls_cert_file, OPTIONAL_TEXT, "", 1, 4095, "", 0, "Our own certificate, with tls_key_file.")                     \
+    X(tls_key_file, OPTIONAL_TEXT, "", 1, 4095, "", 0, "Private key of our own certificate.")                          \
+    X(tls_server_name, OPTIONAL_TEXT, "", 1, 255, "", 0,                                                               \
       "Name asked for and checked in the server's certificate; unset: the URI's host.")                                \
     X(tls_verify, BOOLEAN, "yes", 0, 1, "", 0, "Verify the server's certificate and name.")                            \
     X(policy, CHOICE, "lru", 0, 5, "lru|s3fifo|random|volatile-lru|volatile-random|adaptive", 0,                       \

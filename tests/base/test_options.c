@@ -194,6 +194,9 @@ static void test_direct_assignments_are_checked_too(void **state)
     REFUSED(client_name, "");
     REFUSED(client_name, "with space");
     REFUSED(client_name, "with\nnewline");
+    REFUSED(tls_server_name, "");
+    REFUSED(tls_ca_file, "");
+    REFUSED(tls_ca_dir, "");
     REFUSED(tls_cert_file, "/cert.pem");
     REFUSED(tls_key_file, "/key.pem");
     REFUSED(backoff_min_ms, 3000);
