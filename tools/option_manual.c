@@ -52,11 +52,10 @@ int main(void)
         "text)`, the\n"
         "query parameters of the URI (`redis://host?bound_ms=250ms`), the environment and this page (printed by\n"
         "`tools/option_manual`).  The environment (`NEAR_BOUND_MS=250ms`) counts only in programs that call\n"
-        "`near_options_from_environment`; `near_open` does not look there.  Sizes take k, m, g (binary), durations us, "
-        "ms, s, m,\n"
-        "h (plain numbers are milliseconds).  A parameter of the URI overrides the field.  \"Running\" tells whether "
-        "a\n"
-        "`near_set_…` function changes it on an open cache.\n\n"
+        "`near_options_from_environment`; `near_open` does not look there.  Sizes take k, m, g, t (binary), durations\n"
+        "us, ms, s, m, h (plain numbers are milliseconds).  A parameter of the URI overrides the field.  \"Running\" "
+        "tells\n"
+        "whether a `near_set_…` function changes it on an open cache.\n\n"
         "| name | type | default | range | running | |\n|---|---|---|---|---|---|");
     for (size_t i = 0; (row = near_option_info_at(i)); i++) {
         printf("| `%s` | %s | %s | ", row->name, row->type, row->default_text[0] ? row->default_text : "(none)");
