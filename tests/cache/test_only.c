@@ -261,10 +261,12 @@ static _Atomic(uint64_t) *empty_slot(const struct near__bucket *home)
 static void move_slowly(struct near__index *index, _Atomic(uint64_t) *slot, const struct near__span *span)
 {
     uint64_t word = atomic_load(slot), hash = near__entry_hash(near__word_entry(word), &index->secrets);
-    _Atomic(uint64_t) *to = empty_slot(near__span_bucket(span, hash));
+    _Atomic(uint64_t) *to;
     atomic_store(&looks, 0);
-    assert_true(near__step_swap(to, 0, near__word_tentative(word))); /* m3 */
-    assert_true(near__step_swap(slot, word, 0));                     /* m4 */
+    do /* the fillers go on, and one of them may have taken it */
+        to = empty_slot(near__span_bucket(span, hash));
+    while (!near__step_swap(to, 0, near__word_tentative(word))); /* m3 */
+    assert_true(near__step_swap(slot, word, 0));                 /* m4 */
     atomic_store(&is_between, 1);
     while (atomic_load(&looks) < atomic_load(&goes_on_after_looks))
         sched_yield();
