@@ -4,27 +4,15 @@
 #include <inttypes.h>
 #include <math.h>
 
-/* Bytes that are not UTF-8 (a command line may hold any) become question marks. */
-static unsigned sequence(const unsigned char *text)
-{
-    unsigned size = text[0] < 0x80                      ? 1
-                    : text[0] >= 0xf0 && text[0] < 0xf5 ? 4
-                    : text[0] >= 0xe0 && text[0] < 0xf0 ? 3
-                    : text[0] >= 0xc2 && text[0] < 0xe0 ? 2
-                                                        : 0;
-    for (unsigned i = 1; i < size; i++) {
-        if ((text[i] & 0xc0) != 0x80)
-            return 0;
-    }
-    return size;
-}
+#include "base/utf8.h"
 
+/* Bytes that are not UTF-8 (a command line may hold any) become question marks. */
 static void quote(FILE *out, const char *text)
 {
     const unsigned char *byte = (const unsigned char *)text;
     fputc('"', out);
     while (*byte) {
-        unsigned size = sequence(byte);
+        unsigned size = near__utf8_size(byte);
         if (!size)
             fputc('?', out);
         else if (*byte == '"' || *byte == '\\')

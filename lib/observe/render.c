@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "nearcache.h"
+#include "base/utf8.h"
 
 enum kind { GAUGE, COUNTER, SIGNED_GAUGE, FLAG, QUANTILES, POLICY, REASON };
 
@@ -238,29 +239,13 @@ static void render_info(struct text *text, const near_stats *stats)
     }
 }
 
-/* Bytes of the character there, as UTF-8 may write it; 0: it is none. */
-static unsigned sequence(const unsigned char *c)
-{
-    unsigned size = c[0] < 0x80                   ? 1
-                    : c[0] >= 0xc2 && c[0] < 0xe0 ? 2
-                    : c[0] >= 0xe0 && c[0] < 0xf0 ? 3
-                    : c[0] >= 0xf0 && c[0] < 0xf5 ? 4
-                                                  : 0;
-    for (unsigned i = 1; i < size; i++)
-        if ((c[i] & 0xc0) != 0x80)
-            return 0;
-    int too_long = (c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xf0 && c[1] < 0x90);
-    int no_character = (c[0] == 0xed && c[1] > 0x9f) || (c[0] == 0xf4 && c[1] > 0x8f); /* surrogates, beyond the last */
-    return too_long || no_character ? 0 : size;
-}
-
 /* A name as the inside of a JSON string or an OpenMetrics label: both are UTF-8, and escape the same three characters
  * alike.  Bytes that are no UTF-8 become question marks. */
 static void put_escaped(struct text *text, const char *name, int json)
 {
     unsigned size;
     for (const unsigned char *c = (const unsigned char *)name; *c; c += size ? size : 1) {
-        size = sequence(c);
+        size = near__utf8_size(c);
         if (!size)
             put(text, "?");
         else if (*c == '"' || *c == '\\')
