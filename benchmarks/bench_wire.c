@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/percent.h"
 #include "bench_engine.h"
 
 #define LOAD_BATCH 512
@@ -20,31 +21,15 @@ static int take(char *to, size_t capacity, const char *from, size_t size)
 {
     if (size >= capacity)
         return 0;
-    memmove(to, from, size);
+    memcpy(to, from, size);
     to[size] = 0;
     return 1;
 }
 
-static int hex_digit(char c)
+/* The same of what may be percent-encoded; it is decoded where it is. */
+static int take_decoded(char *to, size_t capacity, char *from, size_t size)
 {
-    return c >= '0' && c <= '9' ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10 : -1;
-}
-
-/* The same of what may be percent-encoded. */
-static int take_decoded(char *to, size_t capacity, const char *from, size_t size)
-{
-    size_t length = 0;
-    for (size_t i = 0; i < size && length < capacity; i++, length++) {
-        to[length] = from[i];
-        if (from[i] != '%')
-            continue;
-        int high = size - i > 2 ? hex_digit(from[i + 1]) : -1, low = high < 0 ? -1 : hex_digit(from[i + 2]);
-        if (low < 0)
-            return 0;
-        to[length] = (char)(high * 16 + low);
-        i += 2;
-    }
-    return take(to, capacity, to, length);
+    return near__percent_decode(from, from, size, &size) && take(to, capacity, from, size);
 }
 
 /* The database may also be the query's parameter db: it is the only one that the bare connections need to know. */

@@ -13,6 +13,7 @@
 #include <strings.h>
 #include "base/log.h"
 #include "base/options.h"
+#include "base/percent.h"
 
 #define URI_MAX 65536
 #define SOCKET_PATH_MAX 107 /* sun_path with its NUL */
@@ -272,26 +273,15 @@ static int split(const char *text, struct parts *parts, near_error *error)
 
 /* ---------------------------------------------------------------- parsing */
 
-static int hex_digit(char c)
-{
-    return isdigit((unsigned char)c) ? c - '0' : tolower((unsigned char)c) - 'a' + 10;
-}
-
 /* Decodes a slice of text in its copy, in place, and ends it.  NULL stays NULL. */
 static char *decode(const char *text, char *copy, struct slice s)
 {
     if (!s.at)
         return NULL;
-    char *start = copy + (s.at - text), *out = start;
-    for (size_t i = 0; i < s.size; i++) {
-        if (s.at[i] == '%') {
-            *out++ = (char)(hex_digit(s.at[i + 1]) * 16 + hex_digit(s.at[i + 2]));
-            i += 2;
-        } else {
-            *out++ = s.at[i];
-        }
-    }
-    *out = '\0';
+    char *start = copy + (s.at - text);
+    size_t size = 0;
+    (void)near__percent_decode(start, s.at, s.size, &size); /* that it is well encoded has been seen */
+    start[size] = '\0';
     return start;
 }
 
