@@ -49,7 +49,7 @@ struct near__connection {
     _Atomic(int) blamed;
     pthread_mutex_t mutex;
     struct near__job *head, *tail, *sending; /* sending: first job with unsent bytes */
-    int driven, write_broken;
+    int driven, write_broken, was_ready;
     int more; /* the parser may hold complete replies; the driver's, like link */
     int wake_fd;
     int64_t used_ns, opened_ns;
@@ -144,6 +144,14 @@ int64_t near__connection_opened_ns(struct near__connection *c)
     return c->opened_ns;
 }
 
+int near__connection_was_ready(struct near__connection *c)
+{
+    pthread_mutex_lock(&c->mutex);
+    int was_ready = c->was_ready;
+    pthread_mutex_unlock(&c->mutex);
+    return was_ready;
+}
+
 int near__connection_blame(struct near__connection *c)
 {
     return atomic_exchange_explicit(&c->blamed, 1, memory_order_relaxed) == 0; /* only the count matters */
@@ -191,7 +199,7 @@ static void finish(struct near__connection *c, struct near__job *job)
             call->outcome = NEAR_CALL_ANSWERED;
         else
             call->outcome = begin < shown ? NEAR_CALL_LOST : NEAR_CALL_UNSENT;
-        begin = call->end;
+        begin = call->end[call->replies - 1];
     }
     dequeue(c, job);
     job->done = 1;
@@ -277,7 +285,7 @@ static void flush(struct near__connection *c)
 /* ---------------------------------------------------------------- replies (mutex held) */
 
 /* A reply that nobody waits for, or that comes before its command was sent, means that we do not know any more which
- * reply is whose. */
+ * reply is whose.  Of a call's commands the first may have been sent and answered, and the others not. */
 static int hand_out(struct near__connection *c, struct near__reply *reply, struct near__fault *fault)
 {
     struct near__job *job = c->head;
@@ -287,7 +295,7 @@ static int hand_out(struct near__connection *c, struct near__reply *reply, struc
         return 0;
     }
     struct near__call *call = job ? &job->calls[job->answered] : NULL;
-    if (!call || job->sent < call->end) {
+    if (!call || job->sent < call->end[call->got]) {
         if (reply->type == REDIS_REPLY_ERROR)
             near__reply_fault(reply, fault);
         else
@@ -367,6 +375,7 @@ static void drive_opening(struct near__connection *c, int64_t until_ns)
     if (r <= 0)
         return;
     atomic_fetch_add_explicit(&c->host->opened, 1, memory_order_relaxed);
+    c->was_ready = 1;
     set_state(c, NEAR_CONNECTION_READY);
 }
 
@@ -509,6 +518,17 @@ void near__connection_retire(struct near__connection *c)
     pthread_mutex_lock(&c->mutex);
     if (state_of(c) == NEAR_CONNECTION_READY)
         retire(c);
+    pthread_mutex_unlock(&c->mutex);
+}
+
+void near__connection_expire(struct near__connection *c, int64_t now)
+{
+    struct near__fault fault;
+    pthread_mutex_lock(&c->mutex);
+    if (state_of(c) == NEAR_CONNECTION_OPENING && !c->head && now >= c->link.deadline_ns) { /* no job: no driver */
+        near__fault_set(&fault, NEAR_ERR_UNAVAILABLE, "nobody waited for %s any more", c->host->target.name);
+        fail(c, &fault);
+    }
     pthread_mutex_unlock(&c->mutex);
 }
 

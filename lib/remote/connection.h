@@ -16,11 +16,16 @@ enum near__outcome {
 };
 /* One or more commands whose replies belong together. */
 struct near__call {
-    uint64_t end; /* of its bytes in the job's output */
-    unsigned replies, got;
+    uint64_t end[NEAR_CALL_REPLIES_MAX]; /* of each command's bytes in the job's output */
+    unsigned replies, got;               /* replies: as many as commands */
     enum near__outcome outcome;
     struct near__reply *reply[NEAR_CALL_REPLIES_MAX]; /* the job's, near__reply_free them */
 };
+/* A command of the call has been written into the job's output, which has that size now. */
+static inline void near__call_command(struct near__call *call, uint64_t end)
+{
+    call->end[call->replies++] = end;
+}
 
 /* Calls that are sent together.  The job and what its output refers to belong to the thread that runs it; the
  * connection lets go of them before near__connection_run returns.  Fields below the line: the connection's mutex. */
@@ -65,10 +70,13 @@ enum near__connection_state near__connection_state(struct near__connection *c);
 unsigned near__connection_load(struct near__connection *c);   /* jobs in the queue */
 uint64_t near__connection_server(struct near__connection *c); /* label, once READY */
 int64_t near__connection_opened_ns(struct near__connection *c);
+int near__connection_was_ready(struct near__connection *c); /* whatever has become of it since */
 /* 1 the first time after a job on it failed or timed out: it counts as one failure however many jobs suffered. */
 int near__connection_blame(struct near__connection *c);
 /* No new jobs. */
 void near__connection_retire(struct near__connection *c);
+/* Ends an attempt to connect that all its callers have left and whose time is over. */
+void near__connection_expire(struct near__connection *c, int64_t now);
 /* Everything ends with that fault. */
 void near__connection_fail(struct near__connection *c, const struct near__fault *fault);
 

@@ -5,7 +5,8 @@
  *     CLIENT SETNAME           so that an operator, and a test, can tell our connections apart
  *     SELECT db                data, unless 0
  *     CLIENT NO-EVICT ON       all but data, as far as the server lets us
- *     PING                     refused while the server loads its data: its identity is not final then
+ *     PING                     refused while the server loads its data: its identity is not final then.  Refused, too,
+ *                              by one that cannot save what is written: it answers reads, so data goes on
  *     INFO server, replication the server's identity, run_id and master_replid
  *
  * No request is sent before the handshake has been answered: it could run with the wrong rights or in the wrong
@@ -161,6 +162,15 @@ static int identity_answer(struct near__link *l, unsigned char step, const struc
     return -1;
 }
 
+/* Whether a step that has been refused so leaves a link that can be used.  On a subscription every later PING would be
+ * refused as this one. */
+static int may_be_refused(const struct near__link *l, unsigned char step, int status)
+{
+    if (step == STEP_PING)
+        return status == NEAR_ERR_DENIED || (status == NEAR_ERR_MISCONFIGURED && l->purpose == NEAR_LINK_DATA);
+    return (step == STEP_NAME || step == STEP_NO_EVICT) && status != NEAR_ERR_AUTH && status != NEAR_ERR_MAX_CLIENTS;
+}
+
 /* An answer to the handshake: 0, or -1 when the link cannot be used. */
 static int hello_answer(struct near__link *l, const struct near__reply *reply, struct near__fault *fault)
 {
@@ -172,8 +182,7 @@ static int hello_answer(struct near__link *l, const struct near__reply *reply, s
     int status = near__reply_fault(reply, fault);
     if (step == STEP_AUTH && status == NEAR_ERR_REMOTE)
         fault->status = NEAR_ERR_AUTH;
-    int may_be_refused = step == STEP_NAME || step == STEP_NO_EVICT || (step == STEP_PING && status == NEAR_ERR_DENIED);
-    return may_be_refused && status != NEAR_ERR_AUTH && status != NEAR_ERR_MAX_CLIENTS ? 0 : -1;
+    return may_be_refused(l, step, status) ? 0 : -1;
 }
 
 /* Writes and reads what can be at once: 1 answered completely, 0 not yet, -1. */

@@ -383,8 +383,15 @@ static int run_compare(struct near__command *c)
     return NEAR_OK;
 }
 
-/* The lock's counter: `raise` is added, and it is at least `least` afterwards; -1: no memory. */
-static int64_t lock_counter(struct near__command *c, int raise, int64_t least)
+/* As INCR: 0 is that of a counter that is not there; NEAR_ERR_OVERFLOW also: somebody has put something else there. */
+static int lock_number(const struct near__record *record, int raise, int64_t *ret_number)
+{
+    int is_number = !record || near__keyspace_integer(record->value, record->value_size, ret_number) == 0;
+    return is_number && !__builtin_add_overflow(*ret_number, raise, ret_number) ? NEAR_OK : NEAR_ERR_OVERFLOW;
+}
+
+/* The lock's counter: `raise` is added, and it is at least `least` afterwards. */
+static int lock_counter(struct near__command *c, int raise, int64_t least, int64_t *ret_number)
 {
     struct near__keyspace *keys = &c->store->keys;
     size_t suffix = strlen(NEAR_FENCE_SUFFIX), size = c->key_size + suffix;
@@ -392,20 +399,20 @@ static int64_t lock_counter(struct near__command *c, int raise, int64_t least)
     int64_t number = 0;
     char text[24];
     if (!name)
-        return -1;
+        return NEAR_ERR_NOMEM;
     memcpy(name, c->key, c->key_size);
     memcpy(name + c->key_size, NEAR_FENCE_SUFFIX, suffix);
-    struct near__record *record = near__keyspace_find(keys, name, size, c->now_ns);
-    if (record && near__keyspace_integer(record->value, record->value_size, &number) < 0)
-        number = 0;
-    number = number || !raise ? number + raise : (int64_t)near__command_first_position(c);
-    if (number < least)
-        number = least;
-    size_t text_size = (size_t)snprintf(text, sizeof text, "%" PRId64, number);
-    if (!near__keyspace_put(keys, name, size, text, text_size, NEAR_NEVER))
-        number = -1;
+    int status = lock_number(near__keyspace_find(keys, name, size, c->now_ns), raise, &number);
+    if (status == NEAR_OK) {
+        if (raise && number == 1)
+            number = (int64_t)near__command_first_position(c);
+        *ret_number = number < least ? least : number;
+        size_t text_size = (size_t)snprintf(text, sizeof text, "%" PRId64, *ret_number);
+        if (!near__keyspace_put(keys, name, size, text, text_size, NEAR_NEVER))
+            status = NEAR_ERR_NOMEM;
+    }
     near__free(&c->store->alloc, name);
-    return number;
+    return status;
 }
 
 /* As the script of script.c. */
@@ -424,9 +431,10 @@ static int run_lock(struct near__command *c)
         near__keyspace_remove(&c->store->keys, c->record);
         return NEAR_OK;
     }
-    int64_t number = lock_counter(c, q->operation == NEAR_OP_LOCK && !mine, (int64_t)q->known);
-    if (number < 0)
-        return NEAR_ERR_NOMEM;
+    int64_t number;
+    int status = lock_counter(c, q->operation == NEAR_OP_LOCK && !mine, (int64_t)q->known, &number);
+    if (status != NEAR_OK)
+        return status;
     if (q->operation == NEAR_OP_LOCK)
         c->record = near__keyspace_put(&c->store->keys, c->key, c->key_size, q->value, q->value_size,
                                        near__command_expiry(c, q->ttl_ms));

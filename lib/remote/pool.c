@@ -20,6 +20,10 @@
  * certificate and the like do not get better by themselves: they open the breaker at once, for a long pause, and keep
  * their own status.
  *
+ * That is the health of the server.  While a connection works, one more that cannot be made (no room for clients, a
+ * password changed since, a line that is silent) says nothing about it: the job goes to those that work, and only the
+ * next attempt to have more of them waits, for a pause that grows likewise.
+ *
  * Lock order: pool, then connection. */
 #include "remote/pool.h"
 
@@ -46,6 +50,9 @@ struct near__pool {
     uint64_t random;            /* (mutex) */
     uint64_t expected;          /* (mutex) label of the subscription's server; 0: unknown */
     int64_t expected_ns;        /* (mutex) since when */
+    int64_t refused_ns;         /* (mutex) when the last one more could not be made; 0: never */
+    int64_t grow_ns;            /* (mutex) none before, while there is one that works */
+    uint32_t refusals;          /* (mutex) in a row: the exponent of that pause */
     int64_t renewed_ns;         /* (mutex) when all connections were last to be made anew; 0: never */
     struct near__fault fault;   /* (mutex) the last failure */
     _Atomic(uint32_t) failures; /* in a row; written under the mutex, read without as a hint: 0 needs no reset */
@@ -118,10 +125,10 @@ static int is_lasting(int status)
     return status == NEAR_ERR_AUTH || status == NEAR_ERR_TLS || status == NEAR_ERR_DENIED;
 }
 
-static int64_t pause_ns(struct near__pool *p, int lasting)
+static int64_t pause_ns(struct near__pool *p, uint32_t pauses, int lasting)
 {
     uint64_t cap = p->host->options->backoff_max_ms, first = p->host->options->backoff_min_ms;
-    uint64_t most = first << (p->pauses < 20 ? p->pauses : 20);
+    uint64_t most = first << (pauses < 20 ? pauses : 20);
     if (most > cap || lasting)
         most = cap;
     if (most > UINT32_MAX / 1000)
@@ -139,8 +146,7 @@ static void note_failure(struct near__pool *p, const struct near__fault *fault)
         lasting && failures_of(p) < limit(p) ? limit(p) : failures_of(p) + (failures_of(p) < UINT32_MAX);
     atomic_store_explicit(&p->failures, failures, memory_order_relaxed);
     p->fault = *fault;
-    p->pause_until_ns = near__now(p->host->clock) + pause_ns(p, lasting);
-    p->pauses++;
+    p->pause_until_ns = near__now(p->host->clock) + pause_ns(p, p->pauses++, lasting);
     opened = !was_open && is_open(p);
     pthread_cond_broadcast(&p->changed);
     pthread_mutex_unlock(&p->mutex);
@@ -163,7 +169,30 @@ static void note_success(struct near__pool *p)
         near__log(p->host->log, NEAR_LOG_NOTICE, "remote", "%s answers again", p->host->target.name);
 }
 
+/* One more connection could not be made.  A new row of them begins when there has been one since the last. */
+static void note_refusal(struct near__pool *p, const struct near__fault *fault)
+{
+    pthread_mutex_lock(&p->mutex);
+    for (uint32_t i = 0; i < p->slots; i++)
+        if (p->slot[i] && near__connection_state(p->slot[i]) == NEAR_CONNECTION_READY &&
+            near__connection_opened_ns(p->slot[i]) > p->refused_ns)
+            p->refusals = 0;
+    p->refused_ns = near__now(p->host->clock);
+    p->grow_ns = p->refused_ns + pause_ns(p, p->refusals++, is_lasting(fault->status));
+    pthread_mutex_unlock(&p->mutex);
+    near__log(p->host->log, NEAR_LOG_INFO, "remote", "no further connection: %s", fault->text);
+}
+
 /* ---------------------------------------------------------------- choosing (mutex held) */
+
+/* Whether some connection takes jobs and sends them at once. */
+static int has_ready(struct near__pool *p)
+{
+    for (uint32_t i = 0; i < p->slots; i++)
+        if (p->slot[i] && near__connection_state(p->slot[i]) == NEAR_CONNECTION_READY)
+            return 1;
+    return 0;
+}
 
 /* Its label is not the one of the subscription that came after it.  Or it has none, so that nothing it brings can be
  * kept, although a subscription was told who the server is: the right to ask was missing for a while, perhaps only when
@@ -181,7 +210,9 @@ static int is_outdated(const struct near__pool *p, struct near__connection *c, i
            !NEAR_MUTANT(UNLABELLED_FOR_GOOD);
 }
 
-/* Empties the slots of connections that take no more jobs. */
+/* Empties the slots of connections that take no more jobs.  An attempt that was left half made long ago is one: its
+ * callers have been counted, and what has become of it since says nothing about the server now.  Going on with it would
+ * cost the next caller a failure and a pause. */
 static void drop_unusable(struct near__pool *p, int64_t now)
 {
     for (uint32_t i = 0; i < p->slots; i++) {
@@ -190,6 +221,8 @@ static void drop_unusable(struct near__pool *p, int64_t now)
             continue;
         if (is_outdated(p, c, now))
             near__connection_retire(c);
+        if (near__connection_state(c) == NEAR_CONNECTION_OPENING)
+            near__connection_expire(c, now);
         if (near__connection_state(c) <= NEAR_CONNECTION_READY)
             continue;
         p->slot[i] = NULL;
@@ -197,16 +230,19 @@ static void drop_unusable(struct near__pool *p, int64_t now)
     }
 }
 
+/* While there are others, one that is being made is for one caller at a time: nothing may come of it. */
 static struct near__connection *least_loaded(struct near__pool *p)
 {
     struct near__connection *best = NULL;
     unsigned least = 0;
+    int ready = has_ready(p);
     for (uint32_t i = 0; i < p->slots; i++) {
         struct near__connection *c = p->slot[i];
-        if (!c)
+        unsigned load = c ? near__connection_load(c) : 0;
+        int opening = c && near__connection_state(c) == NEAR_CONNECTION_OPENING;
+        if (!c || (ready && opening && load > 0))
             continue;
-        /* one that is being made counts as busy */
-        unsigned load = near__connection_load(c) + (near__connection_state(c) == NEAR_CONNECTION_OPENING);
+        load += (unsigned)opening; /* counts as busy */
         if (!best || load < least) {
             best = c;
             least = load;
@@ -221,7 +257,7 @@ static int may_grow(struct near__pool *p, int64_t now)
     for (uint32_t i = 0; i < p->slots; i++)
         if (p->slot[i] && near__connection_state(p->slot[i]) == NEAR_CONNECTION_OPENING)
             return 0;
-    return now >= p->pause_until_ns;
+    return now >= p->pause_until_ns && (now >= p->grow_ns || !has_ready(p));
 }
 
 static int is_idle(struct near__connection *c)
@@ -306,23 +342,37 @@ static void all_unsent(struct near__job *job)
         job->calls[i].outcome = NEAR_CALL_UNSENT;
 }
 
-/* What the job's fate says about the server. */
-static void judge(struct near__pool *p, struct near__connection *c, struct near__job *job)
+/* Whether the connection could not be made while others work. */
+static int is_one_more(struct near__pool *p, struct near__connection *c)
+{
+    pthread_mutex_lock(&p->mutex);
+    int others = has_ready(p);
+    pthread_mutex_unlock(&p->mutex);
+    return others && !near__connection_was_ready(c);
+}
+
+/* What the job's fate says about the server.  Returns 1 when it says nothing, and others may do it. */
+static int judge(struct near__pool *p, struct near__connection *c, struct near__job *job)
 {
     if (job->answered > 0)
         note_success(p);
     if (job->answered == job->count || job->fault.status == NEAR_ERR_CLOSED || job->fault.status == NEAR_ERR_NOMEM ||
         job->fault.status == NEAR_ERR_TOO_LARGE)
-        return;
+        return 0;
     /* Silence while connecting counts for each caller: waiting for connect_timeout_ms so many times would take too
      * long. */
-    if ((job->timed_out && near__connection_state(c) == NEAR_CONNECTION_OPENING) || near__connection_blame(c))
+    int silent = job->timed_out && near__connection_state(c) == NEAR_CONNECTION_OPENING;
+    int counts = silent || near__connection_blame(c), one_more = is_one_more(p, c);
+    if (counts && one_more)
+        note_refusal(p, &job->fault);
+    else if (counts)
         note_failure(p, &job->fault);
+    return one_more;
 }
 
 int near__pool_run(struct near__pool *p, struct near__job *job)
 {
-    int probe, ran;
+    int probe, ran, one_more = 0;
     atomic_fetch_add_explicit(&p->host->requests, job->count, memory_order_relaxed);
     do {
         struct near__connection *c = connection_for(p, job, &probe, &job->fault);
@@ -332,7 +382,7 @@ int near__pool_run(struct near__pool *p, struct near__job *job)
         }
         ran = near__connection_run(c, job);
         if (ran)
-            judge(p, c, job);
+            one_more = judge(p, c, job);
         if (probe) {
             pthread_mutex_lock(&p->mutex);
             p->probing_until_ns = 0;
@@ -341,7 +391,7 @@ int near__pool_run(struct near__pool *p, struct near__job *job)
         near__connection_unref(c);
     } while (!ran); /* it was closed in the meantime and is not chosen again */
     return job->answered < job->count && !job->timed_out && job->fault.status != NEAR_ERR_CLOSED &&
-           !is_lasting(job->fault.status);
+           (one_more || !is_lasting(job->fault.status));
 }
 
 void near__pool_interrupt(struct near__pool *p)

@@ -203,17 +203,21 @@ static void write_key(const struct near__redis *r, struct near__output *o, const
     near__output_joined(o, r->prefix, r->prefix_size, q->key, q->key_size);
 }
 
-static void write_fetch(const struct near__redis *r, struct near__output *o, const struct near__request *q)
+static void write_fetch(const struct near__redis *r, struct near__output *o, const struct near__request *q,
+                        struct near__call *call)
 {
     near__output_command(o, 2);
     near__output_text(o, "GET");
     near__output_text(o, r->position_key);
+    near__call_command(call, o->size);
     near__output_command(o, 2);
     near__output_text(o, "PTTL");
     write_key(r, o, q);
+    near__call_command(call, o->size);
     near__output_command(o, 2);
     near__output_text(o, "GET");
     write_key(r, o, q);
+    near__call_command(call, o->size);
     near__output_command(o, 2);
     near__output_text(o, "GET");
     near__output_text(o, r->position_key);
@@ -463,12 +467,12 @@ static void write_fill(const struct near__redis *r, struct near__output *o, cons
     near__output_argument(o, q->extra, q->extra_size);
 }
 
-/* One command for `count` requests, of `whole` in the batch. */
+/* One call for `count` requests, of `whole` in the batch; the end of its last command is the caller's to tell. */
 static void write_requests(const struct near__redis *r, struct near__output *o, const struct near__request *q,
-                           size_t count, size_t whole)
+                           size_t count, size_t whole, struct near__call *call)
 {
     if (q->operation == NEAR_OP_FETCH)
-        write_fetch(r, o, q);
+        write_fetch(r, o, q, call);
     else if (q->operation == NEAR_OP_PROVE)
         write_prove(r, o, q, q->status == NEEDS_TEXT);
     else if (q->operation == NEAR_OP_ROLL)
@@ -890,8 +894,10 @@ static size_t write_all(struct near__redis *r, struct near__output *o, const str
         if (!is_pending(&requests[i]))
             continue;
         size = together(&requests[i], count - i);
-        write_requests(r, o, &requests[i], size, count);
-        calls[n++] = (struct near__call){.end = o->size, .replies = requests[i].operation == NEAR_OP_FETCH ? 4 : 1};
+        struct near__call *call = &calls[n++];
+        *call = (struct near__call){0};
+        write_requests(r, o, &requests[i], size, count, call);
+        near__call_command(call, o->size);
     }
     return n;
 }
@@ -976,6 +982,7 @@ static void redis_stats(struct near__remote *remote, struct near__remote_stats *
     ret->timeouts = atomic_load_explicit(&r->host.timeouts, memory_order_relaxed);
     ret->bytes_sent = atomic_load_explicit(&r->host.bytes_sent, memory_order_relaxed);
     ret->bytes_received = atomic_load_explicit(&r->host.bytes_received, memory_order_relaxed);
+    ret->tls_files_refused = near__tls_files_refused(r->host.target.tls);
     ret->breaker_open = (uint32_t)near__pool_breaker_open(r->pool);
 }
 
@@ -1055,7 +1062,7 @@ static int open_parts(struct near__redis *r, const struct near__remote_config *c
     if (!r->position_key || !r->channel || near__pool_open(h, &r->pool) != NEAR_OK)
         return near__fail(error, NEAR_ERR_NOMEM, "out of memory");
     if (config->uri->kind == NEAR_URI_TLS)
-        return near__tls_open(config->options, config->uri->host, h->alloc, &h->target.tls, error);
+        return near__tls_open(config->options, config->uri->host, h->alloc, h->log, &h->target.tls, error);
     return NEAR_OK;
 }
 

@@ -35,7 +35,7 @@ static void begin(struct pipeline *p, struct near__redis *r, int64_t deadline_ns
 /* After the arguments of a command: it is a call. */
 static void end_command(struct pipeline *p)
 {
-    p->calls[p->job.count++] = (struct near__call){.end = p->job.output.size, .replies = 1};
+    near__call_command(&p->calls[p->job.count++], p->job.output.size);
 }
 
 static void simple(struct pipeline *p, const char *first, const char *second, const char *third)
@@ -91,10 +91,26 @@ static int explain_keys(const struct near__redis *r, const struct near__reply *r
     return near__fail(error, status, "%s", fault.text);
 }
 
-/* Without the right to MULTI, PUBLISH would be executed. */
+/* Outside of a transaction who may is told that there is none. */
+static int may_discard(struct near__redis *r, int64_t deadline_ns)
+{
+    struct pipeline p;
+    struct near__fault fault;
+    begin(&p, r, deadline_ns);
+    simple(&p, "DISCARD", NULL, NULL);
+    int may = run(&p, NULL) == NEAR_OK && is_error(answer(&p, 0)) &&
+              near__reply_fault(answer(&p, 0), &fault) != NEAR_ERR_DENIED;
+    end(&p);
+    return may;
+}
+
+/* Without the right to MULTI, PUBLISH would be executed.  Without that to DISCARD the connection would stay in the
+ * transaction for good, and so would every command of every thread on it. */
 static int may_use_multi(struct near__redis *r, int64_t deadline_ns)
 {
     struct pipeline p;
+    if (!may_discard(r, deadline_ns))
+        return 0;
     begin(&p, r, deadline_ns);
     simple(&p, "MULTI", NULL, NULL);
     simple(&p, "DISCARD", NULL, NULL);
@@ -267,6 +283,8 @@ static int clear_step(struct near__redis *r, const char *pattern, struct near__r
     if (!is_last)
         add_scan(&p, cursor, pattern);
     int status = p.job.count ? run(&p, error) : NEAR_OK;
+    if (status != NEAR_OK && unlinks && p.calls[0].outcome == NEAR_CALL_LOST)
+        status = NEAR_ERR_UNKNOWN;
     for (size_t i = 0; i < p.job.count && status == NEAR_OK; i++) {
         struct near__reply *reply = answer(&p, i);
         if (i < unlinks && reply->type == REDIS_REPLY_INTEGER && reply->integer >= 0)

@@ -62,9 +62,17 @@ static void log_rule(const struct near__redis *r, struct near__buffer *b)
               b->failed ? "(out of memory)" : (const char *)b->data);
 }
 
+/* Nobody is sent to a log that has nothing. */
+static const char *where_the_rule_is(const struct near__log *log)
+{
+    return log->fn && log->level >= NEAR_LOG_ERROR
+               ? "the log has the rule that the user needs"
+               : "near_options.log, with log_level 3 or more, gets the rule that the user needs";
+}
+
 int near__redis_denied(const struct near__redis *r, const struct near__fault *fault, int keys, near_error *error)
 {
-    static const char in_log[] = "the log has the rule that the user needs";
+    const char *in_log = where_the_rule_is(r->host.log);
     struct near__buffer b;
     near__buffer_init(&b, r->host.alloc);
     log_rule(r, &b);

@@ -183,6 +183,7 @@ struct near__channel_message {
 
 struct near__remote_stats {
     uint64_t requests, connections_opened, connections_lost, timeouts, bytes_sent, bytes_received;
+    uint64_t tls_files_refused;
     uint32_t breaker_open;
 };
 

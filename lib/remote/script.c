@@ -272,35 +272,42 @@ const struct near__script near__script_roll = {
 /* KEYS: lock, counter.  ARGV: operation, token, ttl, least value of the counter (EXTEND; 0: any)
  * Reply: { outcome, '0', remaining PTTL, counter }, outcome 0 done, 1 nobody has it, 2 somebody else has it
  * A counter that was not there starts at the server's time in µs, so that losing it does not hand out a number twice.
- * INCR is refused where SET would be (out of memory, replica), and comes first: then nothing has happened. */
+ * INCR is refused where SET would be (out of memory, replica), and comes first: then nothing has happened.  A counter
+ * that is only read is looked at first for the same reason: it may be something else, also what tonumber takes ("nan").
+ */
 const struct near__script near__script_lock = {
     .text = "local lock,count=KEYS[1],KEYS[2]\n"
             "local op,token,ttl,least=ARGV[1],ARGV[2],ARGV[3],tonumber(ARGV[4])\n"
             "local owner=redis.call('GET',lock)\n"
             "if owner and owner~=token then return {2,'0',redis.call('PTTL',lock),'0'} end\n"
             "local n\n"
-            "if op=='LOCK' then\n"
-            "  if not owner then\n"
-            "    n=redis.call('INCR',count)\n"
-            "    if n==1 then\n"
-            "      local t=redis.call('TIME')\n"
-            "      n=t[1]*1000000+t[2]\n"
-            "      redis.call('SET',count,string.format('%.0f',n))\n"
-            "    end\n"
-            "  end\n"
-            "  redis.call('SET',lock,token,'PX',ttl)\n"
-            "elseif not owner then return {1,'0',-1,'0'}\n"
-            "elseif op=='UNLOCK' then\n"
+            "if op~='LOCK' and not owner then return {1,'0',-1,'0'} end\n"
+            "if op=='UNLOCK' then\n"
             "  redis.call('DEL',lock)\n"
             "  return {0,'0',-1,'0'}\n"
+            "end\n"
+            "if owner then\n"
+            "  local v=redis.call('GET',count) or '0'\n"
+            "  n=string.find(v,'^%-?%d+$') and tonumber(v)\n"
+            "  if not n or math.abs(n)>=2^63 then\n"
+            "    return redis.error_reply('ERR value is not an integer or out of range')\n"
+            "  end\n"
+            "else\n"
+            "  n=redis.call('INCR',count)\n"
+            "  if n==1 then\n"
+            "    local t=redis.call('TIME')\n"
+            "    n=t[1]*1000000+t[2]\n"
+            "    redis.call('SET',count,string.format('%.0f',n))\n"
+            "  end\n"
+            "end\n"
+            "if op=='LOCK' then redis.call('SET',lock,token,'PX',ttl)\n"
             "elseif ttl~='0' then redis.call('PEXPIRE',lock,ttl) end\n"
-            "n=n or tonumber(redis.call('GET',count) or '0')\n"
             "if n<least then\n"
             "  n=least\n"
             "  redis.call('SET',count,string.format('%.0f',n))\n"
             "end\n"
             "return {0,'0',redis.call('PTTL',lock),string.format('%.0f',n)}\n",
-    .sha1 = "0a3de34db1e1bcb8bf2296df96a94b06cb647f5e",
+    .sha1 = "4c9a174d1ef95f8f5dff0fc1636541d7194621e8",
 };
 
 /* KEYS: position, key

@@ -17,15 +17,21 @@
 #ifndef HAVE_TLS
 
 int near__tls_open(const near_options *options, const char *host, const struct near__alloc *alloc,
-                   struct near__tls **ret, near_error *error)
+                   const struct near__log *log, struct near__tls **ret, near_error *error)
 {
-    (void)options, (void)host, (void)alloc, (void)ret;
+    (void)options, (void)host, (void)alloc, (void)log, (void)ret;
     return near__fail(error, NEAR_ERR_UNSUPPORTED, "this build has no TLS");
 }
 
 void near__tls_close(struct near__tls *tls)
 {
     (void)tls; /* there is none */
+}
+
+uint64_t near__tls_files_refused(const struct near__tls *tls)
+{
+    (void)tls;
+    return 0;
 }
 
 #else
@@ -41,11 +47,13 @@ void near__tls_close(struct near__tls *tls)
 #include <string.h>
 #include <sys/socket.h>
 
+#include "remote/tls_context.h"
+
 enum { RECORD_MAX = 16384 };
 
 struct near__tls {
     const struct near__alloc *alloc;
-    SSL_CTX *context;
+    struct near__tls_context *context;
     BIO_METHOD *method;
     char *name; /* what the certificate must be for */
     int name_is_address, verify;
@@ -112,49 +120,7 @@ static BIO_METHOD *bio_method(void)
     return NULL;
 }
 
-/* ---------------------------------------------------------------- certificates and rules */
-
-/* The newest reason in OpenSSL's queue, which is left empty; the system's own where there is one ("system lib" is what
- * stands on top of it). */
-static const char *reason(void)
-{
-    const char *text = NULL, *system = NULL;
-    for (unsigned long code; (code = ERR_get_error());) {
-        if (ERR_GET_LIB(code) == ERR_LIB_SYS)
-            system = strerror(ERR_GET_REASON(code));
-        else
-            text = ERR_reason_error_string(code);
-    }
-    return system ? system : text ? text : "no reason given";
-}
-
-static int load_authorities(struct near__tls *tls, const near_options *o, near_error *error)
-{
-    if (!o->tls_ca_file && !o->tls_ca_dir) {
-        if (tls->verify && SSL_CTX_set_default_verify_paths(tls->context) != 1)
-            return near__fail(error, NEAR_ERR_TLS, "the system's certificates: %s", reason());
-        return NEAR_OK;
-    }
-    if (SSL_CTX_load_verify_locations(tls->context, o->tls_ca_file, o->tls_ca_dir) != 1)
-        return near__fail(error, NEAR_ERR_TLS, "tls_ca_file %s, tls_ca_dir %s: %s",
-                          o->tls_ca_file ? o->tls_ca_file : "-", o->tls_ca_dir ? o->tls_ca_dir : "-", reason());
-    return NEAR_OK;
-}
-
-static int load_own(struct near__tls *tls, const near_options *o, near_error *error)
-{
-    if (!o->tls_cert_file && !o->tls_key_file)
-        return NEAR_OK;
-    const char *key = o->tls_key_file ? o->tls_key_file : o->tls_cert_file;
-    const char *certificate = o->tls_cert_file ? o->tls_cert_file : o->tls_key_file;
-    if (SSL_CTX_use_certificate_chain_file(tls->context, certificate) != 1)
-        return near__fail(error, NEAR_ERR_TLS, "tls_cert_file %s: %s", certificate, reason());
-    if (SSL_CTX_use_PrivateKey_file(tls->context, key, SSL_FILETYPE_PEM) != 1)
-        return near__fail(error, NEAR_ERR_TLS, "tls_key_file %s: %s", key, reason());
-    if (SSL_CTX_check_private_key(tls->context) != 1)
-        return near__fail(error, NEAR_ERR_TLS, "tls_key_file %s does not belong to the certificate", key);
-    return NEAR_OK;
-}
+/* ---------------------------------------------------------------- open, close */
 
 static int is_address(const char *name)
 {
@@ -166,43 +132,36 @@ void near__tls_close(struct near__tls *tls)
 {
     if (!tls)
         return;
-    SSL_CTX_free(tls->context);
+    near__tls_context_close(tls->context);
     BIO_meth_free(tls->method);
     near__free(tls->alloc, tls->name);
     near__free(tls->alloc, tls);
 }
 
 int near__tls_open(const near_options *options, const char *host, const struct near__alloc *alloc,
-                   struct near__tls **ret, near_error *error)
+                   const struct near__log *log, struct near__tls **ret, near_error *error)
 {
     struct near__tls *tls = near__alloc_zero(alloc, sizeof *tls);
     if (!tls)
         return near__fail(error, NEAR_ERR_NOMEM, "out of memory");
-    ERR_clear_error();
     tls->alloc = alloc;
     tls->verify = options->tls_verify != 0;
     tls->name = near__strdup(alloc, options->tls_server_name ? options->tls_server_name : host);
-    tls->context = SSL_CTX_new(TLS_client_method());
     tls->method = bio_method();
-    int status = NEAR_OK;
-    if (!tls->name || !tls->context || !tls->method)
-        status = near__fail(error, NEAR_ERR_NOMEM, "out of memory");
-    if (status == NEAR_OK) {
-        tls->name_is_address = is_address(tls->name);
-        SSL_CTX_set_min_proto_version(tls->context, TLS1_2_VERSION);
-        SSL_CTX_set_options(tls->context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
-        SSL_CTX_set_mode(tls->context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-        SSL_CTX_set_verify(tls->context, tls->verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
-        status = load_authorities(tls, options, error);
-    }
-    if (status == NEAR_OK)
-        status = load_own(tls, options, error);
+    int status = tls->name && tls->method ? near__tls_context_open(options, alloc, log, &tls->context, error)
+                                          : near__fail(error, NEAR_ERR_NOMEM, "out of memory");
     if (status != NEAR_OK) {
         near__tls_close(tls);
         return status;
     }
+    tls->name_is_address = is_address(tls->name);
     *ret = tls;
     return NEAR_OK;
+}
+
+uint64_t near__tls_files_refused(const struct near__tls *tls)
+{
+    return tls ? near__tls_context_refused(tls->context) : 0;
 }
 
 /* ---------------------------------------------------------------- sessions */
@@ -217,12 +176,14 @@ static int set_name(struct near__tls *tls, SSL *ssl)
 
 struct near__tls_session *near__tls_session_new(struct near__tls *tls, int fd, struct near__fault *fault)
 {
+    SSL_CTX *context = near__tls_context_acquire(tls->context);
     ERR_clear_error();
     struct near__tls_session *s = near__alloc(tls->alloc, sizeof *s);
-    SSL *ssl = s ? SSL_new(tls->context) : NULL;
+    SSL *ssl = s ? SSL_new(context) : NULL;
     BIO *bio = ssl ? BIO_new(tls->method) : NULL;
+    SSL_CTX_free(context); /* ssl has a reference of its own */
     if (!bio || !set_name(tls, ssl)) {
-        near__fault_set(fault, NEAR_ERR_NOMEM, "no TLS session for %s: %s", tls->name, reason());
+        near__fault_set(fault, NEAR_ERR_NOMEM, "no TLS session for %s: %s", tls->name, near__tls_reason());
         BIO_free(bio);
         SSL_free(ssl);
         near__free(tls->alloc, s);
@@ -272,7 +233,7 @@ static int outcome(struct near__tls_session *s, int result, short *ret_wants, st
             near__fault_set(fault, NEAR_ERR_IO, "TLS: the server closed the connection");
         break;
     default:
-        near__fault_set(fault, NEAR_ERR_TLS, "TLS: %s", reason());
+        near__fault_set(fault, NEAR_ERR_TLS, "TLS: %s", near__tls_reason());
     }
     ERR_clear_error();
     return -1;
