@@ -24,7 +24,8 @@
  * [4] Who dies stays on the list.  Its nonce no longer changes; a bound after the nonce was first seen here (in any
  *     roll) its process serves nothing by that nonce, so it is not waited for, and the next roll takes it off, if the
  *     server still has that nonce.  Comparing and removing are one step, so nobody is removed who has just proved anew.
- * [5] A bound that grows counts from the first heartbeat that told it (near__coherence_set_bound).
+ * [5] A bound that grows counts from the first heartbeat that told it (near__coherence_set_bound), unless the last one
+ *     found no list and said so.
  *     Who closes takes itself off, after its last call has ended and its last heartbeat was answered.  A heartbeat
  *     whose answer did not come may run later and put it on again: then it is like one that died.
  * [6] The asker is one of them: its own write it has applied, but those of others come to it by messages, too.  Its

@@ -111,15 +111,19 @@
 #include "nearcache.h"
 
 /* Positions down to this far below the first one seen can be expressed: 12 days of microseconds, for replies that are
- * on their way and for servers restored from a backup.  Upwards there remain four years. */
+ * on their way and for servers restored from a backup.  Upwards there remain four years; a jump beyond them, of a
+ * server whose clock was far behind when it began to count, moves the base (near__coherence_rebase_locked). */
 #define HEADROOM (UINT64_C(1) << 40)
+/* The year 2112.  A number from here on is nobody's clock, and whoever followed it would ask the server for more: soon
+ * it could not be told exactly (script.c). */
+#define POSITION_ABSURD (UINT64_C(1) << 52)
 
 /* ---------------------------------------------------------------- positions */
 
 int near__coherence_in_range(struct near__coherence *c, uint64_t position)
 {
     uint64_t unset = 0, base = (position > HEADROOM ? position - HEADROOM : 0) + 1;
-    /* relaxed: written once, and the number itself is all there is to see */
+    /* relaxed: the number itself is all there is to see */
     if (position && atomic_load_explicit(&c->base, memory_order_relaxed) == 0)
         atomic_compare_exchange_strong_explicit(&c->base, &unset, base, memory_order_relaxed, memory_order_relaxed);
     return near__coherence_relative(c, position) != 0;
@@ -131,6 +135,23 @@ uint64_t near__coherence_relative(const struct near__coherence *c, uint64_t posi
     if (!base || position < base || position - base >= NEAR_POSITION_MAX)
         return 0;
     return position - base + 1;
+}
+
+/* A reply of before sees the new incarnation, or its position counts in `highest` (see begin_incarnation_locked) and is
+ * below the new base, should it meet that one. */
+void near__coherence_rebase_locked(struct near__coherence *c, uint64_t position)
+{
+    uint64_t base = atomic_load_explicit(&c->base, memory_order_relaxed); /* as above */
+    uint64_t seen = atomic_load_explicit(&c->highest, memory_order_seq_cst);
+    if (seen < c->announced)
+        seen = c->announced;
+    uint64_t below = seen - base + 1;
+    int jumped = base && position >= base && position - base >= NEAR_POSITION_MAX && position < POSITION_ABSURD;
+    if (!jumped || seen < base || below > NEAR_POSITION_MAX / 2)
+        return;
+    if (below < HEADROOM)
+        below = HEADROOM;
+    atomic_store_explicit(&c->base, position - below, memory_order_relaxed);
 }
 
 void near__coherence_raise_highest(struct near__coherence *c, uint64_t position)
@@ -490,8 +511,9 @@ void near__coherence_set_bound(struct near__coherence *c, uint32_t bound_ms)
     int64_t bound = bound_ms * NEAR_NS_PER_MS;
     pthread_mutex_lock(&c->lock);
     /* relaxed: written under the lock only.  Who waits for barriers must know of a longer bound before anything is
-     * served by it. */
-    int known_shorter = c->list && bound > atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed);
+     * served by it; a heartbeat under way, or one without an answer, may tell them of this one. */
+    int known_shorter =
+        (c->list || c->running || c->unheard) && bound > atomic_load_explicit(&c->gate->bound_ns, memory_order_relaxed);
     if (known_shorter)
         near__proof_suspect_locked(c, 0);
     if (c->suspicion || known_shorter)
@@ -557,9 +579,9 @@ int near__coherence_check(struct near__coherence *c, int64_t deadline_ns, near_e
 {
     int status = NEAR_OK;
     pthread_mutex_lock(&c->lock);
-    uint64_t wanted = want_locked(c);
+    uint64_t wanted = want_locked(c), mine = ++c->checks;
     while (c->proved_nonce < wanted)
-        if (!near__coherence_go_on_locked(c, deadline_ns)) {
+        if (c->refused >= mine || !near__coherence_go_on_locked(c, deadline_ns)) {
             status = report_locked(c, c->problem.status < 0 ? c->problem.status : NEAR_ERR_TIMEOUT, error);
             break;
         }

@@ -98,6 +98,12 @@ int near__proof_stands_locked(const struct near__coherence *c)
     return c->suspicion == 0 && c->proved_ns != NEAR_PROVED_NEVER && near__now(c->clock) - c->proved_ns < bound_ns(c);
 }
 
+void near__proof_refused_locked(struct near__coherence *c, int status, uint64_t checks)
+{
+    if (status == NEAR_ERR_DENIED || status == NEAR_ERR_AUTH)
+        c->refused = checks;
+}
+
 /* ---------------------------------------------------------------- an attempt's end */
 
 static void fail_locked(struct near__coherence *c)
@@ -210,6 +216,7 @@ static int arrived_locked(struct near__coherence *c, uint64_t position, unsigned
         near__coherence_add(&c->position_regressions);
         near__fail(&c->problem, NEAR_ERR_PROTOCOL, "the heartbeat's position %" PRIu64 " is out of order", position);
         near__proof_suspect_locked(c, NEAR_SUSPECT_ORDER);
+        near__coherence_rebase_locked(c, position);
         c->last = 0; /* wherever that came from, it is not where the server is */
         c->anchored = 0;
         fail_locked(c);
@@ -263,6 +270,8 @@ void near__proof_answered(struct near__coherence *c, const struct near__request 
     c->running = 0;
     if (status >= 0)
         near__barrier_listed_locked(c, request->fence, request->server);
+    if (status >= 0 || status == NEAR_ERR_UNKNOWN)
+        c->unheard = status < 0;
     c->astray = is_astray(c, request);
     if (c->astray)
         near__coherence_kick_locked(c);
@@ -277,6 +286,7 @@ void near__proof_answered(struct near__coherence *c, const struct near__request 
         complete_locked(c);
     }
     if (current && failed) {
+        near__proof_refused_locked(c, status, c->attempt.checks);
         fail_locked(c);
         pause_locked(c);
     }
@@ -344,7 +354,8 @@ static uint64_t known_locked(const struct near__coherence *c)
 
 static void begin_locked(struct near__coherence *c, int64_t now)
 {
-    c->attempt = (struct near__attempt){.nonce = c->next_nonce, .begun_ns = now, .known = known_locked(c)};
+    c->attempt =
+        (struct near__attempt){.nonce = c->next_nonce, .begun_ns = now, .checks = c->checks, .known = known_locked(c)};
     c->next_nonce += NEAR_MUTANT(LIFTS_MEET) ? 1 : NONCE_STEP;
     c->next_proof_ns = now + INTERVAL_MIN_MS * NEAR_NS_PER_MS; /* at the earliest, whatever becomes of this one */
     c->asked = 1;
@@ -357,11 +368,21 @@ static int is_pinging(const struct near__coherence *c)
     return c->tracking && c->pinged_ns != 0 && !NEAR_MUTANT(PINGS_PIPELINED);
 }
 
+/* Hits go by the processor's counter, which some sleep states of a machine reset: then the moment that they have is far
+ * away, though by the kernel's clock the proof's time is over. */
+static void lapse_locked(struct near__coherence *c, int64_t now)
+{
+    if (c->proved_ns != NEAR_PROVED_NEVER && now - c->proved_ns >= bound_ns(c))
+        /* relaxed: written under the lock only */
+        near__local_withdraw(c->local, atomic_load_explicit(&c->gate->proved_ns, memory_order_relaxed));
+}
+
 enum near__tick near__proof_tick(struct near__coherence *c, int64_t *ret_due_ns, uint64_t *ret_nonce)
 {
     enum near__tick result = NEAR_TICK_WAIT;
     pthread_mutex_lock(&c->lock);
     int64_t now = near__now(c->clock), patience = near__proof_patience_ns(c);
+    lapse_locked(c, now);
     if (c->attempt.nonce && now - c->attempt.begun_ns >= patience && give_up_locked(c, now))
         result = NEAR_TICK_SILENT;
     if (is_pinging(c) && now - c->pinged_ns >= c->connect_timeout_ns)

@@ -25,6 +25,7 @@ enum near__suspicion {
 struct near__attempt {
     uint64_t nonce;   /* 0: none */
     int64_t begun_ns; /* before both the PING and the heartbeat were sent: what the proof will count from */
+    uint64_t checks;  /* that had begun by then */
     uint64_t known;   /* the proof's position must not be below: it covers whatever had been seen by then */
     uint64_t position;
     int answered; /* the heartbeat's reply said OK */
@@ -91,7 +92,8 @@ struct near__coherence {
     void (*heard)(void *arg, const void *key, size_t key_size); /* (c) see coherence.h */
     void *heard_arg;                                            /* (c) */
 
-    _Atomic(uint64_t) base;        /* (a) the local tier's positions are relative to base - 1; 0: not fixed yet */
+    /* (a) the local tier's positions are relative to base - 1; 0: not fixed yet; written by the subscriber */
+    _Atomic(uint64_t) base;
     _Atomic(uint64_t) highest;     /* (a) highest position seen in a reply or proof; messages could be anybody's */
     _Atomic(uint64_t) incarnation; /* (a) raised by suspicions: the server's history may be new; 0: no proof yet */
     _Atomic(uint64_t) server_id;   /* (a) of the server subscribed to; written by the subscriber */
@@ -134,9 +136,12 @@ struct near__coherence {
     size_t member_count;                           /* (l) */
     /* (l) which list of processes there is, on which server, in which history; 0: none */
     uint64_t list;
+    int unheard;           /* (l) what the last heartbeats found was not told: there may be a list, with us on it */
     int64_t list_since_ns; /* (l) when it was first seen here */
     int64_t bound_max_ns;  /* (l) the longest bound that was ever seen, of anybody */
     near_error problem;    /* (l) the last one since the last proof */
+    uint64_t checks;       /* (l) self-checks that have begun */
+    uint64_t refused;      /* (l) how many had when the last attempt began that waiting does not cure */
 
     /* (a) statistics, relaxed, but for demand and repair, whose fields have letters of their own */
     _Atomic(uint64_t) messages, messages_own, messages_bad, messages_foreign, messages_kept, message_gaps;
@@ -160,6 +165,9 @@ static inline void near__coherence_add(_Atomic(uint64_t) *counter)
 /* coherence.c */
 /* Fixes the base at the first position seen; 1 when the position can be expressed relative to it. */
 int near__coherence_in_range(struct near__coherence *c, uint64_t position);
+/* The server has jumped to that position, which cannot be expressed: moves the base, so that it is above everything
+ * that was ever seen.  By the subscriber, after a new incarnation has begun; nothing, if there is no room. */
+void near__coherence_rebase_locked(struct near__coherence *c, uint64_t position);
 void near__coherence_raise_highest(struct near__coherence *c, uint64_t position);
 /* 0 stays 0 (unknown); out of range becomes 0. */
 uint64_t near__coherence_relative(const struct near__coherence *c, uint64_t position);
@@ -186,6 +194,9 @@ void near__proof_suspect(struct near__coherence *c, unsigned reasons);
 /* Ages the gate's proof beyond bound_ns. */
 void near__proof_withdraw_locked(struct near__coherence *c, int64_t bound_ns);
 int near__proof_stands_locked(const struct near__coherence *c);
+/* An attempt has failed that began after so many self-checks: those that began before need not wait any longer if it
+ * was refused, which the same attempt will be again. */
+void near__proof_refused_locked(struct near__coherence *c, int status, uint64_t checks);
 
 enum near__tick {
     NEAR_TICK_WAIT,   /* nothing to do before *ret_due_ns */

@@ -192,10 +192,11 @@ static unsigned recognise(struct near__coherence *c, const char *server)
     return first ? 0 : NEAR_SUSPECT_SERVER;
 }
 
-static void open_failed(struct near__coherence *c, int status, const near_error *error)
+static void open_failed(struct near__coherence *c, int status, uint64_t checks, const near_error *error)
 {
     pthread_mutex_lock(&c->lock);
     near__fail(&c->problem, status, "no subscription: %s", error->text[0] ? error->text : near_status_text(status));
+    near__proof_refused_locked(c, status, checks);
     near__coherence_pause_locked(c, status == NEAR_ERR_UNAVAILABLE);
     int stopping = c->stopping;
     pthread_cond_broadcast(&c->changed);
@@ -209,10 +210,13 @@ static void open_channel(struct near__coherence *c)
 {
     struct near__channel *channel = NULL;
     near_error error = {0};
+    pthread_mutex_lock(&c->lock);
+    uint64_t checks = c->checks;
+    pthread_mutex_unlock(&c->lock);
     int status =
         near__channel_open(c->remote, c->private_name, near__now(c->clock) + c->connect_timeout_ns, &channel, &error);
     if (status < 0) {
-        open_failed(c, status, &error);
+        open_failed(c, status, checks, &error);
         return;
     }
     near__coherence_add(&c->subscriptions);
