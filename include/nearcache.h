@@ -186,7 +186,8 @@ typedef struct near_options {
     const char *username;        /* ACL user; overrides the URI */
     const char *password;        /* overrides the URI */
     const char *client_name;     /* CLIENT SETNAME; NULL: "nearcache" */
-    const char *tls_ca_file;     /* NULL: the system's certificates */
+    /* Files of certificates and keys: what a new connection finds changed it reads again, see near_open. */
+    const char *tls_ca_file; /* NULL: the system's certificates */
     const char *tls_ca_dir;
     const char *tls_cert_file; /* client certificate, with tls_key_file */
     const char *tls_key_file;
@@ -267,6 +268,10 @@ NEAR_API size_t near_uri_redact(const char *uri, char *buffer, size_t capacity);
  *
  * User, password and path may be percent-encoded; an IPv6 host stands in brackets.  The connection is
  * made in the background: a cache opens while Redis is down and works as soon as it is there.
+ * The files of tls_ca_file, tls_ca_dir, tls_cert_file and tls_key_file are read here, and again when a new connection
+ * finds that they have changed, so certificates may be renewed in their places; open connections keep what they were
+ * made with.  Changed files that cannot be used leave the ones read before in use: a warning, and
+ * near_stats.tls_files_refused; the next connection tries again.
  * Threads: any.  Blocks: on allocation and thread creation only.
  * With the option snapshot a thread reads the keys of that file, if it is there, into the local tier, hottest first, as
  * soon as the remote tier answers; near_stats.snapshot_status tells how it went.  Nothing waits for it.  Returns
@@ -344,7 +349,9 @@ static inline void near_call_init(near_call *call)
 typedef struct near_value {
     const void *data;
     size_t size;
-    int64_t ttl_ms; /* time left, -1: no expiry */
+    /* time left, -1: no expiry; of a loaded value with stale_ms or fail_ms until it is gone, not until it is old; of a
+       local copy at most 34 years, after which it is gone */
+    int64_t ttl_ms;
     /* NEAR_FROM_LOCAL, NEAR_FROM_REMOTE, NEAR_FROM_FLIGHT (another thread's fetch), NEAR_FROM_LOADER */
     uint32_t source;
     uint32_t state_; /* the library's */
@@ -398,7 +405,7 @@ typedef struct near_write {
     size_t size;
     uint32_t flags;
     uint32_t reserved; /* 0 */
-    int64_t ttl_ms;    /* 0: no expiry; otherwise at least 1 */
+    int64_t ttl_ms;    /* 0: no expiry; otherwise at least 1, at most a hundred years */
 } near_write;
 static inline void near_write_init(near_write *write)
 {
@@ -422,8 +429,8 @@ NEAR_API int near_set(near_cache *cache, const void *key, size_t key_size, const
 /* Removes a key everywhere.  NEAR_MISS: it did not exist.  Otherwise as near_set. */
 NEAR_API int near_del(near_cache *cache, const void *key, size_t key_size, const near_call *call);
 
-/* Gives a key a new time to live (at least 1 ms), or none with ttl_ms 0.  NEAR_MISS: it does not exist.  Otherwise as
- * near_set. */
+/* Gives a key a new time to live (1 ms to a hundred years), or none with ttl_ms 0.  NEAR_MISS: it does not exist.
+ * Otherwise as near_set. */
 NEAR_API int near_expire(near_cache *cache, const void *key, size_t key_size, int64_t ttl_ms, const near_call *call);
 
 /* Adds delta to the decimal integer in key (absent: 0), atomically; keeps the time to live.
@@ -456,8 +463,9 @@ NEAR_API int near_mget(near_cache *cache, near_item *items, size_t count, const 
 /* Writes, or removes, count keys in one round trip.  Each key is written atomically, the whole is not.  Items of
  * near_mset without NX or XX run in order: of a key that is there twice the later value stays.
  * With NEAR_WRITE_BARRIER one barrier is behind them all, also when some have failed; NEAR_UNAPPLIED is the call's, not
- * an item's.  Blocks: up to the deadline.  Each item has its own status, of those of near_set (near_mdel: near_del);
- * the call returns NEAR_OK or NEAR_UNAPPLIED when no item has an error, otherwise the first item's error in order.
+ * an item's; with count 0 nobody is asked.  Blocks: up to the deadline.  Each item has its own status, of those of
+ * near_set (near_mdel: near_del); the call returns NEAR_OK or NEAR_UNAPPLIED when no item has an error, otherwise the
+ * first item's error in order.
  * When the call as a whole fails (_INVALID, _NOMEM, _CLOSED, _FORKED) every item has the status that it returns. */
 NEAR_API int near_mset(near_cache *cache, near_item *items, size_t count, const near_write *write,
                        const near_call *call);
@@ -487,7 +495,9 @@ typedef struct near_loaded near_loaded;
  * called from one of the cache's own threads (option load_threads), with all signals blocked and no lock held; for
  * several keys at once, for one key once at a time in the process and, as long as the remote tier can be reached, in
  * the fleet (where it cannot, a caller does not wait for a load that is older than the bound: it begins another).  It
- * may call the cache (not near_close).  It must outlive the cache. */
+ * may call the cache (not near_close); what it has loaded is loaded in its own thread, so that loaders never wait for
+ * each other's threads, and such a call may return later than its deadline: when that loader has returned.  It must
+ * outlive the cache. */
 typedef int (*near_loader_fn)(void *arg, const near_load_request *request, near_loaded *loaded);
 
 /* The value; copied.  Returns NEAR_OK, NEAR_ERR_INVALID, NEAR_ERR_TOO_LARGE (above the option value_max),
@@ -539,8 +549,10 @@ typedef struct near_load {
     uint32_t jitter_permille; /* a time to live is shortened by a random part, up to this; at most 1000 */
     /* with an old value at hand that may be served a call waits no longer for a load; 0: until its deadline */
     uint32_t soft_timeout_ms;
-    uint32_t hard_timeout_ms; /* after so long a load has failed, whatever the loader does; 0: 10000 */
-    uint32_t lease_ms;        /* how long the fleet waits for a process that loads and has perhaps died; a load that
+    /* so long after its loader was called a load has failed, whatever the loader does; 0: 10000.  A load that waits for
+     * one of load_threads is not called yet: calls for it wait until their own deadlines */
+    uint32_t hard_timeout_ms;
+    uint32_t lease_ms; /* how long the fleet waits for a process that loads and has perhaps died; a load that
                                  takes longer is not kept; 0: 10000 */
 } near_load;
 static inline void near_load_init(near_load *load)
@@ -555,12 +567,13 @@ static inline void near_load_init(near_load *load)
  * of however many processes ask, and writes it through to the remote tier unless the key was written or removed
  * meanwhile.  Who waits shares the result, each with a deadline of its own; a call that begins after an acknowledged
  * write or removal never gets what was loaded before it.  With loader NULL the cache's own is used (near_set_loader),
- * with options NULL its options.  While the remote tier is away there is one load a process in each bound_ms, and
- * nothing is kept.  Owner, Threads: as near_get.  Blocks: on a local hit never, otherwise up to the deadline.  Returns
- * NEAR_OK; NEAR_STALE (an old value, as allowed by stale_ms or fail_ms, or one without proof); NEAR_MISS (the source
- * has no such key); NEAR_ERR_LOAD, _LOADER, _LOAD_TIMEOUT, _TIMEOUT (the call's deadline), _INVALID (also: no loader;
- * local_ttl_ms is set and not above stale_ms and fail_ms), _TOO_LARGE, _NOMEM, _SYSTEM (no thread), _CLOSED, _FORKED,
- * _UNPROVEN. */
+ * with options NULL its options.  While the remote tier is away every process loads for itself, a key once at a time (a
+ * load that is older than bound_ms is not waited for), and nothing is kept: the next call loads again.  Owner, Threads:
+ * as near_get.  Blocks: on a local hit never, otherwise up to the deadline.  Returns NEAR_OK; NEAR_STALE (an old value,
+ * as allowed by stale_ms or fail_ms, or one without proof); NEAR_MISS (the source has no such key); NEAR_ERR_LOAD,
+ * _LOADER, _LOAD_TIMEOUT, _TIMEOUT (the call's deadline), _INVALID (also: no loader; local_ttl_ms is set and not above
+ * stale_ms and fail_ms), _TOO_LARGE, _WRONG_TYPE (the loader is not asked), _NOMEM, _SYSTEM (no thread), _CLOSED,
+ * _FORKED, _UNPROVEN. */
 NEAR_API int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_loader_fn loader, void *arg,
                               const near_load *options, near_value *ret_value);
 
@@ -615,8 +628,9 @@ NEAR_API int near_invalidate_tag(near_cache *cache, const void *tag, size_t size
  * near_namespace_key returns NEAR_OK; NEAR_STALE (the generation is not proven to be the present one; only where call
  * or the option unproven allows that); NEAR_TRUNCATED (*ret_size is the size that is needed, nothing is written);
  * NEAR_ERR_INVALID, _TOO_LARGE (the name, or the whole), _WRONG_TYPE (somebody else has put something else under the
- * namespace's name), _SYSTEM (no random numbers), and what near_get and near_set may return. near_namespace_invalidate
- * returns as near_set; NEAR_ERR_INVALID, _TOO_LARGE for what cannot be a name, _SYSTEM. */
+ * namespace's name), _OPTION (value_max is below 16, which a generation has), _SYSTEM (no random numbers), and what
+ * near_get and near_set may return.  near_namespace_invalidate returns as near_set; NEAR_ERR_INVALID, _TOO_LARGE for
+ * what cannot be a name, _OPTION, _SYSTEM. */
 NEAR_API int near_namespace_key(near_cache *cache, const void *name, size_t name_size, const void *key, size_t key_size,
                                 const near_call *call, void *buffer, size_t capacity, size_t *ret_size);
 NEAR_API int near_namespace_invalidate(near_cache *cache, const void *name, size_t name_size, const near_call *call);
@@ -641,14 +655,16 @@ NEAR_API int near_set_bulk_loader(near_cache *cache, near_bulk_loader_fn loader,
  *                         that is known to have happened.  Until then a read may find the older value in the remote
  *                         tier.
  *   the process dies      between the two: the cache keeps the   without a journal what is queued is lost; with it, it
- *                         older value until its time to live     goes to the source after the next open
+ *                         older value until its time to live     goes to the source after the next open, and what the
+ *                                                                cache was to forget is forgotten then
  *
  * Writes of one key through one source reach source and cache in the same order.  Two processes that write one key may
  * not: NEAR_SOURCE_INVALIDATE removes the key from the cache instead of writing it, which is right in any order.
  *
  * With write-behind a load from the source may find what a queued update is about to change: ask near_source_peek
- * first, and where several processes load, do not let the remote tier evict keys before they are stored (a time to
- * live, room enough). */
+ * first, and where several processes load, do not let the remote tier evict or lose keys before they are stored (a time
+ * to live, room enough, persistence).  A key that the update, or anything else of the source's, removed from the cache
+ * is therefore forgotten again after the update was stored; in between it may be back with its old value. */
 typedef struct near_source near_source;
 
 enum { NEAR_UPDATE_SET = 1, NEAR_UPDATE_DEL = 2 };
@@ -717,11 +733,12 @@ static inline void near_source_options_init(near_source_options *options)
     *options = defaults;
 }
 
-/* Opens a source.  With a journal, what it holds is queued again; a torn end (the last write before a crash) is cut
- * off.  Owner: the source is the caller's until near_source_close; until then near_close refuses with NEAR_ERR_BUSY.
- * Threads: any.  Blocks: while the journal is read.  Returns NEAR_OK, NEAR_ERR_INVALID (error says which option),
- * _NOMEM, _CLOSED, _FORKED, _SYSTEM; _JOURNAL: in use by another process, no journal, unreadable, or damaged before its
- * end (error says where; see NEAR_SOURCE_SALVAGE). */
+/* Opens a source.  With a journal, what it holds is queued again, or forgotten; a torn end (the last write before a
+ * crash) is cut off.  Owner: the source is the caller's until near_source_close; until then near_close refuses with
+ * NEAR_ERR_BUSY.  Threads: any.  Blocks: while the journal is read.  Returns NEAR_OK, NEAR_ERR_INVALID (error says
+ * which option), _NOMEM, _CLOSED, _FORKED, _SYSTEM; _JOURNAL: in use by another process, no journal, unreadable, of a
+ * later version of the library's, or damaged before its end (error says where; see NEAR_SOURCE_SALVAGE).  A journal of
+ * an earlier version is read and replaced by a new one; while that fails updates are refused with NEAR_ERR_JOURNAL. */
 NEAR_API int near_source_open(near_cache *cache, const near_source_options *options, near_source **ret_source,
                               near_error *error);
 
@@ -754,8 +771,8 @@ NEAR_API int near_source_flush(near_source *source, uint32_t timeout_ms);
 enum { NEAR_SOURCE_DISCARD = 1u << 0 /* near_source_close: lose what is not stored by then */ };
 /* Flushes and closes a source.  No other call of it may be under way or come later.
  * Blocks: up to timeout_ms (0: the cache's), and for a store or dead_letter that is running.
- * Returns NEAR_OK: everything is stored; NEAR_PENDING: the rest is in the journal, for the next open; both end the
- * source.  NEAR_ERR_TIMEOUT: something that is in memory only is not done; the source stays open, unless
+ * Returns NEAR_OK: everything is stored, and forgotten; NEAR_PENDING: the rest is in the journal, for the next open;
+ * both end the source.  NEAR_ERR_TIMEOUT: something that is in memory only is not done; the source stays open, unless
  * NEAR_SOURCE_DISCARD was given: then it is lost.  NEAR_ERR_INVALID, _CLOSED, _FORKED. */
 NEAR_API int near_source_close(near_source *source, uint32_t timeout_ms, uint32_t flags);
 
@@ -808,8 +825,10 @@ NEAR_API int near_warm_scan(near_cache *cache, const char *pattern, const near_w
 
 /* Writes the keys of the local tier into a file, the last read first, at most keys_max (0: all), for near_warm_file;
  * call it when you like (the option snapshot does it at near_close).  Keys only: values come from the remote tier.  The
- * file is replaced whole or not at all.  ret_keys and error may be NULL.  Blocks: on the disk.  Returns NEAR_OK,
- * NEAR_ERR_INVALID, _NOMEM, _CLOSED, _FORKED, _SYSTEM (error has the system's words). */
+ * file is replaced whole or not at all: by path.new, written beside it (when two save at once, one has a random name
+ * instead); what a process that was killed meanwhile left there the next save takes away.  ret_keys and error may be
+ * NULL.  Blocks: on the disk.  Returns NEAR_OK, NEAR_ERR_INVALID, _NOMEM, _CLOSED, _FORKED, _SYSTEM (error has the
+ * system's words). */
 NEAR_API int near_warm_save(near_cache *cache, const char *path, uint64_t keys_max, uint64_t *ret_keys,
                             near_error *error);
 /* Warms with a file of near_warm_save, hottest first.  Also returns NEAR_ERR_SYSTEM, and NEAR_ERR_SNAPSHOT when the
@@ -861,9 +880,10 @@ static inline void near_lock_options_init(near_lock_options *options)
  * *ret_lock is the caller's until near_unlock, also after the cache was closed.  Any thread may use it, one at a time.
  * Blocks: up to the time-out, and twice server_timeout_ms more (the last attempt, and giving back what it may have
  * taken).  Returns NEAR_OK; NEAR_LOCKED: somebody else has it; NEAR_ERR_INVALID, _TOO_LARGE (name), _NOMEM, _CLOSED,
- * _FORKED, _SYSTEM (no random numbers), _UNSUPPORTED ("local:"), _WRONG_TYPE (the key is something else); _TIMEOUT
- * (answers took longer than ttl_ms), _UNKNOWN and the remote tier's own errors: it could not be taken, and what may
- * have been taken has been given back where the server could be reached, elsewhere it ends with ttl_ms. */
+ * _FORKED, _SYSTEM (no random numbers), _UNSUPPORTED ("local:"), _WRONG_TYPE (the key is something else), _OVERFLOW
+ * (name:fence is no number); _TIMEOUT (answers took longer than ttl_ms), _UNKNOWN and the remote tier's own errors: it
+ * could not be taken, and what may have been taken has been given back where the server could be reached, elsewhere it
+ * ends with ttl_ms. */
 NEAR_API int near_lock(near_cache *cache, const void *name, size_t name_size, const near_lock_options *options,
                        near_held_lock **ret_lock);
 
@@ -875,8 +895,9 @@ NEAR_API int near_redlock(near_cache *const *caches, size_t count, const void *n
                           const near_lock_options *options, near_held_lock **ret_lock);
 
 /* Prolongs a lock that is still valid to ttl_ms from now (0: as at first).  Blocks: up to server_timeout_ms for each
- * server.  Returns NEAR_OK; NEAR_ERR_LOCK_LOST: it is not held any more; NEAR_ERR_INVALID; others: the servers could
- * not be asked, and the lock stands as long as near_lock_valid_ms says. */
+ * server.  Returns NEAR_OK; NEAR_ERR_LOCK_LOST: it is not held any more; NEAR_ERR_INVALID; NEAR_ERR_OVERFLOW
+ * (name:fence is no number any more) and others: the servers could not be asked, or refused; the lock stands as long as
+ * near_lock_valid_ms says. */
 NEAR_API int near_lock_extend(near_held_lock *lock, uint32_t ttl_ms);
 
 /* How long the lock is still surely held, in milliseconds; 0: not any more.  Blocks: never. */
@@ -893,9 +914,11 @@ NEAR_API int near_unlock(near_held_lock *lock);
 /* ---------------------------------------------------------------- the whole cache */
 
 enum { NEAR_CLEAR_KEYS = 1u << 0 /* also remove the prefix's keys from the remote tier; needs a prefix */ };
-/* Empties the local tier of every process that shares the prefix.  Blocks: up to the deadline, with NEAR_CLEAR_KEYS
- * while it scans (ret_removed may be NULL).  Returns as near_set, and NEAR_ERR_INVALID for NEAR_CLEAR_KEYS without
- * a prefix or without a remote tier. */
+/* Empties the local tier of every process that shares the prefix.  NEAR_CLEAR_KEYS takes every key under the prefix,
+ * with *ret_removed (may be NULL) their number: also the library's own, and locks that somebody holds, whose owners
+ * learn so at near_lock_extend or near_unlock only.  Blocks: up to the deadline, with NEAR_CLEAR_KEYS while it scans.
+ * Returns as near_set; NEAR_ERR_UNKNOWN also when a part of the keys was removed, or when others may not have been told
+ * of it: call it again.  NEAR_ERR_INVALID for NEAR_CLEAR_KEYS without a prefix or without a remote tier. */
 NEAR_API int near_clear(near_cache *cache, uint32_t flags, const near_call *call, uint64_t *ret_removed);
 
 /* Changes the local tier's budget on a running cache.  What still fits stays; what does not is evicted in the
@@ -905,19 +928,21 @@ NEAR_API int near_set_local_bytes(near_cache *cache, uint64_t bytes);
 NEAR_API int near_set_local_entries(near_cache *cache, uint64_t entries); /* 0: only bytes count */
 /* The automatic size: the local tier has the least budget, from bytes_min to bytes_max, that near_advise expects to
  * answer so many thousandths of the reads, and less than that, down to bytes_min, while memory is short (option
- * auto_pressure).  bytes_max 0: the size that near_set_local_bytes or local_bytes said last.  hit_permille 0 ends it:
- * the size stays as it is.  Changes are damped and come within seconds to minutes (docs/policies.md); near_stats tells
- * what was decided and why.  A size that near_set_local_bytes sets meanwhile counts at once, also outside of the
- * limits, ends what pressure has left behind, and stays for half a minute unless memory is short; then deciding goes on
- * from there.  Threads: any.  Blocks: never.  Returns NEAR_OK, NEAR_ERR_OPTION (outside of the options' ranges, or
- * bytes_min above bytes_max), NEAR_ERR_UNSUPPORTED (neither auto_hit_permille nor curve was set when the cache was
- * opened), NEAR_ERR_INVALID, _CLOSED, _FORKED. */
+ * auto_pressure).  bytes_max 0: the size that near_set_local_bytes or local_bytes said last.  hit_permille 0 ends it,
+ * whatever the other two are: the size stays as it is.  Changes are damped and come within seconds to minutes
+ * (docs/policies.md); near_stats tells what was decided and why.  A size that near_set_local_bytes sets meanwhile
+ * counts at once, also outside of the limits, ends what pressure has left behind, and stays for half a minute unless
+ * memory is short; then deciding goes on from there.  Threads: any.  Blocks: never.  Returns NEAR_OK, NEAR_ERR_OPTION
+ * (outside of the options' ranges, or bytes_min above bytes_max, or above what a bytes_max of 0 stands for: as
+ * near_open has it), NEAR_ERR_UNSUPPORTED (neither auto_hit_permille nor curve was set when the cache was opened),
+ * NEAR_ERR_INVALID, _CLOSED, _FORKED. */
 NEAR_API int near_set_auto_size(near_cache *cache, uint32_t hit_permille, uint64_t bytes_min, uint64_t bytes_max);
 
 /* Tells which share of the reads the local tier would answer, with the policy lru, if it had so many bytes (as the
  * option local_bytes counts) and so many entries; 0: that is no limit.  From the requests seen so far, recent ones
  * counting more, as if nothing expired or were invalidated; needs the option curve.  Within 0.02 of the truth on real
- * traces (docs/policies.md).  Threads: any.  Blocks: while another thread learns from requests, which takes
+ * traces (docs/policies.md), up to eight times the budget, or sixteen times the limit of entries; what is beyond may be
+ * told to have no more hits than that.  Threads: any.  Blocks: while another thread learns from requests, which takes
  * microseconds.  Returns NEAR_OK, NEAR_MISS (no reads yet), NEAR_ERR_INVALID (no size, or ret_hit_ratio NULL),
  * _UNSUPPORTED (curve is off), _TIMEOUT (the thread that was learning has been stopped), _CLOSED, _FORKED. */
 NEAR_API int near_advise(near_cache *cache, uint64_t bytes, uint64_t entries, double *ret_hit_ratio);
@@ -1068,6 +1093,7 @@ typedef struct near_stats {
     uint64_t values_sent; /* writes whose message took the value along (message_values) */
     /* gauge: values that callers have got and not released; of fetches and loads also those that are under way */
     uint64_t values_held;
+    uint64_t tls_files_refused; /* connections made with files of tls_… read before: the changed ones are no good */
 } near_stats;
 
 /* Fills a snapshot; the counters are not from one instant.  stats->size must be set.
@@ -1091,7 +1117,7 @@ NEAR_API const char *near_version(void);
 /* 1 when the library was built with it ("tls"); 0 for any other name, or NULL.  Threads: any.  Blocks: never. */
 NEAR_API int near_has_feature(const char *name);
 
-#define NEAR_KEY_MAX 65535u         /* bytes */
+#define NEAR_KEY_MAX 65535u         /* bytes; of a key that is loaded 65519, of a lock's name 65529 */
 #define NEAR_VALUE_MAX (512u << 20) /* bytes; Redis's own limit */
 
 #ifdef __cplusplus

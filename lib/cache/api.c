@@ -6,8 +6,7 @@
 #include "base/compiler.h"
 #include "base/options.h"
 #include "base/random.h"
-#include "cache/cache.h"
-#include "local/hit.h"
+#include "cache/short_way.h"
 
 #define TTL_MAX_MS INT64_C(3153600000000) /* a hundred years; Redis refuses what overflows its clock */
 #define CALL_FLAGS (NEAR_BYPASS_LOCAL | NEAR_NO_FILL | NEAR_ALLOW_STALE | NEAR_REQUIRE_FRESH | NEAR_WRITE_BARRIER)
@@ -98,14 +97,10 @@ struct near__reader *near__reader_for(near_cache *cache, int *ret_status)
     return reader;
 }
 
-static inline void give(near_value *value, struct near__reader *reader, const struct near__entry *entry, int64_t ttl_ms)
+static void pin_and_give(near_value *value, struct near__reader *reader, struct near__entry *entry)
 {
-    value->size = near__entry_value_size(entry);
-    value->ttl_ms = ttl_ms;
-    value->source = NEAR_FROM_LOCAL;
-    value->state_ = NEAR_VALUE_PINNED;
-    value->private_[1] = reader;
-    value->private_[2] = reader->local;
+    near__short_pin(value, reader, entry,
+                    near__entry_has_expiry(entry) ? near__hit_ttl_ms(reader->local, entry, 0) : -1);
 }
 
 /* The local part of a read, inside a section. */
@@ -113,13 +108,14 @@ static enum near__local_result get_locally(struct near__impl *impl, struct near_
                                            size_t key_size, const near_call *call, near_value *ret_value)
 {
     struct near__entry *entry;
-    int64_t started_ns = near__reader_is_due(reader) ? near__now(&impl->clock) : 0;
+    int64_t now_ns, started_ns = near__reader_is_due(reader) ? near__now(&impl->clock) : 0;
     int64_t bound_ns = near__read_bound(impl, call);
     enum near__local_result result =
-        near__hit_look(impl->local, key, key_size, bound_ns, near__read_stale_bound(impl, call), &entry);
+        near__hit_look(impl->local, key, key_size, bound_ns, near__read_stale_bound(impl, call), &entry, &now_ns);
     if (near__local_is_served(result)) {
         if (near__hit_hold(impl->local, reader, entry, &ret_value->private_[0], &ret_value->data))
-            give(ret_value, reader, entry, near__entry_has_expiry(entry) ? near__hit_ttl_ms(impl->local, entry) : -1);
+            near__short_give(ret_value, reader, entry,
+                             near__entry_has_expiry(entry) ? near__hit_ttl_ms(impl->local, entry, now_ns) : -1);
         else
             result = NEAR_LOCAL_ABSENT; /* no memory for a copy */
     }
@@ -200,72 +196,40 @@ NEAR_APART int get_the_long_way(near_cache *cache, const void *key, size_t key_s
     return get_checked(cache, key, key_size, &mine, ret_value);
 }
 
-/* A thread's reader in a section in which the cache is open. */
-struct short_way {
-    struct near__reader *reader;
-    struct near__rcu_place place;
-};
-
-NEAR_INLINE void leave_short_way(const struct short_way *way)
-{
-    near__rcu_leave_quickly(way->place, 1);
-}
-
-/* The short way, by the reader that the thread used last, which is remembered only where a section needs no barriers of
- * its own.  0: it ends here, outside.  Hits of a thread are timed one in so many, on the middle way: two clocks on
- * every hit would cost more than the hit. */
-NEAR_INLINE int begin_hit(near_cache *cache, struct short_way *way)
-{
-    way->reader = near__reader_last.reader;
-    if (near__unlikely(!near__rcu_enter_quickly(&way->place, 1)))
-        return 0;
-    if (near__likely(near__is_open_in_section(cache)) && near__likely(!near__reader_is_due(way->reader)))
-        return 1;
-    leave_short_way(way);
-    return 0;
-}
-
-NEAR_INLINE void end_hit(const struct short_way *way)
-{
-    near__reader_add_hit(way->reader);
-    leave_short_way(way);
-}
-
 /* When the short way has found nothing, in a section of its own, so that hits keep no register for it.  1: without a
  * remote tier the miss of a key of which there is no trace ends here; it is counted. */
 static int is_missed_at_once(near_cache *cache, const void *key, size_t key_size)
 {
-    struct short_way way;
-    if (!begin_hit(cache, &way))
+    struct near__short_way way;
+    if (!near__short_begin(cache, &way))
         return 0;
     const struct near__local *local = way.reader->local;
     const struct near__impl *impl = near__impl_in_section(cache);
     int is_miss = impl && !impl->remote && !local->taps && near__index_is_nowhere(&local->index, key, key_size);
     if (is_miss)
         near__reader_add(way.reader, NEAR_COUNT_ABSENT, 1);
-    leave_short_way(&way);
+    near__short_leave(&way);
     return is_miss;
 }
 
-/* The thread's reader of the cache, which is now the one that it used last; NULL: it has never used it. */
-static struct near__reader *recall_another(near_cache *cache)
+struct near__reader *near__short_recall(near_cache *cache)
 {
     struct near__reader *reader;
     if (!near__reader_known(cache->serial, &reader))
         return NULL;
     if (near__rcu_is_quick())
-        near__reader_remember(cache, reader);
+        near__reader_remember(cache, reader, cache->by_counter);
     return reader;
 }
 
 static inline struct near__reader *recall(near_cache *cache)
 {
-    return near__likely(near__reader_last.name == cache) ? near__reader_last.reader : recall_another(cache);
+    return near__likely(near__reader_last.name == cache) ? near__reader_last.reader : near__short_recall(cache);
 }
 
 /* The middle way. */
 struct middle_way {
-    struct short_way at;
+    struct near__short_way at;
     struct near__impl *impl;
     int64_t started_ns; /* 0: it is not timed */
 };
@@ -312,7 +276,7 @@ static struct near__entry *look_on_middle_way(const struct middle_way *way, cons
 {
     struct near__local *local = way->at.reader->local;
     int is_absent;
-    struct near__entry *entry = near__hit_plain_anywhere(local, key, key_size, size_max, ret_size, &is_absent);
+    struct near__entry *entry = near__hit_anywhere(local, key, key_size, size_max, ret_size, &is_absent);
     *ret_instead = is_absent && !way->impl->remote && !local->taps ? MIDDLE_MISS : MIDDLE_UNDECIDED;
     return entry;
 }
@@ -328,10 +292,9 @@ static enum middle get_the_middle_way(near_cache *cache, const void *key, size_t
     struct near__entry *entry = look_on_middle_way(&way, key, key_size, NEAR_ENTRY_VALUE_MAX, &size, &instead);
     if (!entry)
         return end_middle_way(&way, instead);
-    if (!way.at.reader->pins_free || near__entry_has_expiry(entry))
+    if (!way.at.reader->pins_free)
         return end_middle_way(&way, MIDDLE_UNDECIDED);
-    near__hit_pin(way.at.reader, entry, &ret_value->private_[0], &ret_value->data);
-    give(ret_value, way.at.reader, entry, -1);
+    pin_and_give(ret_value, way.at.reader, entry);
     return end_middle_way(&way, MIDDLE_HIT);
 }
 
@@ -357,27 +320,36 @@ NEAR_APART int get_nothing(near_cache *cache, const void *key, size_t key_size, 
     return get_by_any_key(cache, key, key_size, NULL, ret_value);
 }
 
+/* The end of the short way for an entry with an expiry, whose time to live takes a look at the clock. */
+NEAR_APART int get_perishable(struct near__short_way way, struct near__entry *entry, near_value *ret_value)
+{
+    pin_and_give(ret_value, way.reader, entry);
+    near__short_end(&way);
+    return NEAR_OK;
+}
+
 /* The short way; width, a constant.  The arguments are looked at where they are used, which costs less than in a
  * row, and the other ways begin where this one ends. */
 NEAR_INLINE int get_shortly(near_cache *cache, const void *key, size_t key_size, near_value *ret_value, int width)
 {
-    struct short_way way;
+    struct near__short_way way;
     size_t size;
-    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
+    if (near__unlikely(!key) || near__unlikely(!near__short_begin(cache, &way)))
         return get_by_any_key(cache, key, key_size, NULL, ret_value);
     struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, width, NEAR_ENTRY_VALUE_MAX, &size);
     if (near__unlikely(!entry)) {
-        leave_short_way(&way);
+        near__short_leave(&way);
         return get_nothing(cache, key, key_size, ret_value);
     }
-    if (near__unlikely(!way.reader->pins_free) || near__unlikely(near__entry_has_expiry(entry)) ||
-        near__unlikely(!ret_value)) {
-        leave_short_way(&way);
+    if (near__unlikely(!way.reader->pins_free) || near__unlikely(!ret_value)) {
+        near__short_leave(&way);
         return get_by_any_key(cache, key, key_size, NULL, ret_value);
     }
+    if (near__unlikely(near__entry_has_expiry(entry)))
+        return get_perishable(way, entry, ret_value);
     near__hit_pin(way.reader, entry, &ret_value->private_[0], &ret_value->data);
-    give(ret_value, way.reader, entry, -1);
-    end_hit(&way);
+    near__short_give(ret_value, way.reader, entry, -1);
+    near__short_end(&way);
     return NEAR_OK;
 }
 
@@ -450,22 +422,22 @@ NEAR_APART int copy_nothing(near_cache *cache, const void *key, size_t key_size,
 NEAR_INLINE int copy_shortly(near_cache *cache, const void *key, size_t key_size, void *buffer, size_t capacity,
                              size_t *ret_size, int width)
 {
-    struct short_way way;
+    struct near__short_way way;
     size_t size;
-    if (near__unlikely(!key) || near__unlikely(!begin_hit(cache, &way)))
+    if (near__unlikely(!key) || near__unlikely(!near__short_begin(cache, &way)))
         return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
     const struct near__entry *entry = near__hit_plain(way.reader->local, key, key_size, width, capacity, &size);
     if (near__unlikely(!entry)) {
-        leave_short_way(&way);
+        near__short_leave(&way);
         return copy_nothing(cache, key, key_size, buffer, capacity, ret_size);
     }
     if (near__unlikely(!buffer) || near__unlikely(!ret_size) ||
         near__unlikely(!near__copy(buffer, (const unsigned char *)entry + key_size + NEAR_ENTRY_HEADER, size, width))) {
-        leave_short_way(&way);
+        near__short_leave(&way);
         return copy_by_any_key(cache, key, key_size, NULL, buffer, capacity, ret_size);
     }
     *ret_size = size;
-    end_hit(&way);
+    near__short_end(&way);
     return NEAR_OK;
 }
 
@@ -543,15 +515,16 @@ static int run_write(near_cache *cache, struct near__request *request, const nea
 
 /* The short way of a plain SET without a remote tier: see only.c.  One in so many takes the long way, where it is
  * timed.  0: nothing has been written, or it is to be tried again. */
-static int set_quickly(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size)
+static int set_quickly(near_cache *cache, const void *key, size_t key_size, const void *value, size_t value_size,
+                       int64_t ttl_ms)
 {
-    struct short_way way = {.reader = cache ? recall(cache) : NULL};
+    struct near__short_way way = {.reader = cache ? recall(cache) : NULL};
     if (near__unlikely(!way.reader) || !near__rcu_enter_quickly(&way.place, 0))
         return 0;
     struct near__impl *impl = near__impl_in_section(cache);
     int done = impl && !impl->remote && value_size <= impl->options.value_max &&
                way.reader->quick_writes++ % NEAR_TIMED_OF &&
-               near__local_put(impl->local, way.reader, key, key_size, value, value_size);
+               near__local_put(impl->local, way.reader, key, key_size, value, value_size, ttl_ms);
     if (done)
         near__reader_add(way.reader, NEAR_COUNT_WRITES, 1);
     near__rcu_leave_quickly(way.place, 0);
@@ -564,13 +537,12 @@ int near_set(near_cache *cache, const void *key, size_t key_size, const void *va
     near_call my_call;
     near_write my_write;
     int status = near__key_check(key, key_size);
-    if (near__likely(status == NEAR_OK && !write && !call && value) &&
-        set_quickly(cache, key, key_size, value, value_size))
+    if (status == NEAR_OK)
+        status = !value && value_size ? NEAR_ERR_INVALID : near__write_copy(write, &my_write);
+    if (near__likely(status == NEAR_OK && !call && value) && !my_write.flags &&
+        set_quickly(cache, key, key_size, value, value_size, my_write.ttl_ms ? my_write.ttl_ms : -1))
         return NEAR_OK;
-    if (status == NEAR_OK && !value && value_size)
-        status = NEAR_ERR_INVALID;
-    if (status != NEAR_OK || (status = near__call_copy(call, &my_call)) != NEAR_OK ||
-        (status = near__write_copy(write, &my_write)) != NEAR_OK)
+    if (status != NEAR_OK || (status = near__call_copy(call, &my_call)) != NEAR_OK)
         return status;
     struct near__request request = {.operation = NEAR_OP_SET,
                                     .key = key,
@@ -645,6 +617,14 @@ int near_cas(near_cache *cache, const void *key, size_t key_size, const void *ex
 
 /* ---------------------------------------------------------------- the whole cache */
 
+/* Removing the keys may take all the time that there is, and then everybody still has to be told. */
+static int clear_keys(struct near__impl *impl, int64_t deadline_ns, uint64_t *removed)
+{
+    int64_t left_ns = deadline_ns - near__now(&impl->clock);
+    int status = near__remote_clear_keys(impl->remote, deadline_ns - (left_ns > 0 ? left_ns / 4 : 0), removed);
+    return status < 0 && *removed ? NEAR_ERR_UNKNOWN : status; /* some are gone and others are not */
+}
+
 static int clear_entered(struct near__impl *impl, uint32_t flags, const near_call *call, uint64_t *ret_removed)
 {
     int64_t deadline_ns = near__deadline(impl, call);
@@ -653,11 +633,15 @@ static int clear_entered(struct near__impl *impl, uint32_t flags, const near_cal
     if (flags & NEAR_CLEAR_KEYS) {
         if (!impl->remote || !impl->options.prefix || !impl->options.prefix[0])
             return NEAR_ERR_INVALID;
-        keys = near__remote_clear_keys(impl->remote, deadline_ns, &removed);
+        keys = clear_keys(impl, deadline_ns, &removed);
     }
     /* also after a removal that stopped half-way: what is gone there must go here */
     struct near__request request = {.operation = NEAR_OP_CLEAR};
     int status = near__write_through(impl, &request, deadline_ns, 0);
+    if (status < 0 && (removed || keys == NEAR_ERR_UNKNOWN)) {
+        near__local_clear(impl->local);
+        keys = NEAR_ERR_UNKNOWN;
+    }
     if (ret_removed)
         *ret_removed = removed;
     status = near__write_barrier(impl, call, deadline_ns, status);
@@ -714,8 +698,10 @@ int near_set_auto_size(near_cache *cache, uint32_t hit_permille, uint64_t bytes_
     int status;
     if (!cache)
         return NEAR_ERR_INVALID;
-    if (!option_in_range("auto_hit_permille", hit_permille) || !option_in_range("auto_bytes_min", bytes_min) ||
-        !option_in_range("auto_bytes_max", bytes_max) || (bytes_max && bytes_min > bytes_max))
+    if (!option_in_range("auto_hit_permille", hit_permille))
+        return NEAR_ERR_OPTION;
+    if (hit_permille && (!option_in_range("auto_bytes_min", bytes_min) ||
+                         !option_in_range("auto_bytes_max", bytes_max) || (bytes_max && bytes_min > bytes_max)))
         return NEAR_ERR_OPTION;
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
@@ -847,6 +833,7 @@ static void stats_of_remote(const struct near__impl *impl, near_stats *stats)
     stats->timeouts = remote.timeouts;
     stats->bytes_sent = remote.bytes_sent;
     stats->bytes_received = remote.bytes_received;
+    stats->tls_files_refused = remote.tls_files_refused;
     stats->breaker_open = remote.breaker_open;
 }
 

@@ -298,14 +298,14 @@ static int write_items(struct near__impl *impl, near_item *items, size_t count, 
 static int write_batch(near_cache *cache, near_item *items, size_t count, const struct near__request *like,
                        const near_call *call)
 {
-    int status;
+    int status = NEAR_OK;
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
         return near__items_fail(items, count, status);
     if (count)
         status = write_items(impl, items, count, like, call);
     else
-        status = NEAR_OK;
+        near__write_barrier_none(call);
     near__leave(impl);
     return status;
 }

@@ -306,7 +306,7 @@ static int get_all(struct batch *b, const struct near__wanted *like, near_item *
             b->wishes[b->count++] = (struct wish){
                 .w = w,
                 .item = &items[i],
-                .lease_flags = w.options.flags & NEAR_LOAD_REFRESH ? NEAR_LEASE_FORCE : 0,
+                .lease_flags = w.options->flags & NEAR_LOAD_REFRESH ? NEAR_LEASE_FORCE : 0,
             };
         }
     }
@@ -327,10 +327,13 @@ int near_mget_or_load(near_cache *cache, near_item *items, size_t count, near_bu
 {
     struct near__wanted like = {.bulk_fn = loader, .arg = arg};
     struct batch b = {0};
+    near_load mine;
     for (size_t i = 0; items && i < count; i++)
         memset(&items[i].value, 0, sizeof(items[i].value)); /* may be released whatever follows */
     int status = cache ? near__items_check(items, count, 0) : NEAR_ERR_INVALID;
-    if (status != NEAR_OK || (status = near__load_copy(options, &like.options)) != NEAR_OK)
+    if (status == NEAR_OK && !(like.options = near__load_options(options, &mine)))
+        status = NEAR_ERR_INVALID;
+    if (status != NEAR_OK)
         return near__items_fail(items, count, status);
     b.impl = near__enter(cache, &status);
     if (!b.impl)
@@ -339,7 +342,7 @@ int near_mget_or_load(near_cache *cache, near_item *items, size_t count, near_bu
     b.reader = near__local_reader(b.impl->local);
     if (!b.l || !b.reader)
         status = near__items_fail(items, count, NEAR_ERR_NOMEM);
-    else if (!near__wanted_loader(b.l, options, 1, &like) || !near__load_suits(b.impl, &like.options))
+    else if (!near__wanted_loader(b.l, options, 1, &like) || !near__load_suits(b.impl, like.options))
         status = near__items_fail(items, count, NEAR_ERR_INVALID);
     else
         status = get_all(&b, &like, items, count);

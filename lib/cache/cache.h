@@ -30,6 +30,7 @@ struct near_cache {
     _Atomic(struct near__impl *) impl; /* NULL: see state */
     _Atomic(int) state;
     uint64_t serial;          /* of the impl's local tier: finds a thread's reader; never changes */
+    int by_counter;           /* hits need no look at the kernel's clock: they may try the short way; never changes */
     struct near__impl *owned; /* under the registry's mutex: for near_close's way back and for fork */
     struct near_cache *next;  /* under the registry's mutex: every shell ever made, so that none is lost */
 };
@@ -140,14 +141,19 @@ static inline int64_t near__read_stale_bound(const struct near__impl *impl, cons
 }
 /* near_value.state_ */
 enum { NEAR_VALUE_NONE = 0, NEAR_VALUE_PINNED = 1, NEAR_VALUE_OWNED = 2, NEAR_VALUE_SHARED = 3 };
-/* Milliseconds until then, -1: never. */
+/* Milliseconds that are left. */
+static inline int64_t near__ttl_at_ms(int64_t now_ns, int64_t expires_ns)
+{
+    return expires_ns > now_ns ? (expires_ns - now_ns) / NEAR_NS_PER_MS : 0;
+}
+/* The same from now on, by the exact clock (the coarse one lags: it would tell too much); -1: never ends. */
 int64_t near__ttl_left_ms(const struct near__clock *clock, int64_t expires_ns);
 static inline void near__value_from_view(near_value *value, struct near__impl *impl, struct near__reader *reader,
                                          const struct near__view *view)
 {
     value->data = view->data;
     value->size = view->size;
-    value->ttl_ms = view->expires_ns == NEAR_NEVER ? -1 : near__ttl_left_ms(&impl->clock, view->expires_ns);
+    value->ttl_ms = view->expires_ns == NEAR_NEVER ? -1 : near__ttl_at_ms(view->now_ns, view->expires_ns);
     value->source = NEAR_FROM_LOCAL;
     value->state_ = NEAR_VALUE_PINNED;
     value->private_[0] = view->pin;
@@ -181,6 +187,8 @@ int near__write_many(struct near__impl *impl, struct near__request *requests, si
 
 /* After a write with this status: with NEAR_WRITE_BARRIER waits for the other processes.  The status for the caller. */
 int near__write_barrier(struct near__impl *impl, const near_call *call, int64_t deadline_ns, int status);
+/* Of a call that had nothing to write: nobody is asked, and that is told. */
+void near__write_barrier_none(const near_call *call);
 
 /* source.c */
 int near__sources_open(struct near__impl *impl);

@@ -284,6 +284,7 @@ int near__cache_open(const char *uri, const near_options *options, _Atomic(int64
     pthread_mutex_lock(&registry_mutex);
     shell->owned = impl;
     shell->serial = near__local_serial(impl->local);
+    shell->by_counter = near__local_is_by_counter(impl->local);
     shell->next = registry;
     registry = shell;
     /* release: pairs with near__impl_in_section */

@@ -572,6 +572,7 @@ static void run_loader(struct answer *answers, near_load_request *requests, near
     size_t sends = 0;
     for (size_t i = 0; i < count; i++) {
         requests[i] = request_of(answers[i].load, started_ns);
+        near__flight_limit(first->loading->flights, answers[i].load->flight, requests[i].deadline_ns);
         loaded[i] = &answers[i].loaded;
     }
     int returned = first->bulk_fn ? first->bulk_fn(first->arg, requests, loaded, count)
@@ -660,8 +661,6 @@ void near__load_start(struct near__load *load)
 {
     struct near__loading *l = load->loading;
     struct near__impl *impl = load->impl;
-    near__flight_limit(l->flights, load->flight,
-                       near__now(&impl->clock) + load->options.hard_timeout_ms * NEAR_NS_PER_MS);
     near__count_call(impl); /* ours, which is counted, is still under way */
     load->job.run = run;
     load->job.queued = is_queued;
@@ -782,15 +781,9 @@ static void bulk_is_queued(struct near__job *job)
 void near__bulk_start(struct near__bulk *bulk)
 {
     struct near__impl *impl = bulk->impl;
-    int64_t now_ns = near__now(&impl->clock);
     if (!bulk->count) {
         bulk_free(bulk);
         return;
-    }
-    for (size_t i = 0; i < bulk->count; i++) {
-        struct near__load *load = bulk->answers[i].load;
-        near__flight_limit(load->loading->flights, load->flight,
-                           now_ns + load->options.hard_timeout_ms * NEAR_NS_PER_MS);
     }
     near__count_call(impl); /* ours, which is counted, is still under way */
     bulk->job.run = bulk_run;

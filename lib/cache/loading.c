@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "base/compiler.h"
 #include "base/hash.h"
 #include "base/random.h"
 
@@ -114,37 +115,44 @@ void near__loading_stats(struct near__impl *impl, near_stats *stats)
 
 static int times_in_range(const near_load *o)
 {
-    const uint32_t times[] = {o->timeout_ms, o->stale_ms,        o->fail_ms,         o->retry_ms,
-                              o->absent_ms,  o->soft_timeout_ms, o->hard_timeout_ms, o->lease_ms};
-    for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
-        if (times[i] > TIMES_MAX_MS)
-            return 0;
-    }
-    return o->ttl_ms >= 0 && o->ttl_ms <= TTL_MAX_MS;
+    return o->timeout_ms <= TIMES_MAX_MS && o->stale_ms <= TIMES_MAX_MS && o->fail_ms <= TIMES_MAX_MS &&
+           o->retry_ms <= TIMES_MAX_MS && o->absent_ms <= TIMES_MAX_MS && o->soft_timeout_ms <= TIMES_MAX_MS &&
+           o->hard_timeout_ms <= TIMES_MAX_MS && o->lease_ms <= TIMES_MAX_MS && o->ttl_ms >= 0 &&
+           o->ttl_ms <= TTL_MAX_MS;
 }
 
-int near__load_copy(const near_load *options, near_load *ret)
+static int is_valid(const near_load *o)
 {
-    near_load defaults;
-    near_load_init(&defaults);
+    return !(o->flags & ~(uint32_t)(NEAR_LOAD_REFRESH | NEAR_LOAD_TAGS)) && times_in_range(o) &&
+           o->jitter_permille <= 1000 && o->early_permille <= 1000000;
+}
+
+static int copy_of_other_size(const near_load *options, near_load *ret)
+{
     memset(ret, 0, sizeof(*ret));
-    int status =
-        near__struct_copy(ret, sizeof(*ret), options ? options : &defaults, options ? options->size : defaults.size);
-    if (status != NEAR_OK)
-        return status;
-    if (ret->flags & ~(uint32_t)(NEAR_LOAD_REFRESH | NEAR_LOAD_TAGS) || !times_in_range(ret) ||
-        ret->jitter_permille > 1000 || ret->early_permille > 1000000)
-        return NEAR_ERR_INVALID;
-    ret->lease_ms = ret->lease_ms ? ret->lease_ms : LEASE_MS;
-    ret->hard_timeout_ms = ret->hard_timeout_ms ? ret->hard_timeout_ms : HARD_MS;
-    ret->retry_ms = ret->retry_ms ? ret->retry_ms : RETRY_MS;
-    return NEAR_OK;
+    return near__struct_copy(ret, sizeof(*ret), options, options->size) == NEAR_OK;
 }
 
-int near__load_suits(const struct near__impl *impl, const near_load *options)
+/* Each hit of near_get_or_load comes by, so nothing is copied that need not be. */
+const near_load *near__load_options(const near_load *options, near_load *mine)
 {
-    uint32_t cut_ms = impl->options.local_ttl_ms;
-    return !cut_ms || near__load_grace_ms(options) == 0 || cut_ms > near__load_grace_ms(options);
+    static const near_load defaults = {.size = sizeof(defaults),
+                                       .early_permille = 1000, /* near_load_init's */
+                                       .lease_ms = LEASE_MS,
+                                       .hard_timeout_ms = HARD_MS,
+                                       .retry_ms = RETRY_MS};
+    if (!options)
+        return &defaults;
+    if (near__likely(options->size == sizeof(*mine)))
+        *mine = *options;
+    else if (!copy_of_other_size(options, mine))
+        return NULL;
+    if (!is_valid(mine))
+        return NULL;
+    mine->lease_ms = mine->lease_ms ? mine->lease_ms : LEASE_MS;
+    mine->hard_timeout_ms = mine->hard_timeout_ms ? mine->hard_timeout_ms : HARD_MS;
+    mine->retry_ms = mine->retry_ms ? mine->retry_ms : RETRY_MS;
+    return mine;
 }
 
 uint64_t near__load_random(void)
@@ -160,18 +168,19 @@ static int set_loader(near_cache *cache, near_loader_fn fn, near_bulk_loader_fn 
                       const near_load *options)
 {
     near_load copy;
-    int status = near__load_copy(options, &copy);
-    if (status != NEAR_OK || (!fn && !bulk_fn))
+    int status;
+    const near_load *checked = near__load_options(options, &copy);
+    if (!checked || (!fn && !bulk_fn))
         return NEAR_ERR_INVALID;
     struct near__impl *impl = near__enter(cache, &status);
     if (!impl)
         return status;
     struct near__loading *l = near__loading_of(impl);
     struct near__loader *mine = l ? near__alloc(&impl->alloc, sizeof(*mine)) : NULL;
-    status = !near__load_suits(impl, &copy) ? NEAR_ERR_INVALID : mine ? NEAR_OK : NEAR_ERR_NOMEM;
+    status = !near__load_suits(impl, checked) ? NEAR_ERR_INVALID : mine ? NEAR_OK : NEAR_ERR_NOMEM;
     if (status == NEAR_OK) {
         _Atomic(struct near__loader *) *list = fn ? &l->loader : &l->bulk_loader;
-        *mine = (struct near__loader){.fn = fn, .bulk_fn = bulk_fn, .arg = arg, .options = copy};
+        *mine = (struct near__loader){.fn = fn, .bulk_fn = bulk_fn, .arg = arg, .options = *checked};
         mine->next = atomic_load_explicit(list, memory_order_relaxed); /* only compared and kept */
         /* release: pairs with the acquire in near__wanted_loader; publishes functions, arg and options */
         while (

@@ -43,13 +43,17 @@ static inline struct near__loading *near__loading_known(struct near__impl *impl)
     return atomic_load_explicit(&impl->loading, memory_order_acquire);
 }
 
-/* A checked, complete copy: NEAR_OK or NEAR_ERR_INVALID. */
-int near__load_copy(const near_load *options, near_load *ret);
-/* Whether the local copy's end tells how old a value is: the option local_ttl_ms must not cut it below the grace. */
-int near__load_suits(const struct near__impl *impl, const near_load *options);
+/* Checked and complete: a copy in *mine, or without options the defaults.  NULL: they are not valid. */
+const near_load *near__load_options(const near_load *options, near_load *mine);
 static inline int64_t near__load_grace_ms(const near_load *o)
 {
     return o->stale_ms > o->fail_ms ? o->stale_ms : o->fail_ms;
+}
+/* Whether the local copy's end tells how old a value is: the option local_ttl_ms must not cut it below the grace. */
+static inline int near__load_suits(const struct near__impl *impl, const near_load *options)
+{
+    uint32_t cut_ms = impl->options.local_ttl_ms;
+    return !cut_ms || near__load_grace_ms(options) == 0 || cut_ms > near__load_grace_ms(options);
 }
 uint64_t near__load_random(void);
 

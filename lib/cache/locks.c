@@ -106,13 +106,21 @@ static void destroy(struct near_held_lock *held)
     near__free(&alloc, held);
 }
 
+static int is_any_missing(near_cache *const *caches, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!caches[i])
+            return 1;
+    return 0;
+}
+
 int near_redlock(near_cache *const *caches, size_t count, const void *name, size_t name_size,
                  const near_lock_options *options, near_held_lock **ret_lock)
 {
     near_lock_options mine;
     int64_t deadline_ns = 0;
     int status = near__key_check(name, name_size);
-    if (!caches || !count || count > NEAR_LOCK_SERVERS_MAX || !ret_lock)
+    if (!caches || !count || count > NEAR_LOCK_SERVERS_MAX || is_any_missing(caches, count) || !ret_lock)
         return NEAR_ERR_INVALID;
     if (status == NEAR_OK && name_size > NEAR_KEY_MAX - strlen(NEAR_FENCE_SUFFIX))
         status = NEAR_ERR_TOO_LARGE;

@@ -52,6 +52,19 @@ static int is_generation(const char *text, size_t size)
     return size == GENERATION_SIZE && at == size;
 }
 
+/* Why there was a NEAR_ERR_TOO_LARGE about a generation, whose key never is: no generation may be stored here, or
+ * something else was found. */
+static int why_too_large(near_cache *cache)
+{
+    int status;
+    struct near__impl *impl = near__enter(cache, &status);
+    if (!impl)
+        return status;
+    status = impl->options.value_max < GENERATION_SIZE ? NEAR_ERR_OPTION : NEAR_ERR_WRONG_TYPE;
+    near__leave(impl);
+    return status;
+}
+
 /* Writes a generation that never was before. */
 static int renew(near_cache *cache, const char *key, size_t key_size, uint32_t condition, const near_call *call,
                  char ret[GENERATION_SIZE])
@@ -74,7 +87,7 @@ static int renew(near_cache *cache, const char *key, size_t key_size, uint32_t c
     status = near_set(cache, key, key_size, text, GENERATION_SIZE, &write, &mine);
     if (status == NEAR_OK)
         memcpy(ret, text, GENERATION_SIZE);
-    return status;
+    return status == NEAR_ERR_TOO_LARGE ? why_too_large(cache) : status;
 }
 
 /* NEAR_OK or NEAR_STALE. */
@@ -86,6 +99,8 @@ static int find(near_cache *cache, const char *key, size_t key_size, const near_
         status = near_get_copy(cache, key, key_size, call, ret, GENERATION_SIZE, &size);
         if (status == NEAR_TRUNCATED || ((status == NEAR_OK || status == NEAR_STALE) && !is_generation(ret, size)))
             return NEAR_ERR_WRONG_TYPE;
+        if (status == NEAR_ERR_TOO_LARGE)
+            return why_too_large(cache);
         if (status == NEAR_MISS)
             status = renew(cache, key, key_size, NEAR_SET_IF_ABSENT, call, ret);
     }

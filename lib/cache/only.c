@@ -9,10 +9,10 @@
  * installed in the order of their numbers.  Nothing else is compared: writes of different keys share no counter.  Only
  * invalidations of tags do, because a tag's number is compared with when a load began.
  *
- * A plain SET, which is nearly all of them, takes the short way: it runs inside the read section in which the cache was
- * found open, so near_close need not count it, and does nothing that waits.  Its entry is ready before it takes the
- * number, which is one swap, and it gives the stripe back with one store.  Whoever finds the stripe taken, and whatever
- * else is not as it should be, is left to the long way.
+ * A plain SET, with a time to live or without, which is nearly all of them, takes the short way: it runs inside the
+ * read section in which the cache was found open, so near_close need not count it, and does nothing that waits.  Its
+ * entry is ready before it takes the number, which is one swap, and it gives the stripe back with one store.  Whoever
+ * finds the stripe taken, and whatever else is not as it should be, is left to the long way.
  *
  * Removals without a number, of one key (near_drop) or of all (near_clear), wait for nobody and take no stripe.  A
  * write that depends on what it has looked at must not bring that back: it takes its ticket, sees that no removal is
@@ -110,8 +110,9 @@ static uint64_t number_of(struct near__impl *impl, uint32_t stripe)
 #define AGAIN INT_MIN /* from the look on */
 
 /* The local tier is all there is: what it cannot keep is not written, and the older value is gone.  A clearing, or an
- * invalidation without a number, of the same moment refuses ours: what we looked at may be gone. */
-static int put(struct writing *w, const void *value, size_t size, int64_t ttl_ms)
+ * invalidation without a number, of the same moment refuses ours: what we looked at may be gone.  ttl_ms counts from
+ * from_ns (NEAR_NEVER: now).  What is over before it is in was written just before: nothing of the key is left. */
+static int put_from(struct writing *w, const void *value, size_t size, int64_t ttl_ms, int64_t from_ns)
 {
     struct near__local *local = w->impl->local;
     const struct near__request *r = w->request;
@@ -119,10 +120,12 @@ static int put(struct writing *w, const void *value, size_t size, int64_t ttl_ms
     while (w->tries++ < ROOM_TRIES) {
         if (NEAR_MUTANT(LOOKED_BEFORE_THE_TICKET))
             w->ticket = near__local_ticket(local, r->key, r->key_size);
-        if (near__local_try(local, w->reader, w->ticket, r->key, r->key_size, value, size, w->number, ttl_ms))
+        if (near__local_try(local, w->reader, w->ticket, r->key, r->key_size, value, size, w->number, ttl_ms, from_ns))
             return NEAR_OK;
         if (near__local_ticket(local, r->key, r->key_size).generation != w->ticket.generation)
             return AGAIN;
+        if (from_ns != NEAR_NEVER && near__now(&w->impl->clock) >= from_ns + ttl_ms * NEAR_NS_PER_MS)
+            return NEAR_OK;
         if (near__local_has_no_room(local, size))
             near__local_await_room(local, ROOM_PATIENCE_MS);
     }
@@ -130,15 +133,32 @@ static int put(struct writing *w, const void *value, size_t size, int64_t ttl_ms
     return NEAR_ERR_FULL;
 }
 
+static int put(struct writing *w, const void *value, size_t size, int64_t ttl_ms)
+{
+    return put_from(w, value, size, ttl_ms, NEAR_NEVER);
+}
+
+/* Ends when what is there does: not so many milliseconds from now, which would be a little sooner each time. */
+static int put_until_the_same_end(struct writing *w, const void *value, size_t size)
+{
+    int64_t end_ns = w->present ? w->view.expires_ns : NEAR_NEVER;
+    return put_from(w, value, size, end_ns == NEAR_NEVER ? -1 : 0, end_ns);
+}
+
+static int write_value(struct writing *w)
+{
+    const struct near__request *r = w->request;
+    if (r->flags & NEAR_SET_KEEP_TTL)
+        return put_until_the_same_end(w, r->value, r->value_size);
+    return put(w, r->value, r->value_size, r->ttl_ms ? r->ttl_ms : -1);
+}
+
 static int do_set(struct writing *w)
 {
     const struct near__request *r = w->request;
     if ((r->flags & NEAR_SET_IF_ABSENT && w->present) || (r->flags & NEAR_SET_IF_PRESENT && !w->present))
         return NEAR_UNMET;
-    int64_t ttl = r->ttl_ms ? r->ttl_ms : -1;
-    if (r->flags & NEAR_SET_KEEP_TTL && w->present)
-        ttl = near__ttl_left_ms(&w->impl->clock, w->view.expires_ns);
-    return put(w, r->value, r->value_size, ttl);
+    return write_value(w);
 }
 
 static int do_cas(struct writing *w)
@@ -149,10 +169,7 @@ static int do_cas(struct writing *w)
     if (w->view.size != r->expected_size ||
         (r->expected_size && memcmp(w->view.data, r->expected, r->expected_size) != 0))
         return NEAR_UNMET;
-    int64_t ttl = r->flags & NEAR_SET_KEEP_TTL ? near__ttl_left_ms(&w->impl->clock, w->view.expires_ns)
-                  : r->ttl_ms                  ? r->ttl_ms
-                                               : -1;
-    return put(w, r->value, r->value_size, ttl);
+    return write_value(w);
 }
 
 /* A decimal integer exactly as Redis accepts it: no blanks, no plus, no leading zeros. */
@@ -179,7 +196,7 @@ static int do_incr(struct writing *w)
         return NEAR_ERR_OVERFLOW;
     int size = snprintf(text, sizeof(text), "%" PRId64, number);
     w->request->result_number = number;
-    return put(w, text, (size_t)size, w->present ? near__ttl_left_ms(&w->impl->clock, w->view.expires_ns) : -1);
+    return put_until_the_same_end(w, text, (size_t)size);
 }
 
 static int do_expire(struct writing *w)

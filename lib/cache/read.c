@@ -40,10 +40,7 @@ int near__read_refused(const struct near__impl *impl, int64_t bound_ns)
 
 int64_t near__ttl_left_ms(const struct near__clock *clock, int64_t expires_ns)
 {
-    if (expires_ns == NEAR_NEVER)
-        return -1;
-    int64_t left = (expires_ns - near__now(clock)) / NEAR_NS_PER_MS; /* the coarse clock lags: it would tell too much */
-    return left > 0 ? left : 0;
+    return expires_ns == NEAR_NEVER ? -1 : near__ttl_at_ms(near__now(clock), expires_ns);
 }
 
 void near__value_from_shared(near_value *value, struct near__impl *impl, struct near__shared *shared, uint32_t source)

@@ -4,7 +4,8 @@
  *
  *   local copy    age           what happens
  *   ----------    -----------   -------------------------------------------------------------------------
- *   fresh                       served, inside the read section as by near_get
+ *   fresh                       served, inside the read section as by near_get; by its short way where nobody asked for
+ *                               anything particular and the soft end is not near
  *   fresh, XFetch chose us      served; one refresh behind
  *   old           <= stale_ms   served, NEAR_STALE; one refresh behind
  *   old           <= fail_ms    waits for the load, at most soft_timeout_ms; then, or if it fails: served, NEAR_STALE
@@ -20,6 +21,7 @@
  * Who leads asks the server himself, and waits for another process's message himself; only the loader runs in a worker.
  * So when the leader's own time is over, the flight lands with NEAR_ERR_TIMEOUT, and who has time left leads the
  * next. */
+#include "cache/short_way.h"
 #include "cache/wanted.h"
 
 #include <string.h>
@@ -34,7 +36,7 @@ static int64_t ns(uint32_t ms)
 /* How old a value may be that is served while, or because, a load does not help. */
 static int64_t oldest_ns(const struct near__wanted *w)
 {
-    return near__load_grace_ms(&w->options) * NEAR_NS_PER_MS;
+    return near__load_grace_ms(w->options) * NEAR_NS_PER_MS;
 }
 
 /* ---------------------------------------------------------------- old values */
@@ -56,7 +58,7 @@ int near__wanted_drop(struct near__wanted *w)
 /* More than so much of its life is left, and this reader does not want another one. */
 static int has_left(const struct near__wanted *w, const struct near__shared *old, int64_t now_ns, int64_t left_ns)
 {
-    return old && !(w->options.flags & NEAR_LOAD_REFRESH) && old->expires_ns - now_ns > left_ns;
+    return old && !(w->options->flags & NEAR_LOAD_REFRESH) && old->expires_ns - now_ns > left_ns;
 }
 
 /* The server's value is fresh yet: the load is one that another reader wanted early. */
@@ -88,10 +90,10 @@ static int serve_old(struct near__impl *impl, struct near__wanted *w, struct nea
 static int serve_unproven(struct near__impl *impl, struct near__reader *reader, struct near__wanted *w)
 {
     struct near__view view;
-    if (!w->options.fail_ms || w->has_local || w->options.flags & NEAR_LOAD_TAGS)
+    if (!w->options->fail_ms || w->has_local || w->options->flags & NEAR_LOAD_TAGS)
         return 0;
     enum near__local_result result = near__local_get(impl->local, reader, w->key, w->key_size,
-                                                     near__read_bound(impl, NULL), ns(w->options.fail_ms), &view);
+                                                     near__read_bound(impl, NULL), ns(w->options->fail_ms), &view);
     if (result != NEAR_LOCAL_HIT && result != NEAR_LOCAL_STALE_HIT)
         return 0;
     near__value_from_view(w->value, impl, reader, &view);
@@ -120,13 +122,13 @@ static void give_old(struct near__impl *impl, const struct near__wanted *w, stru
         return;
     if (near__local_look(impl->local, reader, w->key, w->key_size, &view) != NEAR_LOCAL_HIT)
         return;
-    if (!(w->options.flags & NEAR_LOAD_TAGS) ||
+    if (!(w->options->flags & NEAR_LOAD_TAGS) ||
         near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
         void *copy = near__memdup(&impl->alloc, view.data, view.size);
         struct near__shared *old = copy ? near__shared_create(&impl->values, copy, view.size, view.expires_ns) : NULL;
         if (!old)
             near__free(&impl->alloc, copy);
-        else if (w->options.flags & NEAR_LOAD_TAGS)
+        else if (w->options->flags & NEAR_LOAD_TAGS)
             load->tags = near__tags_copy(impl, w->key, w->key_size, &load->tags_size);
         near__load_take_old(load, old);
     }
@@ -141,7 +143,7 @@ struct near__load *near__wanted_load(struct near__impl *impl, const struct near_
     load->fn = w->fn;
     load->bulk_fn = w->bulk_fn;
     load->arg = w->arg;
-    load->options = w->options;
+    load->options = *w->options;
     load->early = w->has_local && w->freshness != NEAR_FRESH_OLD;
     if (w->has_local && !impl->remote) /* otherwise the server gives it */
         give_old(impl, w, load);
@@ -167,7 +169,7 @@ static enum near__note note_of(struct near__impl *impl, struct near__loading *l,
 struct near__ticket near__load_ticket(struct near__impl *impl, const struct near__wanted *w)
 {
     struct near__ticket ticket = near__local_ticket(impl->local, w->key, w->key_size);
-    if (w->options.flags & NEAR_LOAD_TAGS && !NEAR_MUTANT(TAGS_UNTICKETED))
+    if (w->options->flags & NEAR_LOAD_TAGS && !NEAR_MUTANT(TAGS_UNTICKETED))
         ticket.tags = 1 + atomic_load_explicit(&impl->tags_ended, memory_order_acquire); /* see near_invalidate_tag */
     return ticket;
 }
@@ -279,7 +281,7 @@ void near__wanted_land(struct near__loading *l, struct near__load *load, const s
 /* So much of its life a value must have left to be served at once, though a load is under way. */
 static int64_t at_once_ns(const struct near__wanted *w)
 {
-    return oldest_ns(w) - ns(w->options.stale_ms);
+    return oldest_ns(w) - ns(w->options->stale_ms);
 }
 
 /* An old value that the server gave and that may be served at once: then the other may go on by himself. */
@@ -291,7 +293,7 @@ int near__wanted_at_once(const struct near__wanted *w, const struct near__shared
 /* Asks until the load is ours (1), or the flight has landed (0). */
 static int ask(struct near__impl *impl, struct near__loading *l, const struct near__wanted *w, struct near__load *load)
 {
-    uint32_t flags = w->options.flags & NEAR_LOAD_REFRESH ? NEAR_LEASE_FORCE : 0;
+    uint32_t flags = w->options->flags & NEAR_LOAD_REFRESH ? NEAR_LEASE_FORCE : 0;
     for (;;) {
         struct near__watch watch;
         struct near__request q;
@@ -379,7 +381,7 @@ struct near__patience near__wanted_patience(const struct near__wanted *w)
         .soft_ns = oldest_ns(w) ? w->soft_ns : w->deadline_ns, /* nothing may be served then */
         .has_old = w->has_local && w->age_ns <= oldest_ns(w),
         /* what the server had is served at once as if it had been here */
-        .at_once_ns = w->options.flags & NEAR_LOAD_REFRESH ? NEAR_NEVER : at_once_ns(w),
+        .at_once_ns = w->options->flags & NEAR_LOAD_REFRESH ? NEAR_NEVER : at_once_ns(w),
     };
 }
 
@@ -413,19 +415,19 @@ static int fly(struct near__impl *impl, struct near__loading *l, struct near__re
 int near__wanted_without(struct near__impl *impl, struct near__loading *l, struct near__wanted *w, int64_t now_ns,
                          struct near__refreshes *due, int *ret_status)
 {
-    int refresh = (w->options.flags & NEAR_LOAD_REFRESH) != 0;
+    int refresh = (w->options->flags & NEAR_LOAD_REFRESH) != 0;
     *ret_status = NEAR_OK;
     if (w->has_local && !refresh && w->freshness == NEAR_FRESH_EARLY) {
         refresh_behind(impl, l, w, due);
         return 1;
     }
-    if (w->has_local && !refresh && w->age_ns <= ns(w->options.stale_ms)) {
+    if (w->has_local && !refresh && w->age_ns <= ns(w->options->stale_ms)) {
         refresh_behind(impl, l, w, due);
         *ret_status = served_old(l);
         return 1;
     }
     enum near__note note = refresh ? NEAR_NOTE_NONE : note_of(impl, l, w);
-    if (w->has_local && note == NEAR_NOTE_PAUSE && w->age_ns <= ns(w->options.fail_ms)) {
+    if (w->has_local && note == NEAR_NOTE_PAUSE && w->age_ns <= ns(w->options->fail_ms)) {
         *ret_status = served_old(l);
         return 1;
     }
@@ -439,8 +441,8 @@ int near__wanted_without(struct near__impl *impl, struct near__loading *l, struc
         return near__wanted_drop(w);
     }
     w->began_ns = now_ns;
-    w->deadline_ns = now_ns + (w->options.timeout_ms ? ns(w->options.timeout_ms) : impl->timeout_ns);
-    w->soft_ns = w->options.soft_timeout_ms ? now_ns + ns(w->options.soft_timeout_ms) : w->deadline_ns;
+    w->deadline_ns = now_ns + (w->options->timeout_ms ? ns(w->options->timeout_ms) : impl->timeout_ns);
+    w->soft_ns = w->options->soft_timeout_ms ? now_ns + ns(w->options->soft_timeout_ms) : w->deadline_ns;
     return 0;
 }
 
@@ -475,7 +477,7 @@ int near__wanted_loader(struct near__loading *l, const near_load *options, int m
     w->bulk_fn = loader->bulk_fn;
     w->arg = loader->arg;
     if (!options)
-        w->options = loader->options;
+        w->options = &loader->options;
     return 1;
 }
 
@@ -489,7 +491,7 @@ int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struc
     if (result != NEAR_LOCAL_HIT && result != NEAR_LOCAL_STALE_HIT)
         return 0;
     near__value_from_view(w->value, impl, reader, &view);
-    if (w->options.flags & NEAR_LOAD_TAGS &&
+    if (w->options->flags & NEAR_LOAD_TAGS &&
         !near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
         near_release(w->value);
         return 0;
@@ -499,26 +501,79 @@ int near__wanted_locally(struct near__impl *impl, struct near__loading *l, struc
     w->freshness = NEAR_FRESH;
     *ret_status = result == NEAR_LOCAL_HIT ? NEAR_OK : NEAR_STALE;
     if (result == NEAR_LOCAL_STALE_HIT)
-        return !(w->options.flags & NEAR_LOAD_REFRESH);
+        return !(w->options->flags & NEAR_LOAD_REFRESH);
     if (view.expires_ns != NEAR_NEVER)
-        w->freshness = near__fresh(near__now(&impl->clock), view.expires_ns, oldest_ns(w),
+        w->freshness = near__fresh(view.now_ns, view.expires_ns, oldest_ns(w),
                                    near__pace_get(&l->pace, near_version_of(w->key, w->key_size)),
-                                   w->options.early_permille, near__load_random(), &w->age_ns);
-    return w->freshness == NEAR_FRESH && !(w->options.flags & NEAR_LOAD_REFRESH);
+                                   w->options->early_permille, near__load_random(), &w->age_ns);
+    return w->freshness == NEAR_FRESH && !(w->options->flags & NEAR_LOAD_REFRESH);
+}
+
+/* Is a hit that is plain and will be for so long served without more ado? */
+static int is_lasting(struct near__loading *l, const struct near__wanted *w, int64_t ttl_ms)
+{
+    return near__is_surely_fresh(ttl_ms * NEAR_NS_PER_MS - oldest_ns(w),
+                                 near__pace_get(&l->pace, near_version_of(w->key, w->key_size)),
+                                 w->options->early_permille);
+}
+
+/* What the slow way would look at, too: a loader, options that suit, and nothing particular. */
+static int is_simple(struct near__impl *impl, struct near__loading *l, const near_load *options, struct near__wanted *w)
+{
+    return l && near__wanted_loader(l, options, 0, w) && near__load_suits(impl, w->options) && !w->options->flags;
+}
+
+/* A hit of the short way that needs nothing but to be served.  0: nothing has changed. */
+NEAR_INLINE int hit_shortly(near_cache *cache, const near_load *options, struct near__wanted *w, int width)
+{
+    struct near__short_way way;
+    struct near__entry *entry = NULL;
+    int64_t ttl_ms = -1;
+    size_t size;
+    if (!near__hash_is_short(w->key_size) || near__unlikely(!near__short_begin(cache, &way)))
+        return 0;
+    struct near__impl *impl = near__impl_in_section(cache);
+    struct near__loading *l = impl ? near__loading_known(impl) : NULL;
+    if (near__likely(is_simple(impl, l, options, w)) && near__likely(way.reader->pins_free))
+        entry = near__hit_plain(way.reader->local, w->key, w->key_size, width, NEAR_ENTRY_VALUE_MAX, &size);
+    if (entry && near__entry_has_expiry(entry) &&
+        !is_lasting(l, w, ttl_ms = near__hit_ttl_ms(way.reader->local, entry, 0)))
+        entry = NULL;
+    if (near__unlikely(!entry)) {
+        near__short_leave(&way);
+        return 0;
+    }
+    near__short_pin(w->value, way.reader, entry, ttl_ms);
+    near__short_end(&way);
+    return 1;
+}
+
+static int get_at_once(near_cache *cache, const near_load *options, struct near__wanted *w)
+{
+    if (near__unlikely(near__reader_last.name != cache))
+        (void)near__short_recall(cache);
+    if (near__likely(near__reader_last.name_with_line == cache))
+        return hit_shortly(cache, options, w, NEAR_WIDTH_LINE);
+    return near__reader_last.name_with_less == cache && hit_shortly(cache, options, w, NEAR_WIDTH_LESS);
 }
 
 int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_loader_fn loader, void *arg,
                      const near_load *options, near_value *ret_value)
 {
     struct near__wanted w = {.key = key, .key_size = key_size, .fn = loader, .arg = arg, .value = ret_value};
+    near_load mine;
     int status = near__key_check(key, key_size);
     if (!cache || !ret_value)
         return NEAR_ERR_INVALID;
     memset(ret_value, 0, sizeof(*ret_value));
     if (status == NEAR_OK && key_size > NEAR_KEY_MAX - (sizeof(NEAR_LEASE_SUFFIX) - 1))
         status = NEAR_ERR_TOO_LARGE;
-    if (status != NEAR_OK || (status = near__load_copy(options, &w.options)) != NEAR_OK)
+    if (status != NEAR_OK)
         return status;
+    if (!(w.options = near__load_options(options, &mine)))
+        return NEAR_ERR_INVALID;
+    if (near__likely(get_at_once(cache, options, &w)))
+        return NEAR_OK;
     for (;;) {
         near__local_section_enter();
         struct near__impl *impl = near__impl_in_section(cache);
@@ -527,7 +582,7 @@ int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_l
         int over = !impl;
         if (reader && l) {
             status = NEAR_ERR_INVALID;
-            over = !near__wanted_loader(l, options, 0, &w) || !near__load_suits(impl, &w.options) ||
+            over = !near__wanted_loader(l, options, 0, &w) || !near__load_suits(impl, w.options) ||
                    near__wanted_locally(impl, l, reader, &w, &status);
         }
         if (!over)

@@ -222,8 +222,8 @@ static void forget(struct near_source *source, const struct write *w)
     near__behind_forget(source->behind, w->request.key, w->request.key_size);
 }
 
-/* Steps 2 and 3, with the key's gate. */
-static int write_gated(struct near_source *source, struct write *w)
+/* Steps 2 and 3, with the key's gate.  *ret_has_value: it is in the remote tier. */
+static int write_gated(struct near_source *source, struct write *w, int *ret_has_value)
 {
     int behind = (source->options.flags & NEAR_SOURCE_BEHIND) != 0;
     int status = behind ? near__behind_put(source->behind, w->operation, w->request.key, w->request.key_size, w->value,
@@ -233,8 +233,10 @@ static int write_gated(struct near_source *source, struct write *w)
         forget(source, w); /* it may have it, or get it */
     if (status != NEAR_OK)
         return status;
-    if (near__write_through(source->impl, &w->request, w->deadline_ns, w->fill) >= 0)
+    if (near__write_through(source->impl, &w->request, w->deadline_ns, w->fill) >= 0) {
+        *ret_has_value = w->request.operation == NEAR_OP_SET;
         return NEAR_OK;
+    }
     forget(source, w);
     return NEAR_PENDING;
 }
@@ -243,6 +245,7 @@ static int write_entered(struct near_source *source, struct write *w, const near
 {
     struct near__impl *impl = source->impl;
     struct near__behind_gate *gate;
+    int has_value = 0;
     if (w->value_size > impl->options.value_max)
         return NEAR_ERR_TOO_LARGE;
     w->deadline_ns = near__deadline(impl, call);
@@ -255,8 +258,8 @@ static int write_entered(struct near_source *source, struct write *w, const near
     int status = near__behind_enter(source->behind, w->request.key, w->request.key_size, w->deadline_ns, &gate);
     if (status != NEAR_OK)
         return status;
-    status = write_gated(source, w);
-    near__behind_leave(source->behind, gate);
+    status = write_gated(source, w, &has_value);
+    near__behind_leave(source->behind, gate, has_value);
     return status;
 }
 

@@ -10,7 +10,7 @@ struct near__wanted {
     near_loader_fn fn; /* one of the two */
     near_bulk_loader_fn bulk_fn;
     void *arg;
-    near_load options;
+    const near_load *options; /* checked */
     near_value *value;
     int has_local;   /* *value is a pinned local copy */
     int64_t ends_ns; /* when that is over for good; NEAR_NEVER */

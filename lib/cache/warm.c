@@ -13,10 +13,12 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/buffer.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "cache/cache.h"
 #include "remote/members.h"
@@ -42,6 +44,7 @@ static int begin(struct warming *w, near_cache *cache, const near_warm_options *
 {
     int status;
     memset(w, 0, sizeof(*w));
+    w->result.size = sizeof(w->result); /* progress is shown it */
     near_warm_options_init(&w->options);
     if (options && (status = near__struct_copy(&w->options, sizeof(w->options), options, options->size)) != NEAR_OK)
         return status;
@@ -128,13 +131,18 @@ static int read_batch(struct warming *w, size_t count)
     return errors == count ? status : NEAR_OK;
 }
 
+static uint64_t keys_left(const struct warming *w)
+{
+    return w->options.keys_max ? w->options.keys_max - w->result.keys : UINT64_MAX;
+}
+
 /* NEAR_MISS: as many as were wanted. */
 static int warm(struct warming *w, const near_key *keys, size_t count)
 {
     int status = NEAR_OK;
     for (size_t at = 0, n; status == NEAR_OK && at < count; at += n) {
         n = count - at < w->options.batch ? count - at : w->options.batch;
-        uint64_t left = w->options.keys_max ? w->options.keys_max - w->result.keys : UINT64_MAX;
+        uint64_t left = keys_left(w);
         if (!left)
             return NEAR_MISS;
         if (n > left)
@@ -255,7 +263,7 @@ int near_warm_scan(near_cache *cache, const char *pattern, const near_warm_optio
         status = scan_page(&w, pattern, cursor, &pages);
         if (status == NEAR_OK)
             status = warm_page(&w, &pages);
-        if (strcmp(cursor, "0") == 0)
+        if (strcmp(cursor, "0") == 0 || !keys_left(&w)) /* the pages that follow may have no key to notice it at */
             break;
     }
     if (w.cache)
@@ -291,54 +299,64 @@ static int system_failed(near_error *error, const char *path)
     return near__fail(error, NEAR_ERR_SYSTEM, "%s: %s", path, strerror(errno));
 }
 
-static int write_all(int fd, const void *bytes, size_t size)
+static const char new_name[] = ".new", other_name[] = ".XXXXXX"; /* behind the file's own */
+
+/* Not what had the name before another process gave it to the snapshot, nor what somebody put there for us to write
+ * into. */
+static int is_ours(int fd, const char *new_path)
 {
-    for (const char *at = bytes; size;) {
-        ssize_t n = write(fd, at, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -1;
-        at += n;
-        size -= (size_t)n;
-    }
-    return 0;
+    struct stat file, named;
+    return fstat(fd, &file) == 0 && stat(new_path, &named) == 0 && file.st_dev == named.st_dev &&
+           file.st_ino == named.st_ino && S_ISREG(file.st_mode) && file.st_nlink == 1 && file.st_uid == geteuid();
 }
 
-/* new_path ends in XXXXXX, so that two processes that save at once do not write one file. */
+/* The new file has a name that the next save takes again, so that what is left by processes that were killed while they
+ * wrote does not pile up.  Where that one is in use (two save at once), or no good, it has a name of its own. */
+static int open_new(char *new_path, size_t length)
+{
+    memcpy(new_path + length, new_name, sizeof new_name);
+    int fd = open(new_path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 && is_ours(fd, new_path) && ftruncate(fd, 0) == 0)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    memcpy(new_path + length, other_name, sizeof other_name);
+    return mkostemp(new_path, O_CLOEXEC);
+}
+
+/* new_path: room for the longer of the names. */
 static int write_file(const struct snapshot *s, const char *path, char *new_path, near_error *error)
 {
     struct file_header h = {.version = FILE_FORMAT, .keys = s->keys};
+    size_t length = strlen(path);
     memcpy(h.magic, FILE_MAGIC, sizeof h.magic);
     h.checksum = near__hash(s->bytes.data, s->bytes.size, s->keys);
-    int fd = mkostemp(new_path, O_CLOEXEC);
+    memcpy(new_path, path, length);
+    int fd = open_new(new_path, length);
     if (fd < 0)
         return system_failed(error, path);
-    int failed = write_all(fd, &h, sizeof h) < 0 || write_all(fd, s->bytes.data, s->bytes.size) < 0 || fsync(fd) < 0;
+    int failed = near__write_all(fd, 0, &h, sizeof h) < 0 ||
+                 near__write_all(fd, sizeof h, s->bytes.data, s->bytes.size) < 0 || fsync(fd) < 0;
     int status = failed ? system_failed(error, new_path) : NEAR_OK;
-    close(fd);
     if (status == NEAR_OK && rename(new_path, path) < 0)
         status = system_failed(error, path);
     if (status != NEAR_OK)
         unlink(new_path);
+    close(fd); /* last: it is locked as long as it has the new name */
     return status;
 }
 
 int near__warm_save(struct near__impl *impl, const char *path, uint64_t keys_max, uint64_t *ret_keys, near_error *error)
 {
-    static const char ending[] = ".XXXXXX";
     struct snapshot s = {.keys = 0};
-    size_t length = strlen(path), most = keys_max && keys_max < SIZE_MAX / 64 ? (size_t)keys_max : SIZE_MAX / 64;
+    size_t most = keys_max && keys_max < SIZE_MAX / 64 ? (size_t)keys_max : SIZE_MAX / 64;
     near__buffer_init(&s.bytes, &impl->alloc);
-    char *new_path = near__alloc(&impl->alloc, length + sizeof ending);
+    char *new_path = near__alloc(&impl->alloc, strlen(path) + sizeof other_name);
     int status = new_path ? near__local_hottest(impl->local, most, add_key, &s) : NEAR_ERR_NOMEM;
-    if (status == NEAR_OK && !s.bytes.failed) {
-        memcpy(new_path, path, length);
-        memcpy(new_path + length, ending, sizeof ending);
+    if (status == NEAR_OK && !s.bytes.failed)
         status = write_file(&s, path, new_path, error);
-    } else {
+    else
         status = near__fail(error, NEAR_ERR_NOMEM, "%s", near_status_text(NEAR_ERR_NOMEM));
-    }
     if (status == NEAR_OK && ret_keys)
         *ret_keys = s.keys;
     near__buffer_fini(&s.bytes);
@@ -359,10 +377,15 @@ int near_warm_save(near_cache *cache, const char *path, uint64_t keys_max, uint6
     return status;
 }
 
-/* Whatever else it is, and however large: the rest need not be read. */
+/* Whatever else it is, or larger than its keys can be, and however large: the rest need not be read. */
 static int is_foreign(const struct near__buffer *bytes)
 {
-    return bytes->size >= sizeof(FILE_MAGIC) - 1 && memcmp(bytes->data, FILE_MAGIC, sizeof(FILE_MAGIC) - 1) != 0;
+    struct file_header h;
+    if (bytes->size < sizeof h)
+        return 0;
+    memcpy(&h, bytes->data, sizeof h);
+    return memcmp(h.magic, FILE_MAGIC, sizeof h.magic) != 0 ||
+           (bytes->size - sizeof h) / (sizeof(uint32_t) + NEAR_KEY_MAX) > h.keys;
 }
 
 static int read_file(const char *path, struct near__buffer *bytes, near_error *error)

@@ -211,6 +211,12 @@ int near__write_barrier(struct near__impl *impl, const near_call *call, int64_t 
     return status == NEAR_OK && !complete ? NEAR_UNAPPLIED : status;
 }
 
+void near__write_barrier_none(const near_call *call)
+{
+    static const struct near__barrier_result nobody;
+    tell_barrier(call, &nobody);
+}
+
 /* ---------------------------------------------------------------- many */
 
 /* Where no value travels the messages of a batch, which is of one operation, may become one (R36). */

@@ -17,9 +17,20 @@
  * possible (the store's answer was lost, or the process died before it noted it), so the store must be able to take an
  * update twice; `sequence` tells which of two is newer, also over restarts with a journal.
  *
- * The remote tier.  An update whose write to the remote tier failed, and every update that was replayed from the
- * journal, makes everybody forget its key once more after it was stored: until then a load from the source would have
- * cached the old value.
+ * The remote tier.  While an update waits its key must be there with the update's value, or a load, perhaps another
+ * process's, would cache what the source still has.  So an update whose write to the remote tier failed, or which
+ * removed the key there, and every update that was replayed from the journal, makes everybody forget its key once more
+ * after it was stored.  The same do those that are queued when the key is removed for an earlier one's sake [f1], and
+ * those that are stored while it is on the list of what is to be forgotten: the removal may have run already [f2].  A
+ * writer whose value has come to the remote tier after all that ends it for what is queued [f3]: the value is there,
+ * and what was being loaded is refused.
+ *
+ * The journal says of an update that it is stored only together with, and after, the note that its key is to be
+ * forgotten; that one stands until it has been.  A key whose writer has not yet come back from the remote tier is noted
+ * likewise, until he has: so whenever the process is killed, either the update comes again or its key is forgotten.
+ *
+ * A dead letter's key is forgotten at once, and again when the writer who is at it then has left the remote tier: he
+ * may be the letter's own and put there what the source will never have.
  *
  * Waiting: `space` for those whom the bound stops (they make the thread hurry), `landed` for those who flush,
  * `gates_changed` for writers of the same key, `work` for the thread.  Everything is under `lock`, which is never held
@@ -73,6 +84,9 @@ struct update {
 struct near__behind_gate {
     UT_hash_handle hh;
     int in_table;
+    uint64_t forget; /* under lock: the journal, if any, has the key as one to forget, by this number; 0: it has not */
+    int rejected;    /* under lock: the key is to be forgotten when its writer leaves */
+    int removed;     /* under lock: it has been removed from the remote tier, perhaps when that had the value */
     size_t key_size;
     unsigned char key[];
 };
@@ -97,7 +111,6 @@ struct near__behind {
     int64_t mend_at_ns; /* not before then is the journal tried to be replaced again */
     uint32_t away_failures, mend_failures;
     int unnoted; /* what is stored could not be noted in the journal, and nobody has been told yet */
-    int ending;  /* what is not done is left to the journal, and so is forgetting what is stored from here on */
     int stop;
     struct near__behind_gate *gates;
 };
@@ -112,50 +125,11 @@ static size_t weight(size_t key_size, size_t value_size)
     return sizeof(struct update) + key_size + value_size;
 }
 
-/* ---------------------------------------------------------------- gates: one writer of a key */
-
-int near__behind_enter(struct near__behind *b, const void *key, size_t key_size, int64_t deadline_ns,
-                       struct near__behind_gate **ret)
+static void note_locked(struct near__behind *b, enum near__journal_type type, const void *key, size_t key_size,
+                        uint64_t number)
 {
-    const struct near__alloc *behind_alloc = b->config.alloc;
-    struct near__behind_gate *gate = near__alloc_zero(behind_alloc, sizeof *gate + key_size), *other;
-    int status = NEAR_OK;
-    if (!gate)
-        return NEAR_ERR_NOMEM;
-    gate->key_size = key_size;
-    if (key_size)
-        memcpy(gate->key, key, key_size);
-    pthread_mutex_lock(&b->lock);
-    for (;;) {
-        HASH_FIND(hh, b->gates, gate->key, key_size, other);
-        if (!other)
-            break;
-        if (near__now(b->config.clock) >= deadline_ns) {
-            status = NEAR_ERR_TIMEOUT;
-            break;
-        }
-        near__condition_wait(b->config.clock, &b->gates_changed, &b->lock, deadline_ns);
-    }
-    if (status == NEAR_OK) {
-        gate->in_table = 1;
-        HASH_ADD_KEYPTR(hh, b->gates, gate->key, key_size, gate);
-        status = gate->in_table ? NEAR_OK : NEAR_ERR_NOMEM;
-    }
-    pthread_mutex_unlock(&b->lock);
-    if (status != NEAR_OK)
-        near__free(behind_alloc, gate);
-    *ret = gate;
-    return status;
-}
-
-void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate)
-{
-    const struct near__alloc *behind_alloc = b->config.alloc;
-    pthread_mutex_lock(&b->lock);
-    HASH_DELETE(hh, b->gates, gate);
-    pthread_cond_broadcast(&b->gates_changed);
-    pthread_mutex_unlock(&b->lock);
-    near__free(behind_alloc, gate);
+    near__journal_add(
+        b->journal, &(struct near__journal_record){.type = type, .sequence = number, .key = key, .key_size = key_size});
 }
 
 /* ---------------------------------------------------------------- updates */
@@ -280,16 +254,28 @@ static enum near__journal_type type_of(const struct update *u)
     return u->operation == NEAR_UPDATE_SET ? NEAR_RECORD_SET : NEAR_RECORD_DEL;
 }
 
+static void note_to_forget(void *arg, const void *key, size_t key_size, uint64_t number)
+{
+    note_locked(arg, key ? NEAR_RECORD_FORGET : NEAR_RECORD_FORGET_ALL, key, key_size, number);
+}
+
 /* Older ones first: of a key the later record counts. */
 static void rewrite_locked(struct near__behind *b)
 {
     if (near__journal_rewrite_begin(b->journal) != NEAR_OK)
         return;
+    /* The last number, so that they rise over restarts with nothing queued, and a wall clock that was set back, too.
+     * Before all updates it is about none of them, whatever its key. */
+    near__journal_add(b->journal, &(struct near__journal_record){.type = NEAR_RECORD_DONE, .sequence = b->sequence});
     for (const struct update *u = b->table; u; u = u->hh.next) {
         journal_add(b, u, type_of(u));
         if (u->newer)
             journal_add(b, u->newer, type_of(u->newer));
     }
+    for (const struct near__behind_gate *gate = b->gates; gate; gate = gate->hh.next)
+        if (gate->forget)
+            note_to_forget(b, gate->key, gate->key_size, gate->forget);
+    near__forget_each(b->forget, note_to_forget, b);
     (void)near__journal_rewrite_end(b->journal); /* the old file stays; why is among the troubles */
 }
 
@@ -315,14 +301,31 @@ static void tell_locked(struct near__behind *b)
     pthread_mutex_lock(&b->lock);
 }
 
-static int is_too_large(const struct near__behind *b)
+/* With NEAR_JOURNAL_EVERY_SECOND: the thread has put everything on the disk, and does not look again by itself. */
+static int is_synced_locked(const struct near__behind *b)
 {
-    /* bytes counts struct update for each, which is more than a record's header */
-    return near__journal_file_bytes(b->journal) > JOURNAL_SLACK_BYTES + JOURNAL_SLACK_FACTOR * (uint64_t)b->bytes;
+    return b->journal && b->config.options->journal_sync == NEAR_JOURNAL_EVERY_SECOND &&
+           near__journal_mark(b->journal) == b->synced_mark;
 }
 
-/* A journal that has grown, or whose disk has failed, gets a new file with all that is queued, as soon as the disk
- * takes it. */
+/* Writes notes of others than the thread, which is to see to it that they get on the disk, too. */
+static void write_notes_locked(struct near__behind *b)
+{
+    int was_synced = is_synced_locked(b);
+    (void)near__journal_commit(b->journal); /* failing, something is forgotten once too often */
+    if (was_synced)
+        pthread_cond_signal(&b->work);
+}
+
+static int is_too_large(const struct near__behind *b)
+{
+    /* both count a struct for each, which is more than a record's header */
+    uint64_t needed = (uint64_t)b->bytes + near__forget_bytes(b->forget);
+    return near__journal_file_bytes(b->journal) > JOURNAL_SLACK_BYTES + JOURNAL_SLACK_FACTOR * needed;
+}
+
+/* A journal that has grown, whose disk has failed, or which is of an older version, gets a new file with all that is
+ * queued and all that is to be forgotten, as soon as the disk takes it. */
 static void renew_journal_locked(struct near__behind *b)
 {
     const near_source_options *o = b->config.options;
@@ -360,20 +363,112 @@ static int replay_update(struct near__behind *b, const struct near__journal_reco
     return NEAR_OK;
 }
 
+static void replay_done(struct near__behind *b, const struct near__journal_record *r)
+{
+    struct update *u = find_locked(b, r->key, r->key_size);
+    if (!u || u->sequence > r->sequence)
+        return;
+    charge_locked(b, u, -1);
+    take_out_locked(b, u);
+    remove_locked(b, u);
+}
+
 static int replay(void *arg, const struct near__journal_record *r)
 {
     struct near__behind *b = arg;
     if (r->sequence > b->sequence)
         b->sequence = r->sequence;
-    if (r->type != NEAR_RECORD_DONE)
+    switch (r->type) {
+    case NEAR_RECORD_DONE:
+        replay_done(b, r);
+        break;
+    case NEAR_RECORD_FORGET:
+    case NEAR_RECORD_FORGET_ALL:
+        near__forget_add(b->forget, r->type == NEAR_RECORD_FORGET ? r->key : NULL, r->key_size, r->sequence);
+        break;
+    case NEAR_RECORD_FORGOTTEN:
+    case NEAR_RECORD_FORGOTTEN_ALL:
+        near__forget_drop(b->forget, r->type == NEAR_RECORD_FORGOTTEN ? r->key : NULL, r->key_size, r->sequence);
+        break;
+    default:
         return replay_update(b, r);
-    struct update *u = find_locked(b, r->key, r->key_size);
-    if (u && u->sequence <= r->sequence) {
-        charge_locked(b, u, -1);
-        take_out_locked(b, u);
-        remove_locked(b, u);
     }
     return NEAR_OK;
+}
+
+/* ---------------------------------------------------------------- gates: one writer of a key */
+
+static struct near__behind_gate *gate_locked(struct near__behind *b, const void *key, size_t key_size)
+{
+    struct near__behind_gate *gate;
+    HASH_FIND(hh, b->gates, key_size ? key : "", key_size, gate);
+    return gate;
+}
+
+int near__behind_enter(struct near__behind *b, const void *key, size_t key_size, int64_t deadline_ns,
+                       struct near__behind_gate **ret)
+{
+    const struct near__alloc *behind_alloc = b->config.alloc;
+    struct near__behind_gate *gate = near__alloc_zero(behind_alloc, sizeof *gate + key_size);
+    int status = NEAR_OK;
+    if (!gate)
+        return NEAR_ERR_NOMEM;
+    gate->key_size = key_size;
+    if (key_size)
+        memcpy(gate->key, key, key_size);
+    pthread_mutex_lock(&b->lock);
+    while (gate_locked(b, key, key_size)) {
+        if (near__now(b->config.clock) >= deadline_ns) {
+            status = NEAR_ERR_TIMEOUT;
+            break;
+        }
+        near__condition_wait(b->config.clock, &b->gates_changed, &b->lock, deadline_ns);
+    }
+    if (status == NEAR_OK) {
+        gate->in_table = 1;
+        HASH_ADD_KEYPTR(hh, b->gates, gate->key, key_size, gate);
+        status = gate->in_table ? NEAR_OK : NEAR_ERR_NOMEM;
+    }
+    pthread_mutex_unlock(&b->lock);
+    if (status != NEAR_OK)
+        near__free(behind_alloc, gate);
+    *ret = gate;
+    return status;
+}
+
+/* Whether what is queued for a key, flying or not, makes everybody forget it. */
+static void set_forget_locked(struct update *u, int forget_after)
+{
+    u->forget_after = forget_after;
+    if (u->newer)
+        u->newer->forget_after = forget_after;
+}
+
+/* [f3]  A removal that is still under way, or to come, is seen by [f1] and [f2]. */
+static void keep_value_locked(struct near__behind *b, const struct near__behind_gate *gate)
+{
+    struct update *u = find_locked(b, gate->key, gate->key_size);
+    if (u && !gate->removed)
+        set_forget_locked(u, 0);
+}
+
+void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate, int has_value)
+{
+    const struct near__alloc *behind_alloc = b->config.alloc;
+    pthread_mutex_lock(&b->lock);
+    HASH_DELETE(hh, b->gates, gate);
+    if (gate->rejected) {
+        near__forget_add(b->forget, gate->key, gate->key_size, gate->forget);
+    } else if (gate->forget) { /* the remote tier has what was written */
+        note_locked(b, NEAR_RECORD_FORGOTTEN, gate->key, gate->key_size, gate->forget);
+        write_notes_locked(b);
+        tell_locked(b);
+    }
+    if (has_value)
+        keep_value_locked(b, gate);
+    pthread_cond_broadcast(&b->gates_changed);
+    pthread_mutex_unlock(&b->lock);
+    near__free(behind_alloc, gate);
 }
 
 /* ---------------------------------------------------------------- put */
@@ -442,13 +537,6 @@ static int accept_new_locked(struct near__behind *b, struct update *u)
     return NEAR_OK;
 }
 
-/* With NEAR_JOURNAL_EVERY_SECOND: the thread has put everything on the disk, and does not look again by itself. */
-static int is_synced_locked(const struct near__behind *b)
-{
-    return b->journal && b->config.options->journal_sync == NEAR_JOURNAL_EVERY_SECOND &&
-           near__journal_mark(b->journal) == b->synced_mark;
-}
-
 static int accept_locked(struct near__behind *b, struct update *u, struct update *old)
 {
     int was_synced = is_synced_locked(b);
@@ -478,6 +566,7 @@ int near__behind_put(struct near__behind *b, uint32_t operation, const void *key
     struct update *u = update_create(b, operation, key, key_size, value, value_size);
     if (!u)
         return NEAR_ERR_NOMEM;
+    u->forget_after = operation == NEAR_UPDATE_DEL || b->config.options->flags & NEAR_SOURCE_INVALIDATE;
     pthread_mutex_lock(&b->lock);
     int status = wait_for_room_locked(b, u, deadline_ns, &old);
     if (status == NEAR_OK)
@@ -505,16 +594,74 @@ uint64_t near__behind_sequence(struct near__behind *b)
     return sequence;
 }
 
+/* ---------------------------------------------------------------- forgetting */
+
+/* The journal needs no note: it has the update, or what forget_after_locked noted when that was stored. */
 void near__behind_forget(struct near__behind *b, const void *key, size_t key_size)
 {
     pthread_mutex_lock(&b->lock);
     struct update *u = find_locked(b, key, key_size);
+    struct near__behind_gate *gate = gate_locked(b, key, key_size);
     if (u)
-        u->forget_after = 1;
-    if (u && u->newer)
-        u->newer->forget_after = 1;
+        set_forget_locked(u, 1);
+    if (gate) { /* from here on it is the list's */
+        gate->forget = 0;
+        gate->rejected = 0;
+    }
+    near__forget_add(b->forget, key_size ? key : "", key_size, ++b->sequence);
     pthread_mutex_unlock(&b->lock);
-    near__forget_add(b->forget, key, key_size);
+}
+
+/* [f1] key NULL: of all of them. */
+static void removed_locked(struct near__behind *b, const void *key, size_t key_size)
+{
+    struct update *u = key ? find_locked(b, key, key_size) : b->table;
+    struct near__behind_gate *gate = key ? gate_locked(b, key, key_size) : b->gates;
+    for (; u; u = key ? NULL : u->hh.next)
+        set_forget_locked(u, 1);
+    for (; gate; gate = key ? NULL : gate->hh.next)
+        gate->removed = 1;
+}
+
+/* Whoever adds a key does so under the lock, so here none is added. */
+static int forgotten(void *arg, const void *key, size_t key_size, uint64_t number)
+{
+    struct near__behind *b = arg;
+    pthread_mutex_lock(&b->lock);
+    removed_locked(b, key, key_size);
+    int is_off = near__forget_number(b->forget, key, key_size) == number;
+    if (is_off && b->journal)
+        note_locked(b, key ? NEAR_RECORD_FORGOTTEN : NEAR_RECORD_FORGOTTEN_ALL, key, key_size, number);
+    if (is_off)
+        near__forget_drop(b->forget, key, key_size, number);
+    if (is_off && b->journal) {
+        write_notes_locked(b);
+        renew_journal_locked(b);
+        tell_locked(b);
+    }
+    pthread_mutex_unlock(&b->lock);
+    return is_off;
+}
+
+static int is_to_be_forgotten_locked(struct near__behind *b, const void *key, size_t key_size)
+{
+    return near__forget_number(b->forget, key, key_size) || near__forget_number(b->forget, NULL, 0);
+}
+
+/* The source has got, or will never get, the update; that is not noted yet. */
+static void forget_after_locked(struct near__behind *b, const struct update *u)
+{
+    struct near__behind_gate *gate = b->journal ? gate_locked(b, u->key, u->key_size) : NULL;
+    int forget_now = u->forget_after || is_to_be_forgotten_locked(b, u->key, u->key_size); /* [f2] */
+    if (!forget_now && !gate)
+        return;
+    uint64_t number = ++b->sequence;
+    if (b->journal)
+        note_to_forget(b, u->key, u->key_size, number);
+    if (forget_now)
+        near__forget_add(b->forget, u->key, u->key_size, number);
+    else
+        gate->forget = number;
 }
 
 /* ---------------------------------------------------------------- flying */
@@ -590,10 +737,9 @@ static void take_batch_locked(struct near__behind *b, int64_t now_ns, int64_t *w
 static void done_locked(struct near__behind *b, struct update *u)
 {
     struct update *newer = u->newer;
-    if (b->journal && !(b->ending && u->forget_after))
+    forget_after_locked(b, u);
+    if (b->journal)
         journal_add(b, u, NEAR_RECORD_DONE);
-    if (u->forget_after)
-        near__forget_add(b->forget, u->key, u->key_size);
     charge_locked(b, u, -1);
     if (!newer) {
         remove_locked(b, u);
@@ -634,6 +780,15 @@ static int is_hopeless(const struct near__behind *b, const struct update *u, int
     return !u->newer && (status == NEAR_ERR_REJECTED || (most && u->attempts + 1 >= most));
 }
 
+/* His note's number is above that of done_locked, which ends when the key is forgotten at once. */
+static void reject_writer_locked(struct near__behind *b, struct near__behind_gate *gate)
+{
+    gate->rejected = 1;
+    gate->forget = ++b->sequence;
+    if (b->journal)
+        note_to_forget(b, gate->key, gate->key_size, gate->forget);
+}
+
 /* The application hears of it; the remote tier must not go on showing what the source will never have. */
 static void bury(struct near__behind *b, struct update *u, near_update *update)
 {
@@ -646,8 +801,11 @@ static void bury(struct near__behind *b, struct update *u, near_update *update)
                   "the source rejected an update and nobody asked for dead letters");
     count(&b->config.counters->dead_letters, 1);
     pthread_mutex_lock(&b->lock);
+    struct near__behind_gate *gate = gate_locked(b, u->key, u->key_size);
     u->forget_after = 1;
     done_locked(b, u);
+    if (gate)
+        reject_writer_locked(b, gate);
     pthread_mutex_unlock(&b->lock);
 }
 
@@ -801,12 +959,11 @@ int near__behind_flush(struct near__behind *b, int64_t deadline_ns)
 int near__behind_is_safe(struct near__behind *b)
 {
     pthread_mutex_lock(&b->lock);
-    if (b->count && b->journal)
+    int idle = !b->count && !near__forget_pending(b->forget);
+    if (!idle && b->journal)
         renew_journal_locked(b);
     tell_locked(b);
-    int kept = !b->count || (b->journal && !near__journal_is_broken(b->journal));
-    int safe = kept && !near__forget_pending(b->forget);
-    b->ending |= safe;
+    int safe = idle || (b->journal && !near__journal_is_broken(b->journal));
     pthread_mutex_unlock(&b->lock);
     return safe;
 }
@@ -826,6 +983,20 @@ void near__behind_gauges(struct near__behind *b, struct near__behind_gauges *ret
 
 /* ---------------------------------------------------------------- open and close */
 
+static int open_journal(struct near__behind *b, near_error *error)
+{
+    const near_source_options *o = b->config.options;
+    int status = near__journal_open(b->config.alloc, b->config.log, o->journal, (o->flags & NEAR_SOURCE_SALVAGE) != 0,
+                                    replay, b, &b->journal, error);
+    if (status != NEAR_OK)
+        return status;
+    pthread_mutex_lock(&b->lock);
+    renew_journal_locked(b);
+    tell_locked(b);
+    pthread_mutex_unlock(&b->lock);
+    return NEAR_OK;
+}
+
 static int start(struct near__behind *b, near_error *error)
 {
     const near_source_options *o = b->config.options;
@@ -836,21 +1007,22 @@ static int start(struct near__behind *b, near_error *error)
                                          .invalidate = b->config.invalidate,
                                          .knows_all = b->config.knows_all,
                                          .arg = b->config.arg,
+                                         .forgotten = forgotten,
+                                         .forgotten_arg = b,
                                          .invalidated = &b->config.counters->invalidated};
     b->flying = near__alloc_zero(b->config.alloc, o->batch_max * sizeof(*b->flying));
     b->batch = near__alloc_zero(b->config.alloc, o->batch_max * sizeof(*b->batch));
-    int status = b->flying && b->batch ? NEAR_OK : NEAR_ERR_NOMEM;
+    int status = b->flying && b->batch ? near__forget_open(&forget, &b->forget) : NEAR_ERR_NOMEM;
     if (status == NEAR_OK && o->journal) {
-        status = near__journal_open(b->config.alloc, b->config.log, o->journal, (o->flags & NEAR_SOURCE_SALVAGE) != 0,
-                                    replay, b, &b->journal, error);
+        status = open_journal(b, error);
         if (status != NEAR_OK)
             return status;
     }
-    /* so that numbers rise over restarts, although a journal without updates does not tell the last one */
+    /* so that numbers rise over restarts, although a journal that is new does not tell the last one */
     uint64_t now_us = (uint64_t)near__clock_kernel(CLOCK_REALTIME) / 1000;
     b->sequence = b->sequence > now_us ? b->sequence : now_us;
     if (status == NEAR_OK)
-        status = near__forget_open(&forget, &b->forget);
+        status = near__forget_start(b->forget);
     if (status == NEAR_OK && o->flags & NEAR_SOURCE_BEHIND) {
         b->runs = near__thread_start(&b->thread, behind_main, b) == 0;
         status = b->runs ? NEAR_OK : NEAR_ERR_SYSTEM;

@@ -53,7 +53,8 @@ void near__behind_abandon(const struct near__behind *b);
 struct near__behind_gate;
 int near__behind_enter(struct near__behind *b, const void *key, size_t key_size, int64_t deadline_ns,
                        struct near__behind_gate **ret);
-void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate);
+/* has_value: the remote tier has the value that the writer put into the queue. */
+void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate, int has_value);
 
 /* Accepts an update: in the queue, and in the journal as its policy says.  NEAR_OK, NEAR_ERR_QUEUE_FULL at the
  * deadline, NEAR_ERR_TOO_LARGE, NEAR_ERR_NOMEM, NEAR_ERR_JOURNAL. */

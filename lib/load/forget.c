@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * One thread goes through the list, one key at a time, oldest first.  A key that is added while its removal is under
- * way is done once more: what made it necessary may have come after the removal ran.  A failure goes to the list's end
- * and all wait for a while, longer with each failure in a row.
+ * way has another number then and is done once more: what made it necessary may have come after the removal ran.  It
+ * is on the list until whoever added it has been told, who takes it off.  A failure goes to the list's end and all wait
+ * for a while, longer with each failure in a row.
  *
  * The list is bounded where everything can be forgotten: that takes the place of the keys beyond the bound, or without
  * memory, costs a cold cache and is always right.  Where it cannot (the remote tier has no prefix that tells the
@@ -28,7 +29,8 @@
 
 struct forgotten {
     UT_hash_handle hh;
-    int listed, flying, again;
+    int listed;
+    uint64_t number; /* of the last call that added it */
     size_t key_size;
     unsigned char key[];
 };
@@ -36,10 +38,13 @@ struct forgotten {
 struct near__forget {
     struct near__forget_config config;
     pthread_t thread;
+    int runs;
     pthread_mutex_t lock;
     pthread_cond_t work, idle;
     struct forgotten *keys; /* all under lock */
-    int everything, everything_flying, stop;
+    uint64_t bytes;         /* of keys */
+    uint64_t everything;    /* the number of the last call for it; 0: none */
+    int stop;
     uint32_t failures; /* in a row */
 };
 
@@ -59,7 +64,7 @@ int64_t near__backoff_ns(uint32_t min_ms, uint32_t max_ms, uint32_t attempts)
 
 static int is_idle_locked(const struct near__forget *f)
 {
-    return !f->keys && !f->everything && !f->everything_flying;
+    return !f->keys && !f->everything;
 }
 
 static struct forgotten *create_locked(struct near__forget *f, const void *key, size_t key_size)
@@ -74,21 +79,32 @@ static struct forgotten *create_locked(struct near__forget *f, const void *key, 
         memcpy(k->key, key, key_size);
     k->listed = 1;
     HASH_ADD_KEYPTR(hh, f->keys, k->key, key_size, k);
-    if (k->listed)
+    if (k->listed) {
+        f->bytes += sizeof *k + key_size;
         return k;
+    }
     near__free(forget_alloc, k);
     return NULL;
 }
 
-void near__forget_add(struct near__forget *f, const void *key, size_t key_size)
+static struct forgotten *find_locked(struct near__forget *f, const void *key, size_t key_size)
 {
-    struct forgotten *k;
+    struct forgotten *k = NULL;
+    if (key)
+        HASH_FIND(hh, f->keys, key, key_size, k);
+    return k;
+}
+
+/* Numbers rise, but a gate's may be added after a later one, and a rewritten journal has them in any order. */
+void near__forget_add(struct near__forget *f, const void *key, size_t key_size, uint64_t number)
+{
     pthread_mutex_lock(&f->lock);
-    HASH_FIND(hh, f->keys, key_size ? key : "", key_size, k);
-    if (k)
-        k->again = k->flying;
-    else if (!create_locked(f, key, key_size))
-        f->everything = 1;
+    struct forgotten *k = find_locked(f, key, key_size);
+    if (!k && key)
+        k = create_locked(f, key, key_size);
+    uint64_t *latest = k ? &k->number : &f->everything;
+    if (*latest < number)
+        *latest = number;
     pthread_cond_signal(&f->work);
     pthread_mutex_unlock(&f->lock);
 }
@@ -97,44 +113,59 @@ static void remove_locked(struct near__forget *f, struct forgotten *k)
 {
     const struct near__alloc *forget_alloc = f->config.alloc;
     HASH_DELETE(hh, f->keys, k);
+    f->bytes -= sizeof *k + k->key_size;
     near__free(forget_alloc, k);
+}
+
+uint64_t near__forget_number(struct near__forget *f, const void *key, size_t key_size)
+{
+    pthread_mutex_lock(&f->lock);
+    const struct forgotten *k = find_locked(f, key, key_size);
+    uint64_t number = k ? k->number : key ? 0 : f->everything;
+    pthread_mutex_unlock(&f->lock);
+    return number;
+}
+
+void near__forget_drop(struct near__forget *f, const void *key, size_t key_size, uint64_t number)
+{
+    pthread_mutex_lock(&f->lock);
+    struct forgotten *k = find_locked(f, key, key_size);
+    if (k && k->number <= number)
+        remove_locked(f, k);
+    if (!key && f->everything <= number)
+        f->everything = 0;
+    pthread_mutex_unlock(&f->lock);
 }
 
 /* A key whose removal failed goes to the end; without memory even for that, everything goes. */
 static void move_to_end_locked(struct near__forget *f, struct forgotten *k)
 {
     const struct near__alloc *forget_alloc = f->config.alloc;
+    uint64_t number = k->number;
     HASH_DELETE(hh, f->keys, k);
     k->listed = 1;
-    k->flying = k->again = 0;
     HASH_ADD_KEYPTR(hh, f->keys, k->key, k->key_size, k);
     if (k->listed)
         return;
+    f->bytes -= sizeof *k + k->key_size;
     near__free(forget_alloc, k);
-    f->everything = 1;
+    if (f->everything < number)
+        f->everything = number;
 }
 
 /* Runs one removal.  1: it has happened. */
 static int run_one_locked(struct near__forget *f)
 {
-    struct forgotten *k = f->everything ? NULL : f->keys;
-    if (k) {
-        k->flying = 1;
-    } else {
-        f->everything = 0;
-        f->everything_flying = 1;
-    }
+    struct forgotten *k = f->everything ? NULL : f->keys; /* nobody else takes it off while the thread runs */
+    const void *key = k ? k->key : NULL;
+    size_t key_size = k ? k->key_size : 0;
+    uint64_t number = k ? k->number : f->everything;
     pthread_mutex_unlock(&f->lock);
-    int done = f->config.invalidate(f->config.arg, k ? k->key : NULL, k ? k->key_size : 0) == NEAR_OK;
+    int done = f->config.invalidate(f->config.arg, key, key_size) == NEAR_OK;
+    int is_off = done && f->config.forgotten(f->config.forgotten_arg, key, key_size, number);
     pthread_mutex_lock(&f->lock);
-    if (!k) {
-        f->everything_flying = 0;
-        f->everything |= !done;
-    } else if (done && !k->again) {
-        remove_locked(f, k);
-    } else {
+    if (k && !is_off)
         move_to_end_locked(f, k);
-    }
     return done;
 }
 
@@ -166,9 +197,28 @@ static void *forget_main(void *arg)
 uint64_t near__forget_pending(struct near__forget *f)
 {
     pthread_mutex_lock(&f->lock);
-    uint64_t n = HASH_COUNT(f->keys) + (unsigned)(f->everything || f->everything_flying);
+    uint64_t n = HASH_COUNT(f->keys) + (unsigned)(f->everything != 0);
     pthread_mutex_unlock(&f->lock);
     return n;
+}
+
+uint64_t near__forget_bytes(struct near__forget *f)
+{
+    pthread_mutex_lock(&f->lock);
+    uint64_t bytes = f->bytes;
+    pthread_mutex_unlock(&f->lock);
+    return bytes;
+}
+
+void near__forget_each(struct near__forget *f, void (*fn)(void *arg, const void *key, size_t key_size, uint64_t number),
+                       void *arg)
+{
+    pthread_mutex_lock(&f->lock);
+    for (const struct forgotten *k = f->keys; k; k = k->hh.next)
+        fn(arg, k->key, k->key_size, k->number);
+    if (f->everything)
+        fn(arg, NULL, 0, f->everything);
+    pthread_mutex_unlock(&f->lock);
 }
 
 int near__forget_wait(struct near__forget *f, int64_t deadline_ns)
@@ -190,15 +240,14 @@ int near__forget_open(const struct near__forget_config *config, struct near__for
     pthread_mutex_init(&f->lock, NULL);
     near__condition_init(&f->work);
     near__condition_init(&f->idle);
-    if (near__thread_start(&f->thread, forget_main, f) == 0) {
-        *ret = f;
-        return NEAR_OK;
-    }
-    pthread_mutex_destroy(&f->lock);
-    pthread_cond_destroy(&f->work);
-    pthread_cond_destroy(&f->idle);
-    near__free(config->alloc, f);
-    return NEAR_ERR_SYSTEM;
+    *ret = f;
+    return NEAR_OK;
+}
+
+int near__forget_start(struct near__forget *f)
+{
+    f->runs = near__thread_start(&f->thread, forget_main, f) == 0;
+    return f->runs ? NEAR_OK : NEAR_ERR_SYSTEM;
 }
 
 void near__forget_close(struct near__forget *f)
@@ -209,7 +258,8 @@ void near__forget_close(struct near__forget *f)
     f->stop = 1;
     pthread_cond_signal(&f->work);
     pthread_mutex_unlock(&f->lock);
-    pthread_join(f->thread, NULL);
+    if (f->runs)
+        pthread_join(f->thread, NULL);
     while (f->keys)
         remove_locked(f, f->keys);
     pthread_mutex_destroy(&f->lock);

@@ -18,14 +18,28 @@ struct near__forget_config {
     int (*invalidate)(void *arg, const void *key, size_t key_size); /* key NULL: everything; NEAR_OK: it has happened */
     int knows_all; /* invalidate can do that in the remote tier, too: then the list of keys needs not be long */
     void *arg;
+    /* It has happened to what was added with this number, or a lower one.  Called with no lock held; if nothing with a
+     * higher one was added meanwhile it is to call near__forget_drop, and 1, otherwise 0. */
+    int (*forgotten)(void *arg, const void *key, size_t key_size, uint64_t number);
+    void *forgotten_arg;
     _Atomic(uint64_t) *invalidated; /* counter */
 };
 
-int near__forget_open(const struct near__forget_config *config, struct near__forget **ret); /* NOMEM, SYSTEM */
+int near__forget_open(const struct near__forget_config *config, struct near__forget **ret); /* NEAR_ERR_NOMEM */
+int near__forget_start(struct near__forget *f);  /* the thread: from now on it is tried; NEAR_ERR_SYSTEM */
 void near__forget_close(struct near__forget *f); /* NULL is fine; what is left is not done */
-/* Cannot fail: without memory, or with too many keys where that helps, everything is to be forgotten. */
-void near__forget_add(struct near__forget *f, const void *key, size_t key_size);
+/* Cannot fail: without memory, or with too many keys where that helps, everything is to be forgotten.  key NULL:
+ * everything.  Of several numbers the highest counts. */
+void near__forget_add(struct near__forget *f, const void *key, size_t key_size, uint64_t number);
+/* The number of the last call that added the key; 0: it is not to be forgotten. */
+uint64_t near__forget_number(struct near__forget *f, const void *key, size_t key_size);
+/* It has happened, up to that number. */
+void near__forget_drop(struct near__forget *f, const void *key, size_t key_size, uint64_t number);
 uint64_t near__forget_pending(struct near__forget *f);
+uint64_t near__forget_bytes(struct near__forget *f); /* memory of the list */
+/* Tells what is pending, with its last number; fn is called under the list's lock. */
+void near__forget_each(struct near__forget *f, void (*fn)(void *arg, const void *key, size_t key_size, uint64_t number),
+                       void *arg);
 int near__forget_wait(struct near__forget *f, int64_t deadline_ns); /* 1: nothing is pending; 0: at the deadline */
 
 /* min doubled with every attempt up to max, and of that a random part from a half to the whole, in ns. */

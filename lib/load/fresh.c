@@ -28,6 +28,12 @@ static double exp_minus(double x)
     return power * (1 - f * (0.69314718 - f * (0.24022651 - f * (0.05550411 - f * (0.00961813 - f * 0.00133336)))));
 }
 
+int near__is_surely_fresh(int64_t left_ns, int64_t load_ns, uint32_t beta_permille)
+{
+    /* exp(-45) is nothing */
+    return left_ns > 0 && (double)left_ns * 1000 > 45.0 * (double)load_ns * (double)beta_permille;
+}
+
 enum near__freshness near__fresh(int64_t now_ns, int64_t expires_ns, int64_t grace_ns, int64_t load_ns,
                                  uint32_t beta_permille, uint64_t random, int64_t *ret_age_ns)
 {
@@ -38,10 +44,9 @@ enum near__freshness near__fresh(int64_t now_ns, int64_t expires_ns, int64_t gra
         *ret_age_ns = -left_ns;
         return NEAR_FRESH_OLD;
     }
-    double scale = (double)load_ns * beta_permille / 1000;
-    if (scale <= 0 || (double)left_ns > 45 * scale) /* exp(-45) is nothing, and most hits end here */
+    if (near__is_surely_fresh(left_ns, load_ns, beta_permille)) /* most hits end here */
         return NEAR_FRESH;
-    double chance = exp_minus((double)left_ns / scale);
+    double chance = exp_minus((double)left_ns * 1000 / ((double)load_ns * beta_permille));
     return (double)(random >> 11) * 0x1p-53 < chance ? NEAR_FRESH_EARLY : NEAR_FRESH;
 }
 

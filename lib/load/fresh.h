@@ -29,6 +29,9 @@ enum near__freshness { NEAR_FRESH, NEAR_FRESH_EARLY, NEAR_FRESH_OLD };
 enum near__freshness near__fresh(int64_t now_ns, int64_t expires_ns, int64_t grace_ns, int64_t load_ns,
                                  uint32_t beta_permille, uint64_t random, int64_t *ret_age_ns);
 
+/* With so much left before its soft end it is FRESH whatever the random number. */
+int near__is_surely_fresh(int64_t left_ns, int64_t load_ns, uint32_t beta_permille);
+
 /* ttl_ms shortened by up to jitter_permille of it, so that what was loaded together does not end together; at least
  * 1. */
 int64_t near__jittered(int64_t ttl_ms, uint32_t jitter_permille, uint64_t random);

@@ -3,12 +3,19 @@
  * The journal's file:
  *
  *      header   magic 8 | version 4 | 0 4 | id 8 | checksum 8
- *      record   magic 4 | type 4 | checksum 8 | sequence 8 | key size 4 | value size 4 | key | value
+ *      record   magic 4 | type 4 | checksum 8 | sequence 8 | key size 4 | value size 4 | header's checksum 8 |
+ *               key | value
  *      record   …
  *
  * Numbers are in the machine's byte order.  A checksum (XXH3) covers everything else of its header or record and is
  * seeded with the file's random id, so that nothing from another journal, be it a value that somebody cached, passes
  * for a record of this one.
+ *
+ * A record's header has a checksum of its own, which covers everything before it.  So a size is believed only if it was
+ * written here: looking for the next readable record in bytes that somebody chose costs one header's checksum for each
+ * of them at most, never as much as they claim to be.  Version 1 had none, and version 2 no
+ * notes of what is to be forgotten.  Both are read all the same, and take nothing: the queue replaces them by a file of
+ * the present version right after.
  *
  * A crash may tear the last write.  What cannot be read is a torn end when nothing readable follows, and is cut off: it
  * was never acknowledged, since acknowledgement comes after the write (and, as the policy has it, after the disk's own
@@ -38,11 +45,13 @@
 #include <unistd.h>
 
 #include "base/buffer.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/random.h"
 
 #define FILE_MAGIC "NEARJRNL"
-#define FILE_VERSION 1u
+#define FILE_VERSION 3u
+#define FILE_VERSION_OLDEST 1u /* records end their header before its own checksum */
 #define RECORD_MAGIC 0x4a52434eu
 #define CHUNK ((size_t)1 << 18)
 
@@ -55,8 +64,9 @@ struct record_header {
     uint32_t magic, type;
     uint64_t checksum, sequence;
     uint32_t key_size, value_size;
+    uint64_t header_checksum;
 };
-_Static_assert(sizeof(struct file_header) == 32 && sizeof(struct record_header) == 32, "no padding in the file");
+_Static_assert(sizeof(struct file_header) == 32 && sizeof(struct record_header) == 40, "no padding in the file");
 
 struct near__journal {
     const struct near__alloc *alloc;
@@ -66,6 +76,7 @@ struct near__journal {
     uint64_t old_id, old_size;  /* while it is rewritten: of the one that stays if that fails */
     int new_fd;                 /* -1: not rewriting */
     struct near__buffer buffer; /* added, not yet written */
+    uint32_t version;           /* of the file that was opened; what is written is of the present one */
     int broken;                 /* takes nothing more until it has been replaced */
     unsigned troubles;          /* a near__journal_trouble each, not told yet */
     int trouble_error;          /* of the last one */
@@ -85,30 +96,46 @@ static uint64_t file_checksum(const struct file_header *h)
 
 static uint64_t record_checksum(const struct record_header *h, const void *key, const void *value, uint64_t id)
 {
-    size_t covered = offsetof(struct record_header, sequence);
-    uint64_t sum = near__hash((const unsigned char *)h + covered, sizeof *h - covered, id ^ h->type);
+    size_t covered = offsetof(struct record_header, sequence), end = offsetof(struct record_header, header_checksum);
+    uint64_t sum = near__hash((const unsigned char *)h + covered, end - covered, id ^ h->type);
     sum = near__hash(key, h->key_size, sum);
     return near__hash(value, h->value_size, sum);
 }
 
-size_t near__journal_record_bytes(size_t key_size, size_t value_size)
+static uint64_t header_checksum(const struct record_header *h, uint64_t id)
 {
-    return sizeof(struct record_header) + key_size + value_size;
+    return near__hash(h, offsetof(struct record_header, header_checksum), id);
+}
+
+/* Of a record's header in the file that was opened. */
+static size_t header_bytes(const struct near__journal *j)
+{
+    return j->version < 2 ? offsetof(struct record_header, header_checksum) : sizeof(struct record_header);
+}
+
+/* The header at the beginning of these bytes, of which there are enough for one.  Returns how many bytes its record
+ * has; 0: it is none. */
+static size_t parse_header(const struct near__journal *j, const unsigned char *at, struct record_header *ret)
+{
+    memcpy(ret, at, header_bytes(j));
+    if (ret->magic != RECORD_MAGIC || ret->type < NEAR_RECORD_SET || ret->type > NEAR_RECORD_FORGOTTEN_ALL ||
+        ret->key_size > NEAR_KEY_MAX || ret->value_size > NEAR_VALUE_MAX)
+        return 0;
+    if (j->version >= 2 && ret->header_checksum != header_checksum(ret, j->id))
+        return 0;
+    return header_bytes(j) + ret->key_size + ret->value_size;
 }
 
 /* The record at the beginning of these bytes; 0: there is none that is whole and right. */
-static size_t parse(const unsigned char *at, size_t size, uint64_t id, struct near__journal_record *ret)
+static size_t parse(const struct near__journal *j, const unsigned char *at, size_t size,
+                    struct near__journal_record *ret)
 {
     struct record_header h;
-    if (size < sizeof h)
+    size_t whole = size < header_bytes(j) ? 0 : parse_header(j, at, &h);
+    if (!whole || whole > size)
         return 0;
-    memcpy(&h, at, sizeof h);
-    size_t whole = near__journal_record_bytes(h.key_size, h.value_size);
-    if (h.magic != RECORD_MAGIC || h.type < NEAR_RECORD_SET || h.type > NEAR_RECORD_DONE || h.key_size > NEAR_KEY_MAX ||
-        h.value_size > NEAR_VALUE_MAX || whole > size)
-        return 0;
-    const unsigned char *key = at + sizeof h, *value = key + h.key_size;
-    if (record_checksum(&h, key, value, id) != h.checksum)
+    const unsigned char *key = at + header_bytes(j), *value = key + h.key_size;
+    if (record_checksum(&h, key, value, j->id) != h.checksum)
         return 0;
     *ret = (struct near__journal_record){.type = (enum near__journal_type)h.type,
                                          .sequence = h.sequence,
@@ -127,27 +154,13 @@ void near__journal_add(struct near__journal *j, const struct near__journal_recor
                               .key_size = (uint32_t)r->key_size,
                               .value_size = (uint32_t)r->value_size};
     h.checksum = record_checksum(&h, r->key, r->value, j->id);
+    h.header_checksum = header_checksum(&h, j->id);
     near__buffer_append(&j->buffer, &h, sizeof h);
     near__buffer_append(&j->buffer, r->key, r->key_size);
     near__buffer_append(&j->buffer, r->value, r->value_size);
 }
 
 /* ---------------------------------------------------------------- writing */
-
-/* 0, or -1 with errno; then the file may hold a part. */
-static int write_all(int fd, const unsigned char *bytes, size_t size)
-{
-    while (size) {
-        ssize_t n = write(fd, bytes, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -1;
-        bytes += n;
-        size -= (size_t)n;
-    }
-    return 0;
-}
 
 static int empty_buffer(struct near__journal *j, int status)
 {
@@ -201,7 +214,7 @@ int near__journal_commit(struct near__journal *j)
         return empty_buffer(j, NEAR_ERR_NOMEM);
     if (j->new_fd < 0 && near__journal_is_broken(j))
         return empty_buffer(j, NEAR_ERR_JOURNAL);
-    if (write_all(fd, j->buffer.data, j->buffer.size) < 0) {
+    if (near__write_all(fd, j->size, j->buffer.data, j->buffer.size) < 0) {
         note_trouble(j, NEAR_TROUBLE_WRITING);
         /* both: a part of a record must neither stay nor be written behind */
         if (ftruncate(fd, (off_t)j->size) < 0 || lseek(fd, (off_t)j->size, SEEK_SET) < 0)
@@ -226,21 +239,25 @@ static int write_header(int fd, uint64_t *ret_id)
         return -1;
     h.checksum = file_checksum(&h);
     *ret_id = h.id;
-    return write_all(fd, (unsigned char *)&h, sizeof h);
+    return near__write_all(fd, 0, &h, sizeof h);
 }
 
-/* The folder's entry of the file is on the disk, too. */
-static void sync_folder(const struct near__journal *j)
+/* The folder's entry of the file is on the disk, too.  0, or -1 with errno: the name may be gone, or be another file's,
+ * after a loss of power. */
+static int sync_folder(const struct near__journal *j)
 {
     char folder[PATH_MAX] = "./"; /* a file that could be opened has no longer path */
     const char *slash = strrchr(j->path, '/');
     if (slash)
         snprintf(folder, sizeof folder, "%.*s", (int)(slash - j->path) + 1, j->path);
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
-        fsync(fd); /* file systems that cannot, need not */
-        close(fd);
-    }
+    if (fd < 0)
+        return -1;
+    int failed = fsync(fd) < 0 && errno != EINVAL; /* file systems that cannot, need not */
+    int error = errno;
+    close(fd);
+    errno = error;
+    return failed ? -1 : 0;
 }
 
 /* ---------------------------------------------------------------- waiting for the disk */
@@ -312,7 +329,9 @@ int near__journal_rewrite_end(struct near__journal *j)
         rewrite_failed(j);
         return status != NEAR_OK ? status : NEAR_ERR_JOURNAL;
     }
-    sync_folder(j);
+    int named = sync_folder(j) == 0;
+    if (!named)
+        note_trouble(j, NEAR_TROUBLE_REPLACING);
     pthread_mutex_lock(&j->lock);
     while (j->syncing)
         pthread_cond_wait(&j->synced_cond, &j->lock);
@@ -320,12 +339,13 @@ int near__journal_rewrite_end(struct near__journal *j)
     j->fd = j->new_fd;
     j->new_fd = -1;
     close(old_fd); /* last: see near__journal_abandon */
-    j->synced = j->written;
-    j->sync_failed = 0;
+    if (named)
+        j->synced = j->written;
+    j->sync_failed = !named; /* the name may still be the old file's, which has nothing of what comes now */
     pthread_cond_broadcast(&j->synced_cond);
     pthread_mutex_unlock(&j->lock);
     j->broken = 0;
-    return NEAR_OK;
+    return named ? NEAR_OK : NEAR_ERR_JOURNAL;
 }
 
 /* ---------------------------------------------------------------- opening */
@@ -377,50 +397,6 @@ static int read_exactly(int fd, void *bytes, size_t size, uint64_t at)
     return 0;
 }
 
-/* Where the next readable record begins, from `from` on; the file's end when there is none.  Only looked for when
- * something is wrong, so it may read the rest at once. */
-static int find_readable(const struct near__journal *j, uint64_t from, uint64_t *ret_next)
-{
-    size_t size = (size_t)(j->size - from);
-    unsigned char *rest = near__alloc(j->alloc, size);
-    int status = !rest ? NEAR_ERR_NOMEM : read_exactly(j->fd, rest, size, from) < 0 ? NEAR_ERR_JOURNAL : NEAR_OK;
-    if (status == NEAR_OK) {
-        struct near__journal_record ignored;
-        size_t at = 0;
-        while (at < size && !parse(rest + at, size - at, j->id, &ignored))
-            at++;
-        *ret_next = from + at;
-    }
-    near__free(j->alloc, rest);
-    return status;
-}
-
-/* Something at `at` cannot be read.  *ret_next: where to go on. */
-static int judge(struct near__journal *j, uint64_t at, int salvage, uint64_t *ret_next, near_error *error)
-{
-    uint64_t next = 0;
-    int status = find_readable(j, at, &next);
-    if (status != NEAR_OK)
-        return near__fail(error, status, "journal %s: cannot look behind byte %llu: %s", j->path,
-                          (unsigned long long)at, near_status_text(status));
-    *ret_next = next;
-    if (next == j->size) {
-        near__log(j->log, NEAR_LOG_WARNING, "load", "journal %s: a torn end of %llu bytes was cut off", j->path,
-                  (unsigned long long)(next - at));
-        if (ftruncate(j->fd, (off_t)at) < 0)
-            return refuse(j, error, "the torn end cannot be cut off");
-        j->size = *ret_next = at;
-        return NEAR_OK;
-    }
-    if (!salvage)
-        return near__fail(error, NEAR_ERR_JOURNAL,
-                          "journal %s: damaged from byte %llu to %llu; readable records follow", j->path,
-                          (unsigned long long)at, (unsigned long long)next);
-    near__log(j->log, NEAR_LOG_ERROR, "load", "journal %s: damaged from byte %llu to %llu, skipped", j->path,
-              (unsigned long long)at, (unsigned long long)next);
-    return NEAR_OK;
-}
-
 /* A part of the file in memory. */
 struct window {
     struct near__buffer bytes;
@@ -461,17 +437,57 @@ static int read_record(const struct near__journal *j, struct window *w, uint64_t
     struct record_header h;
     int status;
     size_t size;
-    const unsigned char *bytes = slide(j, w, at, sizeof h, &size, &status);
+    const unsigned char *bytes = slide(j, w, at, header_bytes(j), &size, &status);
     *ret_size = 0;
-    if (!bytes || size < sizeof h)
+    if (!bytes || size < header_bytes(j))
         return status;
-    memcpy(&h, bytes, sizeof h);
-    if (h.magic != RECORD_MAGIC || h.key_size > NEAR_KEY_MAX || h.value_size > NEAR_VALUE_MAX)
+    size_t whole = parse_header(j, bytes, &h);
+    if (!whole || whole > j->size - at)
         return NEAR_OK;
-    bytes = slide(j, w, at, near__journal_record_bytes(h.key_size, h.value_size), &size, &status);
+    bytes = slide(j, w, at, whole, &size, &status);
     if (bytes)
-        *ret_size = parse(bytes, size, j->id, ret);
+        *ret_size = parse(j, bytes, size, ret);
     return status;
+}
+
+/* Where the next readable record begins, from `from` on; the file's end when there is none. */
+static int find_readable(const struct near__journal *j, struct window *w, uint64_t from, uint64_t *ret_next)
+{
+    struct near__journal_record ignored;
+    size_t size = 0;
+    int status = NEAR_OK;
+    uint64_t at = from;
+    while (at < j->size && (status = read_record(j, w, at, &ignored, &size)) == NEAR_OK && !size)
+        at++;
+    *ret_next = at;
+    return status;
+}
+
+/* Something at `at` cannot be read.  *ret_next: where to go on. */
+static int judge(struct near__journal *j, struct window *w, uint64_t at, int salvage, uint64_t *ret_next,
+                 near_error *error)
+{
+    uint64_t next = 0;
+    int status = find_readable(j, w, at + 1, &next);
+    if (status != NEAR_OK)
+        return near__fail(error, status, "journal %s: cannot look behind byte %llu: %s", j->path,
+                          (unsigned long long)at, near_status_text(status));
+    *ret_next = next;
+    if (next == j->size) {
+        near__log(j->log, NEAR_LOG_WARNING, "load", "journal %s: a torn end of %llu bytes was cut off", j->path,
+                  (unsigned long long)(next - at));
+        if (ftruncate(j->fd, (off_t)at) < 0)
+            return refuse(j, error, "the torn end cannot be cut off");
+        j->size = *ret_next = at;
+        return NEAR_OK;
+    }
+    if (!salvage)
+        return near__fail(error, NEAR_ERR_JOURNAL,
+                          "journal %s: damaged from byte %llu to %llu; readable records follow", j->path,
+                          (unsigned long long)at, (unsigned long long)next);
+    near__log(j->log, NEAR_LOG_ERROR, "load", "journal %s: damaged from byte %llu to %llu, skipped", j->path,
+              (unsigned long long)at, (unsigned long long)next);
+    return NEAR_OK;
 }
 
 static int replay(struct near__journal *j, int salvage, near__journal_fn fn, void *arg, near_error *error)
@@ -487,7 +503,7 @@ static int replay(struct near__journal *j, int salvage, near__journal_fn fn, voi
             status =
                 near__fail(error, status, "journal %s: cannot be read at byte %llu", j->path, (unsigned long long)at);
         else if (!size)
-            status = judge(j, at, salvage, &at, error);
+            status = judge(j, &w, at, salvage, &at, error);
         else if ((status = fn(arg, &record)) != NEAR_OK)
             near__fail(error, status, "journal %s: %s", j->path, near_status_text(status));
         else
@@ -497,36 +513,62 @@ static int replay(struct near__journal *j, int salvage, near__journal_fn fn, voi
     return status;
 }
 
-/* Whether a file shorter than its header is what a crash left of one: its beginning, or room for it. */
-static int is_torn_header(const void *bytes, size_t size)
+/* Whether the file is nothing but zeros: 1, 0, or -1 with errno. */
+static int is_blank(const struct near__journal *j)
 {
-    static const struct file_header blank;
-    size_t magic = size < sizeof blank.magic ? size : sizeof blank.magic;
-    return memcmp(bytes, FILE_MAGIC, magic) == 0 || memcmp(bytes, &blank, size) == 0;
+    static const unsigned char zeros[4096];
+    unsigned char bytes[sizeof zeros];
+    for (uint64_t at = 0; at < j->size; at += sizeof bytes) {
+        size_t size = j->size - at < sizeof bytes ? (size_t)(j->size - at) : sizeof bytes;
+        if (read_exactly(j->fd, bytes, size, at) < 0)
+            return -1;
+        if (memcmp(bytes, zeros, size) != 0)
+            return 0;
+    }
+    return 1;
 }
 
-/* A file that was torn while it was made is begun anew: nothing was ever acknowledged on it.  Anything else that is
- * short is somebody's. */
+/* Whether a crash while the file was made can have left it so: the beginning of a header, or room that was never
+ * written to.  (A header is on the disk before anything is acknowledged.)  1, 0, or -1 with errno. */
+static int is_torn_at_birth(const struct near__journal *j, const struct file_header *h)
+{
+    if (j->size < sizeof *h && memcmp(h, FILE_MAGIC, j->size < sizeof h->magic ? j->size : sizeof h->magic) == 0)
+        return 1;
+    return h->magic[0] ? 0 : is_blank(j);
+}
+
+static int begin_anew(struct near__journal *j, near_error *error)
+{
+    if (j->size)
+        near__log(j->log, NEAR_LOG_WARNING, "load", "journal %s: torn while it was made; begun anew", j->path);
+    if (ftruncate(j->fd, 0) < 0 || write_header(j->fd, &j->id) < 0 || fsync(j->fd) < 0)
+        return refuse(j, error, "cannot be written");
+    j->size = sizeof(struct file_header);
+    return NEAR_OK;
+}
+
+/* A file that was torn while it was made is begun anew: nothing was ever acknowledged on it.  Anything else that does
+ * not begin as a journal is somebody's. */
 static int read_header(struct near__journal *j, near_error *error)
 {
     struct file_header h = {.version = 0};
-    size_t size = j->size < sizeof h ? (size_t)j->size : sizeof h;
-    if (read_exactly(j->fd, &h, size, 0) < 0)
+    if (read_exactly(j->fd, &h, j->size < sizeof h ? (size_t)j->size : sizeof h, 0) < 0)
         return refuse(j, error, "cannot be read");
-    if (size < sizeof h ? !is_torn_header(&h, size) : memcmp(h.magic, FILE_MAGIC, sizeof h.magic) != 0)
+    int torn = is_torn_at_birth(j, &h);
+    if (torn < 0)
+        return refuse(j, error, "cannot be read");
+    if (torn)
+        return begin_anew(j, error);
+    if (j->size < sizeof h || memcmp(h.magic, FILE_MAGIC, sizeof h.magic) != 0)
         return near__fail(error, NEAR_ERR_JOURNAL, "%s is no journal", j->path);
-    if (size < sizeof h) {
-        if (j->size)
-            near__log(j->log, NEAR_LOG_WARNING, "load", "journal %s: torn while it was made; begun anew", j->path);
-        if (ftruncate(j->fd, 0) < 0 || write_header(j->fd, &j->id) < 0 || fsync(j->fd) < 0)
-            return refuse(j, error, "cannot be written");
-        sync_folder(j);
-        j->size = sizeof h;
-        return NEAR_OK;
-    }
-    if (h.version != FILE_VERSION || h.checksum != file_checksum(&h))
-        return near__fail(error, NEAR_ERR_JOURNAL, "journal %s: its header is damaged or of another version", j->path);
+    if (h.checksum != file_checksum(&h))
+        return near__fail(error, NEAR_ERR_JOURNAL, "journal %s: its header is damaged", j->path);
+    if (h.version < FILE_VERSION_OLDEST || h.version > FILE_VERSION)
+        return near__fail(error, NEAR_ERR_JOURNAL, "journal %s is of version %u; this library reads %u to %u", j->path,
+                          h.version, FILE_VERSION_OLDEST, FILE_VERSION);
     j->id = h.id;
+    j->version = h.version;
+    j->broken = h.version != FILE_VERSION; /* its records would not be of its version */
     return NEAR_OK;
 }
 
@@ -535,6 +577,8 @@ static int open_steps(struct near__journal *j, int salvage, near__journal_fn fn,
     int status = open_locked(j, error);
     if (status == NEAR_OK)
         status = read_header(j, error);
+    if (status == NEAR_OK && sync_folder(j) < 0) /* also when it was there: who made it may have been killed */
+        status = refuse(j, error, "its folder cannot be put on the disk");
     if (status == NEAR_OK)
         status = replay(j, salvage, fn, arg, error);
     if (status == NEAR_OK && lseek(j->fd, (off_t)j->size, SEEK_SET) < 0)
@@ -552,6 +596,7 @@ int near__journal_open(const struct near__alloc *alloc, const struct near__log *
     j->alloc = alloc;
     j->log = log;
     j->fd = j->new_fd = -1;
+    j->version = FILE_VERSION;
     near__buffer_init(&j->buffer, alloc);
     pthread_mutex_init(&j->lock, NULL);
     pthread_cond_init(&j->synced_cond, NULL);

@@ -12,7 +12,8 @@
  *      this one, and that server's counter was at least this number, so the next number is higher.  (Taking the maximum
  *      alone is not enough: the maximum of one majority may come from a server that the next majority does not ask.)
  *   4. Otherwise give back whatever may have been taken, on every server, those that did not answer included; pause for
- *      a random time, so that rivals do not meet again and again; begin again until the deadline.
+ *      a random time, so that rivals do not meet again and again; begin again until the deadline, with a new token if a
+ *      server may still carry out the giving back.
  *
  * Time.  Validity is counted by our own monotonic clock from before the first request, expiry by the servers' clocks
  * from after it arrived, so ours ends first as long as no server's clock runs faster than ours by more than the
@@ -35,8 +36,9 @@ struct round {
     size_t granted, refused, failed; /* refused: somebody else has it, or (extend, release) nobody */
     size_t at_fence;                 /* servers whose counter has reached the highest */
     uint64_t fence;
-    int error; /* the first failure's status */
-    int twice; /* two of the servers are one */
+    size_t unknown; /* of the failed ones: sent, and perhaps still to be executed */
+    int error;      /* the first failure's status */
+    int twice;      /* two of the servers are one */
     uint64_t seen[NEAR_LOCK_SERVERS_MAX];
     uint64_t counters[NEAR_LOCK_SERVERS_MAX]; /* 0: not granted */
 };
@@ -80,6 +82,7 @@ static void note(struct round *round, const struct near__lock *lock, size_t serv
         round->refused++;
     } else {
         round->failed++;
+        round->unknown += request->status == NEAR_ERR_UNKNOWN;
         if (!round->error)
             round->error = request->status;
     }
@@ -136,10 +139,13 @@ static int new_token(struct near__lock *lock)
     return NEAR_OK;
 }
 
-static void give_back(struct near__lock *lock)
+/* A request to give back that got no answer may arrive when the next attempt has taken the lock (on a connection of its
+ * own nothing keeps their order): that one has another token then, which it does not fit. */
+static int give_back(struct near__lock *lock)
 {
     struct round round;
     ask(lock, NEAR_OP_UNLOCK, 0, &round);
+    return round.unknown ? new_token(lock) : NEAR_OK;
 }
 
 /* One attempt: steps 1 to 3.  The status says why there is no lock. */
@@ -183,7 +189,9 @@ int near__lock_acquire(struct near__lock *lock, int64_t deadline_ns)
         status = attempt(lock, &round);
         if (status == NEAR_OK)
             return NEAR_OK;
-        give_back(lock);
+        int token_status = give_back(lock);
+        if (token_status != NEAR_OK)
+            return token_status;
         int hopeless = status < 0 && !near_status_is_transient(status);
         if (hopeless || lock->options.flags & NEAR_LOCK_TRY || near__now(lock->clock) >= deadline_ns)
             return status;

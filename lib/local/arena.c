@@ -59,8 +59,9 @@
  * Huge pages.  A random read of an entry misses the TLB, too.  If they are wanted a new chunk becomes one huge page
  * where the kernel has one to give; it is in memory as a whole from the first touch on, so all of its slabs are held,
  * and empty ones among them are taken first.  The first slab that is given back ends that for its chunk: otherwise the
- * kernel might make it whole again behind our back.  Where less than a chunk fits below what may be held, and where
- * huge pages are not wanted, slabs become part of memory one by one. */
+ * kernel might make it whole again behind our back.  (A kernel that was built without huge pages refuses all advice
+ * about them, and then there is nothing to end.)  Where less than a chunk fits below what may be held, and where huge
+ * pages are not wanted, slabs become part of memory one by one. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -358,8 +359,8 @@ static void add_huge_chunk_locked(struct near__arena *arena)
         return;
     }
     struct chunk *chunk = &arena->chunk[arena->chunks - 1];
-    (void)madvise(chunk->memory, CHUNK_SIZE, MADV_HUGEPAGE); /* only advice */
-    chunk->is_huge = 1;
+    /* only advice, and a kernel that has no huge pages knows neither this nor its contrary */
+    chunk->is_huge = madvise(chunk->memory, CHUNK_SIZE, MADV_HUGEPAGE) == 0;
     memset(chunk->absent, 0, sizeof(chunk->absent));
     for (size_t i = CHUNK_SLABS; i-- > 0;)
         push_slab(&arena->empty, slab_in(arena, arena->chunks - 1, i));

@@ -82,10 +82,15 @@ void near__autosize_set_by_hand(struct near__autosize *a, uint64_t size)
     atomic_fetch_add_explicit(&a->hands, 1, memory_order_release);
 }
 
+uint64_t near__autosize_by_hand(const struct near__autosize *a)
+{
+    return get(&a->by_hand);
+}
+
 void near__autosize_limits(const struct near__autosize *a, uint64_t fixed, uint64_t *ret_min, uint64_t *ret_max)
 {
     uint64_t max = get(&a->bytes_max), min = get(&a->bytes_min);
-    *ret_max = max ? max : get(&a->by_hand);
+    *ret_max = max ? max : near__autosize_by_hand(a);
     min = min > 2 * fixed ? min : 2 * fixed;
     *ret_min = min < *ret_max ? min : *ret_max;
 }

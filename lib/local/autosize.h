@@ -58,6 +58,7 @@ uint64_t near__autosize_decide(struct near__autosize *autosize, const struct nea
 void near__autosize_done(struct near__autosize *autosize, uint64_t before, uint64_t size);
 /* Somebody else has set the size.  Any thread. */
 void near__autosize_set_by_hand(struct near__autosize *autosize, uint64_t size);
+uint64_t near__autosize_by_hand(const struct near__autosize *autosize);
 int near__autosize_is_on(const struct near__autosize *autosize);
 
 #endif

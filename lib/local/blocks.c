@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Where entries live: small ones in the arena, large ones in the allocator's memory, all of them there when the
- * application brought an allocator of its own, or when the budget was small at the opening.
+ * application brought an allocator of its own, when the budget was small at the opening, or when a slab is less than a
+ * page (64 KiB with some kernels): to give it back to the kernel would be to give those beside it.
  *
  * ---- Moving entries (the keeper's)
  *
@@ -52,6 +53,8 @@
 #include "local/rcu.h"
 #include "local/tier.h"
 
+#include "base/pages.h"
+
 #define ARENA_MIN (INT64_C(4) << 20) /* smaller budgets would be lost in partly used slabs */
 #define HUGE_MIN (INT64_C(64) << 20) /* smaller ones in pages that are used in part */
 #define RETRIED 64                   /* freed on behalf of a fill that finds no block */
@@ -62,7 +65,8 @@
 
 int near__blocks_open(struct near__local *local)
 {
-    if (!local->alloc->is_malloc || near__gauge(&local->budget.max) < ARENA_MIN)
+    if (!local->alloc->is_malloc || near__gauge(&local->budget.max) < ARENA_MIN ||
+        near__pages_round(1) > NEAR_SLAB_SIZE)
         return NEAR_OK;
     local->keeper.stock.keep = KEEPER_STOCK;
     return near__arena_open(local->alloc, near__gauge(&local->budget.max) >= HUGE_MIN, &local->budget.memory,
@@ -175,6 +179,12 @@ void near__blocks_settle(struct near__local *local)
 {
     if (local->arena)
         near__arena_settle(local->arena, &local->keeper.stock);
+}
+
+int near__blocks_need_dropping(const struct near__local *local)
+{
+    /* relaxed: asked when all other threads have gone */
+    return !local->arena || atomic_load_explicit(&local->large_bytes, memory_order_relaxed) != 0;
 }
 
 void near__block_drop(struct near__local *local, struct near__entry *entry)

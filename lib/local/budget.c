@@ -38,7 +38,16 @@
  * and rise again by that much.
  *
  * A share is written by its owner alone, without locked instructions; statistics read it.  Threads without a reader,
- * and the keeper, go to the common counts. */
+ * and the keeper, go to the common counts.
+ *
+ * Entries have no ceiling above their limit, and one that is set or lowered far may be less than what threads hold that
+ * were given it under the one before: those that sleep give nothing back, and all that there is would go for it.  So
+ * what is held beyond its due is lent:
+ *
+ *   entries_asked --- what the application asked for      entries_wanted --- and what is lent, beside that
+ *
+ * Nobody spends it: an owner that comes back gives it up first, and the limits with it.  The keeper counts anew in each
+ * round; where the two meet, the limit is out by what that owner had until the next one. */
 #include "base/compiler.h"
 #include "local/rcu.h"
 #include "local/tier.h"
@@ -205,6 +214,12 @@ int64_t near__budget_taken(const struct near__local *local)
     return used > total ? used : total;
 }
 
+int near__budget_awaits_keeper(const struct near__local *local)
+{
+    return near__budget_retired(local) > 0 || near__blocks_are_awaited(local) ||
+           near__blocks_total(local) > near__gauge(&local->budget.max);
+}
+
 int near__local_has_no_room(struct near__local *local, size_t value_size)
 {
     int64_t size = (int64_t)value_size, max = near__gauge(&local->budget.max);
@@ -217,8 +232,7 @@ int near__local_has_no_room(struct near__local *local, size_t value_size)
         near__rcu_leave();
     }
     int64_t taken = near__budget_taken(local); /* decides only whether to wait */
-    return taken + size > near__budget_ceiling(max) - ROOM_MARGIN &&
-           (near__budget_retired(local) > 0 || near__blocks_are_awaited(local) || near__blocks_total(local) > max);
+    return taken + size > near__budget_ceiling(max) - ROOM_MARGIN && near__budget_awaits_keeper(local);
 }
 
 static int64_t of_all_readers(int64_t part, uint32_t readers, int64_t most)
@@ -232,6 +246,11 @@ static int64_t quantum(int64_t max, uint32_t readers)
     return of_all_readers(max / QUANTUM_PART, readers, QUANTUM_MAX);
 }
 
+static int64_t quantum_of_entries(int64_t max, uint32_t readers)
+{
+    return of_all_readers(max / QUANTUM_PART, readers, QUANTUM_ENTRIES_MAX);
+}
+
 int64_t near__budget_keep(const struct near__local *local)
 {
     return 4 *
@@ -241,7 +260,7 @@ int64_t near__budget_keep(const struct near__local *local)
 NEAR_APART void divide(struct near__part *part)
 {
     part->quantum = quantum(part->max, part->readers);
-    part->entries = of_all_readers(part->entries_max / QUANTUM_PART, part->readers, QUANTUM_ENTRIES_MAX);
+    part->entries = quantum_of_entries(part->entries_max, part->readers);
     part->wake_at = of_all_readers((near__budget_ceiling(part->max) - part->max) / 4, part->readers, WAKE_MAX);
 }
 
@@ -294,6 +313,69 @@ static void keep_only(struct near__local *local, struct near__share *share, int6
     give_up(share, NEAR_IDLE_ENTRIES, &local->budget.entries, near__gauge(&share->idle[NEAR_IDLE_ENTRIES]) - 1);
 }
 
+/* ---------------------------------------------------------------- lent */
+
+/* What a share has beyond its due under the limit that was asked for. */
+static int64_t lent_to(const struct near__share *share, int64_t asked, uint32_t readers)
+{
+    int64_t much = near__gauge(&share->idle[NEAR_IDLE_ENTRIES]) - HELD * quantum_of_entries(asked, readers);
+    return much > 0 ? much : 0;
+}
+
+static int64_t lent_to_all(const struct near__local *local, int64_t asked)
+{
+    uint32_t readers = atomic_load_explicit(&local->readers_count, memory_order_relaxed);
+    int64_t sum = 0;
+    for (const struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
+        sum += lent_to(&reader->share, asked, readers);
+    return sum;
+}
+
+void near__budget_lend(struct near__local *local)
+{
+    struct near__budget *budget = &local->budget;
+    int64_t wanted = near__gauge(&budget->entries_wanted), asked = near__gauge(&budget->entries_asked);
+    int64_t next = asked < INT64_MAX ? asked + lent_to_all(local, asked) : asked;
+    /* by a swap: who gives back meanwhile, or asks for something else, has the last word */
+    if (next == wanted || !atomic_compare_exchange_strong_explicit(&budget->entries_wanted, &wanted, next,
+                                                                   memory_order_relaxed, memory_order_relaxed))
+        return;
+    int64_t limit = near__gauge(&budget->entries_max);
+    while (limit < next && !atomic_compare_exchange_weak_explicit(&budget->entries_max, &limit, next,
+                                                                  memory_order_relaxed, memory_order_relaxed))
+        ;
+}
+
+static void sink(_Atomic(int64_t) *limit, int64_t by, int64_t least)
+{
+    int64_t now = near__gauge(limit), next;
+    do
+        next = now - by > least ? now - by : least;
+    while (next < now &&
+           !atomic_compare_exchange_weak_explicit(limit, &now, next, memory_order_relaxed, memory_order_relaxed));
+}
+
+NEAR_APART void give_up_lent(struct near__local *local, struct near__share *share, int64_t asked)
+{
+    struct near__budget *budget = &local->budget;
+    int64_t much = lent_to(share, asked, atomic_load_explicit(&local->readers_count, memory_order_relaxed));
+    if (!much)
+        return;
+    /* the limits first, lest others fill what was lent */
+    sink(&budget->entries_wanted, much, asked);
+    sink(&budget->entries_max, much, near__gauge(&budget->entries_wanted));
+    give_up(share, NEAR_IDLE_ENTRIES, &budget->entries, much);
+}
+
+/* Before a share is spent, or given more.  While a reservation is under way it has been, and what there is now was
+ * evicted for that. */
+static inline void settle_lent(struct near__local *local, struct near__share *share)
+{
+    int64_t asked = near__gauge(&local->budget.entries_asked);
+    if (near__unlikely(near__gauge(&local->budget.entries_wanted) != asked) && !share->wanted)
+        give_up_lent(local, share, asked);
+}
+
 static void trim_spare(struct near__local *local, struct near__share *share, int64_t most)
 {
     int64_t spare = near__gauge(&share->idle[NEAR_IDLE_SPARE]);
@@ -306,6 +388,7 @@ static void trim_spare(struct near__local *local, struct near__share *share, int
 
 void near__share_settle(struct near__local *local, struct near__share *share)
 {
+    settle_lent(local, share);
     trim_room(local, share, 0);
     trim_entries(local, share, 0);
     trim_spare(local, share, 0);
@@ -412,6 +495,7 @@ int near__budget_reserve_entry(struct near__local *local, struct near__reader *r
                                const struct near__moment *moment)
 {
     struct near__share *share = &reader->share;
+    settle_lent(local, share);
     share->wanted = bytes;
     int made = bytes <= near__gauge(&local->budget.max) && make_room(local, reader, bytes, moment);
     share->wanted = 0;
@@ -439,6 +523,7 @@ static inline void give(struct near__local *local, struct near__share *share, co
                         int64_t bytes)
 {
     int64_t most = HELD * part->quantum;
+    settle_lent(local, share);
     grow(&share->idle[NEAR_IDLE_ROOM], bytes);
     grow(&share->idle[NEAR_IDLE_ENTRIES], 1);
     trim_room(local, share, share->wanted > most ? share->wanted + most : most);

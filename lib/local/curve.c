@@ -5,6 +5,15 @@
  * of the keys (all whose hash is below a threshold) are the true ones times the sample's share: SHARDS, FAST 2015, with
  * fixed memory.  When the sample has too many keys the threshold is halved, and so is what was counted before.
  *
+ * Where keys come and go that alone would thin the sample for ever, down to a few keys among many that never come
+ * again.  But it need not reach further back than the largest cache that is asked about, which would have evicted what
+ * is there; the bound is that of a scaled-down simulation of one (Waldspurger, Saemundsson, Ahmad and Park, Cache
+ * Modeling and Optimization using Miniature Simulations, USENIX ATC 2017).  A full sample that reaches that far forgets
+ * its oldest key for a new one: what was forgotten and comes again is a miss in all such caches.  One that reaches much
+ * too far (entries have become larger, or what is asked about smaller) takes twice as many keys from then on.  The new
+ * ones are missing further back, which makes distances across that moment too short, until as many keys as the sample
+ * has were forgotten; only then it may take more again.
+ *
  *      order   a place for every request, in order; a key occupies that of its last one
  *      tree    Fenwick trees over the places: how many keys, and how many bytes, lie between two of them
  *      reads   by distance, in log-linear steps of 1/32: by entries and by bytes, soon ones and late ones
@@ -26,6 +35,7 @@
 #include "local/between.h"
 
 #define READS_MAX (1u << 20) /* of the sample, if nobody says otherwise: near__curve_forget_after */
+#define TOO_FAR 4            /* times as far back as is asked about: then there may be more keys */
 #define NIL UINT16_MAX       /* no key: there are fewer, and fewer places */
 
 struct key {
@@ -38,14 +48,17 @@ struct key {
 };
 struct near__curve {
     uint32_t keys_max, places, mask;
-    uint32_t count, last; /* keys; the place used last */
-    uint32_t reads_max;   /* counted: then all is halved */
-    uint64_t samples;     /* reads of the sample, ever */
-    unsigned halvings;    /* the sample is 2^-halvings of the keys */
-    double counted;       /* reads of the sample, halved as the arrays are, */
-    double expected;      /* how many they should be, */
-    double late;          /* and how many came late */
-    double late_squares;  /* of how many of each key did */
+    uint32_t count, last;            /* keys; the place used last */
+    uint32_t oldest;                 /* no key has a place below */
+    uint32_t reads_max;              /* counted: then all is halved */
+    uint32_t forgotten;              /* keys, since it was last looked at whether there should be more */
+    uint64_t far_entries, far_bytes; /* what is further back need not be remembered */
+    uint64_t samples;                /* reads of the sample, ever */
+    unsigned halvings;               /* the sample is 2^-halvings of the keys */
+    double counted;                  /* reads of the sample, halved as the arrays are, */
+    double expected;                 /* how many they should be, */
+    double late;                     /* and how many came late */
+    double late_squares;             /* of how many of each key did */
     struct near__distances of_soon, of_late, of_squares;
     struct near__bursts bursts;
     struct key *key;
@@ -72,6 +85,7 @@ struct near__curve *near__curve_create(const struct near__alloc *alloc, uint32_t
     c->keys_max = keys_max;
     c->places = places;
     c->reads_max = READS_MAX;
+    c->far_entries = c->far_bytes = UINT64_MAX;
     c->mask = chains - 1;
     c->key = (struct key *)(void *)(memory + head);
     c->tree = (struct near__between *)(void *)(memory + head + keys);
@@ -106,6 +120,7 @@ static void close_ranks(struct near__curve *c)
     uint32_t last = c->last;
     memset(c->tree, 0, (c->places + 1) * sizeof(*c->tree));
     c->last = 0;
+    c->oldest = 1;
     for (uint32_t place = 1; place <= last; place++) {
         uint32_t k = c->at[place];
         c->at[place] = NIL;
@@ -137,6 +152,32 @@ static uint32_t add(struct near__curve *c, uint64_t hash)
     return k;
 }
 
+/* What leads to key k. */
+static uint16_t *link_to(struct near__curve *c, uint32_t k)
+{
+    uint16_t *link = chain_of(c, c->key[k].hash);
+    while (*link != k)
+        link = &c->key[*link].chain;
+    return link;
+}
+
+/* The one whose last request is longest ago; the last key takes its number. */
+static void forget_oldest(struct near__curve *c)
+{
+    while (c->at[c->oldest] == NIL)
+        c->oldest++;
+    uint16_t k = c->at[c->oldest], last = (uint16_t)(c->count - 1);
+    vacate(c, k);
+    *link_to(c, k) = c->key[k].chain;
+    if (k != last) {
+        *link_to(c, last) = k;
+        c->at[c->key[last].place] = k;
+        c->key[k] = c->key[last];
+    }
+    c->count--;
+    c->forgotten++;
+}
+
 /* Keeps the keys below the threshold, in their order. */
 static void purge(struct near__curve *c)
 {
@@ -160,17 +201,17 @@ static void purge(struct near__curve *c)
 
 /* ---------------------------------------------------------------- what was counted */
 
-static void halve_counts(struct near__curve *c)
+static void divide_counts(struct near__curve *c, float by)
 {
-    near__distances_divide(&c->of_soon, 2);
-    near__distances_divide(&c->of_late, 2);
-    near__distances_divide(&c->of_squares, 4);
-    c->counted /= 2;
-    c->expected /= 2;
-    c->late /= 2;
-    c->late_squares /= 4;
+    near__distances_divide(&c->of_soon, by);
+    near__distances_divide(&c->of_late, by);
+    near__distances_divide(&c->of_squares, by * by);
+    c->counted /= (double)by;
+    c->expected /= (double)by;
+    c->late /= (double)by;
+    c->late_squares /= (double)(by * by);
     for (uint32_t k = 0; k < c->count; k++)
-        c->key[k].late /= 2;
+        c->key[k].late = (uint32_t)((float)c->key[k].late / by);
 }
 
 void near__curve_expect(struct near__curve *c, double reads)
@@ -209,9 +250,33 @@ void near__curve_thin(struct near__curve *c)
 {
     if (c->halvings >= 40)
         return;
-    halve_counts(c);
+    divide_counts(c, 2);
     c->halvings++;
     purge(c);
+}
+
+void near__curve_reach(struct near__curve *c, uint64_t entries, uint64_t bytes)
+{
+    c->far_entries = entries;
+    c->far_bytes = bytes;
+}
+
+/* The sample reaches so many times as far back as it needs to. */
+static int reaches(const struct near__curve *c, uint32_t times)
+{
+    struct near__between all = near__between_of(c->tree, 0, c->last);
+    return all.keys / times >= c->far_entries >> c->halvings || all.bytes / times >= c->far_bytes >> c->halvings;
+}
+
+void near__curve_thicken(struct near__curve *c)
+{
+    if (c->halvings < 2 || c->forgotten < c->keys_max) /* half of the keys are as good as all */
+        return;
+    c->forgotten = 0;
+    if (!reaches(c, TOO_FAR))
+        return;
+    divide_counts(c, 0.5F);
+    c->halvings--;
 }
 
 /* A distance in the sample stands for that many times 2^halvings; the read itself is in the middle of its own step,
@@ -245,7 +310,7 @@ static void count_read(struct near__curve *c, uint32_t k, uint32_t at)
     if (k != NIL)
         count_distance(c, k, square);
     if (c->counted >= c->reads_max)
-        halve_counts(c);
+        divide_counts(c, 2);
 }
 
 void near__curve_see(struct near__curve *c, uint64_t hash, enum near__seen seen, uint64_t bytes, uint64_t at)
@@ -255,7 +320,9 @@ void near__curve_see(struct near__curve *c, uint64_t hash, enum near__seen seen,
         count_read(c, k, (uint32_t)at);
     if (k == NIL && seen == NEAR_SEEN_MISS)
         return; /* it may not exist; if it does, a fill follows */
-    if (k == NIL && c->count == c->keys_max) {
+    if (k == NIL && c->count == c->keys_max && reaches(c, 1)) {
+        forget_oldest(c);
+    } else if (k == NIL && c->count == c->keys_max) {
         near__curve_thin(c);
         if (hash >= near__curve_below(c) || c->count == c->keys_max)
             return;

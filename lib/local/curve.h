@@ -31,6 +31,11 @@ double near__curve_share(const struct near__curve *curve);
 void near__curve_see_burst(struct near__curve *curve, uint64_t hash, enum near__seen seen, uint64_t bytes, uint64_t at);
 /* Takes half of the keys from now on. */
 void near__curve_thin(struct near__curve *curve);
+/* Nobody asks about more entries, or more bytes, than that: a full sample forgets what is further back, and tells of
+ * larger sizes what it tells of that one.  Without a call it forgets nothing. */
+void near__curve_reach(struct near__curve *curve, uint64_t entries, uint64_t bytes);
+/* Takes twice as many keys from now on, if it has reached much further back than it needs to for a while. */
+void near__curve_thicken(struct near__curve *curve);
 /* For beginning and ending bursts. */
 struct near__bursts *near__curve_bursts(struct near__curve *curve);
 uint32_t near__curve_keys(const struct near__curve *curve);

@@ -298,17 +298,21 @@ static inline int near__pointer_fits(const void *memory)
 /* ---------------------------------------------------------------- expiry */
 
 /* A time in milliseconds since the tier's opening, in 32 bits: the low bit tells the unit (0: 1 ms, 1: 1024 ms), the
- * others count modulo 2^31.  Comparison wraps, so a life may reach 2^30 units (12 days to the millisecond, 34 years to
- * the second) and an expired entry stays recognisably so for another 12 days; the keeper has swept it long before.
- * Times are rounded down: never served late.  0 means no expiry. */
-#define NEAR_EXPIRY_LIFE_MAX ((INT64_C(1) << 30) - 1)
+ * others count modulo 2^31.  Comparison wraps, so a life may reach nearly 2^30 units (12 days to the millisecond, 33
+ * years to the second) and an expired entry stays recognisably so for another 12 days.  The keeper has swept it long
+ * before, unless the process was stopped for so long: then its end is told from the time when the keeper last came by
+ * (near__expiry_left_since).  Times are rounded down: never served late.  0 means no expiry. */
+#define NEAR_EXPIRY_LIFE_MAX ((INT64_C(1) << 30) - (INT64_C(1) << 24)) /* the rest: the keeper may come late */
+#define NEAR_EXPIRY_SURE_MS (INT64_C(1) << 29) /* after the keeper came by; then the end may seem to be ahead */
 
-static inline uint32_t near__expiry(int64_t at_ms, int64_t now_ms)
+/* known_ms: as below, so that it can be told from there, too, until the keeper comes by.  After a stop of 12 days short
+ * lives are to the second for a moment, therefore. */
+static inline uint32_t near__expiry(int64_t at_ms, int64_t known_ms)
 {
-    unsigned coarse = at_ms - now_ms > NEAR_EXPIRY_LIFE_MAX;
+    unsigned coarse = at_ms - known_ms > NEAR_EXPIRY_LIFE_MAX;
     int64_t units = coarse ? at_ms >> 10 : at_ms;
-    if (coarse && units - (now_ms >> 10) > NEAR_EXPIRY_LIFE_MAX)
-        units = (now_ms >> 10) + NEAR_EXPIRY_LIFE_MAX;
+    if (coarse && units - (known_ms >> 10) > NEAR_EXPIRY_LIFE_MAX)
+        units = (known_ms >> 10) + NEAR_EXPIRY_LIFE_MAX;
     uint32_t packed = (uint32_t)units << 1 | coarse;
     return packed ? packed : UINT32_MAX << 1; /* one unit early rather than never */
 }
@@ -320,6 +324,14 @@ NEAR_INLINE int64_t near__expiry_left(uint32_t expires, int64_t now_ms)
     /* doubled: the sign is the top bit */
     uint32_t units = (expires & ~UINT32_C(1)) - ((uint32_t)(now_ms >> shift) << 1);
     return (int64_t)((int32_t)units / 2) * unit - (now_ms & (unit - 1));
+}
+/* The same when all that had ended had been swept at known_ms, or little before, which was looked at before the entry
+ * was found. */
+static inline int64_t near__expiry_left_since(uint32_t expires, int64_t now_ms, int64_t known_ms)
+{
+    int64_t since_ms = now_ms - known_ms;
+    return near__likely(since_ms < NEAR_EXPIRY_SURE_MS) ? near__expiry_left(expires, now_ms)
+                                                        : near__expiry_left(expires, known_ms) - since_ms;
 }
 
 /* ---------------------------------------------------------------- the link */

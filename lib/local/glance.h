@@ -23,7 +23,7 @@
 NEAR_INLINE const struct near__entry *near__glance_entry(uint64_t word, const struct near__entry *nobody)
 {
     const struct near__entry *entry = near__word_entry(word);
-#ifdef NEAR_WIDE_MOVES
+#ifdef NEAR_X86_ASSEMBLER
     __asm__("testb %b1, %b2\n\tcmovz %3, %0" : "+r"(entry) : "i"(NEAR_WORD_VISIBLE), "q"(word), "r"(nobody) : "cc");
     return entry;
 #else

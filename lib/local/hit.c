@@ -23,15 +23,19 @@
  * The era may be looked at anywhere behind 1.  Who sees an old one began before the clearing had ended, and may return
  * what was there before; an entry of a later era then is not plain, and found by the long way.
  *
- * Clocks.  Two; the cheap one decides only what is clear by a wide margin, everything else is left to the exact one:
+ * Clocks.  Two; the cheap one decides only what is clear by a wide margin, everything else is left to the other:
  *
  *   the processor's counter  near__hit_plain: may the entry be served without more ado?  gate.fresh_ticks is half of
  *                            the bound after the proof, in its ticks (ticks.c), and stands for the proof in step 1.  It
  *                            says a time, too: as long as it is not reached the time is before gate.fresh_ms, so what
  *                            expires later than that is there.  The counter is read after the entry in program order; a
  *                            processor that reads it a little sooner (some hundred instructions at most, and again
- *                            after every interruption) has half of a bound to spare.
- *   the exact clock          all the rest.
+ *                            after every interruption) has half of a bound to spare.  Where the proof holds for ever,
+ *                            gate.time_ticks and gate.time_ms are such a moment and time, a twentieth of half a second
+ *                            early; the keeper renews them while something may expire.
+ *   the kernel's clock       all the rest: near__hit_judge.  Also where the kernel does not rely on the counter, and
+ *                            with an idle limit; such a hit is not looked for on the short way
+ *                            (near__reader_remember).
  *
  * The kernel's coarse clock decides nothing.  It stands still while the one processor that keeps the time does, and in
  * a virtual machine that is for as long as the host likes: when a machine that was paused for seconds goes on, the
@@ -39,7 +43,8 @@
  * pause, and no margin is wide enough.
  *
  * A proof is renewed every quarter of the bound, so in health hits stay with the first.  A cache without a remote tier
- * needs no clock for entries without an expiry.
+ * needs no clock for entries without an expiry.  What is left of a time to live, if near_get has to tell it, is by the
+ * kernel's clock.
  *
  * Cost.  Two dependent misses, the bucket's line and the entry's, are what a hit waits for; several hits overlap in a
  * processor that looks far enough ahead.  So the path has few instructions, no call, and no branch that depends on what
@@ -82,15 +87,15 @@ static inline enum near__local_result freshness(const struct near__demand *deman
 }
 
 enum near__local_result near__hit_judge_by_clock(const struct near__local *local, struct near__entry *entry,
-                                                 struct near__demand demand)
+                                                 struct near__demand demand, int64_t *now_ns)
 {
-    int64_t now_ns = near__now(local->clock); /* 4 */
-    uint16_t tick = near__tier_tick(local, now_ns);
-    if ((near__entry_has_expiry(entry) &&
-         near__expiry_left(near__entry_expires(entry), near__tier_ms(local, now_ns)) <= 0) ||
-        (local->idle_unit_ns && is_idle(local, entry, now_ns, tick)))
+    if (!*now_ns)
+        *now_ns = near__now(local->clock); /* 4 */
+    uint16_t tick = near__tier_tick(local, *now_ns);
+    if ((near__entry_has_expiry(entry) && near__tier_is_over(local, entry, *now_ns, demand.known_ms)) ||
+        (local->idle_unit_ns && is_idle(local, entry, *now_ns, tick)))
         return NEAR_LOCAL_EXPIRED;
-    enum near__local_result result = freshness(&demand, now_ns);
+    enum near__local_result result = freshness(&demand, *now_ns);
     if (result != NEAR_LOCAL_UNPROVEN)
         near__entry_touch(entry, tick);
     return result;
@@ -102,9 +107,10 @@ static int64_t expires_ns(const struct near__local *local, const struct near__en
     return local->opened_ns + (about_ms + near__expiry_left(near__entry_expires(entry), about_ms)) * NEAR_NS_PER_MS;
 }
 
-int64_t near__hit_ttl_ms(const struct near__local *local, const struct near__entry *entry)
+int64_t near__hit_ttl_ms(const struct near__local *local, const struct near__entry *entry, int64_t now_ns)
 {
-    int64_t now_ns = near__now(local->clock); /* the coarse clock lags: it would tell too much */
+    if (!now_ns)
+        now_ns = near__now(local->clock); /* the coarse clock lags: it would tell too much */
     int64_t left = (expires_ns(local, entry, now_ns) - now_ns) / NEAR_NS_PER_MS;
     return left > 0 ? left : 0;
 }
@@ -120,24 +126,33 @@ void near__hit_count_miss(struct near__reader *reader, enum near__local_result r
     near__reader_add(reader, of[result], 1);
 }
 
+static void describe_expiry(const struct near__local *local, const struct near__entry *entry, int64_t now_ns,
+                            struct near__view *view)
+{
+    view->now_ns = now_ns;
+    view->expires_ns = near__entry_has_expiry(entry) ? expires_ns(local, entry, now_ns) : NEAR_NEVER;
+}
+
 /* What a view tells of a served entry, but for data and pin. */
-static void describe(const struct near__local *local, const struct near__entry *entry, struct near__view *view)
+static void describe(const struct near__local *local, const struct near__entry *entry, int64_t now_ns,
+                     struct near__view *view)
 {
     view->data = NULL;
     view->pin = NULL;
     view->size = near__entry_value_size(entry);
-    view->expires_ns =
-        near__entry_has_expiry(entry) ? expires_ns(local, entry, near__now_coarse(local->clock)) : NEAR_NEVER;
+    if (!now_ns && near__entry_has_expiry(entry))
+        now_ns = near__now(local->clock);
+    describe_expiry(local, entry, now_ns, view);
 }
 
 /* The view of what steps 1 to 4 came to; unheld: without memory for a copy. */
 static enum near__local_result hand_out(struct near__local *local, struct near__reader *reader,
-                                        struct near__entry *entry, enum near__local_result result,
+                                        struct near__entry *entry, enum near__local_result result, int64_t now_ns,
                                         struct near__view *view, enum near__local_result unheld)
 {
     if (!near__local_is_served(result))
         return result;
-    describe(local, entry, view);
+    describe(local, entry, now_ns, view);
     return near__hit_hold(local, reader, entry, &view->pin, &view->data) ? result : unheld;
 }
 
@@ -145,10 +160,11 @@ enum near__local_result near__local_get(struct near__local *local, struct near__
                                         size_t key_size, int64_t bound_ns, int64_t stale_ns, struct near__view *view)
 {
     struct near__entry *entry;
+    int64_t now_ns;
     near__rcu_enter();
-    enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, &entry);
+    enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, &entry, &now_ns);
     /* a read might as well find nothing */
-    result = hand_out(local, reader, entry, result, view, NEAR_LOCAL_ABSENT);
+    result = hand_out(local, reader, entry, result, now_ns, view, NEAR_LOCAL_ABSENT);
     near__hit_count(reader, result);
     near__hit_show(local, reader, key, key_size, entry, result);
     near__rcu_leave();
@@ -159,16 +175,17 @@ enum near__local_result near__local_look(struct near__local *local, struct near_
                                          size_t key_size, struct near__view *view)
 {
     struct near__entry *entry;
+    int64_t now_ns;
     int moved = 0;
     near__rcu_enter();
     int moves = near__index_tables(&local->index)->spans > 1; /* or may, in this section */
-    enum near__local_result result = near__hit_look(local, key, key_size, NEAR_NEVER, 0, &entry);
+    enum near__local_result result = near__hit_look(local, key, key_size, NEAR_NEVER, 0, &entry, &now_ns);
     if (!entry && moves) {
         uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
         if (near__index_find_surely(&local->index, hash, key, key_size, &moved))
-            result = near__hit_look(local, key, key_size, NEAR_NEVER, 0, &entry);
+            result = near__hit_look(local, key, key_size, NEAR_NEVER, 0, &entry, &now_ns);
     }
-    result = moved ? NEAR_LOCAL_MOVED : hand_out(local, reader, entry, result, view, NEAR_LOCAL_UNHELD);
+    result = moved ? NEAR_LOCAL_MOVED : hand_out(local, reader, entry, result, now_ns, view, NEAR_LOCAL_UNHELD);
     near__rcu_leave();
     return result;
 }
@@ -178,10 +195,11 @@ enum near__local_result near__local_copy(struct near__local *local, struct near_
                                          size_t capacity, struct near__view *view)
 {
     struct near__entry *entry;
+    int64_t now_ns;
     near__rcu_enter();
-    enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, &entry);
+    enum near__local_result result = near__hit_look(local, key, key_size, bound_ns, stale_ns, &entry, &now_ns);
     if (near__local_is_served(result)) {
-        describe(local, entry, view);
+        describe(local, entry, now_ns, view);
         if (view->size && capacity)
             memcpy(buffer, near__entry_value(entry), view->size < capacity ? view->size : capacity);
     }
@@ -234,54 +252,81 @@ static void settle_entries(const struct near__local *local, struct batch *batch,
 /* By what a batch is judged. */
 struct terms {
     struct near__demand demand; /* 1 */
-    int64_t fresh;              /* 1 */
     uint64_t watermark;         /* 3 */
+    int64_t now_ns;             /* 4, the kernel's clock; 0: nobody has asked it */
     int is_fresh;               /* 4 */
 };
 
-NEAR_INLINE int is_plain(const struct near__local *local, const struct near__entry *entry, const struct terms *terms,
+/* One look for all of them, after all have been found. */
+static inline int64_t time_by(const struct near__local *local, struct terms *terms)
+{
+    if (!terms->now_ns)
+        terms->now_ns = near__now(local->clock);
+    return terms->now_ns;
+}
+
+/* By the counter, or where it does not tell by the clock.  With an idle limit each entry has a time of its own. */
+static int is_fresh(const struct near__local *local, int64_t fresh, struct terms *terms)
+{
+    if (near__likely(fresh == NEAR_TICKS_ALWAYS) || near__likely(near__ticks() < fresh))
+        return 1;
+    return !local->idle_unit_ns && freshness(&terms->demand, time_by(local, terms)) == NEAR_LOCAL_HIT;
+}
+
+static inline int is_over(const struct near__local *local, const struct near__entry *entry, struct terms *terms)
+{
+    return near__entry_has_expiry(entry) &&
+           near__tier_is_over(local, entry, time_by(local, terms), terms->demand.known_ms);
+}
+
+NEAR_INLINE int is_plain(const struct near__local *local, const struct near__entry *entry, struct terms *terms,
                          size_t *ret_size)
 {
-    return near__hit_is_plain(local, entry, terms->watermark, terms->fresh, NEAR_ENTRY_VALUE_MAX, ret_size);
+    return near__likely(terms->is_fresh) &&
+           near__likely(near__hit_is_in_force(local, entry, terms->watermark, NEAR_ENTRY_VALUE_MAX, ret_size)) &&
+           near__likely(!is_over(local, entry, terms));
 }
 
 /* Nearly every key of a batch: a hit with nothing particular about it, that is pinned without a call.  0: the other
  * way. */
 NEAR_INLINE int take_plain(const struct near__local *local, struct near__reader *reader, struct near__entry *entry,
-                           const struct terms *terms, struct near__view *view)
+                           struct terms *terms, struct near__view *view)
 {
-    if (near__unlikely(!entry) || near__unlikely(!terms->is_fresh) || near__unlikely(!reader->pins_free) ||
-        near__unlikely(near__entry_has_expiry(entry)) || near__unlikely(!is_plain(local, entry, terms, &view->size)))
+    if (near__unlikely(!entry) || near__unlikely(!reader->pins_free) ||
+        near__unlikely(!is_plain(local, entry, terms, &view->size)))
         return 0;
     /* relaxed: near__tier_tick */
     near__entry_touch(entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed));
     near__hit_pin(reader, entry, &view->pin, &view->data);
-    view->expires_ns = NEAR_NEVER;
+    describe_expiry(local, entry, terms->now_ns, view);
     return 1;
 }
 
 static enum near__local_result take(struct near__local *local, struct near__reader *reader,
-                                    const struct near__local_key *key, struct near__entry **entry,
-                                    const struct terms *terms, struct near__view *view)
+                                    const struct near__local_key *key, struct near__entry **entry, struct terms *terms,
+                                    struct near__view *view)
 {
     enum near__local_result result = NEAR_LOCAL_ABSENT;
+    int64_t now_ns;
     size_t size;
-    if (*entry && terms->is_fresh && is_plain(local, *entry, terms, &size)) {
+    if (*entry && is_plain(local, *entry, terms, &size)) {
         /* relaxed: as above */
         near__entry_touch(*entry, (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed));
         result = NEAR_LOCAL_HIT;
     } else if (*entry) {
-        result = near__hit_judge(local, *entry, terms->demand); /* 3, 4 again */
+        result = near__hit_judge(local, *entry, terms->demand, &terms->now_ns); /* 3, 4 again */
     }
+    now_ns = terms->now_ns;
     if (result == NEAR_LOCAL_ABSENT && near__hit_is_to_look_again(*entry, 1))
-        result = near__hit_look(local, key->key, key->size, terms->demand.bound_ns, terms->demand.stale_ns, entry);
-    result = hand_out(local, reader, *entry, result, view, NEAR_LOCAL_ABSENT); /* as in near__local_get */
+        result =
+            near__hit_look(local, key->key, key->size, terms->demand.bound_ns, terms->demand.stale_ns, entry, &now_ns);
+    result = hand_out(local, reader, *entry, result, now_ns, view, NEAR_LOCAL_ABSENT); /* as in near__local_get */
     near__hit_count(reader, result);
     return result;
 }
 
-/* Two phases of fetching lines, then the reads, all by one proof, one watermark and one look at the counter: each is
- * before or after every entry, as the order demands. */
+/* Two phases of fetching lines, then the reads, all by one proof, one watermark, and one look at the counter or the
+ * clock: each is before or after every entry, as the order demands. */
 static void get_batch(struct near__local *local, struct near__reader *reader, const struct near__local_key *keys,
                       size_t count_, int64_t bound_ns, int64_t stale_ns, enum near__local_result *results,
                       struct near__view *views)
@@ -291,12 +336,13 @@ static void get_batch(struct near__local *local, struct near__reader *reader, co
     uint64_t hits = 0;
     batch.count = count_;
     prefetch_buckets(local, &batch, keys);
-    terms.demand = near__hit_demand(local, bound_ns, stale_ns);                       /* 1 */
-    terms.fresh = near__hit_fresh(local, bound_ns);                                   /* 1 */
-    prefetch_entries(local, &batch);                                                  /* 2 */
-    settle_entries(local, &batch, keys);                                              /* 2 */
-    terms.watermark = near__hit_watermark(local);                                     /* 3 */
-    terms.is_fresh = terms.fresh == NEAR_TICKS_ALWAYS || near__ticks() < terms.fresh; /* 4 */
+    terms.demand = near__hit_demand(local, bound_ns, stale_ns); /* 1 */
+    int64_t fresh = near__hit_fresh(local, bound_ns);           /* 1 */
+    prefetch_entries(local, &batch);                            /* 2 */
+    settle_entries(local, &batch, keys);                        /* 2 */
+    terms.watermark = near__hit_watermark(local);               /* 3 */
+    terms.now_ns = 0;
+    terms.is_fresh = is_fresh(local, fresh, &terms); /* 4 */
     for (size_t i = 0; i < count_; i++) {
         int plain = take_plain(local, reader, batch.entry[i], &terms, &views[i]);
         results[i] =

@@ -16,6 +16,7 @@
 struct near__demand {
     int64_t proved_ns; /* 1 */
     int64_t bound_ns, stale_ns;
+    int64_t known_ms; /* 1; see near__expiry_left_since */
 };
 
 /* bound_ns has been loaded before: whoever sees a longer bound sees the proof withdrawn before it. */
@@ -24,22 +25,23 @@ static inline struct near__demand near__hit_demand(const struct near__local *loc
     NEAR_STEP();
     /* acquire: the entry is looked at after it; pairs with the store of a proof, before which its messages were
      * applied */
-    return (struct near__demand){atomic_load_explicit(&local->gate.proved_ns, memory_order_acquire), bound_ns,
-                                 stale_ns};
+    return (struct near__demand){atomic_load_explicit(&local->gate.proved_ns, memory_order_acquire), bound_ns, stale_ns,
+                                 near__tier_known_ms(local)};
 }
 
-/* Step 4 and what needs a time. */
+/* Step 4 and what needs a time.  *now_ns: the kernel's clock as it was read after the entry had been found, or 0: then
+ * it is read. */
 enum near__local_result near__hit_judge_by_clock(const struct near__local *local, struct near__entry *entry,
-                                                 struct near__demand demand);
-/* Milliseconds that an entry with an expiry has left, by the exact clock. */
-int64_t near__hit_ttl_ms(const struct near__local *local, const struct near__entry *entry);
+                                                 struct near__demand demand, int64_t *now_ns);
+/* Milliseconds that an entry with an expiry has left.  now_ns: as above. */
+int64_t near__hit_ttl_ms(const struct near__local *local, const struct near__entry *entry, int64_t now_ns);
 /* All pins are in use: a copy.  0: no memory for it. */
 int near__hit_hold_copy(struct near__local *local, const struct near__entry *entry, void **ret_pin,
                         const void **ret_data);
 
-/* Steps 3 and 4 for an entry found in step 2.  One that has been retired since is ABSENT. */
+/* Steps 3 and 4 for an entry found in step 2.  One that has been retired since is ABSENT.  *now_ns: see above. */
 static inline enum near__local_result near__hit_judge(const struct near__local *local, struct near__entry *entry,
-                                                      struct near__demand demand)
+                                                      struct near__demand demand, int64_t *now_ns)
 {
     /* acquire: see 3; pairs with near__local_raise_watermark */
     uint64_t watermark = near__step_look(&local->gate.watermark);
@@ -50,7 +52,7 @@ static inline enum near__local_result near__hit_judge(const struct near__local *
     if (near__unlikely(head < (int64_t)watermark))
         return NEAR_LOCAL_SUSPECT;
     if (demand.proved_ns != NEAR_PROVED_ALWAYS || near__entry_has_expiry(entry) || local->idle_unit_ns)
-        return near__hit_judge_by_clock(local, entry, demand);
+        return near__hit_judge_by_clock(local, entry, demand, now_ns);
     near__entry_touch(entry, near__tier_tick(local, 0));
     return NEAR_LOCAL_HIT;
 }
@@ -81,33 +83,20 @@ static inline int near__hit_is_to_look_again(const struct near__entry *entry, un
     return entry && looks < NEAR_HIT_LOOKS && near__entry_is_retired(entry);
 }
 
-/* Steps 1 to 4; *ret_entry is set when one was found, served or not.  Counts nothing. */
-static inline enum near__local_result near__hit_look(struct near__local *local, const void *key, size_t key_size,
-                                                     int64_t bound_ns, int64_t stale_ns, struct near__entry **ret_entry)
-{
-    uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
-    struct near__demand demand = near__hit_demand(local, bound_ns, stale_ns); /* 1 */
-    enum near__local_result result;
-    unsigned looks = 0;
-    do {
-        struct near__entry *entry = near__index_find(&local->index, hash, key, key_size); /* 2 */
-        *ret_entry = entry;
-        result = near__likely(entry != NULL) ? near__hit_judge(local, entry, demand) : NEAR_LOCAL_ABSENT; /* 3, 4 */
-    } while (near__unlikely(result == NEAR_LOCAL_ABSENT) && near__hit_is_to_look_again(*ret_entry, ++looks));
-    return result;
-}
-
-/* Step 1 by the processor's counter; NEAR_TICKS_NEVER for a read with a bound of its own.  The bound is looked at
- * before and after: a moment of an earlier bound has been taken back before the bound changed, one of a later bound
- * comes after that. */
+/* Step 1 by the processor's counter; NEAR_TICKS_NEVER for a read with a bound of its own.  The moment is looked at
+ * before and after the bound: one of an earlier bound has been taken back before the bound changed to this one, and who
+ * sees one of a later bound sees that, however often it changes meanwhile. */
 static inline int64_t near__hit_fresh(const struct near__local *local, int64_t bound_ns)
 {
     const struct near__gate *gate = &local->gate;
+    NEAR_STEP();
     /* acquire, all: pair with near__local_set_bound and near__local_prove; the entry is looked at after them */
-    int64_t before_ns = atomic_load_explicit(&gate->bound_ns, memory_order_acquire);
     int64_t fresh = atomic_load_explicit(&gate->fresh_ticks, memory_order_acquire);
-    int64_t after_ns = atomic_load_explicit(&gate->bound_ns, memory_order_acquire);
-    return before_ns == bound_ns && after_ns == bound_ns ? fresh : NEAR_TICKS_NEVER;
+    NEAR_STEP();
+    int64_t now_ns = atomic_load_explicit(&gate->bound_ns, memory_order_acquire);
+    NEAR_STEP();
+    int64_t again = atomic_load_explicit(&gate->fresh_ticks, memory_order_acquire);
+    return now_ns == bound_ns && again == fresh ? fresh : NEAR_TICKS_NEVER;
 }
 
 #define NEAR_COPY_MAX 1024 /* bytes that near__copy copies without a call */
@@ -126,10 +115,27 @@ NEAR_INLINE unsigned near__hit_odd(const struct near__local *local, int64_t head
     return (uint16_t)((unsigned)head ^ (near__tier_ordinary(local) | (unsigned)key_size));
 }
 
-/* May an entry of the key be served, and has its value at most size_max bytes?  Yes holds if fresh is
- * ALWAYS, or if step 4 then finds that the moment `fresh` has not come: until it has, the time is before fresh_ms. */
-NEAR_INLINE int near__hit_is_plain(const struct near__local *local, const struct near__entry *entry, uint64_t watermark,
-                                   int64_t fresh, size_t size_max, size_t *ret_size)
+/* Is an entry with an expiry there until the moment `fresh`?  Until then the time is before fresh_ms.  A proof that
+ * holds for ever says no time, so there is a moment for that alone. */
+NEAR_INLINE int near__hit_is_there(const struct near__local *local, const struct near__entry *entry, int64_t fresh)
+{
+    const struct near__gate *gate = &local->gate;
+    const _Atomic(int64_t) *until_ms = &gate->fresh_ms;
+    if (fresh == NEAR_TICKS_ALWAYS) {
+        /* acquire: pairs with near__tier_tell_time; what it says is true whenever it is looked at */
+        if (near__ticks() >= atomic_load_explicit(&gate->time_ticks, memory_order_acquire)) /* 4 */
+            return 0;
+        if (near__unlikely(near__entry_head(entry) < 0)) /* swept, perhaps, before that was told */
+            return 0;
+        until_ms = &gate->time_ms;
+    }
+    /* relaxed: ordered by the load of the moment; the time that came with it or a later one */
+    return near__expiry_left(near__entry_expires(entry), atomic_load_explicit(until_ms, memory_order_relaxed)) > 0;
+}
+
+/* Is an entry of the key above the watermark and of this era, and has its value at most size_max bytes? */
+NEAR_INLINE int near__hit_is_in_force(const struct near__local *local, const struct near__entry *entry,
+                                      uint64_t watermark, size_t size_max, size_t *ret_size)
 {
     int64_t head = near__entry_head(entry);
     unsigned odd = near__hit_odd(local, head, 0) & ~NEAR_ENTRY_KEY_SIZE;
@@ -138,13 +144,16 @@ NEAR_INLINE int near__hit_is_plain(const struct near__local *local, const struct
     *ret_size = entry->size;
     if (near__likely(!odd))
         return entry->size <= size_max;
-    if (odd & NEAR_ENTRY_ERA || (*ret_size = near__entry_value_size(entry)) > size_max)
-        return 0;
-    /* relaxed: ordered by the load of fresh.  Without a proof (ALWAYS) there is no such time. */
-    return !near__entry_has_expiry(entry) ||
-           (fresh != NEAR_TICKS_ALWAYS &&
-            near__expiry_left(near__entry_expires(entry),
-                              atomic_load_explicit(&local->gate.fresh_ms, memory_order_relaxed)) > 0);
+    return !(odd & NEAR_ENTRY_ERA) && (*ret_size = near__entry_value_size(entry)) <= size_max;
+}
+
+/* May an entry of the key be served, and has its value at most size_max bytes?  Yes holds if fresh is ALWAYS, or if
+ * step 4 then finds that the moment `fresh` has not come. */
+NEAR_INLINE int near__hit_is_plain(const struct near__local *local, const struct near__entry *entry, uint64_t watermark,
+                                   int64_t fresh, size_t size_max, size_t *ret_size)
+{
+    return near__hit_is_in_force(local, entry, watermark, size_max, ret_size) &&
+           (!near__entry_has_expiry(entry) || near__hit_is_there(local, entry, fresh));
 }
 
 /* Steps 2 and 3 for a short key.  What is not odd is decided by three comparisons: flags and size of the key, the key,
@@ -182,6 +191,40 @@ NEAR_INLINE int near__hit_is_fresh(const struct near__local *local, struct near_
     return 1;
 }
 
+/* Steps 3 and 4, by the counter if it says yes, and otherwise by the clock.  fresh: near__hit_fresh, from step 1. */
+static inline enum near__local_result near__hit_decide(const struct near__local *local, struct near__entry *entry,
+                                                       struct near__demand demand, int64_t fresh, int64_t *now_ns)
+{
+    size_t size;
+    /* 3, 4 */
+    if (near__likely(
+            near__hit_is_plain(local, entry, near__hit_watermark(local), fresh, NEAR_ENTRY_VALUE_MAX, &size)) &&
+        near__likely(near__hit_is_fresh(local, entry, fresh)))
+        return NEAR_LOCAL_HIT;
+    return near__hit_judge(local, entry, demand, now_ns); /* 3 again */
+}
+
+/* Steps 1 to 4; *ret_entry is set when one was found, served or not, and *ret_now_ns to what the clock said after that;
+ * 0: it was not looked at.  Counts nothing. */
+static inline enum near__local_result near__hit_look(struct near__local *local, const void *key, size_t key_size,
+                                                     int64_t bound_ns, int64_t stale_ns, struct near__entry **ret_entry,
+                                                     int64_t *ret_now_ns)
+{
+    uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
+    struct near__demand demand = near__hit_demand(local, bound_ns, stale_ns); /* 1 */
+    int64_t fresh = near__hit_fresh(local, bound_ns);                         /* 1 */
+    enum near__local_result result;
+    unsigned looks = 0;
+    do {
+        struct near__entry *entry = near__index_find(&local->index, hash, key, key_size); /* 2 */
+        *ret_entry = entry;
+        *ret_now_ns = 0;
+        result =
+            near__likely(entry != NULL) ? near__hit_decide(local, entry, demand, fresh, ret_now_ns) : NEAR_LOCAL_ABSENT;
+    } while (near__unlikely(result == NEAR_LOCAL_ABSENT) && near__hit_is_to_look_again(*ret_entry, ++looks));
+    return result;
+}
+
 /* A hit of a short key with nothing particular about it, or NULL: then near__hit_look decides.  It is for reads with
  * the cache's own bound and values of at most size_max bytes, makes no call, and counts nothing.  Its order is that of
  * the essay, with fresh_ticks for the proof and the processor's counter for the clock. */
@@ -199,16 +242,19 @@ NEAR_INLINE struct near__entry *near__hit_plain(const struct near__local *local,
     return near__likely(entry != NULL) && near__likely(near__hit_is_fresh(local, entry, fresh)) ? entry : NULL; /* 4 */
 }
 
-/* The same for any key, wherever it is.  *ret_absent, if NULL is returned: it is nowhere. */
-static inline struct near__entry *near__hit_plain_anywhere(const struct near__local *local, const void *key,
-                                                           size_t key_size, size_t size_max, size_t *ret_size,
-                                                           int *ret_absent)
+/* The same for any key, wherever it is; and what the counter does not decide, the kernel's clock does.  *ret_absent, if
+ * NULL is returned: it is nowhere.  (By near__hit_decide it would be twenty instructions longer.) */
+static inline struct near__entry *near__hit_anywhere(const struct near__local *local, const void *key, size_t key_size,
+                                                     size_t size_max, size_t *ret_size, int *ret_absent)
 {
     uint64_t hash = near__key_hash(key, key_size, &local->index.secrets);
+    int64_t now_ns = 0;
     *ret_absent = 0;
     if (near__unlikely(near__tap_wants(local, hash)))
         return NULL;
-    NEAR_STEP();
+    /* acquire: whoever sees a longer bound sees the proof withdrawn before it */
+    int64_t bound_ns = atomic_load_explicit(&local->gate.bound_ns, memory_order_acquire);
+    struct near__demand demand = near__hit_demand(local, bound_ns, 0); /* 1 */
     /* 1, acquire: as above */
     int64_t fresh = atomic_load_explicit(&local->gate.fresh_ticks, memory_order_acquire);
     struct near__entry *entry = near__index_find(&local->index, hash, key, key_size); /* 2 */
@@ -216,10 +262,14 @@ static inline struct near__entry *near__hit_plain_anywhere(const struct near__lo
         *ret_absent = 1;
         return NULL;
     }
-    /* 3 */
-    if (near__unlikely(!near__hit_is_plain(local, entry, near__hit_watermark(local), fresh, size_max, ret_size)))
+    /* 3, 4 */
+    if (near__likely(near__hit_is_plain(local, entry, near__hit_watermark(local), fresh, size_max, ret_size)) &&
+        near__likely(near__hit_is_fresh(local, entry, fresh)))
+        return entry;
+    if (near__hit_judge(local, entry, demand, &now_ns) != NEAR_LOCAL_HIT)
         return NULL;
-    return near__likely(near__hit_is_fresh(local, entry, fresh)) ? entry : NULL; /* 4 */
+    *ret_size = near__entry_value_size(entry);
+    return *ret_size <= size_max ? entry : NULL;
 }
 
 /* Pins the entry; a pin is free. */
@@ -276,14 +326,13 @@ NEAR_INLINE int near__copy_widely(void *to, const void *from, size_t size, int w
     }
     if (near__unlikely(width != NEAR_WIDTH_HALF))
         return 0;
-    /* zeroupper: code that follows and knows nothing of wide registers is slow while their upper halves are in use */
     __asm__ volatile("vmovdqu (%1), %%ymm0\n\tvmovdqu 32(%1), %%ymm1\n\t"
                      "vmovdqu -64(%1,%2), %%ymm2\n\tvmovdqu -32(%1,%2), %%ymm3\n\t"
                      "vmovdqu %%ymm0, (%0)\n\tvmovdqu %%ymm1, 32(%0)\n\t"
                      "vmovdqu %%ymm2, -64(%0,%2)\n\tvmovdqu %%ymm3, -32(%0,%2)\n\tvzeroupper"
                      :
                      : "r"(to), "r"(from), "r"(size)
-                     : "xmm0", "xmm1", "xmm2", "xmm3", "memory");
+                     : NEAR_CLOBBERS_HALVES);
     return 1;
 #else
     (void)to, (void)from, (void)size, (void)width;

@@ -21,7 +21,7 @@
  *   is the bucket whose number is that of the home but for an exclusive or with i.  Place 1 is the other half of 128
  *   bytes, which processors fetch together; 2 and 3 are in the same page of memory.  An install takes the first place
  *   that has an empty slot, so in a tier that was filled once one entry in forty is away from home at 4.8 a bucket, and
- *   one in 250 beyond place 1 (migrate.c has the table).  Were there the home alone, as many entries as now would
+ *   one in 250 beyond place 1 (table_size.c has the table).  Were there the home alone, as many entries as now would
  *   displace ten times as many.
  *
  *   For all that is argued below the places of a key in one table are one bucket of 32 slots: every scan looks at all
@@ -179,9 +179,9 @@
  * ---- Cost
  *
  *   Per entry: a word and its share of empty slots (13 bytes in a full tier, up to 27 after the index has grown, up to
- *   32 where entries have become fewer: migrate.c), 12 bytes of header, the allocator's rounding.  An install is three
- *   swaps here, a put one, an eviction one.  A hit at home pays nothing for the other places.  One in place 1 takes
- *   some thirty instructions more, and what a mispredicted branch costs; one beyond takes the middle way (api.c).
+ *   32 where entries have become fewer: table_size.c), 12 bytes of header, the allocator's rounding.  An install is
+ *   three swaps here, a put one, an eviction one.  A hit at home pays nothing for the other places.  One in place 1
+ *   takes some thirty instructions more, and what a mispredicted branch costs; one beyond takes the middle way (api.c).
  *   Installs, invalidations and misses look at four lines, of which the processor fetches pairs; fills have all of them
  *   fetched beforehand.
  *

@@ -41,9 +41,9 @@ struct near__tables {
 };
 
 /* Entries per ten buckets of a tier that is full, as the last enlargement of its index leaves them, and nothing comes
- * after it as long as entries do not become smaller (migrate.c).  In tiers that have evicted for long a hit of 16,000
- * entries takes 18.0 ns, with 5.3 a bucket 19.4, with 5.9 21.7; filling on miss with two threads is 1.04 times as quick
- * as with 5.9.  It costs 2.5 bytes an entry. */
+ * after it as long as entries do not become smaller (table_size.c).  In tiers that have evicted for long a hit of
+ * 16,000 entries takes 18.0 ns, with 5.3 a bucket 19.4, with 5.9 21.7; filling on miss with two threads is 1.04 times
+ * as quick as with 5.9.  It costs 2.5 bytes an entry. */
 #define NEAR_INDEX_LAST 48
 /* Of such a table, bytes an entry. */
 #define NEAR_INDEX_SHARE ((int64_t)sizeof(struct near__bucket) * 10 / NEAR_INDEX_LAST + 1)
@@ -185,7 +185,7 @@ _Static_assert(NEAR_WORD_VISIBLE == 1, "the lowest bit is moved to the sign");
  * and extends. */
 NEAR_INLINE size_t near__lowest(size_t bits)
 {
-#ifdef NEAR_WIDE_MOVES
+#ifdef NEAR_X86_ASSEMBLER
     __asm__("rep bsfl %k0, %k0" : "+r"(bits) : : "cc"); /* tzcnt, or bsf where there is none: the same */
     return bits;
 #else
@@ -230,7 +230,7 @@ NEAR_INLINE uint64_t near__bucket_look_half(const struct near__bucket *bucket, u
                      "vmovmskpd %%ymm1, %k0\n\tvmovmskpd %%ymm0, %k1\n\tvzeroupper"
                      : "=r"(low), "=&r"(high)
                      : "r"(tag), "r"(bucket)
-                     : "xmm0", "xmm1", "memory");
+                     : NEAR_CLOBBERS_HALVES);
     size_t match = low | high << 4;
     return near__likely(match) ? near__step_look(&bucket->slot[near__lowest(match)]) : 0;
 }

@@ -244,8 +244,12 @@ static int set_expiry(struct near__local *local, struct offer *offer, int64_t tt
         ttl_ms = INT64_MAX / 4 - sent_ms;
     if (sent_ms + ttl_ms <= now_ms)
         return 0;
-    offer->expires = near__expiry(sent_ms + ttl_ms, now_ms);
-    atomic_store_explicit(&local->perishable, 1, memory_order_relaxed); /* relaxed: the keeper sees it soon enough */
+    offer->expires = near__expiry(sent_ms + ttl_ms, near__tier_known_ms(local));
+    /* relaxed: it sweeps soon enough.  Looked at first, for then no thread takes the line from the others */
+    if (near__unlikely(!atomic_load_explicit(&local->perishable, memory_order_relaxed))) {
+        atomic_store_explicit(&local->perishable, 1, memory_order_relaxed);
+        near__keeper_wake(local); /* which tells the time from now on */
+    }
     return 1;
 }
 
@@ -335,10 +339,11 @@ int near__local_install(struct near__local *local, struct near__reader *reader, 
 }
 
 int near__local_try(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
-                    size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms)
+                    size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms,
+                    int64_t sent_ns)
 {
     struct offer offer = offer_of(ticket, key, key_size, value, value_size, position);
-    enum near__count outcome = keep(local, reader, &offer, ttl_ms, NEAR_NEVER);
+    enum near__count outcome = keep(local, reader, &offer, ttl_ms, sent_ns);
     return outcome == NEAR_COUNT_FILLS && count(reader, outcome);
 }
 
@@ -377,7 +382,7 @@ static int put(struct near__local *local, struct near__entry *entry, uint64_t ha
 }
 
 int near__local_put(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
-                    const void *value, size_t value_size)
+                    const void *value, size_t value_size, int64_t ttl_ms)
 {
     struct offer offer = {.key = key,
                           .value = value,
@@ -387,10 +392,12 @@ int near__local_put(struct near__local *local, struct near__reader *reader, cons
     uint32_t stripe = (uint32_t)(near__index_stripe(&local->index, offer.hash) - local->index.stripes);
     int64_t cost;
     /* to settle ages takes a mutex, for which no read section must wait */
-    if (local->ttl_max_ms || value_size >= AT_EASE_FROM || !near__tier_is_settled(local))
+    if (value_size >= AT_EASE_FROM || !near__tier_is_settled(local))
         return 0;
     near__prefetch_write(&local->index.stripes[stripe]);
     prefetch_places(local, offer.hash);
+    if (!set_expiry(local, &offer, ttl_ms, NEAR_NEVER))
+        return 0;
     struct near__moment moment = near__tier_moment(local);
     struct near__entry *entry = prepare(local, reader, &offer, &moment, &cost);
     if (!entry)

@@ -8,7 +8,7 @@
 #define _GNU_SOURCE
 #endif
 #include "local/rcu.h"
-#include "local/tier.h"
+#include "local/tables.h"
 
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -44,12 +44,20 @@ static void pull_along(const struct near__local *local, struct near__entry *entr
         atomic_store_explicit(&entry->access, (uint16_t)(tick - UINT16_MAX / 2), memory_order_relaxed);
 }
 
+/* By the exact clock, for what the sweep has left counts as alive for weeks. */
+static struct near__moment moment_of_sweep(struct near__local *local)
+{
+    struct near__moment moment = near__tier_moment(local);
+    moment.now_ms = near__tier_ms(local, near__now(local->clock));
+    return moment;
+}
+
 /* The moment of the sweep may be long ago: the tier has been cleared since, and the entry come after that.  Then it is
  * of a later era, not of an earlier one.  Whoever published it had read that era, and we have seen what he published:
  * the era that we read now is his or a later one. */
 static int is_dead_now(struct near__local *local, const struct near__entry *entry)
 {
-    const struct near__moment now = near__tier_moment(local);
+    const struct near__moment now = moment_of_sweep(local);
     return near__entry_is_dead(entry, &now);
 }
 
@@ -77,7 +85,7 @@ static void sweep_buckets(struct near__local *local, uint64_t count)
 {
     struct near__keeper *keeper = &local->keeper;
     const struct near__span *span = table_of(local);
-    struct near__moment moment = near__tier_moment(local);
+    struct near__moment moment = moment_of_sweep(local);
     near__rcu_enter();
     for (; count; count--) {
         struct near__bucket *bucket = &span->bucket[keeper->swept];
@@ -88,12 +96,19 @@ static void sweep_buckets(struct near__local *local, uint64_t count)
     near__rcu_leave();
 }
 
+/* Where most of a tier is dead, what is retired is soon all that fits below the ceiling, and fills are refused until it
+ * is free.  So it is freed bit by bit. */
 static void sweep_some(struct near__local *local, uint64_t left)
 {
+    int64_t freed_at = near__live_bytes(local);
     while (left && !near__keeper_is_stopped(local)) {
         uint64_t step = left < SWEEP_STEP ? left : SWEEP_STEP;
         sweep_buckets(local, step);
         left -= step;
+        if (near__is_to_free(local, freed_at)) {
+            freed_at = near__live_bytes(local);
+            near__reclaim(local, 0);
+        }
     }
 }
 
@@ -104,6 +119,19 @@ void near__sweep(struct near__local *local, int whole)
     if (whole || left > buckets)
         left = buckets;
     sweep_some(local, left);
+}
+
+/* When it has not come by for so long that what has ended may seem not to have: all of that goes first.  Once a second:
+ * it may be woken thousands of times, and every hit reads the line that is written. */
+static void settle_expiries(struct near__local *local)
+{
+    int64_t now_ms = near__tier_ms(local, near__now(local->clock)), since_ms = now_ms - near__tier_known_ms(local);
+    if (since_ms < IDLE_MS)
+        return;
+    if (since_ms >= NEAR_EXPIRY_SURE_MS)
+        near__sweep(local, 1);
+    if (!near__keeper_is_stopped(local))
+        atomic_store_explicit(&local->expiries_known_ms, now_ms, memory_order_release); /* see near__tier_known_ms */
 }
 
 /* After near__local_clear and near__local_forsake: what is of an earlier era goes, so that the era's number can be used
@@ -169,6 +197,22 @@ static void pass_time(struct near__local *local)
     keeper->quiet_fills = fills;
     keeper->quiet_reads = reads;
     keeper->quiet_since_ns = now_ns;
+}
+
+/* ---------------------------------------------------------------- the counter */
+
+#define COUNTER_NS (60 * NEAR_NS_PER_S)
+
+static void ask_for_counter(struct near__local *local)
+{
+    int64_t now_ns = near__now(local->clock);
+    if (!local->by_counter || now_ns < local->keeper.counter_due_ns)
+        return;
+    local->keeper.counter_due_ns = now_ns + COUNTER_NS;
+    int trusted = near__ticks_are_trusted();
+    if (trusted >= 0)
+        /* relaxed: the next moment that is told comes after it */
+        atomic_store_explicit(&local->counter_is_left, !trusted, memory_order_relaxed);
 }
 
 /* ---------------------------------------------------------------- the size */
@@ -257,9 +301,13 @@ static void tend(struct near__local *local, int quiet, int sweep, int whole)
         near__reclaim_some(local);
     if (local->idle_unit_ns)
         near__ages_settle(local, near__now(local->clock), 1);
+    settle_expiries(local);
+    ask_for_counter(local);
     sweep_eras(local);
-    if (sweep && atomic_load_explicit(&local->perishable, memory_order_relaxed)) /* relaxed: seen soon enough */
+    if (sweep && atomic_load_explicit(&local->perishable, memory_order_relaxed)) { /* relaxed: seen soon enough */
+        near__tier_tell_time(local);
         near__sweep(local, whole);
+    }
     pass_time(local);
     sweep_ages(local, whole);
     tend_size(local);
@@ -303,7 +351,7 @@ void near__local_await_room(struct near__local *local, int patience_ms)
     atomic_fetch_add_explicit(&local->keeper.awaited, 1, memory_order_seq_cst);
     uint32_t freed = atomic_load_explicit(&local->keeper.freed, memory_order_seq_cst);
     /* relaxed: what is retired or wanted after this look has a keeper that is awake */
-    if (local->keeper.runs && (near__budget_retired(local) > 0 || near__blocks_are_awaited(local))) {
+    if (local->keeper.runs && near__budget_awaits_keeper(local)) {
         near__keeper_wake(local);
         syscall(SYS_futex, &local->keeper.freed, FUTEX_WAIT_PRIVATE, freed, &patience, NULL, 0);
     }

@@ -45,16 +45,22 @@ static void set_limits(struct near__local *local, uint64_t bytes_max, uint64_t e
     if (bytes_max != NEAR_LIMIT_KEPT)
         set_limit(&local->budget.max_wanted, &local->budget.max,
                   bytes_max < INT64_MAX / 2 ? (int64_t)bytes_max : INT64_MAX / 2);
-    if (entries_max != NEAR_LIMIT_KEPT)
-        set_limit(&local->budget.entries_wanted, &local->budget.entries_max, entries_limit(entries_max));
+    if (entries_max == NEAR_LIMIT_KEPT)
+        return;
+    /* first: whoever gives back what was lent goes down to it, and not below */
+    atomic_store_explicit(&local->budget.entries_asked, entries_limit(entries_max), memory_order_relaxed);
+    set_limit(&local->budget.entries_wanted, &local->budget.entries_max, entries_limit(entries_max));
+    near__budget_lend(local);
 }
 
 static void set_auto(struct near__local *local, uint32_t hit_permille, uint64_t bytes_min, uint64_t bytes_max)
 {
     struct near__autosize *a = &local->autosize;
     /* relaxed, all: see autosize.h */
-    atomic_store_explicit(&a->bytes_min, bytes_min, memory_order_relaxed);
-    atomic_store_explicit(&a->bytes_max, bytes_max, memory_order_relaxed);
+    if (hit_permille) { /* without, they mean nothing, and need not be in their ranges */
+        atomic_store_explicit(&a->bytes_min, bytes_min, memory_order_relaxed);
+        atomic_store_explicit(&a->bytes_max, bytes_max, memory_order_relaxed);
+    }
     atomic_store_explicit(&a->hit_permille, hit_permille, memory_order_relaxed);
 }
 
@@ -64,9 +70,11 @@ static void set_times(struct near__local *local, const struct near__local_config
     local->opened_ns = near__now(config->clock);
     local->ttl_max_ms = config->ttl_max_ms;
     near__rate_init(&local->rate, config->clock);
+    local->by_counter = local->rate.usable && !config->idle_ms;
     pthread_mutex_init(&local->ages_lock, NULL);
     /* relaxed: nobody else is here yet */
     atomic_store_explicit(&local->gate.fresh_ticks, NEAR_TICKS_NEVER, memory_order_relaxed);
+    atomic_store_explicit(&local->gate.time_ticks, NEAR_TICKS_NEVER, memory_order_relaxed);
     if (!config->idle_ms)
         return;
     int64_t idle_ns = (int64_t)config->idle_ms * NEAR_NS_PER_MS, unit_ns = idle_ns / NEAR_TICKS;
@@ -195,14 +203,26 @@ struct near__gate *near__local_gate(struct near__local *local)
 /* ---------------------------------------------------------------- the gate */
 
 /* fresh_ms first: a hit that has the new moment has the new time, or a later one, so that time is not before the
- * moment. */
+ * moment.  A time that has been told is not taken back: a hit may still have the moment of a longer bound, whose time
+ * that was. */
 static void set_fresh(struct near__local *local, int64_t ticks, int64_t ms)
 {
     struct near__gate *gate = &local->gate;
-    atomic_store_explicit(&gate->fresh_ms, ms, memory_order_relaxed); /* relaxed: ordered by the next */
+    if (ms > atomic_load_explicit(&gate->fresh_ms, memory_order_relaxed)) /* relaxed: ours */
+        atomic_store_explicit(&gate->fresh_ms, ms, memory_order_relaxed); /* relaxed: ordered by the next */
     /* release: pairs with the hit's acquire (R47); whoever sees this proof sees every message applied before it, and
      * fresh_ms */
     atomic_store_explicit(&gate->fresh_ticks, ticks, memory_order_release);
+}
+
+/* What expires is judged by a moment: none is told before the keeper has swept what has ended. */
+static int64_t moment_at(struct near__local *local, int64_t at_ns)
+{
+    if (near__tier_ms(local, at_ns) - near__tier_known_ms(local) >= NEAR_EXPIRY_SURE_MS ||
+        /* relaxed: seen soon enough */
+        atomic_load_explicit(&local->counter_is_left, memory_order_relaxed))
+        return NEAR_TICKS_NEVER;
+    return near__rate_moment(&local->rate, local->clock, at_ns);
 }
 
 /* Half of the bound after the proof: a margin for all that the counter's rate may be wrong by.  With an idle limit hits
@@ -214,10 +234,32 @@ static void renew_fresh(struct near__local *local, int64_t proved_ns)
     int64_t at_ns = proved_ns + bound_ns / 2;
     if (local->idle_unit_ns)
         return;
-    if (proved_ns == NEAR_PROVED_ALWAYS)
-        set_fresh(local, NEAR_TICKS_ALWAYS, 0);
-    else
-        set_fresh(local, near__rate_moment(&local->rate, local->clock, at_ns), near__tier_ms(local, at_ns) + 1);
+    int64_t ticks = proved_ns == NEAR_PROVED_ALWAYS ? NEAR_TICKS_ALWAYS : moment_at(local, at_ns);
+    int tells_time = ticks != NEAR_TICKS_ALWAYS && ticks != NEAR_TICKS_NEVER;
+    set_fresh(local, ticks, tells_time ? near__tier_ms(local, at_ns) + 1 : 0);
+}
+
+/* The keeper comes every tenth of a second while something may expire.  What expires within the moment goes by the
+ * clock, so it is not longer than a few late rounds need. */
+#define TIME_AHEAD_NS (500 * NEAR_NS_PER_MS)
+
+void near__tier_tell_time(struct near__local *local)
+{
+    struct near__gate *gate = &local->gate;
+    /* relaxed: when the proof holds for ever it stays so, and the rate is the keeper's */
+    if (local->idle_unit_ns || atomic_load_explicit(&gate->proved_ns, memory_order_relaxed) != NEAR_PROVED_ALWAYS)
+        return;
+    int64_t at_ns = near__now(local->clock) + TIME_AHEAD_NS, ticks = moment_at(local, at_ns);
+    /* relaxed, then release: as in set_fresh */
+    atomic_store_explicit(&gate->time_ms, near__tier_ms(local, at_ns) + 1, memory_order_relaxed);
+    atomic_store_explicit(&gate->time_ticks, ticks, memory_order_release);
+}
+
+int near__local_is_by_counter(const struct near__local *local)
+{
+    /* relaxed: decides only which way hits try first */
+    return local->by_counter ||
+           atomic_load_explicit(&local->gate.fresh_ticks, memory_order_relaxed) == NEAR_TICKS_ALWAYS;
 }
 
 void near__local_prove(struct near__local *local, int64_t proved_ns)
@@ -325,6 +367,8 @@ int near__local_set_auto(struct near__local *local, uint32_t hit_permille, uint6
 {
     if (!local->curve)
         return NEAR_ERR_UNSUPPORTED;
+    if (hit_permille && !bytes_max && bytes_min > near__autosize_by_hand(&local->autosize))
+        return NEAR_ERR_OPTION;
     set_auto(local, hit_permille, bytes_min, bytes_max);
     near__keeper_wake(local);
     return NEAR_OK;

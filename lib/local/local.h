@@ -34,6 +34,7 @@ struct near__reader; /* one thread's pins, counters and hands in one tier */
  *   (g) near__local_prove, _withdraw and _set_bound, one at a time: under the lock of the coherence room (proof.h), or
  *       while the cache is being opened.  Without a remote tier nothing of it changes after that but bound_ns, which
  *       any thread may set (near_set_bound)
+ *   (k) the keeper
  *   (m) any thread, never lowering it (near__step_raise) */
 struct near__gate {
     _Alignas(64) _Atomic(int64_t) proved_ns; /* (g) */
@@ -44,6 +45,10 @@ struct near__gate {
      * milliseconds since the tier's opening, that is not before that. */
     _Atomic(int64_t) fresh_ticks;
     _Atomic(int64_t) fresh_ms;
+    /* (k) The same two of the time alone, where a proof holds for ever and something may expire: until time_ticks the
+     * time is before time_ms. */
+    _Atomic(int64_t) time_ticks;
+    _Atomic(int64_t) time_ms;
 };
 
 struct near__local_config {
@@ -75,6 +80,8 @@ struct near__gate *near__local_gate(struct near__local *local);
 void near__local_prove(struct near__local *local, int64_t proved_ns);
 /* The last proof counts no more; proved_ns: what reads that may be served stale go by. */
 void near__local_withdraw(struct near__local *local, int64_t proved_ns);
+/* Are hits decided by the processor's counter, or need none?  Otherwise each reads the kernel's clock. */
+int near__local_is_by_counter(const struct near__local *local);
 /* The bound of reads that have none of their own. */
 void near__local_set_bound(struct near__local *local, int64_t bound_ns);
 /* A number that no other tier of this process ever has; never 0. */
@@ -105,6 +112,7 @@ struct near__view {
     const void *data;
     size_t size;
     int64_t expires_ns; /* NEAR_NEVER: no expiry */
+    int64_t now_ns;     /* if there is one: what the clock said after the entry had been found */
     void *pin;          /* opaque; NULL: nothing to unpin */
 };
 
@@ -177,15 +185,16 @@ void near__local_numbered(struct near__local *local, uint32_t stripe, uint64_t n
 /* As near__local_install, for who has numbered the write and tries again when it is refused: that is not counted.  Who
  * gives up says so, and it counts as one value for which there was no room. */
 int near__local_try(struct near__local *local, struct near__reader *reader, struct near__ticket ticket, const void *key,
-                    size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms);
+                    size_t key_size, const void *value, size_t value_size, uint64_t position, int64_t ttl_ms,
+                    int64_t sent_ns);
 void near__local_given_up(struct near__reader *reader);
 
-/* Writes a value without a time to live (not a large one), evicting if need be, as near__local_install with the
- * stripe's next number.  The entry is made ready before the stripe is taken.  0: somebody has the stripe, or it was
- * refused, which is not counted; then nothing has changed, or the older value has gone.  Inside one read section of the
+/* Writes a value (not a large one), evicting if need be, as near__local_install with the stripe's next number; ttl_ms
+ * counts from now.  The entry is made ready before the stripe is taken.  0: somebody has the stripe, or it was refused,
+ * which is not counted; then nothing has changed, or the older value has gone.  Inside one read section of the
  * caller's. */
 int near__local_put(struct near__local *local, struct near__reader *reader, const void *key, size_t key_size,
-                    const void *value, size_t value_size);
+                    const void *value, size_t value_size, int64_t ttl_ms);
 
 /* About: an entry with a value of that size would be refused now, but only because of what waits to be freed. */
 int near__local_has_no_room(struct near__local *local, size_t value_size);
@@ -244,7 +253,8 @@ void near__local_clear(struct near__local *local);
 /* NEAR_LIMIT_KEPT: as it is.  bytes_max is then what somebody wants by hand: see autosize.c. */
 #define NEAR_LIMIT_KEPT UINT64_MAX
 void near__local_resize(struct near__local *local, uint64_t bytes_max, uint64_t entries_max);
-/* near_set_auto_size, arguments checked.  NEAR_OK, NEAR_ERR_UNSUPPORTED (there is no curve). */
+/* near_set_auto_size, arguments checked.  NEAR_OK, NEAR_ERR_UNSUPPORTED (there is no curve), NEAR_ERR_OPTION (the least
+ * is above the most where that is the size by hand). */
 int near__local_set_auto(struct near__local *local, uint32_t hit_permille, uint64_t bytes_min, uint64_t bytes_max);
 
 /* Counts memory of another room that belongs to the local budget and stays until the tier is closed. */

@@ -11,7 +11,7 @@
  *
  * Where nobody fills, all that is read would look as if it had been read at the same time, and a limit that is lowered
  * then would cost hot entries as well as cold ones.  So what the keeper evicts on behalf of such a limit is turnover,
- * too (migrate.c, count_victim), and in a tier that is only read the tick advances by time (keeper.c, pass_time). */
+ * too (limits.c, count_victim), and in a tier that is only read the tick advances by time (keeper.c, pass_time). */
 #ifndef NEAR_LOCAL_ORDER_H
 #define NEAR_LOCAL_ORDER_H
 #include <stdint.h>
@@ -34,13 +34,14 @@ enum near__rule {
 
 /* One look at the clocks, enough to rank entries by. */
 struct near__moment {
-    int64_t now_ms; /* since the tier's opening */
+    int64_t now_ms, known_ms; /* since the tier's opening; see near__expiry_left_since */
     uint64_t forsaken;
     uint16_t tick;
-    uint16_t era;      /* its bits of a head */
-    uint16_t idle;     /* the idle limit in ticks; 0: none */
-    uint16_t turnover; /* in ticks; 1: unknown, ticks are time */
-    uint8_t rule;      /* a near__rule */
+    uint16_t era;                  /* its bits of a head */
+    const _Atomic(uint32_t) *eras; /* where the tier's is now, which may have been cleared since; NULL: it has not */
+    uint16_t idle;                 /* the idle limit in ticks; 0: none */
+    uint16_t turnover;             /* in ticks; 1: unknown, ticks are time */
+    uint8_t rule;                  /* a near__rule */
 };
 
 /* Ticks since a stamp was taken. */
@@ -139,14 +140,24 @@ static inline unsigned near__queue_rank(const struct near__entry *e, uint16_t ti
 
 static inline int near__entry_is_expired(const struct near__entry *e, const struct near__moment *m)
 {
-    return (near__entry_has_expiry(e) && near__expiry_left(near__entry_expires(e), m->now_ms) <= 0) ||
+    return (near__entry_has_expiry(e) &&
+            near__expiry_left_since(near__entry_expires(e), m->now_ms, m->known_ms) <= 0) ||
            (m->idle && near__entry_age(e, m->tick) >= m->idle);
+}
+/* Of an earlier era than the tier has now.  One that is not of the moment's may have come after it.  (Whoever published
+ * it had read its era, and we have seen what he published: what we read now is that era or a later one.) */
+static inline int near__entry_is_cleared(const struct near__entry *e, const struct near__moment *m)
+{
+    unsigned flags = near__entry_flags(e);
+    if (near__likely(!((flags ^ m->era) & NEAR_ENTRY_ERA)))
+        return 0;
+    /* relaxed: as said, the entry's word was seen before */
+    return !m->eras || (flags ^ atomic_load_explicit(m->eras, memory_order_relaxed)) & NEAR_ENTRY_ERA;
 }
 /* What is retired may be: whoever evicts it fails. */
 static inline int near__entry_is_dead(const struct near__entry *e, const struct near__moment *m)
 {
-    return (near__entry_flags(e) ^ m->era) & NEAR_ENTRY_ERA || near__entry_is_below(e, m->forsaken) ||
-           near__entry_is_expired(e, m);
+    return near__entry_is_cleared(e, m) || near__entry_is_below(e, m->forsaken) || near__entry_is_expired(e, m);
 }
 /* Under the volatile rules what has no time to live makes room for nobody. */
 static inline int near__entry_is_spared(const struct near__entry *e, const struct near__moment *m)

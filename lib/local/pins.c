@@ -25,7 +25,8 @@ struct near__block {
 static void free_copy(struct near__local *local, const void *pin)
 {
     near__free(local->alloc, (void *)((uintptr_t)pin - NEAR_PIN_COPY));
-    atomic_fetch_sub_explicit(&local->copies, 1, memory_order_relaxed); /* relaxed: a count */
+    /* release: pairs with near__local_pinned; who then closes the tier finds us gone */
+    atomic_fetch_sub_explicit(&local->copies, 1, memory_order_release);
 }
 
 int near__hit_hold_copy(struct near__local *local, const struct near__entry *entry, void **ret_pin,
@@ -163,7 +164,8 @@ void near__pins_each(struct near__local *local, void (*look)(void *arg, struct n
 
 size_t near__local_pinned(struct near__local *local)
 {
-    size_t n = (size_t)atomic_load_explicit(&local->copies, memory_order_relaxed); /* relaxed: exact only at rest */
+    /* acquire, all: what was done with what is not pinned any more comes before what our caller does */
+    size_t n = (size_t)atomic_load_explicit(&local->copies, memory_order_acquire);
     for (struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
         for (unsigned i = 0; i < NEAR_PINS; i++)
             n += atomic_load_explicit(&reader->pin[i], memory_order_acquire) != NULL;

@@ -11,7 +11,9 @@
  * list, then a record that an exited thread has left, then a new one.  The mutex is held for a few steps only and
  * never across anything that waits: a thread may come here while others are stopped inside sections.
  *
- * Exit: a pthread key's destructor drops the pins of the thread and leaves its records to others.  Their counters
+ * Exit: a pthread key's destructor drops the pins of the thread and leaves its records to others.  Not before the
+ * destructors of others have been called: what the thread keeps for itself may hold values that are released there, and
+ * a release after the drop would take away the pin of whoever has the record by then.  Their counters
  * stay, so sums never go back; their stocks of free blocks stay, too, since to give those back takes a lock that
  * somebody may be stopped with (arena.c), and everybody's first read would wait for it.  When a tier is closed its
  * records are taken out of the lists of their threads, so a late exit finds nothing of it. */
@@ -37,13 +39,14 @@ static struct {
 
 #define NOBODY ((const void *)&threads) /* the name of no tier */
 
-#ifdef NEAR_WIDE_MOVES
+#ifdef NEAR_X86_ASSEMBLER
 /* under threads.mutex, by the first reader; whoever looks at it has a reader */
 int near__has_width;
 #endif
 __thread struct near__reader_known near__readers_known[NEAR_READERS_KNOWN];
 __thread struct near__reader_last near__reader_last = {NOBODY, NULL, NOBODY, NOBODY};
 static __thread struct near__reader *mine; /* under threads.mutex */
+static __thread int is_leaving;            /* the destructor was called, and has asked to be called once more */
 
 /* ---------------------------------------------------------------- the thread's list */
 
@@ -78,6 +81,33 @@ static void forget_all(void)
     near__reader_last = (struct near__reader_last){NOBODY, NULL, NOBODY, NOBODY};
 }
 
+static int holds_pins_locked(void)
+{
+    const struct near__reader *reader = mine;
+    while (reader && reader->pins_free == UINT64_MAX)
+        reader = reader->mate;
+    return reader != NULL;
+}
+
+/* Pins that others' destructors may give back: ours is to be called once more, after all of them. */
+static int must_wait_locked(void)
+{
+    if (is_leaving || !holds_pins_locked() || pthread_setspecific(threads.key, &mine) != 0)
+        return 0;
+    is_leaving = 1;
+    return 1;
+}
+
+static void leave_all_locked(void)
+{
+    while (mine) {
+        struct near__reader *reader = mine;
+        drop_pins(reader);
+        near__share_settle(reader->local, &reader->share);
+        part_locked(reader);
+    }
+}
+
 /* At the exit of a thread.  Other destructors may still use a cache after this one: then it all begins again. */
 static void leave_all(void *unused)
 {
@@ -85,14 +115,12 @@ static void leave_all(void *unused)
     if (getpid() != threads.process)
         return;
     pthread_mutex_lock(&threads.mutex);
-    while (mine) {
-        struct near__reader *reader = mine;
-        drop_pins(reader);
-        near__share_settle(reader->local, &reader->share);
-        part_locked(reader);
-    }
+    int waits = must_wait_locked();
+    if (!waits)
+        leave_all_locked();
     pthread_mutex_unlock(&threads.mutex);
-    forget_all();
+    if (!waits)
+        forget_all();
 }
 
 /* ---------------------------------------------------------------- making one */
@@ -132,7 +160,7 @@ static struct near__reader *reuse_locked(struct near__local *local)
     return reader;
 }
 
-#ifdef NEAR_WIDE_MOVES
+#ifdef NEAR_X86_ASSEMBLER
 static int width_of_processor(void)
 {
     /* vbmi2: the first processors with AVX-512 lower their clock for it, and do not have that */
@@ -150,7 +178,7 @@ static struct near__reader *obtain_locked(struct near__local *local)
     if (!threads.ready) {
         if (pthread_key_create(&threads.key, leave_all) != 0)
             return NULL;
-#ifdef NEAR_WIDE_MOVES
+#ifdef NEAR_X86_ASSEMBLER
         near__has_width = width_of_processor();
 #endif
         threads.ready = 1;

@@ -96,16 +96,17 @@ static inline int near__reader_known(uint64_t serial, struct near__reader **ret)
 struct near__reader_last {
     const void *name; /* never NULL */
     struct near__reader *reader;
-    /* the same where the processor has NEAR_WIDTH_LINE, and where it has NEAR_WIDTH_LESS; otherwise nobody's: one
-     * question for both */
+    /* the same for hits on the short way where the processor has NEAR_WIDTH_LINE, and where it has NEAR_WIDTH_LESS;
+     * otherwise nobody's: one question for all */
     const void *name_with_line, *name_with_less;
 };
 extern __thread struct near__reader_last near__reader_last;
-static inline void near__reader_remember(const void *name, struct near__reader *reader)
+/* is_short: hits may try the short way.  The tier may have been closed: nothing of it is looked at. */
+static inline void near__reader_remember(const void *name, struct near__reader *reader, int is_short)
 {
-    const void *nobody = reader;
-    near__reader_last = (struct near__reader_last){name, reader, near__width() == NEAR_WIDTH_LINE ? name : nobody,
-                                                   near__width() == NEAR_WIDTH_LESS ? name : nobody};
+    const void *nobody = reader, *hits = is_short ? name : nobody;
+    near__reader_last = (struct near__reader_last){name, reader, near__width() == NEAR_WIDTH_LINE ? hits : nobody,
+                                                   near__width() == NEAR_WIDTH_LESS ? hits : nobody};
 }
 
 /* Frees the readers of a tier that is being closed. */
@@ -126,7 +127,7 @@ static inline void near__reader_add(struct near__reader *reader, enum near__coun
 /* One hit more. */
 NEAR_INLINE void near__reader_add_hit(struct near__reader *reader)
 {
-#ifdef NEAR_WIDE_MOVES
+#ifdef NEAR_X86_ASSEMBLER
     /* As near__reader_add, in one instruction, which gcc does not make of two atomic ones; it is not locked. */
     __asm__ volatile("incq %0" : "+m"(reader->count[NEAR_COUNT_HITS]) : : "cc");
 #else

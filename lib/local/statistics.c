@@ -100,7 +100,7 @@ static void stats_of_size(const struct near__local *local, near_stats *stats)
 
 void near__local_stats(struct near__local *local, near_stats *stats)
 {
-    uint64_t entries_max = gauge_of(&local->budget.entries_wanted);
+    uint64_t entries_max = gauge_of(&local->budget.entries_asked);
     int64_t room = near__budget_idle(local, NEAR_IDLE_ROOM), spare = near__budget_idle(local, NEAR_IDLE_SPARE);
     int64_t reserved = near__budget_idle(local, NEAR_IDLE_ENTRIES); /* before the counts that they are part of */
     uint64_t bytes = less_idle((int64_t)gauge_of(&local->budget.used), room + spare),

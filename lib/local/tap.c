@@ -31,7 +31,9 @@
 #define RING 2048u
 #define CURVE_KEYS_MIN 1024
 #define CURVE_KEYS_MAX 16384  /* a MiB, nearly */
-#define CURVE_PART 4096       /* a key for so many bytes of budget: at 62 bytes each 1.5 % of it */
+#define CURVE_PART 2048       /* a key for so many bytes of budget: at 62 bytes each 3 % of it */
+#define FAR_BYTES 8           /* times the budget: about larger ones the curve need not know */
+#define FAR_ENTRIES 16        /* times the limit of entries */
 #define AUTO_READS (1u << 17) /* what the automatic size goes by: some sixteen of each key in the sample */
 #define PATIENCE 100000       /* yields, for whoever learns just now */
 #define WHAT_SHIFT 14
@@ -316,6 +318,26 @@ static void relieve(struct near__local *local)
         local->tapped.fast_looks = FAST_LOOKS;
     else if (local->tapped.fast_looks)
         local->tapped.fast_looks--;
+    else
+        near__curve_thicken(local->curve);
+}
+
+static uint64_t times(uint64_t factor, int64_t limit)
+{
+    uint64_t number = limit > 0 ? (uint64_t)limit : 0;
+    return number < UINT64_MAX / factor ? number * factor : UINT64_MAX;
+}
+
+/* Up to which size the curve should know. */
+static void reach(struct near__local *local)
+{
+    /* relaxed, all: limits that are looked at anew each time */
+    uint64_t entries = times(FAR_ENTRIES, atomic_load_explicit(&local->budget.entries_asked, memory_order_relaxed));
+    uint64_t bytes = times(FAR_BYTES, atomic_load_explicit(&local->budget.max_wanted, memory_order_relaxed));
+    uint64_t least, most = 0;
+    if (near__autosize_is_on(&local->autosize))
+        near__autosize_limits(&local->autosize, 0, &least, &most);
+    near__curve_reach(local->curve, entries, bytes > most ? bytes : most);
 }
 
 /* The rule, and how many entries it is for. */
@@ -334,6 +356,8 @@ static void apply(struct near__local *local)
     if (local->tapped.burst_of && local->tapped.burst_from == FROM_NOW_ON)
         local->tapped.burst_from = local->tapped.reads;
     end_overdue_burst(local);
+    if (local->curve)
+        reach(local);
     if (local->shadow)
         follow(local);
     uint64_t below = local->tapped.burst_of ? UINT64_MAX : sample_below(local);
@@ -452,7 +476,7 @@ int near__tap_advise_size(struct near__local *local, uint64_t min, uint64_t max,
 {
     /* relaxed, all: counts and limits that are looked at anew each time */
     int64_t fixed = atomic_load_explicit(&local->budget.fixed, memory_order_relaxed);
-    int64_t entries = atomic_load_explicit(&local->budget.entries_wanted, memory_order_relaxed);
+    int64_t entries = atomic_load_explicit(&local->budget.entries_asked, memory_order_relaxed);
     int64_t size = atomic_load_explicit(&local->budget.max_wanted, memory_order_relaxed);
     double reaching, ample;
     if (!begin(local))

@@ -7,11 +7,16 @@
  * clock (500 ppm at most) stay far below the twentieth by which every moment is drawn near; a reader would have to be
  * wrong by half of its bound to serve what it should not.
  *
+ * The kernel may give up on the counter later, when it finds processors whose counters differ, which no rate tells.
+ * The keeper asks it once a minute (keeper.c), and until it says yes again no moment is given out.
+ *
  * A counter whose rate is ever found to have changed by more than a twentieth is not used any more (a virtual machine
- * moved to another host, a kernel that gave up on it).
+ * moved to another host).
  *
  * A stopped process and a paused virtual machine do not stop the counter, or the kernel's clock, which is computed from
- * it, would stand still with it. */
+ * it, would stand still with it.  Some sleep states of a machine reset the counter, and the kernel goes on from there:
+ * moments that were told before do not come for long.  That of the time is told anew with the keeper's next round, that
+ * of a proof with the next proof, or taken back when the proof lapses by the kernel's clock (near__proof_tick). */
 #include "local/ticks.h"
 
 #include <stdio.h>
@@ -23,18 +28,18 @@
 #define LOOKS 4
 
 #if defined(__x86_64__)
-static int kernel_trusts_the_counter(void)
+int near__ticks_are_trusted(void)
 {
     char name[16] = "";
     FILE *file = fopen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "re");
     if (!file)
-        return 0;
+        return -1;
     int trusted = fgets(name, sizeof(name), file) && strcmp(name, "tsc\n") == 0;
     fclose(file);
     return trusted;
 }
 #else
-static int kernel_trusts_the_counter(void)
+int near__ticks_are_trusted(void)
 {
     return 0;
 }
@@ -55,7 +60,7 @@ static int look(const struct near__clock *clock, int64_t *ret_ticks, int64_t *re
 void near__rate_init(struct near__rate *rate, const struct near__clock *clock)
 {
     /* a virtual clock (tests) does not run with the counter */
-    *rate = (struct near__rate){.usable = !clock->virtual_ns && kernel_trusts_the_counter()};
+    *rate = (struct near__rate){.usable = !clock->virtual_ns && near__ticks_are_trusted() > 0};
     if (rate->usable)
         rate->usable = look(clock, &rate->ticks, &rate->ns);
 }

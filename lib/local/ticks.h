@@ -31,6 +31,10 @@ static inline int64_t near__ticks(void)
 #endif
 }
 
+/* Is it what the kernel's own clock is computed from?  Reads a file; -1: it cannot be read, as at the limit of
+ * descriptors. */
+int near__ticks_are_trusted(void);
+
 /* What is known of the counter's rate.  One thread at a time. */
 struct near__rate {
     int64_t ticks, ns; /* where measuring began */

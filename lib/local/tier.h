@@ -14,7 +14,7 @@
 #include "local/reader.h"
 #include "local/ticks.h"
 
-struct near__table;   /* migrate.c */
+struct near__table;   /* tables.h */
 struct near__block;   /* pins.c */
 struct near__ghosts;  /* queues.c */
 struct near__shadow;  /* shadow.c */
@@ -34,7 +34,7 @@ struct near__local_config;
  * budget.c.
  *
  * A limit that is raised counts at once.  One that is lowered is `wanted`; the limit in force comes down to what there
- * is, and follows as the keeper evicts (migrate.c), so that fills find room all the time.
+ * is, and follows as the keeper evicts (limits.c), so that fills find room all the time.
  *
  * Who may touch what, here and in what follows:
  *   (i) never changes once the tier is open   (a) any thread, atomically   (k) written by the keeper alone
@@ -50,6 +50,7 @@ struct near__budget {
     _Alignas(64) _Atomic(int64_t) max;           /* (a) */
     _Atomic(int64_t) entries_max;                /* (a) INT64_MAX: only bytes count */
     _Atomic(int64_t) max_wanted, entries_wanted; /* (a) */
+    _Atomic(int64_t) entries_asked;              /* (a) entries_wanted is above it while shares hold too much */
     _Atomic(uint64_t) phase; /* (k) of reclamation (reclaim.c); here, where each fill looks anyway */
 };
 
@@ -73,7 +74,7 @@ struct near__keeper {
     uint64_t ages_left;        /* and buckets that are still to be looked at */
     uint64_t views;            /* made so far */
     uint64_t calm_entries;     /* so many there were when they last had become an eighth more; */
-    int64_t calm_due_ns;       /* calm if that does not happen again until then: see migrate.c */
+    int64_t calm_due_ns;       /* calm if that does not happen again until then: see table_size.c */
     int calm;
     int64_t large_seen; /* bytes of large entries: the most since memory was last given back */
     /* entries are moved at this time or later, by the kernel's clock, if nobody waits for that */
@@ -81,6 +82,7 @@ struct near__keeper {
     _Atomic(uint64_t) moved;  /* entries, to other slabs; anybody may look */
     struct near__stock stock; /* for moving entries, and of those that it frees */
     int64_t size_due_ns;      /* when the automatic size is looked at again */
+    int64_t counter_due_ns;   /* when the kernel is asked again whether it relies on the processor's counter */
     struct near__pressure pressure;
     int64_t max_seen;         /* budget.max_wanted at the last round */
     int lowered;              /* it has fallen, and what was given up has not been given back to the system yet, */
@@ -112,6 +114,7 @@ struct near__local {
     int64_t idle_unit_ns;                  /* (i) what a tick means when there is an idle limit; otherwise 0 */
     _Atomic(int64_t) ages_known_ns;        /* then, under ages_lock: when the keeper last came by (near__ages_settle) */
     pthread_mutex_t ages_lock;
+    _Atomic(int64_t) expiries_known_ms;  /* (k) when it last came by: see near__expiry_left_since */
     uint16_t idle_ticks;                 /* (i) */
     uint16_t taps;                       /* (i) readers have rings: see tap.c */
     uint64_t serial;                     /* (i) never used twice in the process */
@@ -160,7 +163,9 @@ struct near__local {
     _Atomic(uint64_t) index_bytes;          /* (k) */
     _Atomic(uint64_t) index_entries_max;    /* (k) more entries than this: the keeper should enlarge the index */
     _Atomic(uint32_t) moved_permille;       /* (k) */
-    struct near__rate rate;                 /* of whoever may write the gate's proof: local.h */
+    struct near__rate rate;                 /* of whoever may write the gate's proof; when it holds for ever, (k) */
+    int by_counter;                         /* (i) hits may go by the processor's counter */
+    _Atomic(int) counter_is_left;           /* (k) the kernel does not rely on it any more */
     int gives_back;                         /* (i) memory pressure counts */
     struct near__autosize autosize;         /* see autosize.h */
     struct near__keeper keeper;
@@ -201,6 +206,19 @@ static inline uint16_t near__tier_tick(const struct near__local *local, int64_t 
         return (uint16_t)((now_ns - local->opened_ns) / local->idle_unit_ns);
     return (uint16_t)atomic_load_explicit(&local->tick, memory_order_relaxed); /* relaxed: an approximate age */
 }
+/* acquire: pairs with the keeper's store; whoever sees that it came by finds nothing of what it has swept */
+static inline int64_t near__tier_known_ms(const struct near__local *local)
+{
+    return atomic_load_explicit(&local->expiries_known_ms, memory_order_acquire);
+}
+/* Is the time of an entry with an expiry over?  See near__expiry_left_since. */
+static inline int near__tier_is_over(const struct near__local *local, const struct near__entry *entry, int64_t now_ns,
+                                     int64_t known_ms)
+{
+    return near__expiry_left_since(near__entry_expires(entry), near__tier_ms(local, now_ns), known_ms) <= 0;
+}
+/* Where a proof holds for ever: renews time_ticks and time_ms of the gate. */
+void near__tier_tell_time(struct near__local *local);
 /* With an idle limit: no stamp can have become so old since the keeper came by that it seems young.  The era of an
  * entry is to be looked at after this. */
 static inline int near__tier_ages_are_known(const struct near__local *local, int64_t now_ns)
@@ -222,10 +240,12 @@ static inline struct near__moment near__tier_moment(struct near__local *local)
     int64_t entries = atomic_load_explicit(&local->budget.entries, memory_order_relaxed); /* relaxed: approximate */
     return (struct near__moment){
         .now_ms = near__tier_ms(local, now_ns),
+        .known_ms = near__tier_known_ms(local),
         .forsaken = atomic_load_explicit(&local->forsaken, memory_order_relaxed), /* relaxed: only ranks */
         .tick = near__tier_tick(local, now_ns),
         /* relaxed: as above */
         .era = (uint16_t)atomic_load_explicit(&local->era, memory_order_relaxed) & NEAR_ENTRY_ERA,
+        .eras = &local->era,
         .rule = (uint8_t)atomic_load_explicit(&local->rule, memory_order_relaxed), /* relaxed: either is good */
         .idle = local->idle_ticks,
         .turnover = (uint16_t)(local->idle_unit_ns             ? 1
@@ -308,6 +328,11 @@ int64_t near__budget_excess(const struct near__local *local);
 /* What all threads hold in advance; what is really retired. */
 int64_t near__budget_idle(const struct near__local *local, enum near__idle what);
 int64_t near__budget_retired(const struct near__local *local);
+/* Brings entries_wanted to what was asked for and what threads hold beyond their due. */
+void near__budget_lend(struct near__local *local);
+/* There will be more room when the keeper has come by: something is retired, a block is awaited, or more is in memory
+ * than the budget. */
+int near__budget_awaits_keeper(const struct near__local *local);
 /* Gives back what the calling thread holds, or one that has gone. */
 void near__share_settle(struct near__local *local, struct near__share *share);
 
@@ -338,7 +363,10 @@ void *near__block_take(struct near__local *local, struct near__reader *reader, s
 int64_t near__block_free(struct near__local *local, struct near__reader *reader, struct near__entry *entry);
 /* What the keeper has freed is for all threads. */
 void near__blocks_settle(struct near__local *local);
-/* At close, when the arena goes as a whole.  NULL is fine. */
+/* At close, when the arena goes as a whole: 0 when that is all.  To look for the others is to read every entry, which
+ * takes 1.4 s for ten million of them; without it 30 ms. */
+int near__blocks_need_dropping(const struct near__local *local);
+/* NULL is fine. */
 void near__block_drop(struct near__local *local, struct near__entry *entry);
 /* Makes empty slabs where they are wanted, and gives back what is too much. */
 void near__blocks_tend(struct near__local *local, int quiet);
@@ -397,7 +425,7 @@ typedef void (*near__tier_visit_fn)(void *arg, const struct near__entry *entry);
 uint64_t near__tier_walk(struct near__local *local, uint64_t at, uint32_t buckets, near__tier_visit_fn visit,
                          void *arg);
 
-/* ---------------------------------------------------------------- tables (migrate.c) */
+/* ---------------------------------------------------------------- tables (migrate.c, table_size.c, limits.c) */
 
 int near__tables_open(struct near__local *local);   /* NEAR_OK or NEAR_ERR_NOMEM */
 void near__tables_close(struct near__local *local); /* frees entries too */

@@ -6,9 +6,9 @@
 #define NEAR_LOCAL_WIDE_H
 
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
-#define NEAR_WIDE_MOVES 1
+#define NEAR_X86_ASSEMBLER 1 /* the hit path may use assembler of x86-64 */
 #ifndef NEAR_STEP_HOOK
-#define NEAR_WIDE_LINES 1
+#define NEAR_WIDE_LINES 1 /* and have moves as wide as this processor's */
 #endif
 
 /* The width (below) of this processor. */
@@ -20,6 +20,17 @@ extern __attribute__((visibility("hidden"))) int near__has_width;
 #define NEAR_CLOBBERS_LINES "xmm16", "xmm17", "k1", "memory"
 #else
 #define NEAR_CLOBBERS_LINES "memory"
+#endif
+
+/* Of assembler for halves.  It ends with vzeroupper: code that follows and knows nothing of wide registers is slow
+ * while their upper halves are in use.  That empties the upper halves of all of the first sixteen, and a compiler that
+ * is told to use AVX may have something in any of them. */
+#ifdef __AVX__
+#define NEAR_CLOBBERS_HALVES                                                                                           \
+    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",         \
+        "xmm13", "xmm14", "xmm15", "memory"
+#else
+#define NEAR_CLOBBERS_HALVES "xmm0", "xmm1", "xmm2", "xmm3", "memory"
 #endif
 #endif
 

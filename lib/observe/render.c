@@ -97,6 +97,7 @@ static const struct row rows[] = {
     ROW(NULL, timeouts, COUNTER, "Requests that met their deadline."),
     ROW(NULL, bytes_sent, COUNTER, "Bytes sent."),
     ROW(NULL, bytes_received, COUNTER, "Bytes received."),
+    ROW(NULL, tls_files_refused, COUNTER, "Times that changed files of certificates or keys could not be used."),
     ROW(NULL, breaker_open, FLAG, "1 while the circuit breaker is open."),
     ROW("Source", source_queued, GAUGE, "Updates that their source does not have yet."),
     ROW(NULL, source_queued_bytes, GAUGE, "Their memory in bytes."),
