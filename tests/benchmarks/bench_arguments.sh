@@ -40,7 +40,7 @@ storm uri a private one
 resize local-bytes 256m
 invalidate entries 1000000
 EOF
-    run 0 local --help && grep -q 'choose from nearcache floor one-line eight-ways ' "$work/out"
+    run 0 local --help && grep -q 'choose from nearcache nearcache-ttl floor one-line eight-ways ' "$work/out"
 }
 needs_a_subcommand() {
     run 2 && grep -q '^usage: nearcache-bench SUBCOMMAND' "$work/err" && [ ! -s "$work/out" ] &&
@@ -123,7 +123,13 @@ fails_on_files() {
 # Neither where the command line is told nor where the configuration is.
 tells_no_password() {
     run 0 invalidate --entries 10 --rounds 1 --window-ms 1 --uri 'memory://bench?password=secret' --json - && is_json &&
-        has configuration.uri 'memory://bench?password=***' && ! grep -q secret "$work/out"
+        has configuration.uri 'memory://bench?password=***' && ! grep -q secret "$work/out" || return 1
+    # where a subcommand takes no such URI it is the name of a file
+    run 0 local --engine floor --keys 1000 --threads 1 --runs 1 --seconds 0.01 --warmup 0 --csv 'local:?password=secret' --json - &&
+        is_json && ! grep -q secret "$work/out"
+    told=$?
+    rm -f 'local:?password=secret'
+    return $told
 }
 # Results that nobody gets are no results.
 fails_on_a_full_disk() {

@@ -9,8 +9,8 @@ quick='--runs 1 --seconds 0.1 --warmup 0.02 --keys 2000'
 fields='engine threads ops_per_second ops_per_second_min ops_per_second_max hit_ratio bytes_per_entry ns_p50 ns_p99 ns_p999'
 # ThreadSanitizer does not know how liburcu, Concurrency Kit and sequence locks order things.
 case ${INSTRUMENT_CFLAGS-} in
-*thread*) engines="nearcache floor one-line eight-ways uthash-lru sharded-lru" ;;
-*) engines="nearcache floor one-line eight-ways cds-lfht uthash-lru sharded-lru" ;;
+*thread*) engines="nearcache nearcache-ttl floor one-line eight-ways uthash-lru sharded-lru" ;;
+*) engines="nearcache nearcache-ttl floor one-line eight-ways cds-lfht uthash-lru sharded-lru" ;;
 esac
 run 2 local --engine none > /dev/null
 ! grep -q libcuckoo "$work/err" || engines="$engines libcuckoo"

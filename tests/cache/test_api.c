@@ -674,7 +674,7 @@ static void test_open_refuses_certificates_for_what_is_not_encrypted(void **stat
     }
 }
 
-#ifdef NEAR_WIDE_MOVES
+#ifdef NEAR_X86_ASSEMBLER
 static void expect_bytes(near_cache *c, const char *key, size_t key_size, const unsigned char *value, size_t size)
 {
     unsigned char buffer[1300];
@@ -730,11 +730,11 @@ static void test_hits_are_the_same_on_every_processor(void **state)
     const int has = near__has_width;
     for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]) && widths[i] <= has; i++) {
         near__has_width = widths[i];
-        near__reader_remember(c, near__reader_last.reader);
+        near__reader_remember(c, near__reader_last.reader, 1);
         read_all_sizes(c, value);
     }
     near__has_width = has;
-    near__reader_remember(c, near__reader_last.reader);
+    near__reader_remember(c, near__reader_last.reader, 1);
     assert_int_equal(near_close(c), NEAR_OK);
 }
 #endif
@@ -952,7 +952,15 @@ static void test_automatic_size_is_asked_for_and_told(void **state)
     assert_true(near_stats_render(&s, NEAR_FORMAT_OPENMETRICS, "c", text, sizeof(text)) > 0);
     assert_non_null(strstr(text, "nearcache_auto_reason{cache=\"c\",reason=\"learning\"} 1\n"));
     assert_non_null(strstr(text, "nearcache_auto_cap_bytes{cache=\"c\"} 0\n"));
+    /* as near_open has it, with the size that was said last */
+    assert_int_equal(near_set_auto_size(sized, 900, options.local_bytes + 1, 0), NEAR_ERR_OPTION);
+    assert_int_equal(near_set_auto_size(sized, 900, options.local_bytes, 0), NEAR_OK);
+    assert_int_equal(near_set_local_bytes(sized, options.local_bytes + 1), NEAR_OK);
+    assert_int_equal(near_set_auto_size(sized, 900, options.local_bytes + 1, 0), NEAR_OK);
+    assert_int_equal(near_set_auto_size(sized, 0, options.local_bytes + 2, 0), NEAR_OK); /* it ends */
     assert_int_equal(near_set_auto_size(sized, 0, 1 << 20, 0), NEAR_OK);
+    assert_int_equal(near_set_auto_size(sized, 0, 0, 0), NEAR_OK); /* it ends, whatever the limits are */
+    assert_int_equal(near_set_auto_size(sized, 0, 2 << 20, 1 << 20), NEAR_OK);
     assert_int_equal(near_close(sized), NEAR_OK);
     assert_int_equal(near_set_auto_size(sized, 0, 1 << 20, 0), NEAR_ERR_CLOSED);
 }
@@ -1079,6 +1087,42 @@ static void test_close_is_refused_while_values_are_held(void **state)
     assert_int_equal(near_close(c), NEAR_ERR_BUSY);
     near_release(&owned);
     expect(c, "k", "v"); /* still in use */
+}
+
+static void *release_each(void *arg)
+{
+    near_value *value = arg;
+    for (int i = 0; i < 2; i++)
+        near_release(&value[i]);
+    return NULL;
+}
+
+/* One that points into the cache, and a copy, for all pins are in use: whichever goes last, the thread that closes may
+ * free everything (ThreadSanitizer tells). */
+static void test_close_comes_after_what_others_have_released(void **state)
+{
+    (void)state;
+    for (int copy_first = 0; copy_first < 2; copy_first++) {
+        near_cache *c = open_with("local:", NULL);
+        near_value pinned[NEAR_PINS], value[2];
+        pthread_t thread;
+        int status;
+        set(c, "k", "v");
+        for (int i = 0; i < NEAR_PINS; i++)
+            assert_int_equal(near_get(c, "k", 1, NULL, &pinned[i]), NEAR_OK);
+        assert_int_equal(near_get(c, "k", 1, NULL, &value[!copy_first]), NEAR_OK);
+        near_release(&pinned[0]);
+        assert_int_equal(near_get(c, "k", 1, NULL, &value[copy_first]), NEAR_OK);
+        for (int i = 0; i < 2; i++)
+            assert_int_equal(near_own(&value[i]), NEAR_OK);
+        for (int i = 1; i < NEAR_PINS; i++)
+            near_release(&pinned[i]);
+        assert_int_equal(pthread_create(&thread, NULL, release_each, value), 0);
+        while ((status = near_close(c)) == NEAR_ERR_BUSY)
+            ;
+        assert_int_equal(status, NEAR_OK);
+        pthread_join(thread, NULL);
+    }
 }
 
 /* What the library does to its own connections is not a fault of theirs. */
@@ -1291,12 +1335,13 @@ int main(void)
         cmocka_unit_test(test_misses_are_learnt_from),
         EVERYWHERE(test_R51_calls_after_close_are_refused),
         EVERYWHERE(test_close_is_refused_while_values_are_held),
+        cmocka_unit_test(test_close_comes_after_what_others_have_released),
         WITH_A_REMOTE_TIER(test_close_logs_no_warning),
         cmocka_unit_test(test_a_memory_store_lives_as_long_as_a_cache_names_it),
         cmocka_unit_test(test_bad_uris_and_options_are_refused_with_a_text),
         cmocka_unit_test(test_open_tells_of_certificates_that_cannot_be_read),
         cmocka_unit_test(test_open_refuses_certificates_for_what_is_not_encrypted),
-#ifdef NEAR_WIDE_MOVES
+#ifdef NEAR_X86_ASSEMBLER
         cmocka_unit_test(test_hits_are_the_same_on_every_processor),
 #endif
         cmocka_unit_test(test_open_refuses_options_that_were_not_initialised),

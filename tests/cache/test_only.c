@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/cache.h"
 #include "local/index.h"
 #include "local/local.h"
 #include "nearcache.h"
@@ -171,6 +172,9 @@ static atomic_int looks; /* of writes */
 /* What happens when this thread's write has looked, and has not written yet; once. */
 static __thread near_cache *removed_after_the_look;
 static __thread int all_is;
+/* Likewise: time passes. */
+static __thread _Atomic(int64_t) *passes_after_the_look;
+static __thread int64_t passing_ns;
 
 enum near__local_result __real_near__local_look(struct near__local *local, struct near__reader *reader, const void *key,
                                                 size_t key_size, struct near__view *view);
@@ -185,6 +189,9 @@ enum near__local_result __wrap_near__local_look(struct near__local *local, struc
     removed_after_the_look = NULL;
     if (cache)
         assert_int_equal(all_is ? near_clear(cache, 0, NULL, NULL) : near_drop(cache, "k", 1), NEAR_OK);
+    if (passes_after_the_look)
+        near__clock_advance(passes_after_the_look, passing_ns);
+    passes_after_the_look = NULL;
     return result;
 }
 
@@ -571,7 +578,7 @@ static void test_a_value_that_is_kept_in_the_end_is_not_counted_as_refused(void 
 }
 
 static _Atomic(int) refuses; /* the short way, which alone puts */
-static _Atomic(unsigned) refusals;
+static _Atomic(unsigned) tries, refusals;
 
 int __real_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash,
                            const struct near__moment *moment);
@@ -580,6 +587,7 @@ int __wrap_near__index_put(struct near__index *index, struct near__entry *entry,
 int __wrap_near__index_put(struct near__index *index, struct near__entry *entry, uint64_t hash,
                            const struct near__moment *moment)
 {
+    tries++;
     refusals += refuses != 0;
     return !refuses && __real_near__index_put(index, entry, hash, moment);
 }
@@ -601,6 +609,70 @@ static void test_what_the_short_way_leaves_to_the_long_one_is_not_counted_as_ref
     assert_int_equal(near_close(cache), NEAR_OK);
 }
 
+static int set_for(near_cache *cache, int64_t ttl_ms, uint32_t flags)
+{
+    near_write write;
+    near_write_init(&write);
+    write.ttl_ms = ttl_ms;
+    write.flags = flags;
+    return near_set(cache, "k", 1, "v", 1, &write, NULL);
+}
+
+static int64_t time_left(near_cache *cache)
+{
+    near_value value;
+    assert_int_equal(near_get(cache, "k", 1, NULL, &value), NEAR_OK);
+    int64_t left_ms = value.ttl_ms;
+    near_release(&value);
+    return left_ms;
+}
+
+/* The first makes the thread known, the second is timed: both go the long way. */
+static void make_known(near_cache *cache)
+{
+    for (int number = 1; number <= 2; number++)
+        assert_int_equal(set_number(cache, "k", number), NEAR_OK);
+    tries = 0;
+}
+
+static void test_a_set_with_a_time_to_live_goes_the_short_way(void **state)
+{
+    enum { MINUTE = 60000, HOUR = 60 * MINUTE };
+    near_cache *cache = open_only();
+    (void)state;
+    make_known(cache);
+    assert_int_equal(set_for(cache, HOUR, 0), NEAR_OK);
+    assert_in_range(time_left(cache), HOUR - MINUTE, HOUR);
+    assert_int_equal(set_for(cache, MINUTE, 0), NEAR_OK);
+    assert_in_range(time_left(cache), 1, MINUTE);
+    assert_int_equal(set_for(cache, 0, 0), NEAR_OK);
+    assert_int_equal(time_left(cache), -1);
+    assert_int_equal(tries, 3);
+    assert_int_equal(set_for(cache, -1, 0), NEAR_ERR_INVALID);
+    assert_int_equal(set_for(cache, HOUR, NEAR_SET_IF_ABSENT), NEAR_UNMET);
+    assert_int_equal(time_left(cache), -1);
+    assert_int_equal(tries, 3);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+static void test_so_does_one_whose_copy_is_kept_for_so_long_at_most(void **state)
+{
+    enum { MOST = 60000 };
+    near_options options;
+    near_cache *cache = NULL;
+    (void)state;
+    near_options_init(&options);
+    options.local_ttl_ms = MOST;
+    assert_int_equal(near_open("local:", &options, &cache, NULL), NEAR_OK);
+    make_known(cache);
+    assert_int_equal(set_for(cache, 0, 0), NEAR_OK);
+    assert_in_range(time_left(cache), 1, MOST);
+    assert_int_equal(set_for(cache, MOST / 2, 0), NEAR_OK);
+    assert_in_range(time_left(cache), 1, MOST / 2);
+    assert_int_equal(tries, 2);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
 static void test_a_value_that_is_not_kept_counts_once(void **state)
 {
     int found_no_room;
@@ -616,6 +688,75 @@ static void test_a_value_that_is_not_kept_counts_once(void **state)
     assert_int_equal(waits, 0); /* there will never be room for it */
     assert_int_equal(stats_of(cache).fills_refused_space, 2);
     assert_int_equal(stats_of(cache).fills_refused_order, 0);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+/* ---------------------------------------------------------------- an end that stays */
+
+#define LIFE_MS 1000
+
+static _Atomic(int64_t) now_ns;
+
+/* With a counter that ends in a second; most of a millisecond has passed since it was set. */
+static near_cache *open_in_time(void)
+{
+    near_cache *cache = NULL;
+    near_write write = {.size = sizeof(write), .ttl_ms = LIFE_MS};
+    atomic_store(&now_ns, 1000 * NEAR_NS_PER_S);
+    assert_int_equal(near__cache_open("local:", NULL, &now_ns, &cache, NULL), NEAR_OK);
+    assert_int_equal(near_set(cache, "k", 1, "0", 1, &write, NULL), NEAR_OK);
+    near__clock_advance(&now_ns, 700000);
+    return cache;
+}
+
+static void ends_when_it_should(near_cache *cache)
+{
+    near_value value;
+    atomic_store(&now_ns, 1000 * NEAR_NS_PER_S + LIFE_MS * NEAR_NS_PER_MS - 1);
+    assert_int_equal(near_get(cache, "k", 1, NULL, &value), NEAR_OK);
+    near_release(&value);
+    near__clock_advance(&now_ns, 1);
+    assert_int_equal(near_get(cache, "k", 1, NULL, &value), NEAR_MISS);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+/* Whatever is left is not counted in whole milliseconds from each write on: a counter that is raised a thousand times
+ * in a millisecond would have no time left after it. */
+static void test_writes_that_keep_a_time_to_live_leave_its_end(void **state)
+{
+    static const near_write kept = {.size = sizeof(kept), .flags = NEAR_SET_KEEP_TTL};
+    near_cache *cache = open_in_time();
+    int64_t number;
+    (void)state;
+    for (int i = 1; i <= 2 * LIFE_MS; i++) {
+        assert_int_equal(near_incr(cache, "k", 1, 1, NULL, &number), NEAR_OK);
+        assert_int_equal(number, i);
+    }
+    ends_when_it_should(cache);
+    cache = open_in_time();
+    for (int i = 0; i < LIFE_MS; i++) {
+        assert_int_equal(near_set(cache, "k", 1, "a", 1, &kept, NULL), NEAR_OK);
+        assert_int_equal(near_cas(cache, "k", 1, "a", 1, "b", 1, &kept, NULL), NEAR_OK);
+    }
+    ends_when_it_should(cache);
+}
+
+/* The write was the last thing before the end. */
+static void test_a_write_whose_value_ends_after_the_look_has_been_done(void **state)
+{
+    near_cache *cache = open_in_time();
+    int64_t number;
+    char byte;
+    size_t size;
+    (void)state;
+    passing_ns = LIFE_MS * NEAR_NS_PER_MS;
+    passes_after_the_look = &now_ns;
+    assert_int_equal(near_incr(cache, "k", 1, 1, NULL, &number), NEAR_OK);
+    assert_int_equal(number, 1);
+    assert_int_equal(near_get_copy(cache, "k", 1, NULL, &byte, 1, &size), NEAR_MISS);
+    assert_int_equal(stats_of(cache).fills_refused_space, 0);
+    assert_int_equal(near_incr(cache, "k", 1, 5, NULL, &number), NEAR_OK);
+    assert_int_equal(number, 5);
     assert_int_equal(near_close(cache), NEAR_OK);
 }
 
@@ -701,7 +842,11 @@ int main(void)
         cmocka_unit_test(test_the_short_way_knows_the_limits),
         cmocka_unit_test(test_a_value_that_is_kept_in_the_end_is_not_counted_as_refused),
         cmocka_unit_test(test_what_the_short_way_leaves_to_the_long_one_is_not_counted_as_refused),
+        cmocka_unit_test(test_a_set_with_a_time_to_live_goes_the_short_way),
+        cmocka_unit_test(test_so_does_one_whose_copy_is_kept_for_so_long_at_most),
         cmocka_unit_test(test_a_value_that_is_not_kept_counts_once),
+        cmocka_unit_test(test_writes_that_keep_a_time_to_live_leave_its_end),
+        cmocka_unit_test(test_a_write_whose_value_ends_after_the_look_has_been_done),
         cmocka_unit_test(test_R51_a_set_meets_the_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

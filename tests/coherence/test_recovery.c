@@ -13,6 +13,7 @@
 #include "coherence/barrier.h"
 #include "coherence/proof.h"
 #include "coherence/stage.h"
+#include "local/ticks.h"
 #include "support/allocfail.h"
 
 static int set_up(void **state)
@@ -255,6 +256,26 @@ static void test_R24_silent_link_lets_the_proof_lapse_and_is_replaced(void **sta
     assert_hit(&s->a, "k", 1); /* nothing was written meanwhile */
 }
 
+/* A machine that was suspended may come back with its counter reset, long before the moment that hits go by. */
+static void test_B_lapsed_proof_leaves_no_moment_of_the_counter(void **state)
+{
+    struct stage *s = *state;
+    _Atomic(int64_t) *fresh_ticks = &near__local_gate(s->a.local)->fresh_ticks;
+    share(s, "k", 1);
+    process_prove(&s->a);
+    near__memory_error(s->world.store, NEAR_OP_PROVE, NEAR_ERR_MISCONFIGURED, -1);
+    atomic_store(fresh_ticks, INT64_MAX); /* the virtual clock has none */
+    process_settle(&s->a);
+    assert_true(atomic_load(fresh_ticks) == INT64_MAX);
+    world_advance(&s->world, TEST_BOUND_NS);
+    process_settle(&s->a);
+    assert_true(atomic_load(fresh_ticks) == NEAR_TICKS_NEVER);
+    assert_no_hit(&s->a, "k");
+    near__memory_error(s->world.store, NEAR_OP_PROVE, NEAR_ERR_MISCONFIGURED, 0);
+    process_prove(&s->a);
+    assert_hit(&s->a, "k", 1);
+}
+
 static void test_R29_stopped_subscriber_lets_the_proof_lapse(void **state)
 {
     struct stage *s = *state;
@@ -379,6 +400,14 @@ static void test_R10_lifts_from_one_position_do_not_meet(void **state)
     }
 }
 
+/* From the first barrier on there is a list of processes. */
+static void begin_list(struct process *process)
+{
+    struct near__roll roll;
+    near__roll_begin(process->coherence, &roll, INT64_MAX);
+    near__roll_end(process->coherence, &roll);
+}
+
 /* B is long off everybody's list, so A's barrier waits for A alone; and A has not heard of B's last write yet. */
 static void test_G7_barrier_waits_for_its_own_process(void **state)
 {
@@ -387,8 +416,7 @@ static void test_G7_barrier_waits_for_its_own_process(void **state)
     struct near__barrier_result result;
     int64_t due_ns;
     share(s, "k", 1);
-    near__roll_begin(s->a.coherence, &roll, INT64_MAX);
-    near__roll_end(s->a.coherence, &roll);
+    begin_list(&s->a);
     for (int i = 0; i < 12; i++) {
         world_advance(&s->world, TEST_BOUND_NS / 4);
         process_prove(&s->a);
@@ -415,8 +443,7 @@ static void test_G7_list_that_was_lost_is_not_believed(void **state)
     struct near__roll roll;
     struct near__barrier_result result;
     int64_t due_ns;
-    near__roll_begin(s->b.coherence, &roll, INT64_MAX);
-    near__roll_end(s->b.coherence, &roll);
+    begin_list(&s->b);
     for (int i = 0; i < 12; i++) {
         world_advance(&s->world, TEST_BOUND_NS / 4);
         process_prove(&s->a);
@@ -435,6 +462,37 @@ static void test_G7_list_that_was_lost_is_not_believed(void **state)
     assert_int_equal(near__roll_look_locked(s->b.coherence, &roll, &result, &due_ns), 1);
     assert_no_hit(&s->a, "k");
     near__roll_end(s->b.coherence, &roll);
+}
+
+/* A's heartbeat has found the new list and told the bound of before, and A does not know, since the answer did not
+ * come: a longer bound must not be used before it is told. */
+static void test_G7_bound_that_grows_after_a_lost_answer_is_told_first(void **state)
+{
+    struct stage *s = *state;
+    struct near__roll roll;
+    struct near__barrier_result result;
+    int64_t due_ns;
+    share(s, "k", 1);
+    begin_list(&s->b);
+    near__memory_fault(s->world.store, NEAR_FAULT_DROP_REPLIES, NEAR_OP_PROVE, 1);
+    world_advance(&s->world, TEST_BOUND_NS / 4);
+    uint64_t proofs = process_stats(&s->a).proofs;
+    process_settle(&s->a);
+    assert_int_equal(process_stats(&s->a).proofs, proofs + 1);
+    assert_hit(&s->a, "k", 1);
+    near__coherence_set_bound(s->a.coherence, 3600000); /* and is stopped */
+    process_set(&s->b, "k", 2);
+    near__roll_begin(s->b.coherence, &roll, INT64_MAX);
+    process_settle(&s->b);
+    for (int looks = 0; looks < 3 && !near__roll_look_locked(s->b.coherence, &roll, &result, &due_ns); looks++)
+        world_advance(&s->world, due_ns - near__now(&s->world.clock));
+    assert_int_equal(near__roll_look_locked(s->b.coherence, &roll, &result, &due_ns), 1);
+    assert_int_equal(result.processes, 1);
+    assert_no_hit(&s->a, "k");
+    near__roll_end(s->b.coherence, &roll);
+    process_prove(&s->a);
+    assert_int_equal(process_fetch(&s->a, "k"), 2);
+    assert_hit(&s->a, "k", 2);
 }
 
 static void test_R25_halves_of_different_subscriptions_prove_nothing(void **state)
@@ -637,13 +695,13 @@ static void test_H_nonsense_without_end_is_not_answered_at_its_rate(void **state
     process_prove(&s->a);
 }
 
-/* Somebody has set the number to one that is too far away: nothing is served, nothing spins, and it passes with the
- * number. */
+/* Somebody has set the number to one that no clock will tell in our time: nothing is served, nothing spins, and it
+ * passes with the number. */
 static void test_H_position_out_of_reach_is_asked_for_with_pauses(void **state)
 {
     struct stage *s = *state;
     uint64_t position = near__memory_position(s->world.store, ""), before = proof_requests(s);
-    near__memory_set_position(s->world.store, "", position + (UINT64_C(1) << 48));
+    near__memory_set_position(s->world.store, "", position + (UINT64_C(1) << 52));
     for (int ms = 0; ms < 3000; ms++, world_advance(&s->world, NEAR_NS_PER_MS))
         process_settle(&s->a);
     assert_int_equal(process_serves(&s->a), 0);
@@ -922,6 +980,35 @@ static void test_positions_are_relative_to_the_first_and_keep_their_order(void *
     assert_true(near__coherence_relative(c, base + (UINT64_C(1) << 46)) < NEAR_POSITION_MAX);
 }
 
+/* A server without a clock of its own began to count in 1970; then it was told the time, and lost its position. */
+static void test_H_server_whose_clock_was_decades_behind_is_followed(void **state)
+{
+    struct stage *s = *state;
+    struct command late, later;
+    share(s, "k", 1);
+    share(s, "l", 1);
+    command_begin_fetch(&late, &s->a, "k");
+    command_run(&late);
+    for (int i = 0; i < 3; i++) {
+        uint64_t jump = near__memory_position(s->world.store, "") + (UINT64_C(1) << (47 + i));
+        near__memory_set_position(s->world.store, "", jump);
+        command_begin_fetch(&later, &s->a, "l");
+        command_run(&later);
+        process_prove(&s->b);
+        process_prove(&s->a);
+        assert_int_equal(command_end(&later), NEAR_OK);
+        assert_no_hit(&s->a, "k");
+        assert_no_hit(&s->a, "l");
+        share(s, "k", 2 + (uint64_t)i);
+        process_set(&s->b, "k", 9);
+        process_settle(&s->a);
+        assert_no_hit(&s->a, "k");
+        share(s, "l", 1);
+    }
+    assert_int_equal(command_end(&late), NEAR_OK);
+    assert_no_hit(&s->a, "k");
+}
+
 static void test_longer_bound_does_not_bring_a_withdrawn_proof_back(void **state)
 {
     struct stage *s = *state;
@@ -1033,12 +1120,14 @@ int main(void)
         TEST(test_R38_refused_subscriptions_are_retried_with_growing_pauses),
         TEST(test_subscription_does_not_wait_on_when_the_server_answers_again),
         TEST(test_R24_silent_link_lets_the_proof_lapse_and_is_replaced),
+        TEST(test_B_lapsed_proof_leaves_no_moment_of_the_counter),
         TEST(test_R29_stopped_subscriber_lets_the_proof_lapse),
         TEST(test_B_proof_counts_from_its_beginning),
         TEST(test_R25_R27_only_the_current_nonce_proves),
         TEST(test_R25_R27_only_the_current_nonce_is_a_PONG),
         TEST(test_R10_lifts_from_one_position_do_not_meet),
         TEST(test_G7_barrier_waits_for_its_own_process),
+        TEST(test_G7_bound_that_grows_after_a_lost_answer_is_told_first),
         TEST(test_G7_list_that_was_lost_is_not_believed),
         TEST(test_R25_halves_of_different_subscriptions_prove_nothing),
         TEST(test_R26_one_attempt_is_outstanding),
@@ -1067,6 +1156,7 @@ int main(void)
         TEST(test_H_failing_heartbeat_is_explained_and_lets_the_proof_lapse),
         TEST(test_CLEAR_empties_every_process_and_spares_what_is_newer),
         TEST(test_positions_are_relative_to_the_first_and_keep_their_order),
+        TEST(test_H_server_whose_clock_was_decades_behind_is_followed),
         TEST(test_longer_bound_does_not_bring_a_withdrawn_proof_back),
         TEST(test_H_stale_service_outlives_the_disconnection),
         TEST(test_statistics_tell_the_proof_and_the_delay),

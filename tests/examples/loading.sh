@@ -9,10 +9,19 @@ many_loads() {
         [ "$(number loads)" -gt 2 ]
 }
 
+# near_check's words: near_wait_ready waits half a minute first, and then says that there is no subscription.
+nobody='^[a-z-]*: \(open: \)*connect to .*nobody.sock: No such file or directory'
 for name in stampede bulk-load early-refresh versioned-keys session-store; do
     check "$name --help explains it" gives "^usage: $name" $name --help
     check "$name refuses an unknown option" refuses $name --no-such-option
     check "$name refuses a wrong number" refuses $name --json nonsense nonsense
+    check "$name says at once that there is no server" fails 1 "$nobody" $name "unix://$work/nobody.sock"
+done
+for name in versioned-keys session-store warm-start; do
+    check "$name says that local: is not shared" fails 1 "needs a remote tier that its caches share" $name local:
+done
+for name in lock write-behind; do
+    check "$name says at once that there is no server" fails 1 "$nobody" $name "unix://$work/nobody.sock"
 done
 if command -v redis-server > /dev/null; then
     check "stampede: the source is asked once" \

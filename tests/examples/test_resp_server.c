@@ -857,6 +857,28 @@ static void test_its_connections_have_its_name(void **state)
     redis_server_free(server);
 }
 
+/* What a URI says overrides --bound. */
+static void test_the_bound_of_the_uri_is_told(void **state)
+{
+    static const char *const arguments[] = {
+        "--port", "0", "--bound", "900", "--redis", "memory://bound?timeout_ms=5s&bound_ms=700ms", NULL};
+    static const char wanted[] = "*2\r\n$8\r\nbound_ms\r\n$3\r\n700\r\n";
+    int output, port = server_port;
+    char text[sizeof wanted] = "";
+    pid_t pid = spawn(arguments, &output);
+    (void)state;
+    server_port = wait_for_port(output);
+    assert_true(server_port > 0);
+    int fd = client();
+    send_text(fd, "CONFIG GET bound_ms\r\n");
+    assert_int_equal(recv(fd, text, sizeof wanted - 1, MSG_WAITALL), sizeof wanted - 1);
+    assert_string_equal(text, wanted);
+    close(fd);
+    kill(pid, SIGTERM);
+    assert_int_equal(ended(pid), 0);
+    server_port = port;
+}
+
 static void test_bad_arguments_are_refused_with_status_2(void **state)
 {
     static const char *const lines[][3] = {
@@ -917,6 +939,7 @@ int main(void)
         cmocka_unit_test(test_J_too_many_clients_are_refused_politely),
         cmocka_unit_test(test_J_random_streams_never_hurt_it),
         cmocka_unit_test(test_its_connections_have_its_name),
+        cmocka_unit_test(test_the_bound_of_the_uri_is_told),
         cmocka_unit_test(test_bad_arguments_are_refused_with_status_2),
         cmocka_unit_test(test_H_it_serves_without_redis_and_ends_on_a_signal),
     };

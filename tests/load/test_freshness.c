@@ -497,6 +497,38 @@ static void test_hard_timeout_ends_the_wait_and_the_value_is_kept_nevertheless(v
     assert_int_equal(source_loads(&s), 1);
 }
 
+/* The only worker is busy with another key: the loader has not been called yet, so it cannot be late. */
+static void test_hard_timeout_is_the_loader_s_and_not_the_queue_s(void **state)
+{
+    struct stack *t = *state;
+    static struct source s, other; /* loads that fail the test may outlive it */
+    struct reader busy, patient, late;
+    near_options one;
+    near_load o = options_of(0), hard = options_of(0);
+    stack_options(&one);
+    one.load_threads = 1;
+    stack_reopen_a(t, &one);
+    hard.hard_timeout_ms = 100;
+    source_init(&s, "one");
+    source_init(&other, "other");
+    source_hold(&s, 1);
+    source_hold(&other, 1);
+    reader_start_of(&busy, t->a, "other", &other, &o);
+    source_wait_inside(&other, 1);
+    reader_start(&patient, t->a, &s, &hard);
+    assert_true(wait_until(stats_of(t->a).remote_misses == 2, PATIENCE_MS)); /* then it is in the queue at once */
+    stack_pass(t, 110);
+    reader_start(&late, t->a, &s, &hard);
+    assert_true(wait_until(stats_of(t->a).flights_joined == 1, PATIENCE_MS)); /* it has not landed */
+    source_hold(&other, 0);
+    source_wait_inside(&s, 1);
+    stack_pass(t, 90); /* nor has it now, and from here on 100 ms count */
+    source_hold(&s, 0);
+    assert_string_equal(reader_end(&busy), "other");
+    assert_string_equal(reader_end(&patient), "one");
+    assert_string_equal(reader_end(&late), "one");
+}
+
 static void test_each_waits_until_his_own_deadline(void **state)
 {
     struct stack *t = *state;
@@ -793,6 +825,7 @@ int main(void)
         TEST(test_G_a_failing_source_is_covered_no_longer_than_told),
         TEST(test_soft_timeout_serves_the_old_value_and_lets_the_load_finish),
         TEST(test_hard_timeout_ends_the_wait_and_the_value_is_kept_nevertheless),
+        TEST(test_hard_timeout_is_the_loader_s_and_not_the_queue_s),
         TEST(test_each_waits_until_his_own_deadline),
         TEST(test_R16_next_process_takes_over_at_the_end_of_the_lease),
         TEST(test_R16_a_batch_takes_over_at_the_end_of_the_leases),

@@ -14,6 +14,7 @@
 #include "load/fresh.h"
 #include "load/load_pair.h"
 #include "load/load_source.h"
+#include "local/tier.h"
 #include "support/allocfail.h"
 #include "support/wait.h"
 
@@ -26,22 +27,22 @@ static void test_loads_once_and_keeps(void **state)
     struct pair *p = pair_of(state);
     struct source s;
     source_init(&s, "one");
-    assert_string_equal(load(p->a, "k", &s), "one");
-    assert_string_equal(load(p->a, "k", &s), "one");
+    assert_string_equal(load(p->a, KEY, &s), "one");
+    assert_string_equal(load(p->a, KEY, &s), "one");
     assert_int_equal(source_loads(&s), 1);
-    assert_string_equal(got(p->a, "k"), "one");
+    assert_string_equal(got(p->a, KEY), "one");
     assert_int_equal(stats_of(p->a).loads, 1);
     assert_int_equal(stats_of(p->a).loads_unkept, 0);
     if (p->b) {
-        assert_string_equal(load(p->b, "k", &s), "one");
+        assert_string_equal(load(p->b, KEY, &s), "one");
         assert_int_equal(source_loads(&s), 1);
         assert_true(s.fence > 0);
     }
     if (p->kind == REDIS) { /* plain for everybody else, and nothing is left beside it */
-        assert_string_equal(redis_server_command(pair_server, "GET", "k", NULL), "one");
-        assert_string_equal(redis_server_command(pair_server, "EXISTS", "k:nearcache-lease", "k:nearcache-tags", NULL),
-                            "0");
-        assert_string_equal(redis_server_command(pair_server, "PTTL", "k", NULL), "-1");
+        assert_string_equal(redis_server_command(pair_server, "GET", KEY, NULL), "one");
+        assert_string_equal(
+            redis_server_command(pair_server, "EXISTS", KEY ":nearcache-lease", KEY ":nearcache-tags", NULL), "0");
+        assert_string_equal(redis_server_command(pair_server, "PTTL", KEY, NULL), "-1");
     }
 }
 
@@ -97,15 +98,15 @@ static void test_R17_get_after_a_write_does_not_join_an_older_load(void **state)
     source_hold(&s, 1);
     reader_start(&reader, p->a, &s, NULL);
     source_wait_inside(&s, 1);
-    assert_int_equal(set(p->a, "k", "new"), NEAR_OK);
-    assert_string_equal(load(p->a, "k", &s), "new"); /* while the older load is still there */
+    assert_int_equal(set(p->a, KEY, "new"), NEAR_OK);
+    assert_string_equal(load(p->a, KEY, &s), "new"); /* while the older load is still there */
     source_hold(&s, 0);
     reader_end(&reader);
-    assert_string_equal(load(p->a, "k", &s), "new");
-    assert_string_equal(got(p->a, "k"), "new");
+    assert_string_equal(load(p->a, KEY, &s), "new");
+    assert_string_equal(got(p->a, KEY), "new");
     assert_int_equal(stats_of(p->a).loads_unkept, 1);
     if (p->kind == REDIS)
-        assert_string_equal(redis_server_command(pair_server, "GET", "k", NULL), "new");
+        assert_string_equal(redis_server_command(pair_server, "GET", KEY, NULL), "new");
 }
 
 /* The key is absent all the time: only the lease tells that the load is void. */
@@ -121,13 +122,13 @@ static void test_R17_get_after_a_removal_loads_again(void **state)
     pthread_mutex_lock(&s.mutex);
     snprintf(s.value, sizeof(s.value), "new");
     pthread_mutex_unlock(&s.mutex);
-    assert_int_equal(near_del(p->a, "k", 1, NULL), NEAR_MISS);
+    assert_int_equal(near_del(p->a, KEY, KEY_SIZE, NULL), NEAR_MISS);
     reader_start(&later, p->a, &s, NULL);
     source_wait_inside(&s, 2);
     source_hold(&s, 0);
     assert_string_equal(reader_end(&later), "new");
     reader_end(&reader);
-    assert_string_equal(load(p->a, "k", &s), "new");
+    assert_string_equal(load(p->a, KEY, &s), "new");
     assert_int_equal(source_loads(&s), 2);
 }
 
@@ -145,7 +146,7 @@ static void test_R17_removal_that_finds_neither_key_nor_lease_voids_the_load(voi
     source_hold(&s, 1);
     assert_int_equal(set(p->a, "other", "x"), NEAR_OK);
     /* known as of now: that the removal finds the same is no news */
-    assert_string_equal(got(p->a, "k"), "(NEAR_MISS)");
+    assert_string_equal(got(p->a, KEY), "(NEAR_MISS)");
     reader_start(&reader, p->a, &s, &brief);
     source_wait_inside(&s, 1);
     int64_t over_ns = near__clock_kernel(CLOCK_MONOTONIC) + 3 * NEAR_NS_PER_MS; /* the lease was given before this */
@@ -154,7 +155,7 @@ static void test_R17_removal_that_finds_neither_key_nor_lease_voids_the_load(voi
     pthread_mutex_lock(&s.mutex);
     snprintf(s.value, sizeof(s.value), "new");
     pthread_mutex_unlock(&s.mutex);
-    assert_int_equal(near_del(p->a, "k", 1, NULL), NEAR_MISS);
+    assert_int_equal(near_del(p->a, KEY, KEY_SIZE, NULL), NEAR_MISS);
     reader_start(&later, p->a, &s, &brief);
     while (source_loads(&s) < 2 && stats_of(p->a).flights_joined == 0)
         wait_a_moment();
@@ -172,27 +173,27 @@ static void test_R01_fill_does_not_overwrite_another_process_s_write(void **stat
     if (!p->b)
         skip();
     for (int how = 0; how < 4; how++) {
-        near_item item = {.key = "k", .key_size = 1, .data = "new", .size = 3};
+        near_item item = {.key = KEY, .key_size = KEY_SIZE, .data = "new", .size = 3};
         source_init(&s, "old");
         source_hold(&s, 1);
-        assert_true(near_del(p->b, "k", 1, NULL) >= 0);
-        near_drop(p->a, "k", 1); /* the message may take its time */
+        assert_true(near_del(p->b, KEY, KEY_SIZE, NULL) >= 0);
+        near_drop(p->a, KEY, KEY_SIZE); /* the message may take its time */
         reader_start(&reader, p->a, &s, NULL);
         source_wait_inside(&s, 1);
         if (how == 0)
-            assert_int_equal(set(p->b, "k", "new"), NEAR_OK);
+            assert_int_equal(set(p->b, KEY, "new"), NEAR_OK);
         else if (how == 1)
             assert_int_equal(near_mset(p->b, &item, 1, NULL, NULL), NEAR_OK);
         else if (how == 2)
-            assert_int_equal(near_incr(p->b, "k", 1, 7, NULL, NULL), NEAR_OK);
+            assert_int_equal(near_incr(p->b, KEY, KEY_SIZE, 7, NULL, NULL), NEAR_OK);
         else
-            assert_int_equal(near_del(p->b, "k", 1, NULL), NEAR_MISS); /* absent, but told: the load is void */
+            assert_int_equal(near_del(p->b, KEY, KEY_SIZE, NULL), NEAR_MISS); /* absent, but told: the load is void */
         source_hold(&s, 0);
         reader_end(&reader);
         const char *now = how == 2 ? "7" : how == 3 ? "(NEAR_MISS)" : "new";
-        assert_string_equal(got(p->b, "k"), now);
-        near_drop(p->a, "k", 1);
-        assert_string_equal(got(p->a, "k"), now);
+        assert_string_equal(got(p->b, KEY), now);
+        near_drop(p->a, KEY, KEY_SIZE);
+        assert_string_equal(got(p->a, KEY), now);
     }
     assert_int_equal(stats_of(p->a).loads_unkept, 4);
 }
@@ -208,11 +209,11 @@ static void test_foreign_creation_is_not_overwritten(void **state)
     source_hold(&s, 1);
     reader_start(&reader, p->a, &s, NULL);
     source_wait_inside(&s, 1);
-    redis_server_command(pair_server, "SET", "k", "foreign", NULL);
+    redis_server_command(pair_server, "SET", KEY, "foreign", NULL);
     source_hold(&s, 0);
     reader_end(&reader);
-    assert_string_equal(redis_server_command(pair_server, "GET", "k", NULL), "foreign");
-    assert_string_equal(redis_server_command(pair_server, "EXISTS", "k:nearcache-lease", NULL), "0");
+    assert_string_equal(redis_server_command(pair_server, "GET", KEY, NULL), "foreign");
+    assert_string_equal(redis_server_command(pair_server, "EXISTS", KEY ":nearcache-lease", NULL), "0");
 }
 
 /* ---------------------------------------------------------------- answers */
@@ -223,11 +224,11 @@ static void test_R18_errors_are_not_absence(void **state)
     struct source s;
     source_init(&s, "one");
     s.answer = -5;
-    assert_string_equal(load(p->a, "k", &s), "(NEAR_ERR_LOAD)");
-    assert_string_equal(load(p->a, "k", &s), "(NEAR_ERR_LOAD)");
+    assert_string_equal(load(p->a, KEY, &s), "(NEAR_ERR_LOAD)");
+    assert_string_equal(load(p->a, KEY, &s), "(NEAR_ERR_LOAD)");
     assert_int_equal(source_loads(&s), 2);
     s.answer = NEAR_OK;
-    assert_string_equal(load(p->a, "k", &s), "one");
+    assert_string_equal(load(p->a, KEY, &s), "one");
     assert_int_equal(stats_of(p->a).loads_failed, 2);
 }
 
@@ -262,20 +263,20 @@ static void test_R19_absence_is_remembered_until_creation(void **state)
     source_init(&s, "one");
     s.answer = NEAR_MISS;
     for (int i = 0; i < 3; i++)
-        assert_string_equal(load_with(p->a, "k", &s, &options), "(NEAR_MISS)");
+        assert_string_equal(load_with(p->a, KEY, &s, &options), "(NEAR_MISS)");
     assert_int_equal(source_loads(&s), 1);
     assert_int_equal(stats_of(p->a).absent_hits, 2);
     if (p->b) /* the other process learns of it from the server */
-        assert_string_equal(load_with(p->b, "k", &s, &options), "(NEAR_MISS)");
+        assert_string_equal(load_with(p->b, KEY, &s, &options), "(NEAR_MISS)");
     assert_int_equal(source_loads(&s), 1);
     near_cache *writer = p->b ? p->b : p->a;
-    assert_int_equal(set(writer, "k", "made"), NEAR_OK);
-    assert_string_equal(load_with(writer, "k", &s, &options), "made");
+    assert_int_equal(set(writer, KEY, "made"), NEAR_OK);
+    assert_string_equal(load_with(writer, KEY, &s, &options), "made");
     if (p->b) /* within the bound; here: as soon as its message is there */
-        assert_true(wait_until(strcmp(load_with(p->a, "k", &s, &options), "made") == 0, LONG_MS));
-    assert_int_equal(near_del(writer, "k", 1, NULL), NEAR_OK); /* absence is not remembered over a removal */
+        assert_true(wait_until(strcmp(load_with(p->a, KEY, &s, &options), "made") == 0, LONG_MS));
+    assert_int_equal(near_del(writer, KEY, KEY_SIZE, NULL), NEAR_OK); /* absence is not remembered over a removal */
     s.answer = NEAR_OK;
-    assert_string_equal(load_with(writer, "k", &s, &options), "one");
+    assert_string_equal(load_with(writer, KEY, &s, &options), "one");
 }
 
 /* Namespaces make keys of any length; without a remote tier there is nobody else who remembers. */
@@ -308,9 +309,9 @@ static void test_absence_is_not_remembered_unless_asked(void **state)
     struct source s;
     source_init(&s, "one");
     s.answer = NEAR_MISS;
-    assert_string_equal(load(p->a, "k", &s), "(NEAR_MISS)");
+    assert_string_equal(load(p->a, KEY, &s), "(NEAR_MISS)");
     s.answer = NEAR_OK;
-    assert_string_equal(load(p->a, "k", &s), "one");
+    assert_string_equal(load(p->a, KEY, &s), "one");
 }
 
 static void small_values(near_options *options)
@@ -386,20 +387,20 @@ static void test_nonsense_is_told_and_changes_nothing(void **state)
     again.flags = NEAR_LOAD_REFRESH;
     source_init(&s, "one");
     for (int i = 0; i < NONSENSE; i++) {
-        assert_int_equal(near_get_or_load(p->a, "k", 1, nonsense, &i, NULL, &value), status_of_nonsense(i));
+        assert_int_equal(near_get_or_load(p->a, KEY, KEY_SIZE, nonsense, &i, NULL, &value), status_of_nonsense(i));
         assert_null(value.data);
-        assert_string_equal(got(p->b ? p->b : p->a, "k"), "(NEAR_MISS)");
+        assert_string_equal(got(p->b ? p->b : p->a, KEY), "(NEAR_MISS)");
     }
-    assert_string_equal(load(p->a, "k", &s), "one"); /* nobody waits for a lease */
+    assert_string_equal(load(p->a, KEY, &s), "one"); /* nobody waits for a lease */
     for (int i = 0; i < NONSENSE; i++) {
         if (i == 2)
             continue; /* now there is one */
-        assert_int_equal(near_get_or_load(p->a, "k", 1, nonsense, &i, &again, &value), status_of_nonsense(i));
+        assert_int_equal(near_get_or_load(p->a, KEY, KEY_SIZE, nonsense, &i, &again, &value), status_of_nonsense(i));
         assert_null(value.data);
-        assert_string_equal(got(p->a, "k"), "one");
-        assert_string_equal(got(p->b ? p->b : p->a, "k"), "one");
+        assert_string_equal(got(p->a, KEY), "one");
+        assert_string_equal(got(p->b ? p->b : p->a, KEY), "one");
     }
-    assert_string_equal(load_with(p->a, "k", &s, &again), "one");
+    assert_string_equal(load_with(p->a, KEY, &s, &again), "one");
     assert_int_equal(source_loads(&s), 2);
     assert_int_equal(near_loaded_value(NULL, "v", 1), NEAR_ERR_INVALID);
     assert_int_equal(near_loaded_ttl(NULL, 1), NEAR_ERR_INVALID);
@@ -412,14 +413,16 @@ static void test_bad_arguments(void **state)
     near_value value;
     near_load o;
     source_init(&s, "one");
-    assert_int_equal(near_get_or_load(NULL, "k", 1, load_from, &s, NULL, &value), NEAR_ERR_INVALID);
-    assert_int_equal(near_get_or_load(p->a, "k", 1, load_from, &s, NULL, NULL), NEAR_ERR_INVALID);
+    assert_int_equal(near_get_or_load(NULL, KEY, KEY_SIZE, load_from, &s, NULL, &value), NEAR_ERR_INVALID);
+    assert_int_equal(near_get_or_load(p->a, KEY, KEY_SIZE, load_from, &s, NULL, NULL), NEAR_ERR_INVALID);
     assert_int_equal(near_get_or_load(p->a, NULL, 1, load_from, &s, NULL, &value), NEAR_ERR_INVALID);
     /* no loader anywhere */
-    assert_int_equal(near_get_or_load(p->a, "k", 1, NULL, NULL, NULL, &value), NEAR_ERR_INVALID);
+    assert_int_equal(near_get_or_load(p->a, KEY, KEY_SIZE, NULL, NULL, NULL, &value), NEAR_ERR_INVALID);
     assert_int_equal(near_set_loader(p->a, NULL, NULL, NULL), NEAR_ERR_INVALID);
     static char key[NEAR_KEY_MAX];
     assert_int_equal(near_get_or_load(p->a, key, sizeof(key), load_from, &s, NULL, &value), NEAR_ERR_TOO_LARGE);
+    assert_int_equal(near_get_or_load(p->a, key, 65520, load_from, &s, NULL, &value), NEAR_ERR_TOO_LARGE);
+    assert_int_equal(near_get_or_load(p->a, key, 65519, NULL, NULL, NULL, &value), NEAR_ERR_INVALID); /* no loader */
     for (int i = 0; i < 15; i++) {
         near_load_init(&o);
         if (i == 0)
@@ -452,7 +455,7 @@ static void test_bad_arguments(void **state)
             o.timeout_ms = (uint32_t)-1;
         if (i == 14)
             o.early_permille = 1000001;
-        assert_int_equal(near_get_or_load(p->a, "k", 1, load_from, &s, &o, &value), NEAR_ERR_INVALID);
+        assert_int_equal(near_get_or_load(p->a, KEY, KEY_SIZE, load_from, &s, &o, &value), NEAR_ERR_INVALID);
         assert_int_equal(near_set_loader(p->a, load_from, &s, &o), NEAR_ERR_INVALID);
     }
     assert_int_equal(source_loads(&s), 0);
@@ -519,7 +522,7 @@ int __wrap_near__local_write_if(struct near__impl *impl, struct near__request *r
 
 static void drops(near_cache *c)
 {
-    assert_int_equal(near_drop(c, "k", 1), NEAR_OK);
+    assert_int_equal(near_drop(c, KEY, KEY_SIZE), NEAR_OK);
 }
 static void clears(near_cache *c)
 {
@@ -539,13 +542,13 @@ static void test_R19_absence_does_not_outlive_what_was_dropped_or_cleared_before
         near_load_init(&options);
         options.absent_ms = 1000 * LONG_MS;
         before_note = what[i];
-        assert_string_equal(load_with(p->a, "k", &s, &options), "(NEAR_MISS)");
+        assert_string_equal(load_with(p->a, KEY, &s, &options), "(NEAR_MISS)");
         before_note = NULL;
-        assert_string_equal(load_with(p->a, "k", &s, &options), "(NEAR_MISS)");
+        assert_string_equal(load_with(p->a, KEY, &s, &options), "(NEAR_MISS)");
         assert_int_equal(source_loads(&s), 2);
-        assert_string_equal(load_with(p->a, "k", &s, &options), "(NEAR_MISS)");
+        assert_string_equal(load_with(p->a, KEY, &s, &options), "(NEAR_MISS)");
         assert_int_equal(source_loads(&s), 2); /* now it is remembered */
-        assert_true(near_del(p->a, "k", 1, NULL) >= 0);
+        assert_true(near_del(p->a, KEY, KEY_SIZE, NULL) >= 0);
     }
 }
 
@@ -697,7 +700,7 @@ static void test_a_tagged_value_is_kept_whatever_stripe_its_tags_are_in(void **s
 static void *tagged_reader(void *arg)
 {
     struct reader *r = arg;
-    snprintf(r->got, sizeof(r->got), "%s", load_tags(r->cache, "k", (struct tagged *)r->source));
+    snprintf(r->got, sizeof(r->got), "%s", load_tags(r->cache, KEY, (struct tagged *)r->source));
     return NULL;
 }
 static void test_R01_tag_invalidated_during_the_load_counts(void **state)
@@ -715,8 +718,8 @@ static void test_R01_tag_invalidated_during_the_load_counts(void **state)
         assert_int_equal(near_invalidate_tag(p->b ? p->b : p->a, "red", 3, NULL), NEAR_OK);
         source_hold(&t.source, 0);
         reader_end(&r);
-        assert_string_equal(load_tags(p->a, "k", &t), "new");
-        assert_true(near_del(p->a, "k", 1, NULL) >= 0);
+        assert_string_equal(load_tags(p->a, KEY, &t), "new");
+        assert_true(near_del(p->a, KEY, KEY_SIZE, NULL) >= 0);
     }
 }
 
@@ -735,7 +738,7 @@ static void test_R01_tag_invalidated_during_the_load_counts_without_its_number(v
     assert_int_equal(near_drop(p->a, NEAR_TAG_PREFIX "red", strlen(NEAR_TAG_PREFIX "red")), NEAR_OK);
     source_hold(&t.source, 0);
     reader_end(&r);
-    assert_string_equal(load_tags(p->a, "k", &t), "new");
+    assert_string_equal(load_tags(p->a, KEY, &t), "new");
 }
 
 /* The key's own ticket is the same before and after. */
@@ -764,16 +767,16 @@ static void test_an_unchanged_value_keeps_its_tags(void **state)
     struct pair *p = pair_of(state);
     struct tagged t = {.tags = {"red"}};
     source_init(&t.source, "one");
-    assert_string_equal(load_tags_with(p->a, "k", &t, 0), "one");
+    assert_string_equal(load_tags_with(p->a, KEY, &t, 0), "one");
     t.tags[0] = NULL;
     t.source.answer = NEAR_UNCHANGED;
-    assert_string_equal(load_tags_with(p->a, "k", &t, NEAR_LOAD_REFRESH), "one");
+    assert_string_equal(load_tags_with(p->a, KEY, &t, NEAR_LOAD_REFRESH), "one");
     assert_string_equal(t.source.old, "one");
     t.source.answer = NEAR_OK;
     says(&t, "two");
-    assert_string_equal(load_tags_with(p->a, "k", &t, 0), "one");
+    assert_string_equal(load_tags_with(p->a, KEY, &t, 0), "one");
     assert_int_equal(near_invalidate_tag(p->a, "red", 3, NULL), NEAR_OK);
-    assert_string_equal(load_tags_with(p->a, "k", &t, 0), "two");
+    assert_string_equal(load_tags_with(p->a, KEY, &t, 0), "two");
 }
 
 /* Another time to live is still the same value, made from the same things. */
@@ -786,12 +789,12 @@ static void test_another_time_to_live_keeps_the_tags(void **state)
     for (size_t i = 0; i < 2; i++) {
         says(&t, "old");
         assert_int_equal(near_invalidate_tag(p->a, "red", 3, NULL), NEAR_OK);
-        assert_string_equal(load_tags(p->a, "k", &t), "old");
-        assert_int_equal(near_expire(p->a, "k", 1, lives[i], NULL), NEAR_OK);
-        assert_string_equal(load_tags(p->a, "k", &t), "old");
+        assert_string_equal(load_tags(p->a, KEY, &t), "old");
+        assert_int_equal(near_expire(p->a, KEY, KEY_SIZE, lives[i], NULL), NEAR_OK);
+        assert_string_equal(load_tags(p->a, KEY, &t), "old");
         says(&t, "new");
         assert_int_equal(near_invalidate_tag(p->a, "red", 3, NULL), NEAR_OK);
-        assert_string_equal(load_tags(p->a, "k", &t), "new");
+        assert_string_equal(load_tags(p->a, KEY, &t), "new");
     }
 }
 
@@ -800,12 +803,12 @@ static void test_a_plain_write_has_no_tags(void **state)
     struct pair *p = pair_of(state);
     struct tagged t = {.tags = {"red"}};
     source_init(&t.source, "loaded");
-    assert_string_equal(load_tags(p->a, "k", &t), "loaded");
-    assert_int_equal(set(p->a, "k", "written"), NEAR_OK);
+    assert_string_equal(load_tags(p->a, KEY, &t), "loaded");
+    assert_int_equal(set(p->a, KEY, "written"), NEAR_OK);
     if (p->b) {
-        assert_string_equal(load_tags(p->a, "k", &t), "written");
+        assert_string_equal(load_tags(p->a, KEY, &t), "written");
         assert_int_equal(near_invalidate_tag(p->a, "red", 3, NULL), NEAR_OK);
-        assert_string_equal(load_tags(p->a, "k", &t), "written");
+        assert_string_equal(load_tags(p->a, KEY, &t), "written");
         assert_int_equal(source_loads(&t.source), 1);
     }
 }
@@ -839,11 +842,11 @@ static void test_bad_tags_are_told_and_change_nothing(void **state)
     near_load_init(&options);
     source_init(&t.source, "v");
     /* nobody asked for tags */
-    assert_int_equal(near_get_or_load(p->a, "k", 1, load_tagged, &t, &options, &value), NEAR_ERR_LOADER);
+    assert_int_equal(near_get_or_load(p->a, KEY, KEY_SIZE, load_tagged, &t, &options, &value), NEAR_ERR_LOADER);
     options.flags = NEAR_LOAD_TAGS;
     for (int i = 0; i < 4; i++)
-        assert_int_equal(near_get_or_load(p->a, "k", 1, bad_tag, &i, &options, &value), NEAR_ERR_LOADER);
-    assert_string_equal(got(p->a, "k"), "(NEAR_MISS)");
+        assert_int_equal(near_get_or_load(p->a, KEY, KEY_SIZE, bad_tag, &i, &options, &value), NEAR_ERR_LOADER);
+    assert_string_equal(got(p->a, KEY), "(NEAR_MISS)");
     static char large[NEAR_TAG_MAX + 1];
     assert_int_equal(near_invalidate_tag(p->a, large, sizeof(large), NULL), NEAR_ERR_INVALID);
     assert_int_equal(near_invalidate_tag(p->a, "", 0, NULL), NEAR_ERR_INVALID);
@@ -873,17 +876,95 @@ static void test_every_allocation_may_fail(void **state)
         assert_int_equal(near_open("memory://nomem", &options, &c, NULL), NEAR_OK);
         assert_int_equal(near_wait_ready(c, LONG_MS, NULL), NEAR_OK);
         allocfail_at(&hooks, n);
-        int status = near_get_or_load(c, "k", 1, load_from, &s, &brief, &value);
+        int status = near_get_or_load(c, KEY, KEY_SIZE, load_from, &s, &brief, &value);
         uint64_t failed = allocfail_struck(&hooks);
         allocfail_at(&hooks, 0);
         near_release(&value);
         assert_true(status == NEAR_OK || status == NEAR_ERR_NOMEM || status == NEAR_ERR_LOAD);
-        assert_string_equal(load(c, "k", &s), "one"); /* nothing is broken */
+        assert_string_equal(load(c, KEY, &s), "one"); /* nothing is broken */
         assert_int_equal(near_close(c), NEAR_OK);
         assert_int_equal(allocfail_blocks(&hooks), 0);
         if (!failed)
             break;
     }
+}
+
+/* ---------------------------------------------------------------- hits that are to be looked at */
+
+enum { SOME = 20 }; /* few enough that none but the first is timed */
+
+static near_load fresh_for(int64_t ttl_ms)
+{
+    near_load options;
+    near_load_init(&options);
+    options.ttl_ms = ttl_ms;
+    return options;
+}
+
+/* Without a remote tier the keeper tells the time, and from then on hits of what expires go the short way; but for a
+ * thread's first one, which is timed. */
+static void await_the_short_way(const struct pair *p)
+{
+    near_write write;
+    near_write_init(&write);
+    write.ttl_ms = LONG_MS;
+    assert_int_equal(near_set(p->a, "another", 7, "any", 3, &write, NULL), NEAR_OK);
+    assert_string_equal(got(p->a, "another"), "any");
+    const struct near__impl *impl = near__impl_in_section(p->a);
+    if (p->kind == LOCAL && impl->local->by_counter)
+        assert_true(wait_until(atomic_load(&impl->gate->time_ticks) != NEAR_TICKS_NEVER, LONG_MS));
+}
+
+static void test_a_hit_that_has_become_old_is_served_as_such(void **state)
+{
+    struct pair *p = pair_of(state);
+    static struct source s; /* a refresh may outlive the test */
+    near_load options = fresh_for(1);
+    options.stale_ms = LONG_MS;
+    await_the_short_way(p);
+    source_init(&s, "one");
+    assert_string_equal(load_with(p->a, KEY, &s, &options), "one");
+    source_hold(&s, 1); /* the refresh of the first one lasts */
+    assert_true(wait_until(strcmp(load_with(p->a, KEY, &s, &options), "stale one") == 0, LONG_MS));
+    for (int i = 0; p->kind == LOCAL && i < SOME; i++) /* elsewhere these hits do not go the short way */
+        assert_string_equal(load_with(p->a, KEY, &s, &options), "stale one");
+    source_hold(&s, 0);
+}
+
+/* A loader that took an hour, as far as anybody knows: what is fresh for a minute is refreshed early, nearly always. */
+static void test_a_hit_may_be_the_one_that_refreshes_early(void **state)
+{
+    enum { HOUR_S = 3600 };
+    struct pair *p = pair_of(state);
+    static struct source s; /* a refresh may outlive the test */
+    near_load options = fresh_for(LONG_MS);
+    await_the_short_way(p);
+    source_init(&s, "one");
+    assert_string_equal(load_with(p->a, KEY, &s, &options), "one");
+    struct near__loading *l = near__loading_known(near__impl_in_section(p->a));
+    near__pace_add(&l->pace, near_version_of(KEY, KEY_SIZE), HOUR_S * NEAR_NS_PER_S);
+    for (int i = 0; i < SOME; i++)
+        assert_string_equal(load_with(p->a, KEY, &s, &options), "one");
+    assert_true(stats_of(p->a).refreshes_early > 0);
+    assert_true(wait_until(source_loads(&s) > 1, LONG_MS));
+}
+
+static void test_a_hit_is_served_where_there_is_a_loader_alone(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    near_value value;
+    source_init(&s, "one");
+    for (int i = 0; i < 3; i++)
+        assert_string_equal(load(p->a, KEY, &s), "one");
+    assert_int_equal(near_get_or_load(p->a, KEY, KEY_SIZE, NULL, NULL, NULL, &value), NEAR_ERR_INVALID);
+    near_load options = fresh_for(LONG_MS);
+    options.jitter_permille = 1001;
+    assert_string_equal(load_with(p->a, KEY, &s, &options), "(NEAR_ERR_INVALID)");
+    options.jitter_permille = 0;
+    options.flags = NEAR_LOAD_REFRESH;
+    assert_string_equal(load_with(p->a, KEY, &s, &options), "one");
+    assert_int_equal(source_loads(&s), 2);
 }
 
 /* ---------------------------------------------------------------- arithmetic */
@@ -1036,7 +1117,7 @@ static void test_a_child_forked_during_another_s_first_load_can_load(void **stat
     near_options_init(&options);
     options.allocator = (near_allocator){stop_allocate, stop_reallocate, stop_release, &stopper};
     assert_int_equal(near_open("memory://forked-first-load", &options, &cache, NULL), NEAR_OK);
-    assert_int_equal(near_drop(cache, "k", 1), NEAR_OK);
+    assert_int_equal(near_drop(cache, KEY, KEY_SIZE), NEAR_OK);
     atomic_store(&stopper.armed, 1);
     assert_int_equal(pthread_create(&thread, NULL, first_loader_main, cache), 0);
     while (!atomic_load(&stopper.stopped))
@@ -1091,6 +1172,9 @@ int main(void)
         {"test_R19_absence_does_not_outlive_what_was_dropped_or_cleared_before_it_was_noted local",
          test_R19_absence_does_not_outlive_what_was_dropped_or_cleared_before_it_was_noted, pair_setup_local,
          pair_teardown, NULL},
+        ON_ALL(test_a_hit_that_has_become_old_is_served_as_such),
+        ON_ALL(test_a_hit_may_be_the_one_that_refreshes_early),
+        ON_ALL(test_a_hit_is_served_where_there_is_a_loader_alone),
         cmocka_unit_test(test_a_loader_may_load),
         cmocka_unit_test(test_a_loader_does_what_it_would_wait_for),
         cmocka_unit_test(test_a_child_forked_during_another_s_first_load_can_load),

@@ -257,6 +257,57 @@ static void test_fence_is_known_to_a_majority_before_it_is_handed_out(void **sta
     assert_true(sim.locks[1].fence > 1001);
 }
 
+/* ---------------------------------------------------------------- requests that come late */
+
+/* One server.  The first attempt is answered by nobody; what gave it back arrives after the second attempt. */
+struct late {
+    struct sim sim;
+    int asked;
+    char old_token[NEAR_LOCK_TOKEN_SIZE];
+};
+
+static void run_late(void *arg, size_t server, struct near__request *q, int64_t deadline_ns)
+{
+    enum { TAKE, GIVE_BACK, TAKE_AGAIN };
+    struct late *late = arg;
+    (void)deadline_ns;
+    switch (late->asked++) {
+    case TAKE:
+        q->status = NEAR_ERR_UNKNOWN;
+        break;
+    case GIVE_BACK:
+        assert_int_equal(q->operation, NEAR_OP_UNLOCK);
+        memcpy(late->old_token, q->value, sizeof late->old_token);
+        q->status = NEAR_ERR_UNKNOWN;
+        break;
+    case TAKE_AGAIN: {
+        struct near__request old = {.operation = NEAR_OP_UNLOCK, .value = late->old_token};
+        serve(&late->sim, &late->sim.servers[server], q);
+        assert_int_equal(q->status, NEAR_OK);
+        serve(&late->sim, &late->sim.servers[server], &old);
+        break;
+    }
+    default:
+        serve(&late->sim, &late->sim.servers[server], q);
+    }
+}
+
+static void test_giving_back_that_comes_late_does_not_take_the_next_attempt_s_lock(void **state)
+{
+    (void)state;
+    struct late late = {.asked = 0};
+    sim_init(&late.sim, 13);
+    struct near__lock *mine = &late.sim.locks[0], *other = &late.sim.locks[1];
+    mine->options.flags = 0;
+    mine->options.retry_ms = 0; /* nobody moves the clock on */
+    mine->servers = other->servers = (struct near__lock_servers){.run = run_late, .arg = &late, .count = 1};
+    assert_int_equal(near__lock_acquire(mine, INT64_MAX), NEAR_OK);
+    assert_int_equal(late.asked, 3);
+    assert_true(held(&late.sim, 0));
+    assert_int_equal(near__lock_acquire(other, 0), NEAR_LOCKED);
+    assert_int_equal(near__lock_release(mine), NEAR_OK);
+}
+
 static void test_without_a_majority_the_status_says_why(void **state)
 {
     (void)state;
@@ -352,20 +403,44 @@ static void test_lock_on_one_server_excludes_extends_and_fences(void **state)
     assert_int_equal(near_unlock(a), NEAR_ERR_CLOSED); /* frees it all the same */
 }
 
+/* What somebody else has written there is neither a number nor lost. */
+static void test_lock_whose_counter_is_no_number_is_not_prolonged(void **state)
+{
+    (void)state;
+    struct place p;
+    near_held_lock *a = NULL;
+    char value[8] = "";
+    size_t size;
+    near_call remote = {.size = sizeof(remote), .flags = NEAR_BYPASS_LOCAL};
+    open_caches(&p, 1, NULL);
+    assert_int_equal(near_lock(p.caches[0], "job", 3, NULL, &a), NEAR_OK);
+    assert_int_equal(near_set(p.caches[0], "job:fence", 9, "none", 4, NULL, NULL), NEAR_OK);
+    assert_int_equal(near_lock_extend(a, 20000), NEAR_ERR_OVERFLOW);
+    assert_int_equal(near_get_copy(p.caches[0], "job:fence", 9, &remote, value, sizeof(value), &size), NEAR_OK);
+    assert_string_equal(value, "none");
+    near__clock_advance(&p.now_ns, 11000 * MS);
+    assert_int_equal(near_get_copy(p.caches[0], "job", 3, &remote, value, sizeof(value), &size), NEAR_MISS);
+    assert_int_equal(near_unlock(a), NEAR_ERR_LOCK_LOST);
+    close_caches(&p);
+}
+
 static void test_wrong_arguments_are_refused(void **state)
 {
     (void)state;
     struct place p;
     near_held_lock *a = NULL;
-    near_cache *local, *same[2];
+    near_cache *local, *same[2], *missing[3] = {NULL};
     near_lock_options o = quick(0);
     char long_name[NEAR_KEY_MAX];
     memset(long_name, 'x', sizeof long_name);
-    open_caches(&p, 1, NULL);
+    open_caches(&p, 2, NULL);
     assert_int_equal(near_lock(NULL, "n", 1, NULL, &a), NEAR_ERR_INVALID);
     assert_int_equal(near_lock(p.caches[0], NULL, 1, NULL, &a), NEAR_ERR_INVALID);
     assert_int_equal(near_lock(p.caches[0], "n", 1, NULL, NULL), NEAR_ERR_INVALID);
     assert_int_equal(near_lock(p.caches[0], long_name, sizeof long_name, NULL, &a), NEAR_ERR_TOO_LARGE);
+    assert_int_equal(near_lock(p.caches[0], long_name, 65530, NULL, &a), NEAR_ERR_TOO_LARGE);
+    assert_int_equal(near_lock(p.caches[0], long_name, 65529, NULL, &a), NEAR_OK);
+    assert_int_equal(near_unlock(a), NEAR_OK);
     assert_int_equal(near_redlock(p.caches, 0, "n", 1, NULL, &a), NEAR_ERR_INVALID);
     assert_int_equal(near_redlock(p.caches, NEAR_LOCK_SERVERS_MAX + 1, "n", 1, NULL, &a), NEAR_ERR_INVALID);
     o.ttl_ms = 9;
@@ -375,6 +450,9 @@ static void test_wrong_arguments_are_refused(void **state)
     o = quick(0);
     o.drift_permille = 501;
     assert_int_equal(near_lock(p.caches[0], "n", 1, &o, &a), NEAR_ERR_INVALID);
+    missing[0] = p.caches[0];
+    missing[1] = p.caches[1]; /* with the third a majority: it must not be taken for a server that is away */
+    assert_int_equal(near_redlock(missing, 3, "n", 1, NULL, &a), NEAR_ERR_INVALID);
     same[0] = same[1] = p.caches[0];
     assert_int_equal(near_redlock(same, 2, "n", 1, NULL, &a), NEAR_ERR_INVALID);
     assert_int_equal(near_lock_extend(NULL, 0), NEAR_ERR_INVALID);
@@ -593,6 +671,31 @@ static void test_lock_on_redis_that_forgets_is_lost_and_numbers_go_on(void **sta
     fleet_close(&f);
 }
 
+static void test_lock_on_redis_whose_counter_is_no_number_is_not_prolonged(void **state)
+{
+    (void)state;
+    static const char *const others[] = {"none", "nan", "1e300", "9999999999999999999", "12.5", ""};
+    struct fleet f;
+    near_held_lock *a;
+    if (!fleet_open(&f))
+        skip();
+    assert_int_equal(near_lock(f.caches[0], "job", 3, &f.options, &a), NEAR_OK);
+    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++) {
+        assert_string_equal(redis_server_command(f.servers[0], "SET", "job:fence", others[i], NULL), "OK");
+        assert_int_equal(near_lock_extend(a, 2 * f.options.ttl_ms), NEAR_ERR_OVERFLOW);
+        assert_true(atol(redis_server_command(f.servers[0], "PTTL", "job", NULL)) <= (long)f.options.ttl_ms);
+        assert_string_equal(redis_server_command(f.servers[0], "GET", "job:fence", NULL), others[i]);
+    }
+    redis_server_command(f.servers[0], "DEL", "job:fence", NULL);
+    redis_server_command(f.servers[0], "LPUSH", "job:fence", "1", NULL);
+    assert_int_equal(near_lock_extend(a, 2 * f.options.ttl_ms), NEAR_ERR_WRONG_TYPE);
+    assert_true(atol(redis_server_command(f.servers[0], "PTTL", "job", NULL)) <= (long)f.options.ttl_ms);
+    redis_server_command(f.servers[0], "DEL", "job:fence", NULL);
+    assert_int_equal(near_lock_extend(a, 0), NEAR_OK);
+    assert_int_equal(near_unlock(a), NEAR_OK);
+    fleet_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -601,14 +704,17 @@ int main(void)
         cmocka_unit_test(test_validity_counts_from_before_the_first_request),
         cmocka_unit_test(test_answers_slower_than_the_time_to_live_give_no_lock),
         cmocka_unit_test(test_fence_is_known_to_a_majority_before_it_is_handed_out),
+        cmocka_unit_test(test_giving_back_that_comes_late_does_not_take_the_next_attempt_s_lock),
         cmocka_unit_test(test_without_a_majority_the_status_says_why),
         cmocka_unit_test(test_lock_on_one_server_excludes_extends_and_fences),
+        cmocka_unit_test(test_lock_whose_counter_is_no_number_is_not_prolonged),
         cmocka_unit_test(test_wrong_arguments_are_refused),
         cmocka_unit_test(test_nth_allocation_failing_leaves_nothing_locked),
         cmocka_unit_test(test_waiter_gets_the_lock_when_it_is_given_back),
         cmocka_unit_test(test_redlock_excludes_while_a_minority_is_killed_and_comes_back),
         cmocka_unit_test(test_redlock_needs_a_majority_and_survives_a_paused_server),
         cmocka_unit_test(test_lock_on_redis_that_forgets_is_lost_and_numbers_go_on),
+        cmocka_unit_test(test_lock_on_redis_whose_counter_is_no_number_is_not_prolonged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -242,6 +242,40 @@ static void test_what_is_no_generation_is_told(void **state)
     assert_int_equal(strlen(key_of(p->a, "n", "k")), GENERATION + 4);
 }
 
+static near_cache *open_with(const char *uri)
+{
+    near_cache *cache = NULL;
+    near_error error = {0};
+    if (near_open(uri, NULL, &cache, &error) != NEAR_OK || near_wait_ready(cache, LONG_MS, &error) != NEAR_OK)
+        fail_msg("%s: %s", uri, error.text);
+    return cache;
+}
+
+/* The name and the key are as they should be; NEAR_ERR_TOO_LARGE would send whoever gets it looking there. */
+static void test_cache_that_stores_no_generations_says_so(void **state)
+{
+    static const char *const uris[] = {"memory://narrow?value_max=15", "local:?value_max=15"};
+    (void)state;
+    for (size_t i = 0; i < sizeof(uris) / sizeof(*uris); i++) {
+        near_cache *cache = open_with(uris[i]);
+        assert_string_equal(key_of(cache, "n", "k"), "(NEAR_ERR_OPTION)");
+        assert_int_equal(invalidate(cache, "n"), NEAR_ERR_OPTION);
+        assert_int_equal(near_close(cache), NEAR_OK);
+    }
+    near_cache *wide = open_with("memory://narrow"), *narrow = open_with("memory://narrow?value_max=15"),
+               *just = open_with("memory://narrow?value_max=16");
+    assert_int_equal(strlen(key_of(wide, "n", "k")), GENERATION + 4);
+    assert_string_equal(key_of(narrow, "n", "k"), "(NEAR_ERR_OPTION)"); /* what another has made, too */
+    assert_string_equal(key_of(just, "n", "k"), key_of(wide, "n", "k"));
+    assert_int_equal(set(wide, ":nearcache-ns:m", "something else"), NEAR_OK);
+    assert_string_equal(key_of(just, "m", "k"), "(NEAR_ERR_WRONG_TYPE)");
+    assert_int_equal(set(wide, ":nearcache-ns:o", "something else, and long"), NEAR_OK);
+    assert_string_equal(key_of(just, "o", "k"), "(NEAR_ERR_WRONG_TYPE)");
+    assert_int_equal(near_close(narrow), NEAR_OK);
+    assert_int_equal(near_close(just), NEAR_OK);
+    assert_int_equal(near_close(wide), NEAR_OK);
+}
+
 static void test_H_without_the_server_a_known_generation_may_be_used(void **state)
 {
     struct pair *p = pair_of(state);
@@ -316,6 +350,7 @@ int main(void)
         ON_ALL(test_a_short_buffer_is_told_its_size),
         ON_ALL(test_what_is_no_generation_is_told),
         ON_ALL(test_H_without_the_server_a_known_generation_may_be_used),
+        cmocka_unit_test(test_cache_that_stores_no_generations_says_so),
         cmocka_unit_test(test_every_allocation_may_fail),
     };
     pair_memory_uri = "memory://namespaces";

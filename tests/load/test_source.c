@@ -24,7 +24,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "cache/cache.h"
+#include "load/journal.h"
 #include "remote/memory.h"
 #include "support/allocfail.h"
 #include "support/redis_server.h"
@@ -332,9 +334,22 @@ static int store_anything(void *arg, near_update *updates, size_t count, uint32_
     return NEAR_OK;
 }
 
+/* The journal is replaced by a new one, and the source closed and opened. */
+static void renew_and_reopen(struct place *p)
+{
+    static char value[1 << 20];
+    uint64_t before = 0, now;
+    while ((now = stats_of(p).source_journal_bytes) >= before) {
+        before = now;
+        assert_int_equal(near_source_set(p->source, "large", 5, value, sizeof value, NULL, NULL), NEAR_PENDING);
+    }
+    assert_int_equal(near_source_close(p->source, 20, 0), NEAR_PENDING);
+    open_source(p);
+}
+
 /* The remote tier is away for so long that a list of keys has no end: what it has of the last of them is forgotten all
  * the same. */
-static void away_for_long(struct place *p, const char *prefix)
+static void away_for_long(struct place *p, const char *prefix, int journal)
 {
     enum { MANY = 65536 };
     char key[32], name[64];
@@ -344,7 +359,10 @@ static void away_for_long(struct place *p, const char *prefix)
     p->cache = open_cache_with(p, &options);
     snprintf(name, sizeof name, "%sk", prefix);
     p->options.store = store_anything;
-    open_source(p);
+    if (journal)
+        behind(p, 1);
+    else
+        open_source(p);
     assert_int_equal(put(p, "k", "old"), NEAR_OK);
     assert_string_equal(on_server(p, name), "old");
     near__memory_error(p->memory, NEAR_OP_SET, NEAR_ERR_FULL, INT_MAX);
@@ -354,6 +372,8 @@ static void away_for_long(struct place *p, const char *prefix)
         assert_int_equal(put(p, key, "new"), NEAR_PENDING);
     }
     assert_int_equal(put(p, "k", "new"), NEAR_PENDING);
+    if (journal)
+        renew_and_reopen(p);
     near__memory_error(p->memory, NEAR_OP_SET, NEAR_OK, 0);
     near__memory_error(p->memory, NEAR_OP_DEL, NEAR_OK, 0);
     flush(p);
@@ -365,8 +385,13 @@ static void away_for_long(struct place *p, const char *prefix)
 }
 static void test_everything_is_forgotten_however_many_keys(void **state)
 {
-    away_for_long(*state, "");
-    away_for_long(*state, "prefix:");
+    away_for_long(*state, "", 0);
+    away_for_long(*state, "prefix:", 0);
+}
+static void test_everything_is_forgotten_after_a_restart_however_many_keys(void **state)
+{
+    away_for_long(*state, "", 1);
+    away_for_long(*state, "prefix:", 1);
 }
 
 /* The remote tier has evicted the key, another process still has a copy: it must hear of the write all the same. */
@@ -626,7 +651,16 @@ static void ask_when_told(void *arg, int level, const char *component, const cha
     atomic_fetch_add(&l->told, 1);
 }
 
-static void test_journal_s_troubles_are_told_without_a_lock(void **state)
+static _Atomic(unsigned) signals;
+static void count_signal(int number)
+{
+    (void)number;
+    atomic_fetch_add(&signals, 1);
+}
+
+/* The process's limit for files is reached, as by a full disk: an error, and not the signal that the kernel has for it.
+ */
+static void test_I_journal_s_troubles_are_told_without_a_lock_or_a_signal(void **state)
 {
     struct place *p = *state;
     struct listener listener = {0};
@@ -641,7 +675,7 @@ static void test_journal_s_troubles_are_told_without_a_lock(void **state)
     atomic_store(&listener.cache, p->cache);
     behind(p, 1);
     alarm(PATIENCE_MS / 1000); /* who asks for his own lock waits for ever */
-    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    void (*handler)(int) = signal(SIGXFSZ, count_signal);
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
     small = before;
     small.rlim_cur = 1 << 20;
@@ -650,6 +684,7 @@ static void test_journal_s_troubles_are_told_without_a_lock(void **state)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
     signal(SIGXFSZ, handler);
     assert_int_equal(status, NEAR_ERR_JOURNAL);
+    assert_int_equal(atomic_load(&signals), 0);
     assert_int_equal(atomic_load(&listener.told), 1);
     alarm(0);
     assert_int_equal(put(p, "k", "1"), NEAR_OK);
@@ -788,6 +823,56 @@ static void test_behind_gives_up_after_so_many_attempts_and_tells(void **state)
     assert_int_equal(p->table.dead_attempts, 1); /* at once */
 }
 
+static void copy_file(const char *from, const char *to)
+{
+    static char bytes[1 << 16];
+    FILE *in = fopen(from, "r"), *out = fopen(to, "w");
+    size_t size = fread(bytes, 1, sizeof bytes, in);
+    assert_true(size > 0 && size < sizeof bytes);
+    assert_int_equal(fwrite(bytes, 1, size, out), size);
+    fclose(in);
+    fclose(out);
+}
+
+static void *put_new_main(void *arg)
+{
+    assert_int_equal(put(arg, "k", "new"), NEAR_OK);
+    return NULL;
+}
+
+/* The source rejects an update whose writer still waits for the remote tier: he comes later than what made everybody
+ * forget the key.  A process that is killed in between has it in its journal, which copy is to be one of. */
+static void rejected_before_the_cache_has_it(struct place *p, const char *copy)
+{
+    pthread_t writer;
+    assert_int_equal(put(p, "k", "old"), NEAR_OK);
+    flush(p);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_SET, -1);
+    strcpy(p->table.refused, "k");
+    atomic_store(&p->table.refusal, NEAR_ERR_REJECTED);
+    assert_int_equal(pthread_create(&writer, NULL, put_new_main, p), 0);
+    assert_true(wait_until(strcmp(on_server(p, "k"), "(none)") == 0, PATIENCE_MS));
+    assert_true(wait_until(stats_of(p).source_forgetting == 0, PATIENCE_MS));
+    if (copy)
+        copy_file(p->journal, copy);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
+    pthread_join(writer, NULL);
+}
+
+static void test_behind_rejected_before_the_cache_has_it_and_the_key_is_forgotten(void **state)
+{
+    struct place *p = *state;
+    p->options.dead_letter = bury;
+    p->options.dead_letter_arg = &p->table;
+    behind(p, 0);
+    rejected_before_the_cache_has_it(p, NULL);
+    flush(p);
+    assert_int_equal(atomic_load(&p->table.dead), 1);
+    assert_string_equal(stored(&p->table, "k"), "old");
+    assert_string_equal(on_server(p, "k"), "(none)");
+    assert_true(wait_until(strcmp(read_from(p->other, "k"), "NEAR_MISS") == 0, PATIENCE_MS));
+}
+
 static void test_behind_cache_failed_and_the_key_is_forgotten_again_after_the_store(void **state)
 {
     struct place *p = *state;
@@ -803,6 +888,124 @@ static void test_behind_cache_failed_and_the_key_is_forgotten_again_after_the_st
     flush(p);
     assert_string_equal(stored(&p->table, "k"), "new");
     assert_string_equal(on_server(p, "k"), "(none)");
+}
+
+/* While the update is queued another process loads what the source still has: it must not stay. */
+static void removed_and_loaded_before_it_is_stored(struct place *p, int status)
+{
+    assert_int_equal(status, NEAR_OK);
+    assert_string_equal(on_server(p, "k"), "(none)");
+    assert_int_equal(near_set(p->other, "k", 1, "old", 3, NULL, NULL), NEAR_OK);
+    atomic_store(&p->table.hold, 0);
+    flush(p);
+    assert_string_equal(on_server(p, "k"), "(none)");
+    assert_true(wait_until(strcmp(read_from(p->other, "k"), "NEAR_MISS") == 0, PATIENCE_MS));
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+}
+
+static void test_behind_removed_and_the_key_is_forgotten_again_after_the_store(void **state)
+{
+    struct place *p = *state;
+    behind(p, 0);
+    atomic_store(&p->table.hold, 1);
+    removed_and_loaded_before_it_is_stored(p, near_source_del(p->source, "k", 1, NULL));
+    assert_string_equal(stored(&p->table, "k"), "(gone)");
+    p->options.flags |= NEAR_SOURCE_INVALIDATE;
+    behind(p, 0);
+    atomic_store(&p->table.hold, 1);
+    removed_and_loaded_before_it_is_stored(p, put(p, "k", "new"));
+    assert_string_equal(stored(&p->table, "k"), "new");
+}
+
+/* The key is being removed for the sake of an earlier update, whose write to the cache failed; the removal has not run
+ * yet, or, with NEAR_FAULT_HOLD_REPLIES, has run and not returned. */
+static void begin_removal(struct place *p, enum near__memory_fault fault)
+{
+    behind(p, 0);
+    assert_int_equal(put(p, "k", "older"), NEAR_OK);
+    flush(p);
+    near__memory_fault(p->memory, fault, NEAR_OP_DEL, -1);
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_ERR_FULL, 1);
+    assert_int_equal(put(p, "k", "old"), NEAR_PENDING);
+    assert_int_equal(near__memory_wait_held(p->memory, fault, 1, PATIENCE_MS), 0);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS));
+    assert_string_equal(stored(&p->table, "k"), "old");
+}
+
+/* With an update queued whose value was in the cache before the removal ran. */
+static void remove_behind_a_later_write(struct place *p)
+{
+    begin_removal(p, NEAR_FAULT_HOLD_REQUESTS);
+    atomic_store(&p->table.hold, 1);
+    assert_int_equal(put(p, "k", "new"), NEAR_OK);
+    assert_string_equal(on_server(p, "k"), "new");
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
+    assert_true(wait_until(stats_of(p).source_forgetting == 0, PATIENCE_MS));
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
+
+static void load_old_and_store(struct place *p)
+{
+    assert_int_equal(near_set(p->other, "k", 1, "old", 3, NULL, NULL), NEAR_OK);
+    atomic_store(&p->table.hold, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "new");
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
+
+static void test_behind_queued_while_its_key_is_removed_and_forgotten_again_after_the_store(void **state)
+{
+    struct place *p = *state;
+    remove_behind_a_later_write(p);
+    load_old_and_store(p);
+}
+
+static void test_behind_stored_while_its_key_is_removed_and_forgotten_again(void **state)
+{
+    struct place *p = *state;
+    begin_removal(p, NEAR_FAULT_HOLD_REPLIES);
+    assert_string_equal(on_server(p, "k"), "(none)");
+    atomic_store(&p->table.hold, 1);
+    assert_int_equal(put(p, "k", "new"), NEAR_OK);
+    /* as one that was loaded between removal and write, and is refused by no lease */
+    assert_int_equal(near_set(p->other, "k", 1, "old", 3, NULL, NULL), NEAR_OK);
+    atomic_store(&p->table.hold, 0);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS));
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "new");
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
+
+/* A value that comes to the cache when the removal is over stays: or each removal would be a reason for another one as
+ * long as somebody writes. */
+static void test_behind_written_after_its_key_was_removed_and_stays(void **state)
+{
+    struct place *p = *state;
+    remove_behind_a_later_write(p);
+    assert_int_equal(put(p, "k", "newer"), NEAR_OK);
+    atomic_store(&p->table.hold, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "newer");
+    assert_string_equal(on_server(p, "k"), "newer");
+}
+
+/* The removal comes between the value's arrival in the cache and the end of its write. */
+static void test_behind_removed_before_its_writer_is_back_and_forgotten_again_after_the_store(void **state)
+{
+    struct place *p = *state;
+    pthread_t writer;
+    begin_removal(p, NEAR_FAULT_HOLD_REQUESTS);
+    atomic_store(&p->table.hold, 1);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_SET, -1);
+    assert_int_equal(pthread_create(&writer, NULL, put_new_main, p), 0);
+    assert_int_equal(near__memory_wait_held(p->memory, NEAR_FAULT_HOLD_REPLIES, 1, PATIENCE_MS), 0);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
+    assert_true(wait_until(stats_of(p).source_forgetting == 0, PATIENCE_MS));
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    pthread_join(writer, NULL);
+    load_old_and_store(p);
 }
 
 static void test_behind_close_keeps_what_is_only_in_memory_unless_told(void **state)
@@ -858,13 +1061,15 @@ static void *close_main(void *arg)
 
 /* What the store takes while the source is being closed is stored, but its key is not forgotten: the next open sees to
  * both. */
-static void test_journal_has_what_is_not_forgotten_at_close(void **state)
+static void not_forgotten_at_close(struct place *p, size_t size)
 {
-    struct place *p = *state;
+    static char value[3 << 19];
     pthread_t closer;
+    snprintf(value, sizeof value, "new");
     behind(p, 1);
     atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
-    assert_int_equal(put(p, "k", "new"), NEAR_OK);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(near_source_set(p->source, "k", 1, value, size, NULL, NULL), NEAR_OK);
     close_main(p);
     assert_int_equal(near_set(p->other, "k", 1, "old", 3, NULL, NULL), NEAR_OK);
     near__memory_error(p->memory, NEAR_OP_DEL, NEAR_ERR_UNAVAILABLE, INT_MAX);
@@ -881,6 +1086,120 @@ static void test_journal_has_what_is_not_forgotten_at_close(void **state)
     open_source(p);
     flush(p);
     assert_string_equal(on_server(p, "k"), "(none)");
+}
+static void test_journal_has_what_is_not_forgotten_at_close(void **state)
+{
+    not_forgotten_at_close(*state, strlen("new"));
+}
+/* As large as that it would be rewritten as soon as nothing is queued. */
+static void test_large_journal_has_what_is_not_forgotten_at_close(void **state)
+{
+    not_forgotten_at_close(*state, 3 << 19);
+}
+
+/* Stored, not forgotten: the next open forgets, and does not store again. */
+static void test_journal_has_what_is_stored_and_not_forgotten(void **state)
+{
+    struct place *p = *state;
+    behind(p, 1);
+    assert_int_equal(put(p, "k", "old"), NEAR_OK);
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_ERR_FULL, 1);
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_ERR_UNAVAILABLE, INT_MAX);
+    assert_int_equal(put(p, "k", "new"), NEAR_PENDING);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS));
+    unsigned updates = atomic_load(&p->table.updates);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(near_source_close(p->source, 20, 0), NEAR_PENDING);
+        assert_string_equal(on_server(p, "k"), "old");
+        open_source(p);
+        assert_int_equal(stats_of(p).source_forgetting, 1);
+    }
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_OK, 0);
+    flush(p);
+    assert_string_equal(on_server(p, "k"), "(none)");
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    assert_int_equal(near_set(p->other, "k", 1, "new", 3, NULL, NULL), NEAR_OK);
+    open_source(p); /* forgotten is forgotten */
+    flush(p);
+    assert_string_equal(on_server(p, "k"), "new");
+    assert_int_equal(atomic_load(&p->table.updates), updates);
+}
+
+/* Of a process that was killed with that journal, and left its value of k in the cache. */
+static void require_that_the_next_process_forgets(struct place *p, const char *killed)
+{
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+    assert_int_equal(near_set(p->other, "k", 1, "new", 3, NULL, NULL), NEAR_OK);
+    p->options.journal = killed;
+    open_source(p);
+    flush(p);
+    assert_string_equal(on_server(p, "k"), "(none)");
+    unlink(killed);
+}
+
+/* The source has an update whose writer still waits for the remote tier: the journal as a kill would leave it now makes
+ * the next process forget the key; once the writer is back nobody has to. */
+static void test_journal_has_what_is_stored_before_the_cache_has_it(void **state)
+{
+    struct place *p = *state;
+    char killed[112];
+    pthread_t writer;
+    behind(p, 1);
+    assert_int_equal(put(p, "k", "old"), NEAR_OK);
+    flush(p);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_SET, -1);
+    assert_int_equal(pthread_create(&writer, NULL, put_new_main, p), 0);
+    assert_true(wait_until(strcmp(stored(&p->table, "k"), "new") == 0, PATIENCE_MS));
+    assert_int_equal(near_source_del(p->source, "next", 4, NULL),
+                     NEAR_OK); /* its batch begins when that one is noted */
+    assert_true(wait_until(strcmp(stored(&p->table, "next"), "(gone)") == 0, PATIENCE_MS));
+    snprintf(killed, sizeof killed, "%s.killed", p->journal);
+    copy_file(p->journal, killed);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
+    pthread_join(writer, NULL);
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    open_source(p);
+    flush(p);
+    assert_string_equal(on_server(p, "k"), "new");
+    require_that_the_next_process_forgets(p, killed);
+}
+
+static void test_journal_has_what_is_rejected_before_the_cache_has_it(void **state)
+{
+    struct place *p = *state;
+    char killed[112];
+    snprintf(killed, sizeof killed, "%s.killed", p->journal);
+    behind(p, 1);
+    rejected_before_the_cache_has_it(p, killed);
+    require_that_the_next_process_forgets(p, killed);
+}
+
+/* A removal that has happened is about what was noted before it, wherever a rewritten file has that. */
+static void test_journal_forgets_the_latest_of_a_key_s_notes(void **state)
+{
+    struct place *p = *state;
+    static const struct near__journal_record records[] = {
+        {.type = NEAR_RECORD_FORGET, .sequence = 5, .key = "k", .key_size = 1},
+        {.type = NEAR_RECORD_FORGET, .sequence = 3, .key = "k", .key_size = 1},
+        {.type = NEAR_RECORD_FORGOTTEN, .sequence = 3, .key = "k", .key_size = 1},
+        {.type = NEAR_RECORD_FORGET_ALL, .sequence = 6},
+        {.type = NEAR_RECORD_FORGET_ALL, .sequence = 4},
+        {.type = NEAR_RECORD_FORGOTTEN_ALL, .sequence = 4},
+    };
+    struct near__alloc alloc;
+    struct near__journal *journal;
+    struct near__log log = {.fn = NULL};
+    near__alloc_init(&alloc, NULL);
+    assert_int_equal(near__journal_open(&alloc, &log, p->journal, 0, NULL, NULL, &journal, NULL), NEAR_OK);
+    for (size_t i = 0; i < sizeof records / sizeof records[0]; i++)
+        near__journal_add(journal, &records[i]);
+    assert_int_equal(near__journal_commit(journal), NEAR_OK);
+    near__journal_close(journal);
+    near__memory_error(p->memory, 0, NEAR_ERR_UNAVAILABLE, INT_MAX);
+    behind(p, 1);
+    assert_int_equal(stats_of(p).source_forgetting, 2);
+    near__memory_error(p->memory, 0, NEAR_OK, 0);
 }
 
 static long long size_of(const char *path)
@@ -909,7 +1228,7 @@ static void fill_and_close(struct place *p)
     p->source = NULL;
 }
 
-enum { RECORD = 32 + 4 + 5 };
+enum { RECORD = 40 + 4 + 5 };
 
 /* Every length that the file can have been torn to: what was whole is there, nothing else is. */
 static void test_journal_torn_anywhere_keeps_every_whole_record(void **state)
@@ -950,15 +1269,52 @@ static void test_J_journal_leaves_a_short_foreign_file_alone(void **state)
     close(fd);
 }
 
+/* A crash may have left the file's length and none of its bytes; or somebody has kept room for it. */
+static void test_journal_that_is_nothing_but_zeros_is_begun_anew(void **state)
+{
+    static const off_t sizes[] = {32, 33, 4096, 1000000};
+    struct place *p = *state;
+    near_error error = {0};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        int fd = open(p->journal, O_RDWR | O_CREAT | O_TRUNC, 0600);
+        assert_int_equal(ftruncate(fd, sizes[i]), 0);
+        close(fd);
+        atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+        behind(p, 1);
+        assert_int_equal(stats_of(p).source_queued, 0);
+        assert_int_equal(put(p, "k", "1"), NEAR_OK);
+        reopen(p);
+        assert_int_equal(stats_of(p).source_queued, 1);
+        atomic_store(&p->table.away, 0);
+        flush(p);
+        assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+        p->source = NULL;
+    }
+    assert_int_equal(truncate(p->journal, 0), 0);
+    overwrite(p->journal, 1000000, "x", 1); /* that is somebody's, or was a journal with something in it */
+    assert_int_equal(near_source_open(p->cache, &p->options, &p->source, &error), NEAR_ERR_JOURNAL);
+    p->source = NULL;
+    assert_non_null(strstr(error.text, "no journal"));
+    assert_int_equal(size_of(p->journal), 1000001);
+}
+
 static void test_journal_damage_before_its_end_is_told_and_salvage_skips_it(void **state)
 {
     struct place *p = *state;
     near_error error = {0};
+    unsigned char record[RECORD];
     fill_and_close(p);
-    overwrite(p->journal, 32 + 3 * RECORD + 35, "?", 1); /* in the fourth record's key */
-    assert_int_equal(near_source_open(p->cache, &p->options, &p->source, &error), NEAR_ERR_JOURNAL);
-    assert_non_null(strstr(error.text, "damaged from byte 155 to 196"));
-    assert_int_equal(size_of(p->journal), 32 + 10 * RECORD); /* left as it is */
+    int fd = open(p->journal, O_RDONLY);
+    assert_int_equal(pread(fd, record, RECORD, 32 + 3 * RECORD), RECORD); /* the fourth */
+    close(fd);
+    for (int i = 0; i < RECORD; i++) { /* any byte of it */
+        unsigned char other = record[i] ^ 0x11;
+        overwrite(p->journal, 32 + 3 * RECORD, record, RECORD);
+        overwrite(p->journal, 32 + 3 * RECORD + i, &other, 1);
+        assert_int_equal(near_source_open(p->cache, &p->options, &p->source, &error), NEAR_ERR_JOURNAL);
+        assert_non_null(strstr(error.text, "damaged from byte 179 to 228"));
+        assert_int_equal(size_of(p->journal), 32 + 10 * RECORD); /* left as it is */
+    }
     p->options.flags |= NEAR_SOURCE_SALVAGE;
     open_source(p);
     assert_int_equal(stats_of(p).source_queued, 9);
@@ -967,6 +1323,142 @@ static void test_journal_damage_before_its_end_is_told_and_salvage_skips_it(void
     assert_string_equal(stored(&p->table, "key2"), "value");
     assert_string_equal(stored(&p->table, "key3"), "(none)");
     assert_string_equal(stored(&p->table, "key4"), "value");
+}
+
+/* A journal as version 1 of the file had it. */
+struct old_header {
+    char magic[8];
+    uint32_t version, zero;
+    uint64_t id, checksum;
+};
+struct old_record {
+    uint32_t magic, type;
+    uint64_t checksum, sequence;
+    uint32_t key_size, value_size;
+};
+
+static void old_begin(FILE *file, uint32_t version, uint64_t id)
+{
+    struct old_header h = {.magic = "NEARJRNL", .version = version, .id = id};
+    h.checksum = near__hash(&h, offsetof(struct old_header, checksum), 1);
+    assert_int_equal(fwrite(&h, sizeof h, 1, file), 1);
+}
+
+static void old_set(FILE *file, uint64_t id, uint64_t sequence, const char *key, const char *value)
+{
+    struct old_record r = {.magic = 0x4a52434e,
+                           .type = 1,
+                           .sequence = sequence,
+                           .key_size = (uint32_t)strlen(key),
+                           .value_size = (uint32_t)strlen(value)};
+    r.checksum = near__hash(&r.sequence, 16, id ^ r.type);
+    r.checksum = near__hash(value, r.value_size, near__hash(key, r.key_size, r.checksum));
+    assert_int_equal(fwrite(&r, sizeof r, 1, file), 1);
+    fputs(key, file);
+    fputs(value, file);
+}
+
+static void require_version(const struct place *p, uint32_t version)
+{
+    struct old_header h = {.version = 0};
+    int fd = open(p->journal, O_RDONLY);
+    assert_int_equal(pread(fd, &h, sizeof h, 0), sizeof h);
+    close(fd);
+    assert_int_equal(h.version, version);
+}
+
+/* What a library of yesterday has acknowledged is not lost, and takes its place in a file of today. */
+static void test_journal_of_an_older_version_is_read_and_renewed(void **state)
+{
+    enum { ID = 4711 };
+    struct place *p = *state;
+    char new[112];
+    FILE *file = fopen(p->journal, "w");
+    old_begin(file, 1, ID);
+    old_set(file, ID, 1, "a", "1");
+    old_set(file, ID, 2, "b", "1");
+    old_set(file, ID, 3, "a", "2");
+    fputs("torn", file);
+    fclose(file);
+    snprintf(new, sizeof new, "%s.new", p->journal);
+    assert_int_equal(mkdir(new, 0700), 0); /* stands in the way of the new file */
+    atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+    behind(p, 1);
+    assert_int_equal(stats_of(p).source_queued, 2);
+    require_version(p, 1);
+    assert_int_equal(put(p, "c", "1"), NEAR_ERR_JOURNAL); /* a record of today has no place in the old file */
+    assert_int_equal(rmdir(new), 0);
+    assert_true(wait_until(put(p, "c", "1") >= 0, PATIENCE_MS));
+    require_version(p, 3);
+    reopen(p);
+    assert_int_equal(stats_of(p).source_queued, 3);
+    atomic_store(&p->table.away, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "a"), "2");
+    assert_string_equal(stored(&p->table, "b"), "1");
+    assert_string_equal(stored(&p->table, "c"), "1");
+}
+
+/* Numbers rise over restarts, whatever the wall clock says: it is far behind them here, as if it had been set back. */
+static void test_journal_has_the_last_number_with_nothing_queued(void **state)
+{
+    enum { ID = 4711 };
+    struct place *p = *state;
+    static char value[1 << 20];
+    FILE *file = fopen(p->journal, "w");
+    old_begin(file, 1, ID);
+    old_set(file, ID, UINT64_C(1) << 62, "k", "1");
+    fclose(file);
+    atomic_store(&p->table.hold, 1); /* so that nothing is rewritten before the end */
+    behind(p, 1);
+    for (int i = 0; i < 5; i++)
+        assert_true(near_source_set(p->source, "large", 5, value, sizeof value, NULL, NULL) >= 0);
+    atomic_store(&p->table.hold, 0);
+    flush(p);
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+    assert_true(size_of(p->journal) < 1000); /* it was rewritten */
+    open_source(p);
+    assert_int_equal(put(p, "k", "2"), NEAR_OK);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "2");
+    assert_int_equal(atomic_load(&p->table.backwards), 0);
+}
+
+/* Version 2 had these records, and none of what is to be forgotten. */
+static void test_journal_of_version_2_is_read_and_renewed(void **state)
+{
+    struct place *p = *state;
+    struct old_header h;
+    fill_and_close(p);
+    int fd = open(p->journal, O_RDWR);
+    assert_int_equal(pread(fd, &h, sizeof h, 0), sizeof h);
+    h.version = 2;
+    h.checksum = near__hash(&h, offsetof(struct old_header, checksum), 1);
+    assert_int_equal(pwrite(fd, &h, sizeof h, 0), sizeof h);
+    close(fd);
+    open_source(p);
+    require_version(p, 3);
+    assert_int_equal(stats_of(p).source_queued, 10);
+    atomic_store(&p->table.away, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "key9"), "value");
+}
+
+static void test_journal_of_a_version_to_come_is_refused_and_left_alone(void **state)
+{
+    struct place *p = *state;
+    near_error error = {0};
+    FILE *file = fopen(p->journal, "w");
+    old_begin(file, 4, 1);
+    fputs("who knows", file);
+    fclose(file);
+    p->options.flags = NEAR_SOURCE_BEHIND | NEAR_SOURCE_SALVAGE;
+    p->options.journal = p->journal;
+    assert_int_equal(near_source_open(p->cache, &p->options, &p->source, &error), NEAR_ERR_JOURNAL);
+    p->source = NULL;
+    assert_non_null(strstr(error.text, "of version 4; this library reads 1 to 3"));
+    assert_int_equal(size_of(p->journal), 32 + 9);
 }
 
 static void test_journal_is_one_process_s_and_nothing_else_passes_for_one(void **state)
@@ -1156,13 +1648,14 @@ static void test_behind_many_threads_end_in_the_same_values(void **state)
 
 /* What both processes see: the acknowledged number of each key, and what the "database" has. */
 struct shared {
-    _Atomic(uint32_t) acknowledged[KEYS], database[KEYS], total, backwards;
+    _Atomic(uint32_t) acknowledged[KEYS], database[KEYS], total, backwards, stores;
 };
 
 static int store_shared(void *arg, near_update *updates, size_t count, uint32_t timeout_ms)
 {
     struct shared *s = arg;
     (void)timeout_ms;
+    atomic_fetch_add(&s->stores, 1);
     for (size_t i = 0; i < count; i++) {
         uint32_t key = 0, number = 0;
         memcpy(&key, updates[i].key, sizeof key);
@@ -1267,6 +1760,76 @@ static void test_redis_away_is_pending_and_healed_when_it_is_back(void **state)
     redis_server_free(server);
 }
 
+/* Redis is away.  Runs until it is killed, which it waits for when the source has the update, the journal says so, and
+ * nothing but forgetting the key is left. */
+static void forgetter(struct place *p, struct shared *s)
+{
+    near_cache *cache;
+    near_options options = options_of(p);
+    near_stats stats = {.size = sizeof(stats)};
+    uint32_t key = 0, number = 1;
+    options.timeout_ms = 300;
+    if (near_open(p->uri, &options, &cache, NULL) != NEAR_OK)
+        _exit(1);
+    near_source *source = open_shared(p, s, cache);
+    if (near_source_set(source, &key, sizeof key, &number, sizeof number, NULL, NULL) != NEAR_PENDING)
+        _exit(2);
+    do
+        wait_a_moment();
+    while (near_stats_get(cache, &stats) != NEAR_OK || stats.source_queued);
+    near_source_set(source, "\1\0\0", 4, &number, sizeof number, NULL, NULL); /* in the batch after that */
+    while (!atomic_load(&s->database[1]))
+        wait_a_moment();
+    atomic_store(&s->total, 1);
+    for (;;)
+        pause();
+}
+
+static void test_killed_before_redis_could_forget_and_the_next_process_does(void **state)
+{
+    struct place *p = *state;
+    if (!redis_server_available())
+        skip();
+    struct shared *s = mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(s != MAP_FAILED);
+    assert_int_equal(near_close(p->cache), NEAR_OK); /* no threads at a fork: ThreadSanitizer asks for that */
+    assert_int_equal(near_close(p->other), NEAR_OK);
+    struct redis_server *server = redis_server_start(NULL);
+    assert_non_null(server);
+    snprintf(p->uri, sizeof p->uri, "%s", redis_server_uri(server));
+    const char *set[] = {"SET", "\0\0\0", "old"}, *exists[] = {"EXISTS", "\0\0\0"};
+    const size_t sizes[] = {3, 4, 3}, exists_sizes[] = {6, 4};
+    assert_string_equal(redis_server_command_argv(server, 3, set, sizes, NULL), "OK");
+    assert_string_equal(redis_server_command(server, "SAVE", NULL), "OK");
+    redis_server_kill(server);
+    pid_t pid = fork();
+    if (pid == 0)
+        forgetter(p, s);
+    assert_true(wait_until(atomic_load(&s->total) == 1, PATIENCE_MS));
+    kill(pid, SIGKILL);
+    int how;
+    waitpid(pid, &how, 0);
+    assert_true(WIFSIGNALED(how));
+    assert_int_equal(atomic_load(&s->database[0]), 1);
+    uint32_t stores = atomic_load(&s->stores);
+    assert_int_equal(redis_server_up(server), 0); /* with the old value */
+    assert_string_equal(redis_server_command_argv(server, 2, exists, exists_sizes, NULL), "1");
+    p->cache = open_cache(p);
+    p->other = open_cache(p);
+    near_source *source = open_shared(p, s, p->cache);
+    assert_int_equal(near_source_flush(source, PATIENCE_MS), NEAR_OK);
+    assert_string_equal(redis_server_command_argv(server, 2, exists, exists_sizes, NULL), "0");
+    assert_int_equal(near_source_close(source, PATIENCE_MS, 0), NEAR_OK);
+    assert_true(atomic_load(&s->stores) <= stores + 1); /* the second update may not have been noted yet */
+    munmap(s, sizeof(*s));
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    assert_int_equal(near_close(p->other), NEAR_OK);
+    redis_server_free(server);
+    snprintf(p->uri, sizeof p->uri, "memory://killed");
+    p->cache = open_cache(p);
+    p->other = open_cache(p);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -1276,6 +1839,7 @@ int main(void)
         TEST(test_source_failed_and_nothing_is_written),
         TEST(test_cache_failed_after_the_source_and_everybody_forgets),
         TEST(test_everything_is_forgotten_however_many_keys),
+        TEST(test_everything_is_forgotten_after_a_restart_however_many_keys),
         TEST(test_copies_of_what_the_cache_evicted_are_forgotten_too),
         TEST(test_invalidate_removes_instead_of_writing),
         TEST(test_writers_of_one_key_take_turns_and_others_pass),
@@ -1286,17 +1850,33 @@ int main(void)
         TEST(test_behind_tries_again_until_the_source_is_back),
         TEST(test_behind_full_blocks_until_the_deadline_and_coalesces_all_the_same),
         TEST(test_behind_a_full_queue_does_not_wait_for_the_delay),
-        TEST(test_journal_s_troubles_are_told_without_a_lock),
+        TEST(test_I_journal_s_troubles_are_told_without_a_lock_or_a_signal),
         TEST(test_journal_that_cannot_be_made_smaller_is_not_tried_with_every_update),
         TEST(test_statistics_leave_a_closing_source_alone),
         TEST(test_behind_gives_up_after_so_many_attempts_and_tells),
+        TEST(test_behind_rejected_before_the_cache_has_it_and_the_key_is_forgotten),
         TEST(test_behind_cache_failed_and_the_key_is_forgotten_again_after_the_store),
+        TEST(test_behind_removed_and_the_key_is_forgotten_again_after_the_store),
+        TEST(test_behind_queued_while_its_key_is_removed_and_forgotten_again_after_the_store),
+        TEST(test_behind_stored_while_its_key_is_removed_and_forgotten_again),
+        TEST(test_behind_written_after_its_key_was_removed_and_stays),
+        TEST(test_behind_removed_before_its_writer_is_back_and_forgotten_again_after_the_store),
         TEST(test_behind_close_keeps_what_is_only_in_memory_unless_told),
         TEST(test_journal_gives_back_what_was_not_stored),
         TEST(test_journal_has_what_is_not_forgotten_at_close),
+        TEST(test_large_journal_has_what_is_not_forgotten_at_close),
+        TEST(test_journal_has_what_is_stored_and_not_forgotten),
+        TEST(test_journal_has_what_is_stored_before_the_cache_has_it),
+        TEST(test_journal_has_what_is_rejected_before_the_cache_has_it),
+        TEST(test_journal_forgets_the_latest_of_a_key_s_notes),
         TEST(test_journal_torn_anywhere_keeps_every_whole_record),
         TEST(test_J_journal_leaves_a_short_foreign_file_alone),
+        TEST(test_journal_that_is_nothing_but_zeros_is_begun_anew),
         TEST(test_journal_damage_before_its_end_is_told_and_salvage_skips_it),
+        TEST(test_journal_of_an_older_version_is_read_and_renewed),
+        TEST(test_journal_of_version_2_is_read_and_renewed),
+        TEST(test_journal_has_the_last_number_with_nothing_queued),
+        TEST(test_journal_of_a_version_to_come_is_refused_and_left_alone),
         TEST(test_journal_is_one_process_s_and_nothing_else_passes_for_one),
         TEST(test_I_journal_is_not_open_in_a_child),
         TEST(test_journal_is_free_after_close_whoever_was_forked),
@@ -1305,6 +1885,7 @@ int main(void)
         TEST(test_behind_many_threads_end_in_the_same_values),
         TEST(test_killed_process_loses_nothing_that_it_acknowledged),
         TEST(test_redis_away_is_pending_and_healed_when_it_is_back),
+        TEST(test_killed_before_redis_could_forget_and_the_next_process_does),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,12 +8,19 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "cache/cache.h"
@@ -203,6 +210,7 @@ static void test_scan_reads_what_matches_behind_the_prefix(void **state)
 
 static int stop_at(void *arg, const near_warm_result *so_far)
 {
+    assert_int_equal(so_far->size, sizeof(*so_far));
     return so_far->keys >= *(uint64_t *)arg;
 }
 
@@ -225,6 +233,40 @@ static void test_progress_stops_it_and_keys_max_ends_it(void **state)
     assert_int_equal(result.keys, 35);
     options.batch = 4097;
     assert_int_equal(near_warm_scan(p->fresh, "*", &options, &result), NEAR_ERR_INVALID);
+}
+
+static int refuse_scans(void *arg, const near_warm_result *so_far)
+{
+    (void)so_far;
+    near__memory_fault(arg, NEAR_FAULT_REFUSE, 0, -1);
+    return 0;
+}
+
+/* Then nothing more is asked for, which would fail here: the key is local, the server refuses. */
+static void test_keys_max_that_is_met_at_the_end_of_a_page_ends_a_scan(void **state)
+{
+    struct place *p = *state;
+    struct near__memory_store *store = near__memory_ref(p->uri + strlen("memory://"), NULL, NULL);
+    near_warm_options options;
+    near_warm_result result = no_result();
+    near_value value;
+    char key[32];
+    fill(p);
+    for (int i = 0; i < 600; i++) { /* another page */
+        int size = snprintf(key, sizeof key, "other:%d", i);
+        assert_int_equal(near_set(p->old, key, (size_t)size, "v", 1, NULL, NULL), NEAR_OK);
+    }
+    assert_int_equal(near_get(p->fresh, "key:0", 5, NULL, &value), NEAR_OK);
+    near_release(&value);
+    near_warm_options_init(&options);
+    options.keys_max = 1;
+    options.progress = refuse_scans;
+    options.progress_arg = store;
+    int status = near_warm_scan(p->fresh, "key:0", &options, &result);
+    near__memory_fault(store, NEAR_FAULT_REFUSE, 0, 0);
+    near__memory_unref(store);
+    assert_int_equal(status, NEAR_OK);
+    assert_int_equal(result.found, 1);
 }
 
 struct timed {
@@ -322,6 +364,18 @@ static void test_J_a_foreign_file_is_not_read_to_its_end(void **state)
     int fd = open(p->path, O_RDWR | O_CREAT, 0600);
     assert_int_equal(ftruncate(fd, size), 0); /* without taking room on the disk */
     close(fd);
+    assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, NULL), NEAR_ERR_SNAPSHOT);
+    assert_true(allocfail_peak_bytes(&p->hooks) < size);
+}
+
+/* A snapshot that damage has made large, likewise. */
+static void test_J_a_snapshot_larger_than_its_keys_is_not_read_to_its_end(void **state)
+{
+    struct place *p = *state;
+    const int64_t size = INT64_C(64) << 20;
+    fill(p);
+    assert_int_equal(near_warm_save(p->old, p->path, 20, NULL, NULL), NEAR_OK);
+    assert_int_equal(truncate(p->path, size), 0);
     assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, NULL), NEAR_ERR_SNAPSHOT);
     assert_true(allocfail_peak_bytes(&p->hooks) < size);
 }
@@ -615,20 +669,144 @@ static void test_redis_list_snapshot_and_scan(void **state)
     redis_server_free(server);
 }
 
+static _Atomic(unsigned) signals;
+static void count_signal(int number)
+{
+    (void)number;
+    atomic_fetch_add(&signals, 1);
+}
+
+/* An error, and not the signal that the kernel has for it. */
+static void test_I_snapshot_at_the_process_s_limit_for_files_raises_no_signal(void **state)
+{
+    struct place *p = *state;
+    near_error error = {0};
+    struct rlimit before, small;
+    fill(p);
+    void (*handler)(int) = signal(SIGXFSZ, count_signal);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = before;
+    small.rlim_cur = 40;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    int status = near_warm_save(p->old, p->path, 0, NULL, &error);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, handler);
+    assert_int_equal(status, NEAR_ERR_SYSTEM);
+    assert_non_null(strstr(error.text, strerror(EFBIG)));
+    assert_int_equal(atomic_load(&signals), 0);
+    assert_int_equal(access(p->path, F_OK), -1);
+}
+
+/* Of the whole program, the library included. */
+static _Atomic(int) killed_in_fsync;
+int fsync(int fd)
+{
+    if (atomic_load(&killed_in_fsync))
+        raise(SIGKILL);
+    return (int)syscall(SYS_fsync, fd);
+}
+
+static void be_killed_while_saving(const char *path)
+{
+    near_cache *cache;
+    if (near_open("memory://killed", NULL, &cache, NULL) != NEAR_OK ||
+        near_wait_ready(cache, PATIENCE_MS, NULL) != NEAR_OK || near_set(cache, "k", 1, "v", 1, NULL, NULL) != NEAR_OK)
+        _exit(1);
+    atomic_store(&killed_in_fsync, 1);
+    near_warm_save(cache, path, 0, NULL, NULL);
+    _exit(2);
+}
+
+static unsigned files_in(const char *folder)
+{
+    unsigned n = 0;
+    DIR *dir = opendir(folder);
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));)
+        n += e->d_name[0] != '.';
+    closedir(dir);
+    return n;
+}
+
+/* Kills in the middle of saving: the old file is whole, what they leave behind does not pile up, and goes. */
+static void test_killed_saves_leave_the_old_file_and_do_not_pile_up(void **state)
+{
+    enum { KILLS = 3 };
+    (void)state;
+    char folder[] = "/tmp/nearcache-warm-XXXXXX", path[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/hot", folder);
+    for (int i = 0; i < KILLS; i++) { /* no cache is open here yet, which would make forking delicate */
+        int how = 0;
+        pid_t child = fork();
+        if (child == 0)
+            be_killed_while_saving(path);
+        assert_int_equal(waitpid(child, &how, 0), child);
+        assert_true(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL);
+        assert_int_equal(files_in(folder), 1);
+    }
+    near_cache *cache = NULL;
+    assert_int_equal(near_open("memory://survivor", NULL, &cache, NULL), NEAR_OK);
+    assert_int_equal(near_wait_ready(cache, PATIENCE_MS, NULL), NEAR_OK);
+    assert_int_equal(near_set(cache, "k", 1, "v", 1, NULL, NULL), NEAR_OK);
+    assert_int_equal(near_warm_save(cache, path, 0, NULL, NULL), NEAR_OK);
+    assert_int_equal(files_in(folder), 1);
+    assert_int_equal(near_warm_file(cache, path, NULL, NULL, NULL), NEAR_OK);
+    assert_int_equal(near_close(cache), NEAR_OK);
+    unlink(path);
+    assert_int_equal(rmdir(folder), 0);
+}
+
+/* Something else under the new file's name, or another process that is writing it: left alone, and no hindrance. */
+static void test_J_a_new_file_that_is_not_ours_is_left_alone(void **state)
+{
+    struct place *p = *state;
+    char new_path[sizeof(p->path) + 8], victim[sizeof(p->path) + 8], text[16];
+    fill(p);
+    snprintf(new_path, sizeof new_path, "%s.new", p->path);
+    snprintf(victim, sizeof victim, "%s.victim", p->path);
+    int fd = open(victim, O_RDWR | O_CREAT, 0600);
+    assert_int_equal(write(fd, "precious", 8), 8);
+    for (int way = 0; way < 4; way++) {
+        int held = -1;
+        if (way < 2)
+            assert_int_equal(way ? link(victim, new_path) : symlink(victim, new_path), 0);
+        else if (way == 2)
+            assert_int_equal(mkfifo(new_path, 0600), 0);
+        else
+            assert_true((held = open(new_path, O_RDWR | O_CREAT, 0600)) >= 0 && flock(held, LOCK_EX) == 0);
+        assert_int_equal(near_warm_save(p->old, p->path, 0, NULL, NULL), NEAR_OK);
+        assert_int_equal(files_in(p->folder), 3);
+        assert_int_equal(unlink(new_path), 0);
+        assert_int_equal(near_warm_file(p->fresh, p->path, NULL, NULL, NULL), NEAR_OK);
+        if (held >= 0)
+            close(held);
+    }
+    assert_int_equal(pread(fd, text, sizeof text, 0), 8);
+    assert_memory_equal(text, "precious", 8);
+    close(fd);
+    unlink(victim);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_killed_saves_leave_the_old_file_and_do_not_pile_up), /* first */
         TEST(test_list_is_read_into_the_local_tier),
         TEST(test_snapshot_has_the_hottest_first_and_warms_another),
+        TEST(test_I_snapshot_at_the_process_s_limit_for_files_raises_no_signal),
         TEST(test_scan_reads_what_matches_behind_the_prefix),
         TEST(test_progress_stops_it_and_keys_max_ends_it),
+        TEST(test_keys_max_that_is_met_at_the_end_of_a_page_ends_a_scan),
         TEST(test_rate_limit_holds),
         TEST(test_D_write_beside_a_warming_wins),
         TEST(test_J_damaged_or_foreign_file_is_refused_whole),
         TEST(test_J_a_foreign_file_is_not_read_to_its_end),
+        TEST(test_J_a_snapshot_larger_than_its_keys_is_not_read_to_its_end),
         TEST(test_J_a_pipe_is_refused_and_not_waited_for),
+        TEST(test_J_a_new_file_that_is_not_ours_is_left_alone),
         TEST(test_nth_allocation_failing_unwinds),
         TEST(test_close_writes_the_snapshot_and_the_next_open_reads_it),
         TEST(test_snapshot_has_as_many_keys_as_wanted_and_waits_if_wanted),

@@ -5,12 +5,14 @@
 #endif
 #include "local/local_fixture.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "base/pages.h"
 #include "base/random.h"
 #include "local/tier.h"
 #include "support/seed.h"
@@ -34,9 +36,13 @@ int __real_madvise(void *address, size_t size, int advice);
 void *__wrap_mmap(void *address, size_t size, int protection, int flags, int file, off_t offset);
 void *__wrap_mmap64(void *address, size_t size, int protection, int flags, int file, off_t offset);
 int __wrap_madvise(void *address, size_t size, int advice);
+long __real_sysconf(int name);
+long __wrap_sysconf(int name);
 
 static _Atomic(int) maps_left = INT32_MAX, refused_advice = -1;
 static _Atomic(unsigned) maps_refused, advice_refused;
+static size_t large_page;     /* 0: pages are as large as they are */
+static int has_no_huge_pages; /* as a kernel that was built without them, a real-time one for instance */
 
 /* A mapping that is held up until it is let go; whoever asks for it has the arena's locks meanwhile. */
 static _Atomic(int) hold_maps, maps_held;
@@ -75,10 +81,26 @@ int __wrap_madvise(void *address, size_t size, int advice)
 {
     if (at_give && advice == MADV_DONTNEED)
         at_give();
+    if (has_no_huge_pages && (advice == MADV_HUGEPAGE || advice == MADV_NOHUGEPAGE)) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (large_page && advice == MADV_DONTNEED) { /* whole pages, from where one begins */
+        if ((uintptr_t)address % large_page) {
+            errno = EINVAL;
+            return -1;
+        }
+        size = (size + large_page - 1) / large_page * large_page;
+    }
     if (advice != refused_advice)
         return __real_madvise(address, size, advice);
     advice_refused++;
     return -1;
+}
+
+long __wrap_sysconf(int name)
+{
+    return large_page && name == _SC_PAGESIZE ? (long)large_page : __real_sysconf(name);
 }
 
 /* ---------------------------------------------------------------- alone */
@@ -218,6 +240,42 @@ static void test_what_is_held_stays_below_the_limit(void **state)
     (void)state;
     hold_to_the_limit(0);
     hold_to_the_limit(1);
+}
+
+static int mappings(void)
+{
+    int lines = 0;
+    FILE *file = fopen("/proc/self/maps", "r");
+    assert_non_null(file);
+    for (int c; (c = fgetc(file)) != EOF;)
+        lines += c == '\n';
+    fclose(file);
+    return lines;
+}
+
+#define MANY 64
+
+/* A process may have 65,530 of them, and 32,768 chunks are 64 GiB. */
+static void fill_many_chunks(int huge)
+{
+    struct near__stock stock = {.first = {NULL}};
+    open_arena(huge);
+    unsigned class = near__arena_class(arena, NEAR_SMALL_MAX);
+    assert_non_null(take(&stock, class, INT64_MAX));
+    int before = mappings();
+    while (near__arena_held(arena) < MANY * 2 * MIB)
+        assert_non_null(take(&stock, class, INT64_MAX));
+    assert_in_range(mappings(), 0, (uintmax_t)before + MANY / 4);
+    near__arena_close(arena);
+}
+
+static void test_chunks_are_few_mappings(void **state)
+{
+    (void)state;
+    if (SCALE(0, 1))
+        skip(); /* a sanitizer maps more beside each chunk */
+    fill_many_chunks(0);
+    fill_many_chunks(1);
 }
 
 /* ---------------------------------------------------------------- in a tier */
@@ -385,6 +443,28 @@ static void test_F_a_lowered_budget_gives_memory_back(void **state)
 
 /* While there is work, empty slabs are kept for it: given back and taken again they would cost the huge page that they
  * are part of. */
+/* A slab that is given back takes nothing along that is beside it. */
+static void test_pages_may_be_larger_than_slabs(void **state)
+{
+    struct fixture f;
+    (void)state;
+    large_page = 4 * NEAR_SLAB_SIZE;
+    fixture_open_sized(&f, 16 * (uint64_t)MIB);
+    uint64_t n = 0, found = 0;
+    for (; stats_of(&f).local_bytes < 15 * (uint64_t)MIB; n++) {
+        fill_one(&f, f.reader, n, 100);
+        if (n % 4096 == 0)
+            near__local_keep(f.local);
+    }
+    near__local_resize(f.local, 4 * (uint64_t)MIB, 0);
+    assert_true(wait_until((near__local_keep(f.local), (int64_t)stats_of(&f).local_bytes <= 5 * MIB), 30000));
+    for (uint64_t k = 0; k < n; k++)
+        found += (uint64_t)read_one(&f, f.reader, k);
+    assert_int_equal(found, stats_of(&f).local_entries);
+    fixture_close(&f);
+    large_page = 0;
+}
+
 static void test_empty_slabs_are_kept_while_there_is_work(void **state)
 {
     struct fixture f;
@@ -445,13 +525,13 @@ static long huge_pages(void)
     return kib;
 }
 
-/* The kernel has no huge pages for us: the tier works as it does with them, counts what it has and gives it back. */
-static void test_F_without_huge_pages_all_is_counted_and_given_back(void **state)
+/* In a tier of 64 MiB that gets no huge pages: it works as it does with them, counts what it has and gives it back. */
+static void fill_and_shrink(int kernel_has_none)
 {
     struct fixture f;
-    (void)state;
     if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0)
         skip();
+    has_no_huge_pages = kernel_has_none;
     int64_t before = resident();
     long huge_before = huge_pages();
     fixture_open_sized(&f, 64 * (uint64_t)MIB);
@@ -474,7 +554,22 @@ static void test_F_without_huge_pages_all_is_counted_and_given_back(void **state
     assert_int_equal(found, stats_of(&f).local_entries);
     assert_true(found > 20000);
     fixture_close(&f);
+    has_no_huge_pages = 0;
     (void)prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
+}
+
+/* The kernel has none for us. */
+static void test_F_without_huge_pages_all_is_counted_and_given_back(void **state)
+{
+    (void)state;
+    fill_and_shrink(0);
+}
+
+/* The kernel has never heard of them. */
+static void test_F_a_kernel_without_huge_pages_gets_its_memory_back(void **state)
+{
+    (void)state;
+    fill_and_shrink(1);
 }
 
 /* Fills without memory are refused, and nothing else. */
@@ -920,6 +1015,27 @@ static void test_entries_may_be_moved_under_readers(void **state)
     fixture_close(&shared);
 }
 
+static void find_one(void *arg, const struct near__entry *entry)
+{
+    *(const struct near__entry **)arg = entry;
+}
+
+/* Ten million entries would be ten million misses of the processor's caches. */
+static void test_closing_reads_no_entry_of_the_arena(void **state)
+{
+    struct fixture f;
+    const struct near__entry *entry = NULL;
+    (void)state;
+    fixture_open_sized(&f, 8 * (uint64_t)MIB);
+    assert_true(put(&f, "k", "v", 1));
+    for (uint64_t at = 0; (at = near__tier_walk(f.local, at, 64, find_one, &entry)) != 0;)
+        ;
+    assert_non_null(entry);
+    void *chunk = (void *)((uintptr_t)entry & ~(uintptr_t)(NEAR_HUGE_PAGE - 1));
+    assert_int_equal(mprotect(chunk, NEAR_HUGE_PAGE, PROT_NONE), 0); /* a read would end the program */
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -927,11 +1043,14 @@ int main(void)
         cmocka_unit_test(test_an_entry_of_16_and_100_bytes_lies_in_one_pair_of_lines),
         cmocka_unit_test(test_blocks_do_not_overlap_and_all_come_back),
         cmocka_unit_test(test_what_is_held_stays_below_the_limit),
+        cmocka_unit_test(test_chunks_are_few_mappings),
         cmocka_unit_test(test_F_changing_mixes_of_sizes_leave_no_holes),
         cmocka_unit_test(test_F_a_lowered_budget_gives_memory_back),
+        cmocka_unit_test(test_pages_may_be_larger_than_slabs),
         cmocka_unit_test(test_empty_slabs_are_kept_while_there_is_work),
         cmocka_unit_test(test_small_pages_stay_small),
         cmocka_unit_test(test_F_without_huge_pages_all_is_counted_and_given_back),
+        cmocka_unit_test(test_F_a_kernel_without_huge_pages_gets_its_memory_back),
         cmocka_unit_test(test_R52_the_kernel_may_refuse_memory),
         cmocka_unit_test(test_what_the_kernel_leaves_is_counted),
         cmocka_unit_test(test_R49_moved_entries_are_counted_once),
@@ -942,6 +1061,7 @@ int main(void)
         cmocka_unit_test(test_R49_nobody_waits_while_the_kernel_takes_memory_back),
         cmocka_unit_test(test_F_fills_go_on_while_the_index_becomes_smaller),
         cmocka_unit_test(test_entries_may_be_moved_under_readers),
+        cmocka_unit_test(test_closing_reads_no_entry_of_the_arena),
     };
     make_pattern();
     return cmocka_run_group_tests(tests, NULL, NULL);

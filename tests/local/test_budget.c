@@ -617,7 +617,112 @@ static void test_F_a_limit_that_is_lowered_above_what_there_is_holds_at_once(voi
     assert_int_equal(allocfail_blocks(&counting), 0);
 }
 
+/* ---------------------------------------------------------------- cleared */
+
+static struct near__local *watched;
+static int64_t left; /* entries, when the first one was freed; -1: none was yet */
+
+/* 32 MiB, with an allocator that counts and does something beside it. */
+static void start_watched(struct fixture *f, void *(*allocate)(void *arg, size_t size),
+                          void (*release)(void *arg, void *memory))
+{
+    open_counted(f, 32 * MIB);
+    near_allocator hooks = counting.hooks;
+    hooks.allocate = allocate;
+    hooks.release = release;
+    near__alloc_init(&f->alloc, &hooks);
+    fixture_start(f);
+}
+
+static void looks_when_it_releases(void *arg, void *memory)
+{
+    if (watched && left < 0)
+        left = atomic_load(&watched->budget.entries);
+    counting.hooks.release(arg, memory);
+}
+
+/* As long as all of it is retired and nothing free there is no room for fills. */
+static void test_F_what_was_cleared_is_freed_bit_by_bit(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start_watched(&f, counting.hooks.allocate, looks_when_it_releases);
+    for (uint64_t n = 0; stats_of(&f).evictions < 1000; n++) {
+        fill_one(&f, f.reader, n, 400);
+        if (n % 4096 == 0)
+            near__local_keep(f.local);
+    }
+    near__local_keep(f.local); /* nothing is retired any more */
+    int64_t entries = (int64_t)stats_of(&f).local_entries;
+    left = -1;
+    near__local_clear(f.local);
+    watched = f.local;
+    near__local_keep(f.local);
+    watched = NULL;
+    assert_int_equal(stats_of(&f).local_entries, 0);
+    assert_true(left > entries * 9 / 10);
+    fixture_close(&f);
+    assert_int_equal(allocfail_blocks(&counting), 0);
+}
+
+/* ---------------------------------------------------------------- lowered while the index grows */
+
+static int64_t most_seen; /* entries that there were while the limit in force was what is wanted */
+
+static void *lowers_when_it_allocates(void *arg, size_t size)
+{
+    if (watched && size > 4096) /* the new table */
+        near__local_resize(watched, (uint64_t)(2 * MIB), 0);
+    return counting.hooks.allocate(arg, size);
+}
+
+static void sees_how_many_there_are(void *arg, void *memory)
+{
+    int64_t entries = watched ? atomic_load(&watched->budget.entries) : 0;
+    if (watched && atomic_load(&watched->budget.max) <= 2 * MIB && entries > most_seen)
+        most_seen = entries;
+    counting.hooks.release(arg, memory);
+}
+
+/* Then, too, it comes down bit by bit, and fills find room all the time. */
+static void test_F_a_limit_that_is_lowered_while_the_index_grows_comes_down_in_steps(void **state)
+{
+    struct fixture f;
+    (void)state;
+    start_watched(&f, lowers_when_it_allocates, sees_how_many_there_are);
+    for (uint64_t n = 0; n < 50000; n++)
+        fill_one(&f, f.reader, n, 400);
+    int64_t entries = (int64_t)stats_of(&f).local_entries;
+    watched = f.local;
+    near__local_keep(f.local);
+    watched = NULL;
+    assert_int_equal(stats_of(&f).local_bytes_limit, 2 * MIB);
+    assert_true(stats_of(&f).local_bytes <= (uint64_t)limit_of(2 * MIB));
+    assert_true(most_seen < entries / 2);
+    fixture_close(&f);
+}
+
 /* ---------------------------------------------------------------- what threads hold in advance */
+
+/* All that counts as entries is what a thread holds in advance, and it holds no bytes. */
+static void test_F_a_limit_is_lowered_when_there_are_no_entries_but_those_held_in_advance(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_init(&f);
+    f.config.manual = 0;
+    f.config.bytes_max = (uint64_t)(256 * MIB);
+    fixture_start(&f);
+    for (uint64_t n = 0; n < 10; n++) /* the last one's bytes are more than a thread may hold */
+        assert_int_equal(fill_one(&f, f.reader, n, n < 9 ? 100 : 90000), 1);
+    for (uint64_t n = 0; n < 10; n++)
+        near__local_invalidate(f.local, &n, sizeof(n), n + 2, NEAR_CAUSE_MESSAGE);
+    assert_true(near__budget_idle(f.local, NEAR_IDLE_ENTRIES) > 0);
+    assert_int_equal(near__budget_idle(f.local, NEAR_IDLE_ROOM), 0);
+    near__local_resize(f.local, (uint64_t)MIB, 0);
+    assert_true(wait_until((int64_t)stats_of(&f).local_bytes <= 2 * MIB, 30000));
+    fixture_close(&f);
+}
 
 #define HOLDERS 6
 static pthread_barrier_t filled, looked;
@@ -671,6 +776,62 @@ static void test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_wi
         pthread_join(thread[i], NULL);
     assert_int_equal(held(), 0);
     assert_int_equal(near__budget_idle(shared.local, NEAR_IDLE_ENTRIES), 0);
+    pthread_barrier_destroy(&filled);
+    pthread_barrier_destroy(&looked);
+    fixture_close(&shared);
+    assert_int_equal(allocfail_blocks(&counting), 0);
+}
+
+static void *fills_once_and_later(void *arg)
+{
+    uint64_t first = (uint64_t)(uintptr_t)arg << 40;
+    struct near__reader *reader = near__local_reader(shared.local);
+    fill_one(&shared, reader, first, 10);
+    pthread_barrier_wait(&filled);
+    pthread_barrier_wait(&looked);
+    for (uint64_t n = 1; n < 50; n++)
+        fill_one(&shared, reader, first + n, 10);
+    return NULL;
+}
+
+/* What idle threads were given under a limit that was far above takes nothing from the one that is asked for, and is
+ * not spent when they come back. */
+static void test_F_what_idle_threads_hold_takes_no_entries_from_a_lowered_limit(void **state)
+{
+    pthread_t thread[HOLDERS];
+    uint64_t n = 0;
+    (void)state;
+    open_counted(&shared, 16 * MIB);
+    fixture_start(&shared);
+    pthread_barrier_init(&filled, NULL, HOLDERS + 1);
+    pthread_barrier_init(&looked, NULL, HOLDERS + 1);
+    for (uintptr_t i = 0; i < HOLDERS; i++)
+        pthread_create(&thread[i], NULL, fills_once_and_later, (void *)(i + 1));
+    pthread_barrier_wait(&filled);
+    while (n < 500)
+        assert_int_equal(fill_one(&shared, shared.reader, n++, 10), 1);
+    assert_true(near__budget_idle(shared.local, NEAR_IDLE_ENTRIES) > 100); /* more than the limit that comes */
+    near__local_resize(shared.local, NEAR_LIMIT_KEPT, 100);
+    near__local_keep(shared.local);
+    assert_in_range(stats_of(&shared).local_entries, 90, 100);
+    while (n < 700)
+        assert_int_equal(fill_one(&shared, shared.reader, n++, 10), 1);
+    assert_in_range(stats_of(&shared).local_entries, 90, 100);
+    assert_int_equal(stats_of(&shared).local_entries_limit, 100);
+    while (n < 800) /* for each of the later ones several go: what is evicted for a fill was not lent */
+        fill_one(&shared, shared.reader, n++, 300000);
+    assert_int_equal(atomic_load(&shared.local->budget.entries_wanted),
+                     100 + near__budget_idle(shared.local, NEAR_IDLE_ENTRIES));
+    while (n < 1000)
+        fill_one(&shared, shared.reader, n++, 10);
+    pthread_barrier_wait(&looked);
+    for (int i = 0; i < HOLDERS; i++)
+        pthread_join(thread[i], NULL);
+    assert_in_range(stats_of(&shared).local_entries, 90, 100);
+    assert_int_equal(near__budget_idle(shared.local, NEAR_IDLE_ENTRIES), 0);
+    assert_int_equal(atomic_load(&shared.local->budget.entries_max), 100); /* nothing is lent any more */
+    near__local_keep(shared.local);
+    assert_int_equal(atomic_load(&shared.local->budget.entries_max), 100);
     pthread_barrier_destroy(&filled);
     pthread_barrier_destroy(&looked);
     fixture_close(&shared);
@@ -841,7 +1002,11 @@ int main(void)
         cmocka_unit_test(test_F_fills_go_on_while_a_limit_is_lowered),
         cmocka_unit_test(test_F_a_limit_that_is_lowered_above_what_there_is_holds_at_once),
         cmocka_unit_test(test_F_a_fill_that_evicted_enough_does_not_wait_for_the_keeper),
+        cmocka_unit_test(test_F_what_was_cleared_is_freed_bit_by_bit),
+        cmocka_unit_test(test_F_a_limit_that_is_lowered_while_the_index_grows_comes_down_in_steps),
+        cmocka_unit_test(test_F_a_limit_is_lowered_when_there_are_no_entries_but_those_held_in_advance),
         cmocka_unit_test(test_F_what_threads_hold_in_advance_is_little_is_counted_and_ends_with_them),
+        cmocka_unit_test(test_F_what_idle_threads_hold_takes_no_entries_from_a_lowered_limit),
         cmocka_unit_test(test_small_entries_cost_what_the_manual_says),
         cmocka_unit_test(test_the_index_of_a_tier_that_is_full_of_bytes_is_dense),
         cmocka_unit_test(test_a_fill_frees_what_one_has_retired_and_more_when_it_is_behind),

@@ -11,7 +11,7 @@
 #include "local/tier.h"
 #include "support/seed.h"
 
-#define SAMPLE 16384 /* keys: what a tier of 64 MiB has */
+#define SAMPLE 16384 /* keys: what a tier of 32 MiB has */
 #define REQUESTS SCALE(300000u, 60000u)
 
 static struct near__alloc alloc;
@@ -320,6 +320,90 @@ static void test_also_where_a_few_values_have_most_of_the_bytes(void **state)
     free(trace);
 }
 
+/* ---------------------------------------------------------------- keys that come and go */
+
+enum { CHURN = 20000000, SET = 200000, ENTRY = 200, BUDGET = 4 << 20, OF_BUDGET = 2048 };
+
+/* Half of the reads are for keys that never come again, the others for a random one of the trace. */
+static void churn(struct near__curve *curve, const uint32_t *trace, uint32_t reads, uint64_t bytes)
+{
+    static uint32_t once = SET;
+    uint64_t random = 90;
+    for (uint32_t i = 0; i < reads; i++) {
+        uint32_t key = i % 2 ? once++ : trace[near__random_below(&random, REQUESTS)];
+        show(curve, i, hash_of(key), bytes);
+        near__curve_expect(curve, near__curve_share(curve));
+        if (i % 65536 == 0)
+            near__curve_thicken(curve);
+    }
+}
+
+/* Of LRU with so many entries: what was read in the last `reads` reads is there, and that is as many (Che, Tung and
+ * Wang, 2002; exact for many independent reads). */
+static double ratio_of_churn(const uint32_t *of_key, double entries)
+{
+    double reads = 0, step = SET, there, hits;
+    for (; step > 1; step /= 2) {
+        there = (reads + step) / 2;
+        for (uint32_t k = 0; k < SET; k++)
+            there -= of_key[k] ? expm1(-(reads + step) / 2 * of_key[k] / REQUESTS) : 0;
+        reads += there < entries ? step : 0;
+    }
+    hits = 0;
+    for (uint32_t k = 0; k < SET; k++)
+        hits -= of_key[k] ? of_key[k] * expm1(-reads / 2 * of_key[k] / REQUESTS) : 0;
+    return hits / 2 / REQUESTS;
+}
+
+static double error_of_churn(const struct near__curve *curve, const uint32_t *of_key)
+{
+    double error = 0;
+    int sizes = 0;
+    for (uint64_t size = BUDGET / 32; size <= 4 * BUDGET; size *= 2, sizes++)
+        error += fabs(near__curve_hit_ratio(curve, UINT64_MAX, size) - ratio_of_churn(of_key, (double)size / ENTRY));
+    return error / sizes;
+}
+
+/* A sample that is only ever thinned has a few keys of the set at last. */
+static void test_also_after_tens_of_millions_of_keys_that_never_come_again(void **state)
+{
+    uint32_t *trace = make_zipf(SET, 0.9, 91), *of_key = calloc(SET, sizeof(*of_key));
+    (void)state;
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        of_key[trace[i]]++;
+    for (uint64_t seed = 1; seed <= 2; seed++) {
+        size_t cost;
+        struct near__curve *curve = near__curve_create(&alloc, OF_BUDGET, &cost);
+        hash_seed = seed << 32;
+        near__curve_reach(curve, UINT64_MAX, 4 * BUDGET);
+        churn(curve, trace, SCALE(CHURN, CHURN / 50), ENTRY);
+        double error = error_of_churn(curve, of_key);
+        print_message("# churn: 1/%.0f of the keys, mean absolute error %.4f\n", 1 / near__curve_share(curve), error);
+        assert_true(error <= SCALE(0.02, 0.06));
+        near__curve_destroy(&alloc, curve);
+    }
+    free(of_key);
+    free(trace);
+}
+
+/* Of large entries it takes few to reach as far back, so more keys can be in the sample. */
+static void test_a_sample_that_reaches_too_far_back_takes_more_keys(void **state)
+{
+    uint32_t *trace = make_zipf(SET, 0.9, 92);
+    size_t cost;
+    struct near__curve *curve = near__curve_create(&alloc, 1024, &cost);
+    (void)state;
+    near__curve_reach(curve, UINT64_MAX, 4 * BUDGET);
+    churn(curve, trace, SCALE(4000000, 1000000), 100);
+    double share = near__curve_share(curve);
+    churn(curve, trace, SCALE(4000000, 1000000), 20 * 100);
+    print_message("# 1/%.0f of the keys, with larger entries 1/%.0f\n", 1 / share, 1 / near__curve_share(curve));
+    assert_true(near__curve_share(curve) >= 4 * share);
+    assert_true(near__curve_keys(curve) <= 1024);
+    near__curve_destroy(&alloc, curve);
+    free(trace);
+}
+
 /* ---------------------------------------------------------------- in a tier */
 
 static void replay_tier(struct fixture *f, const uint32_t *trace)
@@ -500,12 +584,43 @@ static void get_readers(struct fixture *f, struct readers *ret, unsigned count)
     pthread_barrier_destroy(&ret->all_have_one);
 }
 
+static void fill_once(struct fixture *f, uint32_t keys, size_t size)
+{
+    static const char value[4000];
+    static uint32_t key;
+    for (uint32_t i = 0; i < keys; i++, key++) {
+        struct near__ticket t = near__local_ticket(f->local, &key, 4);
+        near__local_install(f->local, f->reader, t, &key, 4, value, size, key + 1, -1, near__now(&f->clock));
+        if (i % 1024 == 0)
+            near__local_keep(f->local);
+    }
+}
+
+/* The sample is as large as what the tier will be asked allows, and follows that. */
+static void test_a_tier_keeps_its_sample_while_keys_come_and_go(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_init(&f);
+    f.config.curve = 1;
+    f.config.bytes_max = 2u << 20;
+    fixture_start(&f);
+    fill_once(&f, SCALE(1000000, 400000), 40);
+    double share = near__curve_share(f.local->curve);
+    assert_true(share >= 1.0 / 256);
+    fill_once(&f, SCALE(1000000, 400000), 4000);
+    print_message("# 1/%.0f of the keys, with larger entries 1/%.0f\n", 1 / share,
+                  1 / near__curve_share(f.local->curve));
+    assert_true(near__curve_share(f.local->curve) >= 4 * share);
+    fixture_close(&f);
+}
+
 /* Where nobody fills, rings are looked at by the keeper alone, and are full then, of a burst that goes on. */
 static void test_a_burst_ends_and_costs_the_sample_nothing(void **state)
 {
     struct fixture f;
     (void)state;
-    tier_with_a_sample(&f, KEYS, 16u << 20);
+    tier_with_a_sample(&f, KEYS, 8u << 20);
     double share = near__curve_share(f.local->curve);
     unsigned in_bursts = 0, was_in_burst = 0;
     for (int round = 0; round < 200; round++) {
@@ -539,7 +654,7 @@ static void test_a_burst_ends_and_costs_its_neighbours_nothing(void **state)
     double advised;
     unsigned ended[2] = {0, 0};
     (void)state;
-    tier_with_a_sample(&f, KEYS, 16u << 20);
+    tier_with_a_sample(&f, KEYS, 8u << 20);
     get_readers(&f, &readers, 4);
     double share = near__curve_share(f.local->curve);
     for (int round = 0; round < 600; round++) {
@@ -571,7 +686,7 @@ static void test_rings_that_lose_are_looked_at_more_often_before_the_sample_beco
 {
     struct fixture f;
     (void)state;
-    tier_with_a_sample(&f, KEYS, 16u << 20);
+    tier_with_a_sample(&f, KEYS, 8u << 20);
     f.local->tapped.burst_due = UINT64_MAX;
     double share = near__curve_share(f.local->curve);
     assert_int_equal(near__tap_learn_all(f.local), 0);
@@ -599,7 +714,7 @@ static void test_rings_that_lose_a_part_cost_no_sample(void **state)
     struct fixture f;
     struct readers readers;
     (void)state;
-    tier_with_a_sample(&f, KEYS, 16u << 20);
+    tier_with_a_sample(&f, KEYS, 8u << 20);
     get_readers(&f, &readers, 4);
     f.local->tapped.burst_due = UINT64_MAX;
     double share = near__curve_share(f.local->curve);
@@ -660,7 +775,7 @@ static void test_a_burst_is_looked_after_less_often_the_longer_it_takes(void **s
     struct fixture f;
     int ms = 0;
     (void)state;
-    tier_with_a_sample(&f, KEYS, 16u << 20);
+    tier_with_a_sample(&f, KEYS, 8u << 20);
     for (int round = 0; round < 100 && !ms; round++) {
         read_on(&f, f.reader, 1000);
         ms = near__tap_learn_all(f.local);
@@ -691,7 +806,7 @@ static void test_a_burst_ends_though_its_thread_has_gone(void **state)
     struct fixture f;
     pthread_t thread;
     (void)state;
-    tier_with_a_sample(&f, KEYS, 16u << 20);
+    tier_with_a_sample(&f, KEYS, 8u << 20);
     assert_int_equal(pthread_create(&thread, NULL, read_in_a_burst, &f), 0);
     pthread_join(thread, NULL);
     const struct near__reader *gone = f.local->tapped.burst_of;
@@ -711,7 +826,7 @@ static void test_a_burst_that_is_overdue_is_learnt(void **state)
     struct fixture f;
     struct readers readers;
     (void)state;
-    tier_with_a_sample(&f, KEYS, 16u << 20);
+    tier_with_a_sample(&f, KEYS, 8u << 20);
     get_readers(&f, &readers, 1);
     for (int round = 0; round < 100 && f.local->tapped.burst_of != f.reader; round++) {
         read_on(&f, f.reader, 1000);
@@ -810,9 +925,12 @@ int main(void)
         cmocka_unit_test(test_reads_that_the_sample_misses_came_soon),
         cmocka_unit_test(test_bursts_of_keys_that_one_thread_has_for_itself_are_odd),
         cmocka_unit_test(test_also_where_a_few_values_have_most_of_the_bytes),
+        cmocka_unit_test(test_also_after_tens_of_millions_of_keys_that_never_come_again),
+        cmocka_unit_test(test_a_sample_that_reaches_too_far_back_takes_more_keys),
         cmocka_unit_test(test_a_tier_advises),
         cmocka_unit_test(test_what_does_not_exist_is_a_miss_at_any_size),
         cmocka_unit_test(test_bytes_are_those_that_entries_take),
+        cmocka_unit_test(test_a_tier_keeps_its_sample_while_keys_come_and_go),
         cmocka_unit_test(test_a_burst_ends_and_costs_the_sample_nothing),
         cmocka_unit_test(test_a_burst_ends_and_costs_its_neighbours_nothing),
         cmocka_unit_test(test_rings_that_lose_are_looked_at_more_often_before_the_sample_becomes_smaller),

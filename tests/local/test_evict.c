@@ -293,6 +293,30 @@ static void test_volatile_policies_spare_what_has_no_time_to_live(void **state)
     volatile_only(NEAR_POLICY_VOLATILE_RANDOM);
 }
 
+/* Somebody is about to evict, and before he does the tier is cleared and filled again by others. */
+static void cleared_in_between(uint32_t policy)
+{
+    struct fixture f;
+    int kept;
+    fixture_init(&f);
+    f.config.policy = policy;
+    fixture_start(&f);
+    struct near__moment before = near__tier_moment(f.local);
+    near__local_clear(f.local);
+    fill_names(&f, 'p', 100, -1, &kept);
+    for (int i = 0; i < 100; i++)
+        (void)near__evict_one(f.local, &f.reader->hands, &before);
+    assert_int_equal(count_names(&f, 'p', 100), kept);
+    fixture_close(&f);
+}
+
+static void test_what_came_after_a_clearing_is_not_taken_for_what_was_there_before(void **state)
+{
+    (void)state;
+    cleared_in_between(NEAR_POLICY_VOLATILE_LRU);
+    cleared_in_between(NEAR_POLICY_VOLATILE_RANDOM);
+}
+
 /* A key that a message removed has not lost what it had earned. */
 static void test_s3fifo_takes_an_invalidated_main_entry_back_into_main(void **state)
 {
@@ -791,6 +815,7 @@ int main(void)
         cmocka_unit_test(test_adaptive_follows_the_better_policy),
         cmocka_unit_test(test_adaptive_changes_its_mind),
         cmocka_unit_test(test_volatile_policies_spare_what_has_no_time_to_live),
+        cmocka_unit_test(test_what_came_after_a_clearing_is_not_taken_for_what_was_there_before),
         cmocka_unit_test(test_expired_entries_go_before_live_ones),
         cmocka_unit_test(test_a_tier_of_tens_of_entries_evicts_in_order),
         cmocka_unit_test(test_what_is_unread_for_sixty_turnovers_is_old),

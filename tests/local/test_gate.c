@@ -116,6 +116,32 @@ static void test_R47_the_moment_is_never_later_than_half_of_the_bound(void **sta
     near__local_close(local);
 }
 
+/* As above, of the time alone. */
+static void test_G_the_moment_of_the_time_is_never_later_than_that(void **state)
+{
+    struct near__local *local = open_real();
+    (void)state;
+    if (!local)
+        skip();
+    near__tier_tell_time(local);
+    assert_int_equal(atomic_load(&local->gate.time_ticks), NEAR_TICKS_NEVER); /* a proof that ends has a time */
+    near__local_prove(local, NEAR_PROVED_ALWAYS);
+    for (int round = 0; round < 3; round++) {
+        do
+            near__tier_tell_time(local);
+        while (local->rate.usable && atomic_load(&local->gate.time_ticks) == NEAR_TICKS_NEVER);
+        int64_t moment = atomic_load(&local->gate.time_ticks), looks = 0;
+        for (;; looks++) {
+            int64_t now_ns = near__now(local->clock);
+            if (near__ticks() >= moment)
+                break;
+            assert_true(near__tier_ms(local, now_ns) < atomic_load(&local->gate.time_ms));
+        }
+        print_message("%lld looks\n", (long long)looks);
+    }
+    near__local_close(local);
+}
+
 static void test_R47_a_withdrawal_and_a_new_bound_end_the_moment(void **state)
 {
     struct near__local *local = open_real();
@@ -128,6 +154,44 @@ static void test_R47_a_withdrawal_and_a_new_bound_end_the_moment(void **state)
     (void)prove_until_fresh(local);
     near__local_set_bound(local, BOUND * 2);
     assert_int_equal(atomic_load(&local->gate.fresh_ticks), NEAR_TICKS_NEVER);
+    near__local_close(local);
+}
+
+/* The file that tells what the kernel takes its time from. */
+static int is_counter_left, is_counter_hidden;
+FILE *__real_fopen64(const char *path, const char *mode);
+FILE *__wrap_fopen64(const char *path, const char *mode);
+FILE *__wrap_fopen64(const char *path, const char *mode)
+{
+    if (!strstr(path, "clocksource") || (!is_counter_left && !is_counter_hidden))
+        return __real_fopen64(path, mode);
+    return is_counter_hidden ? NULL : __real_fopen64("/dev/null", mode);
+}
+
+static void test_a_counter_that_the_kernel_leaves_is_not_used_until_it_returns(void **state)
+{
+    struct near__local *local = open_real();
+    (void)state;
+    if (!local)
+        skip();
+    for (int round = 0; round < 2; round++) {
+        (void)prove_until_fresh(local);
+        is_counter_left = 1;
+        local->keeper.counter_due_ns = 0; /* a minute later */
+        near__local_keep(local);
+        is_counter_left = 0;
+        (void)prove_now(local);
+        assert_int_equal(atomic_load(&local->gate.fresh_ticks), NEAR_TICKS_NEVER);
+        near__local_keep(local); /* not a minute later */
+        local->keeper.counter_due_ns = 0;
+        is_counter_hidden = 1;
+        near__local_keep(local); /* nor where the file cannot be read */
+        is_counter_hidden = 0;
+        (void)prove_now(local);
+        assert_int_equal(atomic_load(&local->gate.fresh_ticks), NEAR_TICKS_NEVER);
+        local->keeper.counter_due_ns = 0;
+        near__local_keep(local);
+    }
     near__local_close(local);
 }
 
@@ -153,7 +217,9 @@ int main(void)
         cmocka_unit_test(test_with_an_idle_limit_hits_always_ask_the_clock),
         cmocka_unit_test(test_R47_the_moment_is_for_reads_with_the_caches_bound),
         cmocka_unit_test(test_R47_the_moment_is_never_later_than_half_of_the_bound),
+        cmocka_unit_test(test_G_the_moment_of_the_time_is_never_later_than_that),
         cmocka_unit_test(test_R47_a_withdrawal_and_a_new_bound_end_the_moment),
+        cmocka_unit_test(test_a_counter_that_the_kernel_leaves_is_not_used_until_it_returns),
         cmocka_unit_test(test_a_counter_whose_rate_changes_is_not_used_any_more),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -315,6 +315,31 @@ static void test_who_awaits_room_is_told_when_something_was_freed(void **state)
     fixture_close(&f);
 }
 
+/* A budget was lowered, and slabs that are empty by now are still in memory: that is worth waiting for, too. */
+static void test_who_awaits_room_waits_for_slabs_to_go(void **state)
+{
+    struct fixture f;
+    pthread_t thread;
+    (void)state;
+    fixture_open_sized(&f, 16 << 20);
+    for (uint64_t n = 0; n < 60000; n++)
+        fill_number(&f, f.reader, n);
+    for (uint64_t n = 0; n < 60000; n++)
+        near__local_invalidate(f.local, &n, sizeof(n), n + 2, NEAR_CAUSE_MESSAGE);
+    near__reclaim(f.local, 1);
+    near__local_resize(f.local, 4 << 20, 0);
+    assert_int_equal(near__budget_retired(f.local), 0);
+    assert_false(near__blocks_are_awaited(f.local));
+    assert_true(near__local_has_no_room(f.local, 100));
+    f.local->keeper.runs = 1; /* as far as anybody can tell */
+    assert_int_equal(pthread_create(&thread, NULL, awaits_room, &f), 0);
+    assert_true(wait_until(atomic_load(&f.local->keeper.awaited) == 1, 30000));
+    assert_true(wait_until((near__keeper_tell_freed(f.local), atomic_load(&f.local->keeper.awaited) == 0), 30000));
+    pthread_join(thread, NULL);
+    f.local->keeper.runs = 0;
+    fixture_close(&f);
+}
+
 static void test_one_thread_may_use_more_tiers_than_it_can_remember(void **state)
 {
     struct fixture f[20];
@@ -422,6 +447,7 @@ int main(void)
         cmocka_unit_test(test_short_threads_by_the_ten_thousands_leave_nothing_behind),
         cmocka_unit_test(test_a_thread_may_exit_after_the_tier_was_closed),
         cmocka_unit_test(test_who_awaits_room_is_told_when_something_was_freed),
+        cmocka_unit_test(test_who_awaits_room_waits_for_slabs_to_go),
         cmocka_unit_test(test_one_thread_may_use_more_tiers_than_it_can_remember),
         cmocka_unit_test(test_R50_a_child_may_open_a_tier_of_its_own),
         cmocka_unit_test(test_fork_during_an_endless_grace_period_is_refused_in_time),

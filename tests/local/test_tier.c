@@ -429,6 +429,58 @@ static void test_lives_of_weeks_and_years_end_in_time(void **state)
     fixture_close(&f);
 }
 
+/* The keeper does not come by for so long; then it takes what has ended, and nothing else. */
+static void test_G_what_has_ended_is_told_from_what_has_not_after_weeks(void **state)
+{
+    static const int64_t days[] = {1, 6, 7, 11, 13, 24, 30, 50, 300};
+    struct fixture f;
+    (void)state;
+    for (size_t i = 0; i < sizeof(days) / sizeof(days[0]); i++) {
+        fixture_open(&f);
+        near__clock_advance(&f.now_ns, 3000 * SEC);
+        assert_int_equal(put_ttl(&f, "second", "v", 1, 1000), 1);
+        assert_int_equal(put_ttl(&f, "12 days", "v", 1, 12 * INT64_C(86400000)), 1);
+        assert_int_equal(put_ttl(&f, "year", "v", 1, 365 * INT64_C(86400000)), 1);
+        assert_int_equal(put(&f, "always", "v", 1), 1);
+        near__clock_advance(&f.now_ns, days[i] * 86400 * SEC);
+        for (int kept = 0; kept < 2; kept++) {
+            const char *gone = kept ? "(absent)" : "(expired)";
+            assert_string_equal(get(&f, "second"), gone);
+            assert_string_equal(get(&f, "12 days"), days[i] < 12 ? "v" : gone);
+            assert_string_equal(get(&f, "year"), "v");
+            assert_string_equal(get(&f, "always"), "v");
+            near__local_keep(f.local);
+        }
+        assert_int_equal(put_ttl(&f, "second", "w", 2, 1000), 1);
+        assert_string_equal(get(&f, "second"), "w");
+        fixture_close(&f);
+    }
+}
+
+/* Nor does it take what was written before it comes by again. */
+static void test_what_is_written_after_weeks_lives(void **state)
+{
+    static const int64_t days[] = {1, 7, 11, 13, 24, 30, 50, 300};
+    static const int64_t lives_ms[] = {5000, 3600000, 5 * INT64_C(86400000), 12 * INT64_C(86400000)};
+    struct fixture f;
+    (void)state;
+    for (size_t i = 0; i < sizeof(days) / sizeof(days[0]); i++) {
+        for (size_t j = 0; j < sizeof(lives_ms) / sizeof(lives_ms[0]); j++) {
+            fixture_open(&f);
+            near__clock_advance(&f.now_ns, days[i] * 86400 * SEC);
+            assert_int_equal(put_ttl(&f, "k", "v", 1, lives_ms[j]), 1);
+            assert_string_equal(get(&f, "k"), "v");
+            near__clock_advance(&f.now_ns, 3 * SEC);
+            assert_string_equal(get(&f, "k"), "v");
+            near__local_keep(f.local);
+            assert_string_equal(get(&f, "k"), "v");
+            near__clock_advance(&f.now_ns, lives_ms[j] * MS - 3 * SEC);
+            assert_string_equal(get(&f, "k"), "(expired)");
+            fixture_close(&f);
+        }
+    }
+}
+
 static void test_a_local_copy_lives_no_longer_than_ttl_max(void **state)
 {
     struct fixture f;
@@ -785,6 +837,8 @@ int main(void)
         cmocka_unit_test(test_G_expired_is_gone_to_the_millisecond),
         cmocka_unit_test(test_R20_life_counts_from_the_sending_of_the_command),
         cmocka_unit_test(test_lives_of_weeks_and_years_end_in_time),
+        cmocka_unit_test(test_G_what_has_ended_is_told_from_what_has_not_after_weeks),
+        cmocka_unit_test(test_what_is_written_after_weeks_lives),
         cmocka_unit_test(test_a_local_copy_lives_no_longer_than_ttl_max),
         cmocka_unit_test(test_an_idle_copy_is_dropped_and_a_read_one_is_not),
         cmocka_unit_test(test_an_idle_copy_is_not_served_after_a_long_pause),

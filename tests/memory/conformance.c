@@ -619,6 +619,22 @@ static void test_lock_counter_is_raised_by_the_owner_and_never_falls(void **stat
     assert_true(q.result_number > first + 8);
 }
 
+/* Nothing has happened then: the lock is free as before. */
+static void test_lock_whose_counter_is_no_number_is_refused(void **state)
+{
+    static const char *const counters[] = {"word", "", "9223372036854775807"};
+    SUBJECT;
+    struct near__request q;
+    for (size_t i = 0; i < sizeof counters / sizeof counters[0]; i++) {
+        side_set(a, "lock:fence", counters[i]);
+        assert_int_equal(lock_op(b, NEAR_OP_LOCK, "B", 100000, 0, &q), NEAR_ERR_OVERFLOW);
+        assert_int_equal(lock_op(b, NEAR_OP_UNLOCK, "B", 0, 0, &q), NEAR_MISS);
+    }
+    side_set(a, "lock:fence", "41");
+    assert_int_equal(lock_op(b, NEAR_OP_LOCK, "B", 100000, 0, &q), NEAR_OK);
+    assert_int_equal(q.result_number, 42);
+}
+
 static void test_locks_are_neither_numbered_nor_announced(void **state)
 {
     SUBJECT;
@@ -1051,6 +1067,7 @@ int main(void)
         TEST(test_lock_has_one_owner_until_it_is_given_back),
         TEST(test_lock_ends_with_its_time_and_extend_prolongs_it),
         TEST(test_lock_counter_is_raised_by_the_owner_and_never_falls),
+        TEST(test_lock_whose_counter_is_no_number_is_refused),
         TEST(test_locks_are_neither_numbered_nor_announced),
         TEST(test_del_that_announces_is_heard_although_there_was_nothing),
         TEST(test_batch_gives_each_request_its_own_result),

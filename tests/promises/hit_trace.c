@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,7 +30,7 @@ static _Noreturn void run_child(void (*prepare)(void *), void (*traced)(void *),
 }
 
 /* The opcode behind the prefixes. */
-static void judge(const unsigned char *code, uint64_t address, struct hit_trace *trace)
+static void judge(const unsigned char *code, const struct user_regs_struct *registers, struct hit_trace *trace)
 {
     int locked = 0, i = 0;
     for (; i < 12; i++) {
@@ -46,8 +47,9 @@ static void judge(const unsigned char *code, uint64_t address, struct hit_trace 
         (code[i] == 0x0f && (code[i + 1] == 0x05 || code[i + 1] == 0x34)) || (code[i] == 0xcd && code[i + 1] == 0x80);
     trace->locked += locked || exchange;
     trace->system_calls += call;
+    trace->clock_calls += call && registers->rax == SYS_clock_gettime;
     if ((locked || exchange || call) && !trace->first_bad)
-        trace->first_bad = address;
+        trace->first_bad = registers->rip;
 }
 
 static int peek_code(pid_t child, uint64_t address, unsigned char code[24])
@@ -71,7 +73,7 @@ static int step_until_end(pid_t child, struct hit_trace *trace)
         if (ptrace(PTRACE_GETREGS, child, NULL, &registers) != 0)
             return -2;
         peek_code(child, registers.rip, code);
-        judge(code, registers.rip, trace);
+        judge(code, &registers, trace);
         trace->instructions++;
         if (ptrace(PTRACE_SINGLESTEP, child, NULL, 0) != 0 || waitpid(child, &status, 0) < 0 || !WIFSTOPPED(status))
             return -2;

@@ -604,6 +604,58 @@ static void test_I_threads_come_and_go_without_a_trace(void **state)
     assert_int_equal(near_close(c), NEAR_OK);
 }
 
+/* What a thread keeps for itself until it ends. */
+struct kept {
+    near_cache *cache;
+    near_value value;
+    int close_status; /* while the value is held: by the destructor */
+    char text[8];
+};
+static pthread_key_t kept_key;
+
+static void end_kept(void *arg)
+{
+    struct kept *kept = arg;
+    kept->close_status = near_close(kept->cache);
+    if (kept->close_status == NEAR_ERR_BUSY)
+        snprintf(kept->text, sizeof(kept->text), "%.*s", (int)kept->value.size, (const char *)kept->value.data);
+    near_release(&kept->value);
+}
+
+static void *keep_until_the_end(void *arg)
+{
+    struct kept *kept = arg;
+    assert_int_equal(near_get(kept->cache, "k", 1, NULL, &kept->value), NEAR_OK);
+    assert_int_equal(kept->value.source, NEAR_FROM_LOCAL);
+    pthread_setspecific(kept_key, kept);
+    return NULL;
+}
+
+static void *keep_and_forget(void *arg)
+{
+    near_value value;
+    assert_int_equal(near_get(arg, "k", 1, NULL, &value), NEAR_OK);
+    return NULL;
+}
+
+/* The library's own destructor comes before theirs, since its key was made earlier. */
+static void test_I_a_value_is_held_until_the_thread_has_released_it_at_its_end(void **state)
+{
+    (void)state;
+    struct kept kept = {.cache = open_plain("local:", NULL)};
+    pthread_t thread;
+    set(kept.cache, "k", "v");
+    assert_int_equal(pthread_key_create(&kept_key, end_kept), 0);
+    assert_int_equal(pthread_create(&thread, NULL, keep_until_the_end, &kept), 0);
+    pthread_join(thread, NULL);
+    assert_int_equal(kept.close_status, NEAR_ERR_BUSY);
+    assert_string_equal(kept.text, "v");
+    assert_int_equal(pthread_create(&thread, NULL, keep_and_forget, kept.cache), 0);
+    pthread_join(thread, NULL);
+    assert_int_equal(near_close(kept.cache), NEAR_OK);
+    pthread_key_delete(kept_key);
+}
+
 static void test_I_every_descriptor_closes_on_exec(void **state)
 {
     (void)state;
@@ -774,6 +826,7 @@ int main(void)
         cmocka_unit_test(test_H_redis_away_is_a_state),
         cmocka_unit_test(test_H_a_cache_opens_while_redis_is_down),
         cmocka_unit_test(test_I_threads_come_and_go_without_a_trace),
+        cmocka_unit_test(test_I_a_value_is_held_until_the_thread_has_released_it_at_its_end),
         cmocka_unit_test(test_I_every_descriptor_closes_on_exec),
         cmocka_unit_test(test_I_two_caches_live_side_by_side),
         cmocka_unit_test(test_I_child_of_fork_is_refused_and_may_open_its_own),

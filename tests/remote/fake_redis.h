@@ -20,7 +20,8 @@ struct fake_redis {
     const char *answer; /* to every command that is not of the handshake; NULL: silence */
     size_t answer_size;
     const char *hello;   /* to PING; NULL: +PONG */
-    const char *refusal; /* what every connection is told instead of anything else, before it ends */
+    const char *refusal; /* what every connection is told instead of anything else, before it ends; "": it is silent */
+    int room;            /* so many connections are served all the same */
     int before_7;        /* knows no script, and takes the line with a script's flags for Lua */
     int every;           /* answers each n-th command only, as with the four of a fetch; 0: each */
     int close_after;     /* closes after so many commands; 0: never */
@@ -96,6 +97,7 @@ static inline int fake_answer(struct fake_redis *f, int fd, const char *name)
 struct fake_client {
     struct fake_redis *f;
     int fd;
+    const char *refusal; /* NULL: it is served */
 };
 
 static inline void *fake_serve(void *arg)
@@ -104,9 +106,11 @@ static inline void *fake_serve(void *arg)
     static __thread char buffer[1 << 20];
     char name[128];
     size_t size = 0, used;
-    if (c->f->refusal)
-        fake_send(c->fd, c->f->refusal, strlen(c->f->refusal));
-    while (!c->f->refusal) {
+    if (c->refusal)
+        fake_send(c->fd, c->refusal, strlen(c->refusal));
+    while (c->refusal && !*c->refusal && recv(c->fd, buffer, sizeof buffer, 0) > 0)
+        ;
+    while (!c->refusal) {
         ssize_t n = recv(c->fd, buffer + size, sizeof buffer - size, 0);
         if (n <= 0)
             break;
@@ -138,7 +142,7 @@ static inline void *fake_accept(void *arg)
             break;
         }
         struct fake_client *c = malloc(sizeof *c);
-        *c = (struct fake_client){f, fd};
+        *c = (struct fake_client){f, fd, threads < f->room ? NULL : f->refusal};
         f->client[threads] = fd;
         atomic_fetch_add(&f->accepted, 1);
         pthread_create(&thread[threads++], NULL, fake_serve, c);

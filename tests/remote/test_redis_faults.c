@@ -228,6 +228,23 @@ static void test_an_idle_connection_that_was_closed_costs_a_write_nothing(void *
     fixture_free(f);
 }
 
+/* The server has removed the key, and its answer is cut behind that of the SCAN which told of the key. */
+static void test_R13_a_removal_of_keys_that_was_not_answered_is_unknown(void **state)
+{
+    static const char told[] = "*2\r\n$1\r\n0\r\n*1\r\n$3\r\nt:k\r\n";
+    NEEDS_SERVER();
+    struct proxy *p = proxy_start(redis_server_uri(server));
+    struct fixture *f = fixture_new(proxy_uri(p));
+    uint64_t removed = 0;
+    redis_server_command(server, "FLUSHALL", NULL);
+    assert_int_equal(do_set(f, "k", "v"), NEAR_OK);
+    proxy_cut(p, PROXY_DATA, PROXY_TO_CLIENT, (int64_t)strlen(told) + 1, 0);
+    assert_int_equal(near__remote_clear_keys(f->remote, fixture_deadline(f, LONG_MS), &removed), NEAR_ERR_UNKNOWN);
+    assert_string_equal(redis_server_command(server, "EXISTS", "t:k", NULL), "0");
+    fixture_free(f);
+    proxy_free(p);
+}
+
 /* ---------------------------------------------------------------- deadlines and recovery (H) */
 
 static void test_H_a_stopped_server_costs_the_deadline_and_recovery_is_by_itself(void **state)
@@ -301,6 +318,30 @@ static void test_H_short_deadlines_finish_a_slow_handshake_together(void **state
     assert_true(wait_until(run_ms(f, &q, 200) == NEAR_MISS, LONG_MS));
     fixture_free(f);
     proxy_free(p);
+}
+
+/* A caller leaves a handshake half made, its line dies, and for hours nobody calls: the next call begins anew, and does
+ * not pay for the old attempt. */
+static void test_H_an_attempt_left_behind_costs_the_next_call_nothing(void **state)
+{
+    NEEDS_SERVER();
+    struct fixture f;
+    struct near__remote_stats stats;
+    struct near__request q = request(NEAR_OP_FETCH, "absent");
+    _Atomic(int64_t) later;
+    fixture_init(&f);
+    f.options.backoff_min_ms = f.options.backoff_max_ms = 3600000;
+    assert_int_equal(fixture_open(&f, redis_server_uri(server), NULL), NEAR_OK);
+    redis_server_pause(server);
+    assert_int_equal(run_ms(&f, &q, 20), NEAR_ERR_TIMEOUT);
+    redis_server_kill(server);
+    assert_int_equal(redis_server_up(server), 0);
+    atomic_init(&later, near__now(&f.clock) + 7200 * NEAR_NS_PER_S);
+    f.clock.virtual_ns = &later;
+    assert_int_equal(run_ms(&f, &q, 1000), NEAR_MISS);
+    near__remote_stats(f.remote, &stats);
+    assert_int_equal(stats.connections_opened, 1);
+    fixture_close(&f);
 }
 
 /* A port where nobody listens; the socket keeps others from taking it. */
@@ -686,9 +727,11 @@ int main(void)
         cmocka_unit_test(test_R15_those_behind_one_that_gave_up_still_get_their_own_replies),
         cmocka_unit_test(test_a_read_whose_connection_breaks_is_tried_once_more),
         cmocka_unit_test(test_an_idle_connection_that_was_closed_costs_a_write_nothing),
+        cmocka_unit_test(test_R13_a_removal_of_keys_that_was_not_answered_is_unknown),
         cmocka_unit_test(test_H_a_stopped_server_costs_the_deadline_and_recovery_is_by_itself),
         cmocka_unit_test(test_H_subscription_ends_the_pause_of_requests),
         cmocka_unit_test(test_H_short_deadlines_finish_a_slow_handshake_together),
+        cmocka_unit_test(test_H_an_attempt_left_behind_costs_the_next_call_nothing),
         cmocka_unit_test(test_H_a_dead_server_is_asked_seldom_and_refusals_are_immediate),
         cmocka_unit_test(test_H_a_probe_on_a_dead_line_holds_up_nobody),
         cmocka_unit_test(test_H_no_server_at_all_is_unavailable),

@@ -40,6 +40,13 @@ static void end(struct hostile *h)
     fake_redis_free(h->fake);
 }
 
+static void require_no_channel(struct hostile *h, int status)
+{
+    struct near__channel *channel;
+    near_error error;
+    assert_int_equal(near__channel_open(h->f->remote, "me", fixture_deadline(h->f, LONG_MS), &channel, &error), status);
+}
+
 static struct near__request ask(struct hostile *h, enum near__operation operation, int ms)
 {
     struct near__request q = request(operation, "k");
@@ -208,10 +215,23 @@ static void test_R18_loading_is_said_and_not_a_miss(void **state)
     h.fake->hello = "-LOADING Redis is loading the dataset in memory\r\n";
     struct near__request q = ask(&h, NEAR_OP_FETCH, 200);
     assert_int_equal(q.status, NEAR_ERR_LOADING);
-    struct near__channel *channel;
-    near_error error;
-    assert_int_equal(near__channel_open(h.f->remote, "me", fixture_deadline(h.f, LONG_MS), &channel, &error),
-                     NEAR_ERR_LOADING);
+    require_no_channel(&h, NEAR_ERR_LOADING);
+    end(&h);
+}
+
+/* A server that cannot save what is written refuses writes, and PING as if it were one, and answers reads all the same:
+ * so do its connections.  A subscription could not prove anything. */
+static void test_H_a_server_that_cannot_save_is_still_read(void **state)
+{
+    struct hostile h;
+    (void)state;
+    begin(&h, "$-1\r\n:-2\r\n$-1\r\n$-1\r\n", 20);
+    h.fake->every = 4;
+    h.fake->hello =
+        "-MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.\r\n";
+    struct near__request q = ask(&h, NEAR_OP_FETCH, LONG_MS);
+    assert_int_equal(q.status, NEAR_MISS);
+    require_no_channel(&h, NEAR_ERR_MISCONFIGURED);
     end(&h);
 }
 
@@ -240,6 +260,89 @@ static void test_R38_a_refusal_in_place_of_a_handshake_is_said(void **state)
         assert_non_null(strstr(rows[i].words, q.detail));
         end(&h);
     }
+}
+
+struct waiting {
+    struct fixture *f;
+    int status;
+};
+
+static void *run_waiting(void *arg)
+{
+    struct waiting *w = arg;
+    struct near__request q = request(NEAR_OP_FETCH, "k");
+    w->status = run_one(w->f, &q);
+    return NULL;
+}
+
+#define MISSES "$-1\r\n:-2\r\n$-1\r\n$-1\r\n$-1\r\n:-2\r\n$-1\r\n$-1\r\n" /* of two fetches, told together */
+
+/* A server that has room for one connection, which answers two fetches when it has both. */
+static void begin_narrow(struct hostile *h, const char *refusal)
+{
+    begin(h, MISSES, strlen(MISSES));
+    h->fake->every = 8;
+    h->fake->room = 1;
+    h->fake->refusal = refusal;
+    h->f->options.breaker_failures = 1;
+    h->f->options.backoff_min_ms = h->f->options.backoff_max_ms = 3600000;
+}
+
+/* A request that occupies the connection until another one comes. */
+static void occupy(struct hostile *h, struct waiting *w, pthread_t *thread)
+{
+    int before = atomic_load(&h->fake->commands);
+    *w = (struct waiting){.f = h->f};
+    pthread_create(thread, NULL, run_waiting, w);
+    assert_true(wait_until(atomic_load(&h->fake->commands) == before + 4, LONG_MS));
+}
+
+/* One more connection would be nice, but is not to be had: no room for clients, a password that has been changed.  What
+ * works goes on, and the server is not asked again and again. */
+static void test_H_a_further_connection_that_is_refused_costs_nothing(void **state)
+{
+    enum { ROUNDS = 12 };
+    static const char *const refusals[] = {"-ERR max number of clients reached\r\n",
+                                           "-WRONGPASS invalid username-password pair or user is disabled.\r\n"};
+    (void)state;
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
+        struct hostile h;
+        begin_narrow(&h, refusals[i]);
+        for (int round = 0; round < ROUNDS; round++) {
+            struct waiting w;
+            pthread_t thread;
+            occupy(&h, &w, &thread);
+            struct near__request q = request(NEAR_OP_FETCH, "k");
+            int status = run_one(h.f, &q);
+            if (status != NEAR_MISS)
+                near__remote_interrupt(h.f->remote); /* the other one waits for it */
+            pthread_join(thread, NULL);
+            assert_int_equal(status, NEAR_MISS);
+            assert_int_equal(w.status, NEAR_MISS);
+        }
+        assert_true(atomic_load(&h.fake->accepted) <= 1 + ROUNDS / 2); /* one, and one more; pauses are random */
+        end(&h);
+    }
+}
+
+/* The same of a line on which nothing comes back: it costs one caller his time, and others nothing. */
+static void test_H_a_further_connection_that_is_silent_costs_one_caller_his_time(void **state)
+{
+    struct hostile h;
+    struct waiting w;
+    pthread_t thread;
+    (void)state;
+    begin_narrow(&h, "");
+    occupy(&h, &w, &thread);
+    struct near__request q = request(NEAR_OP_FETCH, "k");
+    assert_int_equal(run_ms(h.f, &q, 20), NEAR_ERR_TIMEOUT);
+    int status = run_one(h.f, &q);
+    if (status != NEAR_MISS)
+        near__remote_interrupt(h.f->remote);
+    pthread_join(thread, NULL);
+    assert_int_equal(status, NEAR_MISS);
+    assert_int_equal(w.status, NEAR_MISS);
+    end(&h);
 }
 
 /* Each request of a batch finds out for itself that the server does not know the flags, the first one for all later
@@ -319,11 +422,8 @@ static void test_J_a_subscription_that_is_not_confirmed_is_refused(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
         struct hostile h;
-        struct near__channel *channel = NULL;
-        near_error error;
         begin(&h, answers[i], strlen(answers[i]));
-        assert_int_equal(near__channel_open(h.f->remote, "me", fixture_deadline(h.f, LONG_MS), &channel, &error),
-                         NEAR_ERR_PROTOCOL);
+        require_no_channel(&h, NEAR_ERR_PROTOCOL);
         end(&h);
     }
 }
@@ -471,7 +571,10 @@ int main(void)
         cmocka_unit_test(test_R15_a_reply_too_many_ends_the_connection),
         cmocka_unit_test(test_a_position_that_moves_during_a_read_makes_it_inexact),
         cmocka_unit_test(test_R18_loading_is_said_and_not_a_miss),
+        cmocka_unit_test(test_H_a_server_that_cannot_save_is_still_read),
         cmocka_unit_test(test_R38_a_refusal_in_place_of_a_handshake_is_said),
+        cmocka_unit_test(test_H_a_further_connection_that_is_refused_costs_nothing),
+        cmocka_unit_test(test_H_a_further_connection_that_is_silent_costs_one_caller_his_time),
         cmocka_unit_test(test_a_server_before_7_gets_scripts_without_flags),
         cmocka_unit_test(test_J_a_channel_fed_with_nonsense_is_lost),
         cmocka_unit_test(test_J_a_subscription_that_is_not_confirmed_is_refused),

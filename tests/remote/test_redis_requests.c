@@ -477,6 +477,29 @@ static void test_large_sets_of_a_batch_arrive(void **state)
     }
 }
 
+/* More than the socket takes at once, so that sending stops in the middle of the four commands of a fetch, and the
+ * server answers the first of them before it has seen the last. */
+static void test_fetches_of_long_keys_are_answered_while_they_are_sent(void **state)
+{
+    enum { FETCHES = 64, ROUNDS = 20, KEY_SIZE = 65535 };
+    NEEDS_SERVER();
+    struct near__request q[FETCHES];
+    char *key = calloc(1, KEY_SIZE);
+    assert_non_null(key);
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < FETCHES; i++) {
+            q[i] = request(NEAR_OP_FETCH, "");
+            q[i].key = key;
+            q[i].key_size = (size_t)(KEY_SIZE - (FETCHES * round + i) * 7);
+        }
+        struct fixture *f = *state;
+        near__remote_run(f->remote, q, FETCHES, fixture_deadline(f, LONG_MS));
+        for (int i = 0; i < FETCHES; i++)
+            assert_int_equal(q[i].status, NEAR_MISS);
+    }
+    free(key);
+}
+
 /* ---------------------------------------------------------------- scripts */
 
 static void test_the_digests_are_those_of_the_texts(void **state)
@@ -739,6 +762,7 @@ int main(void)
         T(test_sets_of_a_batch_are_numbered_told_and_done_in_order),
         T(test_sets_of_a_batch_keep_their_order_when_scripts_are_forgotten),
         T(test_large_sets_of_a_batch_arrive),
+        T(test_fetches_of_long_keys_are_answered_while_they_are_sent),
         T(test_the_digests_are_those_of_the_texts),
         T(test_a_forgotten_script_is_sent_again_and_runs_once),
         T(test_messages_are_the_writes_in_order_and_nothing_else),

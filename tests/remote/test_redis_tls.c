@@ -280,6 +280,94 @@ static void test_H_a_handshake_whose_line_breaks_is_tried_again(void **state)
     proxy_free(p);
 }
 
+/* ---------------------------------------------------------------- files that change */
+
+/* Puts a copy of a file into the place of another, in one step. */
+static void put(const char *from, const char *to)
+{
+    char source[256], line[1024];
+    snprintf(source, sizeof source, "%s", redis_server_path(server, from));
+    snprintf(line, sizeof line, "cp '%s' '%s.new' && mv -f '%s.new' '%s'", source, redis_server_path(server, to),
+             redis_server_path(server, to), redis_server_path(server, to));
+    assert_int_equal(system(line), 0);
+}
+
+static void end_connections(void)
+{
+    assert_string_not_equal(redis_server_command(server, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes", NULL),
+                            "(no answer)");
+}
+
+static int fetches(struct fixture *f)
+{
+    return strcmp(do_fetch(f, "absent"), "NEAR_MISS") == 0;
+}
+
+static void test_a_renewed_authority_is_read_for_the_next_connection(void **state)
+{
+    NEEDS_SERVER();
+    char authority[256];
+    struct fixture f;
+    put("other-ca.crt", "trusted.crt");
+    snprintf(authority, sizeof authority, "%s", redis_server_path(server, "trusted.crt"));
+    fixture_init(&f);
+    f.options.tls_ca_file = authority;
+    assert_int_equal(fixture_open(&f, at("localhost", redis_server_tls_port(server)), NULL), NEAR_OK);
+    assert_string_equal(do_fetch(&f, "absent"), "NEAR_ERR_TLS");
+    put("ca.crt", "trusted.crt");
+    assert_true(wait_until(fetches(&f), LONG_MS));
+    fixture_close(&f);
+}
+
+static void keep_warning(void *arg, int level, const char *component, const char *message)
+{
+    (void)component;
+    if (level == NEAR_LOG_WARNING && strstr(message, "tls_"))
+        snprintf(arg, 512, "%s", message);
+}
+
+static uint64_t files_refused(struct fixture *f)
+{
+    struct near__remote_stats stats;
+    near__remote_stats(f->remote, &stats);
+    return stats.tls_files_refused;
+}
+
+/* The two files of a pair change one after the other; between the two the old ones serve. */
+static void test_a_renewed_pair_of_our_own_is_used_once_it_is_complete(void **state)
+{
+    NEEDS_SERVER();
+    char authority[256], certificate[256], key[256], warning[512] = "";
+    struct fixture f;
+    put("client.crt", "own.crt");
+    put("client.key", "own.key");
+    snprintf(authority, sizeof authority, "%s", redis_server_path(server, "ca.crt"));
+    snprintf(certificate, sizeof certificate, "%s", redis_server_path(server, "own.crt"));
+    snprintf(key, sizeof key, "%s", redis_server_path(server, "own.key"));
+    assert_string_equal(redis_server_command(server, "CONFIG", "SET", "tls-auth-clients", "yes", NULL), "OK");
+    fixture_init(&f);
+    f.log.fn = keep_warning;
+    f.log.arg = warning;
+    f.log.level = NEAR_LOG_WARNING;
+    f.options.tls_ca_file = authority;
+    f.options.tls_cert_file = certificate;
+    f.options.tls_key_file = key;
+    assert_int_equal(fixture_open(&f, at("localhost", redis_server_tls_port(server)), NULL), NEAR_OK);
+    assert_true(fetches(&f));
+    put("other-ca.crt", "own.crt"); /* one that the server does not accept */
+    end_connections();
+    assert_true(wait_until(fetches(&f) && files_refused(&f) > 0, LONG_MS));
+    assert_non_null(strstr(warning, key));
+    put("other-ca.key", "own.key");
+    end_connections();
+    assert_true(wait_until(!fetches(&f), LONG_MS)); /* so the new pair is what it is shown */
+    put("client.crt", "own.crt");
+    put("client.key", "own.key");
+    assert_true(wait_until(fetches(&f), LONG_MS));
+    assert_string_equal(redis_server_command(server, "CONFIG", "SET", "tls-auth-clients", "optional", NULL), "OK");
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -292,6 +380,8 @@ int main(void)
         cmocka_unit_test(test_a_channel_and_large_values_over_tls),
         cmocka_unit_test(test_many_threads_share_a_tls_connection),
         cmocka_unit_test(test_I_a_tls_peer_that_dies_raises_no_signal),
+        cmocka_unit_test(test_a_renewed_authority_is_read_for_the_next_connection),
+        cmocka_unit_test(test_a_renewed_pair_of_our_own_is_used_once_it_is_complete),
         cmocka_unit_test(test_H_a_handshake_whose_line_breaks_is_tried_again),
     };
     return cmocka_run_group_tests(tests, setup_tls, group_teardown);

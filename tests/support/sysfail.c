@@ -5,6 +5,7 @@
 #endif
 #include "support/sysfail.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -128,6 +129,8 @@ static const struct function functions[FUNCTIONS] = {
 static _Atomic(uint64_t) calls, fail_at, struck, totals[FUNCTIONS], total_struck[FUNCTIONS];
 static _Atomic(uint64_t) fail_seed;
 static _Atomic(int) lasting, only_function = -1, hit_function = -1, hit_way;
+static _Atomic(uint64_t) period[FUNCTIONS], period_calls[FUNCTIONS]; /* sysfail_function_every */
+static _Atomic(int) period_way[FUNCTIONS];
 
 static int means_again(int way)
 {
@@ -144,7 +147,9 @@ static int strike(int f, int way)
 /* How this call has to fail; NONE: it does not. */
 static int way_of(int f)
 {
-    uint64_t turn = atomic_fetch_add(&totals[f], 1);
+    uint64_t turn = atomic_fetch_add(&totals[f], 1), every = atomic_load(&period[f]);
+    if (every)
+        return (atomic_fetch_add(&period_calls[f], 1) + 1) % every ? NONE : strike(f, atomic_load(&period_way[f]));
     int only = atomic_load(&only_function);
     if (only >= 0 && only != f)
         return NONE;
@@ -168,10 +173,17 @@ static int way_of(int f)
     return strike(f, way);
 }
 
-static void arm(uint64_t n, uint64_t seed, int lasts)
+void sysfail_off(void)
 {
     atomic_store(&fail_at, 0);
     atomic_store(&only_function, -1);
+    for (int f = 0; f < FUNCTIONS; f++)
+        atomic_store(&period[f], 0);
+}
+
+static void arm(uint64_t n, uint64_t seed, int lasts)
+{
+    sysfail_off();
     atomic_store(&hit_function, -1);
     atomic_store(&hit_way, NONE);
     atomic_store(&lasting, lasts);
@@ -189,11 +201,19 @@ void sysfail_from(uint64_t n, uint64_t seed)
 {
     arm(n, seed, 1);
 }
-void sysfail_function_at(const char *function, uint64_t n, int error, int lasts)
+
+static int function_named(const char *name)
 {
     int f = 0;
-    while (f < FUNCTIONS && strcmp(functions[f].name, function) != 0)
+    while (f < FUNCTIONS && strcmp(functions[f].name, name) != 0)
         f++;
+    assert(f < FUNCTIONS);
+    return f;
+}
+
+void sysfail_function_at(const char *function, uint64_t n, int error, int lasts)
+{
+    int f = function_named(function);
     arm(0, 0, lasts);
     atomic_store(&hit_way, error);
     atomic_store(&hit_function, f);
@@ -201,10 +221,12 @@ void sysfail_function_at(const char *function, uint64_t n, int error, int lasts)
     atomic_store(&calls, 0);
     atomic_store(&fail_at, n);
 }
-void sysfail_off(void)
+void sysfail_function_every(const char *function, uint64_t n, int error)
 {
-    atomic_store(&fail_at, 0);
-    atomic_store(&only_function, -1);
+    int f = function_named(function);
+    atomic_store(&period_way[f], error);
+    atomic_store(&period_calls[f], 0);
+    atomic_store(&period[f], n);
 }
 uint64_t sysfail_calls(void)
 {

@@ -26,6 +26,9 @@ void sysfail_from(uint64_t n, uint64_t seed);
 /* The n-th call of that function ("fdatasync", as in sysfail.c's table) fails with this error; with lasts, all later
  * ones too. */
 void sysfail_function_at(const char *function, uint64_t n, int error, int lasts);
+/* Besides what is armed, and not among sysfail_calls: each n-th call of another function (n, 2n, …) fails.  For what
+ * several threads may try, whichever comes first: a fault that is armed when they have begun may come too late. */
+void sysfail_function_every(const char *function, uint64_t n, int error);
 /* Nothing fails any more. */
 void sysfail_off(void);
 

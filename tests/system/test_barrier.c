@@ -260,6 +260,25 @@ static void test_G7_bound_that_grows_is_told_first(void **state)
     assert_true(wait_until(strcmp(peek(s->a, "k"), "first") == 0, PATIENCE_MS));
 }
 
+/* There was no list when A last heard of it, but the heartbeat under way may have found one and told the bound of
+ * before. */
+static void test_G7_bound_that_grows_during_a_heartbeat_is_told_first(void **state)
+{
+    struct stack *s = *state;
+    stack_recover(s, s->a);
+    stack_recover(s, s->b);
+    assert_int_equal(near_set(s->b, "k", 1, "first", 5, NULL, NULL), NEAR_OK);
+    cache_in(s->a, "k", "first");
+    stack_hold(s, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_PROVE, -1);
+    stack_skip(s, 300);
+    stack_wait_held(s, NEAR_FAULT_HOLD_REPLIES, 2); /* B's, too */
+    assert_string_equal(peek(s->a, "k"), "first");
+    assert_int_equal(near_set_bound(s->a, 3600000), NEAR_OK);
+    assert_string_equal(peek(s->a, "k"), MISS);
+    stack_hold(s, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    assert_true(wait_until(strcmp(peek(s->a, "k"), "first") == 0, PATIENCE_MS));
+}
+
 static void test_closing_leaves_the_list_on_redis(void **state)
 {
     static const char *const list = "leave::nearcache-members";
@@ -303,6 +322,29 @@ static void test_barrier_arguments(void **state)
     barrier.missing = 77;
     assert_int_equal(near_del(cache, "k", 1, &call), NEAR_OK);
     assert_int_equal(barrier.missing, 77);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+static void require_told_of_nobody(int status)
+{
+    assert_int_equal(status, NEAR_OK);
+    assert_int_equal(barrier.processes + barrier.missing + barrier.unlisted, 0);
+}
+
+/* What the structure had from the call before would be taken for this one's. */
+static void test_barrier_of_no_items_is_told_of_nobody(void **state)
+{
+    (void)state;
+    near_cache *cache = NULL;
+    assert_int_equal(near_open("memory://none", NULL, &cache, NULL), NEAR_OK);
+    near_call call = barrier_call(0);
+    barrier.processes = barrier.missing = barrier.unlisted = 7;
+    require_told_of_nobody(near_mset(cache, NULL, 0, NULL, &call));
+    barrier.processes = barrier.missing = barrier.unlisted = 7;
+    require_told_of_nobody(near_mdel(cache, NULL, 0, &call));
+    call.barrier = NULL;
+    assert_int_equal(near_mset(cache, NULL, 0, NULL, &call), NEAR_OK);
+    assert_int_equal(near_mset(cache, NULL, 0, NULL, NULL), NEAR_OK);
     assert_int_equal(near_close(cache), NEAR_OK);
 }
 
@@ -560,10 +602,12 @@ int main(int argc, char **argv)
         STACK(test_G7_lost_list_is_not_believed),
         STACK(test_G7_barrier_without_an_answer_of_the_server),
         STACK(test_G7_bound_that_grows_is_told_first),
+        STACK(test_G7_bound_that_grows_during_a_heartbeat_is_told_first),
         STACK(test_G7_who_has_closed_is_not_waited_for),
         STACK(test_G7_close_without_an_answer_of_the_server),
         cmocka_unit_test(test_closing_leaves_the_list_on_redis),
         cmocka_unit_test(test_barrier_arguments),
+        cmocka_unit_test(test_barrier_of_no_items_is_told_of_nobody),
     };
     if (argc == 5) {
         snprintf(prefix, sizeof(prefix), "%s", argv[3]);

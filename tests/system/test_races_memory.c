@@ -1179,9 +1179,77 @@ static void test_R52_life_without_memory(void **state)
 
 #define RACE(name) cmocka_unit_test_setup_teardown(name, stack_setup, stack_teardown)
 
+/* ---------------------------------------------------------------- near_clear with NEAR_CLEAR_KEYS */
+
+static near_cache *open_prefixed(struct stack *s)
+{
+    near_options options;
+    near_options_init(&options);
+    options.prefix = "cleared:";
+    near_cache *cache = stack_open(s, &options);
+    stack_recover(s, cache);
+    return cache;
+}
+
+/* The keys are gone, but nobody could be told: nothing of them stays here, and the status says so. */
+static void test_R13_keys_that_are_cleared_and_not_told_leave_no_local_copy(void **state)
+{
+    struct stack *s = *state;
+    near_cache *cache = open_prefixed(s);
+    uint64_t removed = 0;
+    assert_int_equal(put(cache, "k", "v"), NEAR_OK);
+    assert_string_equal(peek(cache, "k"), "v");
+    near__memory_error(s->store, NEAR_OP_CLEAR, NEAR_ERR_UNAVAILABLE, 1);
+    assert_int_equal(near_clear(cache, NEAR_CLEAR_KEYS, NULL, &removed), NEAR_ERR_UNKNOWN);
+    assert_int_equal(removed, 1);
+    assert_string_equal(peek(cache, "k"), MISS);
+    assert_int_equal(near_clear(cache, NEAR_CLEAR_KEYS, NULL, &removed), NEAR_OK);
+    assert_int_equal(near_close(cache), NEAR_OK);
+}
+
+struct clearer {
+    near_cache *cache;
+    int status;
+    _Atomic(int) done;
+};
+
+static void *clear_for_a_second(void *arg)
+{
+    struct clearer *c = arg;
+    near_call call;
+    near_call_init(&call);
+    call.timeout_ms = 1000;
+    c->status = near_clear(c->cache, NEAR_CLEAR_KEYS, &call, NULL);
+    atomic_store(&c->done, 1);
+    return NULL;
+}
+
+/* A removal that takes all the time that there is leaves enough to tell of what it has removed. */
+static void test_H_clearing_keys_leaves_time_to_tell_of_it(void **state)
+{
+    struct stack *s = *state;
+    struct clearer c = {.cache = open_prefixed(s)};
+    pthread_t thread;
+    stack_hold(s, NEAR_FAULT_SILENCE, 0, -1);
+    assert_int_equal(pthread_create(&thread, NULL, clear_for_a_second, &c), 0);
+    for (int i = 0; i < 100; i++)
+        wait_a_moment(); /* if it has not come to the removal by then it finds a server that answers */
+    stack_hold(s, NEAR_FAULT_SILENCE, 0, 0);
+    stack_skip(s, 760);
+    int done = wait_until(atomic_load(&c.done), PATIENCE_MS);
+    stack_skip(s, 10000);
+    pthread_join(thread, NULL);
+    assert_true(done);
+    assert_int_equal(near__memory_requests(s->store, NEAR_OP_CLEAR), 1);
+    stack_recover(s, c.cache);
+    assert_int_equal(near_close(c.cache), NEAR_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        RACE(test_R13_keys_that_are_cleared_and_not_told_leave_no_local_copy),
+        RACE(test_H_clearing_keys_leaves_time_to_tell_of_it),
         RACE(test_R01_fill_that_meets_an_invalidation_is_not_kept),
         RACE(test_R02_fill_does_not_complete_into_another_fills_place),
         RACE(test_R03_eviction_does_not_forget_an_invalidation),

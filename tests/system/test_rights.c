@@ -30,19 +30,24 @@ static void note_rule(void *arg, int level, const char *component, const char *t
     pthread_mutex_unlock(&told_lock);
 }
 
-static near_cache *open_as(const char *user, const char *prefix, int tracked)
+static near_cache *open_logging(const char *user, const char *prefix, int tracked, near_log_fn log, uint32_t level)
 {
     near_options options;
     near_cache *cache;
     char uri[200];
     stack_options(&options);
     options.prefix = prefix;
-    options.log = note_rule;
-    options.log_level = 7;
+    options.log = log;
+    options.log_level = level;
     options.track = tracked ? NEAR_TRACK_BCAST : NEAR_TRACK_NONE;
     snprintf(uri, sizeof(uri), "unix://%s:pw@%s", user, redis_server_socket(server));
     assert_int_equal(near_open(uri, &options, &cache, NULL), NEAR_OK);
     return cache;
+}
+
+static near_cache *open_as(const char *user, const char *prefix, int tracked)
+{
+    return open_logging(user, prefix, tracked, note_rule, 7);
 }
 
 /* Runs a rule as it stands, as an administrator would who pastes it. */
@@ -154,6 +159,30 @@ static void test_the_rule_that_is_told_is_enough_with_tracking(void **state)
     pass_with_the_rule(1);
 }
 
+/* Without a log function, or with one that is not told errors, the text must not send anybody to the log. */
+static void test_nobody_is_sent_to_a_log_that_has_nothing(void **state)
+{
+    NEEDS_SERVER();
+    redis_server_command(server, "ACL", "SETUSER", "two", "reset", "on", ">pw", NULL);
+    for (int silent = 0; silent < 2; silent++) {
+        near_error error = {0};
+        near_cache *cache = open_logging("two", "p:", 0, silent ? note_rule : NULL, silent ? 2 : 7);
+        assert_int_equal(near_check(cache, PATIENCE_MS, &error), NEAR_ERR_DENIED);
+        print_message("# %s\n", error.text);
+        assert_null(strstr(error.text, "the log has the rule"));
+        assert_non_null(strstr(error.text, "near_options.log, with log_level 3 or more, gets the rule"));
+        stack_close(cache);
+    }
+    redis_server_command(server, "ACL", "DELUSER", "two", NULL);
+}
+
+/* As a user who may do everything else. */
+static near_cache *open_without(const char *right)
+{
+    redis_server_command(server, "ACL", "SETUSER", "two", "reset", "on", ">pw", "~*", "&*", "+@all", right, NULL);
+    return open_as("two", "p:", 0);
+}
+
 /* Each right that something depends on is missed by near_check when it is taken away. */
 static void test_each_missing_right_is_found(void **state)
 {
@@ -164,9 +193,7 @@ static void test_each_missing_right_is_found(void **state)
     NEEDS_SERVER();
     for (size_t i = 0; i < sizeof(rights) / sizeof(rights[0]); i++) {
         near_error error = {0};
-        redis_server_command(server, "ACL", "SETUSER", "two", "reset", "on", ">pw", "~*", "&*", "+@all", rights[i],
-                             NULL);
-        near_cache *cache = open_as("two", "p:", 0);
+        near_cache *cache = open_without(rights[i]);
         if (near_check(cache, PATIENCE_MS, &error) != NEAR_ERR_DENIED) {
             print_error("%s: %d %s\n", rights[i], error.status, error.text);
             missed++;
@@ -177,12 +204,44 @@ static void test_each_missing_right_is_found(void **state)
     redis_server_command(server, "ACL", "DELUSER", "two", NULL);
 }
 
+static int anybody_is_in_a_transaction(void)
+{
+    const char *clients = redis_server_command(server, "CLIENT", "LIST", "TYPE", "normal", NULL);
+    for (const char *at = clients; (at = strstr(at, " multi=")); at++)
+        if (strncmp(at, " multi=-1 ", 10) != 0)
+            return 1;
+    return 0;
+}
+
+/* What docs/coherence.md says may be missing: near_check passes, and leaves connections that serve. */
+static void test_what_nothing_depends_on_may_be_missing(void **state)
+{
+    static const char *const rights[] = {"-multi",          "-discard",         "-mget",      "-select",
+                                         "-client|setname", "-client|no-evict", "-config|get"};
+    NEEDS_SERVER();
+    for (size_t i = 0; i < sizeof(rights) / sizeof(rights[0]); i++) {
+        near_error error = {0};
+        near_cache *cache = open_without(rights[i]);
+        int checked = near_check(cache, PATIENCE_MS, &error);
+        print_message("# %s: %s\n", rights[i], checked == NEAR_OK ? "not needed" : error.text);
+        assert_int_equal(checked, NEAR_OK);
+        assert_false(anybody_is_in_a_transaction());
+        for (int n = 0; n < 8; n++) /* on whichever connection */
+            assert_int_equal(near_set(cache, "k", 1, "v", 1, NULL, NULL), NEAR_OK);
+        assert_string_equal(bypass(cache, "k"), "v");
+        stack_close(cache);
+    }
+    redis_server_command(server, "ACL", "DELUSER", "two", NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_rule_that_is_told_is_enough_for_everything),
         cmocka_unit_test(test_the_rule_that_is_told_is_enough_with_tracking),
+        cmocka_unit_test(test_nobody_is_sent_to_a_log_that_has_nothing),
         cmocka_unit_test(test_each_missing_right_is_found),
+        cmocka_unit_test(test_what_nothing_depends_on_may_be_missing),
     };
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
 }
