@@ -52,9 +52,9 @@ struct bench_engine {
     uint64_t (*memory)(void *store, uint64_t *ret_entries);
 };
 
-extern const struct bench_engine bench_engine_nearcache, bench_engine_floor, bench_engine_line, bench_engine_ways,
-    bench_engine_lfht, bench_engine_ck, bench_engine_cuckoo, bench_engine_uthash, bench_engine_sharded,
-    bench_engine_hiredis;
+extern const struct bench_engine bench_engine_nearcache, bench_engine_perishable, bench_engine_floor, bench_engine_line,
+    bench_engine_ways, bench_engine_lfht, bench_engine_ck, bench_engine_cuckoo, bench_engine_uthash,
+    bench_engine_sharded, bench_engine_hiredis;
 
 /* Those that were built, ended by NULL. */
 extern const struct bench_engine *const bench_engines[];

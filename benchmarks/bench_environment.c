@@ -81,6 +81,13 @@ static void write_versions(struct bench_json *json)
     bench_json_close(json);
 }
 
+/* Where a word of the command line has a URI, which may have a password; NULL: it has none. */
+static const char *uri_in(const char *word)
+{
+    const char *uri = strncmp(word, "--uri=", 6) == 0 ? word + 6 : word;
+    return strstr(uri, "://") || strncmp(uri, "local:", 6) == 0 ? uri : NULL;
+}
+
 static void write_command(struct bench_json *json, const struct bench_common *common)
 {
     bench_json_open(json, "command", '[');
@@ -88,9 +95,7 @@ static void write_command(struct bench_json *json, const struct bench_common *co
     bench_json_text(json, NULL, common->subcommand);
     for (int i = 0; i < common->argc; i++) {
         char redacted[1024];
-        const char *word = common->argv[i], *uri = strstr(word, "://") ? word : NULL;
-        if (uri && strncmp(uri, "--uri=", 6) == 0)
-            uri += 6;
+        const char *word = common->argv[i], *uri = uri_in(word);
         if (uri)
             near_uri_redact(uri, redacted, sizeof(redacted));
         bench_json_text(json, NULL, uri ? redacted : word);

@@ -34,11 +34,11 @@ table()
 
 engines=nearcache,floor,cds-lfht,sharded-lru
 table 'Zipf 0.99, 1 M keys' --engine $engines,one-line --threads 1,2 "$@"
-table 'Uniform, 1 M keys' --engine $engines --threads 1,2 --dist uniform "$@"
+table 'Uniform, 1 M keys' --engine $engines,one-line --threads 1,2 --dist uniform "$@"
 table 'Zipf 0.99, 16,384 keys' --engine $engines,one-line --threads 1,2 --keys 16384 "$@"
 table 'One key a call, uniform' --engine nearcache,floor --threads 1 --dist uniform "$@"
 table 'Sixteen keys a call, uniform' --engine nearcache,floor --threads 1 --dist uniform --batch 16 "$@"
-table 'Reads and writes' --engine nearcache,sharded-lru --threads 2 --mix get:95,set:5 "$@"
+table 'Reads and writes' --engine nearcache,one-line,eight-ways,sharded-lru --threads 2 --mix get:95,set:5 "$@"
 table 'Filling on miss' --engine nearcache,eight-ways,sharded-lru --threads 2 --fill-on-miss --entries 100000 "$@"
 table 'Uniform, 16,000 keys in a tier that has evicted four times as many' --engine nearcache,sharded-lru --threads 1,2 \
     --dist uniform --keys 16000 --entries 17000 --churn 4 "$@"

@@ -213,8 +213,7 @@ int main(int argc, char **argv)
     our.page_us = calloc(our.pages, sizeof(*our.page_us));
     if (!our.page_us)
         return perror("bulk-load"), 1;
-    if (near_open(our.uri, &options, &our.cache, &error) != NEAR_OK ||
-        near_wait_ready(our.cache, 30000, &error) != NEAR_OK)
+    if (near_open(our.uri, &options, &our.cache, &error) != NEAR_OK || figures_serves(our.cache, &error) != NEAR_OK)
         return fprintf(stderr, "bulk-load: %s\n", error.text), 1;
     show_all();
     tell_figures();

@@ -149,7 +149,7 @@ int main(int argc, char **argv)
     near_error error = {0};
     if (parse(argc, argv) != 0)
         return fputs(usage, stderr), 2;
-    if (near_open(our.uri, NULL, &our.cache, &error) != NEAR_OK || near_wait_ready(our.cache, 30000, &error) != NEAR_OK)
+    if (near_open(our.uri, NULL, &our.cache, &error) != NEAR_OK || figures_serves(our.cache, &error) != NEAR_OK)
         return fprintf(stderr, "early-refresh: %s\n", error.text), 1;
     near_del(our.cache, "hot", 3, NULL);
     get_once(1);

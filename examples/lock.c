@@ -225,6 +225,8 @@ static int open_caches(int argc, char **argv)
         if (near_open(argc > optind ? argv[optind + i] : fallback, NULL, &our.caches[our.count], &error) != NEAR_OK)
             return fprintf(stderr, "lock: %s\n", error.text), -1;
         our.count++;
+        if (count == 1 && figures_serves(our.caches[0], &error) != NEAR_OK) /* of several a minority may be away */
+            return fprintf(stderr, "lock: %s\n", error.text), -1;
     }
     return 0;
 }

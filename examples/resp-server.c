@@ -54,6 +54,23 @@ static void log_line(void *arg, int level, const char *component, const char *te
     fprintf(stderr, "resp-server: %s%s: %s\n", level >= 0 && level <= 7 ? names[level] : "", component, text);
 }
 
+/* What holds at first: the last of the URI's parameters of that name, which near_open has found good, or else the
+ * option. */
+static uint32_t first_bound(const struct settings *settings)
+{
+    static const char name[] = "bound_ms=";
+    near_options options = settings->options;
+    for (const char *at = strchr(settings->redis, '?'); at; at = strchr(at, '&')) {
+        char text[32];
+        if (strncmp(++at, name, strlen(name)) != 0)
+            continue;
+        const char *value = at + strlen(name);
+        snprintf(text, sizeof text, "%.*s", (int)strcspn(value, "&"), value);
+        (void)near_option_set(&options, "bound_ms", text, NULL);
+    }
+    return options.bound_ms;
+}
+
 static int open_cache(struct server *server)
 {
     near_error error = {0};
@@ -61,7 +78,7 @@ static int open_cache(struct server *server)
     server->settings.options.log = log_line;
     status = near_open(server->settings.redis, &server->settings.options, &server->cache, &error);
     if (status == NEAR_OK) {
-        atomic_store(&server->bound_ms, server->settings.options.bound_ms);
+        atomic_store(&server->bound_ms, first_bound(&server->settings));
         return 0;
     }
     fprintf(stderr, "resp-server: cannot open the cache: %s (%s)\n", error.text, near_status_name(status));

@@ -198,8 +198,9 @@ int main(int argc, char **argv)
         return fputs(usage, stderr), 2;
     our.clicks = calloc(our.sessions, sizeof(*our.clicks));
     for (int i = 0; i < 2; i++)
-        if (!our.clicks || near_open(our.uri, NULL, &our.servers[i], &error) != NEAR_OK ||
-            near_wait_ready(our.servers[i], 30000, &error) != NEAR_OK)
+        if (!our.clicks || figures_shared(our.uri, &error) != NEAR_OK ||
+            near_open(our.uri, NULL, &our.servers[i], &error) != NEAR_OK ||
+            figures_serves(our.servers[i], &error) != NEAR_OK)
             return fprintf(stderr, "session-store: %s\n", error.text), 1;
     for (unsigned i = 0; i < our.sessions; i++)
         begin(our.servers[i % 2], i);

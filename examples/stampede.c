@@ -119,8 +119,7 @@ static int run_process(void)
 {
     pthread_t threads[THREADS_MAX];
     near_error error = {0};
-    if (near_open(our.uri, NULL, &our.cache, &error) != NEAR_OK ||
-        near_wait_ready(our.cache, 30000, &error) != NEAR_OK) {
+    if (near_open(our.uri, NULL, &our.cache, &error) != NEAR_OK || figures_serves(our.cache, &error) != NEAR_OK) {
         fprintf(stderr, "stampede: %s\n", error.text);
         return 1;
     }

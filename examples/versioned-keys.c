@@ -124,9 +124,8 @@ static int parse(int argc, char **argv)
 static int open_both(void)
 {
     near_error error = {0};
-    if (near_open(our.uri, NULL, &our.reader, &error) == NEAR_OK &&
-        near_open(our.uri, NULL, &our.writer, &error) == NEAR_OK &&
-        near_wait_ready(our.reader, 30000, &error) == NEAR_OK)
+    if (figures_shared(our.uri, &error) == NEAR_OK && near_open(our.uri, NULL, &our.reader, &error) == NEAR_OK &&
+        near_open(our.uri, NULL, &our.writer, &error) == NEAR_OK && figures_serves(our.reader, &error) == NEAR_OK)
         return 0;
     fprintf(stderr, "versioned-keys: %s\n", error.text);
     return -1;

@@ -58,8 +58,10 @@ static near_cache *open_cold(void)
     near_error error;
     near_options_init(&options);
     options.prefix = "warm-start:";
-    int status = near_open(our.uri, &options, &cache, &error);
-    if (status == NEAR_OK && (status = near_wait_ready(cache, 10000, &error)) != NEAR_OK)
+    int status = figures_shared(our.uri, &error);
+    if (status == NEAR_OK)
+        status = near_open(our.uri, &options, &cache, &error);
+    if (cache && status == NEAR_OK && (status = figures_serves(cache, &error)) != NEAR_OK)
         near_close(cache);
     if (status != NEAR_OK)
         complain("open", status, error.text);

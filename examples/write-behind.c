@@ -146,6 +146,8 @@ static int open_source(near_cache **ret_cache, near_error *error)
     options.journal = our.journal;
     options.journal_sync = our.sync;
     int status = near_open(our.uri, &cache_options, ret_cache, error);
+    if (status == NEAR_OK)
+        status = figures_serves(*ret_cache, error);
     return status == NEAR_OK ? near_source_open(*ret_cache, &options, &our.source, error) : status;
 }
 
@@ -234,7 +236,10 @@ static int tell(struct outcome *o)
         pause_ms(1);
     pause_ms(our.stall_ms / 2);
     kill(pid, SIGKILL);
-    if (!ended(pid, SIGKILL))
+    int killed = ended(pid, SIGKILL);
+    if (atomic_load(&our.shared->errors)) /* it has said why */
+        return -1;
+    if (!killed)
         return fputs("write-behind: the first process was not killed\n", stderr), -1;
     o->killed_after = atomic_load(&our.shared->done);
     if ((pid = start(0)) < 0 || !ended(pid, 0))

@@ -56,6 +56,15 @@ int main(void)
         "us, ms, s, m, h (plain numbers are milliseconds).  A parameter of the URI overrides the field.  \"Running\" "
         "tells\n"
         "whether a `near_set_…` function changes it on an open cache.\n\n"
+        "The files of `tls_ca_file`, `tls_ca_dir`, `tls_cert_file` and `tls_key_file` are read at `near_open`, and "
+        "again when a new\n"
+        "connection finds that one of them has changed (another file, size or time): renewed certificates need no "
+        "restart.\n"
+        "Connections that are open keep what they were made with.  If the changed files cannot be used (half written, "
+        "or a key\n"
+        "that is not the certificate's), those read before stay in use, the log has a warning, "
+        "`near_stats.tls_files_refused`\n"
+        "counts it, and the next connection tries again.\n\n"
         "| name | type | default | range | running | |\n|---|---|---|---|---|---|");
     for (size_t i = 0; (row = near_option_info_at(i)); i++) {
         printf("| `%s` | %s | %s | ", row->name, row->type, row->default_text[0] ? row->default_text : "(none)");

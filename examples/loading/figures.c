@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 #include <time.h>
 
 int64_t figures_now_us(void)
@@ -49,4 +50,18 @@ double figures_quantile_ms(uint32_t *us, size_t count, unsigned permille)
     qsort(us, count, sizeof(*us), compare);
     size_t at = count * permille / 1000;
     return us[at < count ? at : count - 1] / 1000.0;
+}
+
+int figures_serves(near_cache *cache, near_error *error)
+{
+    int status = near_check(cache, 30000, error);
+    return status == NEAR_OK ? near_wait_ready(cache, 30000, error) : status;
+}
+
+int figures_shared(const char *uri, near_error *error)
+{
+    if (strncasecmp(uri, "local:", 6) != 0)
+        return NEAR_OK;
+    snprintf(error->text, sizeof error->text, "%s: this example needs a remote tier that its caches share", uri);
+    return error->status = NEAR_ERR_UNSUPPORTED;
 }
