@@ -23,7 +23,13 @@
  * after it was stored.  The same do those that are queued when the key is removed for an earlier one's sake [f1], and
  * those that are stored while it is on the list of what is to be forgotten: the removal may have run already [f2].  A
  * writer whose value has come to the remote tier after all that ends it for what is queued [f3]: the value is there,
- * and what was being loaded is refused.
+ * and what was being loaded is refused.  So where a writer is at the key when such an update has been stored, forgetting
+ * is left to him, who does it as he leaves unless his value is there and nothing was removed meanwhile [f4].  Otherwise
+ * the removals of a key that is always being written would go on for ever, each of them for the sake of the last.
+ *
+ * All this is about removals of this source.  A refresh of another process (NEAR_LOAD_REFRESH, stale_ms, a refresh
+ * before the expiry) that has read the source before the update was stored replaces the update's value with what it has
+ * read, and removes nothing.  Where others load keys so, NEAR_SOURCE_INVALIDATE is for those who write them.
  *
  * The journal says of an update that it is stored only together with, and after, the note that its key is to be
  * forgotten; that one stands until it has been.  A key whose writer has not yet come back from the remote tier is noted
@@ -81,11 +87,18 @@ struct update {
     unsigned char key[];
 };
 
+/* Whether the key is to be forgotten when its writer leaves. */
+enum owes {
+    NOTHING,
+    UNLESS_CLEAN, /* [f4] unless the remote tier has his value, and the key was not removed while he was at it */
+    IN_ANY_CASE
+};
+
 struct near__behind_gate {
     UT_hash_handle hh;
     int in_table;
     uint64_t forget; /* under lock: the journal, if any, has the key as one to forget, by this number; 0: it has not */
-    int rejected;    /* under lock: the key is to be forgotten when its writer leaves */
+    enum owes owes;  /* under lock */
     int removed;     /* under lock: it has been removed from the remote tier, perhaps when that had the value */
     size_t key_size;
     unsigned char key[];
@@ -448,24 +461,41 @@ static void set_forget_locked(struct update *u, int forget_after)
 static void keep_value_locked(struct near__behind *b, const struct near__behind_gate *gate)
 {
     struct update *u = find_locked(b, gate->key, gate->key_size);
-    if (u && !gate->removed)
+    if (u)
         set_forget_locked(u, 0);
 }
 
+/* Until the writer leaves the journal has the key as one to forget. */
+static void note_gate_locked(struct near__behind *b, struct near__behind_gate *gate)
+{
+    if (!b->journal)
+        return;
+    gate->forget = ++b->sequence;
+    note_to_forget(b, gate->key, gate->key_size, gate->forget);
+}
+
+/* What the gate's journal note says is over, or is on the list under a number of its own. */
+static void settle_gate_locked(struct near__behind *b, const struct near__behind_gate *gate, int is_clean)
+{
+    if (gate->owes == IN_ANY_CASE || (gate->owes == UNLESS_CLEAN && !is_clean)) {
+        near__forget_add(b->forget, gate->key, gate->key_size, ++b->sequence);
+    } else if (gate->forget) { /* the remote tier has what was written */
+        note_locked(b, NEAR_RECORD_FORGOTTEN, gate->key, gate->key_size, gate->forget);
+        write_notes_locked(b);
+    }
+}
+
+/* All is settled before tell_locked lets the lock go: the next writer is not here yet, but is queued soon. */
 void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate, int has_value)
 {
     const struct near__alloc *behind_alloc = b->config.alloc;
     pthread_mutex_lock(&b->lock);
+    int is_clean = has_value && !gate->removed;
     HASH_DELETE(hh, b->gates, gate);
-    if (gate->rejected) {
-        near__forget_add(b->forget, gate->key, gate->key_size, gate->forget);
-    } else if (gate->forget) { /* the remote tier has what was written */
-        note_locked(b, NEAR_RECORD_FORGOTTEN, gate->key, gate->key_size, gate->forget);
-        write_notes_locked(b);
-        tell_locked(b);
-    }
-    if (has_value)
+    if (is_clean)
         keep_value_locked(b, gate);
+    settle_gate_locked(b, gate, is_clean);
+    tell_locked(b);
     pthread_cond_broadcast(&b->gates_changed);
     pthread_mutex_unlock(&b->lock);
     near__free(behind_alloc, gate);
@@ -606,21 +636,24 @@ void near__behind_forget(struct near__behind *b, const void *key, size_t key_siz
         set_forget_locked(u, 1);
     if (gate) { /* from here on it is the list's */
         gate->forget = 0;
-        gate->rejected = 0;
+        gate->owes = NOTHING;
     }
     near__forget_add(b->forget, key_size ? key : "", key_size, ++b->sequence);
     pthread_mutex_unlock(&b->lock);
 }
 
-/* [f1] key NULL: of all of them. */
+/* [f1] key NULL: of all of them.  A gate's note must then outlast that about everything. */
 static void removed_locked(struct near__behind *b, const void *key, size_t key_size)
 {
     struct update *u = key ? find_locked(b, key, key_size) : b->table;
     struct near__behind_gate *gate = key ? gate_locked(b, key, key_size) : b->gates;
     for (; u; u = key ? NULL : u->hh.next)
         set_forget_locked(u, 1);
-    for (; gate; gate = key ? NULL : gate->hh.next)
+    for (; gate; gate = key ? NULL : gate->hh.next) {
         gate->removed = 1;
+        if (!key && gate->forget)
+            note_gate_locked(b, gate);
+    }
 }
 
 /* Whoever adds a key does so under the lock, so here none is added. */
@@ -630,11 +663,9 @@ static int forgotten(void *arg, const void *key, size_t key_size, uint64_t numbe
     pthread_mutex_lock(&b->lock);
     removed_locked(b, key, key_size);
     int is_off = near__forget_number(b->forget, key, key_size) == number;
-    if (is_off && b->journal)
+    near__forget_drop(b->forget, key, key_size, number);
+    if (b->journal) {
         note_locked(b, key ? NEAR_RECORD_FORGOTTEN : NEAR_RECORD_FORGOTTEN_ALL, key, key_size, number);
-    if (is_off)
-        near__forget_drop(b->forget, key, key_size, number);
-    if (is_off && b->journal) {
         write_notes_locked(b);
         renew_journal_locked(b);
         tell_locked(b);
@@ -643,25 +674,42 @@ static int forgotten(void *arg, const void *key, size_t key_size, uint64_t numbe
     return is_off;
 }
 
-static int is_to_be_forgotten_locked(struct near__behind *b, const void *key, size_t key_size)
+/* Whether everybody is to forget the key of an update that has just been stored, or never will be. */
+static int is_to_be_forgotten_locked(struct near__behind *b, const struct update *u)
 {
-    return near__forget_number(b->forget, key, key_size) || near__forget_number(b->forget, NULL, 0);
+    return u->forget_after || near__forget_number(b->forget, u->key, u->key_size) ||
+           near__forget_number(b->forget, NULL, 0); /* [f2] */
 }
 
-/* The source has got, or will never get, the update; that is not noted yet. */
-static void forget_after_locked(struct near__behind *b, const struct update *u)
+/* [f4]  A key that is on the list stays there: its removal may be under way, and its number must change. */
+static int is_left_to_writer_locked(struct near__behind *b, const struct near__behind_gate *gate)
 {
-    struct near__behind_gate *gate = b->journal ? gate_locked(b, u->key, u->key_size) : NULL;
-    int forget_now = u->forget_after || is_to_be_forgotten_locked(b, u->key, u->key_size); /* [f2] */
-    if (!forget_now && !gate)
-        return;
+    return gate && gate->owes != IN_ANY_CASE && !near__forget_number(b->forget, gate->key, gate->key_size);
+}
+
+static void list_locked(struct near__behind *b, const struct update *u)
+{
     uint64_t number = ++b->sequence;
     if (b->journal)
         note_to_forget(b, u->key, u->key_size, number);
-    if (forget_now)
-        near__forget_add(b->forget, u->key, u->key_size, number);
-    else
-        gate->forget = number;
+    near__forget_add(b->forget, u->key, u->key_size, number);
+}
+
+/* The source has got, or will never get, the update; that is not noted yet.  The gate's note comes last: the end of
+ * what is on the list is not its end. */
+static void forget_after_locked(struct near__behind *b, const struct update *u)
+{
+    struct near__behind_gate *gate = gate_locked(b, u->key, u->key_size);
+    int is_listed = 0;
+    if (is_to_be_forgotten_locked(b, u)) {
+        is_listed = !is_left_to_writer_locked(b, gate);
+        if (is_listed)
+            list_locked(b, u);
+        else
+            gate->owes = UNLESS_CLEAN;
+    }
+    if (gate && (!is_listed || gate->owes == IN_ANY_CASE))
+        note_gate_locked(b, gate);
 }
 
 /* ---------------------------------------------------------------- flying */
@@ -780,15 +828,6 @@ static int is_hopeless(const struct near__behind *b, const struct update *u, int
     return !u->newer && (status == NEAR_ERR_REJECTED || (most && u->attempts + 1 >= most));
 }
 
-/* His note's number is above that of done_locked, which ends when the key is forgotten at once. */
-static void reject_writer_locked(struct near__behind *b, struct near__behind_gate *gate)
-{
-    gate->rejected = 1;
-    gate->forget = ++b->sequence;
-    if (b->journal)
-        note_to_forget(b, gate->key, gate->key_size, gate->forget);
-}
-
 /* The application hears of it; the remote tier must not go on showing what the source will never have. */
 static void bury(struct near__behind *b, struct update *u, near_update *update)
 {
@@ -802,10 +841,10 @@ static void bury(struct near__behind *b, struct update *u, near_update *update)
     count(&b->config.counters->dead_letters, 1);
     pthread_mutex_lock(&b->lock);
     struct near__behind_gate *gate = gate_locked(b, u->key, u->key_size);
+    if (gate)
+        gate->owes = IN_ANY_CASE;
     u->forget_after = 1;
     done_locked(b, u);
-    if (gate)
-        reject_writer_locked(b, gate);
     pthread_mutex_unlock(&b->lock);
 }
 

@@ -126,14 +126,28 @@ uint64_t near__forget_number(struct near__forget *f, const void *key, size_t key
     return number;
 }
 
+/* Keys that were listed before, too, where everything means these: while the list is full, keys that come would call
+ * for everything again and again, and those on the list would never have their turn. */
+static void drop_everything_locked(struct near__forget *f, uint64_t number)
+{
+    struct forgotten *k, *next;
+    if (f->everything <= number)
+        f->everything = 0;
+    HASH_ITER(hh, f->keys, k, next)
+    {
+        if (f->config.knows_all && k->number <= number)
+            remove_locked(f, k);
+    }
+}
+
 void near__forget_drop(struct near__forget *f, const void *key, size_t key_size, uint64_t number)
 {
     pthread_mutex_lock(&f->lock);
     struct forgotten *k = find_locked(f, key, key_size);
     if (k && k->number <= number)
         remove_locked(f, k);
-    if (!key && f->everything <= number)
-        f->everything = 0;
+    if (!key)
+        drop_everything_locked(f, number);
     pthread_mutex_unlock(&f->lock);
 }
 

@@ -18,8 +18,8 @@ struct near__forget_config {
     int (*invalidate)(void *arg, const void *key, size_t key_size); /* key NULL: everything; NEAR_OK: it has happened */
     int knows_all; /* invalidate can do that in the remote tier, too: then the list of keys needs not be long */
     void *arg;
-    /* It has happened to what was added with this number, or a lower one.  Called with no lock held; if nothing with a
-     * higher one was added meanwhile it is to call near__forget_drop, and 1, otherwise 0. */
+    /* It has happened to what was added with this number, or a lower one.  Called with no lock held; it is to call
+     * near__forget_drop.  1: that took it off; 0: it was added with a higher one meanwhile. */
     int (*forgotten)(void *arg, const void *key, size_t key_size, uint64_t number);
     void *forgotten_arg;
     _Atomic(uint64_t) *invalidated; /* counter */
@@ -33,7 +33,7 @@ void near__forget_close(struct near__forget *f); /* NULL is fine; what is left i
 void near__forget_add(struct near__forget *f, const void *key, size_t key_size, uint64_t number);
 /* The number of the last call that added the key; 0: it is not to be forgotten. */
 uint64_t near__forget_number(struct near__forget *f, const void *key, size_t key_size);
-/* It has happened, up to that number. */
+/* It has happened, up to that number; everything (key NULL) has, if knows_all, the keys with such numbers, too. */
 void near__forget_drop(struct near__forget *f, const void *key, size_t key_size, uint64_t number);
 uint64_t near__forget_pending(struct near__forget *f);
 uint64_t near__forget_bytes(struct near__forget *f); /* memory of the list */

@@ -334,25 +334,41 @@ static int store_anything(void *arg, near_update *updates, size_t count, uint32_
     return NEAR_OK;
 }
 
-/* The journal is replaced by a new one, and the source closed and opened. */
-static void renew_and_reopen(struct place *p)
+/* The journal is replaced by a new one (for the sake of a key that is on the list of those to be forgotten), and the
+ * source closed and opened; in between somebody puts the old value of k, whose name in the remote tier that is, there.
+ */
+static void renew_and_reopen(struct place *p, const char *name)
 {
     static char value[1 << 20];
     uint64_t before = 0, now;
     while ((now = stats_of(p).source_journal_bytes) >= before) {
         before = now;
-        assert_int_equal(near_source_set(p->source, "large", 5, value, sizeof value, NULL, NULL), NEAR_PENDING);
+        assert_int_equal(near_source_set(p->source, "0", 1, value, sizeof value, NULL, NULL), NEAR_PENDING);
     }
     assert_int_equal(near_source_close(p->source, 20, 0), NEAR_PENDING);
+    near__memory_foreign_set(p->memory, name, strlen(name), "old", 3);
     open_source(p);
 }
 
+enum { MANY = 65536 }; /* keys in the list of what is to be forgotten, where everything can take their place */
+
+/* As many writes as the list has places, to a remote tier that is away: each key is to be forgotten. */
+static void put_many_that_are_pending(struct place *p)
+{
+    char key[32];
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_ERR_FULL, INT_MAX);
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_ERR_UNAVAILABLE, INT_MAX);
+    for (int i = 0; i < MANY; i++) {
+        snprintf(key, sizeof key, "%d", i);
+        assert_int_equal(put(p, key, "new"), NEAR_PENDING);
+    }
+}
+
 /* The remote tier is away for so long that a list of keys has no end: what it has of the last of them is forgotten all
- * the same. */
+ * the same.  Where everything takes their place, that is an end to all of them, though keys are still refused. */
 static void away_for_long(struct place *p, const char *prefix, int journal)
 {
-    enum { MANY = 65536 };
-    char key[32], name[64];
+    char name[64];
     near_cache *usual = p->cache;
     near_options options = options_of(p);
     options.prefix = prefix;
@@ -365,15 +381,15 @@ static void away_for_long(struct place *p, const char *prefix, int journal)
         open_source(p);
     assert_int_equal(put(p, "k", "old"), NEAR_OK);
     assert_string_equal(on_server(p, name), "old");
-    near__memory_error(p->memory, NEAR_OP_SET, NEAR_ERR_FULL, INT_MAX);
-    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_ERR_UNAVAILABLE, INT_MAX);
-    for (int i = 0; i < MANY; i++) {
-        snprintf(key, sizeof key, "%d", i);
-        assert_int_equal(put(p, key, "new"), NEAR_PENDING);
-    }
-    assert_int_equal(put(p, "k", "new"), NEAR_PENDING);
     if (journal)
-        renew_and_reopen(p);
+        near__memory_error(p->memory, NEAR_OP_CLEAR, NEAR_ERR_UNAVAILABLE, INT_MAX);
+    put_many_that_are_pending(p);
+    assert_int_equal(put(p, "k", "new"), NEAR_PENDING);
+    if (*prefix && !journal) /* nothing is stored later, which would be a reason of its own */
+        assert_true(wait_until(stats_of(p).source_forgetting == 0, PATIENCE_MS));
+    if (journal)
+        renew_and_reopen(p, name);
+    near__memory_error(p->memory, NEAR_OP_CLEAR, NEAR_OK, 0);
     near__memory_error(p->memory, NEAR_OP_SET, NEAR_OK, 0);
     near__memory_error(p->memory, NEAR_OP_DEL, NEAR_OK, 0);
     flush(p);
@@ -827,9 +843,9 @@ static void copy_file(const char *from, const char *to)
 {
     static char bytes[1 << 16];
     FILE *in = fopen(from, "r"), *out = fopen(to, "w");
-    size_t size = fread(bytes, 1, sizeof bytes, in);
-    assert_true(size > 0 && size < sizeof bytes);
-    assert_int_equal(fwrite(bytes, 1, size, out), size);
+    size_t size;
+    while ((size = fread(bytes, 1, sizeof bytes, in)))
+        assert_int_equal(fwrite(bytes, 1, size, out), size);
     fclose(in);
     fclose(out);
 }
@@ -1008,6 +1024,132 @@ static void test_behind_removed_before_its_writer_is_back_and_forgotten_again_af
     load_old_and_store(p);
 }
 
+/* An update whose key was removed while it was queued is stored while its next value is on its way back from the cache:
+ * nothing is removed for the old one's sake, or for a key that is always being written each removal would be a reason
+ * for the next. */
+static void test_behind_stored_while_its_next_value_arrives_and_that_stays(void **state)
+{
+    struct place *p = *state;
+    struct writer w;
+    remove_behind_a_later_write(p);
+    uint64_t forgotten = stats_of(p).source_forgotten;
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_SET, -1);
+    writer_start(&w, p, "k", "newer", 0);
+    assert_int_equal(near__memory_wait_held(p->memory, NEAR_FAULT_HOLD_REPLIES, 1, PATIENCE_MS), 0);
+    atomic_store(&p->table.hold, 0);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS));
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    assert_int_equal(writer_end(&w), NEAR_OK);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "newer");
+    assert_string_equal(on_server(p, "k"), "newer");
+    assert_int_equal(stats_of(p).source_forgotten, forgotten);
+}
+
+/* The next value's writer is back, but its key was removed meanwhile: it may be another one that is there. */
+static void test_behind_stored_while_its_next_value_is_removed_and_forgotten_after_that(void **state)
+{
+    struct place *p = *state;
+    struct writer w;
+    begin_removal(p, NEAR_FAULT_HOLD_REQUESTS);
+    atomic_store(&p->table.hold, 1);
+    assert_int_equal(put(p, "k", "new"), NEAR_OK);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_SET, -1);
+    writer_start(&w, p, "k", "newer", 0);
+    assert_int_equal(near__memory_wait_held(p->memory, NEAR_FAULT_HOLD_REPLIES, 1, PATIENCE_MS), 0);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
+    assert_true(wait_until(stats_of(p).source_forgetting == 0, PATIENCE_MS));
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_SET, 0);
+    assert_int_equal(near_set(p->other, "k", 1, "old", 3, NULL, NULL), NEAR_OK);
+    atomic_store(&p->table.hold, 0);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS));
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    assert_int_equal(writer_end(&w), NEAR_OK);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "newer");
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
+
+static void *delete_main(void *arg)
+{
+    struct place *p = arg;
+    assert_int_equal(near_source_del(p->source, "k", 1, NULL), NEAR_OK);
+    return NULL;
+}
+
+/* A removal's update is stored while he who asked for it waits for the cache: what was loaded in between goes when he
+ * is back. */
+static void test_behind_stored_while_its_removal_arrives_and_forgotten_after_that(void **state)
+{
+    struct place *p = *state;
+    pthread_t deleter;
+    behind(p, 0);
+    atomic_store(&p->table.hold, 1);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_DEL, -1);
+    assert_int_equal(pthread_create(&deleter, NULL, delete_main, p), 0);
+    assert_int_equal(near__memory_wait_held(p->memory, NEAR_FAULT_HOLD_REPLIES, 1, PATIENCE_MS), 0);
+    assert_int_equal(near_set(p->other, "k", 1, "old", 3, NULL, NULL), NEAR_OK);
+    atomic_store(&p->table.hold, 0);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS));
+    assert_string_equal(on_server(p, "k"), "old");
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    pthread_join(deleter, NULL);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "(gone)");
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
+
+static int reject_k(void *arg, near_update *updates, size_t count, uint32_t timeout_ms)
+{
+    struct table *t = arg;
+    (void)timeout_ms;
+    for (size_t i = 0; i < count; i++)
+        if (updates[i].key_size == 1 && *(const char *)updates[i].key == 'k')
+            updates[i].status = atomic_load(&t->refusal);
+    return NEAR_OK;
+}
+
+/* The list is full, so that everything is forgotten for the sake of a rejected update; and a second time for another
+ * key's, which is asked for later.  His own comes after both: the rejected update's writer arrives when the second has
+ * run. */
+static void test_behind_rejected_while_everything_is_forgotten_and_so_is_its_key(void **state)
+{
+    struct place *p = *state;
+    struct writer w;
+    near_cache *usual = p->cache;
+    near_options options = options_of(p);
+    options.prefix = "p:";
+    p->cache = open_cache_with(p, &options);
+    p->options.store = reject_k;
+    p->options.dead_letter = bury;
+    p->options.dead_letter_arg = &p->table;
+    behind(p, 0);
+    put_many_that_are_pending(p);
+    assert_int_equal(stats_of(p).source_forgetting, MANY);
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_OK, 0);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_CLEAR, -1);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_SET, -1);
+    atomic_store(&p->table.refusal, NEAR_ERR_REJECTED);
+    writer_start(&w, p, "k", "new", 0);
+    assert_int_equal(near__memory_wait_held(p->memory, NEAR_FAULT_HOLD_REPLIES, 1, PATIENCE_MS), 0);
+    assert_int_equal(atomic_load(&p->table.dead), 1);
+    assert_int_equal(near_source_del(p->source, "z", 1, NULL), NEAR_PENDING); /* another key, a higher number */
+    uint64_t cleared = near__memory_requests(p->memory, NEAR_OP_CLEAR);
+    near__memory_release_one(p->memory, NEAR_FAULT_HOLD_REPLIES);
+    assert_true(wait_until(near__memory_requests(p->memory, NEAR_OP_CLEAR) > cleared, PATIENCE_MS));
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
+    assert_int_equal(writer_end(&w), NEAR_OK);
+    assert_string_equal(on_server(p, "p:k"), "new");
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_OK, 0);
+    flush(p);
+    assert_string_equal(on_server(p, "p:k"), "(none)");
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    p->cache = usual;
+}
+
 static void test_behind_close_keeps_what_is_only_in_memory_unless_told(void **state)
 {
     struct place *p = *state;
@@ -1173,6 +1315,107 @@ static void test_journal_has_what_is_rejected_before_the_cache_has_it(void **sta
     behind(p, 1);
     rejected_before_the_cache_has_it(p, killed);
     require_that_the_next_process_forgets(p, killed);
+}
+
+/* And when everything else is forgotten meanwhile, which ends all notes about keys that were written before. */
+static void test_journal_has_what_is_stored_while_everything_is_forgotten(void **state)
+{
+    struct place *p = *state;
+    char killed[112], new[112];
+    struct writer w;
+    near_cache *usual = p->cache;
+    near_options options = options_of(p);
+    options.prefix = "p:";
+    p->cache = open_cache_with(p, &options);
+    p->options.store = store_anything;
+    behind(p, 1);
+    snprintf(new, sizeof new, "%s.new", p->journal);
+    assert_int_equal(mkdir(new, 0700), 0); /* or a rewritten file would have the notes in another order */
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_SET, 1);
+    writer_start(&w, p, "k", "new", 0);
+    assert_int_equal(near__memory_wait_held(p->memory, NEAR_FAULT_HOLD_REQUESTS, 1, PATIENCE_MS), 0);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS));
+    put_many_that_are_pending(p);
+    assert_int_equal(put(p, "one more", "new"), NEAR_PENDING);
+    assert_true(wait_until(stats_of(p).source_forgotten > 0, PATIENCE_MS)); /* no key is, so everything */
+    snprintf(killed, sizeof killed, "%s.killed", p->journal);
+    copy_file(p->journal, killed);
+    assert_int_equal(rmdir(new), 0);
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_OK, 0);
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_OK, 0);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
+    assert_int_equal(writer_end(&w), NEAR_OK);
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    assert_string_equal(on_server(p, "p:k"), "new");
+    p->options.journal = killed;
+    open_source(p);
+    flush(p);
+    assert_string_equal(on_server(p, "p:k"), "(none)");
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    unlink(killed);
+    p->source = NULL;
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    p->cache = usual;
+}
+
+/* A log function that takes as long as it is told to. */
+struct slow_listener {
+    _Atomic(int) hold, inside;
+};
+static void hold_when_told(void *arg, int level, const char *component, const char *text)
+{
+    struct slow_listener *l = arg;
+    (void)level, (void)component;
+    if (!strstr(text, "journal"))
+        return;
+    atomic_store(&l->inside, 1);
+    while (atomic_load(&l->hold))
+        wait_a_moment();
+}
+
+/* While a writer who leaves tells that the journal has failed, the next one comes, whose write to the cache fails: that
+ * its key is to be forgotten after the store is not undone by the first one's success. */
+static void test_journal_fails_as_a_writer_leaves_and_a_later_update_is_forgotten_all_the_same(void **state)
+{
+    struct place *p = *state;
+    enum { HEADER = 40, RECORDS = HEADER + 4 + HEADER + 1 + HEADER + 1 }; /* k and new, to be forgotten, stored */
+    struct slow_listener listener = {.hold = 1};
+    struct rlimit before, small;
+    struct writer first;
+    near_cache *usual = p->cache;
+    near_options options = options_of(p);
+    options.log = hold_when_told;
+    options.log_arg = &listener;
+    options.log_level = 4;
+    p->cache = open_cache_with(p, &options);
+    behind(p, 1);
+    uint64_t bytes = stats_of(p).source_journal_bytes + RECORDS;
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_SET, 1);
+    writer_start(&first, p, "k", "new", 0);
+    assert_true(wait_until(stats_of(p).source_journal_bytes == bytes, PATIENCE_MS));
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = before;
+    small.rlim_cur = 1;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    assert_true(wait_until(atomic_load(&listener.inside), PATIENCE_MS));
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    atomic_store(&p->table.hold, 1);
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_ERR_FULL, 1);
+    assert_int_equal(put(p, "k", "newer"), NEAR_PENDING);
+    assert_true(wait_until(strcmp(on_server(p, "k"), "(none)") == 0, PATIENCE_MS));
+    atomic_store(&listener.hold, 0);
+    assert_int_equal(writer_end(&first), NEAR_OK);
+    assert_true(wait_until(stats_of(p).source_forgetting == 0, PATIENCE_MS));
+    assert_int_equal(near_set(p->other, "k", 1, "new", 3, NULL, NULL), NEAR_OK);
+    atomic_store(&p->table.hold, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "newer");
+    assert_string_equal(on_server(p, "k"), "(none)");
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    p->cache = usual;
 }
 
 /* A removal that has happened is about what was noted before it, wherever a rewritten file has that. */
@@ -1861,6 +2104,10 @@ int main(void)
         TEST(test_behind_stored_while_its_key_is_removed_and_forgotten_again),
         TEST(test_behind_written_after_its_key_was_removed_and_stays),
         TEST(test_behind_removed_before_its_writer_is_back_and_forgotten_again_after_the_store),
+        TEST(test_behind_stored_while_its_next_value_arrives_and_that_stays),
+        TEST(test_behind_stored_while_its_next_value_is_removed_and_forgotten_after_that),
+        TEST(test_behind_stored_while_its_removal_arrives_and_forgotten_after_that),
+        TEST(test_behind_rejected_while_everything_is_forgotten_and_so_is_its_key),
         TEST(test_behind_close_keeps_what_is_only_in_memory_unless_told),
         TEST(test_journal_gives_back_what_was_not_stored),
         TEST(test_journal_has_what_is_not_forgotten_at_close),
@@ -1868,6 +2115,8 @@ int main(void)
         TEST(test_journal_has_what_is_stored_and_not_forgotten),
         TEST(test_journal_has_what_is_stored_before_the_cache_has_it),
         TEST(test_journal_has_what_is_rejected_before_the_cache_has_it),
+        TEST(test_journal_has_what_is_stored_while_everything_is_forgotten),
+        TEST(test_journal_fails_as_a_writer_leaves_and_a_later_update_is_forgotten_all_the_same),
         TEST(test_journal_forgets_the_latest_of_a_key_s_notes),
         TEST(test_journal_torn_anywhere_keeps_every_whole_record),
         TEST(test_J_journal_leaves_a_short_foreign_file_alone),
