@@ -38,7 +38,8 @@
  * A dead letter's key is forgotten at once, and again when the writer who is at it then has left the remote tier: he
  * may be the letter's own and put there what the source will never have.
  *
- * Waiting: `space` for those whom the bound stops (they make the thread hurry), `landed` for those who flush,
+ * Waiting: `space` for those whom the bound stops (they make the thread hurry), `landed` for those who flush (what was
+ * accepted, and left to writers, before they came; the list of what is to be forgotten has a number for that, too),
  * `gates_changed` for writers of the same key, `work` for the thread.  Everything is under `lock`, which is never held
  * while a callback runs; it is held while the journal is written (a few microseconds) or rewritten (bounded by what is
  * queued), not while the disk is waited for.
@@ -99,6 +100,7 @@ struct near__behind_gate {
     int in_table;
     uint64_t forget; /* under lock: the journal, if any, has the key as one to forget, by this number; 0: it has not */
     enum owes owes;  /* under lock */
+    uint64_t since;  /* under lock: the number of what it has owed first */
     int removed;     /* under lock: it has been removed from the remote tier, perhaps when that had the value */
     size_t key_size;
     unsigned char key[];
@@ -497,6 +499,7 @@ void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate, 
     settle_gate_locked(b, gate, is_clean);
     tell_locked(b);
     pthread_cond_broadcast(&b->gates_changed);
+    pthread_cond_broadcast(&b->landed);
     pthread_mutex_unlock(&b->lock);
     near__free(behind_alloc, gate);
 }
@@ -687,6 +690,13 @@ static int is_left_to_writer_locked(struct near__behind *b, const struct near__b
     return gate && gate->owes != IN_ANY_CASE && !near__forget_number(b->forget, gate->key, gate->key_size);
 }
 
+static void owe_locked(struct near__behind *b, struct near__behind_gate *gate, enum owes owes)
+{
+    if (!gate->owes)
+        gate->since = ++b->sequence;
+    gate->owes = owes;
+}
+
 static void list_locked(struct near__behind *b, const struct update *u)
 {
     uint64_t number = ++b->sequence;
@@ -706,7 +716,7 @@ static void forget_after_locked(struct near__behind *b, const struct update *u)
         if (is_listed)
             list_locked(b, u);
         else
-            gate->owes = UNLESS_CLEAN;
+            owe_locked(b, gate, UNLESS_CLEAN);
     }
     if (gate && (!is_listed || gate->owes == IN_ANY_CASE))
         note_gate_locked(b, gate);
@@ -842,7 +852,7 @@ static void bury(struct near__behind *b, struct update *u, near_update *update)
     pthread_mutex_lock(&b->lock);
     struct near__behind_gate *gate = gate_locked(b, u->key, u->key_size);
     if (gate)
-        gate->owes = IN_ANY_CASE;
+        owe_locked(b, gate, IN_ANY_CASE);
     u->forget_after = 1;
     done_locked(b, u);
     pthread_mutex_unlock(&b->lock);
@@ -975,24 +985,45 @@ static const struct update *oldest_locked(const struct near__behind *b)
     return oldest;
 }
 
+/* The source has what was accepted with that number, or a lower one. */
 static int flushed_locked(const struct near__behind *b, uint64_t sequence)
 {
     const struct update *oldest = oldest_locked(b);
     return !oldest || oldest->oldest > sequence;
 }
 
+/* No writer is still to see to what one of these left to him. */
+static int settled_locked(const struct near__behind *b, uint64_t sequence)
+{
+    for (const struct near__behind_gate *gate = b->gates; gate; gate = gate->hh.next)
+        if (gate->owes && gate->since <= sequence)
+            return 0;
+    return 1;
+}
+
+/* Until it is so for all there is at the call, whatever comes meanwhile. */
+static int wait_landed_locked(struct near__behind *b, int (*is_so)(const struct near__behind *, uint64_t),
+                              int64_t deadline_ns)
+{
+    uint64_t sequence = b->sequence;
+    int so;
+    while (!(so = is_so(b, sequence)) && near__now(b->config.clock) < deadline_ns)
+        near__condition_wait(b->config.clock, &b->landed, &b->lock, deadline_ns);
+    return so;
+}
+
+/* Each step may give the next one more to wait for. */
 int near__behind_flush(struct near__behind *b, int64_t deadline_ns)
 {
     pthread_mutex_lock(&b->lock);
-    uint64_t sequence = b->sequence;
     b->flushers++;
     pthread_cond_signal(&b->work);
-    int flushed;
-    while (!(flushed = flushed_locked(b, sequence)) && near__now(b->config.clock) < deadline_ns)
-        near__condition_wait(b->config.clock, &b->landed, &b->lock, deadline_ns);
+    int flushed = wait_landed_locked(b, flushed_locked, deadline_ns);
     b->flushers--;
+    int settled = flushed && wait_landed_locked(b, settled_locked, deadline_ns);
+    uint64_t sequence = b->sequence;
     pthread_mutex_unlock(&b->lock);
-    return flushed && near__forget_wait(b->forget, deadline_ns) ? NEAR_OK : NEAR_ERR_TIMEOUT;
+    return settled && near__forget_wait(b->forget, sequence, deadline_ns) ? NEAR_OK : NEAR_ERR_TIMEOUT;
 }
 
 int near__behind_is_safe(struct near__behind *b)

@@ -31,6 +31,7 @@ struct forgotten {
     UT_hash_handle hh;
     int listed;
     uint64_t number; /* of the last call that added it */
+    uint64_t first;  /* of the first one for whose sake it has not been forgotten yet */
     size_t key_size;
     unsigned char key[];
 };
@@ -40,10 +41,11 @@ struct near__forget {
     pthread_t thread;
     int runs;
     pthread_mutex_t lock;
-    pthread_cond_t work, idle;
-    struct forgotten *keys; /* all under lock */
-    uint64_t bytes;         /* of keys */
-    uint64_t everything;    /* the number of the last call for it; 0: none */
+    pthread_cond_t work, done;
+    struct forgotten *keys;    /* all under lock */
+    uint64_t bytes;            /* of keys */
+    uint64_t everything;       /* the number of the last call for it; 0: none */
+    uint64_t everything_first; /* as with a key */
     int stop;
     uint32_t failures; /* in a row */
 };
@@ -62,9 +64,31 @@ int64_t near__backoff_ns(uint32_t min_ms, uint32_t max_ms, uint32_t attempts)
 
 /* ---------------------------------------------------------------- the list */
 
-static int is_idle_locked(const struct near__forget *f)
+/* Whether what was added with that number, or a lower one, has been forgotten since.  The oldest come first, so where
+ * the answer is no it comes early. */
+static int is_done_locked(const struct near__forget *f, uint64_t number)
 {
-    return !f->keys && !f->everything;
+    for (const struct forgotten *k = f->keys; k; k = k->hh.next)
+        if (k->first <= number)
+            return 0;
+    return !f->everything || f->everything_first > number;
+}
+
+/* A call with that number: of several the highest counts, and the lowest that has not been done. */
+static void raise_number(uint64_t *last, uint64_t *first, uint64_t number)
+{
+    if (!*last || *first > number)
+        *first = number;
+    if (*last < number)
+        *last = number;
+}
+
+/* Everything up to that number is done.  1: so is the last call. */
+static int lower_number(uint64_t last, uint64_t *first, uint64_t number)
+{
+    if (*first <= number)
+        *first = number + 1;
+    return last <= number;
 }
 
 static struct forgotten *create_locked(struct near__forget *f, const void *key, size_t key_size)
@@ -102,9 +126,10 @@ void near__forget_add(struct near__forget *f, const void *key, size_t key_size, 
     struct forgotten *k = find_locked(f, key, key_size);
     if (!k && key)
         k = create_locked(f, key, key_size);
-    uint64_t *latest = k ? &k->number : &f->everything;
-    if (*latest < number)
-        *latest = number;
+    if (k)
+        raise_number(&k->number, &k->first, number);
+    else
+        raise_number(&f->everything, &f->everything_first, number);
     pthread_cond_signal(&f->work);
     pthread_mutex_unlock(&f->lock);
 }
@@ -131,11 +156,11 @@ uint64_t near__forget_number(struct near__forget *f, const void *key, size_t key
 static void drop_everything_locked(struct near__forget *f, uint64_t number)
 {
     struct forgotten *k, *next;
-    if (f->everything <= number)
+    if (lower_number(f->everything, &f->everything_first, number))
         f->everything = 0;
     HASH_ITER(hh, f->keys, k, next)
     {
-        if (f->config.knows_all && k->number <= number)
+        if (f->config.knows_all && lower_number(k->number, &k->first, number))
             remove_locked(f, k);
     }
 }
@@ -144,7 +169,7 @@ void near__forget_drop(struct near__forget *f, const void *key, size_t key_size,
 {
     pthread_mutex_lock(&f->lock);
     struct forgotten *k = find_locked(f, key, key_size);
-    if (k && k->number <= number)
+    if (k && lower_number(k->number, &k->first, number))
         remove_locked(f, k);
     if (!key)
         drop_everything_locked(f, number);
@@ -155,7 +180,7 @@ void near__forget_drop(struct near__forget *f, const void *key, size_t key_size,
 static void move_to_end_locked(struct near__forget *f, struct forgotten *k)
 {
     const struct near__alloc *forget_alloc = f->config.alloc;
-    uint64_t number = k->number;
+    uint64_t number = k->number, first = k->first;
     HASH_DELETE(hh, f->keys, k);
     k->listed = 1;
     HASH_ADD_KEYPTR(hh, f->keys, k->key, k->key_size, k);
@@ -163,8 +188,8 @@ static void move_to_end_locked(struct near__forget *f, struct forgotten *k)
         return;
     f->bytes -= sizeof *k + k->key_size;
     near__free(forget_alloc, k);
-    if (f->everything < number)
-        f->everything = number;
+    raise_number(&f->everything, &f->everything_first, first);
+    raise_number(&f->everything, &f->everything_first, number);
 }
 
 /* Runs one removal.  1: it has happened. */
@@ -190,12 +215,12 @@ static void *forget_main(void *arg)
     pthread_mutex_lock(&f->lock);
     while (!f->stop) {
         if (!f->keys && !f->everything) {
-            pthread_cond_broadcast(&f->idle);
             near__condition_wait(f->config.clock, &f->work, &f->lock, NEAR_NEVER);
             continue;
         }
         if (run_one_locked(f)) {
             f->failures = 0;
+            pthread_cond_broadcast(&f->done);
             atomic_fetch_add_explicit(f->config.invalidated, 1, memory_order_relaxed); /* a statistic */
             continue;
         }
@@ -235,14 +260,14 @@ void near__forget_each(struct near__forget *f, void (*fn)(void *arg, const void 
     pthread_mutex_unlock(&f->lock);
 }
 
-int near__forget_wait(struct near__forget *f, int64_t deadline_ns)
+int near__forget_wait(struct near__forget *f, uint64_t number, int64_t deadline_ns)
 {
+    int done;
     pthread_mutex_lock(&f->lock);
-    while (!is_idle_locked(f) && near__now(f->config.clock) < deadline_ns)
-        near__condition_wait(f->config.clock, &f->idle, &f->lock, deadline_ns);
-    int idle = is_idle_locked(f);
+    while (!(done = is_done_locked(f, number)) && near__now(f->config.clock) < deadline_ns)
+        near__condition_wait(f->config.clock, &f->done, &f->lock, deadline_ns);
     pthread_mutex_unlock(&f->lock);
-    return idle;
+    return done;
 }
 
 int near__forget_open(const struct near__forget_config *config, struct near__forget **ret)
@@ -253,7 +278,7 @@ int near__forget_open(const struct near__forget_config *config, struct near__for
     f->config = *config;
     pthread_mutex_init(&f->lock, NULL);
     near__condition_init(&f->work);
-    near__condition_init(&f->idle);
+    near__condition_init(&f->done);
     *ret = f;
     return NEAR_OK;
 }
@@ -278,6 +303,6 @@ void near__forget_close(struct near__forget *f)
         remove_locked(f, f->keys);
     pthread_mutex_destroy(&f->lock);
     pthread_cond_destroy(&f->work);
-    pthread_cond_destroy(&f->idle);
+    pthread_cond_destroy(&f->done);
     near__free(f->config.alloc, f);
 }

@@ -40,7 +40,9 @@ uint64_t near__forget_bytes(struct near__forget *f); /* memory of the list */
 /* Tells what is pending, with its last number; fn is called under the list's lock. */
 void near__forget_each(struct near__forget *f, void (*fn)(void *arg, const void *key, size_t key_size, uint64_t number),
                        void *arg);
-int near__forget_wait(struct near__forget *f, int64_t deadline_ns); /* 1: nothing is pending; 0: at the deadline */
+/* 1: what was added with that number, or a lower one, has been forgotten, whatever was added since; 0: not by the
+ * deadline. */
+int near__forget_wait(struct near__forget *f, uint64_t number, int64_t deadline_ns);
 
 /* min doubled with every attempt up to max, and of that a random part from a half to the whole, in ns. */
 int64_t near__backoff_ns(uint32_t min_ms, uint32_t max_ms, uint32_t attempts);

@@ -1070,6 +1070,45 @@ static void test_behind_stored_while_its_next_value_is_removed_and_forgotten_aft
     assert_string_equal(on_server(p, "k"), "(none)");
 }
 
+struct flusher {
+    near_source *source;
+    int status;
+    _Atomic(int) is_done;
+};
+static void *flush_main(void *arg)
+{
+    struct flusher *f = arg;
+    f->status = near_source_flush(f->source, 10000);
+    atomic_store(&f->is_done, 1);
+    return NULL;
+}
+
+/* A key that is to be forgotten anew each time before its removal is back: whoever flushes waits for what was there when
+ * he came, and not for an end. */
+static void test_behind_flush_waits_for_no_more_than_there_was(void **state)
+{
+    struct place *p = *state;
+    pthread_t thread;
+    behind(p, 0);
+    struct flusher flusher = {.source = p->source};
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_DEL, -1);
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_ERR_FULL, INT_MAX);
+    assert_int_equal(put(p, "k", "new"), NEAR_PENDING);
+    assert_int_equal(pthread_create(&thread, NULL, flush_main, &flusher), 0);
+    while (!atomic_load(&flusher.is_done)) {
+        assert_int_equal(near__memory_wait_held(p->memory, NEAR_FAULT_HOLD_REPLIES, 1, PATIENCE_MS), 0);
+        uint64_t removed = near__memory_requests(p->memory, NEAR_OP_DEL);
+        assert_int_equal(put(p, "k", "new"), NEAR_PENDING);
+        near__memory_release_one(p->memory, NEAR_FAULT_HOLD_REPLIES);
+        assert_true(wait_until(near__memory_requests(p->memory, NEAR_OP_DEL) > removed, PATIENCE_MS));
+    }
+    pthread_join(thread, NULL);
+    assert_int_equal(flusher.status, NEAR_OK);
+    assert_true(stats_of(p).source_forgetting > 0);
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_OK, 0);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+}
+
 static void *delete_main(void *arg)
 {
     struct place *p = arg;
@@ -1092,6 +1131,7 @@ static void test_behind_stored_while_its_removal_arrives_and_forgotten_after_tha
     atomic_store(&p->table.hold, 0);
     assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS));
     assert_string_equal(on_server(p, "k"), "old");
+    assert_int_equal(near_source_flush(p->source, 20), NEAR_ERR_TIMEOUT); /* as long as that is there */
     near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
     pthread_join(deleter, NULL);
     flush(p);
@@ -2107,6 +2147,7 @@ int main(void)
         TEST(test_behind_stored_while_its_next_value_arrives_and_that_stays),
         TEST(test_behind_stored_while_its_next_value_is_removed_and_forgotten_after_that),
         TEST(test_behind_stored_while_its_removal_arrives_and_forgotten_after_that),
+        TEST(test_behind_flush_waits_for_no_more_than_there_was),
         TEST(test_behind_rejected_while_everything_is_forgotten_and_so_is_its_key),
         TEST(test_behind_close_keeps_what_is_only_in_memory_unless_told),
         TEST(test_journal_gives_back_what_was_not_stored),
