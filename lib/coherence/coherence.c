@@ -27,6 +27,7 @@
  *                                   malformed, not numbered     same      |= MESSAGE
  *                                   heartbeat P, P > last       same      |= GAP; last = P
  *                                   heartbeat P < last or known same      |= ORDER; last unknown
+ *                                   heartbeat of other history  same      |= SERVER; last unknown
  *                                   both answers                PROVEN    cure (below); suspicion = 0; grant
  *                                   reply below its mark        same      |= ORDER, unless a new history begins
  *                                   attempt failed or too old   same      next one; subscription long silent: lost

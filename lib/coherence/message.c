@@ -196,7 +196,8 @@ int near__message_next_key(const struct near__message *m, const unsigned char **
     return 1;
 }
 
-int near__message_decode_proof(const void *payload, size_t size, uint64_t *ret_nonce, uint64_t *ret_position)
+int near__message_decode_proof(const void *payload, size_t size, uint64_t *ret_nonce, uint64_t *ret_position,
+                               const void **ret_history, size_t *ret_size)
 {
     if (!size)
         return -1;
@@ -204,8 +205,11 @@ int near__message_decode_proof(const void *payload, size_t size, uint64_t *ret_n
     if (read_byte(&in) != 'P')
         return -1;
     *ret_nonce = read_decimal(&in, ':');
-    *ret_position = in.bad ? 0 : read_decimal(&in, 0);
-    return in.bad ? -1 : 0;
+    const unsigned char *second = in.bad ? NULL : memchr(in.at, ':', (size_t)(in.end - in.at));
+    *ret_position = in.bad ? 0 : read_decimal(&in, second ? ':' : 0);
+    *ret_history = in.at;
+    *ret_size = (size_t)(in.end - in.at);
+    return in.bad || (second && *ret_size == 0) ? -1 : 0;
 }
 
 int near__message_decode_answer(const void *payload, size_t size, uint64_t *ret_roll, const void **ret_name,

@@ -58,7 +58,9 @@ int near__message_decode_answer(const void *payload, size_t size, uint64_t *ret_
 #define NEAR_MESSAGE_HELD 6
 void near__message_encode_held(unsigned char *at, uint32_t hash, unsigned held);
 int near__message_decode_held(const void *report, size_t size, size_t *cursor, uint32_t *ret_hash, unsigned *ret_held);
-/* "P<nonce>:<position>" of a heartbeat: 0 or -1. */
-int near__message_decode_proof(const void *payload, size_t size, uint64_t *ret_nonce, uint64_t *ret_position);
+/* "P<nonce>:<position>" of a heartbeat, and where the server tells it ":<history>", pointing into the payload (size 0:
+ * not told): 0 or -1. */
+int near__message_decode_proof(const void *payload, size_t size, uint64_t *ret_nonce, uint64_t *ret_position,
+                               const void **ret_history, size_t *ret_size);
 
 #endif

@@ -209,6 +209,27 @@ static void compare_locked(struct near__coherence *c, uint64_t position)
     c->heard_ns = c->attempt.begun_ns;
 }
 
+/* The server has been a replica, or what comes to the same, since it was subscribed to, and nothing else tells us: no
+ * connection was closed, and the position may be what it was (R32).  The identity takes this history for its second
+ * part, so that the next subscription is not taken for one to yet another server. */
+static int is_other_history(const struct near__coherence *c, const void *history, size_t size)
+{
+    const char *known = strchr(c->server, '-');
+    return size > 0 && known && (strlen(known + 1) != size || memcmp(known + 1, history, size) != 0) &&
+           !NEAR_MUTANT(OTHER_HISTORY_IGNORED);
+}
+
+static void change_history_locked(struct near__coherence *c, const void *history, size_t size)
+{
+    size_t at = strcspn(c->server, "-") + 1;
+    snprintf(c->server + at, sizeof(c->server) - at, "%.*s", (int)size, (const char *)history);
+    near__coherence_add(&c->server_changes);
+    near__proof_suspect_locked(c, NEAR_SUSPECT_SERVER);
+    c->last = 0; /* that was in the other history */
+    c->anchored = 0;
+    fail_locked(c);
+}
+
 static int arrived_locked(struct near__coherence *c, uint64_t position, unsigned *ret_cured)
 {
     if (position < c->attempt.known || position < c->last || !near__coherence_in_range(c, position)) {
@@ -232,17 +253,26 @@ static int arrived_locked(struct near__coherence *c, uint64_t position, unsigned
 void near__proof_arrived(struct near__coherence *c, const void *payload, size_t size)
 {
     uint64_t nonce, position;
+    const void *history;
+    size_t history_size;
     unsigned cured = 0;
-    int result = 0;
-    if (near__message_decode_proof(payload, size, &nonce, &position) < 0) {
+    int result = 0, other = 0;
+    if (near__message_decode_proof(payload, size, &nonce, &position, &history, &history_size) < 0) {
         near__coherence_add(&c->messages_bad);
         near__log(c->log, NEAR_LOG_WARNING, "coherence", "somebody else publishes on this process's own channel");
         return;
     }
     pthread_mutex_lock(&c->lock);
-    if (nonce != 0 && nonce == c->attempt.nonce && !c->attempt.arrived) /* others are too late or not ours (R25) */
-        result = arrived_locked(c, position, &cured);
+    if (nonce != 0 && nonce == c->attempt.nonce && !c->attempt.arrived) { /* others are too late or not ours (R25) */
+        other = is_other_history(c, history, history_size);
+        if (other)
+            change_history_locked(c, history, history_size);
+        else
+            result = arrived_locked(c, position, &cured);
+    }
     pthread_mutex_unlock(&c->lock);
+    if (other)
+        near__log(c->log, NEAR_LOG_WARNING, "coherence", "the server's history is another one than before");
     if (result < 0)
         near__log(c->log, NEAR_LOG_WARNING, "coherence", "the server's position %" PRIu64 " is out of order", position);
     log_cure(c, cured);

@@ -262,7 +262,8 @@ static inline const char *near__channel_server(struct near__remote *r, struct ne
     return r->table->channel_server(c);
 }
 /* Its first part, up to a '-', as a number, 0 never: what near__request.server is compared with.  The second part is
- * left out, because a running master changes it when its first replica comes; on the next subscription it counts. */
+ * left out, because a running master changes it when its first replica comes; on the next subscription, and with each
+ * heartbeat, it counts. */
 uint64_t near__server_id(const char *identity);
 static inline void near__channel_close(struct near__remote *r, struct near__channel *c)
 {

@@ -212,7 +212,9 @@ const struct near__script near__script_write_always = {
 };
 
 /* KEYS: position, list of processes.  ARGV: private channel, nonce, known, our name, our bound in ms.
- * Reply: the position, or { position, epoch } when there is a list.  We are on it before the proof is published.
+ * Reply: the position, or { position, epoch } when there is a list.  We are on it before the proof is published.  The
+ * proof tells the server's replication id, too: a demotion and a promotion change nothing else that we could see, and
+ * close no connection (R32).
  * Two lifts must not meet in one number, or somebody who was away between them would think that he missed nothing: the
  * nonce's last digits keep them apart. */
 #define LIFT "1048576"
@@ -232,17 +234,19 @@ const struct near__script near__script_write_always = {
     "  epoch=redis.call('HGET',members," EPOCH ")\n"                                                                   \
     "  redis.call('HSET',members,ARGV[4],ARGV[5]..':'..ARGV[2])\n"                                                     \
     "end\n"                                                                                                            \
-    "redis.call('PUBLISH',ARGV[1],'P'..ARGV[2]..':'..p)\n"                                                             \
+    "local id=redis.pcall('INFO','replication')\n"                                                                     \
+    "id=type(id)=='string' and string.match(id,'\\nmaster_replid(:%w+)') or ''\n"                                      \
+    "redis.call('PUBLISH',ARGV[1],'P'..ARGV[2]..':'..p..id)\n"                                                         \
     "if epoch then return {p,epoch} end\n"                                                                             \
     "return p\n"
 
 static const struct near__script prove_without_flags = {
     .text = PROVE_TEXT,
-    .sha1 = "b77f04497bf3f1f32f7f6dbce8b50f3974aa5b53",
+    .sha1 = "529e7a159fb376b7e3f2a0a321544de3777e7d97",
 };
 const struct near__script near__script_prove = {
     .text = ALLOW_OOM PROVE_TEXT,
-    .sha1 = "fd03b9fac8e736851087e2729ca57f919abf975b",
+    .sha1 = "8d8e2a6900e024d79a4c08c844755403dcacd897",
     .without_flags = &prove_without_flags,
 };
 

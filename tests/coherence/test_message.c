@@ -255,14 +255,37 @@ static void test_R25_proofs_are_read_exactly(void **state)
 {
     (void)state;
     uint64_t nonce, position;
-    assert_int_equal(near__message_decode_proof("P12:34", 6, &nonce, &position), 0);
+    const void *history;
+    size_t size;
+    assert_int_equal(near__message_decode_proof("P12:34", 6, &nonce, &position, &history, &size), 0);
     assert_int_equal(nonce, 12);
     assert_int_equal(position, 34);
-    assert_int_equal(near__message_decode_proof("P9223372036854775807:0", 22, &nonce, &position), 0);
-    static const char *const bad[] = {"",      "P",     "P:",    "P1:",    "P:1",   "p1:1", "P1:1 ",
-                                      "P1 :1", "P01:1", "P1:01", "P1:1:1", "P-1:1", "1:1",  "P1:9223372036854775808"};
+    assert_int_equal(size, 0);
+    assert_int_equal(near__message_decode_proof("P12:34:0a:1", 11, &nonce, &position, &history, &size), 0);
+    assert_int_equal(nonce, 12);
+    assert_int_equal(position, 34);
+    assert_int_equal(size, 4);
+    assert_memory_equal(history, "0a:1", 4);
+    assert_int_equal(near__message_decode_proof("P9223372036854775807:0", 22, &nonce, &position, &history, &size), 0);
+    static const char *const bad[] = {"",
+                                      "P",
+                                      "P:",
+                                      "P1:",
+                                      "P:1",
+                                      "p1:1",
+                                      "P1:1 ",
+                                      "P1 :1",
+                                      "P01:1",
+                                      "P1:01",
+                                      "P1:1:",
+                                      "P-1:1",
+                                      "1:1",
+                                      "P1::1",
+                                      "P1:1 :1",
+                                      "P1:9223372036854775808",
+                                      "P1:9223372036854775808:1"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-        assert_int_equal(near__message_decode_proof(bad[i], strlen(bad[i]), &nonce, &position), -1);
+        assert_int_equal(near__message_decode_proof(bad[i], strlen(bad[i]), &nonce, &position, &history, &size), -1);
 }
 
 int main(void)

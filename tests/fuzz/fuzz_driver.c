@@ -114,7 +114,8 @@ static const char *const words[] = {"\r\n",
                                     "\\x41",
                                     "\n",
                                     "\t",
-                                    "P1:1"};
+                                    "P1:1",
+                                    "P1:1:a"};
 
 static void insert(uint8_t *bytes, size_t *size, size_t at, const uint8_t *what, size_t length)
 {

@@ -63,13 +63,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct near__message m;
     uint64_t nonce, position;
+    const void *history;
+    size_t history_size;
     char text[64];
     if (near__message_decode(data, size, &m) == 0)
         write_again(&m, data, size);
-    if (near__message_decode_proof(data, size, &nonce, &position) == 0) {
-        int length =
-            snprintf(text, sizeof(text), "P%llu:%llu", (unsigned long long)nonce, (unsigned long long)position);
-        FUZZ_CHECK((size_t)length == size && memcmp(text, data, size) == 0);
+    if (near__message_decode_proof(data, size, &nonce, &position, &history, &history_size) == 0) {
+        int length = snprintf(text, sizeof(text), "P%llu:%llu%s", (unsigned long long)nonce,
+                              (unsigned long long)position, history_size ? ":" : "");
+        FUZZ_CHECK((size_t)length + history_size == size && memcmp(text, data, (size_t)length) == 0);
+        FUZZ_CHECK((const uint8_t *)history == data + length);
     }
     read_answer(data, size);
     return 0;

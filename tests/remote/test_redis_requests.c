@@ -598,7 +598,9 @@ static void test_ping_and_heartbeat_come_back_with_their_nonces(void **state)
     struct fixture *f = *state;
     struct near__channel *channel = open_channel(f);
     struct near__request q = request(NEAR_OP_PROVE, NULL);
-    char expected[64];
+    char expected[128];
+    const char *history = strchr(near__channel_server(f->remote, channel), '-');
+    assert_non_null(history);
     q.body = "me";
     q.body_size = 2;
     q.number = 4711;
@@ -610,7 +612,7 @@ static void test_ping_and_heartbeat_come_back_with_their_nonces(void **state)
     assert_int_equal(run_one(f, &q), NEAR_OK);
     m = read_channel(f, channel, LONG_MS);
     assert_int_equal(m.event, NEAR_CHANNEL_PRIVATE);
-    snprintf(expected, sizeof expected, "P4711:%" PRIu64, q.position);
+    snprintf(expected, sizeof expected, "P4711:%" PRIu64 ":%s", q.position, history + 1);
     assert_int_equal(m.payload_size, strlen(expected));
     assert_memory_equal(m.payload, expected, strlen(expected));
     near__channel_close(f->remote, channel);

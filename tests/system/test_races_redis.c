@@ -545,6 +545,43 @@ static void test_R31_subscription_that_stays_behind_with_a_replica(void **state)
     redis_server_free(other);
 }
 
+/* A and the other side, which is a master of its own, write at the same position; then A's server takes that one's
+ * history over, is master again, and closes no connection meanwhile.  All between two heartbeats of A: the same server,
+ * run id and position as before, so look says lost, for ever. */
+static void test_R32_server_that_was_a_replica_between_two_heartbeats(void **state)
+{
+    enum { LONG_BOUND_MS = 60000 };
+    struct world *w = world_of(state);
+    struct redis_server_options at_once = {.config = "repl-diskless-sync-delay 0\n"};
+    struct redis_server *other = redis_server_start(&at_once);
+    char port[16];
+    assert_non_null(other);
+    snprintf(port, sizeof(port), "%d", redis_server_port(w->server));
+    assert_int_equal(put(w->b, "k", "v1"), NEAR_OK);
+    redis_server_command(w->server, "CONFIG", "SET", "repl-diskless-sync-delay", "0", NULL);
+    redis_server_command(other, "REPLICAOF", "127.0.0.1", port, NULL);
+    assert_true(wait_until(strcmp(server_has(other, full(w, "k")), "v1") == 0, PATIENCE_MS));
+    redis_server_command(other, "REPLICAOF", "NO", "ONE", NULL);
+    stack_close(w->a);
+    w->a = stack_redis(proxy_uri_unix(w->proxy), w->prefix, LONG_BOUND_MS);
+    near_cache *there = stack_redis(redis_server_uri_unix(other), w->prefix, BOUND_MS);
+    cache_in_a(w, "k", "lost");
+    assert_int_equal(put(there, "k", "survived"), NEAR_OK);
+    stack_close(there);
+    stack_close(w->b); /* it would tell of what it sees */
+    w->b = NULL;
+    snprintf(port, sizeof(port), "%d", redis_server_port(other));
+    redis_server_command(w->server, "REPLICAOF", "127.0.0.1", port, NULL);
+    assert_true(wait_until(strcmp(server_has(w->server, full(w, "k")), "survived") == 0, PATIENCE_MS));
+    redis_server_command(w->server, "REPLICAOF", "NO", "ONE", NULL);
+    stack_check(w->a); /* a heartbeat */
+    assert_string_equal(look(w->a, "k"), "survived");
+    assert_true(stack_stats(w->a).server_changes > 0);
+    assert_true(
+        wait_until(strcmp(look(w->a, "k"), "survived") == 0 && strcmp(peek(w->a, "k"), "survived") == 0, PATIENCE_MS));
+    redis_server_free(other);
+}
+
 /* redis-cli changes things past us.  SET and DEL: the local time to live bounds them.  FLUSHALL: the next heartbeat
  * finds the position gone.  Otherwise look says v1 for ever. */
 static void test_R35_foreign_commands(void **state)
@@ -764,6 +801,7 @@ int main(void)
         RACE(test_R31_data_connections_move_alone),
         RACE(test_R31_subscription_moves_alone),
         RACE(test_R31_subscription_that_stays_behind_with_a_replica),
+        RACE(test_R32_server_that_was_a_replica_between_two_heartbeats),
         RACE(test_R35_foreign_commands),
         RACE(test_R35_flushall_and_restarts),
         RACE(test_R37_garbage_on_the_channel),
