@@ -12,9 +12,9 @@
  *   3. the message.  If it is refused (no right to the channel) the number is given back, so that numbers stay
  *      without holes, and again nothing has happened;
  *   4. the write.  If it is refused here, everybody has dropped a copy for nothing, which is harmless.  Unless the
- *      message carries the value: then everybody would keep what never was.  What could refuse a plain SET here and
- *      nothing before is a right that is missing, so that one is asked for first (where the server can tell: from
- *      version 7 on).
+ *      message carries the value: then everybody would keep what never was.  What could refuse a plain SET, or the DEL
+ *      of the key's lease and tags that goes before it, here and nothing before is a right that is missing, so both are
+ *      asked for first (where the server can tell: from version 7 on).
  *
  * INCR is the exception to 3 before 4: whether its write is possible (is the value an integer, does it overflow) is for
  * Redis alone to say, in 64 bits that Lua's numbers do not have.  So INCRBY comes before the message, and if the
@@ -76,8 +76,11 @@
 const struct near__script near__script_set = {
     .text = "local pos,channel,ttl,told=KEYS[1],ARGV[1],ARGV[2],tonumber(ARGV[3])\n"
             "local count=#KEYS-1\n"
-            "if redis.acl_check_cmd and not redis.acl_check_cmd('SET',KEYS[2],'') then\n"
+            "local may=redis.acl_check_cmd\n"
+            "if may and not may('SET',KEYS[2],'') then\n"
             "  return redis.error_reply(\"NOPERM this user has no permissions to run the 'set' command\")\n"
+            "elseif may and not may('DEL',KEYS[2]) then\n"
+            "  return redis.error_reply(\"NOPERM this user has no permissions to run the 'del' command\")\n"
             "end\n"
             "local last=redis.pcall('INCRBY',pos,told)\n"
             "if type(last)=='table' then return last end\n"
@@ -103,7 +106,7 @@ const struct near__script near__script_set = {
             "  out[i]=e.err and e or p\n"
             "end\n"
             "return out\n",
-    .sha1 = "fd242cb6c17a1558ed0a92aeec297b25663b7086",
+    .sha1 = "d59baac65a14377987711119a85564858ffb4cef",
 };
 
 /* The next position, into the script's variable.  A counter that was not there starts at the server's time in µs. */

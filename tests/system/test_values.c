@@ -129,36 +129,42 @@ static void test_values_travel_over_redis_and_a_refused_write_does_not(void **st
 {
     (void)state;
     struct redis_server_options with = {.acl = "user default on nopass ~* &* +@all\n"
-                                               "user reader on >secret ~* &* +@all -set\n"};
+                                               "user reader on >secret ~* &* +@all -set\n"
+                                               "user keeper on >secret ~* &* +@all -del\n"};
     struct redis_server *server = redis_server_available() ? redis_server_start(&with) : NULL;
     if (!server)
         skip();
     near_options options;
-    near_cache *a = stack_redis(redis_server_uri_unix(server), "v:", 1000), *b, *mute;
+    near_cache *a = stack_redis(redis_server_uri_unix(server), "v:", 1000), *b, *mute[2];
+    const char *const users[] = {"reader", "keeper"};
     stack_options(&options);
     options.prefix = "v:";
     options.message_value_max = LARGEST;
     options.message_values = NEAR_VALUES_ALWAYS;
     assert_int_equal(near_open(redis_server_uri_unix(server), &options, &b, NULL), NEAR_OK);
-    options.username = "reader";
     options.password = "secret";
-    assert_int_equal(near_open(redis_server_uri_unix(server), &options, &mute, NULL), NEAR_OK);
+    for (size_t i = 0; i < 2; i++) {
+        options.username = users[i];
+        assert_int_equal(near_open(redis_server_uri_unix(server), &options, &mute[i], NULL), NEAR_OK);
+        assert_int_equal(near_wait_ready(mute[i], PATIENCE_MS, NULL), NEAR_OK);
+    }
     assert_int_equal(near_wait_ready(b, PATIENCE_MS, NULL), NEAR_OK);
-    assert_int_equal(near_wait_ready(mute, PATIENCE_MS, NULL), NEAR_OK);
     assert_int_equal(put(b, "k", "one"), NEAR_OK);
     cache_in(a, "k", "one");
     uint64_t before = fetches(a);
     assert_int_equal(put_ttl(b, "k", "two", 60000), NEAR_OK);
     assert_true(wait_until(strcmp(peek(a, "k"), "two") == 0, PATIENCE_MS));
     assert_int_equal(fetches(a), before);
-    assert_int_equal(put(mute, "k", "never"), NEAR_ERR_DENIED);
-    stack_check(a);
-    const char *local = peek(a, "k");
-    assert_true(strcmp(local, "two") == 0 || strcmp(local, MISS) == 0);
-    assert_string_equal(look(a, "k"), "two");
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(put(mute[i], "k", "never"), NEAR_ERR_DENIED);
+        stack_check(a);
+        const char *local = peek(a, "k");
+        assert_true(strcmp(local, "two") == 0 || strcmp(local, MISS) == 0);
+        assert_string_equal(look(a, "k"), "two");
+        stack_close(mute[i]);
+    }
     stack_close(a);
     stack_close(b);
-    stack_close(mute);
     redis_server_free(server);
 }
 
