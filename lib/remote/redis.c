@@ -851,11 +851,13 @@ static void read_silence(struct near__request *q, const struct near__call *call,
     set_fault(q, &fault);
 }
 
-/* The server's part may have changed under the connection: its label is worth nothing any more. */
+/* The server's part may have changed under the connection: its label is worth nothing any more.  A master of a cluster
+ * that is now a replica does not say READONLY: it says MOVED, of all keys. */
 static int says_changed(const struct near__request *q)
 {
     return q->status == NEAR_ERR_READONLY || q->status == NEAR_ERR_LOADING || q->status == NEAR_ERR_AUTH ||
-           (q->status == NEAR_ERR_UNAVAILABLE && strncmp(q->detail, "MASTERDOWN", 10) == 0);
+           (q->status == NEAR_ERR_UNAVAILABLE && strncmp(q->detail, "MASTERDOWN", 10) == 0) ||
+           (q->status == NEAR_ERR_MOVED && strncmp(q->detail, "MOVED", 5) == 0);
 }
 
 static void free_replies(struct near__call *calls, size_t count)

@@ -235,6 +235,26 @@ static void test_H_a_server_that_cannot_save_is_still_read(void **state)
     end(&h);
 }
 
+/* What every key is told by a replica of a cluster, which the address may have led to while it was the master: the
+ * connection is made anew, as with READONLY; not for each of many requests. */
+static void test_H_a_server_that_sends_us_away_is_asked_on_a_new_connection(void **state)
+{
+    static const char moved[] = "-MOVED 3999 127.0.0.1:6381\r\n";
+    static const enum near__operation operations[] = {NEAR_OP_SET, NEAR_OP_PROVE, NEAR_OP_FETCH};
+    struct hostile h;
+    _Atomic(int64_t) now = NEAR_NS_PER_S;
+    (void)state;
+    begin(&h, moved, sizeof moved - 1);
+    h.f->clock.virtual_ns = &now;
+    for (int renewals = 0; renewals < 3; renewals++) {
+        for (int i = 0; i < 100; i++)
+            assert_int_equal(ask(&h, operations[renewals], LONG_MS).status, NEAR_ERR_MOVED);
+        assert_int_equal(atomic_load(&h.fake->accepted), 2 + renewals);
+        near__clock_advance(&now, 100 * NEAR_NS_PER_MS);
+    }
+    end(&h);
+}
+
 /* What a server says that is in protected mode, or that has no room, comes before it has read anything. */
 static void test_R38_a_refusal_in_place_of_a_handshake_is_said(void **state)
 {
@@ -572,6 +592,7 @@ int main(void)
         cmocka_unit_test(test_a_position_that_moves_during_a_read_makes_it_inexact),
         cmocka_unit_test(test_R18_loading_is_said_and_not_a_miss),
         cmocka_unit_test(test_H_a_server_that_cannot_save_is_still_read),
+        cmocka_unit_test(test_H_a_server_that_sends_us_away_is_asked_on_a_new_connection),
         cmocka_unit_test(test_R38_a_refusal_in_place_of_a_handshake_is_said),
         cmocka_unit_test(test_H_a_further_connection_that_is_refused_costs_nothing),
         cmocka_unit_test(test_H_a_further_connection_that_is_silent_costs_one_caller_his_time),
