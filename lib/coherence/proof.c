@@ -214,9 +214,11 @@ static void compare_locked(struct near__coherence *c, uint64_t position)
  * part, so that the next subscription is not taken for one to yet another server. */
 static int is_other_history(const struct near__coherence *c, const void *history, size_t size)
 {
-    const char *known = strchr(c->server, '-');
-    return size > 0 && known && (strlen(known + 1) != size || memcmp(known + 1, history, size) != 0) &&
-           !NEAR_MUTANT(OTHER_HISTORY_IGNORED);
+    const char *known = strchr(c->server, '-'), *end = c->server + sizeof(c->server) - 1;
+    if (!size || !known++ || NEAR_MUTANT(OTHER_HISTORY_IGNORED))
+        return 0;
+    size_t kept = size < (size_t)(end - known) ? size : (size_t)(end - known); /* as it is kept below */
+    return strlen(known) != kept || memcmp(known, history, kept) != 0;
 }
 
 static void change_history_locked(struct near__coherence *c, const void *history, size_t size)

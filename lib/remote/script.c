@@ -12,9 +12,10 @@
  *   3. the message.  If it is refused (no right to the channel) the number is given back, so that numbers stay
  *      without holes, and again nothing has happened;
  *   4. the write.  If it is refused here, everybody has dropped a copy for nothing, which is harmless.  Unless the
- *      message carries the value: then everybody would keep what never was.  What could refuse a plain SET, or the DEL
- *      of the key's lease and tags that goes before it, here and nothing before is a right that is missing, so both are
- *      asked for first (where the server can tell: from version 7 on).
+ *      message carries the value: then everybody would keep what never was.  So of a plain SET the key's lease and tags
+ *      are removed before the message: where DEL is refused, nothing has happened.  What could refuse the SET itself
+ *      and nothing before is a right that is missing, so that one is asked for first (where the server can tell: from
+ *      version 7 on).
  *
  * INCR is the exception to 3 before 4: whether its write is possible (is the value an integer, does it overflow) is for
  * Redis alone to say, in 64 bits that Lua's numbers do not have.  So INCRBY comes before the message, and if the
@@ -76,11 +77,8 @@
 const struct near__script near__script_set = {
     .text = "local pos,channel,ttl,told=KEYS[1],ARGV[1],ARGV[2],tonumber(ARGV[3])\n"
             "local count=#KEYS-1\n"
-            "local may=redis.acl_check_cmd\n"
-            "if may and not may('SET',KEYS[2],'') then\n"
+            "if redis.acl_check_cmd and not redis.acl_check_cmd('SET',KEYS[2],'') then\n"
             "  return redis.error_reply(\"NOPERM this user has no permissions to run the 'set' command\")\n"
-            "elseif may and not may('DEL',KEYS[2]) then\n"
-            "  return redis.error_reply(\"NOPERM this user has no permissions to run the 'del' command\")\n"
             "end\n"
             "local last=redis.pcall('INCRBY',pos,told)\n"
             "if type(last)=='table' then return last end\n"
@@ -91,22 +89,22 @@ const struct near__script near__script_set = {
             "end\n"
             "local out,p,e={}\n"
             "for i=1,count do\n"
-            "  if i<=told then\n"
+            "  e=redis.pcall('DEL',KEYS[i+1].." LEASE ",KEYS[i+1].." TAGS ")\n"
+            "  if i<=told and type(e)~='table' then\n"
             "    p=last-told+i\n"
             "    e=redis.pcall('PUBLISH',channel,'1'..string.format('%.0f',p)..':'..ARGV[3+i])\n"
-            "    if type(e)=='table' then\n"
-            "      redis.call('DECRBY',pos,told-i+1)\n"
-            "      for k=i,count do out[k]=e end\n"
-            "      return out\n"
-            "    end\n"
             "  end\n"
-            "  redis.call('DEL',KEYS[i+1].." LEASE ",KEYS[i+1].." TAGS ")\n"
+            "  if type(e)=='table' then\n"
+            "    if i<=told then redis.call('DECRBY',pos,told-i+1) end\n"
+            "    for k=i,count do out[k]=e end\n"
+            "    return out\n"
+            "  end\n"
             "  if ttl=='0' then e=redis.pcall('SET',KEYS[i+1],ARGV[3+told+i])\n"
             "  else e=redis.pcall('SET',KEYS[i+1],ARGV[3+told+i],'PX',ttl) end\n"
             "  out[i]=e.err and e or p\n"
             "end\n"
             "return out\n",
-    .sha1 = "d59baac65a14377987711119a85564858ffb4cef",
+    .sha1 = "8168572e97bb8a7d4d6670e70f838555d34cd890",
 };
 
 /* The next position, into the script's variable.  A counter that was not there starts at the server's time in µs. */
