@@ -522,8 +522,8 @@ NEAR_API int near_loaded_tag(near_loaded *loaded, const void *tag, size_t size);
 #define NEAR_TAGS_MAX 16u
 
 enum {
-    NEAR_LOAD_REFRESH = 1u << 0, /* load even if the value is fresh, unless the key is being loaded already: then what
-                                    that comes to will do.  stale_ms does not end the wait */
+    NEAR_LOAD_REFRESH = 1u << 0, /* load even if the value is fresh, or its absence remembered, unless the key is being
+                                    loaded already: then what that comes to will do.  stale_ms does not end the wait */
     NEAR_LOAD_TAGS = 1u << 1     /* the loader may give tags; a value one of whose tags was invalidated is loaded again.
                                     Every call for such a key says so: near_get and calls without it look at the value
                                     alone */

@@ -139,7 +139,7 @@ static int try_lease(struct near__command *c, const struct near__beside *name)
     const struct near__record *held = near__beside_record(c, name);
     int absent = is_text(held, "-", 1);
     q->lease_left_ms = left_ms(c, held) < 0 ? 0 : left_ms(c, held);
-    if (absent && !c->record) {
+    if (absent && !c->record && !(q->flags & NEAR_LEASE_FORCE)) {
         q->lease = NEAR_LEASE_ABSENT;
         return NEAR_OK;
     }

@@ -78,7 +78,7 @@ enum near__lease {
 };
 /* near__request.flags of LEASE and FILL */
 enum {
-    NEAR_LEASE_FORCE = 1u << 0,  /* LEASE: also if the value is fresh */
+    NEAR_LEASE_FORCE = 1u << 0,  /* LEASE: also if the value is fresh, or known to be absent */
     NEAR_LEASE_TAGGED = 1u << 1, /* LEASE: look at the value's tags too */
     NEAR_FILL_ABSENT = 1u << 2,  /* FILL: only if the key does not exist (as a foreign client may have created it) */
     /* RELEASE: the source has no such key: it is removed, and remembered as absent for ttl_ms */

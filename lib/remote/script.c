@@ -316,12 +316,14 @@ const struct near__script near__script_lock = {
 };
 
 /* KEYS: position, key
- * ARGV: owner, lease in ms, how long before its end a value is old, how ("F": even if fresh, "T": look at tags), prefix
+ * ARGV: owner, lease in ms, how long before its end a value is old, how ("F": even if it is fresh or known to be
+ * absent, "T": look at tags), prefix
  * Reply: { what (enum near__lease), position, PTTL, lease left, fence, does the key exist, is there a value, value,
  * tags } A tag that is not there any more may have been invalidated: it counts as that.  A lease is asked for again
  * with the same owner after an answer that was lost. */
 const struct near__script near__script_lease = {
     .text = "local key,how,prefix=KEYS[2],ARGV[4],ARGV[5]\n"
+            "local force=string.find(how,'F',1,true)\n"
             "local lease=key.." LEASE "\n"
             "local p=redis.call('GET',KEYS[1]) or '0'\n"
             "local v=redis.call('GET',key)\n"
@@ -338,10 +340,9 @@ const struct near__script near__script_lease = {
             "local function answer(what,wait,fence)\n"
             "  return {what,p,left,wait,fence,exists,v and 1 or 0,v or '',tags}\n"
             "end\n"
-            "if v and not string.find(how,'F',1,true) and (left<0 or left>tonumber(ARGV[3])) then return "
-            "answer(0,-1,'0') end\n"
+            "if v and not force and (left<0 or left>tonumber(ARGV[3])) then return answer(0,-1,'0') end\n"
             "local held=redis.call('GET',lease)\n"
-            "if held=='-' and exists==0 then return answer(3,redis.call('PTTL',lease),'0') end\n"
+            "if held=='-' and exists==0 and not force then return answer(3,redis.call('PTTL',lease),'0') end\n"
             "if held and held~='-' and held~=ARGV[1] then return answer(2,redis.call('PTTL',lease),'0') end\n"
             "local fence=redis.pcall('INCR',prefix.." FENCE ")\n"
             "if type(fence)=='table' then return fence end\n"
@@ -353,7 +354,7 @@ const struct near__script near__script_lease = {
             "if held then redis.call('DEL',lease) end\n"
             "redis.call('SET',lease,ARGV[1],'NX','PX',ARGV[2])\n"
             "return answer(1,tonumber(ARGV[2]),string.format('%.0f',fence))\n",
-    .sha1 = "3a31aa9691a4e11efeced42202fa72f47fa3a6cd",
+    .sha1 = "8166e406b23b907e31b33c75b8e99fe16952a2a7",
 };
 
 /* KEYS: position, key

@@ -279,6 +279,29 @@ static void test_R19_absence_is_remembered_until_creation(void **state)
     assert_string_equal(load_with(writer, KEY, &s, &options), "one");
 }
 
+/* Somebody who knows better, because he has just made it there, is not told what the source said before. */
+static void test_refresh_loads_over_a_remembered_absence(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct source s;
+    near_load options;
+    near_load_init(&options);
+    options.absent_ms = 1000 * LONG_MS;
+    source_init(&s, "one");
+    s.answer = NEAR_MISS;
+    assert_string_equal(load_with(p->a, KEY, &s, &options), "(NEAR_MISS)");
+    s.answer = NEAR_OK;
+    assert_string_equal(load_with(p->a, KEY, &s, &options), "(NEAR_MISS)");
+    options.flags = NEAR_LOAD_REFRESH;
+    assert_string_equal(load_with(p->a, KEY, &s, &options), "one");
+    assert_int_equal(source_loads(&s), 2);
+    options.flags = 0;
+    assert_string_equal(load_with(p->a, KEY, &s, &options), "one"); /* and it is kept, for everybody */
+    if (p->b)
+        assert_true(wait_until(strcmp(load_with(p->b, KEY, &s, &options), "one") == 0, LONG_MS));
+    assert_int_equal(source_loads(&s), 2);
+}
+
 /* Namespaces make keys of any length; without a remote tier there is nobody else who remembers. */
 static void test_absence_is_remembered_of_long_keys(void **state)
 {
@@ -1154,6 +1177,7 @@ int main(void)
         ON_ALL(test_R18_errors_are_not_absence),
         ON_ALL(test_a_failed_load_wakes_the_next_process),
         ON_ALL(test_R19_absence_is_remembered_until_creation),
+        ON_ALL(test_refresh_loads_over_a_remembered_absence),
         ON_ALL(test_absence_is_remembered_of_long_keys),
         ON_ALL(test_absence_is_not_remembered_unless_asked),
         ON_ALL(test_nonsense_is_told_and_changes_nothing),

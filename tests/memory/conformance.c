@@ -951,6 +951,9 @@ static void test_released_leases_and_remembered_absence(void **state)
     assert_int_equal(end_lease(b, NEAR_OP_RELEASE, "k", "B", NEAR_RELEASE_ABSENT, 50000, &q), NEAR_OK);
     assert_int_equal(lease(a, "k", "A", 0, &q), NEAR_LEASE_ABSENT);
     assert_in_range(q.lease_left_ms, 30000, 50000);
+    assert_int_equal(lease(a, "k", "A", NEAR_LEASE_FORCE, &q), NEAR_LEASE_GOT); /* as over a fresh value */
+    assert_int_equal(lease(b, "k", "B", NEAR_LEASE_FORCE, &q), NEAR_LEASE_HELD);
+    assert_int_equal(end_lease(a, NEAR_OP_RELEASE, "k", "A", NEAR_RELEASE_ABSENT, 50000, &q), NEAR_OK);
     side_set(b, "k", "made"); /* R19 */
     q = lease_request("k", "A", 0);
     assert_int_equal(side_run(a, &q), NEAR_OK);
