@@ -297,7 +297,7 @@ NEAR_API int near_close(near_cache *cache);
 
 /* near_call.flags.  So that one near_call may serve both, writes pay no heed to those that are about reading. */
 enum {
-    NEAR_BYPASS_LOCAL = 1u << 0,  /* do not look in the local tier */
+    NEAR_BYPASS_LOCAL = 1u << 0,  /* do not look in the local tier; without a remote one every such read is a miss */
     NEAR_NO_FILL = 1u << 1,       /* do not keep what was read or written in the local tier */
     NEAR_ALLOW_STALE = 1u << 2,   /* as NEAR_UNPROVEN_SERVE_STALE, for this call */
     NEAR_REQUIRE_FRESH = 1u << 8, /* reads: as new as a read of the remote tier itself, see near_get */

@@ -107,6 +107,22 @@ static int find(near_cache *cache, const char *key, size_t key_size, const near_
     return status == NEAR_MISS || status == NEAR_UNMET ? NEAR_ERR_TIMEOUT : status;
 }
 
+/* The terms on which a generation is looked up: without a remote tier it is here or nowhere. */
+static int terms_of(near_cache *cache, const near_call *call, near_call *ret)
+{
+    int status = near__read_call_copy(call, ret);
+    ret->size = sizeof(*ret);
+    if (status != NEAR_OK || !(ret->flags & NEAR_BYPASS_LOCAL))
+        return status;
+    struct near__impl *impl = near__enter(cache, &status);
+    if (!impl)
+        return status;
+    if (!impl->remote)
+        ret->flags &= ~(uint32_t)NEAR_BYPASS_LOCAL;
+    near__leave(impl);
+    return NEAR_OK;
+}
+
 static void compose(const char generation[GENERATION_SIZE], const void *name, size_t name_size, const void *key,
                     size_t key_size, char *ret)
 {
@@ -124,6 +140,7 @@ int near_namespace_key(near_cache *cache, const void *name, size_t name_size, co
                        const near_call *call, void *buffer, size_t capacity, size_t *ret_size)
 {
     char generation[GENERATION_SIZE], about[GENERATION_KEY_MAX];
+    near_call mine;
     int status = near__key_check(key, key_size);
     if (!cache || !ret_size || (!buffer && capacity))
         return NEAR_ERR_INVALID;
@@ -132,7 +149,9 @@ int near_namespace_key(near_cache *cache, const void *name, size_t name_size, co
     size_t whole = GENERATION_SIZE + 1 + name_size + 1 + key_size;
     if (whole > NEAR_KEY_MAX)
         return NEAR_ERR_TOO_LARGE;
-    status = find(cache, about, generation_key(name, name_size, about), call, generation);
+    if (call && (status = terms_of(cache, call, &mine)) != NEAR_OK)
+        return status;
+    status = find(cache, about, generation_key(name, name_size, about), call ? &mine : NULL, generation);
     if (status < 0)
         return status;
     *ret_size = whole;

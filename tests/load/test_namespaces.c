@@ -228,6 +228,25 @@ static void test_a_short_buffer_is_told_its_size(void **state)
     assert_memory_equal(buffer + GENERATION, ":n:", 3);
 }
 
+/* Whatever the terms, it is the same one, also where there is no other tier to ask. */
+static void test_any_flags_of_a_read_find_the_generation(void **state)
+{
+    static const uint32_t flags[] = {NEAR_BYPASS_LOCAL, NEAR_NO_FILL,       NEAR_BYPASS_LOCAL | NEAR_NO_FILL,
+                                     NEAR_ALLOW_STALE,  NEAR_REQUIRE_FRESH, NEAR_BYPASS_LOCAL | NEAR_REQUIRE_FRESH};
+    struct pair *p = pair_of(state);
+    const char *plain = key_of(p->a, "n", "k");
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+        char text[64];
+        size_t size = 0;
+        near_call call;
+        near_call_init(&call);
+        call.flags = flags[i];
+        assert_int_equal(near_namespace_key(p->a, "n", 1, "k", 1, &call, text, sizeof(text), &size), NEAR_OK);
+        assert_int_equal(size, strlen(plain));
+        assert_memory_equal(text, plain, size);
+    }
+}
+
 static void test_what_is_no_generation_is_told(void **state)
 {
     static const char *const junk[] = {
@@ -348,6 +367,7 @@ int main(void)
         ON_ALL(test_A_a_known_generation_is_a_local_hit),
         ON_ALL(test_bad_arguments_are_told_and_change_nothing),
         ON_ALL(test_a_short_buffer_is_told_its_size),
+        ON_ALL(test_any_flags_of_a_read_find_the_generation),
         ON_ALL(test_what_is_no_generation_is_told),
         ON_ALL(test_H_without_the_server_a_known_generation_may_be_used),
         cmocka_unit_test(test_cache_that_stores_no_generations_says_so),
