@@ -306,13 +306,14 @@ enum {
 };
 
 /* What a write with NEAR_WRITE_BARRIER in near_call.flags tells of the other processes (near_set, near_del,
- * near_expire, near_incr, near_cas, near_mset, near_mdel, near_clear, near_invalidate_tag).  Such a write returns when
- * every process that shares the prefix has applied it, or serves nothing from its local tier: one that is stopped, cut
- * off or dead holds it up until its staleness bound is over, no longer; give it a deadline beyond that (timeout_ms
- * above bound_ms).  Reads that begin after it see the write, or something newer, in any process; except those that ask
- * for stale values.  The first barrier of a prefix, and the first after Redis has lost its data, takes a bound.  When
- * the deadline comes first NEAR_OK becomes NEAR_UNAPPLIED: the write is done, and all promises of a plain write hold.
- * Other outcomes (NEAR_MISS, NEAR_UNMET) stay as they are; look at missing and unlisted. */
+ * near_expire, near_incr, near_cas, near_mset, near_mdel, near_clear, near_invalidate_tag, near_namespace_invalidate,
+ * near_source_set, near_source_del).  Such a write returns when every process that shares the prefix has applied it, or
+ * serves nothing from its local tier: one that is stopped, cut off or dead holds it up until its staleness bound is
+ * over, no longer; give it a deadline beyond that (timeout_ms above bound_ms).  Reads that begin after it see the
+ * write, or something newer, in any process; except those that ask for stale values.  The first barrier of a prefix,
+ * and the first after Redis has lost its data, takes a bound.  When the deadline comes first NEAR_OK becomes
+ * NEAR_UNAPPLIED: the write is done, and all promises of a plain write hold.  Other outcomes (NEAR_MISS, NEAR_UNMET)
+ * stay as they are; look at missing and unlisted. */
 typedef struct near_barrier {
     size_t size;
     uint32_t processes; /* other processes that were asked */
@@ -500,11 +501,12 @@ typedef struct near_loaded near_loaded;
  * outlive the cache. */
 typedef int (*near_loader_fn)(void *arg, const near_load_request *request, near_loaded *loaded);
 
-/* The value; copied.  Returns NEAR_OK, NEAR_ERR_INVALID, NEAR_ERR_TOO_LARGE (above the option value_max),
- * NEAR_ERR_NOMEM. */
+/* The value; copied.  Returns NEAR_OK, NEAR_ERR_INVALID (and then the load ends with NEAR_ERR_LOADER, whatever is told
+ * after it), NEAR_ERR_TOO_LARGE (above the option value_max), NEAR_ERR_NOMEM (the load ends with either likewise). */
 NEAR_API int near_loaded_value(near_loaded *loaded, const void *data, size_t size);
-/* How long the value (NEAR_OK, NEAR_UNCHANGED) or its absence (NEAR_MISS) holds, instead of near_load's; at least 1.
- * Returns NEAR_OK or NEAR_ERR_INVALID. */
+/* How long the value (NEAR_OK, NEAR_UNCHANGED) or its absence (NEAR_MISS) holds, instead of near_load's; 1 ms to a
+ * hundred years.  With absent_ms 0 absence is not remembered all the same.  Returns NEAR_OK or NEAR_ERR_INVALID, and
+ * then the load ends with NEAR_ERR_LOADER. */
 NEAR_API int near_loaded_ttl(near_loaded *loaded, int64_t ttl_ms);
 
 /* This key's answer instead of what the loader returns: for bulk loaders, which return once for many keys.  The last
@@ -526,7 +528,8 @@ enum {
                                     loaded already: then what that comes to will do.  stale_ms does not end the wait */
     NEAR_LOAD_TAGS = 1u << 1     /* the loader may give tags; a value one of whose tags was invalidated is loaded again.
                                     Every call for such a key says so: near_get and calls without it look at the value
-                                    alone */
+                                    alone.  A value that was written plainly has none; without a remote tier it is
+                                    loaded again, too */
 };
 
 /* Options of loading; NULL means the cache's loader's, or the defaults.  Times are at most 30 days, ttl_ms a hundred
@@ -747,12 +750,12 @@ NEAR_API int near_source_open(near_cache *cache, const near_source_options *opti
 
 /* Writes a key to the source and to the cache.  write may not have a condition (NX, XX).
  * Blocks: up to the deadline: for another writer of the key, for the store (write-through), for room in the queue
- * (write-behind), for the remote tier.  Returns NEAR_OK; NEAR_PENDING: the source has it, or gets it; the cache is made
- * to forget the key (see above); NEAR_ERR_INVALID, _TOO_LARGE, _NOMEM, _CLOSED, _FORKED, _TIMEOUT; write-through: the
- * store's own status, and nothing is written to the cache (after NEAR_ERR_UNKNOWN it forgets the key); write-behind:
- * _QUEUE_FULL at the deadline; _JOURNAL: not acknowledged, though it may reach the source.  A journal whose disk has
- * failed is replaced by a new file as soon as the disk takes one: tried, with pauses from retry_min_ms to retry_max_ms,
- * by the updates that follow. */
+ * (write-behind), for the remote tier.  Returns NEAR_OK; NEAR_UNAPPLIED (only with NEAR_WRITE_BARRIER); NEAR_PENDING:
+ * the source has it, or gets it; the cache is made to forget the key (see above); NEAR_ERR_INVALID, _TOO_LARGE, _NOMEM,
+ * _CLOSED, _FORKED, _TIMEOUT; write-through: the store's own status, and nothing is written to the cache (after
+ * NEAR_ERR_UNKNOWN it forgets the key); write-behind: _QUEUE_FULL at the deadline; _JOURNAL: not acknowledged, though
+ * it may reach the source.  A journal whose disk has failed is replaced by a new file as soon as the disk takes one:
+ * tried, with pauses from retry_min_ms to retry_max_ms, by the updates that follow. */
 NEAR_API int near_source_set(near_source *source, const void *key, size_t key_size, const void *value,
                              size_t value_size, const near_write *write, const near_call *call);
 
