@@ -1056,8 +1056,10 @@ typedef struct near_stats {
     uint64_t messages_kept;         /* messages whose value took the place of an older one */
     /* loading */
     uint64_t loads, loads_failed, loads_absent; /* loads of keys by this process, and how they ended */
-    uint64_t loads_unkept;                      /* loaded, but the key was written meanwhile, or the lease was over */
-    uint64_t load_waits;                        /* loads that another process was asked for: waited for its message */
+    /* loaded, but the key was written meanwhile, or the lease was over; without a remote tier also when another key was
+     * written that shares a stripe with one that was not there */
+    uint64_t loads_unkept;
+    uint64_t load_waits; /* loads that another process was asked for: waited for its message */
     /* loads behind the caller's back; skipped: too many at once */
     uint64_t refreshes, refreshes_early, refreshes_skipped;
     uint64_t load_stale;    /* old values served while or because a load could not help */

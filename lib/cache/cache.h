@@ -234,7 +234,8 @@ void near__local_remove(struct near__impl *impl, const void *key, size_t key_siz
 /* Only with "local:".  A removal or clearing that changed a ticket taken before may not have removed everything yet. */
 int near__local_is_being_removed(struct near__impl *impl);
 uint64_t near__local_invalidations(struct near__impl *impl); /* of tags: the number of the last one */
-/* As near__local_write, unless something was learnt of the key since the ticket: then NEAR_UNMET. */
+/* As near__local_write, unless something was learnt of the key since the ticket: then NEAR_UNMET.  What was learnt of
+ * other keys of its stripe alone is none of it where ticket.value is known; otherwise it is. */
 int near__local_write_if(struct near__impl *impl, struct near__request *request, struct near__ticket ticket);
 
 #endif

@@ -293,11 +293,22 @@ static enum near__local_result look(struct writing *w)
     }
 }
 
+/* Many keys share what a ticket tells.  The very value that was there when it was taken has been neither replaced nor
+ * removed: no two of a stripe have the same position. */
+static int is_still_there(struct writing *w, uint64_t position)
+{
+    if (!position || look(w) != NEAR_LOCAL_HIT)
+        return 0;
+    int same = w->view.position == position;
+    near__local_unpin(w->reader, &w->view);
+    return same;
+}
+
 static int look_and_write(struct writing *w, const struct near__ticket *unless_changed)
 {
     const struct near__request *r = w->request;
     take_ticket(w);
-    if (unless_changed && !is_unchanged(w, *unless_changed))
+    if (unless_changed && !is_unchanged(w, *unless_changed) && !is_still_there(w, unless_changed->value))
         return NEAR_UNMET;
     enum near__local_result found = depends_on_current(r) ? look(w) : NEAR_LOCAL_ABSENT;
     int unseen = found == NEAR_LOCAL_MOVED || found == NEAR_LOCAL_UNHELD;

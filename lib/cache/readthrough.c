@@ -109,21 +109,21 @@ static int has_old(const struct near__wanted *w, const struct near__shared *old,
 
 /* ---------------------------------------------------------------- behind */
 
-/* Without a remote tier the local copy is what the loader is given, and who joins meanwhile.  Looked for anew, since
- * the flight's ticket has been taken: what was found before may have been removed before that, and then whoever removed
- * it may join (R17).  A removal changes the ticket before it removes, and a write has the stripe (its floor is odd)
- * from before its value is visible until after: what is found in between may be the older one, and is given to
- * nobody. */
-static void give_old(struct near__impl *impl, const struct near__wanted *w, struct near__load *load)
+/* Without a remote tier the local copy is what the loaded value replaces, if it is there still; and what the loader is
+ * given, and who joins meanwhile.  Looked for anew, since the flight's ticket has been taken: what was found before may
+ * have been removed before that, and then whoever removed it may join (R17).  A removal changes the ticket before it
+ * removes, and a write has the stripe (its floor is odd) from before its value is visible until after: what is found in
+ * between may be the older one, and is given to nobody. */
+static void learn_old(struct near__impl *impl, const struct near__wanted *w, struct near__load *load)
 {
     struct near__reader *reader = near__local_reader(impl->local);
     struct near__view view;
-    if (!reader || load->ticket.floor & 1 || near__local_is_being_removed(impl))
+    int is_given = w->has_local && !(load->ticket.floor & 1) && !near__local_is_being_removed(impl);
+    if (!reader || near__local_look(impl->local, reader, w->key, w->key_size, &view) != NEAR_LOCAL_HIT)
         return;
-    if (near__local_look(impl->local, reader, w->key, w->key_size, &view) != NEAR_LOCAL_HIT)
-        return;
-    if (!(w->options->flags & NEAR_LOAD_TAGS) ||
-        near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size)) {
+    load->ticket.value = view.position;
+    if (is_given && (!(w->options->flags & NEAR_LOAD_TAGS) ||
+                     near__tags_hold(impl, reader, w->key, w->key_size, view.data, view.size))) {
         void *copy = near__memdup(&impl->alloc, view.data, view.size);
         struct near__shared *old = copy ? near__shared_create(&impl->values, copy, view.size, view.expires_ns) : NULL;
         if (!old)
@@ -145,8 +145,8 @@ struct near__load *near__wanted_load(struct near__impl *impl, const struct near_
     load->arg = w->arg;
     load->options = *w->options;
     load->early = w->has_local && w->freshness != NEAR_FRESH_OLD;
-    if (w->has_local && !impl->remote) /* otherwise the server gives it */
-        give_old(impl, w, load);
+    if (!impl->remote) /* otherwise the server tells */
+        learn_old(impl, w, load);
     return load;
 }
 

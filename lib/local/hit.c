@@ -186,6 +186,8 @@ enum near__local_result near__local_look(struct near__local *local, struct near_
             result = near__hit_look(local, key, key_size, NEAR_NEVER, 0, &entry, &now_ns);
     }
     result = moved ? NEAR_LOCAL_MOVED : hand_out(local, reader, entry, result, now_ns, view, NEAR_LOCAL_UNHELD);
+    int64_t position = result == NEAR_LOCAL_HIT ? near__entry_position(entry) : 0;
+    view->position = position > 0 ? (uint64_t)position : 0;
     near__rcu_leave();
     return result;
 }

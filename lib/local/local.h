@@ -114,6 +114,7 @@ struct near__view {
     int64_t expires_ns; /* NEAR_NEVER: no expiry */
     int64_t now_ns;     /* if there is one: what the clock said after the entry had been found */
     void *pin;          /* opaque; NULL: nothing to unpin */
+    uint64_t position;  /* of near__local_look alone: the value's; 0: it was being replaced */
 };
 
 /* Finds a key and pins its value.  bound_ns: this read's staleness bound (the cache's or tighter); stale_ns: second
@@ -156,6 +157,9 @@ struct near__ticket {
     uint32_t generation;
     uint32_t stripe;
     uint64_t tags; /* of a load that looks at tags: how many invalidations of tags it knows of; otherwise 0 */
+    /* of a load without a remote tier: position of the value that there was when it began; otherwise, and if that is
+     * not known, 0.  Not compared: see near__local_write_if */
+    uint64_t value;
 };
 struct near__ticket near__local_ticket(struct near__local *local, const void *key, size_t key_size);
 static inline int near__ticket_equal(struct near__ticket a, struct near__ticket b)

@@ -719,6 +719,72 @@ static void test_a_tagged_value_is_kept_whatever_stripe_its_tags_are_in(void **s
     }
 }
 
+/* Who was told what was loaded is not told what was there before it any more: that another key was written meanwhile,
+ * or dropped, says nothing of this one, though they share a stripe. */
+static void test_C_what_a_refresh_has_told_is_kept_whatever_comes_of_its_stripe(void **state)
+{
+    struct pair *p = pair_of(state);
+    char other[16];
+    unsigned number = 0;
+    near_load options;
+    near_load_init(&options);
+    options.flags = NEAR_LOAD_REFRESH;
+    do
+        snprintf(other, sizeof(other), "o%u", number++);
+    while (stripe_of(p->a, "", other, "") != stripe_of(p->a, "", KEY, ""));
+    for (int absent = 0; absent < 2; absent++) {
+        for (int how = 0; how < 3; how++) {
+            struct source s;
+            struct reader reader;
+            source_init(&s, "new");
+            s.answer = absent ? NEAR_MISS : NEAR_OK;
+            source_hold(&s, 1);
+            assert_int_equal(set(p->a, KEY, "old"), NEAR_OK);
+            reader_start(&reader, p->a, &s, &options);
+            source_wait_inside(&s, 1);
+            if (how == 0)
+                assert_int_equal(set(p->a, other, "x"), NEAR_OK);
+            else if (how == 1)
+                assert_int_equal(near_incr(p->a, other, strlen(other), 1, NULL, NULL), NEAR_ERR_OVERFLOW);
+            if (how >= 1)
+                assert_int_equal(near_drop(p->a, other, strlen(other)), NEAR_OK);
+            source_hold(&s, 0);
+            assert_string_equal(reader_end(&reader), absent ? "(NEAR_MISS)" : "new");
+            assert_string_equal(got(p->a, KEY), absent ? "(NEAR_MISS)" : "new");
+        }
+    }
+    assert_int_equal(stats_of(p->a).loads_unkept, 0);
+}
+
+/* The key itself was written, if only to the same value or with another end: that is newer than what was loaded. */
+static void test_C_a_refresh_does_not_replace_what_was_written_meanwhile(void **state)
+{
+    struct pair *p = pair_of(state);
+    near_load options;
+    near_load_init(&options);
+    options.flags = NEAR_LOAD_REFRESH;
+    for (int how = 0; how < 4; how++) {
+        struct source s;
+        struct reader reader;
+        source_init(&s, "loaded");
+        source_hold(&s, 1);
+        assert_int_equal(set(p->a, KEY, "same"), NEAR_OK);
+        reader_start(&reader, p->a, &s, &options);
+        source_wait_inside(&s, 1);
+        if (how == 1)
+            assert_int_equal(near_drop(p->a, KEY, KEY_SIZE), NEAR_OK);
+        else if (how == 2)
+            assert_int_equal(near_clear(p->a, 0, NULL, NULL), NEAR_OK);
+        if (how == 3)
+            assert_int_equal(near_expire(p->a, KEY, KEY_SIZE, 1000 * LONG_MS, NULL), NEAR_OK);
+        else
+            assert_int_equal(set(p->a, KEY, "same"), NEAR_OK);
+        source_hold(&s, 0);
+        assert_string_equal(reader_end(&reader), "loaded");
+        assert_string_equal(got(p->a, KEY), "same");
+    }
+}
+
 /* The tags are known only when the loader answers; its answer is from before the invalidation. */
 static void *tagged_reader(void *arg)
 {
@@ -1186,6 +1252,8 @@ int main(void)
         ON_ALL(test_invalidated_tag_makes_its_values_old_and_no_others),
         ON_ALL(test_a_thousand_values_become_old_by_one_message),
         ON_ALL(test_a_tagged_value_is_kept_whatever_stripe_its_tags_are_in),
+        ON_ALL(test_C_what_a_refresh_has_told_is_kept_whatever_comes_of_its_stripe),
+        ON_ALL(test_C_a_refresh_does_not_replace_what_was_written_meanwhile),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts_without_its_number),
         ON_ALL(test_R17_get_after_a_tag_s_invalidation_does_not_join_an_older_load),
