@@ -769,8 +769,8 @@ NEAR_API int near_source_del(near_source *source, const void *key, size_t key_si
 NEAR_API int near_source_peek(near_source *source, const void *key, size_t key_size, void *buffer, size_t capacity,
                               size_t *ret_size, uint32_t *ret_operation);
 
-/* Waits until every update accepted before the call is stored (or a dead letter), and every key forgotten that was to be
- * for the sake of one of them, or before; for nothing that comes later.  Blocks: up to timeout_ms (0: the cache's).
+/* Waits until every update accepted before the call is stored (or a dead letter), and every key forgotten that was to
+ * be for the sake of one of them, or before; for nothing that comes later.  Blocks: up to timeout_ms (0: the cache's).
  * Returns NEAR_OK, NEAR_ERR_TIMEOUT (everything goes on), _CLOSED, _FORKED, _INVALID. */
 NEAR_API int near_source_flush(near_source *source, uint32_t timeout_ms);
 

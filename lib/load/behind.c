@@ -23,9 +23,9 @@
  * after it was stored.  The same do those that are queued when the key is removed for an earlier one's sake [f1], and
  * those that are stored while it is on the list of what is to be forgotten: the removal may have run already [f2].  A
  * writer whose value has come to the remote tier after all that ends it for what is queued [f3]: the value is there,
- * and what was being loaded is refused.  So where a writer is at the key when such an update has been stored, forgetting
- * is left to him, who does it as he leaves unless his value is there and nothing was removed meanwhile [f4].  Otherwise
- * the removals of a key that is always being written would go on for ever, each of them for the sake of the last.
+ * and what was being loaded is refused.  So where a writer is at the key when such an update has been stored, he is to
+ * forget it as he leaves, unless his value is there and nothing was removed meanwhile [f4].  Otherwise the removals of
+ * a key that is always being written would go on for ever, each of them for the sake of the last.
  *
  * All this is about removals of this source.  A refresh of another process (NEAR_LOAD_REFRESH, stale_ms, a refresh
  * before the expiry) that has read the source before the update was stored replaces the update's value with what it has

@@ -1083,8 +1083,8 @@ static void *flush_main(void *arg)
     return NULL;
 }
 
-/* A key that is to be forgotten anew each time before its removal is back: whoever flushes waits for what was there when
- * he came, and not for an end. */
+/* A key that is to be forgotten anew each time before its removal is back: whoever flushes waits for what was there
+ * when he came, and not for an end. */
 static void test_behind_flush_waits_for_no_more_than_there_was(void **state)
 {
     struct place *p = *state;
