@@ -93,6 +93,16 @@ static int invalidate(void *arg, const void *key, size_t key_size)
     return removed < 0 ? removed : status < 0 ? status : NEAR_OK;
 }
 
+/* Whatever may have been lost or cleared in the remote tier has raised the watermark before the next proof.  acquire,
+ * in this order: who sees such a proof sees that, too. */
+static uint64_t losses(void *arg, int64_t *ret_proved_ns)
+{
+    const struct near_source *source = arg;
+    const struct near__gate *gate = source->impl->gate;
+    *ret_proved_ns = atomic_load_explicit(&gate->proved_ns, memory_order_acquire);
+    return atomic_load_explicit(&gate->watermark, memory_order_acquire);
+}
+
 static void enlist(struct near__impl *impl, struct near_source *source)
 {
     pthread_mutex_lock(&impl->sources_lock);
@@ -149,6 +159,7 @@ static int open_entered(near_cache *cache, struct near__impl *impl, const near_s
                                          .options = &source->options,
                                          .invalidate = invalidate,
                                          .knows_all = !impl->remote || has_prefix(impl),
+                                         .losses = losses,
                                          .arg = source,
                                          .store_timeout_ms = options->store_timeout_ms};
     int status = NEAR_ERR_NOMEM;

@@ -27,7 +27,11 @@
  * forget it as he leaves, unless his value is there and nothing was removed meanwhile [f4].  Otherwise the removals of
  * a key that is always being written would go on for ever, each of them for the sake of the last.
  *
- * All this is about removals of this source.  A refresh of another process (NEAR_LOAD_REFRESH, stale_ms, a refresh
+ * The remote tier may lose keys, too (FLUSHALL, a restart, a failover), or somebody may clear it.  That is noticed by the
+ * next proof of freshness.  Then all that is queued counts as removed [f1]; and what was stored since the last proof
+ * that nothing had been lost, the recent ones, may have been lost before it was stored: their keys are forgotten [f5].
+ *
+ * All this is about removals of this source, and losses that can be noticed.  A refresh of another process (NEAR_LOAD_REFRESH, stale_ms, a refresh
  * before the expiry) that has read the source before the update was stored replaces the update's value with what it has
  * read, and removes nothing.  Where others load keys so, NEAR_SOURCE_INVALIDATE is for those who write them.
  *
@@ -62,6 +66,10 @@
 #define uthash_nonfatal_oom(element) (element)->in_table = 0
 #include <uthash.h>
 #include <utlist.h>
+
+/* Recent ones that are kept; of more, everything stands for them. */
+#define RECENT_MOST 65536u
+#define LOSSES_LOOK_NS (100 * NEAR_NS_PER_MS) /* as long as there are any */
 
 /* The file is rewritten when it is so much larger than what it must hold; smaller ones are not worth it. */
 #define JOURNAL_SLACK_FACTOR 4u
@@ -117,10 +125,14 @@ struct near__behind {
     /* all under lock */
     struct update *table;                                            /* by key */
     struct update *fresh, *failed;                                   /* oldest first */
+    struct update *recent;                                           /* stored, oldest first; ready_ns is when */
     struct update **flying;                                          /* changed by the thread alone */
     near_update *batch;                                              /* the thread's */
     size_t flying_count, fresh_count, count, bytes, flushers, crowd; /* crowd: who waits for room */
     uint64_t sequence;
+    uint64_t losses; /* the last number of config.losses that was looked at */
+    size_t recent_count;
+    int64_t overflow_ns; /* when a recent one was last given up for want of room; 0: none that matters */
     int64_t away_until_ns, sync_at_ns;
     uint64_t synced_mark;
     int64_t mend_at_ns; /* not before then is the journal tried to be replaced again */
@@ -666,9 +678,10 @@ static int forgotten(void *arg, const void *key, size_t key_size, uint64_t numbe
     pthread_mutex_lock(&b->lock);
     removed_locked(b, key, key_size);
     int is_off = near__forget_number(b->forget, key, key_size) == number;
-    near__forget_drop(b->forget, key, key_size, number);
-    if (b->journal) {
+    if (b->journal)
         note_locked(b, key ? NEAR_RECORD_FORGOTTEN : NEAR_RECORD_FORGOTTEN_ALL, key, key_size, number);
+    near__forget_drop(b->forget, key, key_size, number); /* and with it the key */
+    if (b->journal) {
         write_notes_locked(b);
         renew_journal_locked(b);
         tell_locked(b);
@@ -706,8 +719,8 @@ static void list_locked(struct near__behind *b, const struct update *u)
 }
 
 /* The source has got, or will never get, the update; that is not noted yet.  The gate's note comes last: the end of
- * what is on the list is not its end. */
-static void forget_after_locked(struct near__behind *b, const struct update *u)
+ * what is on the list is not its end.  1: the key is on the list now. */
+static int forget_after_locked(struct near__behind *b, const struct update *u)
 {
     struct near__behind_gate *gate = gate_locked(b, u->key, u->key_size);
     int is_listed = 0;
@@ -720,6 +733,70 @@ static void forget_after_locked(struct near__behind *b, const struct update *u)
     }
     if (gate && (!is_listed || gate->owes == IN_ANY_CASE))
         note_gate_locked(b, gate);
+    return is_listed;
+}
+
+static void sooner(int64_t *wake_ns, int64_t at_ns)
+{
+    if (at_ns < *wake_ns)
+        *wake_ns = at_ns;
+}
+
+static void drop_recent_locked(struct near__behind *b, struct update *u)
+{
+    DL_DELETE(b->recent, u);
+    b->recent_count--;
+    update_free(b, u);
+}
+
+/* The source has it: out of the table, and among the recent ones [f5]. */
+static void keep_recent_locked(struct near__behind *b, struct update *u)
+{
+    const struct near__alloc *behind_alloc = b->config.alloc;
+    HASH_DELETE(hh, b->table, u);
+    near__free(b->config.alloc, u->value);
+    u->value = NULL;
+    u->ready_ns = near__now(b->config.clock);
+    DL_APPEND(b->recent, u);
+    if (++b->recent_count > RECENT_MOST) {
+        b->overflow_ns = u->ready_ns;
+        drop_recent_locked(b, b->recent);
+    }
+}
+
+/* [f5]  Keys may have been lost in the remote tier since the last time that none was. */
+static void lost_locked(struct near__behind *b)
+{
+    removed_locked(b, NULL, 0);
+    if (b->overflow_ns) {
+        uint64_t number = ++b->sequence;
+        if (b->journal)
+            note_to_forget(b, NULL, 0, number);
+        near__forget_add(b->forget, NULL, 0, number);
+    }
+    b->overflow_ns = 0;
+    while (b->recent) {
+        list_locked(b, b->recent);
+        drop_recent_locked(b, b->recent);
+    }
+    if (b->journal)
+        write_notes_locked(b);
+}
+
+static void look_for_losses_locked(struct near__behind *b, int64_t now_ns, int64_t *wake_ns)
+{
+    int64_t proved_ns;
+    uint64_t losses = b->config.losses(b->config.arg, &proved_ns);
+    if (losses != b->losses) {
+        b->losses = losses;
+        lost_locked(b);
+    }
+    while (b->recent && b->recent->ready_ns <= proved_ns)
+        drop_recent_locked(b, b->recent);
+    if (b->overflow_ns <= proved_ns)
+        b->overflow_ns = 0;
+    if (b->recent || b->overflow_ns)
+        sooner(wake_ns, now_ns + LOSSES_LOOK_NS);
 }
 
 /* ---------------------------------------------------------------- flying */
@@ -761,12 +838,6 @@ static void take_off_locked(struct near__behind *b, struct update *u)
     b->flying[b->flying_count++] = u;
 }
 
-static void sooner(int64_t *wake_ns, int64_t at_ns)
-{
-    if (at_ns < *wake_ns)
-        *wake_ns = at_ns;
-}
-
 /* Takes what is due into flying; otherwise *wake_ns is when to look again. */
 static void take_batch_locked(struct near__behind *b, int64_t now_ns, int64_t *wake_ns)
 {
@@ -795,14 +866,16 @@ static void take_batch_locked(struct near__behind *b, int64_t now_ns, int64_t *w
 static void done_locked(struct near__behind *b, struct update *u)
 {
     struct update *newer = u->newer;
-    forget_after_locked(b, u);
+    int is_listed = forget_after_locked(b, u);
     if (b->journal)
         journal_add(b, u, NEAR_RECORD_DONE);
     charge_locked(b, u, -1);
-    if (!newer) {
+    if (!newer && is_listed)
         remove_locked(b, u);
+    else if (!newer)
+        keep_recent_locked(b, u);
+    if (!newer)
         return;
-    }
     u->newer = NULL;
     u->oldest = newer->oldest;
     u->accepted_ns = newer->accepted_ns;
@@ -946,6 +1019,7 @@ static void *behind_main(void *arg)
     while (!b->stop) {
         int64_t wake_ns = NEAR_NEVER, now_ns = near__now(b->config.clock);
         sync_locked(b, now_ns, &wake_ns);
+        look_for_losses_locked(b, now_ns, &wake_ns);
         take_batch_locked(b, now_ns, &wake_ns);
         if (b->flying_count)
             fly_locked(b);
@@ -1091,6 +1165,8 @@ static int start(struct near__behind *b, near_error *error)
     /* so that numbers rise over restarts, although a journal that is new does not tell the last one */
     uint64_t now_us = (uint64_t)near__clock_kernel(CLOCK_REALTIME) / 1000;
     b->sequence = b->sequence > now_us ? b->sequence : now_us;
+    int64_t proved_ns;
+    b->losses = b->config.losses(b->config.arg, &proved_ns);
     if (status == NEAR_OK)
         status = near__forget_start(b->forget);
     if (status == NEAR_OK && o->flags & NEAR_SOURCE_BEHIND) {
@@ -1142,6 +1218,8 @@ void near__behind_close(struct near__behind *b)
         update_free(b, b->table->newer);
         remove_locked(b, b->table);
     }
+    while (b->recent)
+        drop_recent_locked(b, b->recent);
     pthread_mutex_destroy(&b->lock);
     pthread_cond_destroy(&b->work);
     pthread_cond_destroy(&b->space);

@@ -33,6 +33,9 @@ struct near__behind_config {
      * by the library's threads, may take as long as a call to the remote tier. */
     int (*invalidate)(void *arg, const void *key, size_t key_size);
     int knows_all; /* see near__forget_config */
+    /* A number that changes when the remote tier may have lost keys.  While it stays the same none was lost before
+     * *ret_proved_ns.  Called under a lock: waits for nothing. */
+    uint64_t (*losses)(void *arg, int64_t *ret_proved_ns);
     void *arg;
     uint32_t store_timeout_ms;
 };

@@ -1070,6 +1070,79 @@ static void test_behind_stored_while_its_next_value_is_removed_and_forgotten_aft
     assert_string_equal(on_server(p, "k"), "(none)");
 }
 
+/* The remote tier loses everything, which is noticed, and somebody loads what the source still has. */
+static void lose_and_load_old(struct place *p)
+{
+    uint64_t suspicions = stats_of(p).suspicions;
+    near__memory_flushall(p->memory);
+    assert_int_equal(near_set(p->other, "k", 1, "old", 3, NULL, NULL), NEAR_OK);
+    assert_true(wait_until(stats_of(p).suspicions > suspicions, PATIENCE_MS));
+}
+
+static void require_that_it_is_forgotten(struct place *p)
+{
+    assert_true(wait_until(strcmp(on_server(p, "k"), "(none)") == 0, PATIENCE_MS));
+    assert_string_equal(stored(&p->table, "k"), "new");
+    assert_true(wait_until(strcmp(read_from(p->other, "k"), "NEAR_MISS") == 0, PATIENCE_MS));
+}
+
+/* That is noticed while the update is queued. */
+static void test_behind_lost_by_the_remote_tier_and_forgotten_after_the_store(void **state)
+{
+    struct place *p = *state;
+    behind(p, 0);
+    atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+    assert_int_equal(put(p, "k", "new"), NEAR_OK);
+    lose_and_load_old(p);
+    unsigned calls = atomic_load(&p->table.calls);
+    assert_true(wait_until(atomic_load(&p->table.calls) > calls + 1, PATIENCE_MS)); /* it has looked in between */
+    assert_string_equal(on_server(p, "k"), "old");
+    atomic_store(&p->table.away, 0);
+    flush(p);
+    require_that_it_is_forgotten(p);
+}
+
+/* The same when it is noticed only after the store; and of more than can be kept in mind everything. */
+static void lost_before_it_is_stored(struct place *p, const char *name, int many)
+{
+    char key[32];
+    behind(p, 0);
+    atomic_store(&p->table.hold, 1);
+    assert_int_equal(put(p, "k", "new"), NEAR_OK);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_PROVE, -1);
+    near__memory_flushall(p->memory);
+    near__memory_foreign_set(p->memory, name, strlen(name), "old", 3);
+    atomic_store(&p->table.hold, 0);
+    for (int i = 0; i < many; i++) {
+        snprintf(key, sizeof key, "%d", i);
+        assert_int_equal(put(p, key, "new"), NEAR_OK);
+    }
+    flush(p);
+    assert_string_equal(on_server(p, name), "old");
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
+    assert_true(wait_until(strcmp(on_server(p, name), "(none)") == 0, PATIENCE_MS));
+}
+static void test_behind_lost_and_stored_before_that_is_known_and_forgotten_then(void **state)
+{
+    struct place *p = *state;
+    lost_before_it_is_stored(p, "k", 0);
+    require_that_it_is_forgotten(p);
+}
+static void test_behind_lost_and_many_stored_before_that_is_known_and_everything_forgotten(void **state)
+{
+    struct place *p = *state;
+    near_cache *usual = p->cache;
+    near_options options = options_of(p);
+    options.prefix = "p:";
+    p->cache = open_cache_with(p, &options);
+    p->options.store = store_anything;
+    lost_before_it_is_stored(p, "p:k", MANY + 1);
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    p->cache = usual;
+}
+
 struct flusher {
     near_source *source;
     int status;
@@ -2147,6 +2220,9 @@ int main(void)
         TEST(test_behind_stored_while_its_next_value_arrives_and_that_stays),
         TEST(test_behind_stored_while_its_next_value_is_removed_and_forgotten_after_that),
         TEST(test_behind_stored_while_its_removal_arrives_and_forgotten_after_that),
+        TEST(test_behind_lost_by_the_remote_tier_and_forgotten_after_the_store),
+        TEST(test_behind_lost_and_stored_before_that_is_known_and_forgotten_then),
+        TEST(test_behind_lost_and_many_stored_before_that_is_known_and_everything_forgotten),
         TEST(test_behind_flush_waits_for_no_more_than_there_was),
         TEST(test_behind_rejected_while_everything_is_forgotten_and_so_is_its_key),
         TEST(test_behind_close_keeps_what_is_only_in_memory_unless_told),
