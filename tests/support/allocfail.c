@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Each block has a head with its size and a mark.  The counters are relaxed: they are sums, read when the threads that
  * moved them have been joined or are known to be idle. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* explicit_bzero */
+#endif
 #include "support/allocfail.h"
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +65,7 @@ static void hook_release(void *arg, void *memory)
         return;
     struct head *h = head_of(memory);
     account(arg, -1, -(int64_t)h->size);
+    explicit_bzero(h + 1, h->size); /* nobody may count on what was there; memset would be left out before free */
     h->mark = MARK_DEAD;
     free(h);
 }
