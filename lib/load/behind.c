@@ -690,17 +690,17 @@ static int forgotten(void *arg, const void *key, size_t key_size, uint64_t numbe
     return is_off;
 }
 
-/* Whether everybody is to forget the key of an update that has just been stored, or never will be. */
-static int is_to_be_forgotten_locked(struct near__behind *b, const struct update *u)
+/* [f2]  By itself, or as one of all. */
+static int is_listed_locked(struct near__behind *b, const void *key, size_t key_size)
 {
-    return u->forget_after || near__forget_number(b->forget, u->key, u->key_size) ||
-           near__forget_number(b->forget, NULL, 0); /* [f2] */
+    return near__forget_number(b->forget, key, key_size) || near__forget_number(b->forget, NULL, 0);
 }
 
-/* [f4]  A key that is on the list stays there: its removal may be under way, and its number must change. */
+/* [f4]  A key that is on the list stays there: its removal may be under way, which its writer may not hear of while he
+ * is at it, and its number must change. */
 static int is_left_to_writer_locked(struct near__behind *b, const struct near__behind_gate *gate)
 {
-    return gate && gate->owes != IN_ANY_CASE && !near__forget_number(b->forget, gate->key, gate->key_size);
+    return gate && gate->owes != IN_ANY_CASE && !is_listed_locked(b, gate->key, gate->key_size);
 }
 
 static void owe_locked(struct near__behind *b, struct near__behind_gate *gate, enum owes owes)
@@ -724,7 +724,7 @@ static int forget_after_locked(struct near__behind *b, const struct update *u)
 {
     struct near__behind_gate *gate = gate_locked(b, u->key, u->key_size);
     int is_listed = 0;
-    if (is_to_be_forgotten_locked(b, u)) {
+    if (u->forget_after || is_listed_locked(b, u->key, u->key_size)) {
         is_listed = !is_left_to_writer_locked(b, gate);
         if (is_listed)
             list_locked(b, u);

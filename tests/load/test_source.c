@@ -1263,6 +1263,59 @@ static void test_behind_rejected_while_everything_is_forgotten_and_so_is_its_key
     p->cache = usual;
 }
 
+static int refuse_z(void *arg, near_update *updates, size_t count, uint32_t timeout_ms)
+{
+    struct table *t = arg;
+    (void)timeout_ms;
+    while (atomic_load(&t->hold))
+        wait_a_moment();
+    for (size_t i = 0; i < count; i++)
+        if (updates[i].key_size == 1 && *(const char *)updates[i].key == 'z')
+            updates[i].status = atomic_load(&t->refusal);
+    return NEAR_OK;
+}
+
+/* Everything is forgotten when a writer's value has come to the cache, and another process loads what the source had;
+ * that everything has been is heard only when the update has been stored and its writer is back. */
+static void test_behind_stored_while_everything_is_forgotten_and_so_is_its_key_again(void **state)
+{
+    struct place *p = *state;
+    struct writer w;
+    near_cache *usual = p->cache;
+    near_options options = options_of(p);
+    options.prefix = "p:";
+    p->cache = open_cache_with(p, &options);
+    p->options.store = refuse_z;
+    atomic_store(&p->table.refusal, NEAR_ERR_UNAVAILABLE);
+    behind(p, 0);
+    put_many_that_are_pending(p);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS));
+    near__memory_error(p->memory, NEAR_OP_SET, NEAR_OK, 0);
+    atomic_store(&p->table.hold, 1);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_SET, -1);
+    writer_start(&w, p, "k", "new", 0);
+    assert_int_equal(near__memory_wait_held(p->memory, NEAR_FAULT_HOLD_REPLIES, 1, PATIENCE_MS), 0);
+    assert_string_equal(on_server(p, "p:k"), "new");
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_CLEAR, -1);
+    assert_int_equal(near_source_del(p->source, "z", 1, NULL), NEAR_PENDING); /* one key more than the list takes */
+    assert_int_equal(near__memory_wait_held(p->memory, NEAR_FAULT_HOLD_REPLIES, 2, PATIENCE_MS), 0);
+    assert_string_equal(on_server(p, "p:k"), "(none)");
+    near__memory_foreign_set(p->memory, "p:k", 3, "old", 3);
+    atomic_store(&p->table.hold, 0);
+    assert_true(wait_until(stats_of(p).source_queued == 1, PATIENCE_MS)); /* that one would call for everything anew */
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_SET, 0);
+    assert_int_equal(writer_end(&w), NEAR_OK);
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_OK, 0);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    assert_true(wait_until(stats_of(p).source_forgetting == 0, PATIENCE_MS));
+    assert_string_equal(on_server(p, "p:k"), "(none)");
+    atomic_store(&p->table.refusal, NEAR_OK);
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    p->cache = usual;
+}
+
 static void test_behind_close_keeps_what_is_only_in_memory_unless_told(void **state)
 {
     struct place *p = *state;
@@ -2225,6 +2278,7 @@ int main(void)
         TEST(test_behind_lost_and_many_stored_before_that_is_known_and_everything_forgotten),
         TEST(test_behind_flush_waits_for_no_more_than_there_was),
         TEST(test_behind_rejected_while_everything_is_forgotten_and_so_is_its_key),
+        TEST(test_behind_stored_while_everything_is_forgotten_and_so_is_its_key_again),
         TEST(test_behind_close_keeps_what_is_only_in_memory_unless_told),
         TEST(test_journal_gives_back_what_was_not_stored),
         TEST(test_journal_has_what_is_not_forgotten_at_close),
