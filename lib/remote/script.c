@@ -12,10 +12,11 @@
  *   3. the message.  If it is refused (no right to the channel) the number is given back, so that numbers stay
  *      without holes, and again nothing has happened;
  *   4. the write.  If it is refused here, everybody has dropped a copy for nothing, which is harmless.  Unless the
- *      message carries the value: then everybody would keep what never was.  So of a plain SET the key's lease and tags
- *      are removed before the message: where DEL is refused, nothing has happened.  What could refuse the SET itself
- *      and nothing before is a right that is missing, so that one is asked for first (where the server can tell: from
- *      version 7 on).
+ *      message carries the value: then everybody would keep what never was.  So of a plain SET the key's lease is
+ *      removed before the message: where DEL is refused, nothing has happened; and where the message is, a load has
+ *      become void for nothing.  The tags go after it, since an older value without them would be held by none.  What
+ *      could refuse the SET itself and nothing before is a right that is missing, so that one is asked for first (where
+ *      the server can tell: from version 7 on).
  *
  * INCR is the exception to 3 before 4: whether its write is possible (is the value an integer, does it overflow) is for
  * Redis alone to say, in 64 bits that Lua's numbers do not have.  So INCRBY comes before the message, and if the
@@ -89,7 +90,7 @@ const struct near__script near__script_set = {
             "end\n"
             "local out,p,e={}\n"
             "for i=1,count do\n"
-            "  e=redis.pcall('DEL',KEYS[i+1].." LEASE ",KEYS[i+1].." TAGS ")\n"
+            "  e=redis.pcall('DEL',KEYS[i+1].." LEASE ")\n"
             "  if i<=told and type(e)~='table' then\n"
             "    p=last-told+i\n"
             "    e=redis.pcall('PUBLISH',channel,'1'..string.format('%.0f',p)..':'..ARGV[3+i])\n"
@@ -99,12 +100,13 @@ const struct near__script near__script_set = {
             "    for k=i,count do out[k]=e end\n"
             "    return out\n"
             "  end\n"
+            "  redis.pcall('DEL',KEYS[i+1].." TAGS ")\n"
             "  if ttl=='0' then e=redis.pcall('SET',KEYS[i+1],ARGV[3+told+i])\n"
             "  else e=redis.pcall('SET',KEYS[i+1],ARGV[3+told+i],'PX',ttl) end\n"
             "  out[i]=e.err and e or p\n"
             "end\n"
             "return out\n",
-    .sha1 = "8168572e97bb8a7d4d6670e70f838555d34cd890",
+    .sha1 = "5df2a510719b697bfe265aedd97dde6d60b6bb04",
 };
 
 /* The next position, into the script's variable.  A counter that was not there starts at the server's time in µs. */

@@ -179,12 +179,14 @@ static void test_R12_without_the_channel_nothing_is_written_and_nobody_is_told(v
     assert_int_equal(near__channel_open(listener->remote, "me", fixture_deadline(listener, LONG_MS), &channel, &error),
                      NEAR_OK);
     redis_server_command(server, "SET", "t:k", "1", "PX", "100000000", NULL);
+    redis_server_command(server, "SET", "t:k" NEAR_TAGS_SUFFIX, "the value's", NULL);
     redis_server_command(server, "SET", FIXTURE_POSITION, "1000", NULL);
     for (size_t i = 0; i < sizeof operations / sizeof *operations; i++) {
         struct near__request q = run_operation(mute, operations[i], operations[i] == NEAR_OP_CLEAR ? NULL : "k");
         assert_int_equal(q.status, NEAR_ERR_DENIED);
         assert_string_equal(redis_server_command(server, "GET", "t:k", NULL), "1");
         assert_true(strtoll(redis_server_command(server, "PTTL", "t:k", NULL), NULL, 10) > 90000000);
+        assert_string_equal(redis_server_command(server, "GET", "t:k" NEAR_TAGS_SUFFIX, NULL), "the value's");
         assert_string_equal(redis_server_command(server, "GET", FIXTURE_POSITION, NULL), "1000");
     }
     assert_int_equal(run_operation(mute, NEAR_OP_INCR, "absent").status, NEAR_ERR_DENIED);
