@@ -284,10 +284,23 @@ static void release(struct near__load *load)
     ending_after(&e);
 }
 
-/* The load's own write of a key of its stripe, by its ticket, is nothing that speaks against the value. */
-static void go_on_from(struct near__load *load, uint32_t stripe, uint64_t floor)
+/* By which ticket the load writes another key, of which `now` is one.  In the value's stripe that is the load's own: a
+ * later one would hide what was learnt of the value meanwhile.  But where the value that there was tells that, whatever
+ * else has come of the stripe, this may not keep the load from writing what belongs to the new one. */
+static struct near__ticket ticket_beside(const struct near__load *load, struct near__ticket now)
 {
-    if (floor && stripe == load->ticket.stripe)
+    return now.stripe == load->ticket.stripe && !load->ticket.value ? load->ticket : now;
+}
+
+static int is_by_load(const struct near__load *load, struct near__ticket ticket)
+{
+    return ticket.stripe == load->ticket.stripe && near__ticket_equal(ticket, load->ticket);
+}
+
+/* The load's own write of a key of its stripe, by its ticket, is nothing that speaks against the value. */
+static void go_on_from(struct near__load *load, struct near__ticket ticket, uint64_t floor)
+{
+    if (floor && is_by_load(load, ticket))
         load->ticket.floor = floor;
 }
 
@@ -305,12 +318,12 @@ static void begin_tag(struct near__load *load, const char *tag, size_t size)
                               .value = number,
                               .value_size = (size_t)number_size,
                               .flags = NEAR_SET_IF_ABSENT};
-    uint32_t stripe = near__local_ticket(impl->local, q.key, q.key_size).stripe;
-    if (stripe == load->ticket.stripe)
-        near__local_write_if(impl, &q, load->ticket);
+    struct near__ticket ticket = ticket_beside(load, near__local_ticket(impl->local, q.key, q.key_size));
+    if (is_by_load(load, ticket))
+        near__local_write_if(impl, &q, ticket);
     else
         near__local_write(impl, &q);
-    go_on_from(load, stripe, q.position);
+    go_on_from(load, ticket, q.position);
 }
 
 static void keep_description(struct near__load *load, int64_t ttl_ms, const char *text, size_t text_size)
@@ -318,11 +331,9 @@ static void keep_description(struct near__load *load, int64_t ttl_ms, const char
     struct near__impl *impl = load->impl;
     struct near__learnt learnt = {.key = load->key,
                                   .key_size = load->key_size,
-                                  .ticket = near__tags_ticket(impl, load->key, load->key_size),
+                                  .ticket = ticket_beside(load, near__tags_ticket(impl, load->key, load->key_size)),
                                   .ttl_ms = ttl_ms ? ttl_ms : -1};
-    if (learnt.ticket.stripe == load->ticket.stripe)
-        learnt.ticket = load->ticket;
-    go_on_from(load, learnt.ticket.stripe, near__tags_learn(impl, &learnt, text, text_size));
+    go_on_from(load, learnt.ticket, near__tags_learn(impl, &learnt, text, text_size));
 }
 
 /* Without a remote tier the description is kept before the value: whoever sees the value sees its tags. */

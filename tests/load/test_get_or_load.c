@@ -756,6 +756,52 @@ static void test_C_what_a_refresh_has_told_is_kept_whatever_comes_of_its_stripe(
     assert_int_equal(stats_of(p->a).loads_unkept, 0);
 }
 
+static void *tagged_refresher(void *arg)
+{
+    struct reader *r = arg;
+    snprintf(r->got, sizeof(r->got), "%s",
+             load_tags_with(r->cache, r->key, (struct tagged *)r->source, NEAR_LOAD_REFRESH));
+    return NULL;
+}
+
+/* And so are the tags that it has told, whatever stripe they are in: the same value may have others than before. */
+static void test_C_tags_that_a_refresh_has_told_are_kept_whatever_comes_of_its_stripe(void **state)
+{
+    struct pair *p = pair_of(state);
+    enum { KINDS = 4 }; /* in the value's stripe: nothing else, the list, the tag, both */
+    unsigned number = 0;
+    for (int kind = 0; kind < KINDS; kind++) {
+        char key[16], tag[16], other[16];
+        struct tagged t = {.tags = {"before"}};
+        struct reader r = {.cache = p->a, .key = key, .source = (struct source *)&t};
+        uint32_t value;
+        do {
+            snprintf(key, sizeof(key), "v%u", number++);
+            value = stripe_of(p->a, "", key, "");
+        } while (kind & 1 && stripe_of(p->a, "", key, NEAR_TAGS_SUFFIX) != value);
+        do
+            snprintf(tag, sizeof(tag), "t%u", number++);
+        while (kind & 2 && stripe_of(p->a, NEAR_TAG_PREFIX, tag, "") != value);
+        do
+            snprintf(other, sizeof(other), "o%u", number++);
+        while (stripe_of(p->a, "", other, "") != value);
+        source_init(&t.source, "same");
+        assert_string_equal(load_tags(p->a, key, &t), "same");
+        t.tags[0] = tag;
+        source_hold(&t.source, 1);
+        assert_int_equal(pthread_create(&r.thread, NULL, tagged_refresher, &r), 0);
+        source_wait_inside(&t.source, 1);
+        assert_int_equal(set(p->a, other, "x"), NEAR_OK);
+        source_hold(&t.source, 0);
+        assert_string_equal(reader_end(&r), "same");
+        assert_string_equal(load_tags(p->a, key, &t), "same");
+        assert_int_equal(source_loads(&t.source), 2);
+        says(&t, "new");
+        assert_int_equal(near_invalidate_tag(p->a, tag, strlen(tag), NULL), NEAR_OK);
+        assert_string_equal(load_tags(p->a, key, &t), "new");
+    }
+}
+
 /* The key itself was written, if only to the same value or with another end: that is newer than what was loaded. */
 static void test_C_a_refresh_does_not_replace_what_was_written_meanwhile(void **state)
 {
@@ -1253,6 +1299,7 @@ int main(void)
         ON_ALL(test_a_thousand_values_become_old_by_one_message),
         ON_ALL(test_a_tagged_value_is_kept_whatever_stripe_its_tags_are_in),
         ON_ALL(test_C_what_a_refresh_has_told_is_kept_whatever_comes_of_its_stripe),
+        ON_ALL(test_C_tags_that_a_refresh_has_told_are_kept_whatever_comes_of_its_stripe),
         ON_ALL(test_C_a_refresh_does_not_replace_what_was_written_meanwhile),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts_without_its_number),
