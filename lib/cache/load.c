@@ -336,7 +336,38 @@ static void keep_description(struct near__load *load, int64_t ttl_ms, const char
     go_on_from(load, learnt.ticket, near__tags_learn(impl, &learnt, text, text_size));
 }
 
-/* Without a remote tier the description is kept before the value: whoever sees the value sees its tags. */
+static void drop_description(struct near__load *load)
+{
+    struct near__impl *impl = load->impl;
+    struct near__suffixed about;
+    near__suffixed_init(&about, &impl->alloc, load->key, load->key_size, NEAR_TAGS_SUFFIX);
+    if (about.bytes)
+        near__local_remove(impl, about.bytes, about.size, NEAR_CAUSE_WRITE);
+    near__suffixed_fini(&about, &impl->alloc);
+}
+
+/* Whether near__local_write_if would not keep the value, as far as that can be told before it has the stripe. */
+static int is_void(const struct near__load *load)
+{
+    struct near__local *local = load->impl->local;
+    struct near__reader *reader = near__local_reader(local);
+    struct near__ticket now = near__local_ticket(local, load->key, load->key_size);
+    struct near__view view;
+    now.floor &= ~UINT64_C(1); /* a write that is under way may come to nothing */
+    if (near__ticket_equal(now, load->ticket))
+        return 0;
+    if (!load->ticket.value || !reader)
+        return 1;
+    enum near__local_result result = near__local_look(local, reader, load->key, load->key_size, &view);
+    if (result != NEAR_LOCAL_HIT)
+        return result != NEAR_LOCAL_MOVED && result != NEAR_LOCAL_UNHELD;
+    int same = view.position == load->ticket.value;
+    near__local_unpin(reader, &view);
+    return !same;
+}
+
+/* Without a remote tier the description is kept before the value: whoever sees the value sees its tags.  One of a value
+ * that is not kept may not stay: it would be taken for that of the same bytes that another load has brought. */
 static int fill_only(struct near__load *load, struct near__request *q, const char *text, size_t text_size)
 {
     struct near__tags tags;
@@ -345,12 +376,18 @@ static int fill_only(struct near__load *load, struct near__request *q, const cha
     q->operation = NEAR_OP_SET;
     q->key = load->key;
     q->key_size = load->key_size;
-    if (text_size && near__tags_parse(text, text_size, &tags) == 0)
+    if (!text_size)
+        return near__local_write_if(load->impl, q, load->ticket);
+    if (is_void(load))
+        return NEAR_UNMET;
+    if (near__tags_parse(text, text_size, &tags) == 0)
         while (near__tags_next(&tags, &tag, &size))
             begin_tag(load, tag, size);
-    if (text_size)
-        keep_description(load, q->ttl_ms, text, text_size);
-    return near__local_write_if(load->impl, q, load->ticket);
+    keep_description(load, q->ttl_ms, text, text_size);
+    int status = near__local_write_if(load->impl, q, load->ticket);
+    if (status != NEAR_OK)
+        drop_description(load);
+    return status;
 }
 
 static void mark_absent_only(struct near__load *load, int64_t ttl_ms)

@@ -858,6 +858,27 @@ static void test_R01_tag_invalidated_during_the_load_counts(void **state)
     }
 }
 
+/* A load that is not kept leaves the tags of the value that is: they are the same bytes, with other tags. */
+static void test_R01_tags_of_a_load_that_is_not_kept_are_not_either(void **state)
+{
+    struct pair *p = pair_of(state);
+    struct tagged slow = {.tags = {"older"}}, fast = {.tags = {"newer"}};
+    struct reader r = {.cache = p->a, .source = (struct source *)&slow};
+    source_init(&slow.source, "same");
+    source_init(&fast.source, "same");
+    source_hold(&slow.source, 1);
+    assert_int_equal(pthread_create(&r.thread, NULL, tagged_reader, &r), 0);
+    source_wait_inside(&slow.source, 1);
+    assert_int_equal(set(p->a, KEY, "between"), NEAR_OK);
+    assert_int_equal(near_del(p->a, KEY, KEY_SIZE, NULL), NEAR_OK);
+    assert_string_equal(load_tags(p->a, KEY, &fast), "same");
+    source_hold(&slow.source, 0);
+    assert_string_equal(reader_end(&r), "same");
+    says(&fast, "new");
+    assert_int_equal(near_invalidate_tag(p->a, "newer", 5, NULL), NEAR_OK);
+    assert_string_equal(load_tags(p->a, KEY, &fast), "new");
+}
+
 /* The same though the tag's number has gone meanwhile, as if it had been evicted. */
 static void test_R01_tag_invalidated_during_the_load_counts_without_its_number(void **state)
 {
@@ -1302,6 +1323,7 @@ int main(void)
         ON_ALL(test_C_tags_that_a_refresh_has_told_are_kept_whatever_comes_of_its_stripe),
         ON_ALL(test_C_a_refresh_does_not_replace_what_was_written_meanwhile),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts),
+        ON_ALL(test_R01_tags_of_a_load_that_is_not_kept_are_not_either),
         ON_ALL(test_R01_tag_invalidated_during_the_load_counts_without_its_number),
         ON_ALL(test_R17_get_after_a_tag_s_invalidation_does_not_join_an_older_load),
         ON_ALL(test_an_unchanged_value_keeps_its_tags),
