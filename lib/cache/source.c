@@ -233,8 +233,18 @@ static void forget(struct near_source *source, const struct write *w)
     near__behind_forget(source->behind, w->request.key, w->request.key_size);
 }
 
-/* Steps 2 and 3, with the key's gate.  *ret_has_value: it is in the remote tier. */
-static int write_gated(struct near_source *source, struct write *w, int *ret_has_value)
+/* How long the remote tier has what was written, as near__behind_leave is told; it was not written before begun_ns. */
+static int64_t until_ns(const struct near__impl *impl, const struct near__request *r, int64_t begun_ns)
+{
+    int64_t left_ms = impl->remote ? r->ttl_left_ms : r->ttl_ms ? r->ttl_ms : -1;
+    if (r->operation != NEAR_OP_SET)
+        return 0;
+    return left_ms < 0 || left_ms > (NEAR_NEVER - begun_ns) / NEAR_NS_PER_MS ? NEAR_NEVER
+                                                                             : begun_ns + left_ms * NEAR_NS_PER_MS;
+}
+
+/* Steps 2 and 3, with the key's gate.  *ret_until_ns: see near__behind_leave. */
+static int write_gated(struct near_source *source, struct write *w, int64_t *ret_until_ns)
 {
     int behind = (source->options.flags & NEAR_SOURCE_BEHIND) != 0;
     int status = behind ? near__behind_put(source->behind, w->operation, w->request.key, w->request.key_size, w->value,
@@ -244,8 +254,9 @@ static int write_gated(struct near_source *source, struct write *w, int *ret_has
         forget(source, w); /* it may have it, or get it */
     if (status != NEAR_OK)
         return status;
+    int64_t begun_ns = near__now(&source->impl->clock);
     if (near__write_through(source->impl, &w->request, w->deadline_ns, w->fill) >= 0) {
-        *ret_has_value = w->request.operation == NEAR_OP_SET;
+        *ret_until_ns = until_ns(source->impl, &w->request, begun_ns);
         return NEAR_OK;
     }
     forget(source, w);
@@ -256,7 +267,7 @@ static int write_entered(struct near_source *source, struct write *w, const near
 {
     struct near__impl *impl = source->impl;
     struct near__behind_gate *gate;
-    int has_value = 0;
+    int64_t value_until_ns = 0;
     if (w->value_size > impl->options.value_max)
         return NEAR_ERR_TOO_LARGE;
     w->deadline_ns = near__deadline(impl, call);
@@ -269,8 +280,8 @@ static int write_entered(struct near_source *source, struct write *w, const near
     int status = near__behind_enter(source->behind, w->request.key, w->request.key_size, w->deadline_ns, &gate);
     if (status != NEAR_OK)
         return status;
-    status = write_gated(source, w, &has_value);
-    near__behind_leave(source->behind, gate, has_value);
+    status = write_gated(source, w, &value_until_ns);
+    near__behind_leave(source->behind, gate, value_until_ns);
     return status;
 }
 

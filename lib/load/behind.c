@@ -19,13 +19,14 @@
  *
  * The remote tier.  While an update waits its key must be there with the update's value, or a load, perhaps another
  * process's, would cache what the source still has.  So an update whose write to the remote tier failed, or which
- * removed the key there, and every update that was replayed from the journal, makes everybody forget its key once more
- * after it was stored.  The same do those that are queued when the key is removed for an earlier one's sake [f1], and
- * those that are stored while it is on the list of what is to be forgotten: the removal may have run already [f2].  A
- * writer whose value has come to the remote tier after all that ends it for what is queued [f3]: the value is there,
- * and what was being loaded is refused.  So where a writer is at the key when such an update has been stored, he is to
- * forget it as he leaves, unless his value is there and nothing was removed meanwhile [f4].  Otherwise the removals of
- * a key that is always being written would go on for ever, each of them for the sake of the last.
+ * removed the key there, or whose value came to its end there before, and every update that was replayed from the
+ * journal, makes everybody forget its key once more after it was stored.  The same do those that are queued when the
+ * key is removed for an earlier one's sake [f1], and those that are stored while it is on the list of what is to be
+ * forgotten: the removal may have run already [f2].  A writer whose value has come to the remote tier after all that
+ * ends it for what is queued [f3]: the value is there, and what was being loaded is refused.  So where a writer is at
+ * the key when such an update has been stored, he is to forget it as he leaves, unless his value is there and nothing
+ * was removed meanwhile [f4].  Otherwise the removals of a key that is always being written would go on for ever, each
+ * of them for the sake of the last.
  *
  * The remote tier may lose keys, too (FLUSHALL, a restart, a failover), or somebody may clear it.  That is noticed by the
  * next proof of freshness.  Then all that is queued counts as removed [f1]; and what was stored since the last proof
@@ -91,6 +92,7 @@ struct update {
     int64_t ready_ns;
     uint32_t operation, attempts;
     int forget_after; /* the remote tier is to forget the key once the source has it */
+    int64_t until_ns; /* likewise if that is not before: the value there is over then; NEAR_NEVER: it has no end */
     unsigned char *value;
     size_t value_size, key_size;
     unsigned char key[];
@@ -181,6 +183,7 @@ static struct update *update_create(const struct near__behind *b, uint32_t opera
         return NULL;
     }
     u->operation = operation;
+    u->until_ns = NEAR_NEVER;
     u->value_size = value_size;
     u->key_size = key_size;
     if (key_size)
@@ -251,6 +254,7 @@ static void move_into(struct near__behind *b, struct update *old, struct update 
     old->value = new->value;
     old->value_size = new->value_size;
     old->forget_after |= new->forget_after;
+    old->until_ns = new->until_ns;
     old->attempts = 0;
     new->value = NULL;
     update_free(b, new);
@@ -472,11 +476,15 @@ static void set_forget_locked(struct update *u, int forget_after)
 }
 
 /* [f3]  A removal that is still under way, or to come, is seen by [f1] and [f2]. */
-static void keep_value_locked(struct near__behind *b, const struct near__behind_gate *gate)
+static void keep_value_locked(struct near__behind *b, const struct near__behind_gate *gate, int64_t until_ns)
 {
     struct update *u = find_locked(b, gate->key, gate->key_size);
-    if (u)
-        set_forget_locked(u, 0);
+    if (!u)
+        return;
+    set_forget_locked(u, 0);
+    u->until_ns = until_ns;
+    if (u->newer)
+        u->newer->until_ns = until_ns;
 }
 
 /* Until the writer leaves the journal has the key as one to forget. */
@@ -500,14 +508,14 @@ static void settle_gate_locked(struct near__behind *b, const struct near__behind
 }
 
 /* All is settled before tell_locked lets the lock go: the next writer is not here yet, but is queued soon. */
-void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate, int has_value)
+void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate, int64_t value_until_ns)
 {
     const struct near__alloc *behind_alloc = b->config.alloc;
     pthread_mutex_lock(&b->lock);
-    int is_clean = has_value && !gate->removed;
+    int is_clean = value_until_ns && !gate->removed;
     HASH_DELETE(hh, b->gates, gate);
     if (is_clean)
-        keep_value_locked(b, gate);
+        keep_value_locked(b, gate, value_until_ns);
     settle_gate_locked(b, gate, is_clean);
     tell_locked(b);
     pthread_cond_broadcast(&b->gates_changed);
@@ -690,6 +698,12 @@ static int forgotten(void *arg, const void *key, size_t key_size, uint64_t numbe
     return is_off;
 }
 
+/* What the remote tier had of the key while the update was queued came to its end by itself. */
+static int is_over(const struct near__behind *b, const struct update *u)
+{
+    return u->until_ns != NEAR_NEVER && near__now(b->config.clock) >= u->until_ns;
+}
+
 /* [f2]  By itself, or as one of all. */
 static int is_listed_locked(struct near__behind *b, const void *key, size_t key_size)
 {
@@ -724,7 +738,7 @@ static int forget_after_locked(struct near__behind *b, const struct update *u)
 {
     struct near__behind_gate *gate = gate_locked(b, u->key, u->key_size);
     int is_listed = 0;
-    if (u->forget_after || is_listed_locked(b, u->key, u->key_size)) {
+    if (u->forget_after || is_over(b, u) || is_listed_locked(b, u->key, u->key_size)) {
         is_listed = !is_left_to_writer_locked(b, gate);
         if (is_listed)
             list_locked(b, u);

@@ -56,8 +56,9 @@ void near__behind_abandon(const struct near__behind *b);
 struct near__behind_gate;
 int near__behind_enter(struct near__behind *b, const void *key, size_t key_size, int64_t deadline_ns,
                        struct near__behind_gate **ret);
-/* has_value: the remote tier has the value that the writer put into the queue. */
-void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate, int has_value);
+/* value_until_ns: so long at least the remote tier has the value that the writer put into the queue, NEAR_NEVER:
+ * without an end; 0: it has it not. */
+void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate, int64_t value_until_ns);
 
 /* Accepts an update: in the queue, and in the journal as its policy says.  NEAR_OK, NEAR_ERR_QUEUE_FULL at the
  * deadline, NEAR_ERR_TOO_LARGE, NEAR_ERR_NOMEM, NEAR_ERR_JOURNAL. */

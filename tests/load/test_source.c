@@ -906,6 +906,31 @@ static void test_behind_cache_failed_and_the_key_is_forgotten_again_after_the_st
     assert_string_equal(on_server(p, "k"), "(none)");
 }
 
+/* The value comes to its own end in the cache before the source has it. */
+static void test_behind_over_before_it_is_stored_and_the_key_is_forgotten_after_the_store(void **state)
+{
+    struct place *p = *state;
+    near_write write;
+    near_write_init(&write);
+    write.ttl_ms = 20;
+    behind(p, 0);
+    atomic_store(&p->table.hold, 1);
+    for (int times = 0; times < 2; times++) { /* one that flies, and one that waits behind it */
+        assert_int_equal(near_source_set(p->source, "k", 1, "new", 3, &write, NULL), NEAR_OK);
+        assert_true(wait_until(atomic_load(&p->table.holding) == 1, PATIENCE_MS));
+    }
+    assert_true(wait_until(strcmp(on_server(p, "k"), "(none)") == 0, PATIENCE_MS));
+    assert_int_equal(near_set(p->other, "k", 1, "old", 3, NULL, NULL), NEAR_OK);
+    atomic_store(&p->table.hold, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "new");
+    assert_string_equal(on_server(p, "k"), "(none)");
+    write.ttl_ms = PATIENCE_MS;
+    assert_int_equal(near_source_set(p->source, "k", 1, "newer", 5, &write, NULL), NEAR_OK);
+    flush(p);
+    assert_string_equal(on_server(p, "k"), "newer");
+}
+
 /* While the update is queued another process loads what the source still has: it must not stay. */
 static void removed_and_loaded_before_it_is_stored(struct place *p, int status)
 {
@@ -2265,6 +2290,7 @@ int main(void)
         TEST(test_behind_gives_up_after_so_many_attempts_and_tells),
         TEST(test_behind_rejected_before_the_cache_has_it_and_the_key_is_forgotten),
         TEST(test_behind_cache_failed_and_the_key_is_forgotten_again_after_the_store),
+        TEST(test_behind_over_before_it_is_stored_and_the_key_is_forgotten_after_the_store),
         TEST(test_behind_removed_and_the_key_is_forgotten_again_after_the_store),
         TEST(test_behind_queued_while_its_key_is_removed_and_forgotten_again_after_the_store),
         TEST(test_behind_stored_while_its_key_is_removed_and_forgotten_again),
