@@ -57,12 +57,15 @@ static sqlite3_stmt *query(const char *sql, const char *first, const char *secon
     return statement;
 }
 
-/* 1 changed something, 0 nothing, -1 failed. */
+/* 1 changed something, 0 nothing, -1 failed.  How many rows there were is told of the connection's last change, so no
+ * other thread's may come between: if that one changed nothing the cache would not be made to forget what we did. */
 static int change(const char *sql, const char *first, const char *second)
 {
     sqlite3_stmt *statement = query(sql, first, second);
+    sqlite3_mutex_enter(sqlite3_db_mutex(our.db));
     int done = statement && sqlite3_step(statement) == SQLITE_DONE;
     int changed = sqlite3_changes(our.db) > 0;
+    sqlite3_mutex_leave(sqlite3_db_mutex(our.db));
     sqlite3_finalize(statement);
     return done ? changed : -1;
 }
