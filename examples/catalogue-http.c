@@ -135,21 +135,23 @@ static void name_of(const near_load_request *request, char name[NAME_MAX_SIZE])
 
 static int load_package(void *arg, const near_load_request *request, near_loaded *loaded)
 {
-    char name[NAME_MAX_SIZE], text[1200];
+    char name[NAME_MAX_SIZE], *text = NULL;
     (void)arg;
     name_of(request, name);
     sqlite3_stmt *s = query("SELECT section, version, description FROM package WHERE name=?1", name, NULL);
     int step = s ? sqlite3_step(s) : SQLITE_ERROR;
     if (step == SQLITE_ROW) {
         const char *section = (const char *)sqlite3_column_text(s, 0);
-        int size = snprintf(text, sizeof(text), "Package: %s\nSection: %s\nVersion: %s\nDescription: %s\n", name,
-                            section, (const char *)sqlite3_column_text(s, 1), (const char *)sqlite3_column_text(s, 2));
+        text = sqlite3_mprintf("Package: %s\nSection: %s\nVersion: %s\nDescription: %s\n", name, section,
+                               sqlite3_column_text(s, 1), sqlite3_column_text(s, 2)); /* of any length */
         if (section && *section)
             near_loaded_tag(loaded, section, strlen(section)); /* known only now */
-        near_loaded_value(loaded, text, (size_t)size);
+        if (text)
+            near_loaded_value(loaded, text, strlen(text));
     }
     sqlite3_finalize(s);
-    return step == SQLITE_ROW ? NEAR_OK : step == SQLITE_DONE ? NEAR_MISS : -1; /* a failure is not absence */
+    sqlite3_free(text);
+    return text ? NEAR_OK : step == SQLITE_DONE ? NEAR_MISS : -1; /* a failure is not absence */
 }
 
 static int load_section(void *arg, const near_load_request *request, near_loaded *loaded)

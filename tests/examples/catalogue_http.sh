@@ -56,7 +56,11 @@ ends() {
     wait $server
     status=$?
     cat "$work/out"
-    [ $status -eq 0 ] && grep -q '^{"example":"catalogue-http","packages":3,.*"loads":7,"errors":0}$' "$work/out"
+    [ $status -eq 0 ] && grep -q '^{"example":"catalogue-http","packages":3,.*"loads":8,"errors":0}$' "$work/out"
+}
+long() {
+    printf 'Package: gamma\nSection: games\nVersion: 3.0\nDescription: %04000d\n' 7 > "$work/long"
+    says 'Package: gamma' /package/gamma && cmp "$work/long" "$work/answer"
 }
 wrong() {
     "$program" --no-such-option > "$work/wrong" 2>&1
@@ -113,6 +117,8 @@ check "and read" twice 'improved \*' /package/alpha
 check "its list too" twice 'alpha' /section/shells
 check "the other section is not loaded again" twice 'Description: third$' /package/gamma
 check "a section that does not exist is not changed" says 'no such thing' /section/none -X POST
+check "a long description is changed" says changed /package/gamma -X PUT -d "$(printf %04000d 7)"
+check "and read as it is" long
 check "a metrics page is there" says 'loads' /metrics
 check "it ends, with its figures" ends
 if [ -z "$INSTRUMENT_CFLAGS" ]; then
