@@ -22,6 +22,7 @@
 #include "loading/figures.h"
 
 enum { ANSWER_MAX = 1 << 18, BODY_MAX = 4096, NAME_MAX_SIZE = 128 };
+enum { TOO_LARGE = 413 }; /* libmicrohttpd's name for it is another one with each version */
 static const char *const usage = "usage: catalogue-http [options] [URI]\n"
                                  "Serves the packages of this machine over HTTP, from a database through a cache.\n"
                                  "Default URI: $REDIS_URL, or memory://catalogue-http.\n"
@@ -179,6 +180,7 @@ static int load_section(void *arg, const near_load_request *request, near_loaded
 /* What a client sends with PUT. */
 struct body {
     size_t size;
+    int too_long;
     char text[BODY_MAX + 1];
 };
 
@@ -260,6 +262,8 @@ static enum MHD_Result route(struct MHD_Connection *to, const char *path, const 
         return give_metrics(to);
     if (strlen(path) >= NAME_MAX_SIZE)
         return answer_text(to, MHD_HTTP_NOT_FOUND, "no such thing\n");
+    if (body->too_long)
+        return answer_text(to, TOO_LARGE, "a text of at most 4096 bytes\n");
     if (strncmp(path, "/package/", 9) == 0 && path[9])
         return get ? give(to, path + 1, load_package)
                : strcmp(method, "PUT") == 0 && body->size
@@ -283,6 +287,7 @@ static enum MHD_Result handle(void *arg, struct MHD_Connection *to, const char *
         return (*state = calloc(1, sizeof(*body))) ? MHD_YES : MHD_NO;
     if (*upload_size) {
         size_t room = BODY_MAX - body->size, size = *upload_size < room ? *upload_size : room;
+        body->too_long |= *upload_size > room;
         memcpy(body->text + body->size, upload, size);
         body->size += size;
         *upload_size = 0;

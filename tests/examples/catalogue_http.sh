@@ -119,6 +119,8 @@ check "the other section is not loaded again" twice 'Description: third$' /packa
 check "a section that does not exist is not changed" says 'no such thing' /section/none -X POST
 check "a long description is changed" says changed /package/gamma -X PUT -d "$(printf %04000d 7)"
 check "and read as it is" long
+check "a description that is too long is refused" says 'at most 4096' /package/gamma -X PUT -d "$(printf %04097d 7)"
+check "and the one that was there stays" long
 check "a metrics page is there" says 'loads' /metrics
 check "it ends, with its figures" ends
 if [ -z "$INSTRUMENT_CFLAGS" ]; then
