@@ -133,23 +133,31 @@ static int run_process(void)
 
 /* ---------------------------------------------------------------- all of them */
 
+/* Whether one of them is over, which is still to be waited for. */
+static int one_has_ended(void)
+{
+    siginfo_t info = {0};
+    return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid != 0;
+}
+
 /* Starts them together; returns how many failed (the one that was to be killed does not count). */
 static int run_all(void)
 {
-    pid_t pids[PROCESSES_MAX];
-    int failed = 0, left = 0;
-    for (unsigned i = 0; i < our.processes; i++) {
-        pids[i] = fork();
-        if (pids[i] == 0)
+    unsigned left = 0;
+    for (; left < our.processes; left++) {
+        pid_t pid = fork();
+        if (pid == 0)
             _exit(run_process());
-        left += pids[i] > 0;
+        if (pid < 0)
+            break;
     }
-    while (atomic_load(&our.shared->ready) < our.processes * our.threads && waitpid(-1, NULL, WNOHANG) == 0)
+    int failed = (int)(our.processes - left);
+    while (atomic_load(&our.shared->ready) < left * our.threads && !one_has_ended())
         figures_sleep_ms(1);
     atomic_store(&our.shared->go, 1);
-    int victim = 0;
-    while (our.kill && !(victim = atomic_load(&our.shared->loading_pid)))
+    while (our.kill && !atomic_load(&our.shared->loading_pid) && !one_has_ended()) /* without a server nobody loads */
         figures_sleep_ms(1);
+    int victim = our.kill ? atomic_load(&our.shared->loading_pid) : 0;
     if (victim)
         kill(victim, SIGKILL);
     for (int status; left > 0; left--) {
@@ -247,7 +255,8 @@ int main(int argc, char **argv)
     if (!server)
         forget_key();
     int failed = run_all();
-    report();
+    if (!failed)
+        report();
     redis_server_free(server);
     return failed || our.shared->errors;
 }

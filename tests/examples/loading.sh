@@ -17,6 +17,7 @@ for name in stampede bulk-load early-refresh versioned-keys session-store; do
     check "$name refuses a wrong number" refuses $name --json nonsense nonsense
     check "$name says at once that there is no server" fails 1 "$nobody" $name "unix://$work/nobody.sock"
 done
+check "stampede --kill waits for nobody who cannot load" fails 1 "$nobody" stampede --kill "unix://$work/nobody.sock"
 for name in versioned-keys session-store warm-start; do
     check "$name says that local: is not shared" fails 1 "needs a remote tier that its caches share" $name local:
 done
