@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -249,6 +250,8 @@ int main(int argc, char **argv)
         return fputs("stampede: no redis-server to start; give a URI\n", stderr), 1;
     if (server)
         our.uri = redis_server_uri_unix(server);
+    if (strncasecmp(our.uri, "local:", 6) == 0 || strncasecmp(our.uri, "memory:", 7) == 0)
+        return fprintf(stderr, "stampede: %s: this example needs a remote tier that its processes share\n", our.uri), 1;
     our.shared = mmap(NULL, sizeof(*our.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (our.shared == MAP_FAILED)
         return perror("stampede"), 1;

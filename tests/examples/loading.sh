@@ -21,6 +21,9 @@ check "stampede --kill waits for nobody who cannot load" fails 1 "$nobody" stamp
 for name in versioned-keys session-store warm-start; do
     check "$name says that local: is not shared" fails 1 "needs a remote tier that its caches share" $name local:
 done
+for uri in local: memory://stampede; do
+    check "stampede says that $uri is not shared" fails 1 "needs a remote tier that its processes share" stampede $uri
+done
 for name in lock write-behind; do
     check "$name says at once that there is no server" fails 1 "$nobody" $name "unix://$work/nobody.sock"
 done
