@@ -24,7 +24,14 @@ enum { BENCH_OK = 0, BENCH_FAILED = 1, BENCH_USAGE = 2 }; /* exit statuses */
 #define BENCH_THREADS_MAX 256u
 
 /* Common options that do not mean something to every subcommand. */
-enum { BENCH_HAS_RUNS = 1, BENCH_HAS_SECONDS = 2, BENCH_HAS_WARMUP = 4, BENCH_HAS_SEED = 8, BENCH_HAS_ALL = 15 };
+enum {
+    BENCH_HAS_RUNS = 1,
+    BENCH_HAS_SECONDS = 2,
+    BENCH_HAS_WARMUP = 4,
+    BENCH_HAS_SEED = 8,
+    BENCH_HAS_PLOT = 16, /* there are pictures of it: bench_plot.c */
+    BENCH_HAS_ALL = 31
+};
 
 /* What the command line says to every subcommand. */
 struct bench_common {

@@ -31,7 +31,7 @@ static void common_rows(struct bench_common *common, struct bench_option *rows)
         {BENCH_HAS_SEED, {"seed", "N", BENCH_COUNT, &common->seed, 0, 18e18, "of everything random"}},
         {0, {"json", "FILE", BENCH_TEXT, &common->json, 0, 0, "write results and environment as JSON; -: on stdout"}},
         {0, {"csv", "FILE", BENCH_TEXT, &common->csv, 0, 0, "write results as CSV; -: on stdout"}},
-        {0,
+        {BENCH_HAS_PLOT,
          {"plot", "DIR", BENCH_TEXT, &common->plot, 0, 0,
           "write plots there, and draw them where gnuplot is installed"}},
         {0, {"progress", NULL, BENCH_FLAG, &common->progress, 0, 0, "tell what is going on (as on a terminal)"}},

@@ -38,8 +38,9 @@ static const struct {
     {"storm", bench_storm, BENCH_HAS_RUNS, "very many writes at once: messages, bytes and processor time"},
     {"values", bench_values, BENCH_HAS_RUNS | BENCH_HAS_SECONDS | BENCH_HAS_WARMUP,
      "values that travel with messages: bytes received, and reads that had to be fetched"},
-    {"replay", bench_replay, BENCH_HAS_RUNS, "hit ratio on an access trace beside exact LRU"},
-    {"resize", bench_resize, BENCH_HAS_ALL, "reads while the local tier is made smaller and larger again"},
+    {"replay", bench_replay, BENCH_HAS_RUNS | BENCH_HAS_PLOT, "hit ratio on an access trace beside exact LRU"},
+    {"resize", bench_resize, BENCH_HAS_RUNS | BENCH_HAS_SECONDS | BENCH_HAS_WARMUP | BENCH_HAS_SEED,
+     "reads while the local tier is made smaller and larger again"},
 };
 #define SUBCOMMANDS (sizeof(subcommands) / sizeof(*subcommands))
 

@@ -105,10 +105,11 @@ knows_no_idle_options() {
         done
     done << 'EOF'
 replay seed seconds warmup
-outage seconds
-invalidate runs seed seconds warmup
-storm seed seconds warmup
-values seed
+outage seconds plot
+invalidate runs seed seconds warmup plot
+storm seed seconds warmup plot
+values seed plot
+resize plot
 EOF
     printf 'a\nb\n' > "$work/two"
     run 0 replay --trace "$work/two" --entries 1 --runs 1 --json - && is_json && has environment.runs 1 && ! has environment.seed
