@@ -362,8 +362,8 @@ enum { NEAR_FROM_LOCAL = 1, NEAR_FROM_REMOTE = 2, NEAR_FROM_FLIGHT = 3, NEAR_FRO
 
 /* Reads a key: from the local tier if it is there and proven fresh, otherwise from the remote tier.
  * Owner: on NEAR_OK and NEAR_STALE the caller holds the value until near_release, which the same thread
- * must call.  A local hit takes no lock, makes no system call and allocates nothing as long as the thread holds
- * fewer than 64 values; a further one is copied.
+ * must call; otherwise the value is zeroed, and near_release does nothing.  A local hit takes no lock, makes no
+ * system call and allocates nothing as long as the thread holds fewer than 64 values; a further one is copied.
  * With NEAR_REQUIRE_FRESH the read sees every write that returned before the call began, in whatever process
  * (linearizable, as far as the remote tier is one master): a local copy is served after a freshness proof that began
  * after the call did, which costs about a round trip, shared by all who wait at that moment, and moves no value;

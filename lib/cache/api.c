@@ -185,9 +185,11 @@ NEAR_APART int get_the_long_way(near_cache *cache, const void *key, size_t key_s
 {
     near_call mine;
     int status = near__key_check(key, key_size);
-    if (!cache || !ret_value)
+    if (!ret_value)
         return NEAR_ERR_INVALID;
     memset(ret_value, 0, sizeof(*ret_value));
+    if (!cache)
+        return NEAR_ERR_INVALID;
     if (status != NEAR_OK || (status = near__read_call_copy(call, &mine)) != NEAR_OK)
         return status;
     if ((mine.flags & (NEAR_REQUIRE_FRESH | NEAR_BYPASS_LOCAL)) == NEAR_REQUIRE_FRESH &&
@@ -457,9 +459,11 @@ int near_peek(near_cache *cache, const void *key, size_t key_size, near_value *r
 {
     static const near_call defaults = {.size = sizeof(defaults)};
     int status = near__key_check(key, key_size);
-    if (!cache || !ret_value)
+    if (!ret_value)
         return NEAR_ERR_INVALID;
     memset(ret_value, 0, sizeof(*ret_value));
+    if (!cache)
+        return NEAR_ERR_INVALID;
     if (status != NEAR_OK)
         return status;
     struct near__reader *reader = near__reader_for(cache, &status);

@@ -563,9 +563,11 @@ int near_get_or_load(near_cache *cache, const void *key, size_t key_size, near_l
     struct near__wanted w = {.key = key, .key_size = key_size, .fn = loader, .arg = arg, .value = ret_value};
     near_load mine;
     int status = near__key_check(key, key_size);
-    if (!cache || !ret_value)
+    if (!ret_value)
         return NEAR_ERR_INVALID;
     memset(ret_value, 0, sizeof(*ret_value));
+    if (!cache)
+        return NEAR_ERR_INVALID;
     if (status == NEAR_OK && key_size > NEAR_KEY_MAX - (sizeof(NEAR_LEASE_SUFFIX) - 1))
         status = NEAR_ERR_TOO_LARGE;
     if (status != NEAR_OK)

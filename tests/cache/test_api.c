@@ -557,6 +557,24 @@ static void test_limits_are_checked_before_anything_is_sent(void **state)
     near_release(&got);
 }
 
+/* Whatever was wrong: who releases what he has not got does no harm. */
+static void test_a_value_that_was_not_got_may_be_released(void **state)
+{
+    near_cache *caches[] = {NULL, cache_of(state)};
+    for (size_t i = 0; i < 2; i++) {
+        static const near_value nothing;
+        near_value got[3];
+        memset(got, 0xff, sizeof(got));
+        assert_true(near_get(caches[i], NULL, 1, NULL, &got[0]) < 0);
+        assert_true(near_peek(caches[i], NULL, 1, &got[1]) < 0);
+        assert_true(near_get_or_load(caches[i], NULL, 1, NULL, NULL, NULL, &got[2]) < 0);
+        for (size_t k = 0; k < 3; k++) {
+            assert_memory_equal(&got[k], &nothing, sizeof(nothing));
+            near_release(&got[k]);
+        }
+    }
+}
+
 static void test_call_structure_is_checked(void **state)
 {
     near_cache *c = cache_of(state);
@@ -1319,6 +1337,7 @@ int main(void)
         cmocka_unit_test(test_R52_batch_without_memory_says_so_for_every_item),
         EVERYWHERE(test_one_bad_key_does_not_spoil_a_batch),
         EVERYWHERE(test_limits_are_checked_before_anything_is_sent),
+        EVERYWHERE(test_a_value_that_was_not_got_may_be_released),
         EVERYWHERE(test_call_structure_is_checked),
         WITH_A_REMOTE_TIER(test_bypass_and_no_fill),
         WITH_A_REMOTE_TIER(test_value_too_large_for_the_local_tier_is_served_and_not_kept),
