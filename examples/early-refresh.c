@@ -147,9 +147,12 @@ int main(int argc, char **argv)
 {
     pthread_t threads[THREADS_MAX];
     near_error error = {0};
+    near_options options;
     if (parse(argc, argv) != 0)
         return fputs(usage, stderr), 2;
-    if (near_open(our.uri, NULL, &our.cache, &error) != NEAR_OK || figures_serves(our.cache, &error) != NEAR_OK)
+    near_options_init(&options);
+    options.prefix = "early-refresh:"; /* nobody else's key is removed */
+    if (near_open(our.uri, &options, &our.cache, &error) != NEAR_OK || figures_serves(our.cache, &error) != NEAR_OK)
         return fprintf(stderr, "early-refresh: %s\n", error.text), 1;
     near_del(our.cache, "hot", 3, NULL);
     get_once(1);

@@ -28,7 +28,7 @@ enum { THREADS_MAX = 64 };
 static const char *const usage =
     "usage: write-behind [options] [URI]\n"
     "Updates counters through a queue with a journal; the process is killed while the database stalls.\n"
-    "Default URI: $REDIS_URL, or memory://write-behind.\n"
+    "Default URI: $REDIS_URL, or memory://write-behind.  Keys begin with write-behind: and are removed at the end.\n"
     "  --updates N    updates (1000 to 100000000; 1000000)\n"
     "  --keys N       counters (1 to 1000000; 10000)\n"
     "  --threads N    threads that update (1 to 64; 4)\n"
@@ -140,6 +140,7 @@ static int open_source(near_cache **ret_cache, near_error *error)
     near_options cache_options;
     near_options_init(&cache_options);
     cache_options.timeout_ms = 60000;
+    cache_options.prefix = "write-behind:";
     near_source_options_init(&options);
     options.flags = NEAR_SOURCE_BEHIND;
     options.store = store;
@@ -174,6 +175,7 @@ static void run_process(int updates)
         status = near_source_close(our.source, 60000, 0);
     if (status != NEAR_OK)
         complain("close", near_status_text(status));
+    near_clear(cache, NEAR_CLEAR_KEYS, NULL, NULL); /* the database has them all */
     near_close(cache);
     _exit(status != NEAR_OK);
 }

@@ -3,10 +3,19 @@
 #
 # The examples of loading do what their first lines say.
 . "$top_srcdir/tests/examples/gives.inc.sh"
+. "$top_srcdir/tests/support/redis.inc.sh"
 
 many_loads() {
     gives '"protected":false' stampede --json --unprotected --processes 2 --threads 8 --gets 20 --load-ms 200 &&
         [ "$(number loads)" -gt 2 ]
+}
+
+keeps() { # keeps KEY EXAMPLE ARGUMENTS…: of somebody else's, in the same Redis
+    key=$1
+    shift
+    redis-cli -s "$work/redis.sock" set "$key" theirs > /dev/null &&
+        gives '"errors":0}$' "$@" --json "unix://$work/redis.sock" &&
+        [ "$(redis-cli -s "$work/redis.sock" get "$key")" = theirs ]
 }
 
 # near_check's words: near_wait_ready waits half a minute first, and then says that there is no subscription.
@@ -33,6 +42,8 @@ if command -v redis-server > /dev/null; then
     check "stampede --kill: it is asked twice" \
         gives '"killed":1,.*"loads":2,.*"errors":0}$' stampede --json --gets 20 --kill --load-ms 300 --lease-ms 4000
     check "stampede --unprotected: it is asked by many" many_loads
+    start_redis
+    check "early-refresh keeps its hands off a key that is not its own" keeps hot early-refresh --ttl-ms 20 --rounds 1
 fi
 check "bulk-load: one query a page, and each item its own end" \
     gives '"mode":"bulk","pages":6,"items":50,"queries":6,"shown":279,"absent":15,"failed":6,.*"wrong":0,"errors":0}$' \
