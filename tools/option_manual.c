@@ -35,7 +35,11 @@ static void print_range(const near_option_info *row)
     } else if (strcmp(row->type, "boolean") == 0) {
         printf("yes, no");
     } else if (strcmp(row->type, "text") == 0) {
-        printf("up to %" PRIu64 " bytes", row->max);
+        if (row->min)
+            printf("%" PRIu64 " to ", row->min);
+        else
+            printf("up to ");
+        printf("%" PRIu64 " bytes", row->max);
     } else {
         print_number(row, row->min);
         printf(" … ");
