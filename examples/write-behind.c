@@ -34,7 +34,7 @@ static const char *const usage =
     "  --threads N    threads that update (1 to 64; 4)\n"
     "  --stall-ms N   how long the database stalls (10 to 60000; 2000)\n"
     "  --sync POLICY  always, second or never: when the journal is on the disk (never: a kill loses nothing)\n"
-    "  --journal PATH the journal; default: a file of its own, removed at the end\n"
+    "  --journal PATH the journal, a new file; default: a file of its own, removed at the end\n"
     "  --json         one closing line of figures\n"
     "  --help         this text\n";
 
@@ -340,6 +340,10 @@ int main(int argc, char **argv)
     our.shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (our.shared == MAP_FAILED)
         return perror("write-behind: mmap"), 1;
+    if (our.journal && access(our.journal, F_OK) == 0) /* what is in it would go to this run's database */
+        return fprintf(stderr, "write-behind: %s is there already; another run may have left updates in it\n",
+                       our.journal),
+               1;
     int own_file = our.journal ? -1 : mkstemp(own);
     if (!our.journal && own_file < 0)
         return perror("write-behind: a file for the journal"), 1;

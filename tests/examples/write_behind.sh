@@ -15,6 +15,8 @@ leaves() { # leaves KEY: there is no other key
 check "write-behind --help explains it" gives '^usage: write-behind' write-behind --help
 check "write-behind loses nothing acknowledged" gives 'acknowledged and lost: 0; wrong at the end: 0' write-behind $small
 check "write-behind --json has one line of figures" gives "$figures" write-behind --json $small --journal "$work/journal"
+check "write-behind takes no other run's journal" \
+    fails 1 'is there already' write-behind --json $small --journal "$work/journal"
 check "write-behind with a journal that is always on the disk" gives "$figures" write-behind --json --updates 2000 --keys 500 --stall-ms 200 --sync always
 if command -v redis-server > /dev/null; then
     start_redis
