@@ -191,6 +191,13 @@ static pid_t start(int updates)
     return pid;
 }
 
+/* Whether it is over, and still to be waited for. */
+static int is_over(pid_t pid)
+{
+    siginfo_t info = {0};
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid != 0;
+}
+
 /* 1: it was ended by the signal, or, with 0, ended well. */
 static int ended(pid_t pid, int by)
 {
@@ -234,7 +241,7 @@ static int tell(struct outcome *o)
     pid_t pid = start(1);
     if (pid < 0)
         return -1;
-    while (!atomic_load(&our.shared->stalled) && !atomic_load(&our.shared->errors))
+    while (!atomic_load(&our.shared->stalled) && !atomic_load(&our.shared->errors) && !is_over(pid))
         pause_ms(1);
     pause_ms(our.stall_ms / 2);
     kill(pid, SIGKILL);

@@ -8,6 +8,19 @@
 small='--updates 20000 --keys 500 --stall-ms 200'
 figures='^{"example":"write-behind","updates":[0-9]*,"keys":500,.*"replayed":[1-9][0-9]*,"lost":0,"wrong":0,"backwards":0,.*"errors":0}$'
 
+# By another signal than the one that the example sends.
+ends_early() {
+    "$top_builddir/examples/write-behind" --updates 100000000 > "$work/out" 2>&1 &
+    example=$!
+    until first=$(cat "/proc/$example/task/$example/children") && [ -n "$first" ] && kill -TERM $first; do
+        kill -0 $example || return 1
+        sleep 0.1
+    done
+    wait $example
+    status=$?
+    cat "$work/out"
+    [ $status -eq 1 ] && grep -q 'the first process was not killed' "$work/out"
+}
 leaves() { # leaves KEY: there is no other key
     [ "$(redis-cli -s "$work/redis.sock" --scan)" = "$1" ]
 }
@@ -17,6 +30,9 @@ check "write-behind loses nothing acknowledged" gives 'acknowledged and lost: 0;
 check "write-behind --json has one line of figures" gives "$figures" write-behind --json $small --journal "$work/journal"
 check "write-behind takes no other run's journal" \
     fails 1 'is there already' write-behind --json $small --journal "$work/journal"
+if [ -e /proc/$$/task/$$/children ]; then
+    check "write-behind ends when its first process does" ends_early
+fi
 check "write-behind with a journal that is always on the disk" gives "$figures" write-behind --json --updates 2000 --keys 500 --stall-ms 200 --sync always
 if command -v redis-server > /dev/null; then
     start_redis
