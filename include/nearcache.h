@@ -665,14 +665,14 @@ NEAR_API int near_set_bulk_loader(near_cache *cache, near_bulk_loader_fn loader,
  * not: NEAR_SOURCE_INVALIDATE removes the key from the cache instead of writing it, which is right in any order.
  *
  * With write-behind a load from the source may find what a queued update is about to change: ask near_source_peek
- * first, and where several processes load, do not let the remote tier evict keys before they are stored, or let them
- * expire.  A key that the update, or anything else of the source's, removed from the cache is therefore forgotten again
- * after the update was stored; in between it may be back with its old value.  The same goes for all keys that were
- * queued, or stored since the last proof of freshness, when the remote tier has lost keys or was cleared (FLUSHALL, a
- * restart, a failover); what was stored by a process that is gone when that is noticed is not looked after.  Where other
- * processes refresh keys (NEAR_LOAD_REFRESH, stale_ms, early refreshes) while updates of them are queued here, what
- * they have read too early takes the place of the update's value and stays: use NEAR_SOURCE_INVALIDATE then, which has
- * the key forgotten after every update. */
+ * first, and where several processes load, do not let the remote tier evict keys before they are stored.  A key that an
+ * update, or anything else of the source's, removed from the cache, or whose time to live was over before, is therefore
+ * forgotten again after the update was stored; in between it may be back with its old value.  The same goes for all
+ * keys that were queued, or stored since the last proof of freshness, when the remote tier has lost keys or was cleared
+ * (FLUSHALL, a restart, a failover); what a process had stored that is gone when that is noticed is not looked after.
+ * Where other processes refresh keys (NEAR_LOAD_REFRESH, stale_ms, early refreshes) while updates of them are queued
+ * here, what they have read too early takes the place of the update's value and stays: use NEAR_SOURCE_INVALIDATE then,
+ * which has the key forgotten after every update. */
 typedef struct near_source near_source;
 
 enum { NEAR_UPDATE_SET = 1, NEAR_UPDATE_DEL = 2 };

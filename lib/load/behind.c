@@ -28,13 +28,15 @@
  * was removed meanwhile [f4].  Otherwise the removals of a key that is always being written would go on for ever, each
  * of them for the sake of the last.
  *
- * The remote tier may lose keys, too (FLUSHALL, a restart, a failover), or somebody may clear it.  That is noticed by the
- * next proof of freshness.  Then all that is queued counts as removed [f1]; and what was stored since the last proof
- * that nothing had been lost, the recent ones, may have been lost before it was stored: their keys are forgotten [f5].
+ * The remote tier may lose keys, too (FLUSHALL, a restart, a failover), or somebody may clear it.  That is noticed by
+ * the next proof of freshness.  Then all that is queued counts as removed [f1]; and what was stored since the last
+ * proof that nothing had been lost, the recent ones, may have been lost before it was stored: their keys are forgotten
+ * [f5].
  *
- * All this is about removals of this source, and losses that can be noticed.  A refresh of another process (NEAR_LOAD_REFRESH, stale_ms, a refresh
- * before the expiry) that has read the source before the update was stored replaces the update's value with what it has
- * read, and removes nothing.  Where others load keys so, NEAR_SOURCE_INVALIDATE is for those who write them.
+ * All this is about removals of this source, and losses that can be noticed.  A refresh of another process
+ * (NEAR_LOAD_REFRESH, stale_ms, a refresh before the expiry) that has read the source before the update was stored
+ * replaces the update's value with what it has read, and removes nothing.  Where others load keys so,
+ * NEAR_SOURCE_INVALIDATE is for those who write them.
  *
  * The journal says of an update that it is stored only together with, and after, the note that its key is to be
  * forgotten; that one stands until it has been.  A key whose writer has not yet come back from the remote tier is noted
