@@ -275,8 +275,8 @@ NEAR_API size_t near_uri_redact(const char *uri, char *buffer, size_t capacity);
  * Threads: any.  Blocks: on allocation and thread creation only.
  * With the option snapshot a thread reads the keys of that file, if it is there, into the local tier, hottest first, as
  * soon as the remote tier answers; near_stats.snapshot_status tells how it went.  Nothing waits for it.  Returns
- * NEAR_OK, NEAR_ERR_INVALID (a NULL), NEAR_ERR_URI, NEAR_ERR_OPTION (also: the structure was not initialised, or has a
- * field that a later version knows),
+ * NEAR_OK; or, with *ret_cache NULL, NEAR_ERR_INVALID (a NULL), NEAR_ERR_URI, NEAR_ERR_OPTION (also: the structure was
+ * not initialised, or has a field that a later version knows),
  * NEAR_ERR_UNSUPPORTED, NEAR_ERR_TLS (a file of certificates or keys cannot be used), NEAR_ERR_NOMEM, NEAR_ERR_SYSTEM,
  * NEAR_ERR_FORKED (in a child whose parent was in the middle of a grace period at fork). */
 NEAR_API int near_open(const char *uri, const near_options *options, near_cache **ret_cache, near_error *error);

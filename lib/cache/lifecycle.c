@@ -299,6 +299,7 @@ int near_open(const char *uri, const near_options *options, near_cache **ret_cac
 {
     if (!uri || !ret_cache)
         return near__fail(error, NEAR_ERR_INVALID, "uri and ret_cache must not be NULL");
+    *ret_cache = NULL;
     return near__cache_open(uri, options, NULL, ret_cache, error);
 }
 

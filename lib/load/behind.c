@@ -1034,8 +1034,8 @@ static void *behind_main(void *arg)
     pthread_mutex_lock(&b->lock);
     while (!b->stop) {
         int64_t wake_ns = NEAR_NEVER, now_ns = near__now(b->config.clock);
-        sync_locked(b, now_ns, &wake_ns);
         look_for_losses_locked(b, now_ns, &wake_ns);
+        sync_locked(b, now_ns, &wake_ns); /* the notes of that, too */
         take_batch_locked(b, now_ns, &wake_ns);
         if (b->flying_count)
             fly_locked(b);

@@ -1191,7 +1191,7 @@ static void test_bad_uris_and_options_are_refused_with_a_text(void **state)
         "",          "redis",           "http://x", "redis://h:99999",   "redis://h/x", "redis://[",
         "memory://", "memory://a?no=1", "unix://",  "local:?bound_ms=0", "redis://h:",  "local:whatever"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        near_cache *cache = NULL;
+        near_cache *cache = (near_cache *)&bad; /* what the caller has left there */
         near_error error = {0};
         int status = near_open(bad[i], NULL, &cache, &error);
         if (status >= 0)
