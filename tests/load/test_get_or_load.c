@@ -253,15 +253,21 @@ static void test_a_failed_load_wakes_the_next_process(void **state)
     assert_string_equal(reader_end(&second), "one"); /* long before the lease's end */
 }
 
+/* A source that has not got the key, which is remembered for long. */
+static void begin_absent(struct source *s, const char *value, near_load *options)
+{
+    near_load_init(options);
+    options->absent_ms = 1000 * LONG_MS;
+    source_init(s, value);
+    s->answer = NEAR_MISS;
+}
+
 static void test_R19_absence_is_remembered_until_creation(void **state)
 {
     struct pair *p = pair_of(state);
     struct source s;
     near_load options;
-    near_load_init(&options);
-    options.absent_ms = 1000 * LONG_MS;
-    source_init(&s, "one");
-    s.answer = NEAR_MISS;
+    begin_absent(&s, "one", &options);
     for (int i = 0; i < 3; i++)
         assert_string_equal(load_with(p->a, KEY, &s, &options), "(NEAR_MISS)");
     assert_int_equal(source_loads(&s), 1);
@@ -285,10 +291,7 @@ static void test_refresh_loads_over_a_remembered_absence(void **state)
     struct pair *p = pair_of(state);
     struct source s;
     near_load options;
-    near_load_init(&options);
-    options.absent_ms = 1000 * LONG_MS;
-    source_init(&s, "one");
-    s.answer = NEAR_MISS;
+    begin_absent(&s, "one", &options);
     assert_string_equal(load_with(p->a, KEY, &s, &options), "(NEAR_MISS)");
     s.answer = NEAR_OK;
     assert_string_equal(load_with(p->a, KEY, &s, &options), "(NEAR_MISS)");
@@ -309,10 +312,7 @@ static void test_absence_is_remembered_of_long_keys(void **state)
     struct source s;
     near_load options;
     char key[201];
-    near_load_init(&options);
-    options.absent_ms = 1000 * LONG_MS;
-    source_init(&s, "");
-    s.answer = NEAR_MISS;
+    begin_absent(&s, "", &options);
     memset(key, 'k', sizeof(key) - 1);
     key[sizeof(key) - 1] = 0;
     for (int i = 0; i < 3; i++)

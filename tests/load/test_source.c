@@ -134,6 +134,7 @@ static const char *stored(struct table *t, const char *key)
 struct place {
     char uri[64], folder[64], journal[96];
     near_cache *cache, *other; /* other: another process's */
+    near_cache *usual;         /* while cache is one of a test's own */
     near_source *source;
     near_source_options options;
     struct near__memory_store *memory;
@@ -272,6 +273,29 @@ static void flush(struct place *p)
     assert_int_equal(near_source_flush(p->source, PATIENCE_MS), NEAR_OK);
 }
 
+static void use_cache_with(struct place *p, const near_options *options)
+{
+    near_cache *cache = open_cache_with(p, options);
+    p->usual = p->cache;
+    p->cache = cache;
+}
+
+static void use_prefix(struct place *p, const char *prefix)
+{
+    near_options options = options_of(p);
+    options.prefix = prefix;
+    use_cache_with(p, &options);
+}
+
+/* With all that is queued; it, its source and what they call are gone then. */
+static void back_to_usual(struct place *p)
+{
+    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    p->source = NULL;
+    assert_int_equal(near_close(p->cache), NEAR_OK);
+    p->cache = p->usual;
+}
+
 /* ---------------------------------------------------------------- write-through */
 
 static void test_write_through_has_it_in_both(void **state)
@@ -369,10 +393,7 @@ static void put_many_that_are_pending(struct place *p)
 static void away_for_long(struct place *p, const char *prefix, int journal)
 {
     char name[64];
-    near_cache *usual = p->cache;
-    near_options options = options_of(p);
-    options.prefix = prefix;
-    p->cache = open_cache_with(p, &options);
+    use_prefix(p, prefix);
     snprintf(name, sizeof name, "%sk", prefix);
     p->options.store = store_anything;
     if (journal)
@@ -394,10 +415,7 @@ static void away_for_long(struct place *p, const char *prefix, int journal)
     near__memory_error(p->memory, NEAR_OP_DEL, NEAR_OK, 0);
     flush(p);
     assert_string_equal(on_server(p, name), "(none)");
-    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
-    p->source = NULL;
-    assert_int_equal(near_close(p->cache), NEAR_OK);
-    p->cache = usual;
+    back_to_usual(p);
 }
 static void test_everything_is_forgotten_however_many_keys(void **state)
 {
@@ -674,28 +692,35 @@ static void count_signal(int number)
     atomic_fetch_add(&signals, 1);
 }
 
+/* Returns what it was before. */
+static struct rlimit limit_files(rlim_t bytes)
+{
+    struct rlimit before, small;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = before;
+    small.rlim_cur = bytes;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    return before;
+}
+
 /* The process's limit for files is reached, as by a full disk: an error, and not the signal that the kernel has for it.
  */
 static void test_I_journal_s_troubles_are_told_without_a_lock_or_a_signal(void **state)
 {
     struct place *p = *state;
     struct listener listener = {0};
-    struct rlimit before, small;
+    struct rlimit before;
     static char value[2 << 20];
     near_options options = options_of(p);
-    near_cache *usual = p->cache;
     options.log = ask_when_told;
     options.log_arg = &listener;
     options.log_level = 4;
-    p->cache = open_cache_with(p, &options);
+    use_cache_with(p, &options);
     atomic_store(&listener.cache, p->cache);
     behind(p, 1);
     alarm(PATIENCE_MS / 1000); /* who asks for his own lock waits for ever */
     void (*handler)(int) = signal(SIGXFSZ, count_signal);
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-    small = before;
-    small.rlim_cur = 1 << 20;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    before = limit_files(1 << 20);
     int status = near_source_set(p->source, "k", 1, value, sizeof value, NULL, NULL);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
     signal(SIGXFSZ, handler);
@@ -705,10 +730,7 @@ static void test_I_journal_s_troubles_are_told_without_a_lock_or_a_signal(void *
     alarm(0);
     assert_int_equal(put(p, "k", "1"), NEAR_OK);
     flush(p);
-    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
-    p->source = NULL;
-    assert_int_equal(near_close(p->cache), NEAR_OK);
-    p->cache = usual;
+    back_to_usual(p);
 }
 
 static void test_journal_that_cannot_be_made_smaller_is_not_tried_with_every_update(void **state)
@@ -792,12 +814,11 @@ static void test_statistics_leave_a_closing_source_alone(void **state)
     struct place *p = *state;
     struct grave grave = {0};
     near_options options = options_of(p);
-    near_cache *usual = p->cache;
     char uri[64];
     options.allocator = (near_allocator){grave_allocate, grave_reallocate, grave_release, &grave};
     snprintf(uri, sizeof uri, "%s", p->uri);
     strcat(p->uri, "-grave"); /* a store of its own, which allocates with these hooks */
-    p->cache = open_cache_with(p, &options);
+    use_cache_with(p, &options);
     snprintf(p->uri, sizeof p->uri, "%s", uri);
     atomic_store(&grave.cache, p->cache);
     behind(p, 1);
@@ -811,7 +832,7 @@ static void test_statistics_leave_a_closing_source_alone(void **state)
     assert_int_equal(near_close(p->cache), NEAR_OK);
     while (grave.count)
         free(grave.kept[--grave.count]);
-    p->cache = usual;
+    p->cache = p->usual;
 }
 
 static void test_behind_gives_up_after_so_many_attempts_and_tells(void **state)
@@ -1156,16 +1177,10 @@ static void test_behind_lost_and_stored_before_that_is_known_and_forgotten_then(
 static void test_behind_lost_and_many_stored_before_that_is_known_and_everything_forgotten(void **state)
 {
     struct place *p = *state;
-    near_cache *usual = p->cache;
-    near_options options = options_of(p);
-    options.prefix = "p:";
-    p->cache = open_cache_with(p, &options);
+    use_prefix(p, "p:");
     p->options.store = store_anything;
     lost_before_it_is_stored(p, "p:k", MANY + 1);
-    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
-    p->source = NULL;
-    assert_int_equal(near_close(p->cache), NEAR_OK);
-    p->cache = usual;
+    back_to_usual(p);
 }
 
 struct flusher {
@@ -1237,12 +1252,15 @@ static void test_behind_stored_while_its_removal_arrives_and_forgotten_after_tha
     assert_string_equal(on_server(p, "k"), "(none)");
 }
 
-static int reject_k(void *arg, near_update *updates, size_t count, uint32_t timeout_ms)
+/* Keeps no rows: there may be any number of keys. */
+static int store_all_but_one(void *arg, near_update *updates, size_t count, uint32_t timeout_ms)
 {
     struct table *t = arg;
     (void)timeout_ms;
+    while (atomic_load(&t->hold))
+        wait_a_moment();
     for (size_t i = 0; i < count; i++)
-        if (updates[i].key_size == 1 && *(const char *)updates[i].key == 'k')
+        if (updates[i].key_size == strlen(t->refused) && memcmp(updates[i].key, t->refused, updates[i].key_size) == 0)
             updates[i].status = atomic_load(&t->refusal);
     return NEAR_OK;
 }
@@ -1254,11 +1272,9 @@ static void test_behind_rejected_while_everything_is_forgotten_and_so_is_its_key
 {
     struct place *p = *state;
     struct writer w;
-    near_cache *usual = p->cache;
-    near_options options = options_of(p);
-    options.prefix = "p:";
-    p->cache = open_cache_with(p, &options);
-    p->options.store = reject_k;
+    use_prefix(p, "p:");
+    p->options.store = store_all_but_one;
+    strcpy(p->table.refused, "k");
     p->options.dead_letter = bury;
     p->options.dead_letter_arg = &p->table;
     behind(p, 0);
@@ -1282,22 +1298,7 @@ static void test_behind_rejected_while_everything_is_forgotten_and_so_is_its_key
     near__memory_error(p->memory, NEAR_OP_DEL, NEAR_OK, 0);
     flush(p);
     assert_string_equal(on_server(p, "p:k"), "(none)");
-    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
-    p->source = NULL;
-    assert_int_equal(near_close(p->cache), NEAR_OK);
-    p->cache = usual;
-}
-
-static int refuse_z(void *arg, near_update *updates, size_t count, uint32_t timeout_ms)
-{
-    struct table *t = arg;
-    (void)timeout_ms;
-    while (atomic_load(&t->hold))
-        wait_a_moment();
-    for (size_t i = 0; i < count; i++)
-        if (updates[i].key_size == 1 && *(const char *)updates[i].key == 'z')
-            updates[i].status = atomic_load(&t->refusal);
-    return NEAR_OK;
+    back_to_usual(p);
 }
 
 /* Everything is forgotten when a writer's value has come to the cache, and another process loads what the source had;
@@ -1306,11 +1307,9 @@ static void test_behind_stored_while_everything_is_forgotten_and_so_is_its_key_a
 {
     struct place *p = *state;
     struct writer w;
-    near_cache *usual = p->cache;
-    near_options options = options_of(p);
-    options.prefix = "p:";
-    p->cache = open_cache_with(p, &options);
-    p->options.store = refuse_z;
+    use_prefix(p, "p:");
+    p->options.store = store_all_but_one;
+    strcpy(p->table.refused, "z");
     atomic_store(&p->table.refusal, NEAR_ERR_UNAVAILABLE);
     behind(p, 0);
     put_many_that_are_pending(p);
@@ -1335,10 +1334,7 @@ static void test_behind_stored_while_everything_is_forgotten_and_so_is_its_key_a
     assert_true(wait_until(stats_of(p).source_forgetting == 0, PATIENCE_MS));
     assert_string_equal(on_server(p, "p:k"), "(none)");
     atomic_store(&p->table.refusal, NEAR_OK);
-    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
-    p->source = NULL;
-    assert_int_equal(near_close(p->cache), NEAR_OK);
-    p->cache = usual;
+    back_to_usual(p);
 }
 
 static void test_behind_close_keeps_what_is_only_in_memory_unless_told(void **state)
@@ -1514,10 +1510,7 @@ static void test_journal_has_what_is_stored_while_everything_is_forgotten(void *
     struct place *p = *state;
     char killed[112], new[112];
     struct writer w;
-    near_cache *usual = p->cache;
-    near_options options = options_of(p);
-    options.prefix = "p:";
-    p->cache = open_cache_with(p, &options);
+    use_prefix(p, "p:");
     p->options.store = store_anything;
     behind(p, 1);
     snprintf(new, sizeof new, "%s.new", p->journal);
@@ -1542,11 +1535,8 @@ static void test_journal_has_what_is_stored_while_everything_is_forgotten(void *
     open_source(p);
     flush(p);
     assert_string_equal(on_server(p, "p:k"), "(none)");
-    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
+    back_to_usual(p);
     unlink(killed);
-    p->source = NULL;
-    assert_int_equal(near_close(p->cache), NEAR_OK);
-    p->cache = usual;
 }
 
 /* A log function that takes as long as it is told to. */
@@ -1571,23 +1561,19 @@ static void test_journal_fails_as_a_writer_leaves_and_a_later_update_is_forgotte
     struct place *p = *state;
     enum { HEADER = 40, RECORDS = HEADER + 4 + HEADER + 1 + HEADER + 1 }; /* k and new, to be forgotten, stored */
     struct slow_listener listener = {.hold = 1};
-    struct rlimit before, small;
+    struct rlimit before;
     struct writer first;
-    near_cache *usual = p->cache;
     near_options options = options_of(p);
     options.log = hold_when_told;
     options.log_arg = &listener;
     options.log_level = 4;
-    p->cache = open_cache_with(p, &options);
+    use_cache_with(p, &options);
     behind(p, 1);
     uint64_t bytes = stats_of(p).source_journal_bytes + RECORDS;
     near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_SET, 1);
     writer_start(&first, p, "k", "new", 0);
     assert_true(wait_until(stats_of(p).source_journal_bytes == bytes, PATIENCE_MS));
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-    small = before;
-    small.rlim_cur = 1;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    before = limit_files(1);
     near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
     assert_true(wait_until(atomic_load(&listener.inside), PATIENCE_MS));
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
@@ -1603,10 +1589,7 @@ static void test_journal_fails_as_a_writer_leaves_and_a_later_update_is_forgotte
     flush(p);
     assert_string_equal(stored(&p->table, "k"), "newer");
     assert_string_equal(on_server(p, "k"), "(none)");
-    assert_int_equal(near_source_close(p->source, PATIENCE_MS, 0), NEAR_OK);
-    p->source = NULL;
-    assert_int_equal(near_close(p->cache), NEAR_OK);
-    p->cache = usual;
+    back_to_usual(p);
 }
 
 /* A removal that has happened is about what was noted before it, wherever a rewritten file has that. */
