@@ -721,8 +721,10 @@ typedef struct near_source_options {
     void *dead_letter_arg;
     /* path of the journal, or NULL: none.  One process at a time; path.new beside it is used too */
     const char *journal;
-    uint64_t queue_max;    /* most updates queued, 1 to 2^24; default 65536 */
-    uint64_t queue_bytes;  /* and their memory, at least 4096; default 64 MiB */
+    uint64_t queue_max; /* most updates queued, 1 to 2^24; default 65536 */
+    /* and their memory, at least 4096; default 64 MiB; what was stored since the last proof of freshness may take a
+     * quarter of that besides */
+    uint64_t queue_bytes;
     uint32_t flags;        /* NEAR_SOURCE_… */
     uint32_t journal_sync; /* a near_journal_sync */
     uint32_t batch_max;    /* most updates of one call of store, 1 to 65536; default 256 */

@@ -70,8 +70,8 @@
 #include <uthash.h>
 #include <utlist.h>
 
-/* Recent ones that are kept; of more, everything stands for them. */
-#define RECENT_MOST 65536u
+/* Recent ones take no more memory than this part of queue_bytes; for more of them everything stands. */
+#define RECENT_SHARE 4u
 #define LOSSES_LOOK_NS (100 * NEAR_NS_PER_MS) /* as long as there are any */
 
 /* The file is rewritten when it is so much larger than what it must hold; smaller ones are not worth it. */
@@ -114,6 +114,7 @@ struct near__behind_gate {
     enum owes owes;  /* under lock */
     uint64_t since;  /* under lock: the number of what it has owed first */
     int removed;     /* under lock: it has been removed from the remote tier, perhaps when that had the value */
+    int stored;      /* under lock: an update of the key has been, since its writer came */
     size_t key_size;
     unsigned char key[];
 };
@@ -135,7 +136,7 @@ struct near__behind {
     size_t flying_count, fresh_count, count, bytes, flushers, crowd; /* crowd: who waits for room */
     uint64_t sequence;
     uint64_t losses; /* the last number of config.losses that was looked at */
-    size_t recent_count;
+    size_t recent_bytes;
     int64_t overflow_ns; /* when a recent one was last given up for want of room; 0: none that matters */
     int64_t away_until_ns, sync_at_ns;
     uint64_t synced_mark;
@@ -509,16 +510,24 @@ static void settle_gate_locked(struct near__behind *b, const struct near__behind
     }
 }
 
+/* What the remote tier has until then has come to its end by itself. */
+static int is_over(const struct near__behind *b, int64_t until_ns)
+{
+    return until_ns != NEAR_NEVER && near__now(b->config.clock) >= until_ns;
+}
+
 /* All is settled before tell_locked lets the lock go: the next writer is not here yet, but is queued soon. */
 void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate, int64_t value_until_ns)
 {
     const struct near__alloc *behind_alloc = b->config.alloc;
     pthread_mutex_lock(&b->lock);
-    int is_clean = value_until_ns && !gate->removed;
+    int has_value = value_until_ns && !gate->removed, over = is_over(b, value_until_ns);
     HASH_DELETE(hh, b->gates, gate);
-    if (is_clean)
+    if (has_value)
         keep_value_locked(b, gate, value_until_ns);
-    settle_gate_locked(b, gate, is_clean);
+    if (has_value && over && gate->stored && !gate->owes)
+        gate->owes = UNLESS_CLEAN; /* the end may have come before the store, which did not know of it */
+    settle_gate_locked(b, gate, has_value && !over);
     tell_locked(b);
     pthread_cond_broadcast(&b->gates_changed);
     pthread_cond_broadcast(&b->landed);
@@ -700,12 +709,6 @@ static int forgotten(void *arg, const void *key, size_t key_size, uint64_t numbe
     return is_off;
 }
 
-/* What the remote tier had of the key while the update was queued came to its end by itself. */
-static int is_over(const struct near__behind *b, const struct update *u)
-{
-    return u->until_ns != NEAR_NEVER && near__now(b->config.clock) >= u->until_ns;
-}
-
 /* [f2]  By itself, or as one of all. */
 static int is_listed_locked(struct near__behind *b, const void *key, size_t key_size)
 {
@@ -740,13 +743,15 @@ static int forget_after_locked(struct near__behind *b, const struct update *u)
 {
     struct near__behind_gate *gate = gate_locked(b, u->key, u->key_size);
     int is_listed = 0;
-    if (u->forget_after || is_over(b, u) || is_listed_locked(b, u->key, u->key_size)) {
+    if (u->forget_after || is_over(b, u->until_ns) || is_listed_locked(b, u->key, u->key_size)) {
         is_listed = !is_left_to_writer_locked(b, gate);
         if (is_listed)
             list_locked(b, u);
         else
             owe_locked(b, gate, UNLESS_CLEAN);
     }
+    if (gate)
+        gate->stored = 1;
     if (gate && (!is_listed || gate->owes == IN_ANY_CASE))
         note_gate_locked(b, gate);
     return is_listed;
@@ -761,7 +766,7 @@ static void sooner(int64_t *wake_ns, int64_t at_ns)
 static void drop_recent_locked(struct near__behind *b, struct update *u)
 {
     DL_DELETE(b->recent, u);
-    b->recent_count--;
+    b->recent_bytes -= weight(u->key_size, 0);
     update_free(b, u);
 }
 
@@ -774,8 +779,9 @@ static void keep_recent_locked(struct near__behind *b, struct update *u)
     u->value = NULL;
     u->ready_ns = near__now(b->config.clock);
     DL_APPEND(b->recent, u);
-    if (++b->recent_count > RECENT_MOST) {
-        b->overflow_ns = u->ready_ns;
+    b->recent_bytes += weight(u->key_size, 0);
+    while (b->recent_bytes > b->config.options->queue_bytes / RECENT_SHARE) {
+        b->overflow_ns = b->recent->ready_ns;
         drop_recent_locked(b, b->recent);
     }
 }
@@ -886,12 +892,13 @@ static void done_locked(struct near__behind *b, struct update *u)
     if (b->journal)
         journal_add(b, u, NEAR_RECORD_DONE);
     charge_locked(b, u, -1);
-    if (!newer && is_listed)
-        remove_locked(b, u);
-    else if (!newer)
-        keep_recent_locked(b, u);
-    if (!newer)
+    if (!newer) {
+        if (is_listed)
+            remove_locked(b, u);
+        else
+            keep_recent_locked(b, u);
         return;
+    }
     u->newer = NULL;
     u->oldest = newer->oldest;
     u->accepted_ns = newer->accepted_ns;

@@ -952,6 +952,38 @@ static void test_behind_over_before_it_is_stored_and_the_key_is_forgotten_after_
     assert_string_equal(on_server(p, "k"), "newer");
 }
 
+static void *put_briefly_main(void *arg)
+{
+    struct place *p = arg;
+    near_write write;
+    near_write_init(&write);
+    write.ttl_ms = 20;
+    assert_int_equal(near_source_set(p->source, "k", 1, "new", 3, &write, NULL), NEAR_OK);
+    return NULL;
+}
+
+/* The same while its writer waits for the cache's answer; the source has it before he is back. */
+static void test_behind_over_before_its_writer_is_back_and_the_key_is_forgotten_then(void **state)
+{
+    struct place *p = *state;
+    pthread_t writer;
+    behind(p, 0);
+    atomic_store(&p->table.hold, 1);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_SET, 1);
+    assert_int_equal(pthread_create(&writer, NULL, put_briefly_main, p), 0);
+    assert_int_equal(near__memory_wait_held(p->memory, NEAR_FAULT_HOLD_REPLIES, 1, PATIENCE_MS), 0);
+    assert_true(wait_until(strcmp(on_server(p, "k"), "(none)") == 0, PATIENCE_MS));
+    assert_int_equal(near_set(p->other, "k", 1, "old", 3, NULL, NULL), NEAR_OK);
+    atomic_store(&p->table.hold, 0);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS));
+    assert_string_equal(on_server(p, "k"), "old");
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    pthread_join(writer, NULL);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "new");
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
+
 /* While the update is queued another process loads what the source still has: it must not stay. */
 static void removed_and_loaded_before_it_is_stored(struct place *p, int status)
 {
@@ -1148,8 +1180,8 @@ static void test_behind_lost_by_the_remote_tier_and_forgotten_after_the_store(vo
     require_that_it_is_forgotten(p);
 }
 
-/* The same when it is noticed only after the store; and of more than can be kept in mind everything. */
-static void lost_before_it_is_stored(struct place *p, const char *name, int many)
+/* The same when it is noticed only after the store, of k and so many other keys. */
+static void lost_before_it_is_stored(struct place *p, const char *name, int others)
 {
     char key[32];
     behind(p, 0);
@@ -1158,8 +1190,9 @@ static void lost_before_it_is_stored(struct place *p, const char *name, int many
     near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_PROVE, -1);
     near__memory_flushall(p->memory);
     near__memory_foreign_set(p->memory, name, strlen(name), "old", 3);
+    near__memory_foreign_set(p->memory, "p:other", 7, "x", 1);
     atomic_store(&p->table.hold, 0);
-    for (int i = 0; i < many; i++) {
+    for (int i = 0; i < others; i++) {
         snprintf(key, sizeof key, "%d", i);
         assert_int_equal(put(p, key, "new"), NEAR_OK);
     }
@@ -1174,12 +1207,15 @@ static void test_behind_lost_and_stored_before_that_is_known_and_forgotten_then(
     lost_before_it_is_stored(p, "k", 0);
     require_that_it_is_forgotten(p);
 }
-static void test_behind_lost_and_many_stored_before_that_is_known_and_everything_forgotten(void **state)
+/* Of more than may be kept in mind everything is, as a key tells that is none of theirs. */
+static void test_behind_lost_and_much_stored_before_that_is_known_and_everything_forgotten(void **state)
 {
     struct place *p = *state;
-    use_prefix(p, "p:");
+    p->options.queue_bytes = 4096;
     p->options.store = store_anything;
-    lost_before_it_is_stored(p, "p:k", MANY + 1);
+    use_prefix(p, "p:");
+    lost_before_it_is_stored(p, "p:k", 20);
+    assert_true(wait_until(strcmp(on_server(p, "p:other"), "(none)") == 0, PATIENCE_MS));
     back_to_usual(p);
 }
 
@@ -2274,6 +2310,7 @@ int main(void)
         TEST(test_behind_rejected_before_the_cache_has_it_and_the_key_is_forgotten),
         TEST(test_behind_cache_failed_and_the_key_is_forgotten_again_after_the_store),
         TEST(test_behind_over_before_it_is_stored_and_the_key_is_forgotten_after_the_store),
+        TEST(test_behind_over_before_its_writer_is_back_and_the_key_is_forgotten_then),
         TEST(test_behind_removed_and_the_key_is_forgotten_again_after_the_store),
         TEST(test_behind_queued_while_its_key_is_removed_and_forgotten_again_after_the_store),
         TEST(test_behind_stored_while_its_key_is_removed_and_forgotten_again),
@@ -2284,7 +2321,7 @@ int main(void)
         TEST(test_behind_stored_while_its_removal_arrives_and_forgotten_after_that),
         TEST(test_behind_lost_by_the_remote_tier_and_forgotten_after_the_store),
         TEST(test_behind_lost_and_stored_before_that_is_known_and_forgotten_then),
-        TEST(test_behind_lost_and_many_stored_before_that_is_known_and_everything_forgotten),
+        TEST(test_behind_lost_and_much_stored_before_that_is_known_and_everything_forgotten),
         TEST(test_behind_flush_waits_for_no_more_than_there_was),
         TEST(test_behind_rejected_while_everything_is_forgotten_and_so_is_its_key),
         TEST(test_behind_stored_while_everything_is_forgotten_and_so_is_its_key_again),
