@@ -7,8 +7,9 @@
 columns=$(sed -n 's/^ColumnLimit: *//p' "$top_srcdir/.clang-format")
 version=14 # Debian 12's; others lay out some things otherwise
 
+# In the sources' directory: the C files, and at least one.
 sources() {
-    (cd "$top_srcdir" && find lib include examples benchmarks tools tests -type f -name '*.[ch]')
+    find lib include examples benchmarks tools tests -type f -name '*.[ch]' | grep .
 }
 
 # FILE…: those with a line that is wider
@@ -17,7 +18,7 @@ wide_files() {
 }
 
 lines_are_short_enough() {
-    (cd "$top_srcdir" && wide_files $(sources)) > "$work/wide"
+    (cd "$top_srcdir" && files=$(sources) && wide_files $files) > "$work/wide" || return 1
     cat "$work/wide"
     [ ! -s "$work/wide" ]
 }
@@ -28,7 +29,7 @@ a_wide_line_is_noticed() {
 }
 
 code_is_laid_out() {
-    (cd "$top_srcdir" && clang-format --dry-run -Werror $(sources))
+    (cd "$top_srcdir" && files=$(sources) && clang-format --dry-run -Werror $files)
 }
 
 check "lines are short enough" lines_are_short_enough

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * A write-behind source among kills: writers, and loaders in two processes, on a few keys; a store that is slow, fails
  * before or after it has done what it was asked for, and rejects.  The process is killed in the middle of it, again and
- * again.  Whenever the next one has flushed, the cache shows what the source has, or nothing.  So it does when Redis has
- * lost everything in the middle of it, and that was noticed. */
+ * again.  Whenever the next one has flushed, the cache shows what the source has, or nothing.  So it does when Redis
+ * has lost everything in the middle of it, and that was noticed. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
