@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/random.h"
 #include "bench_child.h"
 #include "bench_engine.h"
 #include "bench_options.h"
@@ -24,7 +25,9 @@
 
 #define ENGINES_MAX 16
 #define BATCH_MAX 1024
-#define BLOCK 64u             /* calls between two looks at the clock */
+/* Calls between two looks at the clock.  One of them is timed, at random: what an engine does every so many calls would
+ * otherwise be timed each time, or never. */
+#define BLOCK 64u
 #define AHEAD BENCH_TAPE_MORE /* words by which keys are prefetched */
 #define TAPE_WORDS_MIN (UINT32_C(1) << 16)
 #define TAPE_WORDS_MAX (UINT32_C(1) << 20)
@@ -216,11 +219,14 @@ static inline void time_call(struct player *p, uint64_t from)
 
 static inline __attribute__((always_inline)) void play(struct player *p, int checked)
 {
+    uint64_t random = p->thread;
     while (bench_seat_goes_on(p->seat)) {
+        unsigned before = near__random_below(&random, BLOCK);
+        play_words(p, before, checked);
         uint64_t from = bench_ticks();
         play_words(p, 1, checked);
         time_call(p, from);
-        play_words(p, BLOCK - 1, checked);
+        play_words(p, BLOCK - 1 - before, checked);
         count(p, BLOCK);
     }
 }

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/random.h"
 #include "bench_child.h"
 #include "bench_engine.h"
 #include "bench_options.h"
@@ -127,12 +128,14 @@ static void work(struct bench_seat *seat)
     near_call call;
     near_call_init(&call);
     call.flags = operation->flags;
+    uint64_t random = seat->number;
     for (uint32_t at = 0; bench_seat_goes_on(seat);) {
-        uint64_t from = bench_ticks();
+        unsigned timed = near__random_below(&random, every); /* in step with nothing */
         for (unsigned i = 0; i < every; i++) {
+            uint64_t from = i == timed ? bench_ticks() : 0;
             const char *key = bench_key_bytes(&remote->keys, tape->word[at++ & (tape->count - 1)]);
             seat->errors += !operation->call(session, seat->number, key, remote->keys.size, value, size, &call);
-            if (i == 0)
+            if (i == timed)
                 near__histogram_record(&seat->times, bench_ticks_ns(&remote->scale, bench_ticks() - from));
         }
         seat->ops += every;
