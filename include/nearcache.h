@@ -1051,10 +1051,10 @@ typedef struct near_stats {
     uint32_t breaker_open;
     /* remote tier */
     uint64_t requests, connections_opened, connections_lost, timeouts, bytes_sent, bytes_received;
-    /* local hits of near_get; one in 1024 of a thread is timed, the last 512 of them count */
+    /* local hits of near_get; about one in 1000 of a thread is timed, the last 512 count */
     near_quantiles hit_ns;
     near_quantiles miss_ns;         /* reads that went to the remote tier */
-    near_quantiles write_ns;        /* without a remote tier, of plain near_set one in 1024 of a thread */
+    near_quantiles write_ns;        /* without a remote tier, of plain near_set about one in 1000 of a thread */
     near_quantiles invalidation_ns; /* from the writer's send to application here; both clocks of one host */
     uint64_t messages_foreign;      /* keys reported by the remote tier, with NEAR_TRACK_BCAST */
     uint64_t messages_kept;         /* messages whose value took the place of an older one */

@@ -527,7 +527,7 @@ static int set_quickly(near_cache *cache, const void *key, size_t key_size, cons
         return 0;
     struct near__impl *impl = near__impl_in_section(cache);
     int done = impl && !impl->remote && value_size <= impl->options.value_max &&
-               way.reader->quick_writes++ % NEAR_TIMED_OF &&
+               !near__reader_times_write(way.reader) &&
                near__local_put(impl->local, way.reader, key, key_size, value, value_size, ttl_ms);
     if (done)
         near__reader_add(way.reader, NEAR_COUNT_WRITES, 1);

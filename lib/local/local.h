@@ -300,8 +300,8 @@ enum near__count {
 /* get, copy and install count by themselves */
 void near__local_count(struct near__reader *reader, enum near__count what);
 
-/* The cache room times one hit in 1024, with hot_keys about one in 32: kept in a ring of the thread's own (the last
- * 512), merged when asked. */
+/* The cache room times about one hit in 1000, with hot_keys one in 32: kept in a ring of the thread's own (the last
+ * 512), merged when asked.  The hit has been counted. */
 void near__local_time_hit(struct near__reader *reader, int64_t ns);
 void near__local_hit_times(struct near__local *local, struct near__histogram *into);
 

@@ -273,6 +273,8 @@ void near__local_time_hit(struct near__reader *reader, int64_t ns)
     uint32_t capped = (uint32_t)near__clamp(ns, 1, UINT32_MAX);
     /* relaxed: statistics */
     atomic_store_explicit(&reader->hit_ns[reader->hit_times++ % NEAR_TIMED_HITS], capped, memory_order_relaxed);
+    if (!reader->hotring) /* which has put it off already, by less */
+        near__reader_put_off(reader, near__reader_untimed(reader));
 }
 
 void near__local_hit_times(struct near__local *local, struct near__histogram *into)

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include "base/compiler.h"
+#include "base/random.h"
 #include "local/arena.h"
 #include "local/brief.h"
 #include "local/entry.h"
@@ -18,7 +19,9 @@
 
 #define NEAR_PINS 64
 #define NEAR_TIMED_HITS 512
-#define NEAR_TIMED_OF 1024 /* one hit of so many is timed: it takes as long as twenty others */
+#define NEAR_TIMED_OF 1024 /* one hit of so many, or a few less, is timed: it takes as long as twenty others */
+/* Less by up to so many, at random: in a loop of a thread's own each hit is timed sometimes, whatever its period. */
+#define NEAR_TIMED_EARLIER 64
 
 struct near__tap;
 struct near__hotring;
@@ -59,7 +62,7 @@ struct near__reader {
     uint64_t pins_free;                           /* (o) one bit a pin */
     uint32_t fills;                               /* (o) since the tick was last advanced from here */
     uint32_t hit_times;                           /* (o) next place in the ring */
-    uint32_t quick_writes;                        /* (o) since one was timed */
+    uint32_t quick_writes;                        /* (o) until one is timed */
     uint64_t random;                              /* (o) its state */
     struct near__hands hands;                     /* (o) */
     _Atomic(uint64_t) count[NEAR_COUNT_MAX];      /* (w) relaxed: statistics */
@@ -166,6 +169,21 @@ static inline void near__reader_put_off(struct near__reader *reader, uint32_t ot
     /* relaxed: only the owner writes */
     atomic_store_explicit(&reader->count[NEAR_COUNT_HITS], phase << NEAR_PHASE_SHIFT | (hits + phase),
                           memory_order_relaxed);
+}
+/* How many hits, or writes, come before the next that is timed. */
+static inline uint32_t near__reader_untimed(struct near__reader *reader)
+{
+    return NEAR_TIMED_OF - 1 - near__random_below(&reader->random, NEAR_TIMED_EARLIER);
+}
+/* Is this write to be timed? */
+static inline int near__reader_times_write(struct near__reader *reader)
+{
+    if (near__likely(reader->quick_writes)) {
+        reader->quick_writes--;
+        return 0;
+    }
+    reader->quick_writes = near__reader_untimed(reader);
+    return 1;
 }
 
 #endif

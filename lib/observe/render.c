@@ -112,7 +112,7 @@ static const struct row rows[] = {
     ROW(NULL, source_refused, COUNTER, "Updates refused because the queue was full."),
     ROW(NULL, source_dead_letters, COUNTER, "Updates given up."),
     ROW(NULL, source_forgotten, COUNTER, "Keys that everybody has forgotten after a failure."),
-    ROW("Latency", hit_ns, QUANTILES, "Local hits of near_get, nanoseconds, one in 1024 timed."),
+    ROW("Latency", hit_ns, QUANTILES, "Local hits of near_get, nanoseconds, about one in 1000 timed."),
     ROW(NULL, miss_ns, QUANTILES, "Reads that went to the remote tier, nanoseconds."),
     ROW(NULL, write_ns, QUANTILES, "Writes, nanoseconds."),
     ROW(NULL, invalidation_ns, QUANTILES, "From a writer's send to its application here, nanoseconds."),

@@ -842,6 +842,34 @@ static void test_a_wrong_password_is_told(void **state)
     assert_int_equal(near_close(c), NEAR_OK);
 }
 
+/* Of a loop's 64 steps each is timed sometimes: every 1024th would always be the same one. */
+static void test_what_is_timed_keeps_step_with_no_loop(void **state)
+{
+    enum { STEPS = 64, ROUNDS = 16384 };
+    near_cache *c = cache_of(state);
+    uint64_t hits = 0, writes = 0;
+    char buffer[1];
+    size_t size;
+    near_stats s = {.size = sizeof(s)};
+    set(c, "k", "v");
+    expect(c, "k", "v"); /* now the thread's reader is known */
+    struct near__reader *reader = near__reader_last.reader;
+    uint32_t timed = reader->hit_times;
+    for (int round = 0; round < ROUNDS; round++)
+        for (int step = 0; step < STEPS; step++) {
+            uint32_t hit_times = reader->hit_times, quick_writes = reader->quick_writes;
+            assert_int_equal(near_get_copy(c, "k", 1, NULL, buffer, sizeof(buffer), &size), NEAR_OK);
+            set(c, "k", "v");
+            hits |= (uint64_t)(reader->hit_times != hit_times) << step;
+            writes |= (uint64_t)(reader->quick_writes > quick_writes) << step;
+        }
+    assert_int_equal(hits, UINT64_MAX);
+    assert_int_equal(writes, UINT64_MAX);
+    assert_in_range(reader->hit_times - timed, STEPS * ROUNDS / NEAR_TIMED_OF, STEPS * ROUNDS / 900);
+    assert_int_equal(near_stats_get(c, &s), NEAR_OK);
+    assert_int_equal(s.local_hits, STEPS * ROUNDS + 1);
+}
+
 static void test_statistics_add_up(void **state)
 {
     near_cache *c = cache_of(state);
@@ -1347,6 +1375,7 @@ int main(void)
         EVERYWHERE(test_limits_change_at_run_time),
         EVERYWHERE(test_check_and_wait_ready),
         cmocka_unit_test(test_a_wrong_password_is_told),
+        cmocka_unit_test_setup_teardown(test_what_is_timed_keeps_step_with_no_loop, setup_local, teardown),
         EVERYWHERE(test_statistics_add_up),
         EVERYWHERE(test_advice_needs_the_curve_and_a_size),
         EVERYWHERE(test_automatic_size_is_asked_for_and_told),
