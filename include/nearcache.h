@@ -191,7 +191,7 @@ typedef struct near_options {
     const char *tls_ca_dir;
     const char *tls_cert_file; /* client certificate, with tls_key_file */
     const char *tls_key_file;
-    const char *tls_server_name; /* SNI and name check; NULL: the URI's host */
+    const char *tls_server_name; /* SNI and name check; NULL: the URI's host, or the one that sentinels tell */
     uint32_t tls_verify;         /* 1 (default): verify the chain and the host name */
     uint32_t reserved;           /* 0 */
     near_log_fn log;
@@ -212,11 +212,14 @@ typedef struct near_options {
     uint32_t repair_rate;
     /* 1 (default): the snapshot is read after near_open; 0: near_warm_file is called when wanted */
     uint32_t snapshot_load;
-    const char *snapshot;    /* file of hot keys: written by near_close, read after near_open; NULL: none */
-    uint64_t snapshot_keys;  /* most keys in it; 0: all */
-    uint64_t snapshot_rate;  /* so many of them are read a second; 0: as fast as the remote tier answers */
-    uint32_t message_values; /* a near_values: which writes take their value along */
-    uint32_t reserved_2;     /* 0 */
+    const char *snapshot;          /* file of hot keys: written by near_close, read after near_open; NULL: none */
+    uint64_t snapshot_keys;        /* most keys in it; 0: all */
+    uint64_t snapshot_rate;        /* so many of them are read a second; 0: as fast as the remote tier answers */
+    uint32_t message_values;       /* a near_values: which writes take their value along */
+    uint32_t reserved_2;           /* 0 */
+    const char *sentinel_master;   /* with redis-sentinel://: the name of the master */
+    const char *sentinel_username; /* of the sentinels; NULL: none */
+    const char *sentinel_password;
 } near_options;
 
 /* Fills options with the defaults, as many fields as the caller's struct has.  Blocks: never. */
@@ -261,6 +264,9 @@ NEAR_API size_t near_uri_redact(const char *uri, char *buffer, size_t capacity);
 /* Opens a cache.
  *
  *   redis://[user[:password]@]host[:port][/db][?option=value&…]    rediss:// the same over TLS
+ *   redis-sentinel://[user[:password]@]host[:port][,host[:port]…][/db]?sentinel_master=NAME[&…]
+ *                      the server that these sentinels (port 26379) name as the master, asked again for each new
+ *                      connection; user and password are the master's.  rediss-sentinel://: TLS to all of them
  *   unix://[user[:password]@]/path/of/socket[?db=N&…]
  *   memory://NAME      a store inside this process, shared by all caches that name it; it begins empty with the first
  *                      of them and is gone with the last: near_close of that one loses its data

@@ -101,7 +101,10 @@ enum type { SIZE, COUNT, DURATION, BOOLEAN, CHOICE, TEXT, OPTIONAL_TEXT };
     X(snapshot_rate, COUNT, "0", 0, 1000000000, "", 0,                                                                 \
       "So many keys of the snapshot are read a second; 0: as fast as the remote tier answers.")                        \
     X(message_values, CHOICE, "adaptive", 0, 2, "adaptive|always|never", 0,                                            \
-      "Which writes take their value along: those of keys that other processes have lately held, all, or none.")
+      "Which writes take their value along: those of keys that other processes have lately held, all, or none.")       \
+    X(sentinel_master, OPTIONAL_TEXT, "", 1, 255, "", 0, "Name of the master that sentinels are asked for.")           \
+    X(sentinel_username, OPTIONAL_TEXT, "", 0, KIB, "", 0, "ACL user on the sentinels.")                               \
+    X(sentinel_password, OPTIONAL_TEXT, "", 0, 64 * KIB, "", 0, "Password on the sentinels.")
 
 struct row {
     near_option_info info;

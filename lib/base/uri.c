@@ -17,7 +17,10 @@
 
 #define URI_MAX 65536
 #define SOCKET_PATH_MAX 107 /* sun_path with its NUL */
-#define HOST_MAX 255
+#define HOST_MAX (NEAR_URI_HOST_SIZE - 1)
+#define PORT 6379
+#define SENTINEL_PORT 26379
+#define HOSTS_MAX 64
 #define DATABASE_MAX INT32_MAX
 #define HIDDEN "***"
 
@@ -28,6 +31,7 @@ struct slice {
 
 struct parts {
     enum near__uri_kind kind;
+    int has_sentinels;   /* host is a list of them */
     struct slice scheme; /* with its "://" or ":" */
     struct slice username, password, host, path, query;
     uint32_t port; /* 0: none given */
@@ -37,10 +41,12 @@ struct parts {
 static const struct scheme {
     const char *name;
     enum near__uri_kind kind;
+    int has_sentinels;
 } schemes[] = {
-    {"redis://", NEAR_URI_TCP},     {"valkey://", NEAR_URI_TCP}, {"rediss://", NEAR_URI_TLS},
-    {"valkeys://", NEAR_URI_TLS},   {"unix://", NEAR_URI_UNIX},  {"redis-socket://", NEAR_URI_UNIX},
-    {"memory://", NEAR_URI_MEMORY}, {"local:", NEAR_URI_LOCAL},
+    {"redis://", NEAR_URI_TCP, 0},   {"valkey://", NEAR_URI_TCP, 0},         {"rediss://", NEAR_URI_TLS, 0},
+    {"valkeys://", NEAR_URI_TLS, 0}, {"redis-sentinel://", NEAR_URI_TCP, 1}, {"rediss-sentinel://", NEAR_URI_TLS, 1},
+    {"unix://", NEAR_URI_UNIX, 0},   {"redis-socket://", NEAR_URI_UNIX, 0},  {"memory://", NEAR_URI_MEMORY, 0},
+    {"local:", NEAR_URI_LOCAL, 0},
 };
 
 /* ---------------------------------------------------------------- splitting */
@@ -89,6 +95,7 @@ static const char *split_scheme(const char *text, struct parts *parts)
         size_t length = strlen(schemes[i].name);
         if (strncasecmp(text, schemes[i].name, length) == 0) {
             parts->kind = schemes[i].kind;
+            parts->has_sentinels = schemes[i].has_sentinels;
             parts->scheme = (struct slice){text, length};
             return text + length;
         }
@@ -123,7 +130,8 @@ static int check_host(struct slice host, int in_brackets)
     return memchr(host.at, ':', host.size) ? check_escapes(host) : -1; /* a zone begins with %25 (RFC 6874) */
 }
 
-static const char *split_host(const char *from, const char *end, struct parts *parts)
+/* host[:port]; *ret_port stays when none is given. */
+static const char *split_host(const char *from, const char *end, struct slice *ret_host, uint32_t *ret_port)
 {
     const char *port;
     int in_brackets = from < end && *from == '[';
@@ -132,30 +140,51 @@ static const char *split_host(const char *from, const char *end, struct parts *p
         const char *close = memchr(from, ']', (size_t)(end - from));
         if (!close)
             return "a bracket of the host is not closed";
-        parts->host = slice_between(from + 1, close);
+        *ret_host = slice_between(from + 1, close);
         port = close + 1;
     } else {
         port = memchr(from, ':', (size_t)(end - from));
         port = port ? port : end;
-        parts->host = slice_between(from, port);
+        *ret_host = slice_between(from, port);
     }
-    if (check_host(parts->host, in_brackets) != 0)
+    if (check_host(*ret_host, in_brackets) != 0)
         return "the host is missing or malformed";
     if (port == end)
         return NULL;
-    if (*port != ':' || parse_number(slice_between(port + 1, end), 65535, &parts->port) != 0 || parts->port == 0)
+    if (*port != ':' || parse_number(slice_between(port + 1, end), 65535, ret_port) != 0 || *ret_port == 0)
         return "the port is malformed";
     return NULL;
 }
 
-/* [user[:password]@]host[:port][/db] */
+static const char *end_of_host(const char *from, const char *end)
+{
+    const char *comma = memchr(from, ',', (size_t)(end - from));
+    return comma ? comma : end;
+}
+
+/* host[:port],… */
+static const char *split_hosts(const char *from, const char *end, struct parts *parts)
+{
+    struct slice host;
+    uint32_t port, count = 0;
+    parts->host = slice_between(from, end);
+    for (const char *at = from, *stop;; at = stop + 1) {
+        stop = end_of_host(at, end);
+        const char *problem = ++count > HOSTS_MAX ? "too many sentinels" : split_host(at, stop, &host, &port);
+        if (problem || stop == end)
+            return problem;
+    }
+}
+
+/* [user[:password]@]host[:port][/db], or several hosts */
 static const char *split_network(struct slice rest, struct parts *parts)
 {
     const char *end = rest.at + rest.size;
     const char *slash = memchr(rest.at, '/', rest.size);
     const char *authority_end = slash ? slash : end;
     const char *host = split_user(slice_between(rest.at, authority_end), parts);
-    const char *problem = split_host(host, authority_end, parts);
+    const char *problem = parts->has_sentinels ? split_hosts(host, authority_end, parts)
+                                               : split_host(host, authority_end, &parts->host, &parts->port);
 
     if (problem)
         return problem;
@@ -257,8 +286,10 @@ static int split(const char *text, struct parts *parts, near_error *error)
         return near__fail(error, NEAR_ERR_URI, "URI: longer than %d bytes", URI_MAX);
     const char *from = split_scheme(text, parts), *end = text + length;
     if (!from)
-        return near__fail(error, NEAR_ERR_URI,
-                          "URI: it must begin with redis://, rediss://, unix://, memory:// or local:");
+        return near__fail(
+            error, NEAR_ERR_URI,
+            "URI: it must begin with redis://, rediss://, redis-sentinel://, rediss-sentinel://, unix://, "
+            "memory:// or local:");
     if (strchr(from, '#'))
         return near__fail(error, NEAR_ERR_URI, "URI: # has no meaning here; within a password it is written %%23");
     const char *question = strchr(from, '?');
@@ -282,6 +313,14 @@ static char *decode(const char *text, char *copy, struct slice s)
     size_t size = 0;
     (void)near__percent_decode(start, s.at, s.size, &size); /* that it is well encoded has been seen */
     start[size] = '\0';
+    return start;
+}
+
+/* The same as it stands. */
+static char *cut(const char *text, char *copy, struct slice s)
+{
+    char *start = copy + (s.at - text);
+    start[s.size] = '\0';
     return start;
 }
 
@@ -316,12 +355,15 @@ int near__uri_parse(const char *text, const struct near__alloc *alloc, near_opti
     if (!uri.query)
         return near__fail(error, NEAR_ERR_NOMEM, "out of memory for the URI");
     uri.kind = parts.kind;
-    uri.port = (uint16_t)(parts.port ? parts.port : 6379);
+    uri.port = (uint16_t)(parts.port ? parts.port : PORT);
     uri.database = parts.database;
     uri.username = decode(text, uri.query, parts.username);
     uri.password = decode(text, uri.query, parts.password);
     uri.path = decode(text, uri.query, parts.path);
-    uri.host = decode(text, uri.query, parts.host);
+    if (parts.has_sentinels)
+        uri.sentinels = cut(text, uri.query, parts.host);
+    else
+        uri.host = decode(text, uri.query, parts.host);
     if (uri.kind == NEAR_URI_UNIX && strlen(uri.path) > SOCKET_PATH_MAX)
         status = near__fail(error, NEAR_ERR_URI, "URI: the path of a socket has at most %d bytes", SOCKET_PATH_MAX);
     else
@@ -332,6 +374,21 @@ int near__uri_parse(const char *text, const struct near__alloc *alloc, near_opti
     }
     *ret = uri;
     return NEAR_OK;
+}
+
+int near__uri_next_host(const char **list, char host[NEAR_URI_HOST_SIZE], uint16_t *ret_port)
+{
+    const char *from = *list, *end = from + strlen(from), *stop = end_of_host(from, end);
+    struct slice slice;
+    uint32_t port = SENTINEL_PORT;
+    size_t size = 0;
+    if (from == end || split_host(from, stop, &slice, &port))
+        return 0;
+    (void)near__percent_decode(host, slice.at, slice.size, &size); /* that it is well encoded has been seen */
+    host[size] = '\0';
+    *ret_port = (uint16_t)port;
+    *list = stop == end ? end : stop + 1;
+    return 1;
 }
 
 void near__uri_fini(struct near__uri *uri, const struct near__alloc *alloc)
@@ -375,7 +432,7 @@ static void put_redacted(struct output *out, const char *text, const struct part
     else if (parts->username.at)
         put_hidden(out, &at, parts->username); /* many clients read redis://secret@host so */
     while (next_parameter(&query, &name, &value))
-        if (is_named(name, "password"))
+        if (is_named(name, "password") || is_named(name, "sentinel_password"))
             put_hidden(out, &at, value);
     put(out, at, strlen(at));
 }

@@ -183,9 +183,26 @@ static int check_tls(const struct near__impl *impl, near_error *error)
     return near__fail(error, NEAR_ERR_OPTION, "%s: only rediss:// is encrypted", given);
 }
 
+/* Sentinels and what they are asked for need each other. */
+static int check_sentinels(const struct near__impl *impl, near_error *error)
+{
+    const near_options *o = &impl->options;
+    const char *given = o->sentinel_master     ? "sentinel_master"
+                        : o->sentinel_username ? "sentinel_username"
+                        : o->sentinel_password ? "sentinel_password"
+                                               : NULL;
+    if (impl->uri.sentinels && !o->sentinel_master)
+        return near__fail(error, NEAR_ERR_OPTION, "sentinel_master: sentinels have to be asked for a name");
+    if (!impl->uri.sentinels && given)
+        return near__fail(error, NEAR_ERR_OPTION, "%s: only redis-sentinel:// asks sentinels", given);
+    return NEAR_OK;
+}
+
 static int open_tiers(struct near__impl *impl, near_error *error)
 {
     int status = check_tls(impl, error);
+    if (status == NEAR_OK)
+        status = check_sentinels(impl, error);
     if (status != NEAR_OK)
         return status;
     status = open_local_tier(impl);

@@ -145,10 +145,20 @@ static int add_identity(struct near__link *l, const struct near__reply *reply, c
     return 0;
 }
 
+/* Of a server that was found as the master, and may have been one. */
+static int is_replica(const struct near__reply *reply)
+{
+    return reply->type == REDIS_REPLY_STRING && strstr(reply->data, "role:slave");
+}
+
 static int identity_answer(struct near__link *l, unsigned char step, const struct near__reply *reply,
                            struct near__fault *fault)
 {
     const struct near__host *h = l->host;
+    if (step == STEP_REPLICATION_ID && h->target.sentinels && is_replica(reply)) {
+        near__fault_set(fault, NEAR_ERR_READONLY, "what the sentinels call %s is a replica", h->target.name);
+        return -1;
+    }
     if (reply->type != REDIS_REPLY_ERROR)
         return add_identity(l, reply, step == STEP_RUN_ID ? "run_id:" : "master_replid:", fault);
     if (near__reply_fault(reply, fault) != NEAR_ERR_DENIED)
@@ -229,6 +239,8 @@ int near__link_open_step(struct near__link *l, int wake_fd, int64_t until_ns, st
         near__link_wait(l, has_output, wake_fd, until_ns < l->deadline_ns ? until_ns : l->deadline_ns);
         r = go_on(l, fault);
     }
+    if (r < 0 && l->host->target.sentinels)
+        near__sentinels_doubt(l->host->target.sentinels);
     if (r > 0) {
         l->is_open = 1;
         l->server = l->unlabelled ? 0 : near__server_id(l->identity);

@@ -1050,6 +1050,15 @@ static void init_host(struct near__host *h, const struct near__remote_config *co
                       o->connect_timeout_ms > o->timeout_ms ? o->connect_timeout_ms : o->timeout_ms, &h->descriptors);
 }
 
+static int open_sentinels(struct near__host *h, const struct near__remote_config *config, near_error *error)
+{
+    struct near__target *t = &h->target;
+    snprintf(t->name, sizeof t->name, "master %.90s", config->options->sentinel_master);
+    t->sentinels = near__sentinels_open(config->uri, config->options, h->alloc, h->clock, t->user_timeout_ms, t->tls,
+                                        &h->descriptors);
+    return t->sentinels ? NEAR_OK : near__fail(error, NEAR_ERR_NOMEM, "out of memory");
+}
+
 static int open_parts(struct near__redis *r, const struct near__remote_config *config, near_error *error)
 {
     struct near__host *h = &r->host;
@@ -1063,9 +1072,12 @@ static int open_parts(struct near__redis *r, const struct near__remote_config *c
     r->channel = near__shared_channel(h->alloc, h->database, r->prefix);
     if (!r->position_key || !r->channel || near__pool_open(h, &r->pool) != NEAR_OK)
         return near__fail(error, NEAR_ERR_NOMEM, "out of memory");
+    int status = NEAR_OK;
     if (config->uri->kind == NEAR_URI_TLS)
-        return near__tls_open(config->options, config->uri->host, h->alloc, h->log, &h->target.tls, error);
-    return NEAR_OK;
+        status = near__tls_open(config->options, h->alloc, h->log, &h->target.tls, error);
+    if (status == NEAR_OK && config->uri->sentinels)
+        status = open_sentinels(h, config, error);
+    return status;
 }
 
 int near__redis_open(const struct near__remote_config *config, struct near__remote **ret, near_error *error)

@@ -16,10 +16,10 @@
 
 #ifndef HAVE_TLS
 
-int near__tls_open(const near_options *options, const char *host, const struct near__alloc *alloc,
-                   const struct near__log *log, struct near__tls **ret, near_error *error)
+int near__tls_open(const near_options *options, const struct near__alloc *alloc, const struct near__log *log,
+                   struct near__tls **ret, near_error *error)
 {
-    (void)options, (void)host, (void)alloc, (void)log, (void)ret;
+    (void)options, (void)alloc, (void)log, (void)ret;
     return near__fail(error, NEAR_ERR_UNSUPPORTED, "this build has no TLS");
 }
 
@@ -55,8 +55,8 @@ struct near__tls {
     const struct near__alloc *alloc;
     struct near__tls_context *context;
     BIO_METHOD *method;
-    char *name; /* what the certificate must be for */
-    int name_is_address, verify;
+    const char *name; /* tls_server_name; NULL: the host's */
+    int verify;
 };
 
 struct near__tls_session {
@@ -134,27 +134,25 @@ void near__tls_close(struct near__tls *tls)
         return;
     near__tls_context_close(tls->context);
     BIO_meth_free(tls->method);
-    near__free(tls->alloc, tls->name);
     near__free(tls->alloc, tls);
 }
 
-int near__tls_open(const near_options *options, const char *host, const struct near__alloc *alloc,
-                   const struct near__log *log, struct near__tls **ret, near_error *error)
+int near__tls_open(const near_options *options, const struct near__alloc *alloc, const struct near__log *log,
+                   struct near__tls **ret, near_error *error)
 {
     struct near__tls *tls = near__alloc_zero(alloc, sizeof *tls);
     if (!tls)
         return near__fail(error, NEAR_ERR_NOMEM, "out of memory");
     tls->alloc = alloc;
     tls->verify = options->tls_verify != 0;
-    tls->name = near__strdup(alloc, options->tls_server_name ? options->tls_server_name : host);
+    tls->name = options->tls_server_name;
     tls->method = bio_method();
-    int status = tls->name && tls->method ? near__tls_context_open(options, alloc, log, &tls->context, error)
-                                          : near__fail(error, NEAR_ERR_NOMEM, "out of memory");
+    int status = tls->method ? near__tls_context_open(options, alloc, log, &tls->context, error)
+                             : near__fail(error, NEAR_ERR_NOMEM, "out of memory");
     if (status != NEAR_OK) {
         near__tls_close(tls);
         return status;
     }
-    tls->name_is_address = is_address(tls->name);
     *ret = tls;
     return NEAR_OK;
 }
@@ -166,24 +164,26 @@ uint64_t near__tls_files_refused(const struct near__tls *tls)
 
 /* ---------------------------------------------------------------- sessions */
 
-static int set_name(struct near__tls *tls, SSL *ssl)
+static int set_name(SSL *ssl, const char *name, int verify)
 {
-    if (tls->name_is_address)
-        return !tls->verify || X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), tls->name) == 1;
+    if (is_address(name))
+        return !verify || X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) == 1;
     SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-    return SSL_set_tlsext_host_name(ssl, tls->name) == 1 && (!tls->verify || SSL_set1_host(ssl, tls->name) == 1);
+    return SSL_set_tlsext_host_name(ssl, name) == 1 && (!verify || SSL_set1_host(ssl, name) == 1);
 }
 
-struct near__tls_session *near__tls_session_new(struct near__tls *tls, int fd, struct near__fault *fault)
+struct near__tls_session *near__tls_session_new(struct near__tls *tls, const char *host, int fd,
+                                                struct near__fault *fault)
 {
+    const char *name = tls->name ? tls->name : host;
     SSL_CTX *context = near__tls_context_acquire(tls->context);
     ERR_clear_error();
     struct near__tls_session *s = near__alloc(tls->alloc, sizeof *s);
     SSL *ssl = s ? SSL_new(context) : NULL;
     BIO *bio = ssl ? BIO_new(tls->method) : NULL;
     SSL_CTX_free(context); /* ssl has a reference of its own */
-    if (!bio || !set_name(tls, ssl)) {
-        near__fault_set(fault, NEAR_ERR_NOMEM, "no TLS session for %s: %s", tls->name, near__tls_reason());
+    if (!bio || !set_name(ssl, name, tls->verify)) {
+        near__fault_set(fault, NEAR_ERR_NOMEM, "no TLS session for %s: %s", name, near__tls_reason());
         BIO_free(bio);
         SSL_free(ssl);
         near__free(tls->alloc, s);

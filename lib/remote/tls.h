@@ -19,13 +19,15 @@ struct near__tls_session;
 
 /* options and log must outlive it.  NEAR_OK, NEAR_ERR_TLS (a certificate cannot be read), NEAR_ERR_NOMEM,
  * NEAR_ERR_UNSUPPORTED. */
-int near__tls_open(const near_options *options, const char *host, const struct near__alloc *alloc,
-                   const struct near__log *log, struct near__tls **ret, near_error *error);
+int near__tls_open(const near_options *options, const struct near__alloc *alloc, const struct near__log *log,
+                   struct near__tls **ret, near_error *error);
 void near__tls_close(struct near__tls *tls);
 /* Times that changed files could not be used for a new connection, which was made with those read before. */
 uint64_t near__tls_files_refused(const struct near__tls *tls); /* NULL is fine: 0 */
 
-struct near__tls_session *near__tls_session_new(struct near__tls *tls, int fd, struct near__fault *fault);
+/* host: what the certificate has to be for, unless tls_server_name says otherwise. */
+struct near__tls_session *near__tls_session_new(struct near__tls *tls, const char *host, int fd,
+                                                struct near__fault *fault);
 void near__tls_session_free(struct near__tls_session *s);
 /* Goes on with the handshake: 1 done, 0 wait for *ret_wants (POLLIN, POLLOUT), -1 failed. */
 int near__tls_handshake(struct near__tls_session *s, short *ret_wants, struct near__fault *fault);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * Sockets.  See transport.h.
  *
- *     RESOLVING ──> NEXT ──> CONNECTING ──> (TLS) ──> OPEN
- *                    ^            │
- *                    └── failed ──┘         no address left: failed with the last one's fault
+ *     (ASKING) ──> RESOLVING ──> NEXT ──> CONNECTING ──> (TLS) ──> OPEN
+ *                                 ^            │
+ *                                 └── failed ──┘         no address left: failed with the last one's fault
  *
  * Each address gets an equal share of the time that is left.  A failed TLS handshake is final: another address of
  * the same name has the same certificate. */
@@ -81,12 +81,13 @@ void near__target_init(struct near__target *t, const struct near__clock *clock, 
     pthread_mutex_init(&t->lock, NULL);
     if (uri->kind == NEAR_URI_UNIX)
         snprintf(t->name, sizeof t->name, "%s", uri->path);
-    else
+    else if (uri->host)
         snprintf(t->name, sizeof t->name, strchr(uri->host, ':') ? "[%.80s]:%u" : "%.80s:%u", uri->host, uri->port);
 }
 
 void near__target_fini(struct near__target *t)
 {
+    near__sentinels_close(t->sentinels);
     near__resolution_unref(t->resolving);
     near__tls_close(t->tls);
     pthread_mutex_destroy(&t->lock);
@@ -122,7 +123,9 @@ void near__transport_init(struct near__transport *t, struct near__target *target
 {
     memset(t, 0, sizeof *t);
     t->target = target;
-    t->state = target->kind == NEAR_URI_UNIX ? NEAR_TRANSPORT_NEXT : NEAR_TRANSPORT_RESOLVING;
+    t->state = target->kind == NEAR_URI_UNIX ? NEAR_TRANSPORT_NEXT
+               : target->sentinels           ? NEAR_TRANSPORT_ASKING
+                                             : NEAR_TRANSPORT_RESOLVING;
     t->fd = -1;
     t->deadline_ns = deadline_ns;
 }
@@ -153,7 +156,23 @@ static void give_up_addresses(struct near__transport *t)
 void near__transport_fini(struct near__transport *t)
 {
     close_socket(t);
+    near__question_free(t->question);
+    t->question = NULL;
     give_up_addresses(t);
+}
+
+static int step_asking(struct near__transport *t)
+{
+    if (!t->question && !(t->question = near__question_new(t->target->sentinels, t->deadline_ns, &t->fault)))
+        return -1;
+    int r = near__question_step(t->question, &t->resolution, &t->fault);
+    if (r == 0)
+        return 0;
+    near__question_free(t->question);
+    t->question = NULL;
+    if (r > 0)
+        t->state = NEAR_TRANSPORT_RESOLVING;
+    return r;
 }
 
 static int step_resolving(struct near__transport *t)
@@ -163,7 +182,7 @@ static int step_resolving(struct near__transport *t)
     if (!near__resolution_done(t->resolution))
         return 0;
     if (t->resolution->error) {
-        near__fault_set(&t->fault, NEAR_ERR_RESOLVE, "resolving %s: %s", t->target->host,
+        near__fault_set(&t->fault, NEAR_ERR_RESOLVE, "resolving %s: %s", t->resolution->host,
                         gai_strerror(t->resolution->error));
         return -1;
     }
@@ -301,7 +320,7 @@ static int step_connecting(struct near__transport *t)
 static int step_tls(struct near__transport *t)
 {
 #ifdef HAVE_TLS
-    if (!t->tls && !(t->tls = near__tls_session_new(t->target->tls, t->fd, &t->fault)))
+    if (!t->tls && !(t->tls = near__tls_session_new(t->target->tls, t->resolution->host, t->fd, &t->fault)))
         return -1;
     int r = near__tls_handshake(t->tls, &t->wants, &t->fault);
     if (r == 1)
@@ -316,6 +335,8 @@ static int step_tls(struct near__transport *t)
 static int step_once(struct near__transport *t)
 {
     switch (t->state) {
+    case NEAR_TRANSPORT_ASKING:
+        return step_asking(t);
     case NEAR_TRANSPORT_RESOLVING:
         return step_resolving(t);
     case NEAR_TRANSPORT_NEXT:
@@ -329,9 +350,10 @@ static int step_once(struct near__transport *t)
 
 static const char *doing(const struct near__transport *t)
 {
-    return t->state == NEAR_TRANSPORT_RESOLVING ? "resolving"
-           : t->state == NEAR_TRANSPORT_TLS     ? "TLS handshake with"
-                                                : "connect to";
+    return t->state == NEAR_TRANSPORT_ASKING      ? "asking the sentinels for"
+           : t->state == NEAR_TRANSPORT_RESOLVING ? "resolving"
+           : t->state == NEAR_TRANSPORT_TLS       ? "TLS handshake with"
+                                                  : "connect to";
 }
 
 int near__transport_step(struct near__transport *t, struct near__fault *fault)
@@ -355,6 +377,10 @@ struct pollfd near__transport_poll(const struct near__transport *t, int has_outp
     struct pollfd p = {t->fd, 0, 0};
     int64_t due = t->state == NEAR_TRANSPORT_OPEN ? NEAR_NEVER : t->deadline_ns;
     switch (t->state) {
+    case NEAR_TRANSPORT_ASKING:
+        if (t->question)
+            p = near__question_poll(t->question, &due);
+        break;
     case NEAR_TRANSPORT_RESOLVING:
         p.fd = t->resolution ? t->resolution->event_fd : -1;
         p.events = POLLIN;

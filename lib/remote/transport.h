@@ -18,6 +18,7 @@
 #include "base/uri.h"
 #include "remote/fault.h"
 #include "remote/resolve.h"
+#include "remote/sentinel.h"
 #include "remote/tls.h"
 
 /* Every descriptor the remote has open, so that a child after fork can close them without a lock.  A descriptor that
@@ -37,8 +38,9 @@ struct near__target {
     enum near__uri_kind kind;
     const char *host, *path;
     uint16_t port;
-    unsigned user_timeout_ms; /* TCP_USER_TIMEOUT */
-    struct near__tls *tls;    /* TLS only */
+    unsigned user_timeout_ms;          /* TCP_USER_TIMEOUT */
+    struct near__tls *tls;             /* TLS only */
+    struct near__sentinels *sentinels; /* who say where it is, in place of host and port; NULL: nobody */
     pthread_mutex_t lock;
     struct near__resolution *resolving; /* (lock) at most one helper thread at a time */
     char name[100];                     /* "host:port" or the path, for texts */
@@ -48,6 +50,7 @@ void near__target_init(struct near__target *t, const struct near__clock *clock, 
 void near__target_fini(struct near__target *t);
 
 enum near__transport_state {
+    NEAR_TRANSPORT_ASKING, /* the sentinels */
     NEAR_TRANSPORT_RESOLVING,
     NEAR_TRANSPORT_NEXT, /* begin with the next address */
     NEAR_TRANSPORT_CONNECTING,
@@ -57,7 +60,8 @@ enum near__transport_state {
 struct near__transport {
     struct near__target *target;
     enum near__transport_state state;
-    int fd; /* -1: none */
+    int fd;                          /* -1: none */
+    struct near__question *question; /* to the sentinels */
     struct near__resolution *resolution;
     const struct addrinfo *address; /* the next one to try */
     int64_t deadline_ns;            /* of opening */

@@ -88,7 +88,7 @@ static void test_every_row_is_complete(void **state)
             assert_string_not_equal(near_option_info_at(i)->name, info->name);
     }
     /* size, the reserved ones, log, log_arg and allocator are the only fields without a row */
-    assert_int_equal(rows, 43);
+    assert_int_equal(rows, 46);
     assert_null(near_option_info_at(rows));
     assert_null(near_option_info_at(SIZE_MAX));
 }

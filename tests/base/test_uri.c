@@ -60,6 +60,9 @@ static const struct good {
     {"valkey://h", NEAR_URI_TCP, NULL, NULL, "h", NULL, 6379, 0, NULL},
     {"rediss://h", NEAR_URI_TLS, NULL, NULL, "h", NULL, 6379, 0, NULL},
     {"valkeys://h:1/1", NEAR_URI_TLS, NULL, NULL, "h", NULL, 1, 1, NULL},
+    {"redis-sentinel://a?sentinel_master=m", NEAR_URI_TCP, NULL, NULL, NULL, NULL, 6379, 0, NULL},
+    {"rediss-sentinel://app:secret@a:1,[::1]:2/3?sentinel_master=m&sentinel_password=secret", NEAR_URI_TLS, "app",
+     "secret", NULL, NULL, 6379, 3, "rediss-sentinel://app:***@a:1,[::1]:2/3?sentinel_master=m&sentinel_password=***"},
     {"unix:///run/redis.sock", NEAR_URI_UNIX, NULL, NULL, NULL, "/run/redis.sock", 6379, 0, NULL},
     {"redis-socket:///run/redis.sock", NEAR_URI_UNIX, NULL, NULL, NULL, "/run/redis.sock", 6379, 0, NULL},
     {"unix://app:secret@/run/r%20s?db=2", NEAR_URI_UNIX, "app", "secret", NULL, "/run/r s", 6379, 2,
@@ -105,6 +108,50 @@ static void test_good_uris_are_shown_without_their_passwords(void **state)
     }
 }
 
+static void test_hosts_of_a_list_come_one_after_the_other(void **state)
+{
+    static const struct {
+        const char *host;
+        uint16_t port;
+    } hosts[] = {{"a.example", 26379}, {"10.0.0.1", 1}, {"::1", 26379}, {"fe80::1%eth0", 65535}};
+    struct near__uri uri;
+    near_options options;
+    char host[NEAR_URI_HOST_SIZE];
+    uint16_t port;
+    (void)state;
+    near_options_init(&options);
+    assert_int_equal(near__uri_parse("redis-sentinel://u:p@a.example,10.0.0.1:1,[::1],[fe80::1%25eth0]:65535/2?db=1",
+                                     &libc_alloc, &options, &uri, NULL),
+                     NEAR_OK);
+    assert_string_equal(uri.sentinels, "a.example,10.0.0.1:1,[::1],[fe80::1%25eth0]:65535");
+    assert_null(uri.host);
+    const char *list = uri.sentinels;
+    for (size_t i = 0; i < sizeof hosts / sizeof hosts[0]; i++) {
+        assert_int_equal(near__uri_next_host(&list, host, &port), 1);
+        assert_string_equal(host, hosts[i].host);
+        assert_int_equal(port, hosts[i].port);
+    }
+    assert_int_equal(near__uri_next_host(&list, host, &port), 0);
+    near__uri_fini(&uri, &libc_alloc);
+}
+
+static void test_more_sentinels_than_make_sense_are_refused(void **state)
+{
+    char text[400] = "redis-sentinel://a";
+    struct near__uri uri;
+    near_options options;
+    near_error error = {0};
+    (void)state;
+    near_options_init(&options);
+    for (int i = 1; i < 64; i++)
+        strcat(text, ",a");
+    assert_int_equal(near__uri_parse(text, &libc_alloc, &options, &uri, NULL), NEAR_OK);
+    near__uri_fini(&uri, &libc_alloc);
+    strcat(text, ",a");
+    assert_int_equal(near__uri_parse(text, &libc_alloc, &options, &uri, &error), NEAR_ERR_URI);
+    assert_non_null(strstr(error.text, "too many sentinels"));
+}
+
 static void test_query_parameters_set_options(void **state)
 {
     struct near__uri uri;
@@ -140,6 +187,16 @@ static const struct bad {
     {"redis:///1", NEAR_ERR_URI},
     {"redis://?db=1", NEAR_ERR_URI},
     {"http://h", NEAR_ERR_URI},
+    {"redis://a,b", NEAR_ERR_URI},
+    {"redis-sentinel://", NEAR_ERR_URI},
+    {"redis-sentinel://,a", NEAR_ERR_URI},
+    {"redis-sentinel://a,", NEAR_ERR_URI},
+    {"redis-sentinel://a,,b", NEAR_ERR_URI},
+    {"redis-sentinel://a:0,b", NEAR_ERR_URI},
+    {"redis-sentinel://a,b:1x", NEAR_ERR_URI},
+    {"redis-sentinel://a,[::1", NEAR_ERR_URI},
+    {"redis-sentinel://u:secret@a,b/x", NEAR_ERR_URI},
+    {"redis-sentinel://a,u:secret@b,c:99999", NEAR_ERR_URI},
     {" redis://h", NEAR_ERR_URI},
     {"redis://h ", NEAR_ERR_URI},
     {"redis://h\n", NEAR_ERR_URI},
@@ -372,6 +429,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good_uris_are_understood),
         cmocka_unit_test(test_good_uris_are_shown_without_their_passwords),
+        cmocka_unit_test(test_hosts_of_a_list_come_one_after_the_other),
+        cmocka_unit_test(test_more_sentinels_than_make_sense_are_refused),
         cmocka_unit_test(test_query_parameters_set_options),
         cmocka_unit_test(test_J_bad_uris_are_refused_with_a_text),
         cmocka_unit_test(test_J_bad_uris_are_shown_without_their_passwords),

@@ -9,10 +9,22 @@
 
 #define SECRET "hunter2"
 
+static void check_hosts(const char *list)
+{
+    char host[NEAR_URI_HOST_SIZE];
+    uint16_t port = 0;
+    do
+        FUZZ_CHECK(near__uri_next_host(&list, host, &port) && host[0] && port);
+    while (*list);
+    FUZZ_CHECK(!near__uri_next_host(&list, host, &port));
+}
+
 static void check_parsed(const struct near__uri *uri)
 {
     FUZZ_CHECK(uri->kind >= NEAR_URI_TCP && uri->kind <= NEAR_URI_LOCAL);
-    FUZZ_CHECK(uri->kind > NEAR_URI_TLS || (uri->host && uri->host[0] && uri->port));
+    FUZZ_CHECK(uri->kind > NEAR_URI_TLS || uri->sentinels || (uri->host && uri->host[0] && uri->port));
+    if (uri->sentinels)
+        check_hosts(uri->sentinels);
     FUZZ_CHECK(uri->kind != NEAR_URI_UNIX || (uri->path && uri->path[0] && strlen(uri->path) < 108)); /* sun_path */
     FUZZ_CHECK(uri->query && uri->query_size);
 }

@@ -36,7 +36,7 @@ struct redis_server {
     char *password; /* NULL: none */
     int has_acl;
     char *config, *program;
-    int tls;
+    int tls, is_sentinel;
     int port, tls_port;
     pid_t pid;    /* 0: not running */
     int guardian; /* our end of its pipe */
@@ -249,7 +249,7 @@ static pid_t spawn(const struct redis_server *s)
     for (int fd = 3; fd < 1024; fd++)
         close(fd);
     if (chdir(s->directory) == 0)
-        execlp(s->program, "redis-server", "redis.conf", (char *)NULL);
+        execlp(s->program, "redis-server", "redis.conf", s->is_sentinel ? "--sentinel" : (char *)NULL, (char *)NULL);
     _exit(127);
 }
 
@@ -362,6 +362,7 @@ struct redis_server *redis_server_start(const struct redis_server_options *optio
     s->config = strdup(options->config ? options->config : "");
     s->program = program;
     s->tls = options->tls;
+    s->is_sentinel = options->sentinel;
     if (make_directory(s) < 0 || start_guardian(s) < 0 || (s->tls && make_certificates(s) < 0) ||
         (s->has_acl && write_acl(s, options->acl) < 0))
         goto failed;

@@ -22,6 +22,7 @@ struct redis_server_options {
     const char *config;   /* more lines of redis.conf */
     int tls;              /* also listens with TLS, see redis_server_uri_tls; needs openssl in PATH */
     const char *program;  /* NULL: "redis-server" */
+    int sentinel;         /* a sentinel; config has its lines, "sentinel monitor …" */
 };
 
 int redis_server_available(void);
