@@ -478,13 +478,15 @@ static void set_forget_locked(struct update *u, int forget_after)
         u->newer->forget_after = forget_after;
 }
 
-/* [f3]  A removal that is still under way, or to come, is seen by [f1] and [f2]. */
+/* [f3]  A removal that is still under way, or to come, is seen by [f1] and [f2].  After one that was seen while the
+ * writer was here, be it before his update was queued, what is queued is as it was; but for its end. */
 static void keep_value_locked(struct near__behind *b, const struct near__behind_gate *gate, int64_t until_ns)
 {
     struct update *u = find_locked(b, gate->key, gate->key_size);
     if (!u)
         return;
-    set_forget_locked(u, 0);
+    if (!gate->removed)
+        set_forget_locked(u, 0);
     u->until_ns = until_ns;
     if (u->newer)
         u->newer->until_ns = until_ns;
@@ -521,13 +523,13 @@ void near__behind_leave(struct near__behind *b, struct near__behind_gate *gate, 
 {
     const struct near__alloc *behind_alloc = b->config.alloc;
     pthread_mutex_lock(&b->lock);
-    int has_value = value_until_ns && !gate->removed, over = is_over(b, value_until_ns);
+    int over = is_over(b, value_until_ns);
     HASH_DELETE(hh, b->gates, gate);
-    if (has_value)
+    if (value_until_ns)
         keep_value_locked(b, gate, value_until_ns);
-    if (has_value && over && gate->stored && !gate->owes)
+    if (value_until_ns && over && gate->stored && !gate->owes)
         gate->owes = UNLESS_CLEAN; /* the end may have come before the store, which did not know of it */
-    settle_gate_locked(b, gate, has_value && !over);
+    settle_gate_locked(b, gate, value_until_ns && !gate->removed && !over);
     tell_locked(b);
     pthread_cond_broadcast(&b->gates_changed);
     pthread_cond_broadcast(&b->landed);

@@ -1180,6 +1180,33 @@ static void test_behind_lost_by_the_remote_tier_and_forgotten_after_the_store(vo
     require_that_it_is_forgotten(p);
 }
 
+/* The cache loses everything while a writer waits for room in the queue.  His value comes there later, and to its end
+ * before the source has it. */
+static void test_behind_over_though_its_key_was_lost_before_it_was_queued(void **state)
+{
+    struct place *p = *state;
+    pthread_t writer;
+    p->options.queue_max = 1;
+    behind(p, 0);
+    atomic_store(&p->table.away, NEAR_ERR_UNAVAILABLE);
+    assert_int_equal(put(p, "other", "1"), NEAR_OK);
+    assert_int_equal(pthread_create(&writer, NULL, put_briefly_main, p), 0);
+    usleep(20000); /* or he comes when it is known already, and nothing is to be seen */
+    lose_and_load_old(p);
+    unsigned calls = atomic_load(&p->table.calls);
+    assert_true(wait_until(atomic_load(&p->table.calls) > calls + 1, PATIENCE_MS)); /* it has looked in between */
+    strcpy(p->table.refused, "k");
+    atomic_store(&p->table.refusal, NEAR_ERR_UNAVAILABLE);
+    atomic_store(&p->table.away, 0);
+    pthread_join(writer, NULL);
+    assert_true(wait_until(strcmp(on_server(p, "k"), "(none)") == 0, PATIENCE_MS));
+    assert_int_equal(near_set(p->other, "k", 1, "old", 3, NULL, NULL), NEAR_OK);
+    atomic_store(&p->table.refusal, 0);
+    flush(p);
+    assert_string_equal(stored(&p->table, "k"), "new");
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
+
 /* The same when it is noticed only after the store, of k and so many other keys. */
 static void lost_before_it_is_stored(struct place *p, const char *name, int others)
 {
@@ -2320,6 +2347,7 @@ int main(void)
         TEST(test_behind_stored_while_its_next_value_is_removed_and_forgotten_after_that),
         TEST(test_behind_stored_while_its_removal_arrives_and_forgotten_after_that),
         TEST(test_behind_lost_by_the_remote_tier_and_forgotten_after_the_store),
+        TEST(test_behind_over_though_its_key_was_lost_before_it_was_queued),
         TEST(test_behind_lost_and_stored_before_that_is_known_and_forgotten_then),
         TEST(test_behind_lost_and_much_stored_before_that_is_known_and_everything_forgotten),
         TEST(test_behind_flush_waits_for_no_more_than_there_was),
