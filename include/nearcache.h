@@ -729,7 +729,8 @@ typedef struct near_source_options {
     const char *journal;
     uint64_t queue_max; /* most updates queued, 1 to 2^24; default 65536 */
     /* and their memory, at least 4096; default 64 MiB; what was stored since the last proof of freshness may take a
-     * quarter of that besides */
+     * quarter of that besides: of more than that everything is forgotten after a loss, without a prefix the oldest at
+     * once */
     uint64_t queue_bytes;
     uint32_t flags;        /* NEAR_SOURCE_… */
     uint32_t journal_sync; /* a near_journal_sync */

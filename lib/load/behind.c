@@ -70,7 +70,8 @@
 #include <uthash.h>
 #include <utlist.h>
 
-/* Recent ones take no more memory than this part of queue_bytes; for more of them everything stands. */
+/* Recent ones take no more memory than this part of queue_bytes.  For more of them everything stands, or, where that
+ * cannot be forgotten, the oldest of them are forgotten at once. */
 #define RECENT_SHARE 4u
 #define LOSSES_LOOK_NS (100 * NEAR_NS_PER_MS) /* as long as there are any */
 
@@ -783,7 +784,10 @@ static void keep_recent_locked(struct near__behind *b, struct update *u)
     DL_APPEND(b->recent, u);
     b->recent_bytes += weight(u->key_size, 0);
     while (b->recent_bytes > b->config.options->queue_bytes / RECENT_SHARE) {
-        b->overflow_ns = b->recent->ready_ns;
+        if (b->config.knows_all)
+            b->overflow_ns = b->recent->ready_ns;
+        else
+            list_locked(b, b->recent);
         drop_recent_locked(b, b->recent);
     }
 }

@@ -1207,8 +1207,8 @@ static void test_behind_over_though_its_key_was_lost_before_it_was_queued(void *
     assert_string_equal(on_server(p, "k"), "(none)");
 }
 
-/* The same when it is noticed only after the store, of k and so many other keys. */
-static void lost_before_it_is_stored(struct place *p, const char *name, int others)
+/* It is not noticed before k and so many other keys have been stored. */
+static void lose_before_it_is_stored(struct place *p, const char *name, int others)
 {
     char key[32];
     behind(p, 0);
@@ -1224,6 +1224,12 @@ static void lost_before_it_is_stored(struct place *p, const char *name, int othe
         assert_int_equal(put(p, key, "new"), NEAR_OK);
     }
     flush(p);
+}
+
+/* The same when it is noticed only then. */
+static void lost_before_it_is_stored(struct place *p, const char *name, int others)
+{
+    lose_before_it_is_stored(p, name, others);
     assert_string_equal(on_server(p, name), "old");
     near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
     assert_true(wait_until(strcmp(on_server(p, name), "(none)") == 0, PATIENCE_MS));
@@ -1244,6 +1250,16 @@ static void test_behind_lost_and_much_stored_before_that_is_known_and_everything
     lost_before_it_is_stored(p, "p:k", 20);
     assert_true(wait_until(strcmp(on_server(p, "p:other"), "(none)") == 0, PATIENCE_MS));
     back_to_usual(p);
+}
+
+/* Where nobody can tell the cache's keys from others, so that not all of them can be, the oldest are at once. */
+static void test_behind_lost_without_a_prefix_and_more_stored_than_is_kept_in_mind_and_forgotten(void **state)
+{
+    struct place *p = *state;
+    p->options.queue_bytes = 4096;
+    lose_before_it_is_stored(p, "k", 20);
+    require_that_it_is_forgotten(p);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
 }
 
 struct flusher {
@@ -2350,6 +2366,7 @@ int main(void)
         TEST(test_behind_over_though_its_key_was_lost_before_it_was_queued),
         TEST(test_behind_lost_and_stored_before_that_is_known_and_forgotten_then),
         TEST(test_behind_lost_and_much_stored_before_that_is_known_and_everything_forgotten),
+        TEST(test_behind_lost_without_a_prefix_and_more_stored_than_is_kept_in_mind_and_forgotten),
         TEST(test_behind_flush_waits_for_no_more_than_there_was),
         TEST(test_behind_rejected_while_everything_is_forgotten_and_so_is_its_key),
         TEST(test_behind_stored_while_everything_is_forgotten_and_so_is_its_key_again),
