@@ -1115,14 +1115,16 @@ static int wait_landed_locked(struct near__behind *b, int (*is_so)(const struct 
     return so;
 }
 
-/* Each step may give the next one more to wait for. */
+/* Each step may give the next one more to wait for.  The thread looks for losses from time to time only. */
 int near__behind_flush(struct near__behind *b, int64_t deadline_ns)
 {
+    int64_t wake_ns = NEAR_NEVER; /* the thread has its own */
     pthread_mutex_lock(&b->lock);
     b->flushers++;
     pthread_cond_signal(&b->work);
     int flushed = wait_landed_locked(b, flushed_locked, deadline_ns);
     b->flushers--;
+    look_for_losses_locked(b, near__now(b->config.clock), &wake_ns);
     int settled = flushed && wait_landed_locked(b, settled_locked, deadline_ns);
     uint64_t sequence = b->sequence;
     pthread_mutex_unlock(&b->lock);

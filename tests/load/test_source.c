@@ -1240,6 +1240,17 @@ static void test_behind_lost_and_stored_before_that_is_known_and_forgotten_then(
     lost_before_it_is_stored(p, "k", 0);
     require_that_it_is_forgotten(p);
 }
+/* And whoever flushes when it is known finds it done. */
+static void test_behind_flush_waits_for_what_a_loss_that_is_known_makes_forgotten(void **state)
+{
+    struct place *p = *state;
+    lose_before_it_is_stored(p, "k", 0);
+    uint64_t proofs = stats_of(p).proofs;
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
+    assert_true(wait_until(stats_of(p).proofs > proofs, PATIENCE_MS));
+    flush(p);
+    assert_string_equal(on_server(p, "k"), "(none)");
+}
 /* Of more than may be kept in mind everything is, as a key tells that is none of theirs. */
 static void test_behind_lost_and_much_stored_before_that_is_known_and_everything_forgotten(void **state)
 {
@@ -2365,6 +2376,7 @@ int main(void)
         TEST(test_behind_lost_by_the_remote_tier_and_forgotten_after_the_store),
         TEST(test_behind_over_though_its_key_was_lost_before_it_was_queued),
         TEST(test_behind_lost_and_stored_before_that_is_known_and_forgotten_then),
+        TEST(test_behind_flush_waits_for_what_a_loss_that_is_known_makes_forgotten),
         TEST(test_behind_lost_and_much_stored_before_that_is_known_and_everything_forgotten),
         TEST(test_behind_lost_without_a_prefix_and_more_stored_than_is_kept_in_mind_and_forgotten),
         TEST(test_behind_flush_waits_for_no_more_than_there_was),
