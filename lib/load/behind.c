@@ -679,7 +679,8 @@ void near__behind_forget(struct near__behind *b, const void *key, size_t key_siz
     pthread_mutex_unlock(&b->lock);
 }
 
-/* [f1] key NULL: of all of them.  A gate's note must then outlast that about everything. */
+/* [f1] key NULL: of all of them.  A gate's note must then outlast that about everything; and in any case where its
+ * writer may put what must not stay into the remote tier when this is over. */
 static void removed_locked(struct near__behind *b, const void *key, size_t key_size)
 {
     struct update *u = key ? find_locked(b, key, key_size) : b->table;
@@ -688,7 +689,7 @@ static void removed_locked(struct near__behind *b, const void *key, size_t key_s
         set_forget_locked(u, 1);
     for (; gate; gate = key ? NULL : gate->hh.next) {
         gate->removed = 1;
-        if (!key && gate->forget)
+        if (gate->forget && (!key || gate->owes == IN_ANY_CASE))
             note_gate_locked(b, gate);
     }
 }

@@ -1594,6 +1594,35 @@ static void test_journal_has_what_is_rejected_before_the_cache_has_it(void **sta
     require_that_the_next_process_forgets(p, killed);
 }
 
+/* And when the key is forgotten meanwhile for another's sake: an earlier update, which the cache has lost. */
+static void test_journal_has_what_is_rejected_before_the_cache_has_it_and_lost(void **state)
+{
+    struct place *p = *state;
+    char killed[112];
+    pthread_t writer;
+    snprintf(killed, sizeof killed, "%s.killed", p->journal);
+    p->options.dead_letter = bury;
+    p->options.dead_letter_arg = &p->table;
+    behind(p, 1);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_PROVE, -1);
+    assert_int_equal(put(p, "k", "old"), NEAR_OK);
+    flush(p);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_SET, -1);
+    strcpy(p->table.refused, "k");
+    atomic_store(&p->table.refusal, NEAR_ERR_REJECTED);
+    assert_int_equal(pthread_create(&writer, NULL, put_new_main, p), 0);
+    assert_true(wait_until(strcmp(on_server(p, "k"), "(none)") == 0, PATIENCE_MS));
+    assert_true(wait_until(stats_of(p).source_forgetting == 0, PATIENCE_MS));
+    uint64_t forgotten = stats_of(p).source_forgotten;
+    near__memory_flushall(p->memory);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_PROVE, 0);
+    assert_true(wait_until(stats_of(p).source_forgotten > forgotten, PATIENCE_MS));
+    copy_file(p->journal, killed);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
+    pthread_join(writer, NULL);
+    require_that_the_next_process_forgets(p, killed);
+}
+
 /* And when everything else is forgotten meanwhile, which ends all notes about keys that were written before. */
 static void test_journal_has_what_is_stored_while_everything_is_forgotten(void **state)
 {
@@ -2389,6 +2418,7 @@ int main(void)
         TEST(test_journal_has_what_is_stored_and_not_forgotten),
         TEST(test_journal_has_what_is_stored_before_the_cache_has_it),
         TEST(test_journal_has_what_is_rejected_before_the_cache_has_it),
+        TEST(test_journal_has_what_is_rejected_before_the_cache_has_it_and_lost),
         TEST(test_journal_has_what_is_stored_while_everything_is_forgotten),
         TEST(test_journal_fails_as_a_writer_leaves_and_a_later_update_is_forgotten_all_the_same),
         TEST(test_journal_forgets_the_latest_of_a_key_s_notes),
