@@ -502,12 +502,14 @@ static void note_gate_locked(struct near__behind *b, struct near__behind_gate *g
     note_to_forget(b, gate->key, gate->key_size, gate->forget);
 }
 
-/* What the gate's journal note says is over, or is on the list under a number of its own. */
+/* What the gate's journal note says is over, or is on the list under a number of its own.  The end of a note is that of
+ * all before it, and so waits for the list; that may forget the key once too often after a restart. */
 static void settle_gate_locked(struct near__behind *b, const struct near__behind_gate *gate, int is_clean)
 {
     if (gate->owes == IN_ANY_CASE || (gate->owes == UNLESS_CLEAN && !is_clean)) {
         near__forget_add(b->forget, gate->key, gate->key_size, ++b->sequence);
-    } else if (gate->forget) { /* the remote tier has what was written */
+    } else if (gate->forget && !near__forget_number(b->forget, gate->key, gate->key_size)) {
+        /* the remote tier has what was written */
         note_locked(b, NEAR_RECORD_FORGOTTEN, gate->key, gate->key_size, gate->forget);
         write_notes_locked(b);
     }

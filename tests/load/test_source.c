@@ -1623,6 +1623,34 @@ static void test_journal_has_what_is_rejected_before_the_cache_has_it_and_lost(v
     require_that_the_next_process_forgets(p, killed);
 }
 
+/* A key is still to be forgotten, since the cache has lost it, when its writer is back; and his note is younger than
+ * that, since everything was cleared in between.  Its end is not the end of the other. */
+static void test_journal_has_what_is_lost_before_its_writer_is_back(void **state)
+{
+    struct place *p = *state;
+    char killed[112];
+    pthread_t writer;
+    snprintf(killed, sizeof killed, "%s.killed", p->journal);
+    behind(p, 1);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_PROVE, -1);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, NEAR_OP_SET, 1);
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_ERR_UNAVAILABLE, INT_MAX);
+    assert_int_equal(pthread_create(&writer, NULL, put_new_main, p), 0);
+    assert_int_equal(near__memory_wait_held(p->memory, NEAR_FAULT_HOLD_REPLIES, 1, PATIENCE_MS), 0);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS));
+    near__memory_flushall(p->memory);
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
+    assert_true(wait_until(stats_of(p).source_forgetting == 1, PATIENCE_MS));
+    assert_int_equal(near_clear(p->cache, 0, NULL, NULL), NEAR_OK);
+    assert_int_equal(put(p, "other", "1"), NEAR_OK);
+    assert_true(wait_until(stats_of(p).source_queued == 0, PATIENCE_MS)); /* it has looked in between */
+    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REPLIES, 0, 0);
+    pthread_join(writer, NULL);
+    copy_file(p->journal, killed);
+    near__memory_error(p->memory, NEAR_OP_DEL, NEAR_OK, 0);
+    require_that_the_next_process_forgets(p, killed);
+}
+
 /* And when everything else is forgotten meanwhile, which ends all notes about keys that were written before. */
 static void test_journal_has_what_is_stored_while_everything_is_forgotten(void **state)
 {
@@ -2419,6 +2447,7 @@ int main(void)
         TEST(test_journal_has_what_is_stored_before_the_cache_has_it),
         TEST(test_journal_has_what_is_rejected_before_the_cache_has_it),
         TEST(test_journal_has_what_is_rejected_before_the_cache_has_it_and_lost),
+        TEST(test_journal_has_what_is_lost_before_its_writer_is_back),
         TEST(test_journal_has_what_is_stored_while_everything_is_forgotten),
         TEST(test_journal_fails_as_a_writer_leaves_and_a_later_update_is_forgotten_all_the_same),
         TEST(test_journal_forgets_the_latest_of_a_key_s_notes),
