@@ -676,6 +676,8 @@ NEAR_API int near_set_bulk_loader(near_cache *cache, near_bulk_loader_fn loader,
  * forgotten again after the update was stored; in between it may be back with its old value.  The same goes for all
  * keys that were queued, or stored since the last proof of freshness, when the remote tier has lost keys or was cleared
  * (FLUSHALL, a restart, a failover); what a process had stored that is gone when that is noticed is not looked after.
+ * A removal of all keys (NEAR_CLEAR_KEYS, or another source's) is noticed at its end: neither is what was stored, and
+ * followed by a proof, while it was under way.
  * Where other processes refresh keys (NEAR_LOAD_REFRESH, stale_ms, early refreshes) while updates of them are queued
  * here, what they have read too early takes the place of the update's value and stays: use NEAR_SOURCE_INVALIDATE then,
  * which has the key forgotten after every update. */
