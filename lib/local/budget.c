@@ -47,7 +47,8 @@
  *   entries_asked --- what the application asked for      entries_wanted --- and what is lent, beside that
  *
  * Nobody spends it: an owner that comes back gives it up first, and the limits with it.  The keeper counts anew in each
- * round; where the two meet, the limit is out by what that owner had until the next one. */
+ * round; where the two meet, the limit is out by what that owner had until the next one.  What a reservation under way
+ * has is no part of that (seems_lent). */
 #include "base/compiler.h"
 #include "local/rcu.h"
 #include "local/tier.h"
@@ -78,7 +79,7 @@ static void add(_Atomic(int64_t) *count, int64_t n)
 /* Of a share: only its owner writes, so no locked instruction is needed. */
 static void grow(_Atomic(int64_t) *count, int64_t n)
 {
-    atomic_store_explicit(count, near__gauge(count) + n, memory_order_relaxed);
+    atomic_store_explicit(count, near__gauge(count) + n, memory_order_release); /* release: pairs with seems_lent */
 }
 
 int64_t near__budget_slack(int64_t max)
@@ -315,11 +316,28 @@ static void keep_only(struct near__local *local, struct near__share *share, int6
 
 /* ---------------------------------------------------------------- lent */
 
-/* What a share has beyond its due under the limit that was asked for. */
+static int64_t beyond_due(int64_t held, int64_t asked, uint32_t readers)
+{
+    int64_t much = held - HELD * quantum_of_entries(asked, readers);
+    return much > 0 ? much : 0;
+}
+
+/* What a share has beyond its due under the limit that was asked for: its owner asks. */
 static int64_t lent_to(const struct near__share *share, int64_t asked, uint32_t readers)
 {
-    int64_t much = near__gauge(&share->idle[NEAR_IDLE_ENTRIES]) - HELD * quantum_of_entries(asked, readers);
-    return much > 0 ? much : 0;
+    return beyond_due(near__gauge(&share->idle[NEAR_IDLE_ENTRIES]), asked, readers);
+}
+
+/* The same, by somebody else.  What is held in the middle of a reservation was evicted for it and is spent at once:
+ * were it lent, an entry too many would have room until the keeper counts anew. */
+static int64_t seems_lent(const struct near__share *share, int64_t asked, uint32_t readers)
+{
+    /* acquire, both: pair with grow and end_turn; who sees what a reservation has done sees that it has begun */
+    uint32_t turns = atomic_load_explicit(&share->turns, memory_order_acquire);
+    int64_t held = atomic_load_explicit(&share->idle[NEAR_IDLE_ENTRIES], memory_order_acquire);
+    if (turns % 2 || turns != atomic_load_explicit(&share->turns, memory_order_relaxed)) /* relaxed: after held */
+        return 0;
+    return beyond_due(held, asked, readers);
 }
 
 static int64_t lent_to_all(const struct near__local *local, int64_t asked)
@@ -327,7 +345,7 @@ static int64_t lent_to_all(const struct near__local *local, int64_t asked)
     uint32_t readers = atomic_load_explicit(&local->readers_count, memory_order_relaxed);
     int64_t sum = 0;
     for (const struct near__reader *reader = near__readers_first(local); reader; reader = reader->next)
-        sum += lent_to(&reader->share, asked, readers);
+        sum += seems_lent(&reader->share, asked, readers);
     return sum;
 }
 
@@ -491,22 +509,45 @@ static int make_room(struct near__local *local, struct near__reader *reader, int
     return has_own_room(&reader->share, bytes);
 }
 
-int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes,
-                               const struct near__moment *moment)
+static void begin_turn(struct near__share *share)
+{
+    uint32_t turns = atomic_load_explicit(&share->turns, memory_order_relaxed); /* relaxed: ours; grow releases it */
+    atomic_store_explicit(&share->turns, turns + 1, memory_order_relaxed);
+}
+
+static void end_turn(struct near__share *share)
+{
+    uint32_t turns = atomic_load_explicit(&share->turns, memory_order_relaxed); /* relaxed: ours */
+    atomic_store_explicit(&share->turns, turns + 1, memory_order_release);      /* release: pairs with seems_lent */
+}
+
+static int reserve(struct near__local *local, struct near__reader *reader, int64_t bytes,
+                   const struct near__moment *moment)
 {
     struct near__share *share = &reader->share;
-    settle_lent(local, share);
     share->wanted = bytes;
     int made = bytes <= near__gauge(&local->budget.max) && make_room(local, reader, bytes, moment);
     share->wanted = 0;
     if (!made) {
         trim_room(local, share, HELD * part_of(local, share)->quantum);
-        near__keeper_wake(local);
+        trim_entries(local, share, HELD * part_of(local, share)->entries);
         return 0;
     }
     grow(&share->idle[NEAR_IDLE_ROOM], -bytes);
     grow(&share->idle[NEAR_IDLE_ENTRIES], -1);
     return 1;
+}
+
+int near__budget_reserve_entry(struct near__local *local, struct near__reader *reader, int64_t bytes,
+                               const struct near__moment *moment)
+{
+    settle_lent(local, &reader->share);
+    begin_turn(&reader->share);
+    int made = reserve(local, reader, bytes, moment);
+    end_turn(&reader->share);
+    if (!made)
+        near__keeper_wake(local);
+    return made;
 }
 
 void near__budget_correct(struct near__local *local, struct near__reader *reader, int64_t bytes)
@@ -518,6 +559,15 @@ void near__budget_correct(struct near__local *local, struct near__reader *reader
 
 /* ---------------------------------------------------------------- giving back */
 
+/* In one step: what is more than `most` for a moment seems lent. */
+static void give_entry(struct near__local *local, struct near__share *share, int64_t most)
+{
+    int64_t held = near__gauge(&share->idle[NEAR_IDLE_ENTRIES]);
+    int64_t much = held + 1 > most ? held + 1 : 0;
+    grow(&share->idle[NEAR_IDLE_ENTRIES], 1 - much);
+    add(&local->budget.entries, -much);
+}
+
 /* Room and a reservation come (back) to a share; what is too much for it goes on. */
 static inline void give(struct near__local *local, struct near__share *share, const struct near__part *part,
                         int64_t bytes)
@@ -525,10 +575,9 @@ static inline void give(struct near__local *local, struct near__share *share, co
     int64_t most = HELD * part->quantum;
     settle_lent(local, share);
     grow(&share->idle[NEAR_IDLE_ROOM], bytes);
-    grow(&share->idle[NEAR_IDLE_ENTRIES], 1);
     trim_room(local, share, share->wanted > most ? share->wanted + most : most);
     most = HELD * part->entries;
-    trim_entries(local, share, share->wanted && most < 1 ? 1 : most);
+    give_entry(local, share, share->wanted && most < 1 ? 1 : most);
 }
 
 void near__budget_release_entry(struct near__local *local, struct near__reader *reader, int64_t bytes)

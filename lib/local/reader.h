@@ -44,6 +44,7 @@ struct near__bag {
 struct near__share {
     _Alignas(64) _Atomic(int64_t) idle[NEAR_IDLE_MAX]; /* (w) relaxed: counts */
     int64_t wanted;                                    /* (o) bytes that a reservation under way needs; 0: none is */
+    _Atomic(uint32_t) turns;                           /* (w) odd while a reservation is under way */
     int64_t pending;                                   /* (o) bytes retired since the keeper was last woken */
     struct near__part part;                            /* (o) */
     int pauses;                                        /* (o) a fill under way may end its section and begin another */

@@ -158,6 +158,43 @@ static void test_a_fill_in_the_middle_of_a_clearing_does_not_outlive_its_era(voi
     fixture_close(&f);
 }
 
+static int is_lending;
+
+/* Comes between an eviction and the fill that it was for (linked with --wrap). */
+int __real_near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment);
+int __wrap_near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment);
+int __wrap_near__evict_inside(struct near__local *local, struct near__hands *hands, const struct near__moment *moment)
+{
+    int evicted = __real_near__evict_inside(local, hands, moment);
+    if (is_lending)
+        near__budget_lend(local);
+    return evicted;
+}
+
+/* The keeper lends what idle threads hold.  What a fill has evicted for itself is spent at once: lent as well, it would
+ * be room for another one, above the limit. */
+static void test_F_what_was_evicted_for_a_fill_is_not_lent(void **state)
+{
+    static const uint64_t limits[] = {1, 2, 100};
+    char key[2] = {0};
+    (void)state;
+    near__step_hook = step;
+    for (size_t i = 0; i < sizeof(limits) / sizeof(*limits); i++) {
+        fixture_init(&f);
+        f.config.entries_max = limits[i];
+        fixture_start(&f);
+        is_lending = 1;
+        for (int n = 1; n <= 200; n++) {
+            key[0] = (char)n;
+            assert_int_equal(put(&f, key, "x", (uint64_t)n), 1);
+            assert_true(stats_of(&f).local_entries <= limits[i]);
+            assert_int_equal(atomic_load(&f.local->budget.entries_max), limits[i]);
+        }
+        is_lending = 0;
+        fixture_close(&f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -167,6 +204,7 @@ int main(void)
         cmocka_unit_test(test_R01_drop_always_wins),
         cmocka_unit_test(test_install_ends_though_the_echo_comes_again_and_again),
         cmocka_unit_test(test_a_fill_in_the_middle_of_a_clearing_does_not_outlive_its_era),
+        cmocka_unit_test(test_F_what_was_evicted_for_a_fill_is_not_lent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
