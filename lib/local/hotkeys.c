@@ -18,7 +18,10 @@
  *
  * What one stands for.  A full ring takes no more until it is drained, so a busy thread's sample is thinner than an
  * idle one's.  What is drained therefore stands for as many reads as the thread has done since: shares are of the
- * reads, not of the samples.  A ring is full while the longest key would not fit, so that short ones are not preferred.
+ * reads, not of the samples.  Hits stand for hits and other reads for other reads: the last sample before one of the
+ * rarer kind is on average nearer than the last one before one of the other, because distances end at 64, and so the
+ * rarer kind would have up to a third too little.  A ring is full while the longest key would not fit, so that short
+ * ones are not preferred.
  *
  * The counters are Space-Saving (Metwally, Agrawal, El Abbadi 2005), weighted: a key without a counter takes over the
  * smallest, and starts from its count, which is then known to be too much by at most that (`over`).  A key with more
@@ -29,7 +32,8 @@
  *
  * A sample costs its thread a copy of the key, and whoever drains it log2(counters) steps.
  *
- * Ring: [ size | key ] [ size | key ] …, bytes modulo its size; one writer and, by tap_busy, one reader at a time. */
+ * Ring: [ kind, size | key ] [ kind, size | key ] …, bytes modulo its size; one writer and, by tap_busy, one reader at
+ * a time. */
 #include "local/hotkeys.h"
 
 #include <stdlib.h>
@@ -41,9 +45,9 @@
 #define RING 8192u
 #define NOTED_OF 64u /* reads; at most NEAR_TIMED_OF */
 #define RECORD_MAX (sizeof(uint32_t) + NEAR_HOT_KEY_MAX)
-#define UNTOLD UINT32_MAX /* the size of a key that is too long: the read counts, the key is not told */
-#define COUNTERS 4        /* for each key that is asked for … */
-#define COUNTERS_MIN 128  /* … and at least: shares are known to 1 / counters */
+#define UNTOLD INT32_MAX /* the size of a key that is too long: the read counts, the key is not told */
+#define COUNTERS 4       /* for each key that is asked for … */
+#define COUNTERS_MIN 128 /* … and at least: shares are known to 1 / counters */
 /* samples for each counter: more than 1 / counters of the reads is then 32 samples or more */
 #define WINDOW 32
 #define WINDOW_MIN (1u << 14)
@@ -51,12 +55,15 @@
 
 _Static_assert(RING >= 16 * RECORD_MAX && (RING & (RING - 1)) == 0, "many keys fit, and counters may wrap around");
 
+enum { HITS, OTHERS, KINDS };
+#define KIND_SHIFT 31 /* in the word with the size */
+
 /* (w) written by the reader's owner, (t) under tap_busy. */
 struct near__hotring {
     _Alignas(64) _Atomic(uint32_t) written; /* (w) */
     uint32_t until;                         /* (w) reads that are not hits before the next that is noted */
     _Alignas(64) _Atomic(uint32_t) read;    /* (t) */
-    uint64_t reads;                         /* (t) of the thread, up to the last drain */
+    uint64_t reads[KINDS];                  /* (t) of the thread, up to the last drain that had such */
     unsigned char bytes[RING];              /* (w) read up to `written` under tap_busy */
 };
 
@@ -116,15 +123,15 @@ static void take(const struct near__hotring *ring, uint32_t at, void *bytes, siz
     memcpy((unsigned char *)bytes + first, ring->bytes, size - first);
 }
 
-static void note(struct near__hotring *ring, const void *key, size_t key_size)
+static void note(struct near__hotring *ring, const void *key, size_t key_size, uint32_t kind)
 {
     uint32_t written = atomic_load_explicit(&ring->written, memory_order_relaxed); /* relaxed: ours */
-    uint32_t size = key_size <= NEAR_HOT_KEY_MAX ? (uint32_t)key_size : UNTOLD;
+    uint32_t size = key_size <= NEAR_HOT_KEY_MAX ? (uint32_t)key_size : UNTOLD, head = kind << KIND_SHIFT | size;
     /* acquire: pairs with the release in drain; the place has been read */
     if (RING - (written - atomic_load_explicit(&ring->read, memory_order_acquire)) < RECORD_MAX)
         return;
-    put(ring, written, &size, sizeof(size));
-    written += (uint32_t)sizeof(size);
+    put(ring, written, &head, sizeof(head));
+    written += (uint32_t)sizeof(head);
     if (size != UNTOLD && size) {
         put(ring, written, key, size);
         written += size;
@@ -135,39 +142,46 @@ static void note(struct near__hotring *ring, const void *key, size_t key_size)
 void near__hotring_read(struct near__reader *reader, const void *key, size_t key_size, enum near__local_result result)
 {
     if (is_due(reader, result))
-        note(reader->hotring, key, key_size);
+        note(reader->hotring, key, key_size, result == NEAR_LOCAL_HIT ? HITS : OTHERS);
 }
 
 struct record {
-    uint32_t key_size; /* or UNTOLD */
+    uint32_t kind, key_size; /* the latter may be UNTOLD */
     unsigned char key[NEAR_HOT_KEY_MAX];
 };
 
 /* The record there; where the next one is. */
 static uint32_t next(const struct near__hotring *ring, uint32_t at, struct record *ret)
 {
-    take(ring, at, &ret->key_size, sizeof(ret->key_size));
-    at += (uint32_t)sizeof(ret->key_size);
+    uint32_t head;
+    take(ring, at, &head, sizeof(head));
+    ret->kind = head >> KIND_SHIFT;
+    ret->key_size = head & UNTOLD;
+    at += (uint32_t)sizeof(head);
     if (ret->key_size == UNTOLD)
         return at;
     take(ring, at, ret->key, ret->key_size);
     return at + ret->key_size;
 }
 
-void near__hotkeys_drain(struct near__hotkeys *h, struct near__hotring *ring, uint64_t reads)
+void near__hotkeys_drain(struct near__hotkeys *h, struct near__hotring *ring, uint64_t hits, uint64_t others)
 {
     uint32_t read = atomic_load_explicit(&ring->read, memory_order_relaxed);       /* relaxed: ours, by tap_busy */
     uint32_t written = atomic_load_explicit(&ring->written, memory_order_acquire); /* acquire: as in note */
-    uint64_t count = 0, since = reads > ring->reads ? reads - ring->reads : 0;
+    uint64_t reads[KINDS] = {hits, others}, count[KINDS] = {0, 0}, since[KINDS];
     struct record record;
-    for (uint32_t at = read; at != written; count++)
+    for (uint32_t at = read; at != written; count[record.kind]++)
         at = next(ring, at, &record);
-    if (!count)
-        return; /* its reads will be those of the next */
-    ring->reads = reads;
-    for (uint64_t i = 0; i < count; i++) {
+    for (unsigned kind = HITS; kind < KINDS; kind++) {
+        since[kind] = reads[kind] > ring->reads[kind] ? reads[kind] - ring->reads[kind] : 0;
+        if (count[kind]) /* otherwise its reads will be those of the next */
+            ring->reads[kind] = reads[kind];
+    }
+    while (read != written) {
         read = next(ring, read, &record);
-        near__hotkeys_see(h, record.key, record.key_size, since / count + (i < since % count));
+        uint64_t share = since[record.kind] / count[record.kind]--;
+        since[record.kind] -= share;
+        near__hotkeys_see(h, record.key, record.key_size, share);
     }
     atomic_store_explicit(&ring->read, read, memory_order_release); /* release: as in note */
 }

@@ -28,8 +28,8 @@ void near__hotkeys_destroy(const struct near__alloc *alloc, struct near__hotkeys
 
 /* A read of the sample that stands for so many. */
 void near__hotkeys_see(struct near__hotkeys *hot, const void *key, size_t key_size, uint64_t reads);
-/* What a reader has noted; reads: of its thread, ever. */
-void near__hotkeys_drain(struct near__hotkeys *hot, struct near__hotring *ring, uint64_t reads);
+/* What a reader has noted; hits and other reads: of its thread, ever. */
+void near__hotkeys_drain(struct near__hotkeys *hot, struct near__hotring *ring, uint64_t hits, uint64_t others);
 /* The hottest, at most `most`; how many. */
 size_t near__hotkeys_top(struct near__hotkeys *hot, size_t most, near_hot_key *ret_keys);
 

@@ -280,8 +280,10 @@ static void drain(struct near__local *local, struct near__reader *reader)
             tend_burst(local, reader, lost == tap->drained_lost);
         tap->drained_lost = lost;
     }
-    if (local->hotkeys)
-        near__hotkeys_drain(local->hotkeys, reader->hotring, reads);
+    if (local->hotkeys) {
+        uint64_t hits = near__reader_counted(reader, NEAR_COUNT_HITS);
+        near__hotkeys_drain(local->hotkeys, reader->hotring, hits, reads > hits ? reads - hits : 0);
+    }
 }
 
 /* What there is of it is learnt, too. */

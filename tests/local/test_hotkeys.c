@@ -193,6 +193,26 @@ static void test_misses_and_odd_keys_count(void **state)
     fixture_close(&f);
 }
 
+/* One read in ten finds nothing, and what is noted is taken up at once. */
+static void test_the_rarer_kind_of_reads_has_its_share(void **state)
+{
+    struct fixture f;
+    uint64_t random = seed;
+    (void)state;
+    start(&f, 8);
+    assert_int_equal(put(&f, "there", "v", 1), 1);
+    for (int i = 0; i < 800000; i++) {
+        int found = near__random_below(&random, 10) != 0;
+        read_key(&f, f.reader, found ? "there" : "absent", found ? 5 : 6);
+        if (i % 4 == 0)
+            ask(&f);
+    }
+    assert_int_equal(ask(&f), 2);
+    assert_memory_equal(top[1].key, "absent", 6);
+    assert_true(top[1].share_min > 0.093 && top[1].share_max < 0.107);
+    fixture_close(&f);
+}
+
 /* ---------------------------------------------------------------- more than one thread */
 
 #define BUSY_READS 1000000u
@@ -294,6 +314,7 @@ int main(void)
         cmocka_unit_test(test_what_is_long_ago_counts_less),
         cmocka_unit_test(test_the_period_of_the_reads_does_not_matter),
         cmocka_unit_test(test_misses_and_odd_keys_count),
+        cmocka_unit_test(test_the_rarer_kind_of_reads_has_its_share),
         cmocka_unit_test(test_shares_are_of_the_reads_not_of_the_samples),
         cmocka_unit_test(test_answers_while_others_read),
         cmocka_unit_test(test_off_there_is_no_answer),
