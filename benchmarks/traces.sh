@@ -10,6 +10,7 @@
 #     edge    a loop over 4,800 keys, with a new key after each
 #     loop    a loop over 11,000 keys
 #     loops   one of four loops, over 300 to 20,000 keys, twice, then one of them again
+#     saw     there and back over 12,500 keys, again and again
 #     batch   every second request walks over the same 6,000 keys, the others are Zipf 1.0 among 100,000
 #     tiny    Zipf 0.7 among 200,000 keys, values of 10 bytes
 #     large   Zipf 0.8 among 50,000 keys, values of 50 to 250 bytes, but of 300 to 700 KB of one key in 500
@@ -17,7 +18,7 @@ set -eu
 
 usage()
 {
-    sed -n '3,16s/^# \{0,1\}//p' "$0" >&2
+    sed -n '3,17s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -28,7 +29,7 @@ case ${1:-} in
     batch) keys=100000 skew=1 ;;
     tiny) keys=200000 skew=0.7 ;;
     large) keys=50000 skew=0.8 ;;
-    edge | loop | loops) keys=1 skew=1 ;;
+    edge | loop | loops | saw) keys=1 skew=1 ;;
     *) usage ;;
 esac
 awk -v name="$1" -v requests="${2:-2000000}" -v seed="${3:-1}" -v keys="$keys" -v skew="$skew" '
@@ -61,6 +62,7 @@ awk -v name="$1" -v requests="${2:-2000000}" -v seed="${3:-1}" -v keys="$keys" -
             else if (name == "edge") print (i % 2 ? "n" i : "e" i / 2 % 4800)
             else if (name == "loop") print i % 11000
             else if (name == "loops") print step()
+            else if (name == "saw") { at = i % 25000; print at < 12500 ? at : 24999 - at }
             else if (name == "batch" && i % 2) print "b" int(i / 2) % 6000
             else if (name == "tiny") print zipf(), 10
             else if (name == "large") { key = zipf(); print key, size(key) }

@@ -42,8 +42,8 @@
 #define ROOMY 30 /* a table that is made smaller while bytes are plenty: one key in two hundred is not in its home */
 #define BUCKETS_MIN 64 /* whole groups, as all numbers of buckets */
 /* An empty tier's index has this part of the budget, so that the first burst of fills finds room: growing takes grace
- * periods, and until then full buckets evict.  With 12 bytes of header and short keys it holds values of some 200 bytes
- * without growing at all. */
+ * periods, and until then full buckets evict.  With 12 bytes of header and short keys it holds values of some 800 bytes
+ * without growing at all; docs/local-tier.md tells what bursts of smaller ones lose. */
 #define LEAST_PART 64
 /* Calm: the entries have not become an eighth more for this long. */
 #define CALM_NS (500 * NEAR_NS_PER_MS)

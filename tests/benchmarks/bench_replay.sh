@@ -86,7 +86,7 @@ keeps_threads_together() {
 }
 # The loads of docs/policies.md can be made, the same ones each time.
 makes_traces() {
-    for name in zipf scans once edge loop loops batch tiny large; do
+    for name in zipf scans once edge loop loops saw batch tiny large; do
         "$top_srcdir/benchmarks/traces.sh" $name 2000 > "$work/made" && "$top_srcdir/benchmarks/traces.sh" $name 2000 | cmp - "$work/made" &&
             run 0 replay --trace "$work/made" --entries 100 --policy exact-lru --runs 1 --json - && is_json && has results.0.requests 2000 || return 1
     done
