@@ -53,6 +53,20 @@ int bench_value_belongs(const void *value, size_t size, uint64_t number)
     return 1;
 }
 
+#define WORDS_MIN (UINT32_C(1) << 16)
+#define WORDS_MAX (UINT32_C(1) << 30)
+#define WORDS_OFTEN (UINT32_C(1) << 20) /* up to which there are OFTEN words a key, beyond it SELDOM */
+#define OFTEN 16
+#define SELDOM 4
+
+uint32_t bench_tape_words(uint64_t keys)
+{
+    uint32_t words = WORDS_MIN;
+    while (words < WORDS_MAX && words < keys * (words < WORDS_OFTEN ? OFTEN : SELDOM))
+        words *= 2;
+    return words;
+}
+
 void bench_tape_init(struct bench_tape *tape, uint32_t count, const struct bench_draw *draw, double writes,
                      uint64_t seed)
 {

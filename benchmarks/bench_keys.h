@@ -32,6 +32,9 @@ struct bench_tape {
     uint32_t *word;
     uint32_t count; /* a power of two; it is played round and round */
 };
+/* How long a tape has to be: several times as long as there are keys, since it names no others when it is played again.
+ * A shorter one would make a cache of few keys out of one of many, and one that holds all of it would hit for ever. */
+uint32_t bench_tape_words(uint64_t keys);
 /* writes: their share, 0 … 1.  Tapes with different seeds are independent. */
 void bench_tape_init(struct bench_tape *tape, uint32_t count, const struct bench_draw *draw, double writes,
                      uint64_t seed);

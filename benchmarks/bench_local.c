@@ -29,13 +29,11 @@
  * otherwise be timed each time, or never. */
 #define BLOCK 64u
 #define AHEAD BENCH_TAPE_MORE /* words by which keys are prefetched */
-#define TAPE_WORDS_MIN (UINT32_C(1) << 16)
-#define TAPE_WORDS_MAX (UINT32_C(1) << 20)
-#define TAPE_WORDS_PER_KEY 16
 #define CHECKED_KEYS 256u
 #define SETTLE_ROUNDS 500
 #define STILL_ROUNDS 100 /* a second: longer than an engine waits before it makes its index smaller */
 #define FILL_ROUNDS 3
+#define TURNOVERS 4
 #define PATIENCE 1000 /* attempts, 1 ms apart */
 
 struct local {
@@ -419,13 +417,13 @@ static void fill_all(const struct bout *bout, struct outcome *ret)
 }
 
 /* A cache smaller than its keys must have forgotten the filling before its hit ratio means something: the first tape
- * once. */
-static void rehearse(const struct bout *bout)
+ * once, or until it has filled the cache several times. */
+static void rehearse(const struct bout *bout, uint64_t entries)
 {
     struct bench_seat seat = {.number = 0};
     struct player player;
     player_init(&player, bout, &seat);
-    for (uint32_t i = 0; i <= player.mask; i += BLOCK)
+    for (uint32_t i = 0; i <= player.mask && player.fills < TURNOVERS * entries; i += BLOCK)
         play_words(&player, BLOCK, 0);
     player_fini(&player);
 }
@@ -476,7 +474,7 @@ static void run_engine(const struct local *local, const struct bench_engine *eng
     ret->counted = settle(&bout, STILL_ROUNDS, &ret->entries);
     ret->resident = engine->remote ? ret->counted : resident_bytes() - before;
     if (ret->entries < local->keys.count && local->fill && !local->verify)
-        rehearse(&bout);
+        rehearse(&bout, ret->entries);
     measure(&bout, threads, ret);
     engine->close(bout.store);
 }
@@ -710,14 +708,6 @@ static int parse(struct local *local)
 
 /* ---------------------------------------------------------------- */
 
-static uint32_t tape_words(uint64_t keys)
-{
-    uint32_t words = TAPE_WORDS_MIN;
-    while (words < TAPE_WORDS_MAX && words < keys * TAPE_WORDS_PER_KEY)
-        words *= 2;
-    return words;
-}
-
 static void prepare(struct local *local)
 {
     struct bench_draw draw;
@@ -728,7 +718,7 @@ static void prepare(struct local *local)
             local->tapes = (unsigned)local->threads.number[i];
     }
     for (unsigned i = 0; i < local->tapes; i++)
-        bench_tape_init(&local->tape[i], tape_words(local->keys_count), &draw, local->writes,
+        bench_tape_init(&local->tape[i], bench_tape_words(local->keys_count), &draw, local->writes,
                         local->common->seed + 1 + i);
     bench_draw_fini(&draw);
     bench_ticks_calibrate(&local->scale);

@@ -25,7 +25,6 @@
 #include "bench_wire.h"
 #include "nearcache.h"
 
-#define TAPE_WORDS (UINT32_C(1) << 16)
 #define READY_MS 5000u
 #define BLOCK 64u
 
@@ -327,7 +326,7 @@ static void prepare(struct remote *remote)
             remote->tapes = (unsigned)remote->threads.number[i];
     }
     for (unsigned i = 0; i < remote->tapes; i++)
-        bench_tape_init(&remote->tape[i], TAPE_WORDS, &draw, 0, remote->common->seed + 1 + i);
+        bench_tape_init(&remote->tape[i], bench_tape_words(remote->keys_count), &draw, 0, remote->common->seed + 1 + i);
     bench_draw_fini(&draw);
     bench_ticks_calibrate(&remote->scale);
 }

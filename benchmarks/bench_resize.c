@@ -41,7 +41,6 @@
 #define SLICE_S 0.01
 #define REST_SLICES 20 /* without a change of the index: it rests */
 #define PHASE_S_MAX 20.0
-#define TAPE_WORDS (UINT32_C(1) << 20)
 #define FILL_ROUNDS 3
 
 enum phase { LARGE, SHRINK, SMALL, GROW, LARGE_AGAIN, PHASES };
@@ -510,7 +509,7 @@ static void prepare(struct resize *resize)
         if (resize->threads.number[i] > resize->tapes)
             resize->tapes = (unsigned)resize->threads.number[i];
     for (unsigned i = 0; i < resize->tapes; i++)
-        bench_tape_init(&resize->tape[i], TAPE_WORDS, &draw, 0, resize->common->seed + 1 + i);
+        bench_tape_init(&resize->tape[i], bench_tape_words(resize->keys_count), &draw, 0, resize->common->seed + 1 + i);
     bench_draw_fini(&draw);
 }
 

@@ -44,6 +44,12 @@ smaller_caches_miss() {
             $(value results.$i.entries) <= 512" || return 1
     done
 }
+# Of uniform reads it hits what share of the keys it has room for; a tape that is too short names no more than that.
+many_keys_are_all_asked_for() {
+    run 0 local --engine sharded-lru --threads 1 --runs 1 --seconds 0.1 --warmup 0 --keys 600000 --entries 500000 --value-size 8 \
+        --dist uniform --fill-on-miss --json - && is_json &&
+        holds "$(value results.0.hit_ratio) > 0.8 && $(value results.0.hit_ratio) < 0.87"
+}
 churned_caches_have_evicted() {
     # shellcheck disable=SC2086
     run 0 local $quick --engine nearcache,sharded-lru --threads 1 --entries 2200 --churn 3 --json - && is_json || return 1
@@ -90,6 +96,7 @@ done
 check "near_mget returns what was set" mget_returns_what_was_set nearcache
 check "results have their fields, engine by engine" results_have_their_fields
 check "caches smaller than the keys miss, and keep to their limits" smaller_caches_miss
+check "all of many keys are asked for" many_keys_are_all_asked_for
 check "caches churned before have evicted, and serve what came last" churned_caches_have_evicted
 check "CSV and plots are written" writes_csv_and_plots
 check "an engine alone is compared with nothing" has_no_ratio_to_nothing
