@@ -587,7 +587,10 @@ static void add_row(struct bench_report *report, const struct local *local, cons
     bench_row_real(row, "counted_bytes_per_entry", NULL, 1, 1,
                    MEDIAN(mine, runs, o->entries ? (double)o->counted / (double)o->entries : 0));
     bench_row_real(row, "entries", NULL, 1, 0, MEDIAN(mine, runs, o->entries));
-    bench_row_real(row, "kept_while_filling", NULL, 1, 3, MEDIAN(mine, runs, o->kept));
+    if (local->engine[cell % local->engines]->remote)
+        bench_row_none(row, "kept_while_filling", NULL);
+    else
+        bench_row_real(row, "kept_while_filling", NULL, 1, 3, MEDIAN(mine, runs, o->kept));
     add_times(row, mine, runs);
     bench_row_real(row, "fills", NULL, 1, 0, MEDIAN(mine, runs, o->fills));
     bench_row_real(row, "refused", NULL, 1, 0, MEDIAN(mine, runs, o->refused));
