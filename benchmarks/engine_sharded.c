@@ -141,6 +141,12 @@ static void close_cache(void *store)
     free(sharded);
 }
 
+/* The limits of all together are the limit, but a shard keeps one entry at least. */
+static uint64_t share_of(uint64_t entries, unsigned shard)
+{
+    return entries / SHARDS + (shard < entries % SHARDS);
+}
+
 static void *open_cache(const struct bench_engine_config *config, char *error, size_t capacity)
 {
     int complete = 1;
@@ -152,7 +158,7 @@ static void *open_cache(const struct bench_engine_config *config, char *error, s
             pthread_mutex_init(&shard->mutex, NULL);
             shard->buckets = 64;
             shard->bucket = calloc(shard->buckets, sizeof(*shard->bucket));
-            shard->count_max = config->entries ? (config->entries + SHARDS - 1) / SHARDS : UINT64_MAX;
+            shard->count_max = config->entries ? share_of(config->entries, i) : UINT64_MAX;
             shard->bytes_max = config->bytes ? config->bytes / SHARDS : UINT64_MAX;
             complete &= shard->bucket != NULL;
         }

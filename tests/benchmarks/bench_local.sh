@@ -44,6 +44,14 @@ smaller_caches_miss() {
             $(value results.$i.entries) <= 512" || return 1
     done
 }
+# However small the limit is; eight-ways has whole buckets, and sharded-lru an entry a shard at least.
+tiny_caches_keep_to_their_limits() {
+    # shellcheck disable=SC2086
+    run 0 local $quick --engine nearcache,sharded-lru,uthash-lru --threads 1 --entries 100 --churn 9 --json - && is_json || return 1
+    for i in 0 1 2; do
+        has results.$i.entries 100 || return 1
+    done
+}
 # Of uniform reads it hits what share of the keys it has room for; a tape that is too short names no more than that.
 many_keys_are_all_asked_for() {
     run 0 local --engine sharded-lru --threads 1 --runs 1 --seconds 0.1 --warmup 0 --keys 600000 --entries 500000 --value-size 8 \
@@ -96,6 +104,7 @@ done
 check "near_mget returns what was set" mget_returns_what_was_set nearcache
 check "results have their fields, engine by engine" results_have_their_fields
 check "caches smaller than the keys miss, and keep to their limits" smaller_caches_miss
+check "so do tiny ones" tiny_caches_keep_to_their_limits
 check "all of many keys are asked for" many_keys_are_all_asked_for
 check "caches churned before have evicted, and serve what came last" churned_caches_have_evicted
 check "CSV and plots are written" writes_csv_and_plots
