@@ -325,6 +325,8 @@ int bench_invalidate(struct bench_common *common)
                                      "Makes very many values old at once: messages, and the longest hit meanwhile.");
     if (status >= 0)
         return status;
+    if (strncmp(our.uri, "local:", strlen("local:")) == 0)
+        return bench_options_refuse("uri", "local:", "must name a remote tier, which both caches share");
     struct bench_report report;
     char redacted[1024];
     near_uri_redact(our.uri, redacted, sizeof(redacted)); /* results are shown around */

@@ -73,6 +73,11 @@ refuses_words() {
         refuses '--uri: .*must' $subcommand --uri http://example && [ "$(wc -l < "$work/err")" = 1 ] || return 1
     done
 }
+# Two caches of "local:" share nothing: no message would ever come.
+needs_a_shared_tier() {
+    refuses '--uri local:: must name a remote tier' invalidate --entries 10 --rounds 1 --uri local: &&
+        refuses '--uri local:: must name' invalidate --uri 'local:?password=secret' && ! grep -q secret "$work/err"
+}
 # says_why TEXT ARGUMENT…: status 1, this alone on stderr, nothing measured
 says_why() {
     text=$1
@@ -159,6 +164,7 @@ check "defaults are told" tells_defaults
 check "it tells its version" run 0 local --version
 check "numbers outside their range end with status 2" refuses_numbers
 check "words that it does not know end with status 2" refuses_words
+check "what two caches share is not the local tier" needs_a_shared_tier
 check "a replay needs a trace, a size and known policies" refuses_replays
 check "options that mean nothing to a subcommand are unknown to it" knows_no_idle_options
 check "files that cannot be opened end with status 1" fails_on_files
