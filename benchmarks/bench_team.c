@@ -26,11 +26,9 @@ static void clear_counts(struct bench_seat *seat)
 
 void bench_seat_turn(struct bench_seat *seat, int phase)
 {
-    seat->seen = phase;
-    if (phase == BENCH_MEASURE) {
+    if (phase == BENCH_MEASURE || seat->seen == BENCH_WARMUP)
         clear_counts(seat);
-        seat->began_ns = bench_now();
-    }
+    seat->seen = phase;
 }
 
 /* The n-th processor of those we may use, round and round; only advice. */
@@ -52,9 +50,7 @@ static void *run(void *arg)
     struct start *start = arg;
     pin(start->seat->number);
     pthread_barrier_wait(start->barrier);
-    start->seat->began_ns = bench_now();
     start->work(start->seat);
-    start->seat->ended_ns = bench_now();
     return NULL;
 }
 
@@ -77,9 +73,11 @@ static void lead(struct bench_team *team, double warmup, double seconds)
     if (seconds <= 0)
         return;
     bench_sleep(warmup);
+    int64_t began_ns = bench_now();
     atomic_store_explicit(&team->phase, BENCH_MEASURE, memory_order_relaxed); /* relaxed, both: nothing else is told */
     bench_sleep(seconds);
     atomic_store_explicit(&team->phase, BENCH_END, memory_order_relaxed);
+    team->measured_ns = bench_now() - began_ns;
 }
 
 struct bench_seat *bench_team_run(struct bench_team *team, double warmup, double seconds,
@@ -110,7 +108,7 @@ struct bench_seat *bench_team_run(struct bench_team *team, double warmup, double
 
 double bench_team_sum(const struct bench_seat *seats, unsigned threads, struct bench_seat *ret)
 {
-    double rate = 0;
+    int64_t measured_ns = seats->team->measured_ns;
     for (unsigned i = 0; i < threads; i++) {
         const struct bench_seat *seat = &seats[i];
         ret->ops += seat->ops;
@@ -122,8 +120,6 @@ double bench_team_sum(const struct bench_seat *seats, unsigned threads, struct b
         ret->errors += seat->errors;
         ret->wrong += seat->wrong;
         near__histogram_merge(&ret->times, &seat->times);
-        if (seat->ended_ns > seat->began_ns)
-            rate += (double)seat->ops * 1e9 / (double)(seat->ended_ns - seat->began_ns);
     }
-    return rate;
+    return measured_ns > 0 ? (double)ret->ops * 1e9 / (double)measured_ns : 0;
 }

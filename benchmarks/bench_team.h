@@ -15,6 +15,7 @@ struct bench_team {
     unsigned threads;
     struct bench_scale scale;
     void *arg;
+    int64_t measured_ns; /* how long BENCH_MEASURE was; 0: there was none */
 };
 
 /* What one thread counts; nobody else writes there. */
@@ -23,13 +24,13 @@ struct bench_seat {
     unsigned number;
     int seen; /* phase */
     uint64_t ops, gets, hits, sets, fills, refused, errors, wrong;
-    int64_t began_ns, ended_ns;
     struct near__histogram times;
 };
 
 void bench_seat_turn(struct bench_seat *seat, int phase); /* of the following */
 
-/* To be called between pieces of work.  0: the end has come.  When the measured time begins it clears the counts. */
+/* To be called between pieces of work.  0: the end has come.  When the measured time begins it clears the counts, or at
+ * its end for a thread that had no processor in between. */
 static inline int bench_seat_goes_on(struct bench_seat *seat)
 {
     int phase = atomic_load_explicit(&seat->team->phase, memory_order_relaxed); /* relaxed: soon enough */
@@ -43,7 +44,8 @@ static inline int bench_seat_goes_on(struct bench_seat *seat)
  * threads cannot be made.  Processors are taken in the order in which this process may use them. */
 struct bench_seat *bench_team_run(struct bench_team *team, double warmup, double seconds,
                                   void (*work)(struct bench_seat *seat));
-/* Sums of the seats' counts and times into a cleared one; operations a second of all together. */
+/* Sums of the seats' counts and times into a cleared one; operations a second of all together in the measured time.
+ * The seats' team is still there. */
 double bench_team_sum(const struct bench_seat *seats, unsigned threads, struct bench_seat *ret);
 
 #endif
