@@ -251,7 +251,7 @@ static void watch(struct bout *bout, enum phase phase, double seconds, uint64_t 
 {
     struct look begin = look(bout), end = begin, slice = begin, before = begin, now;
     double slowest = 0;
-    int steady = phase == LARGE || phase == SMALL || phase == LARGE_AGAIN, rested = 0, slices = 0;
+    int steady = phase == LARGE || phase == SMALL || phase == LARGE_AGAIN, rested = 0, slices = 0, told = 0;
     do {
         bench_sleep(SLICE_S);
         now = look(bout);
@@ -263,7 +263,8 @@ static void watch(struct bout *bout, enum phase phase, double seconds, uint64_t 
             end = now;
         if (++slices % 5 == 0) {
             double rate = rate_between(&slice, &now);
-            if (!rested && (slices == 5 || rate < slowest)) {
+            if (!rested && (!told || rate < slowest)) {
+                told = 1;
                 slowest = rate;
                 bout->ret->phase[phase].slowest_hits = hits_between(&slice, &now);
             }
@@ -276,12 +277,14 @@ static void watch(struct bout *bout, enum phase phase, double seconds, uint64_t 
         end = now;
     bout->ret->phase[phase].seconds = (double)(end.at_ns - begin.at_ns) * 1e-9;
     bout->ret->phase[phase].rate = rate_between(&begin, &end);
-    bout->ret->phase[phase].slowest = slowest;
+    bout->ret->phase[phase].slowest = told ? slowest : rate_between(&begin, &end); /* it was shorter */
     int64_t players_ns = end.players_ns - begin.players_ns, others_ns = end.process_ns - begin.process_ns - players_ns;
     bout->ret->phase[phase].cpu_rate = (double)(end.ops - begin.ops) * 1e9 / (double)(players_ns > 0 ? players_ns : 1);
     bout->ret->phase[phase].others = (double)others_ns / (double)(end.at_ns - begin.at_ns);
     share_out(bout, phase, &begin, &end);
     bout->ret->phase[phase].hit_ratio = hits_between(&begin, &end);
+    if (!told)
+        bout->ret->phase[phase].slowest_hits = bout->ret->phase[phase].hit_ratio;
     bout->ret->phase[phase].entries = end.stats.local_entries;
     bout->ret->phase[phase].bytes = end.stats.local_bytes;
     bout->ret->phase[phase].index_bytes = end.stats.local_index_bytes;

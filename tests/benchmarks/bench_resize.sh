@@ -18,10 +18,19 @@ tells_every_phase() {
     done
     has results.1.phase shrink && has results.8.phase grow && has results.8.threads 2
 }
+# Without filling a larger tier has nothing to do, and a steady phase may be short: nobody waits in either.
+short_phases_are_no_stalls() {
+    # shellcheck disable=SC2086
+    run 0 resize $quick --seconds 0.02 --threads 1 --json - && is_json && has results.length 5 || return 1
+    for i in 0 2 3 4; do
+        holds "$(value results.$i.slowest_slice) > 0 && $(value results.$i.slowest_slice_of_expected) > 0" || return 1
+    done
+}
 refuses_nonsense() {
     run 2 resize --local-bytes 4m --factor 8 && grep -q factor "$work/err" && run 2 resize --dist none && run 2 resize --factor 1
 }
 
 check "each phase has its figures" tells_every_phase
+check "a phase that is too short for a slice has no stall" short_phases_are_no_stalls
 check "sizes that cannot be are refused" refuses_nonsense
 plan
