@@ -48,11 +48,18 @@ static const struct {
 
 /* ---------------------------------------------------------------- data */
 
-static void line_data(const struct bench_report *report, const struct picture *picture, const char *line, FILE *data)
+/* A line has one number of threads, unless these are its x. */
+static int is_same_line(const struct picture *picture, const struct bench_row *a, const struct bench_row *b)
 {
-    for (size_t i = 0; i < report->rows; i++) {
+    return strcmp(bench_row_word(a, picture->line), bench_row_word(b, picture->line)) == 0 &&
+           (strcmp(picture->x, "threads") == 0 || bench_row_number(a, "threads") == bench_row_number(b, "threads"));
+}
+
+static void line_data(const struct bench_report *report, const struct picture *picture, size_t first, FILE *data)
+{
+    for (size_t i = first; i < report->rows; i++) {
         const struct bench_row *row = &report->row[i];
-        if (strcmp(bench_row_word(row, picture->line), line) == 0)
+        if (is_same_line(picture, row, &report->row[first]))
             fprintf(data, "%.9g %.9g\n", bench_row_number(row, picture->x),
                     bench_row_number(row, picture->y) * picture->factor);
     }
@@ -74,9 +81,8 @@ static void list_data(const struct bench_row *row, const struct picture *picture
 
 static int is_first(const struct bench_report *report, const struct picture *picture, size_t i)
 {
-    const char *line = bench_row_word(&report->row[i], picture->line);
     for (size_t k = 0; k < i; k++) {
-        if (strcmp(bench_row_word(&report->row[k], picture->line), line) == 0)
+        if (is_same_line(picture, &report->row[k], &report->row[i]))
             return 0;
     }
     return 1;
@@ -104,13 +110,14 @@ static unsigned write_blocks(const struct bench_report *report, const struct pic
         const char *line = bench_row_word(row, picture->line);
         char title[128];
         unsigned threads = (unsigned)bench_row_number(row, "threads");
+        if (picture->y && strcmp(picture->x, "threads") == 0)
+            threads = 0;
         if (picture->y && !is_first(report, picture, i))
             continue;
-        snprintf(title, sizeof(title), picture->y || !threads ? "%s" : "%s, %u thread%s", line, threads,
-                 threads == 1 ? "" : "s");
+        snprintf(title, sizeof(title), threads ? "%s, %u thread%s" : "%s", line, threads, threads == 1 ? "" : "s");
         fprintf(data, "# %s\n", title);
         if (picture->y)
-            line_data(report, picture, line, data);
+            line_data(report, picture, i, data);
         else if (picture->x)
             list_data(row, picture, data);
         else

@@ -77,6 +77,13 @@ leaves_out_what_is_too_large() {
     run 0 replay --trace "$work/large" --bytes 1m && grep -q 'not kept' "$work/out" || return 1
     run 0 replay --trace "$work/large" --entries 1000 --json - && is_json && has results.0.not_kept 0 && has results.1.not_kept 0
 }
+# A line of the picture has one number of threads: hit ratios of one size are no jags in it.
+plots_threads_apart() {
+    run 0 replay --trace "$work/trace" --entries 100,400 --policy lru --threads 1,2 --runs 1 --plot "$work/plots" || return 1
+    cat "$work/plots/hit-ratio.dat"
+    [ "$(grep '^#' "$work/plots/hit-ratio.dat" | tr '\n' ' ')" = '# lru, 1 thread # lru, 2 threads ' ] &&
+        "$AWK" 'NF == 2 && /^[0-9]/ { sizes = sizes " " $1 } END { exit sizes != " 100 400 100 400" }' "$work/plots/hit-ratio.dat"
+}
 # Each key is wanted for a while and then never again: threads that are not at the same place of the trace find nothing of each other's.
 keeps_threads_together() {
     "$AWK" 'BEGIN { srand(7); for (i = 0; i < 200000; i++) print int(i / 6) + int(log(1 - rand()) * 500) }' > "$work/passing"
@@ -140,6 +147,7 @@ check "it is run as often as wanted, with medians and spread" repeats
 check "limits in bytes, several threads" counts_bytes
 check "what is too large is not kept, and counted" leaves_out_what_is_too_large
 check "several threads are at the same place of the trace" keeps_threads_together
+check "several threads are lines of their own in the picture" plots_threads_apart
 check "synthetic traces are made" makes_traces
 for packer in gzip xz zstd; do
     if command -v $packer > /dev/null; then
