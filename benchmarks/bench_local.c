@@ -199,7 +199,7 @@ static void leap(struct player *p, struct bench_key *keys, struct bench_slot *sl
 static void count(struct player *p, uint64_t ops)
 {
     struct bench_seat *seat = p->seat;
-    seat->ops += ops;
+    seat->ops += ops - p->errors; /* a call has one at most */
     seat->gets += p->gets;
     seat->hits += p->hits;
     seat->sets += p->sets;
@@ -577,6 +577,11 @@ static void add_row(struct bench_report *report, const struct local *local, cons
     unsigned runs = (unsigned)local->common->runs;
     const struct outcome *mine = &outcomes[cell * runs];
     struct bench_row *row = bench_report_row(report);
+    uint64_t errors = 0, wrong = 0; /* of all runs: a median would hide what went wrong in one */
+    for (unsigned r = 0; r < runs; r++) {
+        errors += mine[r].errors;
+        wrong += mine[r].wrong;
+    }
     bench_row_text(row, "engine", "engine", local->engine[cell % local->engines]->name);
     bench_row_count(row, "threads", "threads", local->threads.number[cell / local->engines]);
     add_speed(row, mine, reference(local, outcomes, cell), runs);
@@ -594,8 +599,8 @@ static void add_row(struct bench_report *report, const struct local *local, cons
     add_times(row, mine, runs);
     bench_row_real(row, "fills", NULL, 1, 0, MEDIAN(mine, runs, o->fills));
     bench_row_real(row, "refused", NULL, 1, 0, MEDIAN(mine, runs, o->refused));
-    bench_row_real(row, "errors", NULL, 1, 0, MEDIAN(mine, runs, o->errors));
-    bench_row_real(row, "wrong", NULL, 1, 0, MEDIAN(mine, runs, o->wrong));
+    bench_row_count(row, "errors", NULL, errors);
+    bench_row_count(row, "wrong", NULL, wrong);
 }
 
 static void describe(struct bench_row *setting, const struct local *local)

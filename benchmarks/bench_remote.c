@@ -129,15 +129,17 @@ static void work(struct bench_seat *seat)
     call.flags = operation->flags;
     uint64_t random = seat->number;
     for (uint32_t at = 0; bench_seat_goes_on(seat);) {
-        unsigned timed = near__random_below(&random, every); /* in step with nothing */
+        unsigned timed = near__random_below(&random, every), good = 0; /* in step with nothing */
         for (unsigned i = 0; i < every; i++) {
             uint64_t from = i == timed ? bench_ticks() : 0;
             const char *key = bench_key_bytes(&remote->keys, tape->word[at++ & (tape->count - 1)]);
-            seat->errors += !operation->call(session, seat->number, key, remote->keys.size, value, size, &call);
-            if (i == timed)
+            int done = operation->call(session, seat->number, key, remote->keys.size, value, size, &call);
+            if (i == timed && done)
                 near__histogram_record(&seat->times, bench_ticks_ns(&remote->scale, bench_ticks() - from));
+            good += (unsigned)done;
         }
-        seat->ops += every;
+        seat->ops += good;
+        seat->errors += every - good;
     }
     free(value);
 }

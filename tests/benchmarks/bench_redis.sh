@@ -12,6 +12,23 @@ hiredis_returns_what_was_set() {
         is_json && has results.0.wrong 0 && has results.0.errors 0 && holds "$(value results.0.bytes_per_entry) > 50" &&
         ! has results.0.kept_while_filling && nothing_left
 }
+# The server dies in the first of three runs: its failed calls are told, and are no operations, however quickly they fail.
+failed_calls_are_told() {
+    rm -f "$work/err"
+    "$bench" local --engine hiredis --runs 3 --seconds 1 --warmup 0 --keys 100 --threads 1 --json "$work/out" > "$work/table" 2> "$work/err" &
+    pid=$!
+    until socket=$(find "$work" -name redis.sock | grep .) && [ "$(redis-cli -s "$socket" dbsize 2> /dev/null)" = 100 ]; do
+        kill -0 $pid 2> /dev/null || return 1
+        sleep 0.01
+    done
+    sleep 0.3
+    redis-cli -s "$socket" shutdown nosave > /dev/null 2>&1
+    status=0
+    wait $pid || status=$?
+    cat "$work/err" "$work/table"
+    [ $status = 1 ] && grep -q '[1-9][0-9]* failed calls' "$work/err" && is_json && holds "$(value results.0.errors) > 0" &&
+        holds "$(value results.0.ops_per_second_max) < 1000000"
+}
 remote_has_all_calls() {
     run 0 remote --runs 1 --seconds 0.05 --warmup 0.01 --keys 200 --threads 1,2 --json - && is_json && has_environment &&
         has results.length 12 &&
@@ -98,6 +115,7 @@ no_server_is_said() {
 }
 
 check "hiredis returns what was set" hiredis_returns_what_was_set
+check "failed calls are told, and are no operations" failed_calls_are_told
 check "remote measures every call" remote_has_all_calls
 check "staleness is measured, every sample accounted for" staleness_is_measured
 check "staleness leaves its warm-up out of the figures" staleness_leaves_the_warm_up_out
