@@ -142,9 +142,9 @@ static int set(void *store, unsigned thread, struct bench_key key, const void *v
     entry->value_size = (uint32_t)size;
     memcpy(entry->bytes, key.bytes, key.size);
     memcpy(entry->bytes + key.size, value, size);
-    pthread_mutex_lock(&table->mutex);
-    ck_ht_hash(&h, &table->ht, entry->bytes, (uint16_t)key.size);
+    ck_ht_hash(&h, &table->ht, entry->bytes, (uint16_t)key.size); /* outside the lock: only the seed is read */
     ck_ht_entry_set(&slot, h, entry->bytes, (uint16_t)key.size, entry);
+    pthread_mutex_lock(&table->mutex);
     int good = ck_ht_set_spmc(&table->ht, h, &slot);
     if (good) {
         table->bytes += sizeof(*entry) + key.size + size;
