@@ -144,6 +144,17 @@ static FILE *open_in(const char *folder, const char *name, const char *suffix)
     return file;
 }
 
+/* 1: not all of it was written, which is said.  file NULL: it was not opened, which has been said. */
+static int close_in(FILE *file, const char *folder, const char *name, const char *suffix)
+{
+    if (!file)
+        return 1;
+    int failed = fflush(file) != 0 || ferror(file);
+    if (failed)
+        bench_say("%s/%s%s: %s", folder, name, suffix, strerror(errno));
+    return (fclose(file) != 0) | failed;
+}
+
 static void write_script_head(const struct picture *picture, FILE *script)
 {
     fprintf(script, "set title '%s'\nset xlabel '%s'\nset ylabel '%s'\n", picture->title, picture->x_label,
@@ -158,15 +169,12 @@ static void write_script_head(const struct picture *picture, FILE *script)
 static int write_picture(const struct bench_report *report, const struct picture *picture, const char *folder)
 {
     FILE *data = open_in(folder, picture->name, ".dat"), *script = open_in(folder, picture->name, ".gnuplot");
-    int failed = !data || !script;
-    if (!failed) {
+    if (data && script) {
         write_script_head(picture, script);
         write_blocks(report, picture, data, script);
         fprintf(script, "set terminal png size 900,540\nset output '%s.png'\nreplot\n", picture->name);
     }
-    failed |= data && fclose(data) != 0;
-    failed |= script && fclose(script) != 0;
-    return failed;
+    return close_in(data, folder, picture->name, ".dat") | close_in(script, folder, picture->name, ".gnuplot");
 }
 
 /* Draws a script in its folder: 0 done, 127 no gnuplot, otherwise it failed. */

@@ -148,6 +148,15 @@ fails_on_a_full_disk() {
         [ "$status" = 1 ] && grep -q '^nearcache-bench: standard output: No space left' "$work/err" || { echo "$option: status $status"; return 1; }
     done
 }
+fails_on_a_full_disk_for_plots() {
+    printf 'a\nb\n' > "$work/two"
+    for file in hit-ratio.dat hit-ratio.gnuplot; do
+        rm -rf "$work/plots"
+        mkdir "$work/plots" && ln -s /dev/full "$work/plots/$file" &&
+            run 1 replay --trace "$work/two" --entries 1 --runs 1 --plot "$work/plots" &&
+            grep -q "^nearcache-bench: $work/plots/$file: No space left" "$work/err" || return 1
+    done
+}
 one_place_for_one_thing() {
     refuses '--csv -: is where the JSON goes' local --json - --csv - &&
         refuses "--csv $work/x: is where" local --csv "$work/x" --json "$work/x" && [ ! -e "$work/x" ]
@@ -171,6 +180,7 @@ check "files that cannot be opened end with status 1" fails_on_files
 check "a password is not among the results" tells_no_password
 if [ -c /dev/full ]; then
     check "a full disk ends with status 1" fails_on_a_full_disk
+    check "so does one that is full for plots, and it is said" fails_on_a_full_disk_for_plots
 fi
 check "JSON and CSV do not go to the same place" one_place_for_one_thing
 check "servers that are not there end with status 1" misses_servers
