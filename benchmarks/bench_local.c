@@ -585,8 +585,11 @@ static void add_row(struct bench_report *report, const struct local *local, cons
     bench_row_text(row, "engine", "engine", local->engine[cell % local->engines]->name);
     bench_row_count(row, "threads", "threads", local->threads.number[cell / local->engines]);
     add_speed(row, mine, reference(local, outcomes, cell), runs);
-    bench_row_real(row, "hit_ratio", "hits %", 100, 2,
-                   MEDIAN(mine, runs, o->gets ? (double)o->hits / (double)o->gets : 0));
+    if (local->writes < 1)
+        bench_row_real(row, "hit_ratio", "hits %", 100, 2,
+                       MEDIAN(mine, runs, o->gets ? (double)o->hits / (double)o->gets : 0));
+    else
+        bench_row_none(row, "hit_ratio", "hits %");
     bench_row_real(row, "bytes_per_entry", "B/entry", 1, 1,
                    MEDIAN(mine, runs, o->entries ? (double)o->resident / (double)o->entries : 0));
     bench_row_real(row, "counted_bytes_per_entry", NULL, 1, 1,

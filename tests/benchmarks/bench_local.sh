@@ -93,6 +93,13 @@ has_no_ratio_to_nothing() {
         "$AWK" -F, 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "relative_to_nearcache") at = i } END { exit !(at && $at == "") }' \
             "$work/out.csv" && is_json "$work/out.json" && has results.0.engine floor && ! has results.0.relative_to_nearcache
 }
+# Nor is there one of hits to no reads.
+has_no_ratio_of_no_reads() {
+    # shellcheck disable=SC2086
+    run 0 local $quick --engine floor --threads 1 --mix set:1 --json "$work/out.json" &&
+        "$AWK" '$1 == "floor" && $6 == "-" { found = 1 } END { exit !found }' "$work/out" && is_json "$work/out.json" &&
+        has results.0.engine floor && ! has results.0.hit_ratio
+}
 odd_words_stay_json() {
     # shellcheck disable=SC2086
     run 0 local $quick --engine floor --threads 1 --csv "$(printf '%s/a"b\\c\td\377' "$work")" --json - && is_json
@@ -109,6 +116,7 @@ check "all of many keys are asked for" many_keys_are_all_asked_for
 check "caches churned before have evicted, and serve what came last" churned_caches_have_evicted
 check "CSV and plots are written" writes_csv_and_plots
 check "an engine alone is compared with nothing" has_no_ratio_to_nothing
+check "writes alone have no hits" has_no_ratio_of_no_reads
 check "an invalidation of thousands is one message, and removes nothing" invalidation_is_one_message
 check "any command line is told in JSON" odd_words_stay_json
 plan
