@@ -42,6 +42,7 @@
 #define REST_SLICES 20 /* without a change of the index: it rests */
 #define PHASE_S_MAX 20.0
 #define FILL_ROUNDS 3
+#define TTL_MS INT64_C(86400000)
 
 enum phase { LARGE, SHRINK, SMALL, GROW, LARGE_AGAIN, PHASES };
 static const char *const phase_names[PHASES] = {"large", "shrink", "small", "grow", "large again"};
@@ -104,9 +105,13 @@ static void add(_Atomic(uint64_t) *count, uint64_t n)
     atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + n, memory_order_relaxed);
 }
 
+/* Under the volatile policies every key has a time to live, since nothing else would ever make room. */
 static int set(const struct bout *bout, const char *key, const void *value)
 {
-    int status = near_set(bout->cache, key, bout->resize->keys.size, value, bout->resize->value_size, NULL, NULL);
+    static const near_write passing = {.size = sizeof(passing), .ttl_ms = TTL_MS};
+    const struct resize *resize = bout->resize;
+    const near_write *write = strncmp(resize->policy, "volatile", strlen("volatile")) == 0 ? &passing : NULL;
+    int status = near_set(bout->cache, key, resize->keys.size, value, resize->value_size, write, NULL);
     return status == NEAR_OK || status == NEAR_ERR_FULL; /* memory waits for readers: a cache may do without */
 }
 

@@ -26,11 +26,19 @@ short_phases_are_no_stalls() {
         holds "$(value results.$i.slowest_slice) > 0 && $(value results.$i.slowest_slice_of_expected) > 0" || return 1
     done
 }
+# What has no time to live is never evicted under it, and a tier that is full of that takes nothing.
+plays_the_volatile_policy() {
+    # shellcheck disable=SC2086
+    run 0 resize $quick --seconds 0.02 --keys 200000 --threads 1 --policy volatile-lru --fill-on-miss --json - && is_json &&
+        holds "$(value results.0.entries) > 50000 && $(value results.2.entries) < $(value results.0.entries) / 4 &&
+            $(value results.3.entries) > $(value results.0.entries) / 2"
+}
 refuses_nonsense() {
     run 2 resize --local-bytes 4m --factor 8 && grep -q factor "$work/err" && run 2 resize --dist none && run 2 resize --factor 1
 }
 
 check "each phase has its figures" tells_every_phase
 check "a phase that is too short for a slice has no stall" short_phases_are_no_stalls
+check "the volatile policy has something to evict" plays_the_volatile_policy
 check "sizes that cannot be are refused" refuses_nonsense
 plan
