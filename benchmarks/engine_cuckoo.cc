@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * libcuckoo, a C++ table of two buckets a key and a spin lock for each few of them, which readers take, too.  Never evicts.
- * As large as it needs to be from the start.  An entry has room for the largest value, so that a write is done in place under the lock. */
+ * libcuckoo, a C++ table of two buckets a key and a spin lock for each few of them, which readers take, too.  Never
+ * evicts.  As large as it needs to be from the start.  An entry has room for the largest value, so that a write is done
+ * in place under the lock. */
 #include <libcuckoo/cuckoohash_map.hh>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -16,10 +17,14 @@ extern "C" {
 #include "bench_engine.h"
 }
 
-namespace {
+namespace
+{
 
 struct hash {
-    size_t operator()(std::string_view key) const { return XXH3_64bits(key.data(), key.size()); }
+    size_t operator()(std::string_view key) const
+    {
+        return XXH3_64bits(key.data(), key.size());
+    }
 };
 
 /* The key's bytes, which the table's key is a view of, then the value's. */
@@ -92,21 +97,18 @@ uint64_t memory(void *store, uint64_t *ret_entries)
     const auto *cuckoo = static_cast<const struct cuckoo *>(store);
     const uint64_t places = cuckoo->table.capacity();
     *ret_entries = cuckoo->table.size();
-    return places * (sizeof(std::string_view) + sizeof(entry) + 1) + *ret_entries * (cuckoo->key_size + cuckoo->value_size_max);
+    return places * (sizeof(std::string_view) + sizeof(entry) + 1) +
+           *ret_entries * (cuckoo->key_size + cuckoo->value_size_max);
 }
 
 } // namespace
 
 extern "C" const bench_engine bench_engine_cuckoo = {
-    "libcuckoo",
-    "libcuckoo's map (C++), readers with spin locks; never evicts",
-    0,
-    0,
-    0,
-    open_table,
-    close_table,
-    get,
-    set,
-    nullptr,
-    memory,
+    .name = "libcuckoo",
+    .sentence = "libcuckoo's map (C++), readers with spin locks; never evicts",
+    .open = open_table,
+    .close = close_table,
+    .get = get,
+    .set = set,
+    .memory = memory,
 };

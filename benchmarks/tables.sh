@@ -4,8 +4,8 @@
 #
 #     benchmarks/tables.sh [NEARCACHE-BENCH [OPTION...]]
 #
-# The options are given to every run; "--runs 5 --seconds 1" if there are none, which takes about ten minutes.  Each table is one
-# interleaved run; the machine should have nothing else to do.
+# The options are given to every run; "--runs 5 --seconds 1" if there are none, which takes about ten minutes.  Each
+# table is one interleaved run; the machine should have nothing else to do.
 set -eu
 
 bench=${1:-nearcache-bench}

@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
 #
-# The C files are laid out as .clang-format says, which leaves comments alone: those are looked at by their width.
+# The C files, and the one of C++, are laid out as .clang-format says, which leaves comments alone: those are looked at
+# by their width.
 . "$top_srcdir/tests/build/tap.sh"
 
 columns=$(sed -n 's/^ColumnLimit: *//p' "$top_srcdir/.clang-format")
@@ -9,7 +10,7 @@ version=14 # Debian 12's; others lay out some things otherwise
 
 # In the sources' directory: the C files, and at least one.
 sources() {
-    find lib include examples benchmarks tools tests -type f -name '*.[ch]' | grep .
+    find lib include examples benchmarks tools tests -type f \( -name '*.[ch]' -o -name '*.cc' \) | grep .
 }
 
 # FILE…: those with a line that is wider
