@@ -92,14 +92,8 @@ static void write_hello(struct near__link *l)
     static const char *const suffixes[] = {
         [NEAR_LINK_DATA] = "-data", [NEAR_LINK_SUBSCRIPTION] = "-sub", [NEAR_LINK_TRACKING] = "-track"};
     const char *suffix = suffixes[l->purpose];
-    if (h->password || h->username) {
-        near__output_command(o, h->username ? 3 : 2);
-        near__output_text(o, "AUTH");
-        if (h->username)
-            near__output_text(o, h->username);
-        near__output_text(o, h->password ? h->password : "");
+    if (near__output_login(o, h->username, h->password))
         add_step(l, STEP_AUTH);
-    }
     near__output_command(o, 3);
     near__output_text(o, "CLIENT");
     near__output_text(o, "SETNAME");

@@ -125,6 +125,18 @@ void near__output_unsigned(struct near__output *o, uint64_t number)
     near__output_argument(o, text, (size_t)n);
 }
 
+int near__output_login(struct near__output *o, const char *username, const char *password)
+{
+    if (!username && !password)
+        return 0;
+    near__output_command(o, username ? 3 : 2);
+    near__output_text(o, "AUTH");
+    if (username)
+        near__output_text(o, username);
+    near__output_text(o, password ? password : "");
+    return 1;
+}
+
 void near__output_joined(struct near__output *o, const void *first, size_t first_size, const void *second,
                          size_t second_size)
 {

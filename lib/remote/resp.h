@@ -47,6 +47,8 @@ void near__output_unsigned(struct near__output *o, uint64_t number);
 /* One argument made of two parts (prefix and key). */
 void near__output_joined(struct near__output *o, const void *first, size_t first_size, const void *second,
                          size_t second_size);
+/* AUTH [user] password.  0: both are NULL, and nothing was written. */
+int near__output_login(struct near__output *o, const char *username, const char *password);
 /* What is to be sent next: fills at most max vectors with at most bytes_max bytes, returns how many. */
 int near__output_gather(const struct near__output *o, struct near__cursor at, struct iovec *ret, int max,
                         size_t bytes_max);

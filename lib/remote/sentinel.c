@@ -111,19 +111,11 @@ static void write_question(struct near__question *q)
 {
     const struct near__sentinels *s = q->all;
     struct near__output *o = &q->output;
-    if (s->username || s->password) {
-        near__output_command(o, s->username ? 3 : 2);
-        near__output_text(o, "AUTH");
-        if (s->username)
-            near__output_text(o, s->username);
-        near__output_text(o, s->password ? s->password : "");
-        q->due++;
-    }
+    q->due = near__output_login(o, s->username, s->password) ? 2 : 1;
     near__output_command(o, 3);
     near__output_text(o, "SENTINEL");
     near__output_text(o, "GET-MASTER-ADDR-BY-NAME");
     near__output_text(o, s->master);
-    q->due++;
 }
 
 static void end(struct near__question *q)
@@ -140,7 +132,6 @@ static int begin(struct near__question *q)
     int64_t now = near__now(q->all->clock), left = q->deadline_ns > now ? q->deadline_ns - now : 0;
     q->until_ns = now + left / (q->all->count - q->asked + 1);
     q->at = (struct near__cursor){0, 0};
-    q->due = 0;
     q->is_heard = 0;
     near__transport_init(&q->transport, present(q), q->until_ns);
     near__output_init(&q->output, q->all->alloc);
