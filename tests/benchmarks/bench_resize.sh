@@ -26,7 +26,7 @@ short_phases_are_no_stalls() {
         holds "$(value results.$i.slowest_slice) > 0 && $(value results.$i.slowest_slice_of_expected) > 0" || return 1
     done
 }
-# What has no time to live is never evicted under it, and a tier that is full of that takes nothing.
+# Its phases come to their ends: keys have a time to live, since what has none is never evicted under it.
 plays_the_volatile_policy() {
     # shellcheck disable=SC2086
     run 0 resize $quick --seconds 0.02 --keys 50000 --local-bytes 4m --factor 4 --threads 1 --policy volatile-lru \
