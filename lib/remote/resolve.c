@@ -34,6 +34,11 @@ int near__resolution_done(const struct near__resolution *r)
     return atomic_load_explicit(&r->done, memory_order_acquire);
 }
 
+int near__resolution_is_of(const struct near__resolution *r, const char *host, uint16_t port)
+{
+    return strtoul(r->port, NULL, 10) == port && strcmp(r->host, host) == 0;
+}
+
 static void lookup(struct near__resolution *r, int flags)
 {
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags};

@@ -26,5 +26,6 @@ struct near__resolution *near__resolution_start(const char *host, uint16_t port,
 void near__resolution_ref(struct near__resolution *r);
 void near__resolution_unref(struct near__resolution *r); /* NULL is fine */
 int near__resolution_done(const struct near__resolution *r);
+int near__resolution_is_of(const struct near__resolution *r, const char *host, uint16_t port);
 
 #endif

@@ -161,22 +161,23 @@ static int is_text(const struct near__reply *reply)
     return reply->type == REDIS_REPLY_STRING && strlen(reply->data) == reply->size;
 }
 
-/* host, port */
-static struct near__resolution *address_in(const struct near__reply *reply, struct near__fault *fault)
+/* host, port: 1, or 0 when it is something else */
+static int is_address(const struct near__reply *reply, struct near__told *ret)
 {
     char *end = NULL;
     unsigned long port = 0;
     if (reply->type == REDIS_REPLY_ARRAY && reply->count == 2 && is_text(reply->element[0]) &&
-        is_text(reply->element[1]))
+        is_text(reply->element[1]) && reply->element[0]->size < sizeof ret->host)
         port = strtoul(reply->element[1]->data, &end, 10);
-    if (port > 0 && port <= UINT16_MAX && *end == '\0')
-        return near__resolution_start(reply->element[0]->data, (uint16_t)port, fault);
-    near__reply_fault(reply, fault);
-    return NULL;
+    if (port == 0 || port > UINT16_MAX || *end != '\0')
+        return 0;
+    memcpy(ret->host, reply->element[0]->data, reply->element[0]->size + 1);
+    ret->port = (uint16_t)port;
+    return 1;
 }
 
 /* 1: the master is known, 0: that was not yet the answer, -1. */
-static int read_reply(struct near__question *q, const struct near__reply *reply, struct near__resolution **ret_master,
+static int read_reply(struct near__question *q, const struct near__reply *reply, struct near__told *ret,
                       struct near__fault *fault)
 {
     int is_login = --q->due > 0;
@@ -188,15 +189,15 @@ static int read_reply(struct near__question *q, const struct near__reply *reply,
                         q->all->master);
         return -1;
     }
-    if (!is_login && (*ret_master = address_in(reply, fault)))
+    if (!is_login && is_address(reply, ret))
         return 1;
-    if (is_login && near__reply_fault(reply, fault) == NEAR_ERR_REMOTE)
+    if (near__reply_fault(reply, fault) == NEAR_ERR_REMOTE && is_login)
         fault->status = NEAR_ERR_AUTH;
     return -1;
 }
 
 /* Writes and reads what can be at once. */
-static int pump(struct near__question *q, struct near__resolution **ret_master, struct near__fault *fault)
+static int pump(struct near__question *q, struct near__told *ret, struct near__fault *fault)
 {
     char input[INPUT_SIZE];
     struct near__reply *reply;
@@ -206,7 +207,7 @@ static int pump(struct near__question *q, struct near__resolution **ret_master, 
     do {
         int r;
         while ((r = near__resp_next(&q->resp, &reply)) > 0) {
-            r = read_reply(q, reply, ret_master, fault);
+            r = read_reply(q, reply, ret, fault);
             near__reply_free(reply);
             if (r != 0)
                 return r;
@@ -260,7 +261,7 @@ static void give_up(struct near__question *q, const struct near__fault *its)
     q->asked++;
 }
 
-int near__question_step(struct near__question *q, struct near__resolution **ret_master, struct near__fault *fault)
+int near__question_step(struct near__question *q, struct near__told *ret, struct near__fault *fault)
 {
     while (q->asked < q->all->count) {
         struct near__fault its = {0, ""};
@@ -270,7 +271,7 @@ int near__question_step(struct near__question *q, struct near__resolution **ret_
         }
         int r = near__transport_step(&q->transport, &its);
         if (r > 0)
-            r = pump(q, ret_master, &its);
+            r = pump(q, ret, &its);
         if (r == 0)
             return 0;
         if (r > 0) {

@@ -12,7 +12,6 @@
 #include "base/clock.h"
 #include "base/uri.h"
 #include "remote/fault.h"
-#include "remote/resolve.h"
 
 struct near__descriptors;
 struct near__question;
@@ -28,12 +27,17 @@ void near__sentinels_close(struct near__sentinels *s); /* NULL is fine */
 /* What was told led nowhere: another one is asked first.  Any thread. */
 void near__sentinels_doubt(struct near__sentinels *s);
 
+/* Where the master is. */
+struct near__told {
+    char host[NEAR_URI_HOST_SIZE];
+    uint16_t port;
+};
+
 /* NULL: see fault. */
 struct near__question *near__question_new(struct near__sentinels *s, int64_t deadline_ns, struct near__fault *fault);
 void near__question_free(struct near__question *q); /* NULL is fine */
-/* 1: the master's host is in *ret_master, which the caller unrefs; 0: not yet, see near__question_poll; -1: nobody
- * knows it. */
-int near__question_step(struct near__question *q, struct near__resolution **ret_master, struct near__fault *fault);
+/* 1: *ret is filled; 0: not yet, see near__question_poll; -1: nobody knows it. */
+int near__question_step(struct near__question *q, struct near__told *ret, struct near__fault *fault);
 /* What to poll for.  Lowers *until_ns to when a step is due without any event. */
 struct pollfd near__question_poll(const struct near__question *q, int64_t *until_ns);
 

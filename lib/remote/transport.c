@@ -103,13 +103,18 @@ static void forget_if_done(struct near__target *t)
 }
 
 /* A look-up that is still under way is shared: however often we reconnect, one thread at most waits for a silent
- * name server. */
-static struct near__resolution *resolution(struct near__target *t, struct near__fault *fault)
+ * name server, unless the sentinels name another host than before. */
+static struct near__resolution *resolution(struct near__target *t, const char *host, uint16_t port,
+                                           struct near__fault *fault)
 {
     pthread_mutex_lock(&t->lock);
     forget_if_done(t);
+    if (t->resolving && !near__resolution_is_of(t->resolving, host, port)) {
+        near__resolution_unref(t->resolving);
+        t->resolving = NULL;
+    }
     if (!t->resolving)
-        t->resolving = near__resolution_start(t->host, t->port, fault);
+        t->resolving = near__resolution_start(host, port, fault);
     struct near__resolution *r = t->resolving;
     if (r)
         near__resolution_ref(r);
@@ -165,19 +170,22 @@ static int step_asking(struct near__transport *t)
 {
     if (!t->question && !(t->question = near__question_new(t->target->sentinels, t->deadline_ns, &t->fault)))
         return -1;
-    int r = near__question_step(t->question, &t->resolution, &t->fault);
+    struct near__told told;
+    int r = near__question_step(t->question, &told, &t->fault);
     if (r == 0)
         return 0;
     near__question_free(t->question);
     t->question = NULL;
-    if (r > 0)
-        t->state = NEAR_TRANSPORT_RESOLVING;
-    return r;
+    if (r < 0)
+        return -1;
+    t->state = NEAR_TRANSPORT_RESOLVING;
+    t->resolution = resolution(t->target, told.host, told.port, &t->fault);
+    return t->resolution ? 1 : -1;
 }
 
 static int step_resolving(struct near__transport *t)
 {
-    if (!t->resolution && !(t->resolution = resolution(t->target, &t->fault)))
+    if (!t->resolution && !(t->resolution = resolution(t->target, t->target->host, t->target->port, &t->fault)))
         return -1;
     if (!near__resolution_done(t->resolution))
         return 0;

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  * redis-sentinel://: the master is found, lost and found again; whoever is asked may be dead, silent, out of date or
  * mad. */
+#define _GNU_SOURCE /* RTLD_NEXT */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dlfcn.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -389,6 +392,50 @@ static void test_a_master_that_is_killed_is_replaced(void **state)
     assert_true(wait_until(is_settled(), PATIENCE_MS)); /* the sentinel makes it a replica */
 }
 
+/* ---------------------------------------------------------------- a master's name */
+
+#define NAMELESS "nobody.invalid" /* no name server answers about it until let_go */
+static atomic_int looking, looking_most, let_go;
+
+int getaddrinfo(const char *restrict host, const char *restrict port, const struct addrinfo *restrict hints,
+                struct addrinfo **restrict ret)
+{
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    if (host && strcmp(host, NAMELESS) == 0 && !(hints->ai_flags & AI_NUMERICHOST)) {
+        int n = atomic_fetch_add(&looking, 1) + 1, most = atomic_load(&looking_most);
+        while (n > most && !atomic_compare_exchange_weak(&looking_most, &most, n))
+            ;
+        wait_until(atomic_load(&let_go), PATIENCE_MS);
+        atomic_fetch_sub(&looking, 1);
+        return EAI_AGAIN;
+    }
+    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+    return real(host, port, hints, ret);
+}
+
+static void test_one_thread_at_most_waits_for_a_name_server(void **state)
+{
+    static const char answer[] = "*2\r\n$14\r\n" NAMELESS "\r\n$4\r\n6379\r\n";
+    struct fake_redis *fake = fake_redis_start(answer, sizeof(answer) - 1);
+    int ports[] = {fake->port, 0};
+    near_options options;
+    near_cache *cache;
+    (void)state;
+    stack_options(&options);
+    options.connect_timeout_ms = options.timeout_ms = 50;
+    options.backoff_max_ms = 20;
+    assert_int_equal(near_open(sentinels_at(ports, MASTER), &options, &cache, NULL), NEAR_OK);
+    assert_true(wait_until(put(cache, "k", "v") < 0 && atomic_load(&fake->accepted) > 8, PATIENCE_MS));
+    assert_int_equal(atomic_load(&looking_most), 1);
+    stack_close(cache); /* does not wait for it either */
+    assert_int_equal(atomic_load(&looking), 1);
+    atomic_store(&let_go, 1);
+    assert_true(wait_until(atomic_load(&looking) == 0, PATIENCE_MS));
+    fake_redis_free(fake);
+}
+
+/* ---------------------------------------------------------------- at last */
+
 /* Closing while nobody answers does not wait. */
 static void test_a_cache_that_asks_in_vain_can_be_closed(void **state)
 {
@@ -448,6 +495,7 @@ int main(void)
         cmocka_unit_test(test_tls_to_the_sentinel_and_the_master),
         cmocka_unit_test(test_a_failover_is_followed),
         cmocka_unit_test(test_a_master_that_is_killed_is_replaced),
+        cmocka_unit_test(test_one_thread_at_most_waits_for_a_name_server),
         cmocka_unit_test(test_a_cache_that_asks_in_vain_can_be_closed),
         cmocka_unit_test(test_R52_every_failing_allocation_is_survived),
     };
