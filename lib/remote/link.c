@@ -233,8 +233,8 @@ int near__link_open_step(struct near__link *l, int wake_fd, int64_t until_ns, st
         near__link_wait(l, has_output, wake_fd, until_ns < l->deadline_ns ? until_ns : l->deadline_ns);
         r = go_on(l, fault);
     }
-    if (r < 0 && l->host->target.sentinels)
-        near__sentinels_doubt(l->host->target.sentinels);
+    if (r < 0 && l->host->target.sentinels && l->transport.state != NEAR_TRANSPORT_ASKING)
+        near__sentinels_doubt(l->host->target.sentinels, l->transport.told_by);
     if (r > 0) {
         l->is_open = 1;
         l->server = l->unlabelled ? 0 : near__server_id(l->identity);

@@ -95,9 +95,10 @@ void near__sentinels_close(struct near__sentinels *s)
     near__free(s->alloc, s);
 }
 
-void near__sentinels_doubt(struct near__sentinels *s)
+/* Two links that it has misled must not step over the one behind it, nor over what somebody has found meanwhile. */
+void near__sentinels_doubt(struct near__sentinels *s, unsigned who)
 {
-    atomic_fetch_add_explicit(&s->first, 1, memory_order_relaxed);
+    atomic_compare_exchange_strong_explicit(&s->first, &who, who + 1, memory_order_relaxed, memory_order_relaxed);
 }
 
 /* ---------------------------------------------------------------- one of them */
@@ -277,7 +278,8 @@ int near__question_step(struct near__question *q, struct near__told *ret, struct
         if (r > 0) {
             /* unless somebody has doubted meanwhile, the same one is asked first again */
             unsigned first = q->first;
-            atomic_compare_exchange_strong_explicit(&q->all->first, &first, q->first + q->asked, memory_order_relaxed,
+            ret->who = q->first + q->asked;
+            atomic_compare_exchange_strong_explicit(&q->all->first, &first, ret->who, memory_order_relaxed,
                                                     memory_order_relaxed);
             return 1;
         }

@@ -24,13 +24,14 @@ struct near__sentinels *near__sentinels_open(const struct near__uri *uri, const 
                                              unsigned user_timeout_ms, struct near__tls *tls,
                                              struct near__descriptors *descriptors);
 void near__sentinels_close(struct near__sentinels *s); /* NULL is fine */
-/* What was told led nowhere: another one is asked first.  Any thread. */
-void near__sentinels_doubt(struct near__sentinels *s);
+/* What that one told led nowhere: another one is asked first, if it was still the first.  Any thread. */
+void near__sentinels_doubt(struct near__sentinels *s, unsigned who);
 
-/* Where the master is. */
+/* Where the master is, and who says so. */
 struct near__told {
     char host[NEAR_URI_HOST_SIZE];
     uint16_t port;
+    unsigned who;
 };
 
 /* NULL: see fault. */

@@ -179,6 +179,7 @@ static int step_asking(struct near__transport *t)
     if (r < 0)
         return -1;
     t->state = NEAR_TRANSPORT_RESOLVING;
+    t->told_by = told.who;
     t->resolution = resolution(t->target, told.host, told.port, &t->fault);
     return t->resolution ? 1 : -1;
 }

@@ -62,6 +62,7 @@ struct near__transport {
     enum near__transport_state state;
     int fd;                          /* -1: none */
     struct near__question *question; /* to the sentinels */
+    unsigned told_by;                /* which of them answered; from RESOLVING on */
     struct near__resolution *resolution;
     const struct addrinfo *address; /* the next one to try */
     int64_t deadline_ns;            /* of opening */

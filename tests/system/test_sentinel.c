@@ -16,6 +16,7 @@
 
 #include "nearcache.h"
 #include "remote/fake_redis.h"
+#include "remote/transport.h"
 #include "support/allocfail.h"
 #include "support/redis_server.h"
 #include "system/stack.h"
@@ -297,6 +298,53 @@ static void test_a_replica_is_not_taken_for_the_master(void **state)
     fake_redis_free(outdated);
 }
 
+static int port_told(struct near__sentinels *all, const struct near__clock *clock, unsigned *ret_who)
+{
+    struct near__told told;
+    struct near__fault fault;
+    struct near__question *q = near__question_new(all, near__now(clock) + PATIENCE_MS * NEAR_NS_PER_MS, &fault);
+    int r;
+    assert_non_null(q);
+    while ((r = near__question_step(q, &told, &fault)) == 0) {
+        int64_t until_ns = NEAR_NEVER;
+        struct pollfd p = near__question_poll(q, &until_ns);
+        near__poll(&p, 1, clock, until_ns);
+    }
+    near__question_free(q);
+    assert_int_equal(r, 1);
+    *ret_who = told.who;
+    return told.port;
+}
+
+static void test_who_misleads_two_links_is_passed_over_once(void **state)
+{
+    static const char old[] = "*2\r\n$9\r\n127.0.0.1\r\n$1\r\n1\r\n", good[] = "*2\r\n$9\r\n127.0.0.1\r\n$1\r\n2\r\n";
+    struct fake_redis *outdated = fake_redis_start(old, sizeof(old) - 1);
+    struct fake_redis *right = fake_redis_start(good, sizeof(good) - 1);
+    static struct near__descriptors descriptors;
+    struct near__alloc alloc;
+    struct near__clock clock = {0};
+    near_options options;
+    char list[100];
+    unsigned who[2];
+    (void)state;
+    near__alloc_init(&alloc, NULL);
+    near_options_init(&options);
+    options.sentinel_master = "shop";
+    snprintf(list, sizeof(list), "127.0.0.1:%d,127.0.0.1:%d", outdated->port, right->port);
+    struct near__uri uri = {.kind = NEAR_URI_TCP, .sentinels = list};
+    struct near__sentinels *all = near__sentinels_open(&uri, &options, &alloc, &clock, 1000, NULL, &descriptors);
+    assert_non_null(all);
+    assert_int_equal(port_told(all, &clock, &who[0]), 1);
+    assert_int_equal(port_told(all, &clock, &who[1]), 1);
+    near__sentinels_doubt(all, who[0]);
+    near__sentinels_doubt(all, who[1]);
+    assert_int_equal(port_told(all, &clock, &who[0]), 2);
+    near__sentinels_close(all);
+    fake_redis_free(outdated);
+    fake_redis_free(right);
+}
+
 /* ---------------------------------------------------------------- credentials */
 
 #define VAULT "sentinel_master=vault"
@@ -491,6 +539,7 @@ int main(void)
         cmocka_unit_test(test_names_and_sentinels_need_each_other),
         cmocka_unit_test(test_J_answers_that_make_no_sense_are_refused),
         cmocka_unit_test(test_a_replica_is_not_taken_for_the_master),
+        cmocka_unit_test(test_who_misleads_two_links_is_passed_over_once),
         cmocka_unit_test(test_sentinels_have_a_password_of_their_own),
         cmocka_unit_test(test_tls_to_the_sentinel_and_the_master),
         cmocka_unit_test(test_a_failover_is_followed),
