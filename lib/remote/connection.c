@@ -506,6 +506,7 @@ int near__connection_run(struct near__connection *c, struct near__job *job)
         pass_on(c);
     /* without an answer the link may still be being opened, by a driver that has not seen that the connection failed */
     job->server = job->answered ? c->link.server : 0;
+    job->told_by = job->answered ? c->link.transport.told_by : 0;
     c->used_ns = near__now(c->host->clock);
     pthread_mutex_unlock(&c->mutex);
     if (job->sleeps)

@@ -43,7 +43,8 @@ struct near__job {
     int done, sleeps;
     pthread_cond_t wake; /* while sleeps */
     int64_t sent_ns;
-    uint64_t server; /* who answers */
+    uint64_t server;  /* who answers */
+    unsigned told_by; /* which sentinel said that he is the master; with server */
     int timed_out;
     struct near__fault fault; /* of the calls without an answer */
 };

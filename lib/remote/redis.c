@@ -852,12 +852,14 @@ static void read_silence(struct near__request *q, const struct near__call *call,
 }
 
 /* The server's part may have changed under the connection: its label is worth nothing any more.  A master of a cluster
- * that is now a replica does not say READONLY: it says MOVED, of all keys. */
-static int says_changed(const struct near__request *q)
+ * that is now a replica does not say READONLY: it says MOVED, of all keys.  One that misses its replicas may do so
+ * because they have another master now: the sentinels know, and will tell it only some time later. */
+static int says_changed(const struct near__redis *r, const struct near__request *q)
 {
     return q->status == NEAR_ERR_READONLY || q->status == NEAR_ERR_LOADING || q->status == NEAR_ERR_AUTH ||
            (q->status == NEAR_ERR_UNAVAILABLE && strncmp(q->detail, "MASTERDOWN", 10) == 0) ||
-           (q->status == NEAR_ERR_MOVED && strncmp(q->detail, "MOVED", 5) == 0);
+           (q->status == NEAR_ERR_MOVED && strncmp(q->detail, "MOVED", 5) == 0) ||
+           (r->host.target.sentinels && strncmp(q->detail, "NOREPLICAS", 10) == 0);
 }
 
 static void free_replies(struct near__call *calls, size_t count)
@@ -882,8 +884,11 @@ static void settle(struct near__redis *r, struct near__request *q, size_t count,
     if (!answered)
         return;
     read_answer(r, q, count, call, with_flags);
-    if (says_changed(q))
-        near__pool_renew(r->pool);
+    if (!says_changed(r, q))
+        return;
+    if (r->host.target.sentinels)
+        near__sentinels_doubt(r->host.target.sentinels, job->told_by);
+    near__pool_renew(r->pool);
 }
 
 /* Writes every pending request; returns the number of commands. */

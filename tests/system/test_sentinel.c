@@ -298,6 +298,29 @@ static void test_a_replica_is_not_taken_for_the_master(void **state)
     fake_redis_free(outdated);
 }
 
+/* What a partition leaves behind: a master that misses its replicas, and a sentinel that knows of no other. */
+static void test_a_master_without_its_replicas_is_asked_about_again(void **state)
+{
+    char answer[100];
+    NEEDS_SENTINEL();
+    assert_true(wait_until(is_settled(), PATIENCE_MS));
+    struct redis_server *lonely =
+        redis_server_start(&(struct redis_server_options){.config = "min-replicas-to-write 1\n"});
+    assert_non_null(lonely);
+    snprintf(answer, sizeof(answer), "*2\r\n$9\r\n127.0.0.1\r\n$5\r\n%d\r\n", redis_server_port(lonely));
+    struct fake_redis *outdated = fake_redis_start(answer, strlen(answer));
+    int ports[] = {outdated->port, redis_server_port(sentinel), 0};
+    near_cache *cache = open_at(sentinels_at(ports, MASTER));
+    assert_true(wait_until(put(cache, "k", "left") == NEAR_OK, PATIENCE_MS));
+    assert_string_equal(redis_server_command(master(), "GET", "k", NULL), "left");
+    assert_int_equal(near_wait_ready(cache, PATIENCE_MS, NULL), NEAR_OK);
+    assert_string_equal(look(cache, "k"), "left");
+    assert_true(atomic_load(&outdated->accepted) > 0);
+    stack_close(cache);
+    fake_redis_free(outdated);
+    redis_server_free(lonely);
+}
+
 static int port_told(struct near__sentinels *all, const struct near__clock *clock, unsigned *ret_who)
 {
     struct near__told told;
@@ -539,6 +562,7 @@ int main(void)
         cmocka_unit_test(test_names_and_sentinels_need_each_other),
         cmocka_unit_test(test_J_answers_that_make_no_sense_are_refused),
         cmocka_unit_test(test_a_replica_is_not_taken_for_the_master),
+        cmocka_unit_test(test_a_master_without_its_replicas_is_asked_about_again),
         cmocka_unit_test(test_who_misleads_two_links_is_passed_over_once),
         cmocka_unit_test(test_sentinels_have_a_password_of_their_own),
         cmocka_unit_test(test_tls_to_the_sentinel_and_the_master),
