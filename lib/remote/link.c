@@ -21,11 +21,14 @@
 enum { INPUT_SIZE = 32768, VECTORS = 16, SEND_MAX = 262144 };
 enum { STEP_AUTH, STEP_NAME, STEP_SELECT, STEP_NO_EVICT, STEP_PING, STEP_RUN_ID, STEP_REPLICATION_ID };
 
+/* Of a command that the server does not know it quotes the arguments: of AUTH that is the password. */
 int near__reply_fault(const struct near__reply *reply, struct near__fault *fault)
 {
     if (reply->type != REDIS_REPLY_ERROR)
         return near__fault_set(fault, NEAR_ERR_PROTOCOL, "a reply of an unexpected type");
-    return near__fault_set(fault, near__error_status(reply->data), "%.110s", reply->data);
+    const char *quoted = strstr(reply->data, ", with args beginning with");
+    size_t size = quoted ? (size_t)(quoted - reply->data) : reply->size;
+    return near__fault_set(fault, near__error_status(reply->data), "%.*s", (int)(size < 110 ? size : 110), reply->data);
 }
 
 /* ---------------------------------------------------------------- bytes */

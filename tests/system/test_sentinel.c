@@ -387,6 +387,24 @@ static void test_sentinels_have_a_password_of_their_own(void **state)
     redis_server_free(guarded);
 }
 
+/* Servers quote what they do not understand. */
+static void test_no_password_comes_back_in_a_message(void **state)
+{
+    static const char *const answers[] = {
+        "-ERR unknown command 'AUTH', with args beginning with: 'hush' \r\n",
+        "-ERR unknown command `AUTH`, with args beginning with: `hush`, \r\n", /* before 7 */
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
+        struct fake_redis *old = fake_redis_start(answers[i], strlen(answers[i]));
+        int ports[] = {old->port, 0};
+        near_error error = problem_of(sentinels_at(ports, MASTER "&sentinel_password=hush"));
+        assert_non_null(strstr(error.text, "unknown command"));
+        assert_null(strstr(error.text, "hush"));
+        fake_redis_free(old);
+    }
+}
+
 static void test_tls_to_the_sentinel_and_the_master(void **state)
 {
     char config[200], uri[400];
@@ -565,6 +583,7 @@ int main(void)
         cmocka_unit_test(test_a_master_without_its_replicas_is_asked_about_again),
         cmocka_unit_test(test_who_misleads_two_links_is_passed_over_once),
         cmocka_unit_test(test_sentinels_have_a_password_of_their_own),
+        cmocka_unit_test(test_no_password_comes_back_in_a_message),
         cmocka_unit_test(test_tls_to_the_sentinel_and_the_master),
         cmocka_unit_test(test_a_failover_is_followed),
         cmocka_unit_test(test_a_master_that_is_killed_is_replaced),
