@@ -177,6 +177,18 @@ static int is_address(const struct near__reply *reply, struct near__told *ret)
     return 1;
 }
 
+/* In its own words, which would otherwise be taken for the master's. */
+static int refused(const struct near__question *q, const struct near__reply *reply, int is_login,
+                   struct near__fault *fault)
+{
+    struct near__fault its;
+    int status = near__reply_fault(reply, &its);
+    if (is_login && status == NEAR_ERR_REMOTE)
+        status = NEAR_ERR_AUTH;
+    near__fault_set(fault, status, "sentinel %.40s: %.66s", present(q)->name, its.text);
+    return -1;
+}
+
 /* 1: the master is known, 0: that was not yet the answer, -1. */
 static int read_reply(struct near__question *q, const struct near__reply *reply, struct near__told *ret,
                       struct near__fault *fault)
@@ -192,9 +204,7 @@ static int read_reply(struct near__question *q, const struct near__reply *reply,
     }
     if (!is_login && is_address(reply, ret))
         return 1;
-    if (near__reply_fault(reply, fault) == NEAR_ERR_REMOTE && is_login)
-        fault->status = NEAR_ERR_AUTH;
-    return -1;
+    return refused(q, reply, is_login, fault);
 }
 
 /* Writes and reads what can be at once. */

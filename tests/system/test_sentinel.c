@@ -383,7 +383,8 @@ static void test_sentinels_have_a_password_of_their_own(void **state)
     assert_int_equal(problem_of(sentinels_at(ports, VAULT)).status, NEAR_ERR_AUTH);
     near_error error = problem_of(sentinels_at(ports, VAULT "&sentinel_password=wrong"));
     assert_int_equal(error.status, NEAR_ERR_AUTH);
-    assert_null(strstr(error.text, "wrong ")); /* the reply says WRONGPASS */
+    assert_null(strstr(error.text, "wrong "));                  /* the reply says WRONGPASS */
+    assert_non_null(strstr(error.text, "sentinel 127.0.0.1:")); /* and not the master, which has a password, too */
     redis_server_free(guarded);
 }
 
