@@ -213,10 +213,15 @@ static void set_tcp_options(const struct near__transport *t)
     setsockopt(t->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user, sizeof user);
 }
 
-/* The present address failed with errno; on to the next. */
+/* The present address failed with errno; on to the next.  What sentinels tell is often an address of their own network,
+ * and only the message shows it. */
 static int address_failed(struct near__transport *t)
 {
-    near__fault_set(&t->fault, NEAR_ERR_UNAVAILABLE, "connect to %s: %m", t->target->name);
+    if (t->target->sentinels)
+        near__fault_set(&t->fault, NEAR_ERR_UNAVAILABLE, "connect to %.30s, %.40s port %s: %m", t->target->name,
+                        t->resolution->host, t->resolution->port);
+    else
+        near__fault_set(&t->fault, NEAR_ERR_UNAVAILABLE, "connect to %s: %m", t->target->name);
     close_socket(t);
     t->state = NEAR_TRANSPORT_NEXT;
     return 1;

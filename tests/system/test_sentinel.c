@@ -220,6 +220,22 @@ static void test_what_nobody_knows_is_told(void **state)
     assert_non_null(strstr(error.text, "Connection refused"));
 }
 
+/* Sentinels in a network of containers tell addresses that lead nowhere from outside. */
+static void test_a_master_that_cannot_be_reached_is_told_with_its_address(void **state)
+{
+    char answer[100], address[100];
+    int port = closed_port();
+    (void)state;
+    snprintf(answer, sizeof(answer), "*2\r\n$9\r\n127.0.0.1\r\n$5\r\n%05d\r\n", port);
+    snprintf(address, sizeof(address), "master shop, 127.0.0.1 port %d: Connection refused", port);
+    struct fake_redis *fake = fake_redis_start(answer, strlen(answer));
+    int ports[] = {fake->port, 0};
+    near_error error = problem_of(sentinels_at(ports, MASTER));
+    assert_int_equal(error.status, NEAR_ERR_UNAVAILABLE);
+    assert_non_null(strstr(error.text, address));
+    fake_redis_free(fake);
+}
+
 static void test_names_and_sentinels_need_each_other(void **state)
 {
     static const struct {
@@ -578,6 +594,7 @@ int main(void)
         cmocka_unit_test(test_who_is_silent_leaves_time_for_the_others),
         cmocka_unit_test(test_who_answered_is_asked_first),
         cmocka_unit_test(test_what_nobody_knows_is_told),
+        cmocka_unit_test(test_a_master_that_cannot_be_reached_is_told_with_its_address),
         cmocka_unit_test(test_names_and_sentinels_need_each_other),
         cmocka_unit_test(test_J_answers_that_make_no_sense_are_refused),
         cmocka_unit_test(test_a_replica_is_not_taken_for_the_master),
