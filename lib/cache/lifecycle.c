@@ -180,7 +180,7 @@ static int check_tls(const struct near__impl *impl, near_error *error)
                                              : NULL;
     if (!given || impl->uri.kind == NEAR_URI_TLS)
         return NEAR_OK;
-    return near__fail(error, NEAR_ERR_OPTION, "%s: only rediss:// is encrypted", given);
+    return near__fail(error, NEAR_ERR_OPTION, "%s: only rediss:// and rediss-sentinel:// are encrypted", given);
 }
 
 /* Sentinels and what they are asked for need each other. */

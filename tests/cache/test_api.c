@@ -687,7 +687,7 @@ static void test_open_refuses_certificates_for_what_is_not_encrypted(void **stat
         near_cache *cache;
         near_error error;
         assert_int_equal(near_open(uris[i], NULL, &cache, &error), NEAR_ERR_OPTION);
-        assert_non_null(strstr(error.text, "only rediss:// is encrypted"));
+        assert_non_null(strstr(error.text, "only rediss:// and rediss-sentinel:// are encrypted"));
         assert_non_null(strstr(error.text, "tls_"));
     }
 }
