@@ -178,10 +178,12 @@ static int step_asking(struct near__transport *t)
     t->question = NULL;
     if (r < 0)
         return -1;
-    t->state = NEAR_TRANSPORT_RESOLVING;
     t->told_by = told.who;
     t->resolution = resolution(t->target, told.host, told.port, &t->fault);
-    return t->resolution ? 1 : -1;
+    if (!t->resolution)
+        return -1;
+    t->state = NEAR_TRANSPORT_RESOLVING;
+    return 1;
 }
 
 static int step_resolving(struct near__transport *t)
