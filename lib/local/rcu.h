@@ -12,19 +12,16 @@
 #ifndef NEAR_LOCAL_RCU_H
 #define NEAR_LOCAL_RCU_H
 
+#include "base/compiler.h"
+
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define NEAR_RCU_CALLS 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-#define NEAR_RCU_CALLS 1
-#endif
 #endif
 
 #include <urcu-bp.h>
 #ifndef NEAR_RCU_CALLS
 #include <urcu/static/urcu-bp.h>
 #endif
-#include "base/compiler.h"
 
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>

@@ -4,6 +4,7 @@
  * without, and so do tests that stand between the steps of the index. */
 #ifndef NEAR_LOCAL_WIDE_H
 #define NEAR_LOCAL_WIDE_H
+#include "base/compiler.h"
 
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 #define NEAR_X86_ASSEMBLER 1 /* the hit path may use assembler of x86-64 */
