@@ -183,6 +183,8 @@ static const char *split_network(struct slice rest, struct parts *parts)
     const char *slash = memchr(rest.at, '/', rest.size);
     const char *authority_end = slash ? slash : end;
     const char *host = split_user(slice_between(rest.at, authority_end), parts);
+    if (parts->has_sentinels && end_of_host(rest.at, host) != host)
+        return "user and password stand once, before all sentinels; a comma in them is written %2C";
     const char *problem = parts->has_sentinels ? split_hosts(host, authority_end, parts)
                                                : split_host(host, authority_end, &parts->host, &parts->port);
 
