@@ -64,20 +64,28 @@ int near__link_next(struct near__link *l, struct near__reply **ret, struct near_
     return r;
 }
 
-int near__link_send(struct near__link *l, const struct near__output *o, struct near__cursor *at, uint64_t *sent,
-                    struct near__fault *fault)
+int near__output_send(struct near__transport *t, const struct near__output *o, struct near__cursor *at, uint64_t *sent,
+                      struct near__fault *fault)
 {
     while (at->segment < o->count) {
         struct iovec vectors[VECTORS];
         int count = near__output_gather(o, *at, vectors, VECTORS, SEND_MAX);
-        ssize_t n = near__transport_write(&l->transport, vectors, count, fault);
+        ssize_t n = near__transport_write(t, vectors, count, fault);
         if (n <= 0)
             return (int)n;
         near__output_advance(o, at, (size_t)n);
         *sent += (uint64_t)n;
-        atomic_fetch_add_explicit(&l->host->bytes_sent, (uint64_t)n, memory_order_relaxed);
     }
     return 1;
+}
+
+int near__link_send(struct near__link *l, const struct near__output *o, struct near__cursor *at, uint64_t *sent,
+                    struct near__fault *fault)
+{
+    uint64_t before = *sent;
+    int r = near__output_send(&l->transport, o, at, sent, fault);
+    atomic_fetch_add_explicit(&l->host->bytes_sent, *sent - before, memory_order_relaxed);
+    return r;
 }
 
 /* ---------------------------------------------------------------- handshake */

@@ -69,6 +69,8 @@ int near__link_receive(struct near__link *l, struct near__fault *fault);
 /* 1 and a reply to free, 0: none complete, -1. */
 int near__link_next(struct near__link *l, struct near__reply **ret, struct near__fault *fault);
 /* Sends from `at` on without waiting, adds to *sent: 1 everything is out, 0 not yet, -1. */
+int near__output_send(struct near__transport *t, const struct near__output *o, struct near__cursor *at, uint64_t *sent,
+                      struct near__fault *fault);
 int near__link_send(struct near__link *l, const struct near__output *o, struct near__cursor *at, uint64_t *sent,
                     struct near__fault *fault);
 

@@ -14,7 +14,7 @@
 
 #include "remote/link.h"
 
-enum { INPUT_SIZE = 1024, VECTORS = 4, SEND_MAX = 65536, BULK_MAX = 4096 };
+enum { INPUT_SIZE = 1024, BULK_MAX = 4096 };
 
 struct near__sentinel {
     char host[NEAR_URI_HOST_SIZE];
@@ -144,19 +144,6 @@ static int begin(struct near__question *q)
     return -1;
 }
 
-static int send_question(struct near__question *q, struct near__fault *fault)
-{
-    while (q->at.segment < q->output.count) {
-        struct iovec vectors[VECTORS];
-        int count = near__output_gather(&q->output, q->at, vectors, VECTORS, SEND_MAX);
-        ssize_t n = near__transport_write(&q->transport, vectors, count, fault);
-        if (n <= 0)
-            return (int)n;
-        near__output_advance(&q->output, &q->at, (size_t)n);
-    }
-    return 0;
-}
-
 static int is_text(const struct near__reply *reply)
 {
     return reply->type == REDIS_REPLY_STRING && strlen(reply->data) == reply->size;
@@ -207,13 +194,23 @@ static int read_reply(struct near__question *q, const struct near__reply *reply,
     return refused(q, reply, is_login, fault);
 }
 
+/* A reply that is too large is no value of the caller's: it must not be told as one. */
+static int malformed(const struct near__question *q, struct near__fault *fault)
+{
+    const struct near__fault *its = &q->resp.fault;
+    near__fault_set(fault, its->status == NEAR_ERR_NOMEM ? NEAR_ERR_NOMEM : NEAR_ERR_PROTOCOL, "sentinel %.40s: %.66s",
+                    present(q)->name, its->text);
+    return -1;
+}
+
 /* Writes and reads what can be at once. */
 static int pump(struct near__question *q, struct near__told *ret, struct near__fault *fault)
 {
     char input[INPUT_SIZE];
     struct near__reply *reply;
+    uint64_t sent = 0;
     ssize_t n;
-    if (send_question(q, fault) < 0)
+    if (near__output_send(&q->transport, &q->output, &q->at, &sent, fault) < 0)
         return -1;
     do {
         int r;
@@ -223,10 +220,8 @@ static int pump(struct near__question *q, struct near__told *ret, struct near__f
             if (r != 0)
                 return r;
         }
-        if (r < 0) {
-            *fault = q->resp.fault;
-            return -1;
-        }
+        if (r < 0)
+            return malformed(q, fault);
         n = near__transport_read(&q->transport, input, sizeof input, fault);
         if (n > 0)
             (void)near__resp_feed(&q->resp, input, (size_t)n); /* its fault is the next call's */

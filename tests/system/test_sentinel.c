@@ -287,6 +287,7 @@ static void test_J_answers_that_make_no_sense_are_refused(void **state)
         fake->close_after = 1; /* an answer that goes on for ever ends */
         error = problem_of(sentinels_at(ports, MASTER));
         assert_true(error.status < 0 && error.text[0]);
+        assert_int_not_equal(error.status, NEAR_ERR_TOO_LARGE); /* as if it were a value */
         ports[1] = redis_server_port(sentinel);
         assert_true(works(sentinels_at(ports, MASTER)));
         fake_redis_free(fake);
