@@ -878,8 +878,8 @@ static void *put_new_main(void *arg)
 }
 
 /* The source rejects an update whose writer still waits for the remote tier: he comes later than what made everybody
- * forget the key.  A process that is killed in between has it in its journal, which copy is to be one of. */
-static void rejected_before_the_cache_has_it(struct place *p, const char *copy)
+ * forget the key. */
+static pthread_t begin_rejected(struct place *p)
 {
     pthread_t writer;
     assert_int_equal(put(p, "k", "old"), NEAR_OK);
@@ -890,8 +890,11 @@ static void rejected_before_the_cache_has_it(struct place *p, const char *copy)
     assert_int_equal(pthread_create(&writer, NULL, put_new_main, p), 0);
     assert_true(wait_until(strcmp(on_server(p, "k"), "(none)") == 0, PATIENCE_MS));
     assert_true(wait_until(stats_of(p).source_forgetting == 0, PATIENCE_MS));
-    if (copy)
-        copy_file(p->journal, copy);
+    return writer;
+}
+
+static void end_rejected(struct place *p, pthread_t writer)
+{
     near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
     pthread_join(writer, NULL);
 }
@@ -902,7 +905,7 @@ static void test_behind_rejected_before_the_cache_has_it_and_the_key_is_forgotte
     p->options.dead_letter = bury;
     p->options.dead_letter_arg = &p->table;
     behind(p, 0);
-    rejected_before_the_cache_has_it(p, NULL);
+    end_rejected(p, begin_rejected(p));
     flush(p);
     assert_int_equal(atomic_load(&p->table.dead), 1);
     assert_string_equal(stored(&p->table, "k"), "old");
@@ -1590,7 +1593,9 @@ static void test_journal_has_what_is_rejected_before_the_cache_has_it(void **sta
     char killed[112];
     snprintf(killed, sizeof killed, "%s.killed", p->journal);
     behind(p, 1);
-    rejected_before_the_cache_has_it(p, killed);
+    pthread_t writer = begin_rejected(p);
+    copy_file(p->journal, killed);
+    end_rejected(p, writer);
     require_that_the_next_process_forgets(p, killed);
 }
 
@@ -1599,27 +1604,18 @@ static void test_journal_has_what_is_rejected_before_the_cache_has_it_and_lost(v
 {
     struct place *p = *state;
     char killed[112];
-    pthread_t writer;
     snprintf(killed, sizeof killed, "%s.killed", p->journal);
     p->options.dead_letter = bury;
     p->options.dead_letter_arg = &p->table;
     behind(p, 1);
     near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_PROVE, -1);
-    assert_int_equal(put(p, "k", "old"), NEAR_OK);
-    flush(p);
-    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_SET, -1);
-    strcpy(p->table.refused, "k");
-    atomic_store(&p->table.refusal, NEAR_ERR_REJECTED);
-    assert_int_equal(pthread_create(&writer, NULL, put_new_main, p), 0);
-    assert_true(wait_until(strcmp(on_server(p, "k"), "(none)") == 0, PATIENCE_MS));
-    assert_true(wait_until(stats_of(p).source_forgetting == 0, PATIENCE_MS));
+    pthread_t writer = begin_rejected(p);
     uint64_t forgotten = stats_of(p).source_forgotten;
     near__memory_flushall(p->memory);
     near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, NEAR_OP_PROVE, 0);
     assert_true(wait_until(stats_of(p).source_forgotten > forgotten, PATIENCE_MS));
     copy_file(p->journal, killed);
-    near__memory_fault(p->memory, NEAR_FAULT_HOLD_REQUESTS, 0, 0);
-    pthread_join(writer, NULL);
+    end_rejected(p, writer);
     require_that_the_next_process_forgets(p, killed);
 }
 
